@@ -1,0 +1,74 @@
+# Everything below sets up what it needs by itself, on Debian or Ubuntu; elsewhere it says what is missing.
+
+PYTHON ?= python3
+PG_CONFIG ?= pg_config
+INSTALL ?= install
+VENV := .venv
+BIN := $(VENV)/bin
+# Made again whenever the dependencies may have changed.
+READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+SERVER := $(VENV)/.server-$(shell cksum < scripts/setup-server 2>/dev/null | cut -d ' ' -f 1)
+
+.PHONY: demo test test-all check build docs install lint bench setup clean
+
+demo: setup ## a sandbox cluster: load, a node joins, rows compared, the node leaves
+	$(BIN)/zodan-sql demo
+
+test: check setup ## what CI runs
+	$(BIN)/pytest
+
+test-all: check setup ## the long tests too
+	$(BIN)/pytest -m ""
+
+check: $(READY)
+	$(BIN)/zodan-sql build --check
+	$(BIN)/python -m zodan_sql.docs --check
+	$(BIN)/zodan-sql lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+build: $(READY) ## render sql/templates into build/
+	$(BIN)/zodan-sql build
+
+docs: $(READY) ## write docs/reference from the SQL and the command line
+	$(BIN)/python -m zodan_sql.docs
+
+install: ## put the extension where CREATE EXTENSION finds it; needs no Python
+	@folder="$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension" && \
+		$(INSTALL) -d "$$folder" && \
+		$(INSTALL) -m 644 build/zodan.control build/zodan--*.sql "$$folder" && \
+		echo "installed in $$folder: CREATE EXTENSION zodan CASCADE"
+
+lint: $(READY) ## the rendered SQL against the house rules
+	$(BIN)/zodan-sql lint
+
+bench: setup ## the numbers the README states
+	PYTHONPATH=tests $(BIN)/python -m bench
+
+setup: $(READY) $(SERVER)
+
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "needs Python 3.11 or later; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory venv-package
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore -e '.[test]'
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+$(SERVER):
+	sh scripts/setup-server
+	@rm -f $(VENV)/.server-*
+	@touch $@
+
+.PHONY: venv-package
+venv-package:
+	@command -v apt-get >/dev/null || { echo "Python's venv module is missing: install it, then call make again" >&2; exit 1; }
+	@as_root=; test "$$(id -u)" = 0 || as_root=sudo; \
+		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq --no-install-recommends python3-venv
+
+clean: ## everything that make made
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5498 @@
+-- Rendered by "zodan-sql build" from sql/templates/extension.sql.j2: do not edit.
+\echo Use "CREATE EXTENSION zodan" to load this file. \quit
+DO $zodan$
+DECLARE
+    v_spock text := (SELECT e.extversion FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock');
+BEGIN
+    IF pg_catalog.current_setting('server_version_num')::int < 150000 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = 'Zodan needs PostgreSQL 15 or later',
+            HINT = 'Load it on a newer server.';
+    ELSIF v_spock IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = pg_catalog.format('Zodan needs Spock in database "%s"', pg_catalog.current_database()),
+            HINT = 'Run CREATE EXTENSION spock first.';
+    ELSIF pg_catalog.regexp_split_to_array(pg_catalog.substring(v_spock, '^[0-9.]+'), '\.')::int[] < '{5,0,7}' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = pg_catalog.format('Zodan needs Spock 5.0.7 or later, this is %s', v_spock),
+            HINT = 'Install a newer Spock, then run ALTER EXTENSION spock UPDATE.';
+    ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = pg_catalog.format('Zodan needs dblink in database "%s"', pg_catalog.current_database()),
+            HINT = 'Run CREATE EXTENSION dblink first.';
+    END IF;
+END
+$zodan$;
+
+DO $zodan$
+BEGIN
+    IF pg_catalog.to_regnamespace('zodan') IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD103',
+            MESSAGE = pg_catalog.format('Zodan was loaded from its scripts in database "%s"', pg_catalog.current_database()),
+            HINT = 'Run zodan-sql uninstall, or DROP SCHEMA zodan CASCADE and the procedures of Zodan in schema spock, first.';
+    END IF;
+END
+$zodan$;
+
+CREATE SCHEMA zodan;
+REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0: adds nodes to a running Spock cluster and removes them.';
+
+CREATE FUNCTION zodan.version()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT '0.1.0'
+$zodan$;
+COMMENT ON FUNCTION zodan.version IS
+'The version of Zodan that is loaded (design 1).';
+REVOKE ALL ON FUNCTION zodan.version FROM PUBLIC;
+
+CREATE FUNCTION zodan.decode_percent(p_text text)
+RETURNS text
+LANGUAGE plpgsql STABLE STRICT
+AS $zodan$
+/* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors:
+ZD001 for a percent sign that two hexadecimal digits do not follow, or bytes that are no text (design 3). */
+DECLARE
+    v_hex text;
+BEGIN
+    IF p_text ~ '%(?![0-9A-Fa-f]{2})' OR p_text ~ '%00' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection URI has a malformed percent encoding',
+            HINT = 'Write a literal percent sign as %25.';
+    END IF;
+    SELECT pg_catalog.string_agg(CASE
+               WHEN m.piece[1] ~ '^%[0-9A-Fa-f]{2}$' THEN pg_catalog.substr(m.piece[1], 2)
+               ELSE pg_catalog.encode(pg_catalog.convert_to(m.piece[1], 'UTF8'), 'hex')
+           END, '' ORDER BY m.place)
+      INTO v_hex
+      FROM pg_catalog.regexp_matches(p_text, '%[0-9A-Fa-f]{2}|[^%]+', 'g') WITH ORDINALITY AS m(piece, place);
+    RETURN pg_catalog.convert_from(pg_catalog.decode(coalesce(v_hex, ''), 'hex'), 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+    -- PostgreSQL's own message would show the bytes.
+    RAISE EXCEPTION USING
+        ERRCODE = 'ZD001',
+        MESSAGE = 'the percent encoding of a connection URI is no text in UTF-8',
+        HINT = 'Encode special characters as UTF-8 first, then percent-encode the bytes.';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.decode_percent IS
+'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors:
+ZD001 for a percent sign that two hexadecimal digits do not follow, or bytes that are no text (design 3).';
+REVOKE ALL ON FUNCTION zodan.decode_percent FROM PUBLIC;
+
+CREATE FUNCTION zodan.parse_dsn_keywords(p_dsn text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed,
+values quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells
+the place of the fault and never the text (design 3). */
+DECLARE
+    v_settings jsonb := '{}'::jsonb;
+    v_rest text := pg_catalog.ltrim(p_dsn, E' \t\n\r\f\v');
+    v_name text;
+    v_match text[];
+BEGIN
+    WHILE v_rest <> '' LOOP
+        v_match := pg_catalog.regexp_match(v_rest, '^([^= \t\n\r\f\v]+)[ \t\n\r\f\v]*=[ \t\n\r\f\v]*(.*)$', 's');
+        IF v_match IS NULL THEN
+            v_name := NULL;
+            EXIT;
+        END IF;
+        v_name := v_match[1];
+        v_rest := v_match[2];
+        -- A quoted value ends at the first quote that no backslash precedes; a bare one at white space.
+        IF pg_catalog.left(v_rest, 1) = '''' THEN
+            v_match := pg_catalog.regexp_match(v_rest, '^''((?:[^''\\]|\\.)*)''(.*)$', 's');
+        ELSE
+            v_match := pg_catalog.regexp_match(v_rest, '^((?:[^ \t\n\r\f\v\\]|\\.|\\$)*)(.*)$', 's');
+        END IF;
+        IF v_match IS NULL THEN
+            v_name := NULL;
+            EXIT;
+        END IF;
+        v_settings := v_settings || pg_catalog.jsonb_build_object(
+            v_name, pg_catalog.regexp_replace(v_match[1], '\\(.?)', '\1', 'gs'));
+        v_rest := pg_catalog.ltrim(v_match[2], E' \t\n\r\f\v');
+    END LOOP;
+    IF v_rest <> '' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = pg_catalog.format('a connection string is malformed near character %s',
+                        pg_catalog.char_length(p_dsn) - pg_catalog.char_length(v_rest) + 1),
+            HINT = 'Write key=value pairs, and quote values that hold spaces or quotes.';
+    END IF;
+    RETURN v_settings;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
+'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed,
+values quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells
+the place of the fault and never the text (design 3).';
+REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
+
+CREATE FUNCTION zodan.parse_dsn_uri(p_dsn text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent
+encoding and bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never
+repeats the text (design 3). */
+DECLARE
+    v_settings jsonb := '{}'::jsonb;
+    v_parts text[];
+    v_user text[];
+    v_hosts text;
+    v_ports text;
+    v_well_formed boolean;
+    v_query text[];
+    v_setting text;
+    v_value text;
+BEGIN
+    -- scheme, credentials, hosts, database, settings
+    v_parts := pg_catalog.regexp_match(p_dsn, '^postgres(?:ql)?://(?:([^@/]*)@)?([^/?]*)(?:/([^?]*))?(?:\?(.*))?$', 's');
+    IF v_parts IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection URI is malformed',
+            HINT = 'Write postgresql://user@host:port/database, and percent-encode special characters.';
+    END IF;
+    v_user := pg_catalog.regexp_match(v_parts[1], '^([^:]*)(?::(.*))?$', 's');
+    -- an address of IPv6 in brackets, or a host; a port
+    SELECT pg_catalog.bool_and(h.part IS NOT NULL),
+           pg_catalog.string_agg(coalesce(h.part[1], h.part[2], ''), ',' ORDER BY h.place),
+           pg_catalog.string_agg(coalesce(h.part[3], ''), ',' ORDER BY h.place)
+      INTO v_well_formed, v_hosts, v_ports
+      FROM (SELECT pg_catalog.regexp_match(s.host, '^(?:\[([^]]+)\]|([^:[\]]*))(?::(.*))?$') AS part, s.place
+              FROM pg_catalog.regexp_split_to_table(v_parts[2], ',') WITH ORDINALITY AS s(host, place)) AS h;
+    IF NOT v_well_formed THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection URI has a malformed host',
+            HINT = 'Write host:port, and an IPv6 address in brackets.';
+    END IF;
+    v_settings := pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        'user', zodan.decode_percent(nullif(v_user[1], '')),
+        'password', zodan.decode_percent(nullif(v_user[2], '')),
+        'host', zodan.decode_percent(nullif(v_hosts, '')),
+        'port', zodan.decode_percent(CASE WHEN v_ports ~ '[^,]' THEN v_ports END),
+        'dbname', zodan.decode_percent(nullif(v_parts[3], ''))));
+    FOR v_query IN
+        SELECT pg_catalog.regexp_match(q.pair, '^([^=]+)=([^=]*)$')
+          FROM pg_catalog.regexp_split_to_table(
+                   nullif(pg_catalog.regexp_replace(v_parts[4], '([^&])&$', '\1'), ''), '&') AS q(pair)
+    LOOP
+        IF v_query IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD001',
+                MESSAGE = 'a connection URI has a malformed setting after the ? sign',
+                HINT = 'Write setting=value pairs separated by &, and percent-encode special characters.';
+        END IF;
+        v_setting := zodan.decode_percent(v_query[1]);
+        v_value := zodan.decode_percent(v_query[2]);
+        v_settings := v_settings || CASE WHEN v_setting = 'ssl' AND v_value = 'true'
+            THEN pg_catalog.jsonb_build_object('sslmode', 'require')
+            ELSE pg_catalog.jsonb_build_object(v_setting, v_value) END;
+    END LOOP;
+    RETURN v_settings;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.parse_dsn_uri IS
+'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent
+encoding and bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never
+repeats the text (design 3).';
+REVOKE ALL ON FUNCTION zodan.parse_dsn_uri FROM PUBLIC;
+
+CREATE FUNCTION zodan.parse_dsn(p_dsn text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object
+of strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of
+the string, since a piece of it may be a piece of a password (design 3). */
+DECLARE
+    v_settings jsonb;
+    v_unknown int;
+    c_known CONSTANT text[] := ARRAY[
+        'service', 'user', 'password', 'passfile', 'channel_binding', 'connect_timeout', 'dbname', 'host', 'hostaddr',
+        'port', 'client_encoding', 'options', 'application_name', 'fallback_application_name', 'keepalives',
+        'keepalives_idle', 'keepalives_interval', 'keepalives_count', 'tcp_user_timeout', 'sslmode', 'sslnegotiation',
+        'sslcompression', 'sslcert', 'sslkey', 'sslcertmode', 'sslpassword', 'sslrootcert', 'sslcrl', 'sslcrldir',
+        'sslsni', 'requirepeer', 'require_auth', 'ssl_min_protocol_version', 'ssl_max_protocol_version', 'gssencmode',
+        'krbsrvname', 'gsslib', 'gssdelegation', 'target_session_attrs', 'load_balance_hosts', 'requiressl',
+        'min_protocol_version', 'max_protocol_version', 'sslkeylogfile', 'scram_client_key', 'scram_server_key',
+        'oauth_issuer', 'oauth_client_id', 'oauth_client_secret', 'oauth_scope'];
+BEGIN
+    IF p_dsn IS NULL OR p_dsn !~ '[^ \t\n\r\f\v]' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection string is empty',
+            HINT = 'Give every node a connection string such as host=... dbname=... user=...';
+    END IF;
+    IF p_dsn ~ '^postgres(ql)?://' THEN
+        v_settings := zodan.parse_dsn_uri(p_dsn);
+    ELSE
+        v_settings := zodan.parse_dsn_keywords(p_dsn);
+    END IF;
+    SELECT pg_catalog.count(*) INTO v_unknown
+      FROM pg_catalog.jsonb_object_keys(v_settings) AS k(name)
+     WHERE k.name <> ALL (c_known);
+    IF v_unknown > 0 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection string names a setting that PostgreSQL does not know',
+            HINT = 'Check the names before each = sign, and quote values that hold spaces.';
+    END IF;
+    RETURN v_settings;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.parse_dsn IS
+'Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object
+of strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of
+the string, since a piece of it may be a piece of a password (design 3).';
+REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
+
+CREATE FUNCTION zodan.format_dsn(p_settings jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT pg_catalog.string_agg(
+           s.key || '=' || CASE
+               WHEN s.value ~ '^[A-Za-z0-9_./:,@+-]+$' THEN s.value
+               ELSE '''' || pg_catalog.regexp_replace(s.value, '([\\''])', '\\\1', 'g') || ''''
+           END, ' ' ORDER BY s.key COLLATE "C")
+  FROM pg_catalog.jsonb_each_text(p_settings) AS s(key, value)
+$zodan$;
+COMMENT ON FUNCTION zodan.format_dsn IS
+'Writes connection settings (as zodan.parse_dsn gives them) as one keyword string, every value quoted,
+the names sorted, so that one node has one spelling everywhere (design 3).';
+REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
+
+CREATE FUNCTION zodan.redact_dsn(p_dsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn) - ARRAY['password', 'sslpassword', 'passfile', 'scram_client_key',
+           'scram_server_key', 'oauth_client_secret'])
+$zodan$;
+COMMENT ON FUNCTION zodan.redact_dsn IS
+'Gives a connection string without its secrets, for people to read. Errors: ZD001 (design 3).';
+REVOKE ALL ON FUNCTION zodan.redact_dsn FROM PUBLIC;
+
+CREATE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '{}')
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs
+whoever they belong to, and each password of the connection strings given (an object of node and string). Gives the
+text with **** in their place (design 3). */
+DECLARE
+    v_text text := p_text;
+    v_settings jsonb;
+    v_secret text;
+BEGIN
+    FOR v_settings IN
+        SELECT zodan.parse_dsn(d.value) FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
+    LOOP
+        FOREACH v_secret IN ARRAY ARRAY[v_settings ->> 'password', v_settings ->> 'sslpassword'] LOOP
+            -- A one- or two-letter password would mask half the alphabet; the patterns below still find it in place.
+            IF pg_catalog.char_length(v_secret) > 2 THEN
+                v_text := pg_catalog.replace(v_text, zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
+                v_text := pg_catalog.replace(v_text, v_secret, '****');
+            END IF;
+        END LOOP;
+    END LOOP;
+    v_text := pg_catalog.regexp_replace(v_text,
+        '((?:ssl)?password\s*=\s*)(''(?:[^''\\]|\\.|'''')*''|''''(?:[^''\\]|\\.)*''''|(?:[^\s''"&\\]|\\.)+)', '\1****', 'gi');
+    RETURN pg_catalog.regexp_replace(v_text, '(postgres(?:ql)?://[^:/@\s]*:)[^@\s]*@', '\1****@', 'gi');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.redact_text IS
+'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs
+whoever they belong to, and each password of the connection strings given (an object of node and string). Gives the
+text with **** in their place (design 3).';
+REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
+
+CREATE FUNCTION zodan.quote_text(p_text text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE
+    WHEN p_text IS NULL THEN 'NULL'
+    WHEN p_text ~ '\{(dsn|result):|\$' THEN
+        ' E''' || pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
+            p_text, '\', '\\'), '''', ''''''), '{', '\x7b'), '$', '\x24') || ''''
+    ELSE pg_catalog.quote_literal(p_text)
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.quote_text IS
+'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like
+{dsn:n2} stays a name, and one that holds a dollar quote does not end the block it stands in (design 3). NULL gives NULL, spelled out.';
+REVOKE ALL ON FUNCTION zodan.quote_text FROM PUBLIC;
+
+CREATE FUNCTION zodan.quote_list(p_texts text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'ARRAY[' || coalesce(pg_catalog.string_agg(zodan.quote_text(t.item), ', ' ORDER BY t.place), '') || ']::text[]'
+  FROM pg_catalog.unnest(p_texts) WITH ORDINALITY AS t(item, place)
+$zodan$;
+COMMENT ON FUNCTION zodan.quote_list IS
+'Writes a list of texts as an SQL array of literals, ARRAY[...]::text[] (design 3).';
+REVOKE ALL ON FUNCTION zodan.quote_list FROM PUBLIC;
+
+CREATE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT '{' || p_kind || ':'
+    || pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(p_name, '%', '%25'), '{', '%7B'), '}', '%7D')
+    || coalesce('.' || p_field, '') || '}'
+$zodan$;
+COMMENT ON FUNCTION zodan.placeholder IS
+'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step
+gave. Characters of the name that would end it early are percent-encoded (design 3).';
+REVOKE ALL ON FUNCTION zodan.placeholder FROM PUBLIC;
+
+CREATE FUNCTION zodan.bind_placeholders(p_sql text, p_dsns jsonb, p_results jsonb)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
+connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
+ZD901: no value is ever guessed (design 3). */
+DECLARE
+    v_sql text := '';
+    v_rest text := p_sql;
+    v_match text[];
+    v_value text;
+BEGIN
+    LOOP
+        v_match := pg_catalog.regexp_match(v_rest, '^(.*?)\{(dsn|result):([^}]*)\}(.*)$', 's');
+        EXIT WHEN v_match IS NULL;
+        IF v_match[2] = 'dsn' THEN
+            v_value := p_dsns ->> zodan.decode_percent(v_match[3]);
+        ELSE
+            v_value := p_results #>> pg_catalog.string_to_array(v_match[3], '.');
+        END IF;
+        IF v_value IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD901',
+                MESSAGE = pg_catalog.format('nothing fills the placeholder {%s:%s}', v_match[2], v_match[3]),
+                HINT = 'Report this with the rows of zodan.step.';
+        END IF;
+        v_sql := v_sql || v_match[1] || zodan.quote_text(v_value);
+        v_rest := v_match[4];
+    END LOOP;
+    RETURN v_sql || v_rest;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.bind_placeholders IS
+'Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
+connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
+ZD901: no value is ever guessed (design 3).';
+REVOKE ALL ON FUNCTION zodan.bind_placeholders FROM PUBLIC;
+
+CREATE FUNCTION zodan.subscription_name(p_provider text, p_subscriber text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'sub_' || CASE
+    WHEN n.pair !~ '[^a-z0-9_]' THEN n.pair
+    ELSE pg_catalog.regexp_replace(pg_catalog.lower(n.pair), '[^a-z0-9_]', '_', 'g')
+        || '_' || pg_catalog.left(pg_catalog.md5(p_provider || '/' || p_subscriber), 6)
+END
+  FROM (SELECT (p_provider || '_' || p_subscriber) COLLATE "C" AS pair) AS n
+$zodan$;
+COMMENT ON FUNCTION zodan.subscription_name IS
+'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>.
+Spock takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart
+that are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name (design 4).';
+REVOKE ALL ON FUNCTION zodan.subscription_name FROM PUBLIC;
+
+CREATE FUNCTION zodan.name_some(p_names jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C") FILTER (WHERE n.place <= 10)
+       || CASE WHEN pg_catalog.count(*) > 10 THEN pg_catalog.format(' and %s more', pg_catalog.count(*) - 10) ELSE '' END
+  FROM (SELECT e.name, pg_catalog.row_number() OVER (ORDER BY e.name COLLATE "C") AS place
+          FROM pg_catalog.jsonb_array_elements_text(p_names) AS e(name)) AS n
+$zodan$;
+COMMENT ON FUNCTION zodan.name_some IS
+'Writes an array of names for people: the first 10 in order, and how many there are beyond; NULL where
+there is none (design 3).';
+REVOKE ALL ON FUNCTION zodan.name_some FROM PUBLIC;
+
+CREATE FUNCTION zodan.copy_name(p_new text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_copy_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
+$zodan$;
+COMMENT ON FUNCTION zodan.copy_name IS
+'The name of the subscription through which a new node is copied and catches up, until its direct streams
+take over (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
+
+CREATE FUNCTION zodan.connection_name(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_' || pg_catalog.md5(p_node)
+$zodan$;
+COMMENT ON FUNCTION zodan.connection_name IS
+'The name of the kept connection to a node, the same length for every node name (design 3).';
+REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
+
+CREATE FUNCTION zodan.close_connections()
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes every kept connection of this session, which frees the locks they hold (design 3). */
+DECLARE
+    v_connection text;
+BEGIN
+    FOREACH v_connection IN ARRAY coalesce(dblink_get_connections(), '{}') LOOP
+        IF v_connection LIKE 'zodan\_%' THEN
+            PERFORM dblink_disconnect(v_connection);
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_connections IS
+'Closes every kept connection of this session, which frees the locks they hold (design 3).';
+REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
+
+CREATE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication,
+no time limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection
+strings by node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without
+secrets; never raises for a node that cannot be reached (design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+    v_settings jsonb;
+    v_message text;
+    v_detail text;
+    v_dsn text;
+BEGIN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        RETURN '{"ok": true}'::jsonb;
+    END IF;
+    v_settings := zodan.parse_dsn(p_dsns ->> p_node);
+    v_dsn := zodan.format_dsn('{"connect_timeout": "10", "keepalives_idle": "60"}'::jsonb || v_settings
+        || pg_catalog.jsonb_build_object('application_name', p_purpose));
+    PERFORM dblink_connect(v_connection, v_dsn);
+    PERFORM * FROM dblink(v_connection, $session$
+SELECT pg_catalog.concat(
+    -- Statements carry connection strings: keep them out of the server's log and statistics where the role may.
+    CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) THEN pg_catalog.concat(
+        pg_catalog.set_config('log_statement', 'none', false),
+        pg_catalog.set_config('log_min_error_statement', 'panic', false),
+        -- Spock's DETAIL of a failed connection is the connection string.
+        pg_catalog.set_config('log_error_verbosity', 'terse', false),
+        pg_catalog.set_config('log_min_duration_statement', '-1', false),
+        pg_catalog.set_config('log_min_duration_sample', '-1', false),
+        pg_catalog.set_config('log_transaction_sample_rate', '0', false),
+        pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
+        pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
+    pg_catalog.set_config('search_path', 'pg_catalog', false),
+    pg_catalog.set_config('statement_timeout', '0', false),
+    pg_catalog.set_config('lock_timeout', '0', false),
+    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
+         THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
+    pg_catalog.set_config('idle_session_timeout', '0', false),
+    pg_catalog.set_config('standard_conforming_strings', 'on', false),
+    pg_catalog.set_config('client_connection_check_interval', '1s', false),
+    pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
+    pg_catalog.set_config('spock.include_ddl_repset', 'off', false))
+$session$) AS s(done text);
+    RETURN '{"ok": true}'::jsonb;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
+        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.open_connection IS
+'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication,
+no time limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection
+strings by node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without
+secrets; never raises for a node that cannot be reached (design 3).';
+REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
+
+CREATE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is under way, or {ok: false,
+sqlstate, message} when a placeholder cannot be filled or the connection is gone (design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+    v_sql text;
+BEGIN
+    v_sql := zodan.bind_placeholders(p_sql, p_dsns, p_results);
+    IF v_sql ~* '^\s*(SELECT|WITH)\s' THEN
+        v_sql := 'SELECT pg_catalog.to_jsonb(z)::text FROM (' || v_sql || ') AS z';
+    END IF;
+    -- A connection that broke is never opened again behind the executor's back: that it broke may be the only sign that a
+    -- node has restarted and lost what it had applied but not flushed, and the flip has to be begun anew then.
+    IF dblink_send_query(v_connection, v_sql) = 1 THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08006',
+        'message', dblink_error_message(v_connection));
+EXCEPTION WHEN OTHERS THEN
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE, 'message', SQLERRM);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.send_statement IS
+'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is under way, or {ok: false,
+sqlstate, message} when a placeholder cannot be filled or the connection is gone (design 3).';
+REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
+
+CREATE FUNCTION zodan.drain_results(p_node text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the
+connection when it is broken (design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+BEGIN
+    PERFORM r.answer FROM dblink_get_result(v_connection, false) AS r(answer text);
+    PERFORM r.answer FROM dblink_get_result(v_connection, false) AS r(answer text);
+EXCEPTION WHEN OTHERS THEN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.drain_results IS
+'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the
+connection when it is broken (design 3).';
+REVOKE ALL ON FUNCTION zodan.drain_results FROM PUBLIC;
+
+CREATE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or
+{ok: false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through
+(design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+    v_row text;
+    v_value text;
+    v_message text;
+    v_detail text;
+    v_hint text;
+    v_context text;
+BEGIN
+    IF dblink_is_busy(v_connection) = 1 THEN
+        RETURN NULL;
+    END IF;
+    -- The connection is free for the next statement only after an empty answer has been taken.
+    FOR v_answer IN 1 .. 2 LOOP
+        FOR v_row IN SELECT r.answer FROM dblink_get_result(v_connection) AS r(answer text) LOOP
+            v_value := v_row;
+        END LOOP;
+    END LOOP;
+    RETURN pg_catalog.jsonb_build_object('ok', true,
+        'value', CASE WHEN pg_catalog.left(v_value, 1) = '{' THEN v_value::jsonb END);
+EXCEPTION WHEN OTHERS OR query_canceled THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL,
+        v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+    IF SQLSTATE = '57014' AND v_context !~ 'dblink connection' THEN
+        RAISE;
+    END IF;
+    PERFORM zodan.drain_results(p_node);
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
+        'message', zodan.redact_text(v_message, p_dsns),
+        'detail', zodan.redact_text(nullif(v_detail, ''), p_dsns),
+        'hint', zodan.redact_text(nullif(v_hint, ''), p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.fetch_result IS
+'Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or
+{ok: false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
+
+CREATE FUNCTION zodan.cancel_statement(p_node text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014
+(design 3). */
+BEGIN
+    PERFORM dblink_cancel_query(zodan.connection_name(p_node));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.cancel_statement IS
+'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
+
+CREATE FUNCTION zodan.hide_statement()
+RETURNS void
+LANGUAGE sql
+AS $zodan$
+SELECT pg_catalog.set_config('log_min_error_statement', 'panic', true)
+ WHERE pg_catalog.has_parameter_privilege('log_min_error_statement', 'SET')
+$zodan$;
+COMMENT ON FUNCTION zodan.hide_statement IS
+'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of
+the transaction, should it fail; where the caller may not set that, nothing is done (design 3, 6).';
+REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
+
+CREATE FUNCTION zodan.wait_a_moment()
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Sleeps 0.005 s between two looks at the nodes. When the caller is cancelled meanwhile, the kept connections are
+closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
+(design 3). */
+BEGIN
+    -- A commit has ended what was set before, and here is where a cancelled or terminated caller is mostly met.
+    PERFORM zodan.hide_statement();
+    PERFORM pg_catalog.pg_sleep(0.005);
+EXCEPTION WHEN query_canceled THEN
+    PERFORM zodan.close_connections();
+    PERFORM zodan.hide_statement();
+    RAISE;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_a_moment IS
+'Sleeps 0.005 s between two looks at the nodes. When the caller is cancelled meanwhile, the kept connections are
+closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
+
+CREATE FUNCTION zodan.query_nodes(p_queries jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs one query on each of several nodes at the same time and waits for all. p_queries is an object of node
+and query, each giving one row. Gives an object of node and result, as zodan.fetch_result gives it (design 3). */
+DECLARE
+    v_results jsonb := '{}'::jsonb;
+    v_result jsonb;
+    v_node text;
+    v_sql text;
+BEGIN
+    FOR v_node, v_sql IN SELECT q.key, q.value FROM pg_catalog.jsonb_each_text(p_queries) AS q(key, value) LOOP
+        v_result := zodan.send_statement(v_node, v_sql, p_dsns, '{}');
+        IF v_result IS NOT NULL THEN
+            v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result);
+        END IF;
+    END LOOP;
+    LOOP
+        FOR v_node IN
+            SELECT k.node FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node) WHERE NOT v_results ? k.node
+        LOOP
+            v_result := zodan.fetch_result(v_node, p_dsns);
+            IF v_result IS NOT NULL THEN
+                v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result);
+            END IF;
+        END LOOP;
+        EXIT WHEN (SELECT pg_catalog.bool_and(v_results ? k.node) FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node))
+            IS NOT FALSE;
+        PERFORM zodan.wait_a_moment();
+    END LOOP;
+    RETURN v_results;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.query_nodes IS
+'Runs one query on each of several nodes at the same time and waits for all. p_queries is an object of node
+and query, each giving one row. Gives an object of node and result, as zodan.fetch_result gives it (design 3).';
+REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_probe(p_targets jsonb)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
+that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed it
+is created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
+then of connection and replication, with the fault, NULL where it worked (design 3). */
+BEGIN
+    RETURN pg_catalog.format($sql$DO $do$
+DECLARE
+    v_targets jsonb := pg_catalog.jsonb_build_object(%s);
+    v_faults jsonb := '{}'::jsonb;
+    v_schema text;
+    v_node text;
+    v_target text;
+    v_kind text;
+    v_mode text;
+    v_fault text;
+BEGIN
+    -- The error that ends this is no one's concern but the caller's.
+    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink') THEN
+        CREATE EXTENSION dblink SCHEMA public;
+    END IF;
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
+    FOR v_node, v_target, v_kind, v_mode IN
+        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each_text(v_targets) AS t(key, value)
+         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode) ORDER BY t.key, m.place
+    LOOP
+        -- What cannot be reached plainly is not tried again: each try may last 10 s.
+        CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
+        v_fault := NULL;
+        BEGIN
+            EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)')
+                USING 'zodan_probe', v_target || ' connect_timeout=10' || v_mode;
+            EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
+            v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
+        END;
+        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}') || pg_catalog.jsonb_build_object(v_kind, v_fault));
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
+END
+$do$$sql$,
+        (SELECT pg_catalog.string_agg(pg_catalog.format('%s, %s', zodan.quote_text(t.key), zodan.placeholder('dsn', t.value)), ', ')
+           FROM pg_catalog.jsonb_each_text(p_targets) AS t(key, value)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_probe IS
+'Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
+that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed it
+is created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
+then of connection and replication, with the fault, NULL where it worked (design 3).';
+REVOKE ALL ON FUNCTION zodan.write_probe FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_copy_roles(p_source text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_source text := %s;
+    v_created boolean := NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink');
+    v_schema text;
+    v_statement text;
+BEGIN
+    IF v_created THEN
+        CREATE EXTENSION dblink SCHEMA public;
+    END IF;
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
+    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema, '.dblink($1, $2) AS s(statement text)')
+        USING v_source, pg_catalog.format($query$
+            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_' AND a.rolname::text <> ALL (%%L::text[]))
+            SELECT s.statement FROM (
+                SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
+                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
+                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+                    CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
+                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL ' || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
+                  FROM missing AS m
+                UNION ALL
+                SELECT 2, pg_catalog.format('ALTER ROLE %%%%I SET %%%%I = %%%%L', m.rolname, pg_catalog.split_part(c.setting, '=', 1),
+                    pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1))
+                  FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid AND d.setdatabase = 0
+                 CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) AS c(setting)
+                UNION ALL
+                SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', g.rolname, u.rolname, CASE WHEN a.admin_option THEN ' WITH ADMIN OPTION' ELSE '' END)
+                  FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
+                  JOIN pg_catalog.pg_roles AS u ON u.oid = a.member
+                 WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))) AS s
+             ORDER BY s.rank, s.statement$query$,
+            (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r))
+    LOOP
+        EXECUTE v_statement;
+    END LOOP;
+    IF v_created THEN
+        DROP EXTENSION dblink;
+    END IF;
+END
+$do$$sql$, zodan.placeholder('dsn', p_source))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_copy_roles IS
+'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
+attributes, settings, memberships, and passwords as the hashes that the source keeps. They go from server to server inside
+this one statement, through dblink, which is created for its time where it is not installed; no journal and no message
+holds them (design 3, 4, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
+
+-- The DBA chose dblink's schema. Routines of this layer call it by bare name and find it here and nowhere else.
+DO $zodan$
+DECLARE
+    v_path text;
+    v_routine regprocedure;
+BEGIN
+    SELECT pg_catalog.format('pg_catalog, %I, pg_temp', n.nspname) INTO STRICT v_path
+      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+     WHERE e.extname = 'dblink';
+    FOR v_routine IN
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+         WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%'
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = %s', v_routine, v_path);
+    END LOOP;
+END
+$zodan$;
+
+        CREATE TYPE zodan.plan_step AS (
+            phase int, ordinal int, ref text, section text, node text, title text,
+            do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
+COMMENT ON TYPE zodan.plan_step IS 'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
+
+        CREATE TYPE zodan.check_result AS (
+            name text, scope text, severity text, passed boolean, observed text, required text, hint text);
+COMMENT ON TYPE zodan.check_result IS 'What a check found: its name, the node or pair of nodes it looked at, severity
+(fail, warn, info), whether it passed, what was seen, what is needed, and one thing to do when it did not pass (design 3).';
+
+CREATE TABLE zodan.operation (
+    operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'mend')),
+    node text NOT NULL,
+    arguments jsonb NOT NULL,
+    members jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'failed', 'done', 'rolled back', 'given up')),
+    error text,
+    called_by text NOT NULL DEFAULT session_user,
+    started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    finished_at timestamptz
+);
+COMMENT ON TABLE zodan.operation IS 'One row an operation called in this database: what was asked, of whom, and how it
+ended. arguments and members (node and connection string) hold no secrets. State "running" with no session holding the
+locks means that the caller died; call the operation again to finish it (design 3).';
+REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
+
+CREATE TABLE zodan.step (
+    operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE,
+    phase int NOT NULL,
+    ordinal int NOT NULL,
+    section text,
+    node text NOT NULL,
+    title text NOT NULL,
+    do_sql text,
+    done_sql text,
+    undo_sql text,
+    until_sql text,
+    budget interval,
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'done', 'failed', 'undone')),
+    attempts int NOT NULL DEFAULT 0,
+    result jsonb,
+    error text,
+    started_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (operation_id, ordinal)
+);
+COMMENT ON TABLE zodan.step IS 'The journal: the plan of each operation, a row a step, with how far it came. Steps of
+one phase run at the same time. Statements name connection strings as {dsn:node} and results as {result:ordinal.field},
+so that no secret is ever stored. A step with a section belongs to a group that is taken back and tried again as a
+whole. budget is how long until_sql may see no progress (design 3).';
+REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
+
+CREATE FUNCTION zodan.start_operation(
+    p_kind text,
+    p_node text,
+    p_arguments jsonb,
+    p_dsns jsonb,
+    p_plan zodan.plan_step[]
+)
+RETURNS bigint
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes a new operation and its plan into the journal and gives its number. The connection strings of
+p_dsns are stored without secrets (design 3). */
+DECLARE
+    v_operation bigint;
+BEGIN
+    INSERT INTO zodan.operation (kind, node, arguments, members)
+    SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value))
+      FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
+    RETURNING operation_id INTO v_operation;
+    INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget)
+    SELECT v_operation, p.phase, p.ordinal, p.section, p.node, p.title, p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget
+      FROM pg_catalog.unnest(p_plan) AS p;
+    RETURN v_operation;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.start_operation IS
+'Writes a new operation and its plan into the journal and gives its number. The connection strings of
+p_dsns are stored without secrets (design 3).';
+REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
+
+CREATE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
+reached, is pending, for the cluster and not the journal tells what is done; results stay. Only the section once is not repeated when it was done (design 3). */
+BEGIN
+    UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
+    UPDATE zodan.step SET state = 'pending', error = NULL
+     WHERE operation_id = p_operation AND p_dsns ? node AND NOT (section IS NOT DISTINCT FROM 'once' AND state = 'done');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.reopen_operation IS
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
+reached, is pending, for the cluster and not the journal tells what is done; results stay. Only the section once is not repeated when it was done (design 3).';
+REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
+
+CREATE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
+RETURNS bigint
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN o.state IN ('running', 'failed') THEN o.operation_id END
+  FROM zodan.operation AS o
+ WHERE o.kind = p_kind AND o.node = p_node
+ ORDER BY o.operation_id DESC
+ LIMIT 1
+$zodan$;
+COMMENT ON FUNCTION zodan.find_interrupted IS
+'Gives the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.find_interrupted FROM PUBLIC;
+
+CREATE FUNCTION zodan.read_plan(p_kind text, p_node text)
+RETURNS zodan.plan_step[]
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT pg_catalog.array_agg(ROW(s.phase, s.ordinal, NULL, s.section, s.node, s.title, s.do_sql, s.done_sql, s.undo_sql,
+           s.until_sql, s.budget)::zodan.plan_step ORDER BY s.ordinal)
+  FROM zodan.step AS s
+ WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
+$zodan$;
+COMMENT ON FUNCTION zodan.read_plan IS
+'Gives the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
+would run, passing over what is done (design 3).';
+REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
+
+CREATE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it (design 3). */
+BEGIN
+    UPDATE zodan.operation
+       SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
+     WHERE operation_id = p_operation;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.finish_operation IS
+'Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it (design 3).';
+REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
+
+CREATE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone
+(design 5). */
+BEGIN
+    UPDATE zodan.operation
+       SET state = 'given up', error = p_reason, finished_at = pg_catalog.clock_timestamp()
+     WHERE node = p_node AND state IN ('running', 'failed');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.give_up_operations IS
+'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone
+(design 5).';
+REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
+
+CREATE FUNCTION zodan.record_step(
+    p_operation bigint,
+    p_ordinal int,
+    p_state text,
+    p_result jsonb DEFAULT NULL,
+    p_error text DEFAULT NULL
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
+(with its error) or undone (design 3). */
+BEGIN
+    UPDATE zodan.step
+       SET state = p_state,
+           attempts = attempts + (p_state = 'running')::int,
+           -- A statement without a row gives the null of JSON, which is no result.
+           result = coalesce(nullif(p_result, 'null'), result),
+           error = p_error,
+           started_at = CASE WHEN p_state = 'running' THEN pg_catalog.clock_timestamp() ELSE started_at END,
+           finished_at = CASE WHEN p_state <> 'running' THEN pg_catalog.clock_timestamp() END
+     WHERE operation_id = p_operation AND ordinal = p_ordinal;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_step IS
+'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
+(with its error) or undone (design 3).';
+REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_read_sets()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%I.%I', n.nspname, c.relname), 'columns', t.set_att_list,
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN spock.replication_set AS r ON r.set_id = t.set_id
+              JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%I.%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN spock.replication_set AS r ON r.set_id = q.set_id
+              JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_read_sets IS
+'Writes the query that reads the replication sets of a node: definitions, tables with column list and row
+filter, sequences. It gives one row, sets (design 4, step 4).';
+REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
+
+CREATE FUNCTION zodan.server_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    'dbname', pg_catalog.current_database(),
+    'version_num', pg_catalog.current_setting('server_version_num')::int,
+    'version', pg_catalog.current_setting('server_version'),
+    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings AS s
+                  WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
+                      'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
+                      'data_directory', 'spock.pause_timeout', 'server_encoding')),
+    'server', pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('port'),
+        (SELECT s.setting FROM pg_catalog.pg_settings AS s WHERE s.name = 'data_directory')),
+    'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
+    'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
+    'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
+                 WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
+                     'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
+                     'io worker', 'walsummarizer', 'walreceiver', 'logger')),
+    'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
+    'recovery', pg_catalog.pg_is_in_recovery(),
+    'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
+    'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
+    'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
+    'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(d.refobjid)), '[]')
+                       FROM pg_catalog.pg_shdepend AS d
+                      WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.deptype <> 'i'
+                        AND d.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b
+                                       WHERE b.datname = pg_catalog.current_database())),
+    'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
+                    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                   WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
+                     AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'zodan')
+                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                      WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                        AND d.deptype = 'e'))
+) AS facts
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.server_facts IS
+'The query that reads from a server what the checks need to know and every PostgreSQL can tell. It gives one
+row, facts, an object. It names nothing of Spock, which may be missing there (design 2).';
+REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.spock_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
+    'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
+    'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
+    'nodes', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, i.if_dsn), '{}')
+                FROM spock.node AS n
+                JOIN spock.node_interface AS i ON i.if_id = coalesce(
+                         (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
+                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))),
+    'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled,
+                          'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
+                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
+                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t))), '[]')
+                        FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
+    'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
+               FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
+) AS facts
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.spock_facts IS
+'The query that reads from a database with Spock its node, the nodes it knows with the connection string in
+use, its subscriptions and its replication sets. It gives one row, facts, an object. The connection strings in it are
+secrets: callers take them out before anything is shown (design 3).';
+REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at
+once. Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+pg_stat_activity. Never raises (design 2, 3). */
+DECLARE
+    v_facts jsonb := '{}'::jsonb;
+    v_answers jsonb;
+    v_answer jsonb;
+    v_node text;
+    v_queries jsonb := '{}'::jsonb;
+BEGIN
+    FOR v_node IN SELECT k.node FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) LOOP
+        v_answer := zodan.open_connection(v_node, p_dsns, p_purpose);
+        IF (v_answer ->> 'ok')::boolean THEN
+            v_queries := v_queries || pg_catalog.jsonb_build_object(v_node, zodan.server_facts());
+        ELSE
+            v_facts := v_facts || pg_catalog.jsonb_build_object(v_node,
+                pg_catalog.jsonb_build_object('error', v_answer ->> 'message'));
+        END IF;
+    END LOOP;
+    v_answers := zodan.query_nodes(v_queries, p_dsns);
+    v_queries := '{}'::jsonb;
+    FOR v_node, v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_node, CASE WHEN (v_answer ->> 'ok')::boolean
+            THEN v_answer #> '{value,facts}' ELSE pg_catalog.jsonb_build_object('error', v_answer ->> 'message') END);
+        IF v_facts #> ARRAY[v_node, 'extensions'] ? 'spock' THEN
+            v_queries := v_queries || pg_catalog.jsonb_build_object(v_node, zodan.spock_facts());
+        END IF;
+    END LOOP;
+    v_answers := zodan.query_nodes(v_queries, p_dsns);
+    FOR v_node, v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_node, (v_facts -> v_node) || CASE
+            WHEN (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('spock', v_answer #> '{value,facts}')
+            ELSE pg_catalog.jsonb_build_object('spock_error', v_answer ->> 'message') END);
+    END LOOP;
+    RETURN v_facts;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.gather_facts IS
+'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at
+once. Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+pg_stat_activity. Never raises (design 2, 3).';
+REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.known_dsns(p_facts jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_dsn(n.value))), '{}')
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
+$zodan$;
+COMMENT ON FUNCTION zodan.known_dsns IS
+'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node
+and connection string in its one spelling (design 5).';
+REVOKE ALL ON FUNCTION zodan.known_dsns FROM PUBLIC;
+
+CREATE FUNCTION zodan.local_dsns()
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.format_dsn(zodan.parse_dsn(i.if_dsn))), '{}')
+  FROM spock.node AS n
+  JOIN spock.node_interface AS i ON i.if_id = coalesce(
+           (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
+           (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))
+$zodan$;
+COMMENT ON FUNCTION zodan.local_dsns IS
+'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object
+of node and connection string in its one spelling (design 5).';
+REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'reachable', f.key, 'fail', NOT f.value ? 'error',
+       coalesce(f.value ->> 'error', 'connected'), 'a connection from the calling database',
+       pg_catalog.format('Check that node "%s" runs, its address, password and pg_hba.conf.', f.key)
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+$zodan$;
+COMMENT ON FUNCTION zodan.check_reachable IS
+'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
+gave, p_join names source, new node and members (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
+
+CREATE PROCEDURE zodan.require_autocommit(p_procedure text)
+LANGUAGE plpgsql
+AS $zodan$
+/* Ends the transaction that a procedure was called in, so that it can commit between its phases. Errors: ZD005
+inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
+an implicit transaction begins before its statement too, and looks like a block (design 3). */
+BEGIN
+    PERFORM zodan.hide_statement();
+    -- Only the extended protocol has a visible portal of the empty name.
+    IF pg_catalog.now() <> pg_catalog.statement_timestamp()
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_cursors AS c WHERE c.name = '') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD005',
+            MESSAGE = pg_catalog.format('%s cannot run inside a transaction block', p_procedure),
+            HINT = 'Call it on its own, with autocommit on.';
+    END IF;
+    COMMIT;
+    PERFORM zodan.hide_statement();
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.require_autocommit IS
+'Ends the transaction that a procedure was called in, so that it can commit between its phases. Errors: ZD005
+inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
+an implicit transaction begins before its statement too, and looks like a block (design 3).';
+REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
+
+CREATE FUNCTION zodan.read_patience()
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
+            ELSE coalesce(s.value, '10 min')::interval END
+  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
+                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.read_patience IS
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
+REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
+
+CREATE FUNCTION zodan.lock_members(p_dsns jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through
+the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
+names, so that of two callers exactly one gets all. Errors: ZD110 when another operation holds it, with who, where and
+since when; ZD201 when a node does not answer (design 3). */
+DECLARE
+    v_node text;
+    v_answer jsonb;
+BEGIN
+    FOR v_node IN SELECT k.node FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) ORDER BY k.node COLLATE "C" LOOP
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, $sql$
+            SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok,
+                   (SELECT pg_catalog.format('"%s" from %s since %s', a.application_name,
+                               coalesce(pg_catalog.host(a.client_addr), 'a local socket'), a.backend_start)
+                      FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+                     WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+                       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                                          WHERE d.datname = pg_catalog.current_database())
+                       AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690) AS holder
+            $sql$), p_dsns) -> v_node;
+        IF NOT (v_answer ->> 'ok')::boolean THEN
+            PERFORM zodan.close_connections();
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD201',
+                MESSAGE = pg_catalog.format('could not take the lock on node "%s"', v_node),
+                DETAIL = v_answer ->> 'message',
+                HINT = 'Check that the node can be reached, then call again.';
+        ELSIF NOT (v_answer #>> '{value,ok}')::boolean THEN
+            PERFORM zodan.close_connections();
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD110',
+                MESSAGE = pg_catalog.format('another operation is under way in this cluster, seen on node "%s"', v_node),
+                DETAIL = pg_catalog.format('The lock is held by %s.', coalesce(v_answer #>> '{value,holder}', 'a session that has just ended')),
+                HINT = 'Wait until it is done, then call again.';
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.lock_members IS
+'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through
+the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
+names, so that of two callers exactly one gets all. Errors: ZD110 when another operation holds it, with who, where and
+since when; ZD201 when a node does not answer (design 3).';
+REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
+
+CREATE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises when a check of severity fail did not pass, with all of them in DETAIL and the first one's HINT, and
+warns of those of severity warn. Errors: ZD100 (design 3). */
+DECLARE
+    v_check zodan.check_result;
+    v_failed zodan.check_result[];
+BEGIN
+    -- What libpq says of a failed connection has several lines; a check is one.
+    SELECT pg_catalog.array_agg(ROW(c.name, c.scope, c.severity, c.passed,
+               pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), c.required, c.hint)::zodan.check_result)
+      INTO v_failed
+      FROM pg_catalog.unnest(p_checks) AS c WHERE NOT c.passed AND c.severity = 'fail';
+    IF v_failed IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD100',
+            MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
+                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name, v_failed[1].scope, v_failed[1].observed),
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope, f.observed, f.required), E'\n')
+                        FROM pg_catalog.unnest(v_failed) AS f),
+            HINT = v_failed[1].hint;
+    END IF;
+    FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
+        IF NOT v_check.passed THEN
+            RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_checks IS
+'Raises when a check of severity fail did not pass, with all of them in DETAIL and the first one''s HINT, and
+warns of those of severity warn. Errors: ZD100 (design 3).';
+REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
+
+CREATE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
+RETURNS zodan.step[]
+LANGUAGE plpgsql
+AS $zodan$
+/* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
+each with the statement that does so in the place of the one that did it. A step that was never begun, or whose undo needs
+a result that was never had, made nothing: what has its name is somebody else's (design 3). */
+DECLARE
+    v_steps zodan.step[];
+BEGIN
+    SELECT coalesce(pg_catalog.array_agg(s ORDER BY s.ordinal), '{}') INTO v_steps
+      FROM zodan.step AS s
+     WHERE s.operation_id = p_operation AND s.phase = p_phase
+       AND CASE WHEN NOT p_undo THEN s.state <> 'done'
+                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND NOT EXISTS (
+                    SELECT FROM pg_catalog.regexp_matches(s.undo_sql, '\{result:(\d+)\.', 'g') AS m(found)
+                     WHERE NOT EXISTS (SELECT FROM zodan.step AS r WHERE r.operation_id = p_operation
+                                          AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
+    IF p_undo THEN
+        FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+            v_steps[v_index].do_sql := v_steps[v_index].undo_sql;
+            v_steps[v_index].done_sql := NULL;
+            v_steps[v_index].until_sql := NULL;
+            v_steps[v_index].title := 'take back: ' || v_steps[v_index].title;
+        END LOOP;
+    END IF;
+    RETURN v_steps;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.pick_steps IS
+'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
+each with the statement that does so in the place of the one that did it. A step that was never begun, or whose undo needs
+a result that was never had, made nothing: what has its name is somebody else''s (design 3).';
+REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
+
+CREATE FUNCTION zodan.judge_wait(p_job jsonb, p_seen jsonb, p_budget interval)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
+it never will, fails at once) and progress (anything; a change starts the budget anew, so that the budget is the time
+without progress). Gives the step's new state (design 3). */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_pause double precision := coalesce((p_job ->> 'pause')::double precision, 0.01);
+    v_job jsonb := p_job || '{"sent": false}';
+BEGIN
+    IF p_seen ->> 'trouble' IS NOT NULL THEN
+        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
+            'ok', false, 'sqlstate', 'ZD202', 'message', p_seen ->> 'trouble'));
+    ELSIF (p_seen ->> 'ok')::boolean THEN
+        RETURN v_job || '{"stage": "done"}';
+    ELSIF p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
+        v_job := v_job || pg_catalog.jsonb_build_object('progress', p_seen -> 'progress', 'deadline', v_now + p_budget);
+    ELSIF v_now > (v_job ->> 'deadline')::timestamptz THEN
+        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
+            'ok', false, 'sqlstate', 'ZD301',
+            'message', pg_catalog.format('nothing moved for %s, last seen: %s', p_budget, p_seen)));
+    END IF;
+    RETURN v_job || pg_catalog.jsonb_build_object('next', v_now + pg_catalog.make_interval(secs => v_pause),
+        'pause', least(v_pause * 1.5, 0.25));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_wait IS
+'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
+it never will, fails at once) and progress (anything; a change starts the budget anew, so that the budget is the time
+without progress). Gives the step''s new state (design 3).';
+REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
+
+CREATE FUNCTION zodan.advance_job(
+    p_job jsonb,
+    p_step zodan.step,
+    p_dsns jsonb,
+    p_results jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves one step on by one notch without ever blocking, and gives its new state. Stages: check (is it done
+already?), do, until (polled), then done or failed with the answer that failed. sent tells that the stage's statement
+is under way on the node. A statement past its budget is cancelled (design 3). */
+DECLARE
+    v_stage text := p_job ->> 'stage';
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_budget interval := coalesce(p_step.budget, '10 min');
+    v_sql text := CASE v_stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql ELSE p_step.until_sql END;
+    v_answer jsonb;
+BEGIN
+    IF NOT (p_job ->> 'sent')::boolean THEN
+        IF v_sql IS NULL THEN
+            RETURN p_job || pg_catalog.jsonb_build_object('stage',
+                CASE v_stage WHEN 'check' THEN 'do' WHEN 'do' THEN 'until' ELSE 'done' END);
+        ELSIF v_stage = 'until' AND v_now < (p_job ->> 'next')::timestamptz THEN
+            RETURN p_job;
+        END IF;
+        v_answer := zodan.send_statement(p_step.node, v_sql, p_dsns, p_results);
+        RETURN p_job || CASE
+            WHEN v_answer IS NOT NULL THEN pg_catalog.jsonb_build_object('stage', 'failed', 'answer', v_answer)
+            WHEN v_stage = 'until' AND p_job ? 'deadline' THEN '{"sent": true}'
+            ELSE pg_catalog.jsonb_build_object('sent', true, 'deadline', v_now + v_budget) END;
+    END IF;
+    v_answer := zodan.fetch_result(p_step.node, p_dsns);
+    IF v_answer IS NULL THEN
+        IF v_now > (p_job ->> 'deadline')::timestamptz AND NOT p_job ? 'cancelled' THEN
+            PERFORM zodan.cancel_statement(p_step.node);
+            RETURN p_job || '{"cancelled": true}';
+        END IF;
+        RETURN p_job;
+    END IF;
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        RETURN p_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', v_answer);
+    END IF;
+    RETURN CASE v_stage
+        WHEN 'check' THEN p_job || CASE WHEN (v_answer #>> '{value,ok}')::boolean
+            THEN '{"sent": false, "stage": "done", "found": true}'::jsonb ELSE '{"sent": false, "stage": "do"}' END
+        WHEN 'do' THEN (p_job - 'deadline') || pg_catalog.jsonb_build_object('sent', false, 'stage', 'until',
+            'result', v_answer -> 'value')
+        ELSE zodan.judge_wait(p_job, v_answer -> 'value', v_budget) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_job IS
+'Moves one step on by one notch without ever blocking, and gives its new state. Stages: check (is it done
+already?), do, until (polled), then done or failed with the answer that failed. sent tells that the stage''s statement
+is under way on the node. A statement past its budget is cancelled (design 3).';
+REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
+
+CREATE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail
+with the remote SQLSTATE and text, hint (design 3). */
+DECLARE
+    v_state text := p_answer ->> 'sqlstate';
+BEGIN
+    RETURN pg_catalog.jsonb_build_object(
+        'sqlstate', CASE WHEN v_state LIKE 'ZD%' THEN v_state WHEN v_state = '57014' THEN 'ZD302'
+                         WHEN v_state LIKE '08%' THEN 'ZD203' ELSE 'ZD200' END,
+        'message', pg_catalog.format('step %s failed on node "%s": %s', p_step.ordinal, p_step.node, p_step.title),
+        'detail', pg_catalog.format('%s: %s', v_state, pg_catalog.concat_ws(' ', p_answer ->> 'message',
+            p_answer ->> 'detail', p_answer ->> 'hint')),
+        'hint', pg_catalog.format('Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.',
+            p_step.operation_id));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_failure IS
+'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail
+with the remote SQLSTATE and text, hint (design 3).';
+REVOKE ALL ON FUNCTION zodan.describe_failure FROM PUBLIC;
+
+CREATE FUNCTION zodan.announce_step(
+    p_step zodan.step,
+    p_job jsonb,
+    p_undo boolean,
+    p_verbose boolean
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3). */
+BEGIN
+    IF p_verbose THEN
+        RAISE NOTICE '% %: %', CASE WHEN p_job ? 'found' THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
+            p_step.ordinal, p_step.title;
+    END IF;
+    RAISE DEBUG 'on %: %', p_step.node, coalesce(p_step.do_sql, p_step.until_sql);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.announce_step IS
+'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3).';
+REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
+
+CREATE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or
+after, the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the test holds
+while it breaks something. Does nothing where the setting is not set (design 3). */
+BEGIN
+    IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
+        PERFORM pg_catalog.set_config('zodan.test_hook', '', false);
+        PERFORM pg_catalog.pg_advisory_lock_shared(5712036017245691);
+        PERFORM pg_catalog.pg_advisory_unlock_shared(5712036017245691);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.meet_test_hook IS
+'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or
+after, the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the test holds
+while it breaks something. Does nothing where the setting is not set (design 3).';
+REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
+
+CREATE PROCEDURE zodan.run_phase(
+    p_operation bigint,
+    p_phase int,
+    p_undo boolean,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends
+when all are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after
+every line of the journal, so that no transaction of its own is open while it waits (design 3). */
+DECLARE
+    v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
+    v_jobs jsonb[];
+    v_results jsonb;
+    v_busy text[] := '{}'::text[];
+    v_open boolean;
+BEGIN
+    SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
+      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.result IS NOT NULL;
+    FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+        v_jobs[v_index] := '{"stage": "check", "sent": false}';
+        IF NOT p_undo THEN
+            PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'running');
+        END IF;
+    END LOOP;
+    COMMIT;
+    LOOP
+        v_open := false;
+        FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+            CONTINUE WHEN v_jobs[v_index] ->> 'stage' IN ('done', 'failed');
+            IF NOT (v_jobs[v_index] ->> 'sent')::boolean THEN
+                -- After a failure nothing new is begun; what is under way is waited for.
+                CONTINUE WHEN p_failure IS NOT NULL;
+                v_open := true;
+                CONTINUE WHEN v_steps[v_index].node = ANY (v_busy);
+            END IF;
+            v_open := true;
+            IF v_jobs[v_index] ->> 'stage' = 'check' THEN
+                PERFORM zodan.meet_test_hook('before', v_steps[v_index].ordinal);
+            END IF;
+            v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
+            v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
+            IF v_jobs[v_index] ->> 'stage' = 'failed' THEN
+                p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index] -> 'answer'));
+                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL, v_jobs[v_index] #>> '{answer,message}');
+                COMMIT;
+            ELSIF v_jobs[v_index] ->> 'stage' = 'done' THEN
+                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal,
+                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo THEN v_jobs[v_index] -> 'result' END);
+                COMMIT;
+                PERFORM zodan.announce_step(v_steps[v_index], v_jobs[v_index], p_undo, p_verbose);
+                PERFORM zodan.meet_test_hook('after', v_steps[v_index].ordinal);
+            ELSIF (v_jobs[v_index] ->> 'sent')::boolean THEN
+                v_busy := v_busy || v_steps[v_index].node;
+            END IF;
+        END LOOP;
+        EXIT WHEN NOT v_open;
+        -- No snapshot is held from one look to the next: a copy may take hours, and vacuum goes on.
+        COMMIT;
+        PERFORM zodan.wait_a_moment();
+    END LOOP;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.run_phase IS
+'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends
+when all are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after
+every line of the journal, so that no transaction of its own is open while it waits (design 3).';
+REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
+
+CREATE PROCEDURE zodan.undo_phases(
+    p_operation bigint,
+    p_section text,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes back, last phase first, the steps of a section, or of the whole plan where p_section is NULL. Every
+undo_sql is harmless where nothing was done. Stops at the first failure, told in p_failure (design 3). */
+DECLARE
+    v_phases int[];
+BEGIN
+    SELECT coalesce(pg_catalog.array_agg(DISTINCT s.phase), '{}') INTO v_phases
+      FROM zodan.step AS s
+     WHERE s.operation_id = p_operation AND (p_section IS NULL OR s.section = p_section);
+    FOR v_index IN REVERSE pg_catalog.cardinality(v_phases) .. 1 LOOP
+        CALL zodan.run_phase(p_operation, v_phases[v_index], true, p_dsns, p_verbose, p_failure);
+        EXIT WHEN p_failure IS NOT NULL;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.undo_phases IS
+'Takes back, last phase first, the steps of a section, or of the whole plan where p_section is NULL. Every
+undo_sql is harmless where nothing was done. Stops at the first failure, told in p_failure (design 3).';
+REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
+
+CREATE FUNCTION zodan.is_hopeless(
+    p_operation bigint,
+    p_section text,
+    p_ordinal int,
+    p_dsns jsonb
+)
+RETURNS boolean
+LANGUAGE plpgsql
+AS $zodan$
+/* Tells whether what a section waits for after step p_ordinal will never come: the next wait in it reports
+trouble (a copy that broke off cannot be taken up again by Spock) (design 3). */
+DECLARE
+    v_step zodan.step;
+    v_answer jsonb;
+BEGIN
+    SELECT s.* INTO v_step FROM zodan.step AS s
+     WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal > p_ordinal AND s.until_sql IS NOT NULL
+     ORDER BY s.ordinal LIMIT 1;
+    IF v_step.until_sql IS NULL OR v_step.until_sql LIKE '%{result:%' THEN
+        RETURN false;
+    END IF;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.until_sql), p_dsns) -> v_step.node;
+    RETURN v_answer #>> '{value,trouble}' IS NOT NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.is_hopeless IS
+'Tells whether what a section waits for after step p_ordinal will never come: the next wait in it reports
+trouble (a copy that broke off cannot be taken up again by Spock) (design 3).';
+REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
+
+CREATE PROCEDURE zodan.settle_section(
+    p_operation bigint,
+    p_section text,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
+done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
+before anything waits for a node whose apply may still be paused; else everything of it is taken back, to be begun anew
+(design 3, 4). */
+DECLARE
+    v_step zodan.step;
+    v_answer jsonb;
+    v_phase int;
+BEGIN
+    FOR v_step IN
+        SELECT s.* FROM zodan.step AS s
+         WHERE s.operation_id = p_operation AND s.section = p_section AND s.done_sql IS NOT NULL
+         ORDER BY s.ordinal DESC
+    LOOP
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.done_sql), p_dsns) -> v_step.node;
+        IF NOT (v_answer ->> 'ok')::boolean THEN
+            p_failure := zodan.describe_failure(v_step, v_answer);
+            RETURN;
+        ELSIF (v_answer #>> '{value,ok}')::boolean THEN
+            EXIT WHEN zodan.is_hopeless(p_operation, p_section, v_step.ordinal, p_dsns);
+            UPDATE zodan.step AS s SET state = 'done'
+             WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal <= v_step.ordinal;
+            FOREACH v_phase IN ARRAY ARRAY(SELECT DISTINCT s.phase FROM zodan.step AS s
+                WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal > v_step.ordinal ORDER BY s.phase)
+            LOOP
+                EXIT WHEN p_failure IS NOT NULL;
+                CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
+            END LOOP;
+            RETURN;
+        END IF;
+    END LOOP;
+    CALL zodan.undo_phases(p_operation, p_section, p_dsns, p_verbose, p_failure);
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.settle_section IS
+'Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
+done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
+before anything waits for a node whose apply may still be paused; else everything of it is taken back, to be begun anew
+(design 3, 4).';
+REVOKE ALL ON PROCEDURE zodan.settle_section FROM PUBLIC;
+
+CREATE PROCEDURE zodan.retry_section(
+    p_operation bigint,
+    p_section text,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_tries int,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* After a failure in the flip: settles it (always, so that nothing stays paused), and clears p_failure if it may
+be tried again, which p_tries counts, 5 in all. Any other section is left as it is, for a look at what failed, until the
+operation is called again or rolled back (design 3, 4). */
+DECLARE
+    v_failure jsonb;
+BEGIN
+    IF p_section <> 'flip' THEN
+        RETURN;
+    END IF;
+    p_tries := p_tries + 1;
+    CALL zodan.settle_section(p_operation, p_section, p_dsns, p_verbose, v_failure);
+    IF v_failure IS NOT NULL OR p_tries >= 5 THEN
+        RETURN;
+    END IF;
+    RAISE NOTICE 'section % is tried again: %', p_section, p_failure ->> 'detail';
+    p_failure := NULL;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.retry_section IS
+'After a failure in the flip: settles it (always, so that nothing stays paused), and clears p_failure if it may
+be tried again, which p_tries counts, 5 in all. Any other section is left as it is, for a look at what failed, until the
+operation is called again or rolled back (design 3, 4).';
+REVOKE ALL ON PROCEDURE zodan.retry_section FROM PUBLIC;
+
+CREATE PROCEDURE zodan.run_operation(
+    p_operation bigint,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
+already. A flip that fails is taken back and tried again. Gives NULL, or
+why it stopped; the journal says the same (design 3). */
+DECLARE
+    v_phase int;
+    v_section text;
+    v_tries int := 0;
+BEGIN
+    FOR v_section IN
+        -- The later one first: an unfinished flip leaves the copy's subscription disabled.
+        SELECT s.section FROM zodan.step AS s
+         WHERE s.operation_id = p_operation AND s.section IN ('copy', 'flip')
+         GROUP BY s.section HAVING pg_catalog.max(s.attempts) > 0
+         ORDER BY pg_catalog.min(s.ordinal) DESC
+    LOOP
+        CALL zodan.settle_section(p_operation, v_section, p_dsns, p_verbose, p_failure);
+        EXIT WHEN p_failure IS NOT NULL;
+    END LOOP;
+    SELECT pg_catalog.min(s.phase) INTO v_phase FROM zodan.step AS s WHERE s.operation_id = p_operation;
+    WHILE v_phase IS NOT NULL AND p_failure IS NULL LOOP
+        SELECT pg_catalog.max(s.section) INTO v_section
+          FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase = v_phase;
+        CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
+        IF p_failure IS NOT NULL AND v_section IS NOT NULL THEN
+            CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, p_failure);
+            IF p_failure IS NULL THEN
+                SELECT pg_catalog.min(s.phase) - 1 INTO v_phase
+                  FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.section = v_section;
+            END IF;
+        END IF;
+        SELECT pg_catalog.min(s.phase) INTO v_phase
+          FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase > v_phase;
+    END LOOP;
+    PERFORM zodan.finish_operation(p_operation, CASE WHEN p_failure IS NULL THEN 'done' ELSE 'failed' END,
+        pg_catalog.concat_ws(' ', p_failure ->> 'message', p_failure ->> 'detail'));
+    COMMIT;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.run_operation IS
+'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
+already. A flip that fails is taken back and tried again. Gives NULL, or
+why it stopped; the journal says the same (design 3).';
+REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
+
+CREATE FUNCTION zodan.raise_failure(p_failure jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises what zodan.describe_failure gave, when there is any, after the connections have been closed
+(design 3). */
+BEGIN
+    IF p_failure IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        PERFORM zodan.hide_statement();
+        RAISE EXCEPTION USING
+            ERRCODE = p_failure ->> 'sqlstate',
+            MESSAGE = p_failure ->> 'message',
+            DETAIL = coalesce(p_failure ->> 'detail', ''),
+            HINT = coalesce(p_failure ->> 'hint', '');
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.raise_failure IS
+'Raises what zodan.describe_failure gave, when there is any, after the connections have been closed
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
+
+CREATE FUNCTION zodan.make_step(
+    p_phase int,
+    p_node text,
+    p_title text,
+    p_do text DEFAULT NULL,
+    p_done text DEFAULT NULL,
+    p_undo text DEFAULT NULL,
+    p_until text DEFAULT NULL,
+    p_budget interval DEFAULT NULL,
+    p_ref text DEFAULT NULL,
+    p_section text DEFAULT NULL
+)
+RETURNS zodan.plan_step
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ROW(p_phase, NULL, p_ref, p_section, p_node, p_title, p_do, p_done, p_undo, p_until, p_budget)::zodan.plan_step
+$zodan$;
+COMMENT ON FUNCTION zodan.make_step IS
+'One step of a draft plan, not numbered yet. p_ref is the name by which other steps refer to its result until
+zodan.number_steps puts its number there (design 3).';
+REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
+
+CREATE FUNCTION zodan.number_steps(p_steps zodan.plan_step[])
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Finishes a plan: numbers phases and steps from 1 in their order, and turns the names by which steps refer
+to one another's results into those numbers (design 3). */
+DECLARE
+    v_steps zodan.plan_step[];
+    v_step zodan.plan_step;
+    v_refs jsonb;
+    v_ref text;
+    v_ordinal text;
+BEGIN
+    SELECT pg_catalog.array_agg(ROW(n.phase_number, n.step_number, n.ref, n.section, n.node, n.title, n.do_sql,
+               n.done_sql, n.undo_sql, n.until_sql, n.budget)::zodan.plan_step ORDER BY n.step_number),
+           pg_catalog.jsonb_object_agg(n.ref, n.step_number) FILTER (WHERE n.ref IS NOT NULL)
+      INTO v_steps, v_refs
+      FROM (SELECT s.*, pg_catalog.dense_rank() OVER (ORDER BY s.phase) AS phase_number,
+                   pg_catalog.row_number() OVER (ORDER BY s.phase, s.place) AS step_number
+              FROM pg_catalog.unnest(p_steps) WITH ORDINALITY AS s(phase, ordinal, ref, section, node, title, do_sql,
+                       done_sql, undo_sql, until_sql, budget, place)) AS n;
+    FOREACH v_step IN ARRAY v_steps LOOP
+        FOR v_ref, v_ordinal IN SELECT r.key, r.value FROM pg_catalog.jsonb_each_text(v_refs) AS r(key, value) LOOP
+            v_ref := '{result:' || v_ref || '.';
+            v_ordinal := '{result:' || v_ordinal || '.';
+            v_step.do_sql := pg_catalog.replace(v_step.do_sql, v_ref, v_ordinal);
+            v_step.undo_sql := pg_catalog.replace(v_step.undo_sql, v_ref, v_ordinal);
+            v_step.until_sql := pg_catalog.replace(v_step.until_sql, v_ref, v_ordinal);
+        END LOOP;
+        RETURN NEXT v_step;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.number_steps IS
+'Finishes a plan: numbers phases and steps from 1 in their order, and turns the names by which steps refer
+to one another''s results into those numbers (design 3).';
+REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
+
+CREATE FUNCTION zodan.find_dsns(
+    p_operation bigint,
+    p_given jsonb,
+    OUT p_dsns jsonb,
+    OUT p_facts jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
+then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal has
+them. Gives them and everybody's facts, by node; the connections stay open (design 3). */
+DECLARE
+    v_operation zodan.operation;
+    v_purpose text;
+    v_wanted text[];
+    v_known jsonb;
+    v_new jsonb;
+BEGIN
+    SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    v_purpose := pg_catalog.format('zodan %s %s', v_operation.kind, v_operation.node);
+    SELECT pg_catalog.array_agg(k.node) INTO v_wanted FROM pg_catalog.jsonb_object_keys(v_operation.members) AS k(node);
+    p_dsns := '{}';
+    p_facts := '{}';
+    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key, zodan.format_dsn(zodan.parse_dsn(g.value))), '{}')
+      INTO v_known FROM pg_catalog.jsonb_each_text(p_given) AS g(key, value);
+    LOOP
+        SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
+          FROM pg_catalog.jsonb_each(v_known) AS d(key, value)
+         WHERE d.key = ANY (v_wanted) AND NOT p_dsns ? d.key;
+        IF v_new = '{}' THEN
+            -- Nobody names the rest: try without a password, as a password file or a trusted socket allow.
+            SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
+              FROM pg_catalog.jsonb_each(v_operation.members) AS d(key, value) WHERE NOT p_dsns ? d.key;
+        END IF;
+        EXIT WHEN v_new = '{}';
+        p_dsns := p_dsns || v_new;
+        p_facts := p_facts || zodan.gather_facts(v_new, v_purpose);
+        v_known := zodan.known_dsns(p_facts) || v_known;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_dsns IS
+'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
+then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal has
+them. Gives them and everybody''s facts, by node; the connections stay open (design 3).';
+REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
+
+CREATE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
+cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
+by node, the connections open. A removal goes on without the nodes that cannot be reached if it is done with them: at its
+end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
+reached; ZD110 it is still running, or another one is (design 3). */
+DECLARE
+    v_operation zodan.operation;
+    v_found record;
+    v_dsns jsonb;
+BEGIN
+    SELECT * INTO v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    IF v_operation.state IS NULL OR v_operation.state IN ('done', 'rolled back', 'given up') THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD006',
+            MESSAGE = pg_catalog.format('operation %s cannot be taken up: %s', p_operation,
+                        coalesce('it is ' || v_operation.state, 'there is no such operation in this database')),
+            HINT = 'See the rows of zodan.operation for those that were interrupted.';
+    END IF;
+    SELECT * INTO v_found FROM zodan.find_dsns(p_operation, p_given);
+    IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+                WHERE f.value ? 'error' AND NOT (v_operation.kind = 'remove_node' AND NOT EXISTS (
+                      SELECT FROM zodan.step AS s
+                       WHERE s.operation_id = p_operation AND s.node = f.key AND s.state <> 'done'))) THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD101',
+            MESSAGE = 'a node of the interrupted operation cannot be reached',
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('node "%s": %s', f.key, f.value ->> 'error'), '; ')
+                        FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error'),
+            HINT = 'Bring the node back, or give its connection string, then call again.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+                WHERE NOT f.value ? 'error' AND f.value #>> '{spock,node}' IS DISTINCT FROM f.key
+                  AND NOT (f.key = v_operation.node AND f.value #>> '{spock,node}' IS NULL)) THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = 'a connection string does not lead to the node it is for',
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('That of "%s" leads to %s.', f.key,
+                               coalesce('node "' || (f.value #>> '{spock,node}') || '"', 'no node')), ' ')
+                        FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+                       WHERE NOT f.value ? 'error' AND f.value #>> '{spock,node}' IS DISTINCT FROM f.key),
+            HINT = 'Give the connection strings of the nodes of this operation.';
+    END IF;
+    SELECT pg_catalog.jsonb_object_agg(d.key, d.value) INTO v_dsns
+      FROM pg_catalog.jsonb_each(v_found.p_dsns) AS d(key, value) WHERE NOT v_found.p_facts -> d.key ? 'error';
+    PERFORM zodan.lock_members(v_dsns);
+    RETURN v_dsns;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.reopen IS
+'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
+cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
+by node, the connections open. A removal goes on without the nodes that cannot be reached if it is done with them: at its
+end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
+reached; ZD110 it is still running, or another one is (design 3).';
+REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted
+call did (design 3). */
+DECLARE
+    v_operation zodan.operation;
+BEGIN
+    SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    IF v_operation.arguments <> p_arguments THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('node "%s" has an interrupted operation with other arguments', v_operation.node),
+            DETAIL = pg_catalog.format('Operation %s, begun at %s: %s.', p_operation, v_operation.started_at, v_operation.arguments),
+            HINT = pg_catalog.format('Call again with those arguments, or CALL zodan.rollback(%s) first.', p_operation);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_same_call IS
+'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted
+call did (design 3).';
+REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
+
+CREATE PROCEDURE zodan.resume(
+    p_operation bigint,
+    p_dsns jsonb DEFAULT '{}',
+    p_verbose boolean DEFAULT false
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in
+zodan.operation of this database; p_dsns gives connection strings by node where the cluster does not know them any more
+(or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3). */
+DECLARE
+    v_dsns jsonb;
+    v_failure jsonb;
+BEGIN
+    CALL zodan.require_autocommit('zodan.resume');
+    PERFORM zodan.close_connections();
+    v_dsns := zodan.reopen(p_operation, p_dsns);
+    PERFORM zodan.reopen_operation(p_operation, v_dsns);
+    COMMIT;
+    CALL zodan.run_operation(p_operation, v_dsns, p_verbose, v_failure);
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE 'operation % is done', p_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.resume IS
+'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in
+zodan.operation of this database; p_dsns gives connection strings by node where the cluster does not know them any more
+(or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3).';
+REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
+
+CREATE PROCEDURE zodan.rollback(
+    p_operation bigint,
+    p_dsns jsonb DEFAULT '{}',
+    p_verbose boolean DEFAULT false
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
+says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume. Errors: those
+of zodan.reopen; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
+could not be undone (design 3). */
+DECLARE
+    v_dsns jsonb;
+    v_failure jsonb;
+BEGIN
+    CALL zodan.require_autocommit('zodan.rollback');
+    PERFORM zodan.close_connections();
+    IF EXISTS (SELECT FROM zodan.operation AS o JOIN zodan.step AS s ON s.operation_id = o.operation_id
+                WHERE o.operation_id = p_operation AND o.kind = 'remove_node' AND s.section = 'final' AND s.attempts > 0) THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD007',
+            MESSAGE = pg_catalog.format('operation %s cannot be rolled back any more', p_operation),
+            DETAIL = 'The node has stopped publishing, and what is written there since would be lost to the others.',
+            HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
+    END IF;
+    v_dsns := zodan.reopen(p_operation, p_dsns);
+    CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
+    PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
+        pg_catalog.concat_ws(' ', v_failure ->> 'message', v_failure ->> 'detail'));
+    COMMIT;
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE 'operation % has been rolled back', p_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.rollback IS
+'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
+says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume. Errors: those
+of zodan.reopen; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
+could not be undone (design 3).';
+REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
+
+CREATE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3). */
+DECLARE
+    v_step zodan.plan_step;
+BEGIN
+    FOREACH v_step IN ARRAY p_plan LOOP
+        RAISE NOTICE '%.% %: %', v_step.phase, v_step.ordinal, v_step.node, v_step.title;
+        IF p_verbose THEN
+            RAISE NOTICE '%', coalesce(v_step.do_sql, v_step.until_sql);
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.show_plan IS
+'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3).';
+REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_subscription(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT spock.sub_drop(subscription_name := %s, ifexists := true) AS dropped',
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_subscription IS
+'Writes the statement that drops a subscription if it is there, and with it its origin and its slot on the
+provider (design 3, 5).';
+REVOKE ALL ON FUNCTION zodan.write_drop_subscription FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_slot(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_slot record;
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
+BEGIN
+    LOOP
+        SELECT r.active_pid INTO v_slot FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s;
+        EXIT WHEN NOT FOUND;
+        IF v_slot.active_pid IS NULL THEN
+            PERFORM pg_catalog.pg_drop_replication_slot(%1$s);
+            EXIT;
+        ELSIF pg_catalog.clock_timestamp() > v_until THEN
+            RAISE EXCEPTION 'slot %% is still in use by process %%', %1$s, v_slot.active_pid;
+        END IF;
+        PERFORM pg_catalog.pg_terminate_backend(v_slot.active_pid);
+        PERFORM pg_catalog.pg_sleep(0.05);
+    END LOOP;
+END
+$do$$sql$, zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_slot IS
+'Writes the statement that drops a replication slot if it is there. A sender that still streams from it, of a
+subscription that is gone, is told to end first and waited for, 30 s at most (design 5).';
+REVOKE ALL ON FUNCTION zodan.write_drop_slot FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_last_event()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(true) ELSE '0/0' END AS lsn
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_last_event IS
+'Writes the query that makes the last sync event of a node, or gives nothing to wait for when it is no node
+any more, so that an interrupted removal can go on (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_last_event FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_forget_node(p_target text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped '
+    'WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id WHERE n.node_name = %1$s)',
+    zodan.quote_text(p_target))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_forget_node IS
+'Writes the statement by which a member forgets a node of which nothing but its row is left (design 5,
+step 5).';
+REVOKE ALL ON FUNCTION zodan.write_forget_node FROM PUBLIC;
+
+CREATE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
+  FROM pg_catalog.jsonb_each(p_leave -> 'subscriptions') AS n(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(n.value) AS s(item)
+ WHERE p_node IN (p_leave ->> 'target', n.key, s.item ->> 'provider')
+$zodan$;
+COMMENT ON FUNCTION zodan.list_stream_names IS
+'The names of the slots and origins by which the target of p_leave and the others stream to each other, those
+that can be on p_node (design 5, step 5).';
+REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_prove_gone(p_leave jsonb, p_node text)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
+member the target's node row, interface, subscription, slot or origin; on the target its own (design 5, step 5). */
+DECLARE
+    v_target text := p_leave ->> 'target';
+BEGIN
+    RETURN pg_catalog.format($sql$DO $do$
+DECLARE
+    v_left text;
+BEGIN
+    SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
+        SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
+        UNION ALL SELECT 'interface ' || i.if_name FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
+        UNION ALL SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
+        UNION ALL SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%2$s)
+        UNION ALL SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
+    IF v_left IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
+    END IF;
+END
+$do$$sql$, zodan.quote_text(v_target), zodan.quote_list(zodan.list_stream_names(p_leave, p_node)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_prove_gone IS
+'Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
+member the target''s node row, interface, subscription, slot or origin; on the target its own (design 5, step 5).';
+REVOKE ALL ON FUNCTION zodan.write_prove_gone FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_wait_applied(p_provider text, p_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
+       pg_catalog.max(o.remote_lsn) AS progress,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
+                SELECT e.error_message FROM spock.exception_log AS e
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble
+  FROM spock.node AS n
+  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+ WHERE n.node_name = %1$s
+$sql$, zodan.quote_text(p_provider), p_lsn)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_applied IS
+'Writes the query that tells, on a subscriber, whether everything that p_provider committed before p_lsn (a
+placeholder) has been applied there; for until_sql (design 4).';
+REVOKE ALL ON FUNCTION zodan.write_wait_applied FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_mirror_sets(p_sets text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_want jsonb := %s;
+    v_is jsonb := (SELECT w.sets FROM (%s) AS w);
+    v_item jsonb;
+BEGIN
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_is -> 'sets') AS i(item)
+                        WHERE i.item ->> 'name' = v_item ->> 'name') THEN
+            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean, (v_item ->> 'update')::boolean,
+                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
+        ELSIF NOT v_is -> 'sets' @> pg_catalog.jsonb_build_array(v_item) THEN
+            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean, (v_item ->> 'update')::boolean,
+                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
+        END IF;
+    END LOOP;
+    FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS i(item)
+                   WHERE i.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
+        PERFORM spock.repset_remove_table(v_item ->> 'set', (v_item ->> 'table')::regclass);
+    END LOOP;
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS w(item)
+                   WHERE w.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
+        PERFORM spock.repset_add_table(set_name := v_item ->> 'set', relation := (v_item ->> 'table')::regclass,
+            synchronize_data := false,
+            columns := (SELECT pg_catalog.array_agg(a.name)
+                          FROM pg_catalog.jsonb_array_elements_text(nullif(v_item -> 'columns', 'null')) AS a(name)),
+            row_filter := v_item ->> 'filter', include_partitions := false);
+    END LOOP;
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
+                   WHERE w.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
+        PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
+    END LOOP;
+END
+$do$$sql$, p_sets, zodan.write_read_sets())
+$zodan$;
+COMMENT ON FUNCTION zodan.write_mirror_sets IS
+'Writes the statement that makes a node''s replication sets what p_sets (a placeholder for the result of
+zodan.write_read_sets) says: it adds what is missing and takes out what is there beyond it. Harmless when repeated
+(design 4, step 4).';
+REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
+
+CREATE FUNCTION zodan.trace_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active,
+                          'held', pg_catalog.pg_current_wal_lsn() - r.restart_lsn,
+                          'lag', greatest(pg_catalog.pg_current_wal_lsn() - r.confirmed_flush_lsn, 0)))
+                         FROM pg_catalog.pg_replication_slots AS r
+                        WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
+                          AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
+    'origins', coalesce((SELECT pg_catalog.jsonb_agg(o.roname) FROM pg_catalog.pg_replication_origin AS o
+                          WHERE pg_catalog.left(o.roname, 4) = 'spk_'), '[]'),
+    'strangers', coalesce((SELECT pg_catalog.jsonb_agg(n.node_name) FROM spock.node AS n
+                            WHERE NOT EXISTS (SELECT FROM spock.local_node AS l WHERE l.node_id = n.node_id)
+                              AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
+    'interfaces', coalesce((SELECT pg_catalog.jsonb_agg(i.if_name) FROM spock.node_interface AS i
+                             WHERE NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)), '[]')
+) AS traces
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.trace_facts IS
+'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they
+hold, origins, node rows and interfaces. It gives one row, traces, an object (design 6).';
+REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
+RETURNS TABLE (node text, kind text, name text, reason text, statement text)
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH subs AS (
+    SELECT f.key AS node, s.item ->> 'name' AS name, s.item ->> 'provider' AS provider, s.item ->> 'slot' AS slot
+      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)),
+unreached AS (
+    SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
+SELECT t.key, 'slot', s.item ->> 'name',
+       pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
+       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name')
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
+ WHERE NOT (s.item ->> 'active')::boolean
+   AND NOT EXISTS (SELECT FROM subs WHERE subs.provider = t.key AND subs.slot = s.item ->> 'name')
+   AND NOT EXISTS (SELECT FROM unreached)
+UNION ALL
+SELECT subs.node, 'subscription', subs.name,
+       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider
+            THEN 'its provider is no node of that name any more' ELSE 'its provider has no slot for it' END,
+       pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name)
+  FROM subs
+ WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
+   AND (p_traces ? subs.provider OR p_facts -> subs.provider IS NULL)
+   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item) WHERE s.item ->> 'name' = subs.slot)
+UNION ALL
+SELECT t.key, 'origin', o.name, 'no subscription uses it',
+       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name)
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'origins') AS o(name)
+ WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
+UNION ALL
+SELECT t.key, 'node', n.name, 'no subscription leads to it or from it', pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name)
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
+UNION ALL
+SELECT t.key, 'interface', i.name, 'its node does not exist', pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name)
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_orphans IS
+'Finds, in what zodan.gather_facts and zodan.trace_facts gave, what nobody uses: slots that no member''s
+subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that
+node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to
+be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
+orphan, for it may be the one that uses it (design 6).';
+REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_origin(p_origin text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped'
+    ' FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %s', zodan.quote_text(p_origin))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_origin IS
+'Writes the statement that drops a replication origin if it is there (design 5).';
+REVOKE ALL ON FUNCTION zodan.write_drop_origin FROM PUBLIC;
+
+CREATE FUNCTION zodan.find_traces(
+    p_dsn text,
+    OUT p_dsns jsonb,
+    OUT p_facts jsonb,
+    OUT p_traces jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts
+and traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (design 6). */
+DECLARE
+    c_purpose CONSTANT text := 'zodan rescan';
+    v_first jsonb;
+    v_new jsonb;
+BEGIN
+    v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given', zodan.format_dsn(zodan.parse_dsn(p_dsn))), c_purpose);
+    IF v_first #> '{the node given,error}' IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD101',
+            MESSAGE = 'the node given cannot be reached',
+            DETAIL = v_first #>> '{the node given,error}',
+            HINT = 'Check that it runs, its address and its password.';
+    ELSIF v_first #>> '{the node given,spock,node}' IS NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = 'the connection string does not lead to a Spock node',
+            HINT = 'Give the connection string of a member.';
+    END IF;
+    p_dsns := '{}';
+    p_facts := '{}';
+    LOOP
+        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
+          FROM pg_catalog.jsonb_each(zodan.known_dsns(v_first || p_facts)) AS k(key, value) WHERE NOT p_facts ? k.key;
+        EXIT WHEN v_new IS NULL;
+        p_dsns := p_dsns || v_new;
+        p_facts := p_facts || zodan.gather_facts(v_new, c_purpose);
+    END LOOP;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
+      FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
+      FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, zodan.trace_facts())
+                                                     FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)), p_dsns)) AS r(key, value);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_traces IS
+'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts
+and traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (design 6).';
+REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
+
+CREATE FUNCTION zodan.rescan(p_dsn text)
+RETURNS TABLE (node text, kind text, name text, reason text, statement text)
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
+gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
+A slot of a subscriber outside the cluster that is not connected looks like an orphan too: read before you mend. Nodes
+that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6). */
+DECLARE
+    v_found record;
+    v_unreached text;
+BEGIN
+    PERFORM zodan.close_connections();
+    SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
+    PERFORM zodan.close_connections();
+    SELECT pg_catalog.string_agg(f.key, ', ') INTO v_unreached
+      FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error';
+    IF v_unreached IS NOT NULL THEN
+        RAISE WARNING 'could not be reached, and was passed over: %', v_unreached USING HINT = 'Scan again once it is back.';
+    END IF;
+    RETURN QUERY SELECT o.* FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o ORDER BY o.node, o.kind, o.name;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.rescan IS
+'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
+gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
+A slot of a subscriber outside the cluster that is not connected looks like an orphan too: read before you mend. Nodes
+that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6).';
+REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
+
+CREATE PROCEDURE zodan.mend(p_dsn text, p_verbose boolean DEFAULT false)
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. Errors: those of zodan.rescan,
+ZD110 another operation is under way, ZD2nn a step failed (design 6). */
+DECLARE
+    v_found record;
+    v_steps zodan.plan_step[];
+    v_operation bigint;
+    v_failure jsonb;
+BEGIN
+    CALL zodan.require_autocommit('zodan.mend');
+    PERFORM zodan.close_connections();
+    SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
+    PERFORM zodan.lock_members(v_found.p_dsns);
+    SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
+    SELECT pg_catalog.array_agg(zodan.make_step(
+               CASE o.kind WHEN 'subscription' THEN 1 WHEN 'slot' THEN 2 WHEN 'origin' THEN 2 ELSE 3 END, o.node,
+               pg_catalog.format('%s %s on %s: %s', o.kind, o.name, o.node, o.reason),
+               CASE o.kind WHEN 'origin' THEN zodan.write_drop_origin(o.name)
+                           WHEN 'node' THEN zodan.write_forget_node(o.name) ELSE o.statement END))
+      INTO v_steps
+      FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o;
+    IF v_steps IS NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE NOTICE 'nothing is left behind in this cluster';
+        RETURN;
+    END IF;
+    v_operation := zodan.start_operation('mend', 'cluster', '{}', v_found.p_dsns,
+        (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps) AS n));
+    COMMIT;
+    CALL zodan.run_operation(v_operation, v_found.p_dsns, p_verbose, v_failure);
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE '% leftovers have been mended, operation %', pg_catalog.cardinality(v_steps), v_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.mend IS
+'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. Errors: those of zodan.rescan,
+ZD110 another operation is under way, ZD2nn a step failed (design 6).';
+REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
+
+CREATE FUNCTION zodan.topology(p_dsn text)
+RETURNS TABLE (provider text, subscriber text, subscription text, status text, active boolean, lag_bytes numeric)
+LANGUAGE plpgsql
+AS $zodan$
+/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with
+its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
+subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
+reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1). */
+DECLARE
+    v_found record;
+BEGIN
+    PERFORM zodan.close_connections();
+    SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
+    PERFORM zodan.close_connections();
+    RETURN QUERY
+        SELECT s.item ->> 'provider', f.key, s.item ->> 'name',
+               s.item ->> 'status', (t.slot ->> 'active')::boolean, (t.slot ->> 'lag')::numeric
+          FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
+          LEFT JOIN LATERAL (
+            SELECT x.slot FROM pg_catalog.jsonb_array_elements(v_found.p_traces #> ARRAY[s.item ->> 'provider', 'slots']) AS x(slot)
+             WHERE x.slot ->> 'name' = s.item ->> 'slot') AS t ON true
+        UNION ALL
+        SELECT f.key, NULL, NULL, CASE WHEN f.value ? 'error' THEN 'unreachable' ELSE 'alone' END, NULL, NULL
+          FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+         WHERE f.value ? 'error' OR (f.value #> '{spock,subscriptions}' = '[]' AND NOT pg_catalog.jsonb_path_exists(
+               v_found.p_facts, '$.*.spock.subscriptions[*] ? (@.provider == $node)', pg_catalog.jsonb_build_object('node', f.key)))
+         ORDER BY 1, 2;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.topology IS
+'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with
+its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
+subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
+reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1).';
+REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
+
+CREATE FUNCTION zodan.host_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    -- This session has set some for itself: what counts is what it began with.
+    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.reset_val) FROM pg_catalog.pg_settings AS s
+                  WHERE s.name ~ '^(spock|pglogical|snowflake)\.' OR s.name IN ('shared_preload_libraries', 'max_connections',
+                      'max_slot_wal_keep_size', 'max_active_replication_origins', 'max_replication_slots', 'data_directory',
+                      'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
+                      'default_transaction_read_only')),
+    -- With its unit, as SHOW gives it.
+    'pause', pg_catalog.current_setting('spock.pause_timeout', true),
+    'library', (SELECT pg_catalog.regexp_replace(p.probin, '^.*/|\.so$', '', 'g') FROM pg_catalog.pg_proc AS p
+                 WHERE p.pronamespace = pg_catalog.to_regnamespace('spock') AND p.probin IS NOT NULL LIMIT 1),
+    'encoding', (SELECT pg_catalog.pg_encoding_to_char(d.encoding) FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()),
+    'locale', (SELECT pg_catalog.jsonb_build_object('is', pg_catalog.concat_ws(' ', d.datlocprovider, d.datcollate, d.datctype,
+                          coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale')),
+                      'recorded', d.datcollversion, 'actual', pg_catalog.pg_database_collation_actual_version(d.oid))
+                 FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()),
+    'database_settings', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', nullif(s.setrole::regrole::text, '-'), c.setting) ORDER BY s.setrole::regrole::text, c.setting), '[]')
+                            FROM pg_catalog.pg_db_role_setting AS s CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS c(setting)
+                           WHERE s.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
+    'clients', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'client backend'),
+    'origins', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_origin_status AS o),
+    'size', pg_catalog.pg_database_size(pg_catalog.current_database()),
+    'wal_rate', (SELECT w.wal_bytes / greatest(extract(epoch FROM pg_catalog.now() - coalesce(w.stats_reset, pg_catalog.pg_postmaster_start_time())), 1) FROM pg_catalog.pg_stat_wal AS w),
+    'transactions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('pid %s (%s) for %s s', a.pid, a.usename, extract(epoch FROM pg_catalog.now() - a.xact_start)::int)), '[]')
+                       FROM pg_catalog.pg_stat_activity AS a
+                      WHERE a.backend_xid IS NOT NULL AND a.xact_start < pg_catalog.now() - pg_catalog.make_interval(secs => 60)),
+    'prepared', (SELECT coalesce(pg_catalog.jsonb_agg(x.gid), '[]') FROM pg_catalog.pg_prepared_xacts AS x),
+    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active, 'status', r.wal_status,
+                         'here', r.database IS NOT DISTINCT FROM pg_catalog.current_database(),
+                         'held', w.place - r.restart_lsn, 'lag', w.place - r.confirmed_flush_lsn)), '[]')
+                FROM pg_catalog.pg_replication_slots AS r
+               CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn()
+                                       ELSE pg_catalog.pg_current_wal_lsn() END AS place) AS w
+               WHERE NOT r.temporary),
+    'tablespaces', (SELECT pg_catalog.jsonb_agg(t.spcname) FROM pg_catalog.pg_tablespace AS t),
+    'role_attributes', (SELECT coalesce(pg_catalog.jsonb_object_agg(r.rolname, pg_catalog.concat_ws(' ',
+                            CASE WHEN r.rolsuper THEN 'superuser' END, CASE WHEN r.rolcanlogin THEN 'login' END,
+                            CASE WHEN r.rolreplication THEN 'replication' END, CASE WHEN r.rolcreatedb THEN 'createdb' END,
+                            CASE WHEN r.rolcreaterole THEN 'createrole' END, CASE WHEN r.rolbypassrls THEN 'bypassrls' END,
+                            (SELECT 'in ' || pg_catalog.string_agg(m.roleid::regrole::text, ', ' ORDER BY m.roleid::regrole::text)
+                               FROM pg_catalog.pg_auth_members AS m WHERE m.member = r.oid))), '{}')
+                          FROM pg_catalog.pg_roles AS r WHERE r.rolname !~ '^pg_'),
+    'versions', (SELECT pg_catalog.jsonb_object_agg(e.name, coalesce(e.installed_version, e.default_version)) FROM pg_catalog.pg_available_extensions AS e)
+) AS facts
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.host_facts IS
+'The query that reads from a server what only the health check looks at: settings as a new session gets them,
+locale, connections, origins, long and prepared transactions, slots, WAL written, roles, extensions on offer. It gives one
+row, facts, an object, and names nothing of Spock (design 2).';
+REVOKE ALL ON FUNCTION zodan.host_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.table_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+WITH spaces AS MATERIALIZED (
+    SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')),
+owned AS MATERIALIZED (
+    SELECT d.classid, d.objid FROM pg_catalog.pg_depend AS d WHERE d.deptype = 'e'),
+tables AS MATERIALIZED (
+    SELECT c.oid, c.relkind, c.relreplident, c.relpersistence, c.reltuples, pg_catalog.format('%I.%I', s.nspname, c.relname) AS name,
+           (SELECT pg_catalog.format('%I.%I', rs.nspname, rc.relname) FROM pg_catalog.pg_class AS rc JOIN spaces AS rs ON rs.oid = rc.relnamespace
+             WHERE c.relispartition AND rc.oid = pg_catalog.pg_partition_root(c.oid)) AS root
+      FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+       AND NOT EXISTS (SELECT FROM owned AS o WHERE o.classid = 'pg_catalog.pg_class'::regclass AND o.objid = c.oid))
+SELECT pg_catalog.jsonb_build_object(
+    'tables', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.root), '{}') FROM tables AS t WHERE t.relkind = 'r' AND t.relpersistence = 'p'),
+    'rows', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.reltuples), '{}') FROM tables AS t WHERE t.relkind = 'r' AND t.relpersistence = 'p'),
+    'small', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
+               WHERE t.relkind = 'r' AND t.relpersistence = 'p' AND t.reltuples <= 10000
+                 AND pg_catalog.pg_relation_size(t.oid) < 10000 * 1024),
+    'unlogged', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t WHERE t.relpersistence = 'u'),
+    'unkeyed', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
+                 WHERE t.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                     WHERE i.indrelid = t.oid AND i.indisvalid AND (i.indisprimary OR i.indisreplident))),
+    'deferrable', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, k.conname)), '[]')
+                     FROM tables AS t JOIN pg_catalog.pg_constraint AS k ON k.conrelid = t.oid WHERE k.contype IN ('p', 'u') AND k.condeferrable),
+    'several_unique', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
+                        WHERE (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index AS i WHERE i.indrelid = t.oid AND i.indisunique) > 1),
+    'triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, g.tgname)), '[]')
+                   FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
+    'tablespaces', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT p.spcname), '[]')
+                      FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace JOIN pg_catalog.pg_tablespace AS p ON p.oid = c.reltablespace),
+    'large_objects', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata AS l),
+    'lolor_bytes', pg_catalog.pg_relation_size(pg_catalog.to_regclass('lolor.pg_largeobject')),
+    'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(u.subname), '[]') FROM pg_catalog.pg_subscription AS u
+                       WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
+    'schemas', (SELECT coalesce(pg_catalog.jsonb_agg(s.nspname), '[]') FROM spaces AS s
+                 WHERE s.nspname <> 'public' AND NOT EXISTS (SELECT FROM owned AS o WHERE o.classid = 'pg_catalog.pg_namespace'::regclass AND o.objid = s.oid)),
+    'routines', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.format('%I.%I', s.nspname, p.proname)), '[]')
+                   FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
+                  WHERE NOT EXISTS (SELECT FROM owned AS o WHERE o.classid = 'pg_catalog.pg_proc'::regclass AND o.objid = p.oid)),
+    'sequences', (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), pg_catalog.jsonb_build_object(
+                             'last', q.last_value, 'step', q.increment_by, 'snowflake', EXISTS (
+                                 SELECT FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_attrdef AS f ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+                                  WHERE d.refobjid = pg_catalog.format('%I.%I', q.schemaname, q.sequencename)::regclass
+                                    AND pg_catalog.pg_get_expr(f.adbin, f.adrelid) ~ 'snowflake\.nextval'))), '{}')
+                    FROM pg_catalog.pg_sequences AS q WHERE q.schemaname IN (SELECT s.nspname FROM spaces AS s))
+) AS facts
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.table_facts IS
+'The query that reads what of a database''s tables, sequences and other objects replication has to do with:
+names only, and only of what belongs to no extension. It gives one row, facts, an object, and names nothing of Spock
+(design 2).';
+REVOKE ALL ON FUNCTION zodan.table_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.stream_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT (SELECT w.sets FROM (%s) AS w) || pg_catalog.jsonb_build_object(
+    'exceptions', (SELECT coalesce(pg_catalog.jsonb_agg(x.what), '[]')
+                     FROM (SELECT pg_catalog.format('%%s on %%I.%%I, %%s times', e.operation, e.table_schema, e.table_name, pg_catalog.count(*)) AS what
+                             FROM spock.exception_log AS e WHERE e.retry_errored_at > pg_catalog.now() - pg_catalog.make_interval(days => 1)
+                            GROUP BY e.operation, e.table_schema, e.table_name) AS x)
+) AS facts
+$sql$, zodan.write_read_sets())
+$zodan$;
+COMMENT ON FUNCTION zodan.stream_facts IS
+'The query that reads from a database with Spock what only the health check looks at: its replication sets with
+tables and sequences, and the tables with exceptions of late. It gives one row, facts, an object (design 2).';
+REVOKE ALL ON FUNCTION zodan.stream_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.row_facts(p_tables jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, c.rows), ''{}'') AS facts FROM (%s) AS c',
+    coalesce(pg_catalog.string_agg(pg_catalog.format('SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s', zodan.quote_text(t.name), t.name), ' UNION ALL '),
+             'SELECT NULL::text AS name, 0 AS rows WHERE false'))
+  FROM pg_catalog.jsonb_array_elements_text(p_tables) AS t(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.row_facts IS
+'Writes the query that counts the rows of the tables named (as zodan.table_facts names them). It gives one row,
+facts, an object of table and number (design 2).';
+REVOKE ALL ON FUNCTION zodan.row_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Adds to what zodan.gather_facts gave, over the connections it left open and on all nodes at once: clock (the
+node's, and the caller's before and after), host, tables and, where Spock is, streams. What could not be read is named
+in unread. Never raises (design 2). */
+DECLARE
+    v_facts jsonb := p_facts;
+    v_kind text;
+    v_query text;
+    v_answers jsonb;
+    v_answer jsonb;
+    v_node text;
+    v_sent timestamptz;
+BEGIN
+    FOR v_kind, v_query IN VALUES
+        ('clock', 'SELECT pg_catalog.jsonb_build_object(''at'', extract(epoch FROM pg_catalog.clock_timestamp())) AS facts'),
+        ('host', zodan.host_facts()), ('tables', zodan.table_facts()), ('streams', zodan.stream_facts())
+    LOOP
+        v_sent := pg_catalog.clock_timestamp();
+        v_answers := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, v_query), '{}')
+              FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+             WHERE NOT f.value ? 'error' AND (v_kind <> 'streams' OR f.value ? 'spock')), p_dsns);
+        FOR v_node, v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+            v_facts := v_facts || pg_catalog.jsonb_build_object(v_node, (v_facts -> v_node) || CASE
+                WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('unread', v_kind || ': ' || (v_answer ->> 'message'))
+                WHEN v_kind = 'clock' THEN pg_catalog.jsonb_build_object('clock', (v_answer #> '{value,facts}') || pg_catalog.jsonb_build_object(
+                    'sent', extract(epoch FROM v_sent), 'received', extract(epoch FROM pg_catalog.clock_timestamp())))
+                ELSE pg_catalog.jsonb_build_object(v_kind, v_answer #> '{value,facts}') END);
+        END LOOP;
+    END LOOP;
+    RETURN v_facts;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.gather_more IS
+'Adds to what zodan.gather_facts gave, over the connections it left open and on all nodes at once: clock (the
+node''s, and the caller''s before and after), host, tables and, where Spock is, streams. What could not be read is named
+in unread. Never raises (design 2).';
+REVOKE ALL ON FUNCTION zodan.gather_more FROM PUBLIC;
+
+CREATE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
+member each uses the connection string that it knows itself. Gives an object of node, then of target, then of connection and
+replication, with the fault, NULL where it worked. Nothing is changed (design 3, 4). */
+DECLARE
+    v_dsns jsonb;
+    v_queries jsonb;
+BEGIN
+    SELECT coalesce(pg_catalog.jsonb_object_agg(t.way, t.dsn), '{}'), pg_catalog.jsonb_object_agg(t.node, t.targets) INTO v_dsns, v_queries
+      FROM (SELECT f.key AS node, pg_catalog.concat_ws(' -> ', f.key, o.key) AS way,
+                   coalesce(zodan.known_dsns(pg_catalog.jsonb_build_object('own', f.value)) -> o.key, o.value) AS dsn,
+                   pg_catalog.jsonb_object_agg(o.key, pg_catalog.concat_ws(' -> ', f.key, o.key)) OVER (PARTITION BY f.key) AS targets
+              FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+             CROSS JOIN pg_catalog.jsonb_each(p_dsns) AS o(key, value)
+             -- Only a superuser can keep a statement, and the connection strings in it, out of the server's log.
+             WHERE o.key <> f.key AND (f.value ->> 'superuser')::boolean) AS t;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(q.key, zodan.write_probe(q.value)), '{}') INTO v_queries
+      FROM pg_catalog.jsonb_each(v_queries) AS q(key, value);
+    RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, CASE WHEN r.value ->> 'sqlstate' = 'ZD000'
+                       THEN (r.value ->> 'detail')::jsonb
+                       ELSE pg_catalog.jsonb_build_object('', pg_catalog.jsonb_build_object('connection', coalesce(r.value ->> 'message', 'no answer'))) END), '{}')
+              FROM pg_catalog.jsonb_each(zodan.query_nodes(v_queries, v_dsns || p_dsns)) AS r(key, value));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.probe_pairs IS
+'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
+member each uses the connection string that it knows itself. Gives an object of node, then of target, then of connection and
+replication, with the fault, NULL where it worked. Nothing is changed (design 3, 4).';
+REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_readable(p_facts jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'readable', f.key, 'fail', NOT f.value ? 'unread',
+       coalesce('could not read ' || (f.value ->> 'unread'), 'all facts read'), 'catalogs that the role may read',
+       'Connect as a superuser, and see the message for what else is in the way.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE NOT f.value ? 'error'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_readable IS
+'All that the checks look at could be read on every node that was reached; what could not is in no other check
+(design 2).';
+REVOKE ALL ON FUNCTION zodan.check_readable FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_pairs(p_probes jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE t.kind WHEN 'replication' THEN 'reachable for replication' ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
+       CASE WHEN t.target <> '' AND p_join ->> 'new' IN (t.source, t.target) THEN 'fail' ELSE 'warn' END, t.fault IS NULL,
+       coalesce(t.fault, 'connected'), CASE t.kind WHEN 'replication' THEN 'a connection in replication mode' ELSE 'a connection' END || ' from node to node',
+       'Check address, firewall, password and pg_hba.conf between the two servers.'
+  FROM (SELECT p.key AS source, o.key AS target, k.key AS kind, k.value AS fault
+          FROM pg_catalog.jsonb_each(p_probes) AS p(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_each(p.value) AS o(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_each_text(o.value) AS k(key, value)) AS t
+$zodan$;
+COMMENT ON FUNCTION zodan.check_pairs IS
+'Every node reaches every other one, also for replication. p_probes is what zodan.probe_pairs gave. A failure
+where the new node is one of the two, else a warning: what replicates between members is looked at by itself, and they need
+no dblink (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_versions(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'not installed'), c.required, c.hint
+  FROM (SELECT e.key, e.value, s.value AS source,
+               pg_catalog.regexp_match(e.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS spock,
+               pg_catalog.regexp_match(s.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS source_spock
+          FROM pg_catalog.jsonb_each(p_facts) AS e(key, value)
+         CROSS JOIN (SELECT p_facts -> (p_join ->> 'source') AS value) AS s
+         WHERE NOT e.value ? 'error') AS f
+ CROSS JOIN LATERAL (VALUES
+    ('PostgreSQL version', 'fail', (f.value ->> 'version_num')::int >= 150000
+         AND (f.key IS DISTINCT FROM p_join ->> 'new' OR f.source ? 'error'
+              OR (f.value ->> 'version_num')::int / 10000 >= (f.source ->> 'version_num')::int / 10000),
+     f.value ->> 'version', '15 or later, and on the new node no older major version than on the source',
+     'Install the PostgreSQL version of the source.'),
+    ('same PostgreSQL major version', 'warn', (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
+     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source', 'Install the PostgreSQL version of the source, unless this join is how the cluster is upgraded.'),
+    ('same PostgreSQL minor version', 'warn', f.value -> 'version_num' = f.source -> 'version_num',
+     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source', 'Bring all nodes to the newest minor version.'),
+    ('Spock', 'fail', (f.value #>> '{spock,pauses}')::boolean, coalesce(f.value ->> 'spock_error', f.value #>> '{extensions,spock}'),
+     '5.0.7 or later',
+     pg_catalog.format('Run CREATE EXTENSION spock, or ALTER EXTENSION spock UPDATE, in database "%s" of node "%s".', f.value ->> 'dbname', f.key)),
+    ('same Spock version', 'fail', f.spock IS NULL OR f.source_spock IS NULL OR f.spock[1] = f.source_spock[1],
+     f.value #>> '{extensions,spock}', coalesce(f.source_spock[1], '?') || ', as on the source',
+     'Install the Spock version of the source, then run ALTER EXTENSION spock UPDATE.'),
+    ('same Spock patch level', 'warn', f.spock IS NULL OR f.source_spock IS NULL OR f.spock[2] = f.source_spock[2],
+     f.value #>> '{extensions,spock}', coalesce(f.source #>> '{extensions,spock}', '?') || ', as on the source',
+     'Bring all nodes to the newest patch level of Spock.')
+ ) AS c(name, severity, passed, observed, required, hint)
+ WHERE NOT f.source ? 'error' OR c.name IN ('PostgreSQL version', 'Spock')
+$zodan$;
+COMMENT ON FUNCTION zodan.check_versions IS
+'PostgreSQL 15 or later everywhere and on the new node no older than on the source (its pg_dump must read
+the source); Spock 5.0.7 or later, which can pause its apply workers, of one minor version everywhere (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL (
+    SELECT pg_catalog.string_agg(t.name || ' = ' || (f.value #>> ARRAY['host', 'settings', t.name]), ', ') AS list
+      FROM (VALUES ('statement_timeout'), ('lock_timeout'), ('transaction_timeout'), ('idle_in_transaction_session_timeout')) AS t(name)
+     WHERE f.value #>> ARRAY['host', 'settings', t.name] <> '0') AS limits
+ CROSS JOIN LATERAL (VALUES
+    ('wal_level', 'fail', f.value #>> '{settings,wal_level}' = 'logical', f.value #>> '{settings,wal_level}', 'logical',
+     'Set wal_level = logical in postgresql.conf and restart the server.'),
+    ('track_commit_timestamp', 'fail', f.value #>> '{settings,track_commit_timestamp}' = 'on',
+     f.value #>> '{settings,track_commit_timestamp}', 'on',
+     'Set track_commit_timestamp = on in postgresql.conf and restart the server.'),
+    ('output_plugin_libraries', 'fail',
+     f.value #>> '{settings,output_plugin_libraries}' IS NULL OR 'spock_output' = ANY (pg_catalog.regexp_split_to_array(
+         pg_catalog.translate(f.value #>> '{settings,output_plugin_libraries}', ' "', ''), ',')),
+     coalesce(f.value #>> '{settings,output_plugin_libraries}', 'no such setting'), 'a list with spock_output in it',
+     'Add spock_output to output_plugin_libraries in postgresql.conf and reload.'),
+    ('not a standby', 'fail', NOT (f.value ->> 'recovery')::boolean, CASE WHEN (f.value ->> 'recovery')::boolean THEN 'in recovery' ELSE 'primary' END,
+     'a primary server', 'Give the connection string of the primary.'),
+    ('superuser', 'fail', (f.value ->> 'superuser')::boolean, CASE WHEN (f.value ->> 'superuser')::boolean THEN 'superuser' ELSE 'not a superuser' END,
+     'a superuser, as Spock demands', 'Connect as a superuser.'),
+    ('shared_preload_libraries', 'fail', f.value #>> '{host,library}' IS NULL OR f.value #>> '{host,library}' = ANY (
+         pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(f.value #>> '{host,settings,shared_preload_libraries}', '[ "]|\$libdir/|\.so', '', 'g'), ',')),
+     f.value #>> '{host,settings,shared_preload_libraries}', 'a list with ' || coalesce(f.value #>> '{host,library}', 'Spock''s library') || ' in it',
+     'Add it to shared_preload_libraries in postgresql.conf and restart the server.'),
+    ('writable', 'fail', f.value #>> '{host,settings,default_transaction_read_only}' = 'off' AND coalesce(f.value #>> '{host,settings,spock.readonly}', 'off') <> 'all',
+     pg_catalog.format('default_transaction_read_only %s, spock.readonly %s', f.value #>> '{host,settings,default_transaction_read_only}', coalesce(f.value #>> '{host,settings,spock.readonly}', 'not set')),
+     'a database that may be written to', 'Set default_transaction_read_only and spock.readonly to off for the database and the role.'),
+    ('no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'), 'none, for the copy is one long statement',
+     'Reset them for the role and the database that the connection string names.'),
+    ('pause_timeout', 'warn', coalesce(nullif(f.value #>> '{host,pause}', '')::interval, '10 s') >= '10 s'::interval,
+     coalesce(nullif(f.value #>> '{host,pause}', ''), 'not set'), '10 s or more, for the flip is taken back when a pause ends too soon',
+     'Raise spock.pause_timeout in postgresql.conf and reload.')
+ ) AS c(name, severity, passed, observed, required, hint)
+ WHERE NOT f.value ? 'error' AND (f.value ? 'host' OR c.name IN ('wal_level', 'track_commit_timestamp', 'output_plugin_libraries', 'not a standby', 'superuser'))
+$zodan$;
+COMMENT ON FUNCTION zodan.check_settings IS
+'The server settings and rights without which a join would fail half-way: logical WAL, commit timestamps,
+the output plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only;
+and warnings of time limits that a copy would run into and of a pause too short for the flip (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required, coalesce(nullif(c.observed, ''), 'not set'),
+       coalesce(nullif(c.required, ''), 'not set') || ', as on the source', c.hint
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL (SELECT f.value -> 'host' AS n, p_facts #> ARRAY[p_join ->> 'source', 'host'] AS s) AS h
+ CROSS JOIN LATERAL (SELECT h.n -> 'settings' AS n, h.s -> 'settings' AS s) AS g
+ CROSS JOIN LATERAL (VALUES
+    ('encoding', 'fail', h.n ->> 'encoding', h.s ->> 'encoding', 'Create the database with the encoding of the source.'),
+    ('collation', 'warn', h.n #>> '{locale,is}', h.s #>> '{locale,is}', 'Create the database with provider and locale of the source.'),
+    ('collation version', 'warn', h.n #>> '{locale,actual}', h.s #>> '{locale,actual}',
+     'Expect text to sort differently here, or use a server with the same version of the library.'),
+    ('conflict resolution', 'fail', coalesce(g.n ->> 'spock.conflict_resolution', g.n ->> 'pglogical.conflict_resolution'),
+     coalesce(g.s ->> 'spock.conflict_resolution', g.s ->> 'pglogical.conflict_resolution'), 'Set spock.conflict_resolution to the same value on all nodes.'),
+    ('exception behaviour', 'warn', g.n ->> 'spock.exception_behaviour', g.s ->> 'spock.exception_behaviour', 'Set spock.exception_behaviour to the same value on all nodes.'),
+    ('DDL replication', 'warn', pg_catalog.concat_ws(', ', 'enable ' || (g.n ->> 'spock.enable_ddl_replication'), 'sets ' || (g.n ->> 'spock.include_ddl_repset'), 'functions ' || (g.n ->> 'spock.allow_ddl_from_functions')),
+     pg_catalog.concat_ws(', ', 'enable ' || (g.s ->> 'spock.enable_ddl_replication'), 'sets ' || (g.s ->> 'spock.include_ddl_repset'), 'functions ' || (g.s ->> 'spock.allow_ddl_from_functions')),
+     'Set spock.enable_ddl_replication, include_ddl_repset and allow_ddl_from_functions to the same values on all nodes.'),
+    ('database settings', 'warn', zodan.name_some(h.n -> 'database_settings'), zodan.name_some(h.s -> 'database_settings'), 'Repeat the ALTER DATABASE ... SET of the source here: no copy carries it.')
+ ) AS c(name, severity, observed, required, hint)
+ WHERE f.key <> p_join ->> 'source' AND h.n IS NOT NULL AND h.s IS NOT NULL
+UNION ALL
+SELECT 'collation up to date', f.key, 'warn', f.value #> '{host,locale,recorded}' = f.value #> '{host,locale,actual}',
+       pg_catalog.format('made with version %s, the library is %s', coalesce(f.value #>> '{host,locale,recorded}', 'unknown'), coalesce(f.value #>> '{host,locale,actual}', 'unknown')),
+       'indexes in the order that the library sorts by', 'Run REINDEX DATABASE, then ALTER DATABASE ... REFRESH COLLATION VERSION.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE f.value ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_alike IS
+'What has to be on every node as it is on the source. Encoding, and how conflicts are resolved: where nodes
+differ in that, rows come to differ. The rest are warnings: locale, behaviour on exceptions, DDL replication, settings of
+the database, which no copy carries (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_alike FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_clocks(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5 THEN 'warn' ELSE 'fail' END, c.skew <= 2,
+       pg_catalog.format('%s s from the clock of the source', pg_catalog.round(c.skew, 1)), '2 s at most',
+       'Synchronise the clocks of all servers, for example with chrony.'
+  FROM (SELECT f.key, greatest(0, (n.at - n.received) - (s.at - s.sent), (s.at - s.received) - (n.at - n.sent)) AS skew
+          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(f.value -> 'clock') AS n(at numeric, sent numeric, received numeric)
+         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'clock']) AS s(at numeric, sent numeric, received numeric)
+         WHERE f.key <> p_join ->> 'source' AND f.value ? 'clock') AS c
+$zodan$;
+COMMENT ON FUNCTION zodan.check_clocks IS
+'Clocks differ from the source''s by no more than 2 s (a warning), 5 s (a failure): the later commit wins,
+as told by clocks. Each was read between two looks at the caller''s clock, and the time between them is in the node''s
+favour (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_clocks FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_capacity(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
+       pg_catalog.format('%s of %s in use', c.used, c.allowed), pg_catalog.format('%s free', c.needed),
+       pg_catalog.format('Raise %s in postgresql.conf and restart the server.', pg_catalog.split_part(c.name, ' ', 1))
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL (SELECT CASE WHEN f.key = p_join ->> 'new' THEN pg_catalog.jsonb_array_length(p_join -> 'members')
+                                 WHEN f.key = p_join ->> 'source' THEN 2 ELSE 1 END AS streams) AS s
+ CROSS JOIN LATERAL (VALUES
+    ('max_replication_slots', (f.value ->> 'slots')::int, s.streams, (f.value #>> '{settings,max_replication_slots}')::int),
+    ('max_wal_senders', (f.value ->> 'walsenders')::int, s.streams, (f.value #>> '{settings,max_wal_senders}')::int),
+    ('max_worker_processes', (f.value ->> 'workers')::int,
+     CASE WHEN f.key = p_join ->> 'new' THEN s.streams + 1 ELSE 1 END, (f.value #>> '{settings,max_worker_processes}')::int),
+    (CASE WHEN f.value #> '{host,settings}' ? 'max_active_replication_origins' THEN 'max_active_replication_origins' ELSE 'max_replication_slots (origins)' END,
+     (f.value #>> '{host,origins}')::int, CASE WHEN f.key = p_join ->> 'new' THEN s.streams ELSE 1 END,
+     coalesce((f.value #>> '{host,settings,max_active_replication_origins}')::int, (f.value #>> '{settings,max_replication_slots}')::int)),
+    ('max_connections', (f.value #>> '{host,clients}')::int, s.streams + 1, (f.value #>> '{host,settings,max_connections}')::int)
+ ) AS c(name, used, needed, allowed)
+ WHERE NOT f.value ? 'error' AND c.used IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.check_capacity IS
+'Free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one of each on a member, two
+for the copy on the source, and one a member on the new node (and Spock''s own worker, and one for the copy) (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_capacity FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_new_node(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
+ CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.string_agg(r.role, ', ') FILTER (WHERE NOT f.n -> 'roles' ? r.role), '') AS roles
+      FROM pg_catalog.jsonb_array_elements_text(f.s -> 'needed_roles') AS r(role)) AS missing
+ CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.string_agg(e.name, ', ') 
+               FILTER (WHERE NOT f.n -> 'available' ? e.name AND NOT f.n -> 'extensions' ? e.name), '') AS extensions
+      FROM pg_catalog.jsonb_object_keys(f.s -> 'extensions') AS e(name)) AS lacking
+ CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(zodan.subscription_name(m.name, p_join ->> 'new'))), 0) AS longest
+      FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)) AS names
+ CROSS JOIN LATERAL (VALUES
+    ('not a node yet', f.n #>> '{spock,node}' IS NULL, coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
+     'a database that is no Spock node', 'Give the connection string of the database that is to join, or remove its old node first.'),
+    ('empty', (f.n ->> 'relations')::int = 0, (f.n ->> 'relations') || ' relations', 'no user relations',
+     'Join an empty database: its structure and data come from the source.'),
+    ('server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
+     'another server than the source, whose apply is paused for a moment', 'Use a database on another server.'),
+    ('name is free', NOT f.s #> '{spock,nodes}' ? (p_join ->> 'new'), CASE WHEN f.s #> '{spock,nodes}' ? (p_join ->> 'new') THEN 'the cluster knows a node of this name' ELSE 'free' END,
+     'a name that no member knows', 'Choose another name, or remove the node of this name first.'),
+    ('name is short enough', names.longest <= 63, pg_catalog.format('%s bytes for the longest subscription name', names.longest),
+     '63 bytes at most', 'Choose a shorter node name.'),
+    ('roles', missing.roles = '', CASE WHEN missing.roles = '' THEN 'all there' ELSE 'missing: ' || missing.roles END,
+     'every role that owns or may use an object on the source', 'Call with roles => true, or create the missing roles there, for example from pg_dumpall --roles-only.'),
+    ('extensions', lacking.extensions = '', CASE WHEN lacking.extensions = '' THEN 'all available' ELSE 'not available: ' || lacking.extensions END,
+     'every extension of the source available on the server', 'Install the packages of the missing extensions on the new node''s server.')
+ ) AS c(name, passed, observed, required, hint)
+ WHERE NOT f.n ? 'error' AND NOT f.s ? 'error' AND f.s ? 'spock'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_new_node IS
+'The new node is empty, is no node yet and lives on a server of its own; its name is free and every name made
+from it fits 63 bytes; it has the roles and can have the extensions of the source (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_new_node FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_new_server(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s %s, the source has %s', e.key, f.n #>> ARRAY['host', 'versions', e.key], e.value))) AS extensions
+      FROM pg_catalog.jsonb_each_text(f.s -> 'extensions') AS e(key, value) WHERE e.key <> 'spock' AND f.n #>> ARRAY['host', 'versions', e.key] <> e.value) AS x
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s: "%s", on the source "%s"', r.role, f.n #>> ARRAY['host', 'role_attributes', r.role], f.s #>> ARRAY['host', 'role_attributes', r.role]))) AS roles
+      FROM pg_catalog.jsonb_array_elements_text(f.s -> 'needed_roles') AS r(role)
+     WHERE f.n #>> ARRAY['host', 'role_attributes', r.role] <> f.s #>> ARRAY['host', 'role_attributes', r.role]) AS r
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_array_elements_text(f.s #> '{tables,tablespaces}') AS t(name) WHERE NOT f.n #> '{host,tablespaces}' ? t.name)) AS spaces,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(h.name) FROM pg_catalog.jsonb_array_elements_text(f.s #> '{tables,schemas}') AS h(name) WHERE f.n #> '{tables,schemas}' ? h.name)) AS schemas,
+           CASE WHEN f.s -> 'extensions' ? 'lolor' AND EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(f.s #> '{streams,tables}') AS i(item) WHERE i.item ->> 'table' LIKE 'lolor.%') THEN
+               CASE WHEN NOT f.n -> 'extensions' ? 'lolor' THEN 'lolor is missing' WHEN (f.n #>> '{tables,lolor_bytes}')::bigint > 0 THEN 'its tables are not empty' END END AS lolor,
+           (SELECT pg_catalog.format('%s, as on %s', f.n #>> '{host,settings,snowflake.node}', pg_catalog.string_agg(o.key, ', ')) FROM pg_catalog.jsonb_each(p_facts) AS o(key, value)
+             WHERE o.key <> p_join ->> 'new' AND f.s -> 'extensions' ? 'snowflake' AND o.value #> '{host,settings,snowflake.node}' = f.n #> '{host,settings,snowflake.node}'
+            HAVING pg_catalog.count(*) > 0) AS snowflake) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('extension versions', 'warn', x.extensions, 'the versions of the source', 'Install the packages of the same versions on the new node''s server.'),
+    ('role attributes', 'warn', r.roles, 'the attributes and memberships of the source', 'Run ALTER ROLE and GRANT for these roles as on the source.'),
+    ('tablespaces', 'fail', 'missing: ' || l.spaces, 'every tablespace that holds a table or index of the source', 'Create the tablespaces on the new node''s server.'),
+    ('schemas', 'fail', l.schemas, 'no schema that the copy is about to create', 'Drop these schemas on the new node.'),
+    ('routines', 'warn', zodan.name_some(f.n #> '{tables,routines}'), 'no routines of its own: where the source has them too, the copy fails', 'Drop them on the new node unless you know that the source has none of these names.'),
+    ('lolor', 'fail', l.lolor, 'where the source replicates lolor''s tables: the extension, and its tables empty', 'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
+    ('snowflake.node', 'warn', l.snowflake, 'a number that no other node has', 'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
+ ) AS c(name, severity, list, required, hint)
+ WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_new_server IS
+'What the new node''s server and database must have, or must not have, for the structure of the source to fit:
+tablespaces, no schemas of the same name, lolor ready, a snowflake number of its own; and warnings where roles, extensions or
+objects differ (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'it is no node'), c.required, c.hint
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (SELECT p_facts -> m.name AS value) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'provider') FILTER (WHERE NOT p_join -> 'members' ? (x.item ->> 'provider'))) AS strange,
+           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name') FILTER (WHERE x.item -> 'forwards' @> '["all"]')) AS forwarding,
+           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name') FILTER (WHERE (x.item ->> 'delay')::interval > '0'::interval)) AS delayed,
+           pg_catalog.count(x.item) - pg_catalog.count(DISTINCT x.item ->> 'provider') AS doubled
+      FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS s
+ CROSS JOIN LATERAL (VALUES
+    ('member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "' || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
+     'Check the name and the connection string given, or mend the one in spock.node_interface.'),
+    ('knows no other nodes', 'fail', s.strange IS NULL, coalesce('it also receives from ' || s.strange, 'members only'), 'subscriptions from the members that the source knows',
+     'Remove what is left of the other node, or subscribe the source to it.'),
+    ('one subscription for each provider', 'warn', s.doubled = 0, pg_catalog.format('%s too many', s.doubled), 'one', 'Drop those that are too many, or see that their replication sets share no table.'),
+    ('no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL, coalesce(s.forwarding, 'none'), 'no subscription with forward_origins all: in a mesh every change then comes twice',
+     'Set forward_origins of these subscriptions to {}.'),
+    ('no apply delay', 'warn', s.delayed IS NULL, coalesce(s.delayed, 'none'), 'subscriptions without apply_delay, for a join waits for them', 'Make them again without apply_delay, or give the join the time.'),
+    ('no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]', coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
+     'no row in spock.exception_log of the last 24 hours', 'Read spock.exception_log: each row is a change that this node does not have.')
+ ) AS c(name, severity, passed, observed, required, hint)
+ WHERE f.value ? 'spock'
+UNION ALL
+SELECT 'replicating', provider.name || ' -> ' || m.name, 'fail', coalesce(s.status = 'replicating', false),
+       coalesce(s.status, 'no subscription'), 'a subscription that replicates',
+       pg_catalog.format('Mend the subscription on node "%s" first; its server log and spock.exception_log tell the cause.', m.name)
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS provider(name)
+  LEFT JOIN LATERAL (
+    SELECT pg_catalog.max(x.item ->> 'status') AS status
+      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS x(item)
+     WHERE x.item ->> 'provider' = provider.name) AS s ON true
+ WHERE provider.name <> m.name AND p_facts -> m.name ? 'spock'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_members IS
+'The cluster is whole: every member''s connection string leads to that member, every member has one
+subscription from every other one, replicating, forwarding nothing and without delay, none from a node that the source does
+not know, and no exceptions of late (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_members FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, m.name, CASE WHEN m.name = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, d.lacks IS NULL AND d.has IS NULL,
+       coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''), 'as on the source'),
+       'what the source has', 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN (VALUES ('replication sets', 'sets', 'name'), ('tables in sets', 'tables', 'table'), ('sequences in sets', 'sequences', 'sequence')) AS c(name, kind, label)
+ CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own, p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source) AS k
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set', e.item ->> c.label))
+              FROM pg_catalog.jsonb_array_elements(k.source) AS e(item) WHERE e.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item)))) AS lacks,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set', e.item ->> c.label))
+              FROM pg_catalog.jsonb_array_elements(k.own) AS e(item) WHERE e.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.source) AS o(item)))) AS has) AS d
+ WHERE m.name <> p_join ->> 'source' AND k.own IS NOT NULL AND k.source IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.check_sets IS
+'Every member has the replication sets of the source: definitions, and tables and sequences in them with columns
+and row filter. A failure for the new node once it has joined, a warning for another member (design 4, step 4).';
+REVOKE ALL ON FUNCTION zodan.check_sets FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_slots(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN (
+    SELECT coalesce(pg_catalog.jsonb_agg(x.item -> 'slot'), '[]') AS slots
+      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS u
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(coalesce(s.held, 0)) || ' held') FILTER (WHERE NOT s.active)) AS idle,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.held) || ' held') FILTER (WHERE NOT s.active AND s.held > 268435456)) AS holding,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ' is ' || s.status) FILTER (WHERE s.status IN ('lost', 'unreserved') AND u.slots ? s.name)) AS lost,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.lag) || ' behind') FILTER (WHERE s.lag > 67108864 AND s.here)) AS slow
+      FROM pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[m.name, 'host', 'slots'])
+               AS s(name text, active boolean, status text, here boolean, held numeric, lag numeric)) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('no inactive slots', 'warn', l.idle, 'a subscriber on every slot', 'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
+    ('WAL held by inactive slots', 'warn', l.holding, pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
+     'Drop the slot if its subscriber does not come back: it fills the disk.'),
+    ('no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from', 'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
+    ('lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint) || ' at most not yet confirmed by a subscriber', 'Wait until the subscribers have caught up, or find what slows them.')
+ ) AS c(name, severity, list, required, hint)
+ WHERE p_facts -> m.name ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_slots IS
+'Replication slots of every member: streamed from, none of a member''s that lost its WAL, none that holds much of it unused,
+none far behind (design 6).';
+REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, m.name, 'warn', c.list = '[]', coalesce(zodan.name_some(c.list), 'none'), 'none: a slot is made only once they are over', c.hint
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (VALUES
+    ('no long transactions', p_facts #> ARRAY[m.name, 'host', 'transactions'], 'Let them end, or end them with pg_terminate_backend, before the join.'),
+    ('no prepared transactions', p_facts #> ARRAY[m.name, 'host', 'prepared'], 'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
+ ) AS c(name, list, hint)
+ WHERE p_facts -> m.name ? 'host'
+UNION ALL
+SELECT 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w.kept < w.allowed,
+       pg_catalog.format('about %s while %s are copied at an assumed %s a second; max_slot_wal_keep_size %s', pg_catalog.pg_size_pretty(w.kept),
+           pg_catalog.pg_size_pretty(w.size), pg_catalog.pg_size_pretty(20971520::bigint),
+           CASE WHEN w.allowed = -1 THEN 'unlimited' ELSE pg_catalog.pg_size_pretty(w.allowed) END),
+       'less than max_slot_wal_keep_size', 'Raise max_slot_wal_keep_size on the source and reload, or join while little is written.'
+  FROM (SELECT h.size, h.wal_rate * h.size / 20971520 AS kept,
+               CASE WHEN (h.settings ->> 'max_slot_wal_keep_size')::numeric < 0 THEN -1 ELSE (h.settings ->> 'max_slot_wal_keep_size')::numeric * 1048576 END AS allowed
+          FROM pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'host']) AS h(size numeric, wal_rate numeric, settings jsonb)
+         WHERE p_facts -> (p_join ->> 'source') ? 'host') AS w
+UNION ALL
+SELECT 'disk space', p_join ->> 'new', 'info', NULL::boolean,
+       pg_catalog.format('the source has %s; free space on this server is unknown', pg_catalog.pg_size_pretty((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::bigint)),
+       'room for the database and its WAL', 'Look at the free space of the file system of the data directory.'
+ WHERE p_facts -> (p_join ->> 'source') ? 'host' AND p_facts -> (p_join ->> 'new') ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_load IS
+'What would make a join slow or fill a disk: long and prepared transactions on a member, which a slot waits for,
+and the WAL that the source keeps while it is copied, estimated from what it wrote on average. Disk space of the new node
+cannot be known in SQL: its passed is NULL (design 4, steps 2 and 5).';
+REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_tables(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
+               p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s in %s', i.item ->> 'table', i.item ->> 'set'))
+              FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)
+              JOIN pg_catalog.jsonb_array_elements(f.s -> 'sets') AS r(item) ON r.item ->> 'name' = i.item ->> 'set'
+             WHERE ((r.item ->> 'update')::boolean OR (r.item ->> 'delete')::boolean) AND f.t -> 'unkeyed' ? (i.item ->> 'table'))) AS unkeyed,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS t(name, root)
+             WHERE NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item) WHERE i.item ->> 'table' IN (t.name, t.root)))) AS apart,
+           CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor' THEN pg_catalog.format('%s large objects', f.t ->> 'large_objects') END AS large) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('keys of replicated tables', 'fail', l.unkeyed, 'a primary key or replica identity where updates or deletes are replicated', 'Add a primary key, or move the table to a set that replicates inserts only.'),
+    ('tables not replicated', 'warn', l.apart, 'every table in a replication set', 'Add them with spock.repset_add_table, or know that their rows are not copied.'),
+    ('deferrable keys', 'warn', zodan.name_some(f.t -> 'deferrable'), 'no deferrable primary or unique constraints: conflicts on them are not found', 'Make the constraint again NOT DEFERRABLE.'),
+    ('several unique keys', 'warn', zodan.name_some(f.t -> 'several_unique'), 'one unique index for each table: conflicts are resolved on the replica identity only', 'Let only one node write what the other keys hold, or drop them.'),
+    ('unlogged tables', 'warn', zodan.name_some(f.t -> 'unlogged'), 'none: they are not replicated', 'Run ALTER TABLE ... SET LOGGED and add them to a set, or do without them.'),
+    ('triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'), 'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node', 'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
+    ('large objects', 'warn', l.large, 'none, or lolor, which replicates them', 'Install lolor and move the large objects into its tables.'),
+    ('other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'), 'no subscription of PostgreSQL''s own: the copy carries it to the new node', 'Drop it, or see that it stays disabled on the new node.')
+ ) AS c(name, severity, list, required, hint)
+ WHERE f.t IS NOT NULL AND f.s IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.check_tables IS
+'What of the source''s tables cannot be replicated, or not as one would think. A failure only for tables without
+a key in a set that replicates updates or deletes: the new node cannot have such a set (design 4, step 4).';
+REVOKE ALL ON FUNCTION zodan.check_tables FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_sequences(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'sequences', p_join ->> 'source', 'warn', q.plain IS NULL,
+       coalesce('each node counts for itself: ' || q.plain, 'no plain sequences'), 'keys that are unique across nodes',
+       'Give each node its own range or step, or use snowflake sequences.'
+  FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(s.key)) AS plain
+          FROM pg_catalog.jsonb_each(p_facts #> ARRAY[p_join ->> 'source', 'tables', 'sequences']) AS s(key, value)
+         WHERE NOT (s.value ->> 'snowflake')::boolean) AS q
+ WHERE p_facts -> (p_join ->> 'source') ? 'tables'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_sequences IS
+'Names the plain sequences of the source: on a multi-master each node counts for itself, so that two nodes
+will give the same value sooner or later. A warning (design 4, step 1).';
+REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT * FROM zodan.check_reachable(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_readable(p_facts)
+UNION ALL SELECT * FROM zodan.check_versions(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_settings(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_alike(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_clocks(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_new_node(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_new_server(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_members(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_sets(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_capacity(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_slots(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_load(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_pairs(p_probes, p_join)
+UNION ALL SELECT * FROM zodan.check_tables(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_sequences(p_facts, p_join)
+$zodan$;
+COMMENT ON FUNCTION zodan.check_join IS
+'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more
+and zodan.probe_pairs gave; without a new node, those of the members alone. Looks at nothing else and changes nothing
+(design 4).';
+REVOKE ALL ON FUNCTION zodan.check_join FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_joined(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'known everywhere', m.name, 'fail', u.list IS NULL, coalesce('does not know ' || u.list, 'knows every member'), 'every member in spock.node',
+       'Join the missing node again, or look for what removed its row from spock.node.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (SELECT zodan.name_some(pg_catalog.jsonb_agg(o.name)) AS list FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS o(name)
+                      WHERE NOT p_facts #> ARRAY[m.name, 'spock', 'nodes'] ? o.name) AS u
+ WHERE p_facts -> m.name ? 'spock'
+UNION ALL
+SELECT 'subscriptions of the new node', p_join ->> 'new', 'fail', pg_catalog.count(s.item) = 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1),
+       pg_catalog.format('%s replicate', pg_catalog.count(s.item)), pg_catalog.format('%s, one from and one to every member', 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1)),
+       'Look at the subscriptions that do not replicate, or are not there, and at the server logs.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+  LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
+    ON s.item ->> 'status' = 'replicating' AND (m.name = p_join ->> 'new' OR s.item ->> 'provider' = p_join ->> 'new')
+HAVING p_join ->> 'new' IS NOT NULL
+UNION ALL
+SELECT 'slot is streamed from', (s.item ->> 'provider') || ' -> ' || m.name, 'fail', coalesce(l.active, false),
+       CASE WHEN l.active IS NULL THEN pg_catalog.format('no slot "%s"', s.item ->> 'slot') WHEN l.active THEN 'active' ELSE 'inactive' END,
+       'an active slot on the provider', 'Enable the subscription; where its slot is gone, the subscriber has to be joined again.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
+  LEFT JOIN LATERAL pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[s.item ->> 'provider', 'host', 'slots']) AS l(name text, active boolean) ON l.name = s.item ->> 'slot'
+ WHERE p_facts -> (s.item ->> 'provider') ? 'host'
+UNION ALL
+SELECT 'sequences ahead', p_join ->> 'new', 'warn', b.list IS NULL, coalesce('behind another member: ' || b.list, 'none behind'),
+       'sequences no lower than on any member', 'Run setval for these sequences before applications write to this node.'
+  FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(DISTINCT o.key)) AS list
+          FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+         CROSS JOIN LATERAL pg_catalog.jsonb_each(p_facts #> ARRAY[m.name, 'tables', 'sequences']) AS o(key, value)
+         CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[p_join ->> 'new', 'tables', 'sequences', o.key] AS value) AS n
+         WHERE NOT (o.value ->> 'snowflake')::boolean
+           AND ((o.value ->> 'last')::numeric - coalesce((n.value ->> 'last')::numeric, '-Infinity')) * pg_catalog.sign((o.value ->> 'step')::numeric) > 0) AS b
+ WHERE p_facts -> (p_join ->> 'new') ? 'tables'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_joined IS
+'What a join must have led to: every member knows every other one, the new node has its 2 (n - 1) subscriptions
+replicating, each stream has its slot on the provider, streamed from, and the new node''s sequences are ahead (design 4,
+step 9).';
+REVOKE ALL ON FUNCTION zodan.check_joined FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_rows(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'row counts', m.name, 'warn', coalesce(pg_catalog.bool_and(t.near), true),
+       coalesce(zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s has %s rows, %s on the source', t.name, t.own, t.source)) FILTER (WHERE NOT t.near)) || '; ', '')
+           || pg_catalog.format('%s tables counted, %s estimated, %s not known', pg_catalog.count(t.name) FILTER (WHERE t.counted),
+                  pg_catalog.count(t.name) FILTER (WHERE NOT t.counted AND t.near IS NOT NULL), pg_catalog.count(t.name) FILTER (WHERE t.near IS NULL)),
+       'as many rows as on the source within 5 per cent', 'Count again once the members are level; if they still differ, compare the rows.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+  LEFT JOIN LATERAL (
+    SELECT c.name, c.counted, c.own, c.source,
+           CASE WHEN c.own >= 0 AND c.source >= 0 THEN pg_catalog.abs(c.own - c.source) * 100 <= 5 * greatest(c.own, c.source) END AS near
+      FROM (SELECT r.name, r.exact_own IS NOT NULL AND r.exact_source IS NOT NULL AS counted,
+                   coalesce(r.exact_own, r.guess_own) AS own, coalesce(r.exact_source, r.guess_source) AS source
+              FROM (SELECT DISTINCT i.item ->> 'table' AS name,
+                           (p_facts #>> ARRAY[m.name, 'counts', i.item ->> 'table'])::numeric AS exact_own,
+                           (p_facts #>> ARRAY[p_join ->> 'source', 'counts', i.item ->> 'table'])::numeric AS exact_source,
+                           (p_facts #>> ARRAY[m.name, 'tables', 'rows', i.item ->> 'table'])::numeric AS guess_own,
+                           (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'rows', i.item ->> 'table'])::numeric AS guess_source
+                      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
+                     WHERE i.item ->> 'filter' IS NULL) AS r) AS c) AS t ON true
+ WHERE m.name <> p_join ->> 'source' AND p_facts -> m.name ? 'tables'
+ GROUP BY m.name
+$zodan$;
+COMMENT ON FUNCTION zodan.check_rows IS
+'Tables in replication sets have about as many rows on every member as on the source: counted where small on both
+(at most 10000 rows), else as PostgreSQL estimates. A warning: members write while they are counted (design 4, step 9).';
+REVOKE ALL ON FUNCTION zodan.check_rows FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_cluster(p_facts jsonb, p_join jsonb, p_probes jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT * FROM zodan.check_reachable(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_readable(p_facts)
+UNION ALL SELECT * FROM zodan.check_versions(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_settings(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_alike(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_clocks(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_members(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_joined(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_sets(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_slots(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_pairs(p_probes, p_join)
+UNION ALL SELECT * FROM zodan.check_rows(p_facts, p_join)
+$zodan$;
+COMMENT ON FUNCTION zodan.check_cluster IS
+'What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
+node is among the members (design 4, step 9).';
+REVOKE ALL ON FUNCTION zodan.check_cluster FROM PUBLIC;
+
+CREATE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE plpgsql
+AS $zodan$
+/* Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before
+a join, or post, after it (design 2, 4). */
+DECLARE
+    v_join jsonb := p_join;
+    v_facts jsonb := zodan.gather_more(p_facts, p_dsns);
+    v_probes jsonb := zodan.probe_pairs(p_facts, p_dsns);
+    v_counts jsonb;
+BEGIN
+    IF p_type = 'pre' THEN
+        RETURN QUERY SELECT * FROM zodan.check_join(v_facts, v_join, v_probes);
+        RETURN;
+    END IF;
+    IF v_join ->> 'new' IS NOT NULL THEN
+        v_join := v_join || pg_catalog.jsonb_build_object('members', (v_join -> 'members') || (v_join -> 'new'));
+    END IF;
+    v_counts := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, zodan.row_facts(f.value #> '{tables,small}')), '{}')
+          FROM pg_catalog.jsonb_each(v_facts) AS f(key, value) WHERE f.value ? 'tables'), p_dsns);
+    SELECT pg_catalog.jsonb_object_agg(f.key, f.value || pg_catalog.jsonb_build_object('counts', coalesce(v_counts #> ARRAY[f.key, 'value', 'facts'], '{}')))
+      INTO v_facts FROM pg_catalog.jsonb_each(v_facts) AS f(key, value);
+    RETURN QUERY SELECT * FROM zodan.check_cluster(v_facts, v_join || '{"joined": true}', v_probes);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.examine IS
+'Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before
+a join, or post, after it (design 2, 4).';
+REVOKE ALL ON FUNCTION zodan.examine FROM PUBLIC;
+
+CREATE FUNCTION zodan.list_sets(p_cluster jsonb, p_node text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(s.name ORDER BY s.name), '{}')
+  FROM pg_catalog.jsonb_array_elements_text(p_cluster #> ARRAY['sets', p_node]) AS s(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_sets IS
+'The names of the replication sets that a member has; a subscription that asks for any other never
+replicates (design 4).';
+REVOKE ALL ON FUNCTION zodan.list_sets FROM PUBLIC;
+
+CREATE FUNCTION zodan.list_subscriptions(p_cluster jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.array_agg(zodan.subscription_name(m.name, p_cluster ->> 'new'))
+  FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_subscriptions IS
+'The names of the subscriptions by which the new node receives from every member (design 4).';
+REVOKE ALL ON FUNCTION zodan.list_subscriptions FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_subscription_exists(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %s) AS ok',
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_subscription_exists IS
+'Writes the query that tells whether a subscription exists where it runs; for done_sql (design 3).';
+REVOKE ALL ON FUNCTION zodan.write_subscription_exists FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_wait_replicating(p_subscriptions text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT pg_catalog.count(*) = %2$s AND pg_catalog.bool_and(s.status = 'replicating') AS ok,
+       pg_catalog.string_agg(s.subscription_name || ' ' || s.status, ', ' ORDER BY s.subscription_name) AS progress,
+       pg_catalog.string_agg('subscription ' || pg_catalog.quote_ident(s.subscription_name) || ' is disabled', ', ')
+           FILTER (WHERE s.status = 'disabled') AS trouble
+  FROM spock.sub_show_status() AS s
+ WHERE s.subscription_name::text = ANY (%1$s)
+$sql$, zodan.quote_list(p_subscriptions), pg_catalog.cardinality(p_subscriptions))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_replicating IS
+'Writes the query that tells, on a subscriber, whether all the subscriptions named replicate; for until_sql
+(design 4).';
+REVOKE ALL ON FUNCTION zodan.write_wait_replicating FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_empty_schema()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$DO $do$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.to_regnamespace('zodan'))
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.to_regnamespace('zodan')) THEN
+        DROP SCHEMA IF EXISTS zodan;
+    END IF;
+END
+$do$$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_empty_schema IS
+'Writes the statement that drops the schema zodan where it is empty, that is, where Zodan is not installed
+(design 4, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_drop_empty_schema FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_create_subscription(
+    p_cluster jsonb,
+    p_provider text,
+    p_subscriber text,
+    p_enabled boolean
+)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Writes the statement that makes, on a subscriber, a subscription that copies nothing and uses the slot made
+for it before. It is made disabled, so that Spock makes no slot of its own, then its slot name is checked, and with
+p_enabled it is switched on in the same transaction. An origin of that name from an earlier life is dropped first: its
+position would be taken for ours (design 4, steps 5 and 8). */
+DECLARE
+    v_name text := zodan.subscription_name(p_provider, p_subscriber);
+BEGIN
+    RETURN pg_catalog.format($sql$DO $do$
+BEGIN
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %2$s;
+    PERFORM spock.sub_create(subscription_name := %1$s, provider_dsn := %3$s, replication_sets := %4$s,
+        synchronize_structure := false, synchronize_data := false, forward_origins := '{}', enabled := false);
+    IF NOT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %1$s AND sub_slot_name = %2$s) THEN
+        RAISE EXCEPTION 'the subscription does not use the slot that was made for it';
+    END IF;
+    %5$s
+END
+$do$$sql$,
+        zodan.quote_text(v_name), zodan.quote_text(p_cluster #>> ARRAY['slots', p_provider, p_subscriber]),
+        zodan.placeholder('dsn', p_provider), zodan.quote_list(zodan.list_sets(p_cluster,
+            CASE WHEN p_provider = p_cluster ->> 'new' THEN p_cluster ->> 'source' ELSE p_provider END)),
+        CASE WHEN p_enabled THEN pg_catalog.format('PERFORM spock.sub_enable(%s);', zodan.quote_text(v_name)) ELSE '' END);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_create_subscription IS
+'Writes the statement that makes, on a subscriber, a subscription that copies nothing and uses the slot made
+for it before. It is made disabled, so that Spock makes no slot of its own, then its slot name is checked, and with
+p_enabled it is switched on in the same transaction. An origin of that name from an earlier life is dropped first: its
+position would be taken for ours (design 4, steps 5 and 8).';
+REVOKE ALL ON FUNCTION zodan.write_create_subscription FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_is_direct(p_cluster jsonb, p_subscription text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %s AND sub_enabled OR sub_name = %s) AS ok',
+    zodan.quote_text(zodan.subscription_name(p_cluster ->> 'source', p_cluster ->> 'new')), zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_is_direct IS
+'Writes the query that tells whether the new node has turned to its direct streams, which stands for everything
+before that, or, where one is named, whether a subscription exists; for done_sql (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_is_direct FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_positions(p_peers jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$(SELECT pg_catalog.jsonb_object_agg(n.node_name, o.remote_lsn)
+   FROM spock.node AS n
+   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+   JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+  WHERE n.node_name::text = ANY (%s))$sql$,
+    zodan.quote_list((SELECT pg_catalog.array_agg(p.name) FROM pg_catalog.jsonb_array_elements_text(p_peers) AS p(name))))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_positions IS
+'Writes the expression that gives, on the source, how far it has applied each peer''s commits: an object of
+peer and LSN (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_positions FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_wait_still(p_positions text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_last jsonb;
+    v_now jsonb;
+    v_same int := 0;
+BEGIN
+    WHILE v_same < 5 LOOP
+        v_now := %s;
+        v_same := CASE WHEN v_now IS NOT DISTINCT FROM v_last THEN v_same + 1 ELSE 0 END;
+        v_last := v_now;
+        PERFORM pg_catalog.pg_sleep(0.02);
+    END LOOP;
+END
+$do$$sql$, p_positions)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_still IS
+'Writes the statement that waits, on the paused source, until the positions (an expression) have been the same for
+{{ defaults.still_looks }} looks, {{ defaults.still_seconds }} s apart. It needs no certainty: the positions are read again after the stream has ended (design 4,
+step 7).';
+REVOKE ALL ON FUNCTION zodan.write_wait_still FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_switch(p_cluster jsonb)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Writes the statement that, in one transaction on the new node, sets where each direct stream starts and enables
+them all. The source's starts where the copy's subscription has got to, a peer's where the source has; one that is unknown
+stops it: none is ever guessed. The copy's subscription is not turned into the source's stream but left behind: its
+worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
+subscription and discard it when it comes again (design 4, step 7). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+BEGIN
+    RETURN pg_catalog.format($sql$DO $do$
+DECLARE
+    v_positions jsonb := %1$s;
+    v_peer text;
+    v_slot text;
+BEGIN
+    v_positions := v_positions || pg_catalog.jsonb_build_object(%5$s, (
+        SELECT o.remote_lsn FROM spock.subscription AS s
+          JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name WHERE s.sub_name = %2$s));
+    FOREACH v_peer IN ARRAY %3$s LOOP
+        SELECT s.sub_slot_name INTO STRICT v_slot
+          FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
+         WHERE n.node_name = v_peer AND s.sub_name <> %2$s;
+        IF v_positions ->> v_peer IS NULL THEN
+            RAISE EXCEPTION 'the position in the stream of node %% is not known', v_peer;
+        END IF;
+        PERFORM pg_catalog.pg_replication_origin_advance(v_slot, (v_positions ->> v_peer)::pg_catalog.pg_lsn);
+    END LOOP;
+    PERFORM spock.sub_enable(s.sub_name) FROM spock.subscription AS s WHERE NOT s.sub_enabled AND s.sub_name::text = ANY (%4$s);
+END
+$do$$sql$,
+        zodan.placeholder('result', 'flip', 'positions'),
+        zodan.quote_text(zodan.copy_name(v_new)),
+        zodan.quote_list((SELECT pg_catalog.array_agg(m.name) FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name))),
+        zodan.quote_list(zodan.list_subscriptions(p_cluster)), zodan.quote_text(v_source));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_switch IS
+'Writes the statement that, in one transaction on the new node, sets where each direct stream starts and enables
+them all. The source''s starts where the copy''s subscription has got to, a peer''s where the source has; one that is unknown
+stops it: none is ever guessed. The copy''s subscription is not turned into the source''s stream but left behind: its
+worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
+subscription and discard it when it comes again (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_switch FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_start_streams(p_subscriptions text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '10 s';
+BEGIN
+    WHILE pg_catalog.clock_timestamp() < v_until
+          AND (SELECT pg_catalog.count(*) FROM spock.sub_show_status() AS s
+                WHERE s.subscription_name::text = ANY (%s) AND s.status = 'replicating') < %s LOOP
+        PERFORM pg_catalog.pg_reload_conf();
+        PERFORM pg_catalog.pg_sleep(0.03);
+    END LOOP;
+END
+$do$$sql$, zodan.quote_list(p_subscriptions), pg_catalog.cardinality(p_subscriptions))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_start_streams IS
+'Writes the statement that has the workers of the subscriptions named started one right after the other. Left to
+itself Spock''s manager looks once a second whether the last worker it started is there, so that one stream would run
+seconds ahead of another, with changes to rows that the other is still to bring; a reload of the configuration of the new
+server makes it look at once. It tries for {{ defaults.start_seconds }} s at most: the wait that follows knows what to do about a stream that does not start
+(design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_start_streams FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_read_sequences()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), q.last_value), '{}') AS sequences
+  FROM pg_catalog.pg_sequences AS q
+ WHERE q.last_value IS NOT NULL AND q.schemaname NOT IN ('spock', 'zodan', 'pglogical')
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_read_sequences IS
+'Writes the query that reads how far every user sequence of a node has counted. It gives one row, sequences,
+an object of sequence and last value (design 4, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_read_sequences FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_level_sequences(p_refs text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_sequence record;
+    v_target numeric;
+BEGIN
+    FOR v_sequence IN
+        SELECT pg_catalog.format('%%I.%%I', q.schemaname, q.sequencename) AS name, q.increment_by::numeric AS step,
+               q.min_value::numeric AS low, q.max_value::numeric AS high,
+               CASE WHEN q.increment_by > 0 THEN greatest(m.highest, q.last_value) ELSE least(m.lowest, q.last_value) END AS furthest
+          FROM pg_catalog.pg_sequences AS q
+          LEFT JOIN (SELECT v.key, pg_catalog.max(v.value::numeric) AS highest, pg_catalog.min(v.value::numeric) AS lowest
+                       FROM pg_catalog.unnest(ARRAY[%s]::jsonb[]) AS r(seen)
+                      CROSS JOIN LATERAL pg_catalog.jsonb_each_text(r.seen) AS v(key, value)
+                      GROUP BY v.key) AS m ON m.key = pg_catalog.format('%%I.%%I', q.schemaname, q.sequencename)
+         WHERE q.schemaname NOT IN ('spock', 'zodan', 'pglogical')
+    LOOP
+        CONTINUE WHEN v_sequence.furthest IS NULL;
+        v_target := v_sequence.furthest + v_sequence.step * 1000;
+        IF v_target NOT BETWEEN v_sequence.low AND v_sequence.high THEN
+            v_target := v_sequence.furthest;
+        END IF;
+        PERFORM pg_catalog.setval(v_sequence.name::regclass, v_target::bigint);
+    END LOOP;
+END
+$do$$sql$, pg_catalog.array_to_string(p_refs, ', '))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_level_sequences IS
+'Writes the statement that brings the sequences of the new node to at least the highest value of any member
+(the lowest for those that count down), and 1000 steps beyond it while the range allows, for the members go on counting
+meanwhile. p_refs are placeholders for the results of zodan.write_read_sequences. A sequence never goes back (design 4,
+step 1).';
+REVOKE ALL ON FUNCTION zodan.write_level_sequences FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_create_node(p_node text, p_location text, p_country text, p_info jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT spock.node_create(node_name := %s, dsn := %s, location := %s, country := %s, info := %s) AS node_id',
+    zodan.quote_text(p_node), zodan.placeholder('dsn', p_node), zodan.quote_text(p_location),
+    zodan.quote_text(p_country), zodan.quote_text(p_info::text))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_create_node IS
+'Writes the statement that makes a database a Spock node, its connection string as a placeholder (design 4, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_create_node FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_node_row(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT spock.node_drop(node_name := %s, ifexists := true) AS dropped', zodan.quote_text(p_node))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_node_row IS
+'Writes the statement that drops a node where it is known, if it is (design 5, step 4).';
+REVOKE ALL ON FUNCTION zodan.write_drop_node_row FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_sub_create(
+    p_subscription text,
+    p_provider text,
+    p_sets text[],
+    p_structure boolean,
+    p_data boolean,
+    p_forward text[],
+    p_enabled boolean
+)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT spock.sub_create(subscription_name := %s, provider_dsn := %s, replication_sets := %s, '
+    'synchronize_structure := %s, synchronize_data := %s, forward_origins := %s, enabled := %s, skip_schema := ARRAY[''zodan'']) AS sub_id',
+    zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets),
+    p_structure::text, p_data::text, zodan.quote_list(p_forward), p_enabled::text)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_sub_create IS
+'Writes the query that creates a subscription from a provider, its connection string as a placeholder, schema zodan left
+out of any structure copy (design 4, steps 2, 5 and 8).';
+REVOKE ALL ON FUNCTION zodan.write_sub_create FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_create_slot(p_slot text, p_version_num int)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot(%s, ''spock_output''%s)',
+    zodan.quote_text(p_slot), CASE WHEN p_version_num >= 170000 THEN ', failover := true' ELSE '' END)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_create_slot IS
+'Writes the query that makes a replication slot for Spock, marked for failover where PostgreSQL knows that
+(p_version_num from 170000 on) (design 4, step 5).';
+REVOKE ALL ON FUNCTION zodan.write_create_slot FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_user_objects()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT o.classid, o.objid, i.type, i.identity
+  FROM (SELECT 'pg_catalog.pg_extension'::regclass::oid AS classid, e.oid AS objid, NULL::oid AS space FROM pg_catalog.pg_extension AS e
+               WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')
+               UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace FROM pg_catalog.pg_type AS t WHERE t.typtype IN ('d', 'e', 'r')
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_event_trigger'::regclass, a.oid, NULL FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL FROM pg_catalog.pg_cast AS x) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.deptype IN ('e', 'i', 'a'))
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_user_objects IS
+'Writes the query that lists the objects of a database that can be dropped on their own and belong neither to
+PostgreSQL, nor to an extension, nor to Spock or Zodan: class, oid, type and identity (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_user_objects FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_identity()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    pg_catalog.current_setting('data_directory'),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_identity IS
+'Writes the expression that tells one database from another: the server''s system identifier and folder, and the
+database''s oid (design 6).';
+REVOKE ALL ON FUNCTION zodan.write_identity FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_note_objects()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'SELECT coalesce(pg_catalog.jsonb_agg(u.classid || '':'' || u.objid), ''[]'') AS objects, ' || zodan.write_identity() || ' AS identity FROM ('
+    || zodan.write_user_objects() || ') AS u'
+$zodan$;
+COMMENT ON FUNCTION zodan.write_note_objects IS
+'Writes the query that notes what the new database holds before the copy. It gives one row:
+objects, an array of class:oid, and identity, which database that was (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_note_objects FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_copied(p_node text, p_objects text, p_identity text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_before jsonb := %s;
+    v_object record;
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
+        RETURN;
+    ELSIF %s <> %s THEN
+        RAISE EXCEPTION 'this is not the database that the copy went to';
+    END IF;
+    FOR v_object IN
+        SELECT u.* FROM (%s) AS u WHERE NOT v_before ? (u.classid || ':' || u.objid)
+         ORDER BY u.classid = 'pg_catalog.pg_extension'::regclass, u.classid = 'pg_catalog.pg_namespace'::regclass DESC
+    LOOP
+        -- What went with an earlier one has no identity any more.
+        IF (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid, 0) AS i) IS NOT NULL THEN
+            EXECUTE pg_catalog.format('DROP %%s IF EXISTS %%s CASCADE',
+                CASE v_object.type WHEN 'composite type' THEN 'type' ELSE pg_catalog.replace(v_object.type, '-', ' ') END, v_object.identity);
+        END IF;
+    END LOOP;
+END
+$do$$sql$, p_objects, zodan.quote_text(p_node), p_identity, zodan.write_identity(), zodan.write_user_objects())
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_copied IS
+'Writes the statement that takes a copy back: it drops every object of the new database that p_objects (a
+placeholder for the result of zodan.write_note_objects) does not name. Only in the very database that was noted, and only
+while it is node p_node, as it was when the copy came; anywhere else it drops nothing (design 4, step 2; 6).';
+REVOKE ALL ON FUNCTION zodan.write_drop_copied FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_clear_names(p_leave jsonb, p_node text)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Writes the statement that makes sure, on a node, that the names of a new node's streams are free: unused origins
+of those names are dropped, a slot stops the join, for it may hold what a subscriber that is no member of this cluster
+still needs (design 6). */
+BEGIN
+    RETURN pg_catalog.format($sql$DO $do$
+DECLARE
+    v_slot record;
+BEGIN
+    FOR v_slot IN SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%1$s) LOOP
+        RAISE EXCEPTION 'slot "%%" is there already, %%', v_slot.slot_name,
+            coalesce('and process ' || v_slot.active_pid || ' streams from it', 'and nobody streams from it; drop it if no subscriber needs it');
+    END LOOP;
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%1$s);
+END
+$do$$sql$, zodan.quote_list(zodan.list_stream_names(p_leave, p_node)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_clear_names IS
+'Writes the statement that makes sure, on a node, that the names of a new node''s streams are free: unused origins
+of those names are dropped, a slot stops the join, for it may hold what a subscriber that is no member of this cluster
+still needs (design 6).';
+REVOKE ALL ON FUNCTION zodan.write_clear_names FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_clean(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The first steps forwards, which make sure that the names of the new node's streams are free, and the last to be
+taken back: on every member, forget the new node's row;
+everywhere, prove that nothing of it is left. The slot that Spock makes by itself is dropped here too, for no journal
+knows of it. Once done, the look is never repeated: from then on what has these names is ours (design 3, 6). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_leave jsonb := pg_catalog.jsonb_build_object('target', v_new, 'subscriptions', (
+        SELECT pg_catalog.jsonb_object_agg(x.subscriber, x.streams)
+          FROM (SELECT s.key AS subscriber, pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('slot', s.value, 'provider', p.key)) AS streams
+                  FROM pg_catalog.jsonb_each(p_cluster -> 'slots') AS p(key, value)
+                 CROSS JOIN LATERAL pg_catalog.jsonb_each_text(p.value) AS s(key, value)
+                 GROUP BY s.key) AS x));
+    v_copy jsonb := pg_catalog.jsonb_build_object('slot', p_cluster ->> 'copy_slot', 'provider', v_source);
+    v_node text;
+BEGIN
+    v_leave := pg_catalog.jsonb_set(v_leave, ARRAY['subscriptions', v_new], v_leave #> ARRAY['subscriptions', v_new] || v_copy);
+    FOR v_node IN
+        SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) UNION ALL SELECT v_new
+    LOOP
+        RETURN NEXT zodan.make_step(1, v_node,
+            pg_catalog.format('see that no stream of an earlier node %s is on %s', v_new, v_node),
+            p_do := zodan.write_clear_names(v_leave, v_node), p_undo := zodan.write_prove_gone(v_leave, v_node), p_section := 'once');
+        IF v_node <> v_new THEN
+            RETURN NEXT zodan.make_step(2, v_node, pg_catalog.format('%s does not know node %s', v_node, v_new),
+                p_undo := zodan.write_forget_node(v_new));
+        END IF;
+    END LOOP;
+    RETURN NEXT zodan.make_step(6, v_source,
+        pg_catalog.format('slot %s, which the copy will make on %s', p_cluster ->> 'copy_slot', v_source),
+        p_undo := zodan.write_drop_slot(p_cluster ->> 'copy_slot'), p_section := 'copy');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_clean IS
+'The first steps forwards, which make sure that the names of the new node''s streams are free, and the last to be
+taken back: on every member, forget the new node''s row;
+everywhere, prove that nothing of it is left. The slot that Spock makes by itself is dropped here too, for no journal
+knows of it. Once done, the look is never repeated: from then on what has these names is ours (design 3, 6).';
+REVOKE ALL ON FUNCTION zodan.plan_clean FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_register(
+    p_cluster jsonb,
+    p_location text,
+    p_country text,
+    p_info jsonb
+)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the
+structure copy leaves a schema out only if the subscriber has one of that name (design 4, step 1). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+BEGIN
+    RETURN NEXT zodan.make_step(2, v_new, 'create node ' || v_new || ' on ' || v_new,
+            p_do := zodan.write_create_node(v_new, p_location, p_country, p_info),
+            p_done := 'SELECT EXISTS (SELECT FROM spock.local_node) AS ok',
+            p_undo := zodan.write_drop_node_row(v_new));
+    -- Where Zodan is an extension on the source, the copy brings CREATE EXTENSION, which makes the schema itself.
+    IF NOT (p_cluster ->> 'extension')::boolean THEN
+        RETURN NEXT zodan.make_step(2, v_new, 'keep schema zodan out of the copy on ' || v_new,
+            p_do := 'CREATE SCHEMA IF NOT EXISTS zodan',
+            p_undo := zodan.write_drop_empty_schema());
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_register IS
+'The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the
+structure copy leaves a schema out only if the subscriber has one of that name (design 4, step 1).';
+REVOKE ALL ON FUNCTION zodan.plan_register FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_roles(p_node text, p_before text, p_source jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_role text;
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
+        RETURN;
+    END IF;
+    FOR v_role IN SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname::text = ANY (%s) AND NOT %s::jsonb ? r.rolname::text LOOP
+        EXECUTE pg_catalog.format('DROP OWNED BY %%I', v_role);
+        EXECUTE pg_catalog.format('DROP ROLE %%I', v_role);
+    END LOOP;
+END
+$do$$sql$, zodan.quote_text(p_node), zodan.quote_list((SELECT pg_catalog.array_agg(r.name) FROM pg_catalog.jsonb_array_elements_text(p_source) AS r(name))), p_before)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_roles IS
+'Writes the statement that drops the roles which came from the source: those of p_source (an array of names)
+that p_before (a placeholder for the names noted before) does not hold. Only while the database is node p_node (design 4,
+step 1; 6).';
+REVOKE ALL ON FUNCTION zodan.write_drop_roles FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_roles(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back,
+those go again that were not there before (design 4, step 1). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+BEGIN
+    RETURN NEXT zodan.make_step(3, v_new, 'note the roles of ' || v_new,
+        p_do := 'SELECT pg_catalog.jsonb_agg(r.rolname) AS names FROM pg_catalog.pg_roles AS r',
+        p_ref := 'roles', p_section := 'once');
+    RETURN NEXT zodan.make_step(4, v_new, pg_catalog.format('bring the missing roles of %s to %s', v_source, v_new),
+        p_do := zodan.write_copy_roles(v_source),
+        p_undo := zodan.write_drop_roles(v_new, zodan.placeholder('result', 'roles', 'names'), p_cluster #> '{roles}'));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_roles IS
+'The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back,
+those go again that were not there before (design 4, step 1).';
+REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that copy structure and data from the source and let the new node catch up through it with
+everybody's changes. p_patience is how long a wait may see no progress (design 4, steps 2 and 3). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_sub text := zodan.copy_name(v_new);
+BEGIN
+    RETURN NEXT zodan.make_step(5, v_new, 'note what is on ' || v_new,
+        p_do := zodan.write_note_objects(), p_done := zodan.write_is_direct(p_cluster, v_sub),
+        p_undo := zodan.write_drop_copied(v_new, zodan.placeholder('result', 'note', 'objects'),
+            zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_section := 'copy');
+    RETURN NEXT zodan.make_step(7, v_new, pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
+            p_do := zodan.write_sub_create(v_sub, v_source, zodan.list_sets(p_cluster, v_source), true, true, '{all}', true),
+            p_done := zodan.write_is_direct(p_cluster, v_sub),
+            p_undo := zodan.write_drop_subscription(v_sub),
+            p_section := 'copy');
+    RETURN NEXT zodan.make_step(8, v_new, 'wait for the copy to be complete on ' || v_new,
+            p_until := pg_catalog.format($sql$
+SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
+       pg_catalog.concat_ws(' ', pg_catalog.string_agg(l.sync_status::text, '' ORDER BY l.sync_nspname, l.sync_relname),
+           (SELECT pg_catalog.sum(c.bytes_processed) FROM pg_catalog.pg_stat_progress_copy AS c),
+           (SELECT pg_catalog.sum(i.blocks_done + i.tuples_done) FROM pg_catalog.pg_stat_progress_create_index AS i),
+           pg_catalog.pg_database_size(pg_catalog.current_database())) AS progress,
+       CASE WHEN pg_catalog.count(s.*) = 0 THEN 'the subscription is gone'
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the copy failed and the subscription was disabled'
+            WHEN pg_catalog.bool_or(l.sync_relname IS NULL AND l.sync_status IN ('s', 'd', 'c', 'f'))
+                 AND (SELECT t.status FROM spock.sub_show_status(%1$s) AS t) = 'down'
+            THEN 'the copy broke off and cannot be taken up again' END AS trouble
+  FROM spock.subscription AS s
+  LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
+ WHERE s.sub_name = %1$s
+$sql$, zodan.quote_text(v_sub)),
+            p_done := zodan.write_is_direct(p_cluster),
+            p_budget := p_patience,
+            p_section := 'copy');
+    RETURN NEXT zodan.make_step(9, v_source, 'sync event on ' || v_source,
+            p_do := 'SELECT spock.sync_event(true) AS lsn',
+            p_ref := 'level');
+    RETURN NEXT zodan.make_step(10, v_new, pg_catalog.format('wait until %s has applied it', v_new),
+            p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'level', 'lsn')),
+            p_budget := p_patience);
+    RETURN NEXT zodan.make_step(10, v_source, 'read the replication sets of ' || v_source,
+            p_do := zodan.write_read_sets(),
+            p_ref := 'sets');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_copy IS
+'The steps that copy structure and data from the source and let the new node catch up through it with
+everybody''s changes. p_patience is how long a wait may see no progress (design 4, steps 2 and 3).';
+REVOKE ALL ON FUNCTION zodan.plan_copy FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_mirror(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The step that gives the new node the replication sets of the source, as they are when it runs (design 4,
+step 4). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+BEGIN
+    RETURN NEXT zodan.make_step(11, v_new, pg_catalog.format('mirror the replication sets of %s on %s', p_cluster ->> 'source', v_new),
+            p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets', 'sets')));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_mirror IS
+'The step that gives the new node the replication sets of the source, as they are when it runs (design 4,
+step 4).';
+REVOKE ALL ON FUNCTION zodan.plan_mirror FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_slot(
+    p_phase int,
+    p_cluster jsonb,
+    p_provider text,
+    p_subscriber text
+)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
+knows that. Its undo drops the slot when no one streams from it (design 4, step 5). */
+DECLARE
+    v_slot text := p_cluster #>> ARRAY['slots', p_provider, p_subscriber];
+BEGIN
+    RETURN NEXT zodan.make_step(p_phase, p_provider, pg_catalog.format('create slot %s on %s', v_slot, p_provider),
+            p_do := zodan.write_create_slot(v_slot, (p_cluster #>> ARRAY['versions', p_provider])::int),
+            p_done := pg_catalog.format('SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM ''lost'') AS ok',
+            zodan.quote_text(v_slot)),
+            p_undo := zodan.write_drop_slot(v_slot));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_slot IS
+'The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
+knows that. Its undo drops the slot when no one streams from it (design 4, step 5).';
+REVOKE ALL ON FUNCTION zodan.plan_slot FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_slots(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that make a slot at both ends of every direct stream: on each member for the new node, before the
+mark that the barrier waits for; and on the new node for each member, so that what is written there
+from now on reaches them (design 4, steps 5 and 8). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_peer text;
+BEGIN
+    FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
+        RETURN QUERY SELECT * FROM zodan.plan_slot(11, p_cluster, v_peer, v_new);
+    END LOOP;
+    FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
+        RETURN QUERY SELECT * FROM zodan.plan_slot(11, p_cluster, v_new, v_peer);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_slots IS
+'The steps that make a slot at both ends of every direct stream: on each member for the new node, before the
+mark that the barrier waits for; and on the new node for each member, so that what is written there
+from now on reaches them (design 4, steps 5 and 8).';
+REVOKE ALL ON FUNCTION zodan.plan_slots FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_peers(p_cluster jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a commit
+on each peer after its slot, and the barrier that waits until the source has applied that commit, so that what the
+source holds at the flip is no older than the slots (design 4, steps 5 and 6). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_sub text;
+    v_peer text;
+    v_place bigint;
+BEGIN
+    -- The source's comes last: Spock starts streams in this order, and what the source changes is what others wrote.
+    FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name) UNION ALL SELECT v_source LOOP
+        v_sub := zodan.subscription_name(v_peer, v_new);
+        RETURN NEXT zodan.make_step(12, v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
+            p_do := zodan.write_create_subscription(p_cluster, v_peer, v_new, false),
+            p_done := zodan.write_subscription_exists(v_sub),
+            p_undo := zodan.write_drop_subscription(v_sub));
+    END LOOP;
+    FOR v_peer, v_place IN
+        SELECT p.name, p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
+    LOOP
+        RETURN NEXT zodan.make_step(12, v_peer, 'sync event on ' || v_peer,
+            p_do := 'SELECT spock.sync_event(true) AS lsn',
+            p_ref := 'mark' || v_place);
+        RETURN NEXT zodan.make_step(13, v_source, pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
+            p_until := zodan.write_wait_applied(v_peer, zodan.placeholder('result', 'mark' || v_place, 'lsn')),
+            p_budget := p_patience);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_peers IS
+'The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a commit
+on each peer after its slot, and the barrier that waits until the source has applied that commit, so that what the
+source holds at the flip is no older than the slots (design 4, steps 5 and 6).';
+REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_flip(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that turn the new node from the source's forwarded stream to everybody's direct streams, one
+section that is taken back as a whole when a step of it fails. The starting positions are exact because the source
+applies nothing between reading them and the end of its stream to the new node; that is not trusted to the pause but
+checked by reading them again (design 4, step 7). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_sub text := zodan.copy_name(v_new);
+    v_positions text := zodan.write_positions(p_cluster -> 'peers');
+    v_peer text;
+    c_section CONSTANT text := 'flip';
+    c_budget CONSTANT interval := '8 s'::interval;
+BEGIN
+    RETURN NEXT zodan.make_step(14, v_source, 'pause apply on ' || v_source,
+            p_do := 'SELECT spock.pause_apply_workers()',
+            p_undo := 'SELECT spock.resume_apply_workers()',
+            p_budget := c_budget,
+            p_section := c_section);
+    -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it now.
+    FOR v_peer IN SELECT p.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS p(name) LOOP
+        RETURN NEXT zodan.make_step(15, v_peer, 'sync event on ' || v_peer,
+            p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_section := c_section);
+    END LOOP;
+    RETURN NEXT zodan.make_step(16, v_source, pg_catalog.format('wait until %s applies nothing any more', v_source),
+        p_do := zodan.write_wait_still(v_positions), p_budget := c_budget, p_section := c_section);
+    RETURN NEXT zodan.make_step(17, v_source, 'read how far ' || v_source || ' has its peers, sync event there',
+            p_do := pg_catalog.format('SELECT coalesce(%s, ''{}'') AS positions, spock.sync_event(true) AS lsn', v_positions),
+            p_budget := c_budget,
+            p_ref := 'flip',
+            p_section := c_section);
+    RETURN NEXT zodan.make_step(18, v_new, pg_catalog.format('wait until %s has applied it', v_new),
+            p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'flip', 'lsn')),
+            p_budget := c_budget,
+            p_section := c_section);
+    RETURN NEXT zodan.make_step(19, v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
+            p_do := pg_catalog.format('SELECT spock.sub_disable(%s, false) AS disabled', zodan.quote_text(v_sub)),
+            p_undo := pg_catalog.format('SELECT spock.sub_enable(sub_name, false) AS enabled FROM spock.subscription WHERE sub_name = %s AND NOT EXISTS (SELECT FROM spock.subscription AS o WHERE o.sub_enabled)',
+            zodan.quote_text(v_sub)),
+            p_budget := c_budget,
+            p_section := c_section);
+    RETURN NEXT zodan.make_step(20, v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
+            p_until := pg_catalog.format('SELECT NOT active AS ok FROM pg_catalog.pg_replication_slots WHERE slot_name = %s',
+            zodan.quote_text(p_cluster ->> 'copy_slot')),
+            p_budget := c_budget,
+            p_section := c_section);
+    RETURN NEXT zodan.make_step(21, v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
+            p_do := pg_catalog.format($sql$DO $do$
+BEGIN
+    IF coalesce(%s, '{}') <> %s::pg_catalog.jsonb THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD303', MESSAGE = 'apply went on before the stream had ended';
+    END IF;
+END
+$do$$sql$, v_positions, zodan.placeholder('result', 'flip', 'positions')),
+            p_budget := c_budget,
+            p_section := c_section);
+    RETURN NEXT zodan.make_step(22, v_new, 'turn to the direct streams on ' || v_new,
+            p_do := zodan.write_switch(p_cluster),
+            p_done := zodan.write_is_direct(p_cluster),
+            p_budget := c_budget,
+            p_section := c_section);
+    RETURN NEXT zodan.make_step(23, v_new, 'start every stream at once on ' || v_new,
+            p_do := zodan.write_start_streams(zodan.list_subscriptions(p_cluster)),
+            p_section := c_section);
+    RETURN NEXT zodan.make_step(23, v_source, 'resume apply on ' || v_source,
+            p_do := 'SELECT spock.resume_apply_workers()',
+            p_budget := c_budget,
+            p_section := c_section);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_flip IS
+'The steps that turn the new node from the source''s forwarded stream to everybody''s direct streams, one
+section that is taken back as a whole when a step of it fails. The starting positions are exact because the source
+applies nothing between reading them and the end of its stream to the new node; that is not trusted to the pause but
+checked by reading them again (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.plan_flip FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_return(p_cluster jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that open the way back: a subscription from the new node on every member at once, then the wait
+until all replicate (design 4, step 8). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_sub text;
+    v_member text;
+BEGIN
+    RETURN NEXT zodan.make_step(24, v_new,
+            pg_catalog.format('drop subscription %s on %s', zodan.copy_name(v_new), v_new),
+            p_do := zodan.write_drop_subscription(zodan.copy_name(v_new)));
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
+        v_sub := zodan.subscription_name(v_new, v_member);
+        RETURN NEXT zodan.make_step(24, v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
+            p_do := zodan.write_create_subscription(p_cluster, v_new, v_member, true),
+            p_done := zodan.write_subscription_exists(v_sub),
+            p_undo := zodan.write_drop_subscription(v_sub));
+        RETURN NEXT zodan.make_step(25, v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
+            p_until := zodan.write_wait_replicating(ARRAY[v_sub]),
+            p_budget := p_patience);
+    END LOOP;
+    RETURN NEXT zodan.make_step(25, v_new, 'wait for all subscriptions to replicate on ' || v_new,
+            p_until := zodan.write_wait_replicating(zodan.list_subscriptions(p_cluster)),
+            p_budget := p_patience);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_return IS
+'The steps that open the way back: a subscription from the new node on every member at once, then the wait
+until all replicate (design 4, step 8).';
+REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The last steps of a join: sequences brought level, then the proof that every stream of the new node moves
+in both directions: a sync event on every node, applied at the other end (design 4, step 9). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_member text;
+    v_place bigint;
+    v_refs text[] := '{}'::text[];
+BEGIN
+    FOR v_member, v_place IN
+        SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
+    LOOP
+        v_refs := v_refs || zodan.placeholder('result', 'seq' || v_place, 'sequences');
+        RETURN NEXT zodan.make_step(26, v_member, 'read the sequences of ' || v_member,
+            p_do := zodan.write_read_sequences(),
+            p_ref := 'seq' || v_place);
+        RETURN NEXT zodan.make_step(27, v_member, 'sync event on ' || v_member,
+            p_do := 'SELECT spock.sync_event(true) AS lsn',
+            p_ref := 'event' || v_place);
+        RETURN NEXT zodan.make_step(28, v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
+            p_until := zodan.write_wait_applied(v_member, zodan.placeholder('result', 'event' || v_place, 'lsn')),
+            p_budget := p_patience);
+        RETURN NEXT zodan.make_step(28, v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
+            p_until := zodan.write_wait_applied(v_new, zodan.placeholder('result', 'event', 'lsn')),
+            p_budget := p_patience);
+    END LOOP;
+    RETURN NEXT zodan.make_step(27, v_new, 'bring the sequences of ' || v_new || ' level',
+            p_do := zodan.write_level_sequences(v_refs));
+    RETURN NEXT zodan.make_step(27, v_new, 'sync event on ' || v_new,
+            p_do := 'SELECT spock.sync_event(true) AS lsn',
+            p_ref := 'event');
+    RETURN NEXT zodan.make_step(29, v_new, 'drop schema zodan if it is empty on ' || v_new,
+            p_do := zodan.write_drop_empty_schema());
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_prove IS
+'The last steps of a join: sequences brought level, then the proof that every stream of the new node moves
+in both directions: a sync event on every node, applied at the other end (design 4, step 9).';
+REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_join(
+    p_cluster jsonb,
+    p_location text,
+    p_country text,
+    p_info jsonb,
+    p_patience interval
+)
+RETURNS zodan.plan_step[]
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
+gives the same plan (design 3, 4). */
+DECLARE
+    v_steps zodan.plan_step[];
+BEGIN
+    SELECT pg_catalog.array_agg(s::zodan.plan_step) INTO v_steps FROM (
+        SELECT * FROM zodan.plan_clean(p_cluster)
+        UNION ALL SELECT * FROM zodan.plan_register(p_cluster, p_location, p_country, p_info)
+        UNION ALL SELECT * FROM zodan.plan_roles(p_cluster) WHERE p_cluster ? 'roles'
+        UNION ALL SELECT * FROM zodan.plan_copy(p_cluster, p_patience)
+        UNION ALL SELECT * FROM zodan.plan_mirror(p_cluster)
+        UNION ALL SELECT * FROM zodan.plan_slots(p_cluster)
+        UNION ALL SELECT * FROM zodan.plan_peers(p_cluster, p_patience)
+        UNION ALL SELECT * FROM zodan.plan_flip(p_cluster)
+        UNION ALL SELECT * FROM zodan.plan_return(p_cluster, p_patience)
+        UNION ALL SELECT * FROM zodan.plan_prove(p_cluster, p_patience)) AS s;
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps) AS n);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_join IS
+'The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
+gives the same plan (design 3, 4).';
+REVOKE ALL ON FUNCTION zodan.plan_join FROM PUBLIC;
+
+CREATE FUNCTION zodan.survey_members(
+    p_source text,
+    p_source_dsn text,
+    p_new text,
+    p_new_dsn text,
+    p_purpose text,
+    OUT p_facts jsonb,
+    OUT p_join jsonb,
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
+to them too and reads everybody's facts. Gives the facts by node; source, new and members; and every connection string by
+node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal (design 4). */
+DECLARE
+    v_peers jsonb;
+BEGIN
+    IF coalesce(p_source, '') = '' OR p_new = '' OR p_source = p_new OR p_new IS NULL AND p_new_dsn IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD002',
+            MESSAGE = pg_catalog.format('the new node "%s" and its source "%s" must be two nodes', p_new, p_source),
+            HINT = 'Name an existing node as the source and a new name for the new node.';
+    END IF;
+    p_dsns := pg_catalog.jsonb_build_object(p_source, zodan.format_dsn(zodan.parse_dsn(p_source_dsn)));
+    IF p_new IS NOT NULL THEN
+        p_dsns := p_dsns || pg_catalog.jsonb_build_object(p_new, zodan.format_dsn(zodan.parse_dsn(p_new_dsn)));
+    END IF;
+    p_facts := zodan.gather_facts(p_dsns, p_purpose);
+    SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_dsn(n.value))), '{}') INTO v_peers
+      FROM pg_catalog.jsonb_each_text(p_facts #> ARRAY[p_source, 'spock', 'nodes']) AS n(key, value)
+     WHERE n.key <> p_source AND n.key IS DISTINCT FROM p_new;
+    p_facts := p_facts || zodan.gather_facts(v_peers, p_purpose);
+    p_dsns := v_peers || p_dsns;
+    p_join := pg_catalog.jsonb_build_object('source', p_source, 'new', p_new,
+        'members', (SELECT pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C")
+                      FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) WHERE k.node IS DISTINCT FROM p_new),
+        'peers', (SELECT coalesce(pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C"), '[]')
+                    FROM pg_catalog.jsonb_object_keys(v_peers) AS k(node)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.survey_members IS
+'Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
+to them too and reads everybody''s facts. Gives the facts by node; source, new and members; and every connection string by
+node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal (design 4).';
+REVOKE ALL ON FUNCTION zodan.survey_members FROM PUBLIC;
+
+CREATE FUNCTION zodan.survey_join(
+    p_source text,
+    p_source_dsn text,
+    p_new text,
+    p_new_dsn text,
+    OUT p_facts jsonb,
+    OUT p_join jsonb,
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be.
+Errors: ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node (design 4). */
+DECLARE
+    v_found text;
+BEGIN
+    SELECT s.p_facts, s.p_join, s.p_dsns INTO p_facts, p_join, p_dsns
+      FROM zodan.survey_members(p_source, p_source_dsn, coalesce(p_new, ''), p_new_dsn, 'zodan add_node ' || p_new) AS s;
+    v_found := p_facts #>> ARRAY[p_source, 'spock', 'node'];
+    IF p_facts -> p_source ? 'spock' AND v_found IS DISTINCT FROM p_source THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = pg_catalog.format('the source''s connection string does not lead to node "%s"', p_source),
+            DETAIL = coalesce('It leads to node "' || v_found || '".', 'The database there is no Spock node.'),
+            HINT = 'Give the name and the connection string of the same member.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.survey_join IS
+'Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be.
+Errors: ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node (design 4).';
+REVOKE ALL ON FUNCTION zodan.survey_join FROM PUBLIC;
+
+CREATE FUNCTION zodan.describe_cluster(p_facts jsonb, p_join jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
+PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot's name from the
+database name of the subscriber, so each subscriber is asked. Errors: ZD204 (design 4, step 5). */
+DECLARE
+    v_new text := p_join ->> 'new';
+    v_queries jsonb;
+    v_answers jsonb;
+    v_slots jsonb := '{}'::jsonb;
+    v_node text;
+    v_provider text;
+    v_slot text;
+BEGIN
+    SELECT pg_catalog.jsonb_object_agg(s.subscriber, 'SELECT ' || s.names || ' AS slots') INTO v_queries
+      FROM (SELECT p.subscriber, 'pg_catalog.jsonb_build_object(' || pg_catalog.string_agg(pg_catalog.format(
+                       '%1$s, spock.spock_gen_slot_name(pg_catalog.current_database()::name, %1$s, %2$s)', zodan.quote_text(p.provider),
+                       zodan.quote_text(zodan.subscription_name(p.provider, p.subscriber))), ', ') || CASE WHEN p.subscriber = v_new THEN
+                       pg_catalog.format(', ''the copy'', spock.spock_gen_slot_name(pg_catalog.current_database()::name, %s, %s)',
+                           zodan.quote_text(p_join ->> 'source'), zodan.quote_text(zodan.copy_name(v_new))) ELSE '' END || ')' AS names
+              FROM (SELECT m.name AS provider, v_new AS subscriber
+                      FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+                    UNION ALL
+                    SELECT v_new, m.name FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)) AS p
+             GROUP BY p.subscriber) AS s;
+    v_answers := zodan.query_nodes(v_queries, p_dsns);
+    FOR v_node, v_provider, v_slot IN
+        SELECT a.key, s.key, s.value
+          FROM pg_catalog.jsonb_each(v_answers) AS a(key, value)
+          LEFT JOIN LATERAL pg_catalog.jsonb_each_text(a.value #> '{value,slots}') AS s(key, value) ON true
+    LOOP
+        IF v_slot IS NULL THEN
+            PERFORM zodan.close_connections();
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD204',
+                MESSAGE = pg_catalog.format('could not learn the slot names on node "%s"', v_node),
+                DETAIL = v_answers #>> ARRAY[v_node, 'message'],
+                HINT = 'Check that Spock is complete on that node.';
+        END IF;
+        v_slots := v_slots || pg_catalog.jsonb_build_object(v_provider, coalesce(v_slots -> v_provider, '{}')
+            || pg_catalog.jsonb_build_object(v_node, v_slot));
+    END LOOP;
+    RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - 'the copy', 'copy_slot', v_slots #> ARRAY['the copy', v_new],
+        'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
+        'sets', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce(f.value #> '{spock,sets}', '[]'))
+                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)),
+        'versions', (SELECT pg_catalog.jsonb_object_agg(f.key, f.value -> 'version_num')
+                       FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_cluster IS
+'Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
+PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot''s name from the
+database name of the subscriber, so each subscriber is asked. Errors: ZD204 (design 4, step 5).';
+REVOKE ALL ON FUNCTION zodan.describe_cluster FROM PUBLIC;
+
+CREATE FUNCTION zodan.prepare_join(
+    p_source text,
+    p_source_dsn text,
+    p_new text,
+    p_new_dsn text,
+    p_location text,
+    p_country text,
+    p_info jsonb,
+    p_roles boolean,
+    p_lock boolean,
+    OUT p_plan zodan.plan_step[],
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions
+and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_join, zodan.lock_members and
+zodan.judge_checks (design 3, 4). */
+DECLARE
+    v_survey record;
+    v_members jsonb;
+    v_checks zodan.check_result[];
+BEGIN
+    IF NOT p_lock THEN
+        -- What a call would go on with, where one was interrupted.
+        p_plan := zodan.read_plan('add_node', p_new);
+        IF p_plan IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT * INTO v_survey FROM zodan.survey_join(p_source, p_source_dsn, p_new, p_new_dsn);
+    -- Two names for one database fail a check below; its lock cannot be taken twice.
+    IF p_lock AND NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')
+       AND (SELECT pg_catalog.count(*) = pg_catalog.count(DISTINCT (f.value -> 'server', f.value -> 'dbname'))
+              FROM pg_catalog.jsonb_each(v_survey.p_facts) AS f(key, value)) THEN
+        -- What was read before the lock may have been changed by the operation that held it.
+        PERFORM zodan.lock_members(v_survey.p_dsns);
+        v_members := v_survey.p_join;
+        SELECT * INTO v_survey FROM zodan.survey_join(p_source, p_source_dsn, p_new, p_new_dsn);
+        IF v_survey.p_join <> v_members THEN
+            PERFORM zodan.close_connections();
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD110',
+                MESSAGE = 'the members of the cluster changed while they were being read',
+                HINT = 'Call again.';
+        END IF;
+    END IF;
+    SELECT pg_catalog.array_agg(c) INTO v_checks
+      FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
+    IF p_roles THEN
+        v_checks := ARRAY(SELECT c FROM pg_catalog.unnest(v_checks) AS c WHERE c.name NOT IN ('roles', 'role attributes'));
+    END IF;
+    PERFORM zodan.judge_checks(v_checks);
+    p_dsns := v_survey.p_dsns;
+    p_plan := zodan.plan_join(zodan.describe_cluster(v_survey.p_facts, v_survey.p_join, p_dsns) || CASE
+            WHEN p_roles THEN pg_catalog.jsonb_build_object('roles', v_survey.p_facts #> ARRAY[p_source, 'roles']) ELSE '{}' END,
+        p_location, p_country, p_info, zodan.read_patience());
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.prepare_join IS
+'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions
+and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_join, zodan.lock_members and
+zodan.judge_checks (design 3, 4).';
+REVOKE ALL ON FUNCTION zodan.prepare_join FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_add_node(
+    src_node_name text,
+    src_dsn text,
+    new_node_name text,
+    new_node_dsn text,
+    new_node_location text DEFAULT 'NY',
+    new_node_country text DEFAULT 'USA',
+    new_node_info jsonb DEFAULT '{}',
+    roles boolean DEFAULT false
+)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql
+AS $zodan$
+/* The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors:
+ZD0nn bad input, ZD100 preconditions not met (design 3, 4). */
+DECLARE
+    v_plan zodan.plan_step[];
+BEGIN
+    PERFORM zodan.hide_statement();
+    PERFORM zodan.close_connections();
+    SELECT p.p_plan INTO v_plan
+      FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country,
+               new_node_info, roles, false) AS p;
+    PERFORM zodan.close_connections();
+    RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_add_node IS
+'The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors:
+ZD0nn bad input, ZD100 preconditions not met (design 3, 4).';
+REVOKE ALL ON FUNCTION zodan.plan_add_node FROM PUBLIC;
+
+CREATE FUNCTION zodan.checks(
+    check_type text,
+    src_node_name text,
+    src_dsn text,
+    new_node_name text DEFAULT NULL,
+    new_node_dsn text DEFAULT NULL
+)
+RETURNS SETOF zodan.check_result
+LANGUAGE plpgsql
+AS $zodan$
+/* Examines a cluster, found through any member, and gives a row a check and node; changes nothing. check_type pre
+is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone are
+examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001 malformed
+connection string, ZD002 names missing or equal, ZD004 unknown check_type (design 1, 4). */
+DECLARE
+    v_survey record;
+    v_checks zodan.check_result[];
+BEGIN
+    PERFORM zodan.hide_statement();
+    IF check_type IS NULL OR check_type NOT IN ('pre', 'post') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('there are no checks of type "%s"', check_type),
+            HINT = 'Use pre, before a node joins, or post, afterwards.';
+    END IF;
+    PERFORM zodan.close_connections();
+    SELECT * INTO v_survey FROM zodan.survey_members(src_node_name, src_dsn, new_node_name, new_node_dsn, 'zodan health_check');
+    SELECT pg_catalog.array_agg(c) INTO v_checks FROM zodan.examine(check_type, v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
+    PERFORM zodan.close_connections();
+    -- What libpq says of a failed connection has several lines; a check is one.
+    RETURN QUERY SELECT c.name, c.scope, c.severity, c.passed, pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), c.required, c.hint
+      FROM pg_catalog.unnest(v_checks) AS c;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.checks IS
+'Examines a cluster, found through any member, and gives a row a check and node; changes nothing. check_type pre
+is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone are
+examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001 malformed
+connection string, ZD002 names missing or equal, ZD004 unknown check_type (design 1, 4).';
+REVOKE ALL ON FUNCTION zodan.checks FROM PUBLIC;
+
+CREATE PROCEDURE spock.add_node(
+    src_node_name text,
+    src_dsn text,
+    new_node_name text,
+    new_node_dsn text,
+    verb boolean DEFAULT false,
+    new_node_location text DEFAULT 'NY',
+    new_node_country text DEFAULT 'USA',
+    new_node_info jsonb DEFAULT '{}',
+    dry_run boolean DEFAULT false,
+    roles boolean DEFAULT false
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name
+any member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
+location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their attributes,
+memberships and password hashes. verb prints every step, dry_run prints the plan and changes
+nothing. Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100
+preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran
+out of its budget (design 4). */
+DECLARE
+    v_operation bigint;
+    v_plan zodan.plan_step[];
+    v_dsns jsonb;
+    v_failure jsonb;
+    v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
+        'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
+        'roles', roles);
+BEGIN
+    CALL zodan.require_autocommit('add_node');
+    PERFORM zodan.close_connections();
+    v_operation := zodan.find_interrupted('add_node', new_node_name);
+    IF v_operation IS NOT NULL AND NOT dry_run THEN
+        PERFORM zodan.check_same_call(v_operation, v_arguments);
+        v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(src_node_name, src_dsn, new_node_name, new_node_dsn));
+        PERFORM zodan.reopen_operation(v_operation, v_dsns);
+        RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
+    ELSE
+        SELECT p.p_plan, p.p_dsns INTO v_plan, v_dsns
+          FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
+                   new_node_country, new_node_info, roles, NOT dry_run) AS p;
+        IF dry_run THEN
+            PERFORM zodan.close_connections();
+            PERFORM zodan.show_plan(v_plan, verb);
+            RETURN;
+        END IF;
+        v_operation := zodan.start_operation('add_node', new_node_name, v_arguments, v_dsns, v_plan);
+    END IF;
+    COMMIT;
+    CALL zodan.run_operation(v_operation, v_dsns, verb, v_failure);
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE 'node "%" has joined: % members, operation %', new_node_name,
+        (SELECT pg_catalog.count(*) FROM pg_catalog.jsonb_object_keys(v_dsns)), v_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE spock.add_node IS
+'Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name
+any member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
+location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their attributes,
+memberships and password hashes. verb prints every step, dry_run prints the plan and changes
+nothing. Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100
+preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran
+out of its budget (design 4).';
+REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
+
+CREATE PROCEDURE spock.health_check(
+    src_node_name text,
+    src_dsn text,
+    new_node_name text DEFAULT NULL,
+    new_node_dsn text DEFAULT NULL,
+    check_type text DEFAULT 'pre',
+    verb boolean DEFAULT false
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
+lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post what must
+hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them the members alone
+are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD100 a check failed, ZD0nn caller's mistake
+(design 1, 4). */
+DECLARE
+    v_checks zodan.check_result[];
+    v_check zodan.check_result;
+    v_failed zodan.check_result[];
+    v_mark text;
+BEGIN
+    SELECT pg_catalog.array_agg(c) INTO v_checks
+      FROM zodan.checks(check_type, src_node_name, src_dsn, new_node_name, new_node_dsn) AS c;
+    FOREACH v_check IN ARRAY v_checks LOOP
+        v_mark := CASE WHEN v_check.severity = 'info' OR v_check.passed IS NULL THEN 'INFO' WHEN v_check.passed THEN 'PASS'
+                       WHEN v_check.severity = 'fail' THEN 'FAIL' ELSE 'WARN' END;
+        IF v_mark IN ('FAIL', 'WARN') THEN
+            RAISE NOTICE '% % on "%": %; needed: %', v_mark, v_check.name, v_check.scope, v_check.observed, v_check.required USING HINT = v_check.hint;
+        ELSIF v_mark = 'INFO' OR verb THEN
+            RAISE NOTICE '% % on "%": %', v_mark, v_check.name, v_check.scope, v_check.observed;
+        END IF;
+    END LOOP;
+    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(v_checks) AS c WHERE NOT c.passed AND c.severity = 'fail';
+    RAISE NOTICE '% checks: % failed, % warned', pg_catalog.cardinality(v_checks), coalesce(pg_catalog.cardinality(v_failed), 0),
+        (SELECT pg_catalog.count(*) FROM pg_catalog.unnest(v_checks) AS c WHERE NOT c.passed AND c.severity = 'warn');
+    IF v_failed IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD100',
+            MESSAGE = pg_catalog.format('%s of %s checks failed; first: %s on "%s": %s', pg_catalog.cardinality(v_failed), pg_catalog.cardinality(v_checks),
+                        v_failed[1].name, v_failed[1].scope, v_failed[1].observed),
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope, f.observed, f.required), E'\n')
+                        FROM pg_catalog.unnest(v_failed) AS f),
+            HINT = v_failed[1].hint;
+    END IF;
+END
+$zodan$;
+COMMENT ON PROCEDURE spock.health_check IS
+'Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
+lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post what must
+hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them the members alone
+are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD100 a check failed, ZD0nn caller''s mistake
+(design 1, 4).';
+REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
+
+CREATE FUNCTION zodan.run_on(p_dsn text, p_sql text, p_dsns jsonb DEFAULT '{}')
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
+placeholders, and gives its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be reached, ZD200
+the statement failed, with the remote SQLSTATE and text in DETAIL (design 4). */
+DECLARE
+    c_node CONSTANT text := 'the node given';
+    v_dsns jsonb := p_dsns || pg_catalog.jsonb_build_object(c_node, zodan.format_dsn(zodan.parse_dsn(p_dsn)));
+    v_answer jsonb;
+BEGIN
+    PERFORM zodan.close_connections();
+    v_answer := zodan.open_connection(c_node, v_dsns, 'zodan by hand');
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD101',
+            MESSAGE = 'the node given cannot be reached',
+            DETAIL = v_answer ->> 'message',
+            HINT = 'Check that it runs, its address and its password.';
+    END IF;
+    -- Statements are sent to one node, whatever they bind for others.
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(c_node, p_sql), v_dsns) -> c_node;
+    PERFORM zodan.close_connections();
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD200',
+            MESSAGE = 'the statement failed on the node given',
+            DETAIL = pg_catalog.concat_ws(' ', (v_answer ->> 'sqlstate') || ':', v_answer ->> 'message', v_answer ->> 'detail', v_answer ->> 'hint'),
+            HINT = 'Mend the cause, then call again.';
+    END IF;
+    RETURN v_answer -> 'value';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.run_on IS
+'Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
+placeholders, and gives its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be reached, ZD200
+the statement failed, with the remote SQLSTATE and text in DETAIL (design 4).';
+REVOKE ALL ON FUNCTION zodan.run_on FROM PUBLIC;
+
+CREATE FUNCTION zodan.create_node(
+    p_node text,
+    p_dsn text,
+    p_location text DEFAULT 'NY',
+    p_country text DEFAULT 'USA',
+    p_info jsonb DEFAULT '{}'
+)
+RETURNS oid
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, zodan.write_create_node(p_node, p_location, p_country, p_info),
+    pg_catalog.jsonb_build_object(p_node, zodan.format_dsn(zodan.parse_dsn(p_dsn)))) ->> 'node_id')::oid
+$zodan$;
+COMMENT ON FUNCTION zodan.create_node IS
+'Makes the database that p_dsn leads to a Spock node of name p_node, which the others will reach by p_dsn. Gives the
+node''s id. Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on (design 4,
+step 1).';
+REVOKE ALL ON FUNCTION zodan.create_node FROM PUBLIC;
+
+CREATE FUNCTION zodan.get_spock_nodes(p_dsn text)
+RETURNS TABLE (node_name text, dsn text)
+LANGUAGE sql
+AS $zodan$
+SELECT n.key, zodan.redact_dsn(n.value)
+  FROM pg_catalog.jsonb_each_text(zodan.run_on(p_dsn, zodan.spock_facts()) #> '{facts,nodes}') AS n(key, value)
+ ORDER BY n.key
+$zodan$;
+COMMENT ON FUNCTION zodan.get_spock_nodes IS
+'The nodes that the node at p_dsn knows, itself included, with the connection strings in use, without secrets. Example:
+SELECT * FROM zodan.get_spock_nodes(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on (design 4).';
+REVOKE ALL ON FUNCTION zodan.get_spock_nodes FROM PUBLIC;
+
+CREATE FUNCTION zodan.create_sub(
+    p_dsn text,
+    p_subscription text,
+    p_provider_dsn text,
+    p_replication_sets text[] DEFAULT '{default,default_insert_only,ddl_sql}',
+    p_synchronize_structure boolean DEFAULT false,
+    p_synchronize_data boolean DEFAULT false,
+    p_forward_origins text[] DEFAULT '{}',
+    p_enabled boolean DEFAULT true
+)
+RETURNS oid
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, zodan.write_sub_create(p_subscription, 'provider', p_replication_sets, p_synchronize_structure,
+    p_synchronize_data, p_forward_origins, p_enabled),
+    pg_catalog.jsonb_build_object('provider', zodan.format_dsn(zodan.parse_dsn(p_provider_dsn)))) ->> 'sub_id')::oid
+$zodan$;
+COMMENT ON FUNCTION zodan.create_sub IS
+'Makes a subscription on the node at p_dsn, from the node at p_provider_dsn. Disabled it makes no slot: make that first
+with zodan.create_replication_slot. Gives its id. Example: SELECT zodan.create_sub(''host=10.0.0.4 dbname=app'', ''sub_n1_n4'',
+''host=10.0.0.1 dbname=app'', p_enabled => false). Errors: those of zodan.run_on (design 4).';
+REVOKE ALL ON FUNCTION zodan.create_sub FROM PUBLIC;
+
+CREATE FUNCTION zodan.enable_sub(p_dsn text, p_subscription text)
+RETURNS boolean
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.sub_enable(%s) AS enabled', zodan.quote_text(p_subscription))) ->> 'enabled')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.enable_sub IS
+'Enables a subscription of the node at p_dsn. Gives whether it is enabled now. Example: SELECT
+zodan.enable_sub(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of zodan.run_on (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.enable_sub FROM PUBLIC;
+
+CREATE FUNCTION zodan.create_replication_slot(p_dsn text, p_slot text)
+RETURNS pg_lsn
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, zodan.write_create_slot(p_slot,
+    (zodan.run_on(p_dsn, zodan.server_facts()) #>> '{facts,version_num}')::int)) ->> 'lsn')::pg_lsn
+$zodan$;
+COMMENT ON FUNCTION zodan.create_replication_slot IS
+'Makes a replication slot for a subscription on its provider, the node at p_dsn. Gives the position it starts at. It holds
+WAL until someone streams from it or it is dropped. Example: SELECT zodan.create_replication_slot(''host=10.0.0.1 dbname=app'',
+''spk_app_n1_sub_n1_n4''). Errors: those of zodan.run_on (design 4, step 5).';
+REVOKE ALL ON FUNCTION zodan.create_replication_slot FROM PUBLIC;
+
+CREATE FUNCTION zodan.sync_event(p_dsn text)
+RETURNS pg_lsn
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, zodan.write_last_event()) ->> 'lsn')::pg_lsn
+$zodan$;
+COMMENT ON FUNCTION zodan.sync_event IS
+'Commits a mark in the stream of the node at p_dsn and gives its position, for zodan.wait_for_sync_event. Example: SELECT
+zodan.sync_event(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on (design 4, step 3).';
+REVOKE ALL ON FUNCTION zodan.sync_event FROM PUBLIC;
+
+CREATE FUNCTION zodan.wait_for_sync_event(
+    p_dsn text,
+    p_origin text,
+    p_lsn pg_lsn,
+    p_timeout interval DEFAULT '30 s'
+)
+RETURNS boolean
+LANGUAGE plpgsql
+AS $zodan$
+/* Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most. Gives
+whether it has. Example: SELECT zodan.wait_for_sync_event('host=10.0.0.4 dbname=app', 'n1', '0/1A2B3C'). Errors: those of
+zodan.run_on; ZD202 when it never will, the subscription being gone or disabled (design 4, step 3). */
+DECLARE
+    v_until timestamptz := pg_catalog.clock_timestamp() + p_timeout;
+    v_seen jsonb;
+BEGIN
+    LOOP
+        v_seen := zodan.run_on(p_dsn, zodan.write_wait_applied(p_origin, zodan.quote_text(p_lsn::text)));
+        IF v_seen ->> 'trouble' IS NOT NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD202',
+                MESSAGE = v_seen ->> 'trouble',
+                HINT = 'Mend the subscription first.';
+        END IF;
+        EXIT WHEN (v_seen ->> 'ok')::boolean OR pg_catalog.clock_timestamp() > v_until;
+        PERFORM pg_catalog.pg_sleep(0.25);
+    END LOOP;
+    RETURN (v_seen ->> 'ok')::boolean;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_for_sync_event IS
+'Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most. Gives
+whether it has. Example: SELECT zodan.wait_for_sync_event(''host=10.0.0.4 dbname=app'', ''n1'', ''0/1A2B3C''). Errors: those of
+zodan.run_on; ZD202 when it never will, the subscription being gone or disabled (design 4, step 3).';
+REVOKE ALL ON FUNCTION zodan.wait_for_sync_event FROM PUBLIC;
+
+CREATE FUNCTION zodan.get_commit_timestamp(p_dsn text, p_origin text)
+RETURNS timestamptz
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT pg_catalog.max(l.commit_timestamp) AS at FROM spock.lag_tracker AS l WHERE l.origin_name = %s',
+    zodan.quote_text(p_origin))) ->> 'at')::timestamptz
+$zodan$;
+COMMENT ON FUNCTION zodan.get_commit_timestamp IS
+'When the newest transaction of node p_origin that the node at p_dsn has applied was committed there; NULL where it has
+applied none since commit timestamps are kept. Example: SELECT zodan.get_commit_timestamp(''host=10.0.0.4 dbname=app'', ''n1'').
+Errors: those of zodan.run_on (design 4).';
+REVOKE ALL ON FUNCTION zodan.get_commit_timestamp FROM PUBLIC;
+
+CREATE FUNCTION zodan.advance_replication_slot(p_dsn text, p_slot text, p_lsn pg_lsn)
+RETURNS pg_lsn
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT end_lsn AS lsn FROM pg_catalog.pg_replication_slot_advance(%s, %s)',
+    zodan.quote_text(p_slot), zodan.quote_text(p_lsn::text))) ->> 'lsn')::pg_lsn
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_replication_slot IS
+'Moves a slot of the node at p_dsn forward to p_lsn, so that nothing committed before it is sent any more: only for one who
+has those commits from elsewhere. Gives where it is now. Example: SELECT zodan.advance_replication_slot(''host=10.0.0.1
+dbname=app'', ''spk_app_n1_sub_n1_n4'', ''0/1A2B3C''). Errors: those of zodan.run_on (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.advance_replication_slot FROM PUBLIC;
+
+CREATE FUNCTION zodan.sub_drop(p_dsn text, p_subscription text)
+RETURNS boolean
+LANGUAGE sql
+AS $zodan$
+SELECT zodan.run_on(p_dsn, zodan.write_drop_subscription(p_subscription)) ->> 'dropped' NOT IN ('0', 'false')
+$zodan$;
+COMMENT ON FUNCTION zodan.sub_drop IS
+'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Gives whether there was
+one. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of zodan.run_on (design 5,
+steps 2 and 3).';
+REVOKE ALL ON FUNCTION zodan.sub_drop FROM PUBLIC;
+
+CREATE FUNCTION zodan.repset_drop(p_dsn text, p_set text)
+RETURNS boolean
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.repset_drop(%s, true) AS dropped', zodan.quote_text(p_set))) ->> 'dropped')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.repset_drop IS
+'Drops a replication set of the node at p_dsn. Gives whether there was one. Example: SELECT
+zodan.repset_drop(''host=10.0.0.4 dbname=app'', ''reports''). Errors: those of zodan.run_on (design 5, step 4).';
+REVOKE ALL ON FUNCTION zodan.repset_drop FROM PUBLIC;
+
+CREATE FUNCTION zodan.node_drop(p_dsn text, p_node text)
+RETURNS boolean
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.run_on(p_dsn, zodan.write_drop_node_row(p_node)) ->> 'dropped')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.node_drop IS
+'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Gives whether there was one.
+Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors: those of zodan.run_on (design 5, step 4).';
+REVOKE ALL ON FUNCTION zodan.node_drop FROM PUBLIC;
+
+CREATE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
+RETURNS boolean
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zodan.format_dsn(zodan.parse_dsn(p_dsn))),
+    'zodan remove_node ' || p_node) ->> 'ok')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.is_reachable IS
+'Whether a node can be connected to; the connection stays open. Errors: ZD001 (design 5).';
+REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_leave(
+    p_facts jsonb,
+    p_leave jsonb,
+    p_force boolean,
+    p_accept boolean
+)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT r.name, r.scope, CASE WHEN p_force THEN 'warn' ELSE 'fail' END, r.passed, r.observed, r.required,
+       CASE WHEN r.scope = p_leave ->> 'target'
+            THEN 'Bring the node back; if it is gone for good, call on a member with force => true.'
+            ELSE 'Bring the node back, or call with force => true and again once it is back.' END
+  FROM zodan.check_reachable(p_facts, p_leave) AS r
+UNION ALL
+SELECT 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]', 'no member can be reached through it', 'a member to remove it from',
+       'Call on a member, or give the connection string of one as survivor_dsn.'
+ WHERE (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key, false),
+       coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "' || f.key || '"',
+       'Check the name and the connection string; a node that was never created needs no removal.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE NOT f.value ? 'error'
+UNION ALL
+SELECT 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, (s.item ->> 'enabled')::boolean,
+       CASE WHEN (s.item ->> 'enabled')::boolean THEN s.item ->> 'status' ELSE 'disabled' END,
+       'a subscription that is enabled, so that nothing committed on the target is lost',
+       pg_catalog.format('Mend and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.', s.item ->> 'name', m.name)
+  FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
+ WHERE NOT (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, coalesce(p.place = p.first, false),
+       CASE WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
+            ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member', p.place, p.first - p.place) END,
+       'as far in the stream of the dead node as every other member',
+       'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
+  FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
+               pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
+          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
+         WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS p
+ WHERE (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_leave IS
+'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can;
+each is who it should be; what the others receive from the target can be waited for or, where the target is dead, they
+have all got equally far, or p_accept is given (design 5).';
+REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_unpublished()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
+                     JOIN spock.replication_set AS r ON r.set_id = t.set_id
+                     JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_unpublished IS
+'Writes the query that tells whether a node publishes no table any more; for done_sql (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_unpublished FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_unpublish()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_reloid, false)) AS removed
+  FROM (SELECT r.set_name, t.set_reloid
+          FROM spock.replication_set_table AS t
+          JOIN spock.replication_set AS r ON r.set_id = t.set_id
+          JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+         OFFSET 0) AS t
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_unpublish IS
+'Writes the statement that takes every table out of every replication set of a node (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_unpublish FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_wait_drained(p_target text, p_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'SELECT w.ok OR w.gone AS ok, w.progress, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
+    || pg_catalog.format('NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE n.node_name = %s) AS gone',
+           zodan.quote_text(p_target))
+    || ' FROM (' || zodan.write_wait_applied(p_target, p_lsn) || ') AS a) AS w'
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_drained IS
+'Writes the query that tells, on a member, whether it has applied everything of the target up to p_lsn; a
+subscription that is gone has been waited for before; for until_sql (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_wait_drained FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_node(p_target text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_subscription name;
+BEGIN
+    FOR v_subscription IN SELECT s.sub_name FROM spock.subscription AS s ORDER BY s.sub_name LOOP
+        PERFORM spock.sub_drop(v_subscription, true);
+    END LOOP;
+    PERFORM spock.node_drop(%s, true);
+END
+$do$$sql$, zodan.quote_text(p_target))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_node IS
+'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its
+replication sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal
+finds them (design 5, steps 3 and 4).';
+REVOKE ALL ON FUNCTION zodan.write_drop_node FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_wait_settled(p_xid text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
+  FROM (SELECT 'process ' || a.pid AS what FROM pg_catalog.pg_stat_activity AS a
+         WHERE a.datname = pg_catalog.current_database() AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
+        UNION ALL
+        SELECT 'prepared transaction ' || p.gid FROM pg_catalog.pg_prepared_xacts AS p
+         WHERE p.database = pg_catalog.current_database() AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o
+$sql$, p_xid)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_settled IS
+'Writes the query that tells whether every transaction of this database that was open when p_xid (a placeholder)
+began has ended, prepared ones too; for until_sql (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_wait_settled FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that make every member hold the same commits of the target: its tables are taken out of its
+replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
+its writers go on; then a sync event after that point, applied by every member. From here on the removal can only be
+finished: what is written on the target now reaches nobody (design 5, step 1). */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+BEGIN
+    RETURN NEXT zodan.make_step(1, v_target, 'end what ' || v_target || ' publishes',
+        p_do := zodan.write_unpublish(), p_done := zodan.write_unpublished(), p_section := 'final');
+    -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
+    RETURN NEXT zodan.make_step(2, v_target, 'mark the transactions of ' || v_target,
+        p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
+    RETURN NEXT zodan.make_step(3, v_target,
+        'wait until those open at that moment have ended on ' || v_target,
+        p_until := zodan.write_wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
+    RETURN NEXT zodan.make_step(4, v_target, 'sync event on ' || v_target,
+        p_do := zodan.write_last_event(), p_ref := 'drain');
+    FOR v_member IN
+        SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+         WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
+    LOOP
+        RETURN NEXT zodan.make_step(5, v_member,
+            pg_catalog.format('wait until %s has applied everything of %s', v_member, v_target),
+            p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_drain IS
+'The steps that make every member hold the same commits of the target: its tables are taken out of its
+replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
+its writers go on; then a sync event after that point, applied by every member. From here on the removal can only be
+finished: what is written on the target now reaches nobody (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_withdraw(p_leave jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
+disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node row.
+Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5). */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+    v_item jsonb;
+BEGIN
+    FOR v_member, v_item IN
+        SELECT m.name, s.item FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+         CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
+    LOOP
+        RETURN NEXT zodan.make_step(6, v_member,
+            pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
+            p_do := zodan.write_drop_subscription(v_item ->> 'name'));
+    END LOOP;
+    -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
+    RETURN NEXT zodan.make_step(6, v_target, 'disable every subscription on ' || v_target,
+        p_do := 'SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled');
+    FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
+        IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
+            RETURN NEXT zodan.make_step(7, v_item ->> 'provider',
+                pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
+                p_do := zodan.write_drop_slot(v_item ->> 'slot'));
+        END IF;
+    END LOOP;
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
+        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+            p_do := zodan.write_forget_node(v_target));
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+            p_do := zodan.write_prove_gone(p_leave, v_member));
+    END LOOP;
+    RETURN NEXT zodan.make_step(9, v_target,
+        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
+    RETURN NEXT zodan.make_step(10, v_target, 'prove that nothing is left on ' || v_target,
+        p_do := zodan.write_prove_gone(p_leave, v_target));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_withdraw IS
+'The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
+disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node row.
+Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5).';
+REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_drop_slot_of(p_provider text, p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_tail text := pg_catalog.substr(spock.spock_gen_slot_name('x', %1$s, %2$s)::text, 6);
+    v_slot record;
+BEGIN
+    FOR v_slot IN
+        SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r
+         WHERE r.database = pg_catalog.current_database() AND pg_catalog.left(r.slot_name, 4) = 'spk_'
+           AND pg_catalog.right(r.slot_name, pg_catalog.length(v_tail)) = v_tail
+    LOOP
+        -- The dead node's connection may linger until the network notices.
+        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name AND r.active) LOOP
+            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name;
+            PERFORM pg_catalog.pg_sleep(0.05);
+        END LOOP;
+        PERFORM pg_catalog.pg_drop_replication_slot(v_slot.slot_name);
+    END LOOP;
+END
+$do$$sql$, zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_slot_of IS
+'Writes the statement that drops, on a provider, the slot that a subscription used whose node cannot be asked for
+its name any more. The name is known but for the database name of the subscriber in its middle (design 5).';
+REVOKE ALL ON FUNCTION zodan.write_drop_slot_of FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_bury(p_leave jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the
+slot that it used there and its row, which is proved (design 5). */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+    v_item jsonb;
+BEGIN
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
+        FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
+            RETURN NEXT zodan.make_step(6, v_member,
+                pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
+                p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_section := 'final');
+        END LOOP;
+        RETURN NEXT zodan.make_step(7, v_member,
+            pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
+            p_do := zodan.write_drop_slot_of(v_member, zodan.subscription_name(v_member, v_target)), p_section := 'final');
+        -- A join that never came to its end used this one.
+        RETURN NEXT zodan.make_step(7, v_member,
+            pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
+            p_do := zodan.write_drop_slot_of(v_member, zodan.copy_name(v_target)), p_section := 'final');
+        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+            p_do := zodan.write_forget_node(v_target), p_section := 'final');
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+            p_do := zodan.write_prove_gone(p_leave, v_member));
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_bury IS
+'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the
+slot that it used there and its row, which is proved (design 5).';
+REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
+RETURNS zodan.plan_step[]
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as
+zodan.survey_leave describes it (design 3, 5). */
+DECLARE
+    v_steps zodan.plan_step[];
+BEGIN
+    SELECT pg_catalog.array_agg(s::zodan.plan_step) INTO v_steps FROM (
+        SELECT * FROM zodan.plan_bury(p_leave) WHERE (p_leave ->> 'dead')::boolean
+        UNION ALL SELECT * FROM zodan.plan_drain(p_leave, p_patience) WHERE NOT (p_leave ->> 'dead')::boolean
+        UNION ALL SELECT * FROM zodan.plan_withdraw(p_leave) WHERE NOT (p_leave ->> 'dead')::boolean) AS s;
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps) AS n);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_leave IS
+'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as
+zodan.survey_leave describes it (design 3, 5).';
+REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
+
+CREATE FUNCTION zodan.survey_leave(
+    p_target text,
+    p_target_dsn text,
+    p_survivor_dsn text,
+    OUT p_facts jsonb,
+    OUT p_leave jsonb,
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody
+names anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
+database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
+those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is another
+node (design 5). */
+DECLARE
+    c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
+    v_found text;
+    v_known jsonb := '{}'::jsonb;
+    v_new jsonb;
+BEGIN
+    IF coalesce(p_target, '') = '' THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD002',
+            MESSAGE = 'no node is named',
+            HINT = 'Name the node that is to be removed.';
+    END IF;
+    p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.format_dsn(zodan.parse_dsn(p_target_dsn)));
+    p_facts := zodan.gather_facts(p_dsns, c_purpose);
+    v_found := p_facts #>> ARRAY[p_target, 'spock', 'node'];
+    IF v_found <> p_target THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = pg_catalog.format('the connection string does not lead to node "%s"', p_target),
+            DETAIL = pg_catalog.format('It leads to node "%s".', v_found),
+            HINT = 'Give the name and the connection string of the same node.';
+    END IF;
+    IF p_facts -> p_target ? 'error' THEN
+        v_known := zodan.local_dsns() || CASE WHEN p_survivor_dsn IS NULL THEN '{}' ELSE zodan.known_dsns(
+            zodan.gather_facts(pg_catalog.jsonb_build_object('a survivor', p_survivor_dsn), c_purpose)) END;
+    END IF;
+    LOOP
+        v_known := zodan.known_dsns(p_facts) || v_known;
+        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
+          FROM pg_catalog.jsonb_each(v_known) AS k(key, value) WHERE NOT p_dsns ? k.key;
+        EXIT WHEN v_new IS NULL;
+        p_dsns := p_dsns || v_new;
+        p_facts := p_facts || zodan.gather_facts(v_new, c_purpose);
+    END LOOP;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
+      FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
+    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead', p_facts -> p_target ? 'error',
+        'members', (SELECT coalesce(pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C"), '[]')
+                      FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) WHERE k.node <> p_target),
+        'subscriptions', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce((
+                              SELECT pg_catalog.jsonb_agg(s.item) FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
+                               WHERE f.key = p_target OR s.item ->> 'provider' = p_target), '[]'))
+                            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.survey_leave IS
+'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody
+names anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
+database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
+those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is another
+node (design 5).';
+REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
+
+CREATE FUNCTION zodan.prepare_leave(
+    p_target text,
+    p_target_dsn text,
+    p_survivor_dsn text,
+    p_force boolean,
+    p_accept boolean,
+    p_lock boolean,
+    OUT p_plan zodan.plan_step[],
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
+preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members
+and zodan.judge_checks (design 3, 5). */
+DECLARE
+    v_survey record;
+    v_checks zodan.check_result[];
+BEGIN
+    IF NOT p_lock THEN
+        -- What a call would go on with, where one was interrupted.
+        p_plan := zodan.read_plan('remove_node', p_target);
+        IF p_plan IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
+    IF p_lock AND (p_force OR NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')) THEN
+        PERFORM zodan.lock_members(v_survey.p_dsns);
+        SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
+    END IF;
+    SELECT pg_catalog.array_agg(c) INTO v_checks FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept) AS c;
+    PERFORM zodan.judge_checks(v_checks);
+    p_dsns := v_survey.p_dsns;
+    p_plan := zodan.plan_leave(v_survey.p_leave, zodan.read_patience());
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.prepare_leave IS
+'Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
+preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members
+and zodan.judge_checks (design 3, 5).';
+REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_remove_node(
+    target_node_name text,
+    target_node_dsn text,
+    force boolean DEFAULT false,
+    accept_divergence boolean DEFAULT false,
+    survivor_dsn text DEFAULT NULL
+)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql
+AS $zodan$
+/* The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes.
+Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5). */
+DECLARE
+    v_plan zodan.plan_step[];
+BEGIN
+    PERFORM zodan.hide_statement();
+    PERFORM zodan.close_connections();
+    SELECT p.p_plan INTO v_plan FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, false) AS p;
+    PERFORM zodan.close_connections();
+    RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_remove_node IS
+'The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes.
+Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5).';
+REVOKE ALL ON FUNCTION zodan.plan_remove_node FROM PUBLIC;
+
+CREATE PROCEDURE spock.remove_node(
+    target_node_name text,
+    target_node_dsn text,
+    verbose_mode boolean DEFAULT false,
+    force boolean DEFAULT false,
+    accept_divergence boolean DEFAULT false,
+    dry_run boolean DEFAULT false,
+    survivor_dsn text DEFAULT NULL
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others
+are found through it. Everything committed there before the call reaches every other node first, and every other node
+ends with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins go, which is
+proved at the end. A node that cannot be reached is removed with force, called on a member or with the connection string
+of one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members that
+cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step, dry_run prints the plan and changes nothing. Called again after an
+interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another
+operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5). */
+DECLARE
+    v_operation bigint;
+    v_plan zodan.plan_step[];
+    v_dsns jsonb;
+    v_failure jsonb;
+BEGIN
+    CALL zodan.require_autocommit('remove_node');
+    PERFORM zodan.close_connections();
+    v_operation := zodan.find_interrupted('remove_node', target_node_name);
+    IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name, target_node_dsn) THEN
+        -- Its plan needs the node, which is gone: a new plan does without it.
+        v_operation := NULL;
+    END IF;
+    IF v_operation IS NOT NULL AND NOT dry_run THEN
+        v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(target_node_name, target_node_dsn));
+        PERFORM zodan.reopen_operation(v_operation, v_dsns);
+        RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
+    ELSE
+        SELECT p.p_plan, p.p_dsns INTO v_plan, v_dsns
+          FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, NOT dry_run) AS p;
+        IF dry_run THEN
+            PERFORM zodan.close_connections();
+            PERFORM zodan.show_plan(v_plan, verbose_mode);
+            RETURN;
+        END IF;
+        PERFORM zodan.give_up_operations(target_node_name, 'the node is being removed');
+        v_operation := zodan.start_operation('remove_node', target_node_name, '{}', v_dsns, v_plan);
+    END IF;
+    COMMIT;
+    CALL zodan.run_operation(v_operation, v_dsns, verbose_mode, v_failure);
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE 'node "%" has been removed: % members are left, operation %', target_node_name,
+        (SELECT pg_catalog.count(*) FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS k(node)
+          WHERE o.operation_id = v_operation AND k.node <> target_node_name), v_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE spock.remove_node IS
+'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others
+are found through it. Everything committed there before the call reaches every other node first, and every other node
+ends with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins go, which is
+proved at the end. A node that cannot be reached is removed with force, called on a member or with the connection string
+of one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members that
+cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step, dry_run prints the plan and changes nothing. Called again after an
+interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another
+operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5).';
+REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
+
+-- What ran belongs to the database, not to the extension: a dump carries it.
+SELECT pg_catalog.pg_extension_config_dump('zodan.operation', '');
+SELECT pg_catalog.pg_extension_config_dump('zodan.operation_operation_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('zodan.step', '');

@@ -1,0 +1,3139 @@
+-- Rendered by "zodan-sql build" from sql/templates/zodremove.sql.j2: do not edit.
+-- Zodan 0.1.0: CALL spock.remove_node(...). Load with psql; twice does no harm.
+\set ON_ERROR_STOP on
+BEGIN;
+SELECT pg_catalog.set_config('spock.enable_ddl_replication', 'off', true),
+       pg_catalog.set_config('spock.include_ddl_repset', 'off', true),
+       pg_catalog.set_config('client_min_messages', 'warning', true) \g /dev/null
+
+DO $zodan$
+DECLARE
+    v_spock text := (SELECT e.extversion FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock');
+BEGIN
+    IF pg_catalog.current_setting('server_version_num')::int < 150000 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = 'Zodan needs PostgreSQL 15 or later',
+            HINT = 'Load it on a newer server.';
+    ELSIF v_spock IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = pg_catalog.format('Zodan needs Spock in database "%s"', pg_catalog.current_database()),
+            HINT = 'Run CREATE EXTENSION spock first.';
+    ELSIF pg_catalog.regexp_split_to_array(pg_catalog.substring(v_spock, '^[0-9.]+'), '\.')::int[] < '{5,0,7}' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = pg_catalog.format('Zodan needs Spock 5.0.7 or later, this is %s', v_spock),
+            HINT = 'Install a newer Spock, then run ALTER EXTENSION spock UPDATE.';
+    ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = pg_catalog.format('Zodan needs dblink in database "%s"', pg_catalog.current_database()),
+            HINT = 'Run CREATE EXTENSION dblink first.';
+    END IF;
+END
+$zodan$;
+
+DO $zodan$
+DECLARE
+    v_routine regprocedure;
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD103',
+            MESSAGE = pg_catalog.format('Zodan is installed as an extension in database "%s"', pg_catalog.current_database()),
+            HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
+    END IF;
+    -- Routines of another version go first, all of them: a mixture of two versions must not run.
+    IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
+        IF zodan.version() <> '0.1.0' THEN
+            FOR v_routine IN
+                SELECT p.oid FROM pg_catalog.pg_proc AS p
+                 WHERE p.pronamespace = pg_catalog.to_regnamespace('zodan')
+                    OR p.pronamespace = 'spock'::regnamespace AND p.proname IN ('add_node', 'remove_node', 'health_check')
+            LOOP
+                EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
+            END LOOP;
+            RAISE WARNING 'Zodan of another version was here: load both scripts, zodan.sql and zodremove.sql';
+        END IF;
+    END IF;
+END
+$zodan$;
+
+CREATE SCHEMA IF NOT EXISTS zodan;
+REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0: adds nodes to a running Spock cluster and removes them.';
+
+CREATE OR REPLACE FUNCTION zodan.version()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT '0.1.0'
+$zodan$;
+COMMENT ON FUNCTION zodan.version IS
+'The version of Zodan that is loaded (design 1).';
+REVOKE ALL ON FUNCTION zodan.version FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.decode_percent(p_text text)
+RETURNS text
+LANGUAGE plpgsql STABLE STRICT
+AS $zodan$
+/* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors:
+ZD001 for a percent sign that two hexadecimal digits do not follow, or bytes that are no text (design 3). */
+DECLARE
+    v_hex text;
+BEGIN
+    IF p_text ~ '%(?![0-9A-Fa-f]{2})' OR p_text ~ '%00' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection URI has a malformed percent encoding',
+            HINT = 'Write a literal percent sign as %25.';
+    END IF;
+    SELECT pg_catalog.string_agg(CASE
+               WHEN m.piece[1] ~ '^%[0-9A-Fa-f]{2}$' THEN pg_catalog.substr(m.piece[1], 2)
+               ELSE pg_catalog.encode(pg_catalog.convert_to(m.piece[1], 'UTF8'), 'hex')
+           END, '' ORDER BY m.place)
+      INTO v_hex
+      FROM pg_catalog.regexp_matches(p_text, '%[0-9A-Fa-f]{2}|[^%]+', 'g') WITH ORDINALITY AS m(piece, place);
+    RETURN pg_catalog.convert_from(pg_catalog.decode(coalesce(v_hex, ''), 'hex'), 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+    -- PostgreSQL's own message would show the bytes.
+    RAISE EXCEPTION USING
+        ERRCODE = 'ZD001',
+        MESSAGE = 'the percent encoding of a connection URI is no text in UTF-8',
+        HINT = 'Encode special characters as UTF-8 first, then percent-encode the bytes.';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.decode_percent IS
+'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors:
+ZD001 for a percent sign that two hexadecimal digits do not follow, or bytes that are no text (design 3).';
+REVOKE ALL ON FUNCTION zodan.decode_percent FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.parse_dsn_keywords(p_dsn text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed,
+values quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells
+the place of the fault and never the text (design 3). */
+DECLARE
+    v_settings jsonb := '{}'::jsonb;
+    v_rest text := pg_catalog.ltrim(p_dsn, E' \t\n\r\f\v');
+    v_name text;
+    v_match text[];
+BEGIN
+    WHILE v_rest <> '' LOOP
+        v_match := pg_catalog.regexp_match(v_rest, '^([^= \t\n\r\f\v]+)[ \t\n\r\f\v]*=[ \t\n\r\f\v]*(.*)$', 's');
+        IF v_match IS NULL THEN
+            v_name := NULL;
+            EXIT;
+        END IF;
+        v_name := v_match[1];
+        v_rest := v_match[2];
+        -- A quoted value ends at the first quote that no backslash precedes; a bare one at white space.
+        IF pg_catalog.left(v_rest, 1) = '''' THEN
+            v_match := pg_catalog.regexp_match(v_rest, '^''((?:[^''\\]|\\.)*)''(.*)$', 's');
+        ELSE
+            v_match := pg_catalog.regexp_match(v_rest, '^((?:[^ \t\n\r\f\v\\]|\\.|\\$)*)(.*)$', 's');
+        END IF;
+        IF v_match IS NULL THEN
+            v_name := NULL;
+            EXIT;
+        END IF;
+        v_settings := v_settings || pg_catalog.jsonb_build_object(
+            v_name, pg_catalog.regexp_replace(v_match[1], '\\(.?)', '\1', 'gs'));
+        v_rest := pg_catalog.ltrim(v_match[2], E' \t\n\r\f\v');
+    END LOOP;
+    IF v_rest <> '' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = pg_catalog.format('a connection string is malformed near character %s',
+                        pg_catalog.char_length(p_dsn) - pg_catalog.char_length(v_rest) + 1),
+            HINT = 'Write key=value pairs, and quote values that hold spaces or quotes.';
+    END IF;
+    RETURN v_settings;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
+'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed,
+values quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells
+the place of the fault and never the text (design 3).';
+REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.parse_dsn_uri(p_dsn text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent
+encoding and bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never
+repeats the text (design 3). */
+DECLARE
+    v_settings jsonb := '{}'::jsonb;
+    v_parts text[];
+    v_user text[];
+    v_hosts text;
+    v_ports text;
+    v_well_formed boolean;
+    v_query text[];
+    v_setting text;
+    v_value text;
+BEGIN
+    -- scheme, credentials, hosts, database, settings
+    v_parts := pg_catalog.regexp_match(p_dsn, '^postgres(?:ql)?://(?:([^@/]*)@)?([^/?]*)(?:/([^?]*))?(?:\?(.*))?$', 's');
+    IF v_parts IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection URI is malformed',
+            HINT = 'Write postgresql://user@host:port/database, and percent-encode special characters.';
+    END IF;
+    v_user := pg_catalog.regexp_match(v_parts[1], '^([^:]*)(?::(.*))?$', 's');
+    -- an address of IPv6 in brackets, or a host; a port
+    SELECT pg_catalog.bool_and(h.part IS NOT NULL),
+           pg_catalog.string_agg(coalesce(h.part[1], h.part[2], ''), ',' ORDER BY h.place),
+           pg_catalog.string_agg(coalesce(h.part[3], ''), ',' ORDER BY h.place)
+      INTO v_well_formed, v_hosts, v_ports
+      FROM (SELECT pg_catalog.regexp_match(s.host, '^(?:\[([^]]+)\]|([^:[\]]*))(?::(.*))?$') AS part, s.place
+              FROM pg_catalog.regexp_split_to_table(v_parts[2], ',') WITH ORDINALITY AS s(host, place)) AS h;
+    IF NOT v_well_formed THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection URI has a malformed host',
+            HINT = 'Write host:port, and an IPv6 address in brackets.';
+    END IF;
+    v_settings := pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        'user', zodan.decode_percent(nullif(v_user[1], '')),
+        'password', zodan.decode_percent(nullif(v_user[2], '')),
+        'host', zodan.decode_percent(nullif(v_hosts, '')),
+        'port', zodan.decode_percent(CASE WHEN v_ports ~ '[^,]' THEN v_ports END),
+        'dbname', zodan.decode_percent(nullif(v_parts[3], ''))));
+    FOR v_query IN
+        SELECT pg_catalog.regexp_match(q.pair, '^([^=]+)=([^=]*)$')
+          FROM pg_catalog.regexp_split_to_table(
+                   nullif(pg_catalog.regexp_replace(v_parts[4], '([^&])&$', '\1'), ''), '&') AS q(pair)
+    LOOP
+        IF v_query IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD001',
+                MESSAGE = 'a connection URI has a malformed setting after the ? sign',
+                HINT = 'Write setting=value pairs separated by &, and percent-encode special characters.';
+        END IF;
+        v_setting := zodan.decode_percent(v_query[1]);
+        v_value := zodan.decode_percent(v_query[2]);
+        v_settings := v_settings || CASE WHEN v_setting = 'ssl' AND v_value = 'true'
+            THEN pg_catalog.jsonb_build_object('sslmode', 'require')
+            ELSE pg_catalog.jsonb_build_object(v_setting, v_value) END;
+    END LOOP;
+    RETURN v_settings;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.parse_dsn_uri IS
+'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent
+encoding and bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never
+repeats the text (design 3).';
+REVOKE ALL ON FUNCTION zodan.parse_dsn_uri FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.parse_dsn(p_dsn text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object
+of strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of
+the string, since a piece of it may be a piece of a password (design 3). */
+DECLARE
+    v_settings jsonb;
+    v_unknown int;
+    c_known CONSTANT text[] := ARRAY[
+        'service', 'user', 'password', 'passfile', 'channel_binding', 'connect_timeout', 'dbname', 'host', 'hostaddr',
+        'port', 'client_encoding', 'options', 'application_name', 'fallback_application_name', 'keepalives',
+        'keepalives_idle', 'keepalives_interval', 'keepalives_count', 'tcp_user_timeout', 'sslmode', 'sslnegotiation',
+        'sslcompression', 'sslcert', 'sslkey', 'sslcertmode', 'sslpassword', 'sslrootcert', 'sslcrl', 'sslcrldir',
+        'sslsni', 'requirepeer', 'require_auth', 'ssl_min_protocol_version', 'ssl_max_protocol_version', 'gssencmode',
+        'krbsrvname', 'gsslib', 'gssdelegation', 'target_session_attrs', 'load_balance_hosts', 'requiressl',
+        'min_protocol_version', 'max_protocol_version', 'sslkeylogfile', 'scram_client_key', 'scram_server_key',
+        'oauth_issuer', 'oauth_client_id', 'oauth_client_secret', 'oauth_scope'];
+BEGIN
+    IF p_dsn IS NULL OR p_dsn !~ '[^ \t\n\r\f\v]' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection string is empty',
+            HINT = 'Give every node a connection string such as host=... dbname=... user=...';
+    END IF;
+    IF p_dsn ~ '^postgres(ql)?://' THEN
+        v_settings := zodan.parse_dsn_uri(p_dsn);
+    ELSE
+        v_settings := zodan.parse_dsn_keywords(p_dsn);
+    END IF;
+    SELECT pg_catalog.count(*) INTO v_unknown
+      FROM pg_catalog.jsonb_object_keys(v_settings) AS k(name)
+     WHERE k.name <> ALL (c_known);
+    IF v_unknown > 0 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection string names a setting that PostgreSQL does not know',
+            HINT = 'Check the names before each = sign, and quote values that hold spaces.';
+    END IF;
+    RETURN v_settings;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.parse_dsn IS
+'Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object
+of strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of
+the string, since a piece of it may be a piece of a password (design 3).';
+REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.format_dsn(p_settings jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT pg_catalog.string_agg(
+           s.key || '=' || CASE
+               WHEN s.value ~ '^[A-Za-z0-9_./:,@+-]+$' THEN s.value
+               ELSE '''' || pg_catalog.regexp_replace(s.value, '([\\''])', '\\\1', 'g') || ''''
+           END, ' ' ORDER BY s.key COLLATE "C")
+  FROM pg_catalog.jsonb_each_text(p_settings) AS s(key, value)
+$zodan$;
+COMMENT ON FUNCTION zodan.format_dsn IS
+'Writes connection settings (as zodan.parse_dsn gives them) as one keyword string, every value quoted,
+the names sorted, so that one node has one spelling everywhere (design 3).';
+REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.redact_dsn(p_dsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn) - ARRAY['password', 'sslpassword', 'passfile', 'scram_client_key',
+           'scram_server_key', 'oauth_client_secret'])
+$zodan$;
+COMMENT ON FUNCTION zodan.redact_dsn IS
+'Gives a connection string without its secrets, for people to read. Errors: ZD001 (design 3).';
+REVOKE ALL ON FUNCTION zodan.redact_dsn FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '{}')
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs
+whoever they belong to, and each password of the connection strings given (an object of node and string). Gives the
+text with **** in their place (design 3). */
+DECLARE
+    v_text text := p_text;
+    v_settings jsonb;
+    v_secret text;
+BEGIN
+    FOR v_settings IN
+        SELECT zodan.parse_dsn(d.value) FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
+    LOOP
+        FOREACH v_secret IN ARRAY ARRAY[v_settings ->> 'password', v_settings ->> 'sslpassword'] LOOP
+            -- A one- or two-letter password would mask half the alphabet; the patterns below still find it in place.
+            IF pg_catalog.char_length(v_secret) > 2 THEN
+                v_text := pg_catalog.replace(v_text, zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
+                v_text := pg_catalog.replace(v_text, v_secret, '****');
+            END IF;
+        END LOOP;
+    END LOOP;
+    v_text := pg_catalog.regexp_replace(v_text,
+        '((?:ssl)?password\s*=\s*)(''(?:[^''\\]|\\.|'''')*''|''''(?:[^''\\]|\\.)*''''|(?:[^\s''"&\\]|\\.)+)', '\1****', 'gi');
+    RETURN pg_catalog.regexp_replace(v_text, '(postgres(?:ql)?://[^:/@\s]*:)[^@\s]*@', '\1****@', 'gi');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.redact_text IS
+'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs
+whoever they belong to, and each password of the connection strings given (an object of node and string). Gives the
+text with **** in their place (design 3).';
+REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.quote_text(p_text text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE
+    WHEN p_text IS NULL THEN 'NULL'
+    WHEN p_text ~ '\{(dsn|result):|\$' THEN
+        ' E''' || pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
+            p_text, '\', '\\'), '''', ''''''), '{', '\x7b'), '$', '\x24') || ''''
+    ELSE pg_catalog.quote_literal(p_text)
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.quote_text IS
+'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like
+{dsn:n2} stays a name, and one that holds a dollar quote does not end the block it stands in (design 3). NULL gives NULL, spelled out.';
+REVOKE ALL ON FUNCTION zodan.quote_text FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.quote_list(p_texts text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'ARRAY[' || coalesce(pg_catalog.string_agg(zodan.quote_text(t.item), ', ' ORDER BY t.place), '') || ']::text[]'
+  FROM pg_catalog.unnest(p_texts) WITH ORDINALITY AS t(item, place)
+$zodan$;
+COMMENT ON FUNCTION zodan.quote_list IS
+'Writes a list of texts as an SQL array of literals, ARRAY[...]::text[] (design 3).';
+REVOKE ALL ON FUNCTION zodan.quote_list FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT '{' || p_kind || ':'
+    || pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(p_name, '%', '%25'), '{', '%7B'), '}', '%7D')
+    || coalesce('.' || p_field, '') || '}'
+$zodan$;
+COMMENT ON FUNCTION zodan.placeholder IS
+'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step
+gave. Characters of the name that would end it early are percent-encoded (design 3).';
+REVOKE ALL ON FUNCTION zodan.placeholder FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.bind_placeholders(p_sql text, p_dsns jsonb, p_results jsonb)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
+connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
+ZD901: no value is ever guessed (design 3). */
+DECLARE
+    v_sql text := '';
+    v_rest text := p_sql;
+    v_match text[];
+    v_value text;
+BEGIN
+    LOOP
+        v_match := pg_catalog.regexp_match(v_rest, '^(.*?)\{(dsn|result):([^}]*)\}(.*)$', 's');
+        EXIT WHEN v_match IS NULL;
+        IF v_match[2] = 'dsn' THEN
+            v_value := p_dsns ->> zodan.decode_percent(v_match[3]);
+        ELSE
+            v_value := p_results #>> pg_catalog.string_to_array(v_match[3], '.');
+        END IF;
+        IF v_value IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD901',
+                MESSAGE = pg_catalog.format('nothing fills the placeholder {%s:%s}', v_match[2], v_match[3]),
+                HINT = 'Report this with the rows of zodan.step.';
+        END IF;
+        v_sql := v_sql || v_match[1] || zodan.quote_text(v_value);
+        v_rest := v_match[4];
+    END LOOP;
+    RETURN v_sql || v_rest;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.bind_placeholders IS
+'Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
+connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
+ZD901: no value is ever guessed (design 3).';
+REVOKE ALL ON FUNCTION zodan.bind_placeholders FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.subscription_name(p_provider text, p_subscriber text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'sub_' || CASE
+    WHEN n.pair !~ '[^a-z0-9_]' THEN n.pair
+    ELSE pg_catalog.regexp_replace(pg_catalog.lower(n.pair), '[^a-z0-9_]', '_', 'g')
+        || '_' || pg_catalog.left(pg_catalog.md5(p_provider || '/' || p_subscriber), 6)
+END
+  FROM (SELECT (p_provider || '_' || p_subscriber) COLLATE "C" AS pair) AS n
+$zodan$;
+COMMENT ON FUNCTION zodan.subscription_name IS
+'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>.
+Spock takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart
+that are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name (design 4).';
+REVOKE ALL ON FUNCTION zodan.subscription_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.name_some(p_names jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C") FILTER (WHERE n.place <= 10)
+       || CASE WHEN pg_catalog.count(*) > 10 THEN pg_catalog.format(' and %s more', pg_catalog.count(*) - 10) ELSE '' END
+  FROM (SELECT e.name, pg_catalog.row_number() OVER (ORDER BY e.name COLLATE "C") AS place
+          FROM pg_catalog.jsonb_array_elements_text(p_names) AS e(name)) AS n
+$zodan$;
+COMMENT ON FUNCTION zodan.name_some IS
+'Writes an array of names for people: the first 10 in order, and how many there are beyond; NULL where
+there is none (design 3).';
+REVOKE ALL ON FUNCTION zodan.name_some FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.copy_name(p_new text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_copy_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
+$zodan$;
+COMMENT ON FUNCTION zodan.copy_name IS
+'The name of the subscription through which a new node is copied and catches up, until its direct streams
+take over (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.connection_name(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_' || pg_catalog.md5(p_node)
+$zodan$;
+COMMENT ON FUNCTION zodan.connection_name IS
+'The name of the kept connection to a node, the same length for every node name (design 3).';
+REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.close_connections()
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes every kept connection of this session, which frees the locks they hold (design 3). */
+DECLARE
+    v_connection text;
+BEGIN
+    FOREACH v_connection IN ARRAY coalesce(dblink_get_connections(), '{}') LOOP
+        IF v_connection LIKE 'zodan\_%' THEN
+            PERFORM dblink_disconnect(v_connection);
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_connections IS
+'Closes every kept connection of this session, which frees the locks they hold (design 3).';
+REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication,
+no time limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection
+strings by node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without
+secrets; never raises for a node that cannot be reached (design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+    v_settings jsonb;
+    v_message text;
+    v_detail text;
+    v_dsn text;
+BEGIN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        RETURN '{"ok": true}'::jsonb;
+    END IF;
+    v_settings := zodan.parse_dsn(p_dsns ->> p_node);
+    v_dsn := zodan.format_dsn('{"connect_timeout": "10", "keepalives_idle": "60"}'::jsonb || v_settings
+        || pg_catalog.jsonb_build_object('application_name', p_purpose));
+    PERFORM dblink_connect(v_connection, v_dsn);
+    PERFORM * FROM dblink(v_connection, $session$
+SELECT pg_catalog.concat(
+    -- Statements carry connection strings: keep them out of the server's log and statistics where the role may.
+    CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) THEN pg_catalog.concat(
+        pg_catalog.set_config('log_statement', 'none', false),
+        pg_catalog.set_config('log_min_error_statement', 'panic', false),
+        -- Spock's DETAIL of a failed connection is the connection string.
+        pg_catalog.set_config('log_error_verbosity', 'terse', false),
+        pg_catalog.set_config('log_min_duration_statement', '-1', false),
+        pg_catalog.set_config('log_min_duration_sample', '-1', false),
+        pg_catalog.set_config('log_transaction_sample_rate', '0', false),
+        pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
+        pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
+    pg_catalog.set_config('search_path', 'pg_catalog', false),
+    pg_catalog.set_config('statement_timeout', '0', false),
+    pg_catalog.set_config('lock_timeout', '0', false),
+    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
+         THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
+    pg_catalog.set_config('idle_session_timeout', '0', false),
+    pg_catalog.set_config('standard_conforming_strings', 'on', false),
+    pg_catalog.set_config('client_connection_check_interval', '1s', false),
+    pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
+    pg_catalog.set_config('spock.include_ddl_repset', 'off', false))
+$session$) AS s(done text);
+    RETURN '{"ok": true}'::jsonb;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
+        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.open_connection IS
+'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication,
+no time limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection
+strings by node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without
+secrets; never raises for a node that cannot be reached (design 3).';
+REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is under way, or {ok: false,
+sqlstate, message} when a placeholder cannot be filled or the connection is gone (design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+    v_sql text;
+BEGIN
+    v_sql := zodan.bind_placeholders(p_sql, p_dsns, p_results);
+    IF v_sql ~* '^\s*(SELECT|WITH)\s' THEN
+        v_sql := 'SELECT pg_catalog.to_jsonb(z)::text FROM (' || v_sql || ') AS z';
+    END IF;
+    -- A connection that broke is never opened again behind the executor's back: that it broke may be the only sign that a
+    -- node has restarted and lost what it had applied but not flushed, and the flip has to be begun anew then.
+    IF dblink_send_query(v_connection, v_sql) = 1 THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08006',
+        'message', dblink_error_message(v_connection));
+EXCEPTION WHEN OTHERS THEN
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE, 'message', SQLERRM);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.send_statement IS
+'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is under way, or {ok: false,
+sqlstate, message} when a placeholder cannot be filled or the connection is gone (design 3).';
+REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drain_results(p_node text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the
+connection when it is broken (design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+BEGIN
+    PERFORM r.answer FROM dblink_get_result(v_connection, false) AS r(answer text);
+    PERFORM r.answer FROM dblink_get_result(v_connection, false) AS r(answer text);
+EXCEPTION WHEN OTHERS THEN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.drain_results IS
+'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the
+connection when it is broken (design 3).';
+REVOKE ALL ON FUNCTION zodan.drain_results FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or
+{ok: false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through
+(design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+    v_row text;
+    v_value text;
+    v_message text;
+    v_detail text;
+    v_hint text;
+    v_context text;
+BEGIN
+    IF dblink_is_busy(v_connection) = 1 THEN
+        RETURN NULL;
+    END IF;
+    -- The connection is free for the next statement only after an empty answer has been taken.
+    FOR v_answer IN 1 .. 2 LOOP
+        FOR v_row IN SELECT r.answer FROM dblink_get_result(v_connection) AS r(answer text) LOOP
+            v_value := v_row;
+        END LOOP;
+    END LOOP;
+    RETURN pg_catalog.jsonb_build_object('ok', true,
+        'value', CASE WHEN pg_catalog.left(v_value, 1) = '{' THEN v_value::jsonb END);
+EXCEPTION WHEN OTHERS OR query_canceled THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL,
+        v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+    IF SQLSTATE = '57014' AND v_context !~ 'dblink connection' THEN
+        RAISE;
+    END IF;
+    PERFORM zodan.drain_results(p_node);
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
+        'message', zodan.redact_text(v_message, p_dsns),
+        'detail', zodan.redact_text(nullif(v_detail, ''), p_dsns),
+        'hint', zodan.redact_text(nullif(v_hint, ''), p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.fetch_result IS
+'Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or
+{ok: false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.cancel_statement(p_node text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014
+(design 3). */
+BEGIN
+    PERFORM dblink_cancel_query(zodan.connection_name(p_node));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.cancel_statement IS
+'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.hide_statement()
+RETURNS void
+LANGUAGE sql
+AS $zodan$
+SELECT pg_catalog.set_config('log_min_error_statement', 'panic', true)
+ WHERE pg_catalog.has_parameter_privilege('log_min_error_statement', 'SET')
+$zodan$;
+COMMENT ON FUNCTION zodan.hide_statement IS
+'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of
+the transaction, should it fail; where the caller may not set that, nothing is done (design 3, 6).';
+REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_a_moment()
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Sleeps 0.005 s between two looks at the nodes. When the caller is cancelled meanwhile, the kept connections are
+closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
+(design 3). */
+BEGIN
+    -- A commit has ended what was set before, and here is where a cancelled or terminated caller is mostly met.
+    PERFORM zodan.hide_statement();
+    PERFORM pg_catalog.pg_sleep(0.005);
+EXCEPTION WHEN query_canceled THEN
+    PERFORM zodan.close_connections();
+    PERFORM zodan.hide_statement();
+    RAISE;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_a_moment IS
+'Sleeps 0.005 s between two looks at the nodes. When the caller is cancelled meanwhile, the kept connections are
+closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.query_nodes(p_queries jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs one query on each of several nodes at the same time and waits for all. p_queries is an object of node
+and query, each giving one row. Gives an object of node and result, as zodan.fetch_result gives it (design 3). */
+DECLARE
+    v_results jsonb := '{}'::jsonb;
+    v_result jsonb;
+    v_node text;
+    v_sql text;
+BEGIN
+    FOR v_node, v_sql IN SELECT q.key, q.value FROM pg_catalog.jsonb_each_text(p_queries) AS q(key, value) LOOP
+        v_result := zodan.send_statement(v_node, v_sql, p_dsns, '{}');
+        IF v_result IS NOT NULL THEN
+            v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result);
+        END IF;
+    END LOOP;
+    LOOP
+        FOR v_node IN
+            SELECT k.node FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node) WHERE NOT v_results ? k.node
+        LOOP
+            v_result := zodan.fetch_result(v_node, p_dsns);
+            IF v_result IS NOT NULL THEN
+                v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result);
+            END IF;
+        END LOOP;
+        EXIT WHEN (SELECT pg_catalog.bool_and(v_results ? k.node) FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node))
+            IS NOT FALSE;
+        PERFORM zodan.wait_a_moment();
+    END LOOP;
+    RETURN v_results;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.query_nodes IS
+'Runs one query on each of several nodes at the same time and waits for all. p_queries is an object of node
+and query, each giving one row. Gives an object of node and result, as zodan.fetch_result gives it (design 3).';
+REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_probe(p_targets jsonb)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
+that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed it
+is created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
+then of connection and replication, with the fault, NULL where it worked (design 3). */
+BEGIN
+    RETURN pg_catalog.format($sql$DO $do$
+DECLARE
+    v_targets jsonb := pg_catalog.jsonb_build_object(%s);
+    v_faults jsonb := '{}'::jsonb;
+    v_schema text;
+    v_node text;
+    v_target text;
+    v_kind text;
+    v_mode text;
+    v_fault text;
+BEGIN
+    -- The error that ends this is no one's concern but the caller's.
+    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink') THEN
+        CREATE EXTENSION dblink SCHEMA public;
+    END IF;
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
+    FOR v_node, v_target, v_kind, v_mode IN
+        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each_text(v_targets) AS t(key, value)
+         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode) ORDER BY t.key, m.place
+    LOOP
+        -- What cannot be reached plainly is not tried again: each try may last 10 s.
+        CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
+        v_fault := NULL;
+        BEGIN
+            EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)')
+                USING 'zodan_probe', v_target || ' connect_timeout=10' || v_mode;
+            EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
+            v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
+        END;
+        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}') || pg_catalog.jsonb_build_object(v_kind, v_fault));
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
+END
+$do$$sql$,
+        (SELECT pg_catalog.string_agg(pg_catalog.format('%s, %s', zodan.quote_text(t.key), zodan.placeholder('dsn', t.value)), ', ')
+           FROM pg_catalog.jsonb_each_text(p_targets) AS t(key, value)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_probe IS
+'Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
+that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed it
+is created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
+then of connection and replication, with the fault, NULL where it worked (design 3).';
+REVOKE ALL ON FUNCTION zodan.write_probe FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_copy_roles(p_source text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_source text := %s;
+    v_created boolean := NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink');
+    v_schema text;
+    v_statement text;
+BEGIN
+    IF v_created THEN
+        CREATE EXTENSION dblink SCHEMA public;
+    END IF;
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
+    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema, '.dblink($1, $2) AS s(statement text)')
+        USING v_source, pg_catalog.format($query$
+            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_' AND a.rolname::text <> ALL (%%L::text[]))
+            SELECT s.statement FROM (
+                SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
+                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
+                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+                    CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
+                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL ' || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
+                  FROM missing AS m
+                UNION ALL
+                SELECT 2, pg_catalog.format('ALTER ROLE %%%%I SET %%%%I = %%%%L', m.rolname, pg_catalog.split_part(c.setting, '=', 1),
+                    pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1))
+                  FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid AND d.setdatabase = 0
+                 CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) AS c(setting)
+                UNION ALL
+                SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', g.rolname, u.rolname, CASE WHEN a.admin_option THEN ' WITH ADMIN OPTION' ELSE '' END)
+                  FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
+                  JOIN pg_catalog.pg_roles AS u ON u.oid = a.member
+                 WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))) AS s
+             ORDER BY s.rank, s.statement$query$,
+            (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r))
+    LOOP
+        EXECUTE v_statement;
+    END LOOP;
+    IF v_created THEN
+        DROP EXTENSION dblink;
+    END IF;
+END
+$do$$sql$, zodan.placeholder('dsn', p_source))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_copy_roles IS
+'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
+attributes, settings, memberships, and passwords as the hashes that the source keeps. They go from server to server inside
+this one statement, through dblink, which is created for its time where it is not installed; no journal and no message
+holds them (design 3, 4, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
+
+-- The DBA chose dblink's schema. Routines of this layer call it by bare name and find it here and nowhere else.
+DO $zodan$
+DECLARE
+    v_path text;
+    v_routine regprocedure;
+BEGIN
+    SELECT pg_catalog.format('pg_catalog, %I, pg_temp', n.nspname) INTO STRICT v_path
+      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+     WHERE e.extname = 'dblink';
+    FOR v_routine IN
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+         WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%'
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = %s', v_routine, v_path);
+    END LOOP;
+END
+$zodan$;
+
+DO $zodan$
+BEGIN
+    IF pg_catalog.to_regtype('zodan.plan_step') IS NULL THEN
+        CREATE TYPE zodan.plan_step AS (
+            phase int, ordinal int, ref text, section text, node text, title text,
+            do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
+    END IF;
+END
+$zodan$;
+COMMENT ON TYPE zodan.plan_step IS 'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
+
+DO $zodan$
+BEGIN
+    IF pg_catalog.to_regtype('zodan.check_result') IS NULL THEN
+        CREATE TYPE zodan.check_result AS (
+            name text, scope text, severity text, passed boolean, observed text, required text, hint text);
+    END IF;
+END
+$zodan$;
+COMMENT ON TYPE zodan.check_result IS 'What a check found: its name, the node or pair of nodes it looked at, severity
+(fail, warn, info), whether it passed, what was seen, what is needed, and one thing to do when it did not pass (design 3).';
+
+CREATE TABLE IF NOT EXISTS zodan.operation (
+    operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'mend')),
+    node text NOT NULL,
+    arguments jsonb NOT NULL,
+    members jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'failed', 'done', 'rolled back', 'given up')),
+    error text,
+    called_by text NOT NULL DEFAULT session_user,
+    started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    finished_at timestamptz
+);
+COMMENT ON TABLE zodan.operation IS 'One row an operation called in this database: what was asked, of whom, and how it
+ended. arguments and members (node and connection string) hold no secrets. State "running" with no session holding the
+locks means that the caller died; call the operation again to finish it (design 3).';
+REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
+
+CREATE TABLE IF NOT EXISTS zodan.step (
+    operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE,
+    phase int NOT NULL,
+    ordinal int NOT NULL,
+    section text,
+    node text NOT NULL,
+    title text NOT NULL,
+    do_sql text,
+    done_sql text,
+    undo_sql text,
+    until_sql text,
+    budget interval,
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'done', 'failed', 'undone')),
+    attempts int NOT NULL DEFAULT 0,
+    result jsonb,
+    error text,
+    started_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (operation_id, ordinal)
+);
+COMMENT ON TABLE zodan.step IS 'The journal: the plan of each operation, a row a step, with how far it came. Steps of
+one phase run at the same time. Statements name connection strings as {dsn:node} and results as {result:ordinal.field},
+so that no secret is ever stored. A step with a section belongs to a group that is taken back and tried again as a
+whole. budget is how long until_sql may see no progress (design 3).';
+REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.start_operation(
+    p_kind text,
+    p_node text,
+    p_arguments jsonb,
+    p_dsns jsonb,
+    p_plan zodan.plan_step[]
+)
+RETURNS bigint
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes a new operation and its plan into the journal and gives its number. The connection strings of
+p_dsns are stored without secrets (design 3). */
+DECLARE
+    v_operation bigint;
+BEGIN
+    INSERT INTO zodan.operation (kind, node, arguments, members)
+    SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value))
+      FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
+    RETURNING operation_id INTO v_operation;
+    INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget)
+    SELECT v_operation, p.phase, p.ordinal, p.section, p.node, p.title, p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget
+      FROM pg_catalog.unnest(p_plan) AS p;
+    RETURN v_operation;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.start_operation IS
+'Writes a new operation and its plan into the journal and gives its number. The connection strings of
+p_dsns are stored without secrets (design 3).';
+REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
+reached, is pending, for the cluster and not the journal tells what is done; results stay. Only the section once is not repeated when it was done (design 3). */
+BEGIN
+    UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
+    UPDATE zodan.step SET state = 'pending', error = NULL
+     WHERE operation_id = p_operation AND p_dsns ? node AND NOT (section IS NOT DISTINCT FROM 'once' AND state = 'done');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.reopen_operation IS
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
+reached, is pending, for the cluster and not the journal tells what is done; results stay. Only the section once is not repeated when it was done (design 3).';
+REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
+RETURNS bigint
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN o.state IN ('running', 'failed') THEN o.operation_id END
+  FROM zodan.operation AS o
+ WHERE o.kind = p_kind AND o.node = p_node
+ ORDER BY o.operation_id DESC
+ LIMIT 1
+$zodan$;
+COMMENT ON FUNCTION zodan.find_interrupted IS
+'Gives the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.find_interrupted FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_plan(p_kind text, p_node text)
+RETURNS zodan.plan_step[]
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT pg_catalog.array_agg(ROW(s.phase, s.ordinal, NULL, s.section, s.node, s.title, s.do_sql, s.done_sql, s.undo_sql,
+           s.until_sql, s.budget)::zodan.plan_step ORDER BY s.ordinal)
+  FROM zodan.step AS s
+ WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
+$zodan$;
+COMMENT ON FUNCTION zodan.read_plan IS
+'Gives the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
+would run, passing over what is done (design 3).';
+REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it (design 3). */
+BEGIN
+    UPDATE zodan.operation
+       SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
+     WHERE operation_id = p_operation;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.finish_operation IS
+'Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it (design 3).';
+REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone
+(design 5). */
+BEGIN
+    UPDATE zodan.operation
+       SET state = 'given up', error = p_reason, finished_at = pg_catalog.clock_timestamp()
+     WHERE node = p_node AND state IN ('running', 'failed');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.give_up_operations IS
+'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone
+(design 5).';
+REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.record_step(
+    p_operation bigint,
+    p_ordinal int,
+    p_state text,
+    p_result jsonb DEFAULT NULL,
+    p_error text DEFAULT NULL
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
+(with its error) or undone (design 3). */
+BEGIN
+    UPDATE zodan.step
+       SET state = p_state,
+           attempts = attempts + (p_state = 'running')::int,
+           -- A statement without a row gives the null of JSON, which is no result.
+           result = coalesce(nullif(p_result, 'null'), result),
+           error = p_error,
+           started_at = CASE WHEN p_state = 'running' THEN pg_catalog.clock_timestamp() ELSE started_at END,
+           finished_at = CASE WHEN p_state <> 'running' THEN pg_catalog.clock_timestamp() END
+     WHERE operation_id = p_operation AND ordinal = p_ordinal;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_step IS
+'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
+(with its error) or undone (design 3).';
+REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_read_sets()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%I.%I', n.nspname, c.relname), 'columns', t.set_att_list,
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN spock.replication_set AS r ON r.set_id = t.set_id
+              JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%I.%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN spock.replication_set AS r ON r.set_id = q.set_id
+              JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_read_sets IS
+'Writes the query that reads the replication sets of a node: definitions, tables with column list and row
+filter, sequences. It gives one row, sets (design 4, step 4).';
+REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.server_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    'dbname', pg_catalog.current_database(),
+    'version_num', pg_catalog.current_setting('server_version_num')::int,
+    'version', pg_catalog.current_setting('server_version'),
+    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings AS s
+                  WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
+                      'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
+                      'data_directory', 'spock.pause_timeout', 'server_encoding')),
+    'server', pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('port'),
+        (SELECT s.setting FROM pg_catalog.pg_settings AS s WHERE s.name = 'data_directory')),
+    'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
+    'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
+    'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
+                 WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
+                     'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
+                     'io worker', 'walsummarizer', 'walreceiver', 'logger')),
+    'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
+    'recovery', pg_catalog.pg_is_in_recovery(),
+    'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
+    'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
+    'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
+    'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(d.refobjid)), '[]')
+                       FROM pg_catalog.pg_shdepend AS d
+                      WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.deptype <> 'i'
+                        AND d.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b
+                                       WHERE b.datname = pg_catalog.current_database())),
+    'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
+                    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                   WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
+                     AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'zodan')
+                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                      WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                        AND d.deptype = 'e'))
+) AS facts
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.server_facts IS
+'The query that reads from a server what the checks need to know and every PostgreSQL can tell. It gives one
+row, facts, an object. It names nothing of Spock, which may be missing there (design 2).';
+REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.spock_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
+    'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
+    'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
+    'nodes', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, i.if_dsn), '{}')
+                FROM spock.node AS n
+                JOIN spock.node_interface AS i ON i.if_id = coalesce(
+                         (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
+                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))),
+    'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled,
+                          'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
+                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
+                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t))), '[]')
+                        FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
+    'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
+               FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
+) AS facts
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.spock_facts IS
+'The query that reads from a database with Spock its node, the nodes it knows with the connection string in
+use, its subscriptions and its replication sets. It gives one row, facts, an object. The connection strings in it are
+secrets: callers take them out before anything is shown (design 3).';
+REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at
+once. Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+pg_stat_activity. Never raises (design 2, 3). */
+DECLARE
+    v_facts jsonb := '{}'::jsonb;
+    v_answers jsonb;
+    v_answer jsonb;
+    v_node text;
+    v_queries jsonb := '{}'::jsonb;
+BEGIN
+    FOR v_node IN SELECT k.node FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) LOOP
+        v_answer := zodan.open_connection(v_node, p_dsns, p_purpose);
+        IF (v_answer ->> 'ok')::boolean THEN
+            v_queries := v_queries || pg_catalog.jsonb_build_object(v_node, zodan.server_facts());
+        ELSE
+            v_facts := v_facts || pg_catalog.jsonb_build_object(v_node,
+                pg_catalog.jsonb_build_object('error', v_answer ->> 'message'));
+        END IF;
+    END LOOP;
+    v_answers := zodan.query_nodes(v_queries, p_dsns);
+    v_queries := '{}'::jsonb;
+    FOR v_node, v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_node, CASE WHEN (v_answer ->> 'ok')::boolean
+            THEN v_answer #> '{value,facts}' ELSE pg_catalog.jsonb_build_object('error', v_answer ->> 'message') END);
+        IF v_facts #> ARRAY[v_node, 'extensions'] ? 'spock' THEN
+            v_queries := v_queries || pg_catalog.jsonb_build_object(v_node, zodan.spock_facts());
+        END IF;
+    END LOOP;
+    v_answers := zodan.query_nodes(v_queries, p_dsns);
+    FOR v_node, v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_node, (v_facts -> v_node) || CASE
+            WHEN (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('spock', v_answer #> '{value,facts}')
+            ELSE pg_catalog.jsonb_build_object('spock_error', v_answer ->> 'message') END);
+    END LOOP;
+    RETURN v_facts;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.gather_facts IS
+'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at
+once. Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+pg_stat_activity. Never raises (design 2, 3).';
+REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.known_dsns(p_facts jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_dsn(n.value))), '{}')
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
+$zodan$;
+COMMENT ON FUNCTION zodan.known_dsns IS
+'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node
+and connection string in its one spelling (design 5).';
+REVOKE ALL ON FUNCTION zodan.known_dsns FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.local_dsns()
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.format_dsn(zodan.parse_dsn(i.if_dsn))), '{}')
+  FROM spock.node AS n
+  JOIN spock.node_interface AS i ON i.if_id = coalesce(
+           (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
+           (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))
+$zodan$;
+COMMENT ON FUNCTION zodan.local_dsns IS
+'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object
+of node and connection string in its one spelling (design 5).';
+REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'reachable', f.key, 'fail', NOT f.value ? 'error',
+       coalesce(f.value ->> 'error', 'connected'), 'a connection from the calling database',
+       pg_catalog.format('Check that node "%s" runs, its address, password and pg_hba.conf.', f.key)
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+$zodan$;
+COMMENT ON FUNCTION zodan.check_reachable IS
+'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
+gave, p_join names source, new node and members (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text)
+LANGUAGE plpgsql
+AS $zodan$
+/* Ends the transaction that a procedure was called in, so that it can commit between its phases. Errors: ZD005
+inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
+an implicit transaction begins before its statement too, and looks like a block (design 3). */
+BEGIN
+    PERFORM zodan.hide_statement();
+    -- Only the extended protocol has a visible portal of the empty name.
+    IF pg_catalog.now() <> pg_catalog.statement_timestamp()
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_cursors AS c WHERE c.name = '') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD005',
+            MESSAGE = pg_catalog.format('%s cannot run inside a transaction block', p_procedure),
+            HINT = 'Call it on its own, with autocommit on.';
+    END IF;
+    COMMIT;
+    PERFORM zodan.hide_statement();
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.require_autocommit IS
+'Ends the transaction that a procedure was called in, so that it can commit between its phases. Errors: ZD005
+inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
+an implicit transaction begins before its statement too, and looks like a block (design 3).';
+REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_patience()
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
+            ELSE coalesce(s.value, '10 min')::interval END
+  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
+                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.read_patience IS
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
+REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through
+the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
+names, so that of two callers exactly one gets all. Errors: ZD110 when another operation holds it, with who, where and
+since when; ZD201 when a node does not answer (design 3). */
+DECLARE
+    v_node text;
+    v_answer jsonb;
+BEGIN
+    FOR v_node IN SELECT k.node FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) ORDER BY k.node COLLATE "C" LOOP
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, $sql$
+            SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok,
+                   (SELECT pg_catalog.format('"%s" from %s since %s', a.application_name,
+                               coalesce(pg_catalog.host(a.client_addr), 'a local socket'), a.backend_start)
+                      FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+                     WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+                       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                                          WHERE d.datname = pg_catalog.current_database())
+                       AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690) AS holder
+            $sql$), p_dsns) -> v_node;
+        IF NOT (v_answer ->> 'ok')::boolean THEN
+            PERFORM zodan.close_connections();
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD201',
+                MESSAGE = pg_catalog.format('could not take the lock on node "%s"', v_node),
+                DETAIL = v_answer ->> 'message',
+                HINT = 'Check that the node can be reached, then call again.';
+        ELSIF NOT (v_answer #>> '{value,ok}')::boolean THEN
+            PERFORM zodan.close_connections();
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD110',
+                MESSAGE = pg_catalog.format('another operation is under way in this cluster, seen on node "%s"', v_node),
+                DETAIL = pg_catalog.format('The lock is held by %s.', coalesce(v_answer #>> '{value,holder}', 'a session that has just ended')),
+                HINT = 'Wait until it is done, then call again.';
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.lock_members IS
+'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through
+the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
+names, so that of two callers exactly one gets all. Errors: ZD110 when another operation holds it, with who, where and
+since when; ZD201 when a node does not answer (design 3).';
+REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises when a check of severity fail did not pass, with all of them in DETAIL and the first one's HINT, and
+warns of those of severity warn. Errors: ZD100 (design 3). */
+DECLARE
+    v_check zodan.check_result;
+    v_failed zodan.check_result[];
+BEGIN
+    -- What libpq says of a failed connection has several lines; a check is one.
+    SELECT pg_catalog.array_agg(ROW(c.name, c.scope, c.severity, c.passed,
+               pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), c.required, c.hint)::zodan.check_result)
+      INTO v_failed
+      FROM pg_catalog.unnest(p_checks) AS c WHERE NOT c.passed AND c.severity = 'fail';
+    IF v_failed IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD100',
+            MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
+                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name, v_failed[1].scope, v_failed[1].observed),
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope, f.observed, f.required), E'\n')
+                        FROM pg_catalog.unnest(v_failed) AS f),
+            HINT = v_failed[1].hint;
+    END IF;
+    FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
+        IF NOT v_check.passed THEN
+            RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_checks IS
+'Raises when a check of severity fail did not pass, with all of them in DETAIL and the first one''s HINT, and
+warns of those of severity warn. Errors: ZD100 (design 3).';
+REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
+RETURNS zodan.step[]
+LANGUAGE plpgsql
+AS $zodan$
+/* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
+each with the statement that does so in the place of the one that did it. A step that was never begun, or whose undo needs
+a result that was never had, made nothing: what has its name is somebody else's (design 3). */
+DECLARE
+    v_steps zodan.step[];
+BEGIN
+    SELECT coalesce(pg_catalog.array_agg(s ORDER BY s.ordinal), '{}') INTO v_steps
+      FROM zodan.step AS s
+     WHERE s.operation_id = p_operation AND s.phase = p_phase
+       AND CASE WHEN NOT p_undo THEN s.state <> 'done'
+                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND NOT EXISTS (
+                    SELECT FROM pg_catalog.regexp_matches(s.undo_sql, '\{result:(\d+)\.', 'g') AS m(found)
+                     WHERE NOT EXISTS (SELECT FROM zodan.step AS r WHERE r.operation_id = p_operation
+                                          AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
+    IF p_undo THEN
+        FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+            v_steps[v_index].do_sql := v_steps[v_index].undo_sql;
+            v_steps[v_index].done_sql := NULL;
+            v_steps[v_index].until_sql := NULL;
+            v_steps[v_index].title := 'take back: ' || v_steps[v_index].title;
+        END LOOP;
+    END IF;
+    RETURN v_steps;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.pick_steps IS
+'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
+each with the statement that does so in the place of the one that did it. A step that was never begun, or whose undo needs
+a result that was never had, made nothing: what has its name is somebody else''s (design 3).';
+REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.judge_wait(p_job jsonb, p_seen jsonb, p_budget interval)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
+it never will, fails at once) and progress (anything; a change starts the budget anew, so that the budget is the time
+without progress). Gives the step's new state (design 3). */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_pause double precision := coalesce((p_job ->> 'pause')::double precision, 0.01);
+    v_job jsonb := p_job || '{"sent": false}';
+BEGIN
+    IF p_seen ->> 'trouble' IS NOT NULL THEN
+        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
+            'ok', false, 'sqlstate', 'ZD202', 'message', p_seen ->> 'trouble'));
+    ELSIF (p_seen ->> 'ok')::boolean THEN
+        RETURN v_job || '{"stage": "done"}';
+    ELSIF p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
+        v_job := v_job || pg_catalog.jsonb_build_object('progress', p_seen -> 'progress', 'deadline', v_now + p_budget);
+    ELSIF v_now > (v_job ->> 'deadline')::timestamptz THEN
+        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
+            'ok', false, 'sqlstate', 'ZD301',
+            'message', pg_catalog.format('nothing moved for %s, last seen: %s', p_budget, p_seen)));
+    END IF;
+    RETURN v_job || pg_catalog.jsonb_build_object('next', v_now + pg_catalog.make_interval(secs => v_pause),
+        'pause', least(v_pause * 1.5, 0.25));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_wait IS
+'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
+it never will, fails at once) and progress (anything; a change starts the budget anew, so that the budget is the time
+without progress). Gives the step''s new state (design 3).';
+REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.advance_job(
+    p_job jsonb,
+    p_step zodan.step,
+    p_dsns jsonb,
+    p_results jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves one step on by one notch without ever blocking, and gives its new state. Stages: check (is it done
+already?), do, until (polled), then done or failed with the answer that failed. sent tells that the stage's statement
+is under way on the node. A statement past its budget is cancelled (design 3). */
+DECLARE
+    v_stage text := p_job ->> 'stage';
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_budget interval := coalesce(p_step.budget, '10 min');
+    v_sql text := CASE v_stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql ELSE p_step.until_sql END;
+    v_answer jsonb;
+BEGIN
+    IF NOT (p_job ->> 'sent')::boolean THEN
+        IF v_sql IS NULL THEN
+            RETURN p_job || pg_catalog.jsonb_build_object('stage',
+                CASE v_stage WHEN 'check' THEN 'do' WHEN 'do' THEN 'until' ELSE 'done' END);
+        ELSIF v_stage = 'until' AND v_now < (p_job ->> 'next')::timestamptz THEN
+            RETURN p_job;
+        END IF;
+        v_answer := zodan.send_statement(p_step.node, v_sql, p_dsns, p_results);
+        RETURN p_job || CASE
+            WHEN v_answer IS NOT NULL THEN pg_catalog.jsonb_build_object('stage', 'failed', 'answer', v_answer)
+            WHEN v_stage = 'until' AND p_job ? 'deadline' THEN '{"sent": true}'
+            ELSE pg_catalog.jsonb_build_object('sent', true, 'deadline', v_now + v_budget) END;
+    END IF;
+    v_answer := zodan.fetch_result(p_step.node, p_dsns);
+    IF v_answer IS NULL THEN
+        IF v_now > (p_job ->> 'deadline')::timestamptz AND NOT p_job ? 'cancelled' THEN
+            PERFORM zodan.cancel_statement(p_step.node);
+            RETURN p_job || '{"cancelled": true}';
+        END IF;
+        RETURN p_job;
+    END IF;
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        RETURN p_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', v_answer);
+    END IF;
+    RETURN CASE v_stage
+        WHEN 'check' THEN p_job || CASE WHEN (v_answer #>> '{value,ok}')::boolean
+            THEN '{"sent": false, "stage": "done", "found": true}'::jsonb ELSE '{"sent": false, "stage": "do"}' END
+        WHEN 'do' THEN (p_job - 'deadline') || pg_catalog.jsonb_build_object('sent', false, 'stage', 'until',
+            'result', v_answer -> 'value')
+        ELSE zodan.judge_wait(p_job, v_answer -> 'value', v_budget) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_job IS
+'Moves one step on by one notch without ever blocking, and gives its new state. Stages: check (is it done
+already?), do, until (polled), then done or failed with the answer that failed. sent tells that the stage''s statement
+is under way on the node. A statement past its budget is cancelled (design 3).';
+REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail
+with the remote SQLSTATE and text, hint (design 3). */
+DECLARE
+    v_state text := p_answer ->> 'sqlstate';
+BEGIN
+    RETURN pg_catalog.jsonb_build_object(
+        'sqlstate', CASE WHEN v_state LIKE 'ZD%' THEN v_state WHEN v_state = '57014' THEN 'ZD302'
+                         WHEN v_state LIKE '08%' THEN 'ZD203' ELSE 'ZD200' END,
+        'message', pg_catalog.format('step %s failed on node "%s": %s', p_step.ordinal, p_step.node, p_step.title),
+        'detail', pg_catalog.format('%s: %s', v_state, pg_catalog.concat_ws(' ', p_answer ->> 'message',
+            p_answer ->> 'detail', p_answer ->> 'hint')),
+        'hint', pg_catalog.format('Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.',
+            p_step.operation_id));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_failure IS
+'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail
+with the remote SQLSTATE and text, hint (design 3).';
+REVOKE ALL ON FUNCTION zodan.describe_failure FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.announce_step(
+    p_step zodan.step,
+    p_job jsonb,
+    p_undo boolean,
+    p_verbose boolean
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3). */
+BEGIN
+    IF p_verbose THEN
+        RAISE NOTICE '% %: %', CASE WHEN p_job ? 'found' THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
+            p_step.ordinal, p_step.title;
+    END IF;
+    RAISE DEBUG 'on %: %', p_step.node, coalesce(p_step.do_sql, p_step.until_sql);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.announce_step IS
+'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3).';
+REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or
+after, the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the test holds
+while it breaks something. Does nothing where the setting is not set (design 3). */
+BEGIN
+    IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
+        PERFORM pg_catalog.set_config('zodan.test_hook', '', false);
+        PERFORM pg_catalog.pg_advisory_lock_shared(5712036017245691);
+        PERFORM pg_catalog.pg_advisory_unlock_shared(5712036017245691);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.meet_test_hook IS
+'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or
+after, the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the test holds
+while it breaks something. Does nothing where the setting is not set (design 3).';
+REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.run_phase(
+    p_operation bigint,
+    p_phase int,
+    p_undo boolean,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends
+when all are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after
+every line of the journal, so that no transaction of its own is open while it waits (design 3). */
+DECLARE
+    v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
+    v_jobs jsonb[];
+    v_results jsonb;
+    v_busy text[] := '{}'::text[];
+    v_open boolean;
+BEGIN
+    SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
+      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.result IS NOT NULL;
+    FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+        v_jobs[v_index] := '{"stage": "check", "sent": false}';
+        IF NOT p_undo THEN
+            PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'running');
+        END IF;
+    END LOOP;
+    COMMIT;
+    LOOP
+        v_open := false;
+        FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+            CONTINUE WHEN v_jobs[v_index] ->> 'stage' IN ('done', 'failed');
+            IF NOT (v_jobs[v_index] ->> 'sent')::boolean THEN
+                -- After a failure nothing new is begun; what is under way is waited for.
+                CONTINUE WHEN p_failure IS NOT NULL;
+                v_open := true;
+                CONTINUE WHEN v_steps[v_index].node = ANY (v_busy);
+            END IF;
+            v_open := true;
+            IF v_jobs[v_index] ->> 'stage' = 'check' THEN
+                PERFORM zodan.meet_test_hook('before', v_steps[v_index].ordinal);
+            END IF;
+            v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
+            v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
+            IF v_jobs[v_index] ->> 'stage' = 'failed' THEN
+                p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index] -> 'answer'));
+                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL, v_jobs[v_index] #>> '{answer,message}');
+                COMMIT;
+            ELSIF v_jobs[v_index] ->> 'stage' = 'done' THEN
+                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal,
+                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo THEN v_jobs[v_index] -> 'result' END);
+                COMMIT;
+                PERFORM zodan.announce_step(v_steps[v_index], v_jobs[v_index], p_undo, p_verbose);
+                PERFORM zodan.meet_test_hook('after', v_steps[v_index].ordinal);
+            ELSIF (v_jobs[v_index] ->> 'sent')::boolean THEN
+                v_busy := v_busy || v_steps[v_index].node;
+            END IF;
+        END LOOP;
+        EXIT WHEN NOT v_open;
+        -- No snapshot is held from one look to the next: a copy may take hours, and vacuum goes on.
+        COMMIT;
+        PERFORM zodan.wait_a_moment();
+    END LOOP;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.run_phase IS
+'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends
+when all are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after
+every line of the journal, so that no transaction of its own is open while it waits (design 3).';
+REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.undo_phases(
+    p_operation bigint,
+    p_section text,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes back, last phase first, the steps of a section, or of the whole plan where p_section is NULL. Every
+undo_sql is harmless where nothing was done. Stops at the first failure, told in p_failure (design 3). */
+DECLARE
+    v_phases int[];
+BEGIN
+    SELECT coalesce(pg_catalog.array_agg(DISTINCT s.phase), '{}') INTO v_phases
+      FROM zodan.step AS s
+     WHERE s.operation_id = p_operation AND (p_section IS NULL OR s.section = p_section);
+    FOR v_index IN REVERSE pg_catalog.cardinality(v_phases) .. 1 LOOP
+        CALL zodan.run_phase(p_operation, v_phases[v_index], true, p_dsns, p_verbose, p_failure);
+        EXIT WHEN p_failure IS NOT NULL;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.undo_phases IS
+'Takes back, last phase first, the steps of a section, or of the whole plan where p_section is NULL. Every
+undo_sql is harmless where nothing was done. Stops at the first failure, told in p_failure (design 3).';
+REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_hopeless(
+    p_operation bigint,
+    p_section text,
+    p_ordinal int,
+    p_dsns jsonb
+)
+RETURNS boolean
+LANGUAGE plpgsql
+AS $zodan$
+/* Tells whether what a section waits for after step p_ordinal will never come: the next wait in it reports
+trouble (a copy that broke off cannot be taken up again by Spock) (design 3). */
+DECLARE
+    v_step zodan.step;
+    v_answer jsonb;
+BEGIN
+    SELECT s.* INTO v_step FROM zodan.step AS s
+     WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal > p_ordinal AND s.until_sql IS NOT NULL
+     ORDER BY s.ordinal LIMIT 1;
+    IF v_step.until_sql IS NULL OR v_step.until_sql LIKE '%{result:%' THEN
+        RETURN false;
+    END IF;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.until_sql), p_dsns) -> v_step.node;
+    RETURN v_answer #>> '{value,trouble}' IS NOT NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.is_hopeless IS
+'Tells whether what a section waits for after step p_ordinal will never come: the next wait in it reports
+trouble (a copy that broke off cannot be taken up again by Spock) (design 3).';
+REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.settle_section(
+    p_operation bigint,
+    p_section text,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
+done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
+before anything waits for a node whose apply may still be paused; else everything of it is taken back, to be begun anew
+(design 3, 4). */
+DECLARE
+    v_step zodan.step;
+    v_answer jsonb;
+    v_phase int;
+BEGIN
+    FOR v_step IN
+        SELECT s.* FROM zodan.step AS s
+         WHERE s.operation_id = p_operation AND s.section = p_section AND s.done_sql IS NOT NULL
+         ORDER BY s.ordinal DESC
+    LOOP
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.done_sql), p_dsns) -> v_step.node;
+        IF NOT (v_answer ->> 'ok')::boolean THEN
+            p_failure := zodan.describe_failure(v_step, v_answer);
+            RETURN;
+        ELSIF (v_answer #>> '{value,ok}')::boolean THEN
+            EXIT WHEN zodan.is_hopeless(p_operation, p_section, v_step.ordinal, p_dsns);
+            UPDATE zodan.step AS s SET state = 'done'
+             WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal <= v_step.ordinal;
+            FOREACH v_phase IN ARRAY ARRAY(SELECT DISTINCT s.phase FROM zodan.step AS s
+                WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal > v_step.ordinal ORDER BY s.phase)
+            LOOP
+                EXIT WHEN p_failure IS NOT NULL;
+                CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
+            END LOOP;
+            RETURN;
+        END IF;
+    END LOOP;
+    CALL zodan.undo_phases(p_operation, p_section, p_dsns, p_verbose, p_failure);
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.settle_section IS
+'Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
+done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
+before anything waits for a node whose apply may still be paused; else everything of it is taken back, to be begun anew
+(design 3, 4).';
+REVOKE ALL ON PROCEDURE zodan.settle_section FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.retry_section(
+    p_operation bigint,
+    p_section text,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_tries int,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* After a failure in the flip: settles it (always, so that nothing stays paused), and clears p_failure if it may
+be tried again, which p_tries counts, 5 in all. Any other section is left as it is, for a look at what failed, until the
+operation is called again or rolled back (design 3, 4). */
+DECLARE
+    v_failure jsonb;
+BEGIN
+    IF p_section <> 'flip' THEN
+        RETURN;
+    END IF;
+    p_tries := p_tries + 1;
+    CALL zodan.settle_section(p_operation, p_section, p_dsns, p_verbose, v_failure);
+    IF v_failure IS NOT NULL OR p_tries >= 5 THEN
+        RETURN;
+    END IF;
+    RAISE NOTICE 'section % is tried again: %', p_section, p_failure ->> 'detail';
+    p_failure := NULL;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.retry_section IS
+'After a failure in the flip: settles it (always, so that nothing stays paused), and clears p_failure if it may
+be tried again, which p_tries counts, 5 in all. Any other section is left as it is, for a look at what failed, until the
+operation is called again or rolled back (design 3, 4).';
+REVOKE ALL ON PROCEDURE zodan.retry_section FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.run_operation(
+    p_operation bigint,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
+already. A flip that fails is taken back and tried again. Gives NULL, or
+why it stopped; the journal says the same (design 3). */
+DECLARE
+    v_phase int;
+    v_section text;
+    v_tries int := 0;
+BEGIN
+    FOR v_section IN
+        -- The later one first: an unfinished flip leaves the copy's subscription disabled.
+        SELECT s.section FROM zodan.step AS s
+         WHERE s.operation_id = p_operation AND s.section IN ('copy', 'flip')
+         GROUP BY s.section HAVING pg_catalog.max(s.attempts) > 0
+         ORDER BY pg_catalog.min(s.ordinal) DESC
+    LOOP
+        CALL zodan.settle_section(p_operation, v_section, p_dsns, p_verbose, p_failure);
+        EXIT WHEN p_failure IS NOT NULL;
+    END LOOP;
+    SELECT pg_catalog.min(s.phase) INTO v_phase FROM zodan.step AS s WHERE s.operation_id = p_operation;
+    WHILE v_phase IS NOT NULL AND p_failure IS NULL LOOP
+        SELECT pg_catalog.max(s.section) INTO v_section
+          FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase = v_phase;
+        CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
+        IF p_failure IS NOT NULL AND v_section IS NOT NULL THEN
+            CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, p_failure);
+            IF p_failure IS NULL THEN
+                SELECT pg_catalog.min(s.phase) - 1 INTO v_phase
+                  FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.section = v_section;
+            END IF;
+        END IF;
+        SELECT pg_catalog.min(s.phase) INTO v_phase
+          FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase > v_phase;
+    END LOOP;
+    PERFORM zodan.finish_operation(p_operation, CASE WHEN p_failure IS NULL THEN 'done' ELSE 'failed' END,
+        pg_catalog.concat_ws(' ', p_failure ->> 'message', p_failure ->> 'detail'));
+    COMMIT;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.run_operation IS
+'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
+already. A flip that fails is taken back and tried again. Gives NULL, or
+why it stopped; the journal says the same (design 3).';
+REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.raise_failure(p_failure jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises what zodan.describe_failure gave, when there is any, after the connections have been closed
+(design 3). */
+BEGIN
+    IF p_failure IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        PERFORM zodan.hide_statement();
+        RAISE EXCEPTION USING
+            ERRCODE = p_failure ->> 'sqlstate',
+            MESSAGE = p_failure ->> 'message',
+            DETAIL = coalesce(p_failure ->> 'detail', ''),
+            HINT = coalesce(p_failure ->> 'hint', '');
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.raise_failure IS
+'Raises what zodan.describe_failure gave, when there is any, after the connections have been closed
+(design 3).';
+REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.make_step(
+    p_phase int,
+    p_node text,
+    p_title text,
+    p_do text DEFAULT NULL,
+    p_done text DEFAULT NULL,
+    p_undo text DEFAULT NULL,
+    p_until text DEFAULT NULL,
+    p_budget interval DEFAULT NULL,
+    p_ref text DEFAULT NULL,
+    p_section text DEFAULT NULL
+)
+RETURNS zodan.plan_step
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ROW(p_phase, NULL, p_ref, p_section, p_node, p_title, p_do, p_done, p_undo, p_until, p_budget)::zodan.plan_step
+$zodan$;
+COMMENT ON FUNCTION zodan.make_step IS
+'One step of a draft plan, not numbered yet. p_ref is the name by which other steps refer to its result until
+zodan.number_steps puts its number there (design 3).';
+REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[])
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Finishes a plan: numbers phases and steps from 1 in their order, and turns the names by which steps refer
+to one another's results into those numbers (design 3). */
+DECLARE
+    v_steps zodan.plan_step[];
+    v_step zodan.plan_step;
+    v_refs jsonb;
+    v_ref text;
+    v_ordinal text;
+BEGIN
+    SELECT pg_catalog.array_agg(ROW(n.phase_number, n.step_number, n.ref, n.section, n.node, n.title, n.do_sql,
+               n.done_sql, n.undo_sql, n.until_sql, n.budget)::zodan.plan_step ORDER BY n.step_number),
+           pg_catalog.jsonb_object_agg(n.ref, n.step_number) FILTER (WHERE n.ref IS NOT NULL)
+      INTO v_steps, v_refs
+      FROM (SELECT s.*, pg_catalog.dense_rank() OVER (ORDER BY s.phase) AS phase_number,
+                   pg_catalog.row_number() OVER (ORDER BY s.phase, s.place) AS step_number
+              FROM pg_catalog.unnest(p_steps) WITH ORDINALITY AS s(phase, ordinal, ref, section, node, title, do_sql,
+                       done_sql, undo_sql, until_sql, budget, place)) AS n;
+    FOREACH v_step IN ARRAY v_steps LOOP
+        FOR v_ref, v_ordinal IN SELECT r.key, r.value FROM pg_catalog.jsonb_each_text(v_refs) AS r(key, value) LOOP
+            v_ref := '{result:' || v_ref || '.';
+            v_ordinal := '{result:' || v_ordinal || '.';
+            v_step.do_sql := pg_catalog.replace(v_step.do_sql, v_ref, v_ordinal);
+            v_step.undo_sql := pg_catalog.replace(v_step.undo_sql, v_ref, v_ordinal);
+            v_step.until_sql := pg_catalog.replace(v_step.until_sql, v_ref, v_ordinal);
+        END LOOP;
+        RETURN NEXT v_step;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.number_steps IS
+'Finishes a plan: numbers phases and steps from 1 in their order, and turns the names by which steps refer
+to one another''s results into those numbers (design 3).';
+REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_dsns(
+    p_operation bigint,
+    p_given jsonb,
+    OUT p_dsns jsonb,
+    OUT p_facts jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
+then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal has
+them. Gives them and everybody's facts, by node; the connections stay open (design 3). */
+DECLARE
+    v_operation zodan.operation;
+    v_purpose text;
+    v_wanted text[];
+    v_known jsonb;
+    v_new jsonb;
+BEGIN
+    SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    v_purpose := pg_catalog.format('zodan %s %s', v_operation.kind, v_operation.node);
+    SELECT pg_catalog.array_agg(k.node) INTO v_wanted FROM pg_catalog.jsonb_object_keys(v_operation.members) AS k(node);
+    p_dsns := '{}';
+    p_facts := '{}';
+    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key, zodan.format_dsn(zodan.parse_dsn(g.value))), '{}')
+      INTO v_known FROM pg_catalog.jsonb_each_text(p_given) AS g(key, value);
+    LOOP
+        SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
+          FROM pg_catalog.jsonb_each(v_known) AS d(key, value)
+         WHERE d.key = ANY (v_wanted) AND NOT p_dsns ? d.key;
+        IF v_new = '{}' THEN
+            -- Nobody names the rest: try without a password, as a password file or a trusted socket allow.
+            SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
+              FROM pg_catalog.jsonb_each(v_operation.members) AS d(key, value) WHERE NOT p_dsns ? d.key;
+        END IF;
+        EXIT WHEN v_new = '{}';
+        p_dsns := p_dsns || v_new;
+        p_facts := p_facts || zodan.gather_facts(v_new, v_purpose);
+        v_known := zodan.known_dsns(p_facts) || v_known;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_dsns IS
+'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
+then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal has
+them. Gives them and everybody''s facts, by node; the connections stay open (design 3).';
+REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
+cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
+by node, the connections open. A removal goes on without the nodes that cannot be reached if it is done with them: at its
+end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
+reached; ZD110 it is still running, or another one is (design 3). */
+DECLARE
+    v_operation zodan.operation;
+    v_found record;
+    v_dsns jsonb;
+BEGIN
+    SELECT * INTO v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    IF v_operation.state IS NULL OR v_operation.state IN ('done', 'rolled back', 'given up') THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD006',
+            MESSAGE = pg_catalog.format('operation %s cannot be taken up: %s', p_operation,
+                        coalesce('it is ' || v_operation.state, 'there is no such operation in this database')),
+            HINT = 'See the rows of zodan.operation for those that were interrupted.';
+    END IF;
+    SELECT * INTO v_found FROM zodan.find_dsns(p_operation, p_given);
+    IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+                WHERE f.value ? 'error' AND NOT (v_operation.kind = 'remove_node' AND NOT EXISTS (
+                      SELECT FROM zodan.step AS s
+                       WHERE s.operation_id = p_operation AND s.node = f.key AND s.state <> 'done'))) THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD101',
+            MESSAGE = 'a node of the interrupted operation cannot be reached',
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('node "%s": %s', f.key, f.value ->> 'error'), '; ')
+                        FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error'),
+            HINT = 'Bring the node back, or give its connection string, then call again.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+                WHERE NOT f.value ? 'error' AND f.value #>> '{spock,node}' IS DISTINCT FROM f.key
+                  AND NOT (f.key = v_operation.node AND f.value #>> '{spock,node}' IS NULL)) THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = 'a connection string does not lead to the node it is for',
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('That of "%s" leads to %s.', f.key,
+                               coalesce('node "' || (f.value #>> '{spock,node}') || '"', 'no node')), ' ')
+                        FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+                       WHERE NOT f.value ? 'error' AND f.value #>> '{spock,node}' IS DISTINCT FROM f.key),
+            HINT = 'Give the connection strings of the nodes of this operation.';
+    END IF;
+    SELECT pg_catalog.jsonb_object_agg(d.key, d.value) INTO v_dsns
+      FROM pg_catalog.jsonb_each(v_found.p_dsns) AS d(key, value) WHERE NOT v_found.p_facts -> d.key ? 'error';
+    PERFORM zodan.lock_members(v_dsns);
+    RETURN v_dsns;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.reopen IS
+'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
+cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
+by node, the connections open. A removal goes on without the nodes that cannot be reached if it is done with them: at its
+end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
+reached; ZD110 it is still running, or another one is (design 3).';
+REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted
+call did (design 3). */
+DECLARE
+    v_operation zodan.operation;
+BEGIN
+    SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    IF v_operation.arguments <> p_arguments THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('node "%s" has an interrupted operation with other arguments', v_operation.node),
+            DETAIL = pg_catalog.format('Operation %s, begun at %s: %s.', p_operation, v_operation.started_at, v_operation.arguments),
+            HINT = pg_catalog.format('Call again with those arguments, or CALL zodan.rollback(%s) first.', p_operation);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_same_call IS
+'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted
+call did (design 3).';
+REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.resume(
+    p_operation bigint,
+    p_dsns jsonb DEFAULT '{}',
+    p_verbose boolean DEFAULT false
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in
+zodan.operation of this database; p_dsns gives connection strings by node where the cluster does not know them any more
+(or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3). */
+DECLARE
+    v_dsns jsonb;
+    v_failure jsonb;
+BEGIN
+    CALL zodan.require_autocommit('zodan.resume');
+    PERFORM zodan.close_connections();
+    v_dsns := zodan.reopen(p_operation, p_dsns);
+    PERFORM zodan.reopen_operation(p_operation, v_dsns);
+    COMMIT;
+    CALL zodan.run_operation(p_operation, v_dsns, p_verbose, v_failure);
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE 'operation % is done', p_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.resume IS
+'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in
+zodan.operation of this database; p_dsns gives connection strings by node where the cluster does not know them any more
+(or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3).';
+REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.rollback(
+    p_operation bigint,
+    p_dsns jsonb DEFAULT '{}',
+    p_verbose boolean DEFAULT false
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
+says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume. Errors: those
+of zodan.reopen; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
+could not be undone (design 3). */
+DECLARE
+    v_dsns jsonb;
+    v_failure jsonb;
+BEGIN
+    CALL zodan.require_autocommit('zodan.rollback');
+    PERFORM zodan.close_connections();
+    IF EXISTS (SELECT FROM zodan.operation AS o JOIN zodan.step AS s ON s.operation_id = o.operation_id
+                WHERE o.operation_id = p_operation AND o.kind = 'remove_node' AND s.section = 'final' AND s.attempts > 0) THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD007',
+            MESSAGE = pg_catalog.format('operation %s cannot be rolled back any more', p_operation),
+            DETAIL = 'The node has stopped publishing, and what is written there since would be lost to the others.',
+            HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
+    END IF;
+    v_dsns := zodan.reopen(p_operation, p_dsns);
+    CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
+    PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
+        pg_catalog.concat_ws(' ', v_failure ->> 'message', v_failure ->> 'detail'));
+    COMMIT;
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE 'operation % has been rolled back', p_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.rollback IS
+'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
+says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume. Errors: those
+of zodan.reopen; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
+could not be undone (design 3).';
+REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3). */
+DECLARE
+    v_step zodan.plan_step;
+BEGIN
+    FOREACH v_step IN ARRAY p_plan LOOP
+        RAISE NOTICE '%.% %: %', v_step.phase, v_step.ordinal, v_step.node, v_step.title;
+        IF p_verbose THEN
+            RAISE NOTICE '%', coalesce(v_step.do_sql, v_step.until_sql);
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.show_plan IS
+'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3).';
+REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_drop_subscription(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT spock.sub_drop(subscription_name := %s, ifexists := true) AS dropped',
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_subscription IS
+'Writes the statement that drops a subscription if it is there, and with it its origin and its slot on the
+provider (design 3, 5).';
+REVOKE ALL ON FUNCTION zodan.write_drop_subscription FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_drop_slot(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_slot record;
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
+BEGIN
+    LOOP
+        SELECT r.active_pid INTO v_slot FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s;
+        EXIT WHEN NOT FOUND;
+        IF v_slot.active_pid IS NULL THEN
+            PERFORM pg_catalog.pg_drop_replication_slot(%1$s);
+            EXIT;
+        ELSIF pg_catalog.clock_timestamp() > v_until THEN
+            RAISE EXCEPTION 'slot %% is still in use by process %%', %1$s, v_slot.active_pid;
+        END IF;
+        PERFORM pg_catalog.pg_terminate_backend(v_slot.active_pid);
+        PERFORM pg_catalog.pg_sleep(0.05);
+    END LOOP;
+END
+$do$$sql$, zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_slot IS
+'Writes the statement that drops a replication slot if it is there. A sender that still streams from it, of a
+subscription that is gone, is told to end first and waited for, 30 s at most (design 5).';
+REVOKE ALL ON FUNCTION zodan.write_drop_slot FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_last_event()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(true) ELSE '0/0' END AS lsn
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_last_event IS
+'Writes the query that makes the last sync event of a node, or gives nothing to wait for when it is no node
+any more, so that an interrupted removal can go on (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_last_event FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_forget_node(p_target text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped '
+    'WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id WHERE n.node_name = %1$s)',
+    zodan.quote_text(p_target))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_forget_node IS
+'Writes the statement by which a member forgets a node of which nothing but its row is left (design 5,
+step 5).';
+REVOKE ALL ON FUNCTION zodan.write_forget_node FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
+  FROM pg_catalog.jsonb_each(p_leave -> 'subscriptions') AS n(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(n.value) AS s(item)
+ WHERE p_node IN (p_leave ->> 'target', n.key, s.item ->> 'provider')
+$zodan$;
+COMMENT ON FUNCTION zodan.list_stream_names IS
+'The names of the slots and origins by which the target of p_leave and the others stream to each other, those
+that can be on p_node (design 5, step 5).';
+REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_prove_gone(p_leave jsonb, p_node text)
+RETURNS text
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
+member the target's node row, interface, subscription, slot or origin; on the target its own (design 5, step 5). */
+DECLARE
+    v_target text := p_leave ->> 'target';
+BEGIN
+    RETURN pg_catalog.format($sql$DO $do$
+DECLARE
+    v_left text;
+BEGIN
+    SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
+        SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
+        UNION ALL SELECT 'interface ' || i.if_name FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
+        UNION ALL SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
+        UNION ALL SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%2$s)
+        UNION ALL SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
+    IF v_left IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
+    END IF;
+END
+$do$$sql$, zodan.quote_text(v_target), zodan.quote_list(zodan.list_stream_names(p_leave, p_node)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_prove_gone IS
+'Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
+member the target''s node row, interface, subscription, slot or origin; on the target its own (design 5, step 5).';
+REVOKE ALL ON FUNCTION zodan.write_prove_gone FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_wait_applied(p_provider text, p_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
+       pg_catalog.max(o.remote_lsn) AS progress,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
+                SELECT e.error_message FROM spock.exception_log AS e
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble
+  FROM spock.node AS n
+  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+ WHERE n.node_name = %1$s
+$sql$, zodan.quote_text(p_provider), p_lsn)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_applied IS
+'Writes the query that tells, on a subscriber, whether everything that p_provider committed before p_lsn (a
+placeholder) has been applied there; for until_sql (design 4).';
+REVOKE ALL ON FUNCTION zodan.write_wait_applied FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_mirror_sets(p_sets text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_want jsonb := %s;
+    v_is jsonb := (SELECT w.sets FROM (%s) AS w);
+    v_item jsonb;
+BEGIN
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_is -> 'sets') AS i(item)
+                        WHERE i.item ->> 'name' = v_item ->> 'name') THEN
+            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean, (v_item ->> 'update')::boolean,
+                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
+        ELSIF NOT v_is -> 'sets' @> pg_catalog.jsonb_build_array(v_item) THEN
+            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean, (v_item ->> 'update')::boolean,
+                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
+        END IF;
+    END LOOP;
+    FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS i(item)
+                   WHERE i.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
+        PERFORM spock.repset_remove_table(v_item ->> 'set', (v_item ->> 'table')::regclass);
+    END LOOP;
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS w(item)
+                   WHERE w.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
+        PERFORM spock.repset_add_table(set_name := v_item ->> 'set', relation := (v_item ->> 'table')::regclass,
+            synchronize_data := false,
+            columns := (SELECT pg_catalog.array_agg(a.name)
+                          FROM pg_catalog.jsonb_array_elements_text(nullif(v_item -> 'columns', 'null')) AS a(name)),
+            row_filter := v_item ->> 'filter', include_partitions := false);
+    END LOOP;
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
+                   WHERE w.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
+        PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
+    END LOOP;
+END
+$do$$sql$, p_sets, zodan.write_read_sets())
+$zodan$;
+COMMENT ON FUNCTION zodan.write_mirror_sets IS
+'Writes the statement that makes a node''s replication sets what p_sets (a placeholder for the result of
+zodan.write_read_sets) says: it adds what is missing and takes out what is there beyond it. Harmless when repeated
+(design 4, step 4).';
+REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.trace_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.jsonb_build_object(
+    'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active,
+                          'held', pg_catalog.pg_current_wal_lsn() - r.restart_lsn,
+                          'lag', greatest(pg_catalog.pg_current_wal_lsn() - r.confirmed_flush_lsn, 0)))
+                         FROM pg_catalog.pg_replication_slots AS r
+                        WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
+                          AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
+    'origins', coalesce((SELECT pg_catalog.jsonb_agg(o.roname) FROM pg_catalog.pg_replication_origin AS o
+                          WHERE pg_catalog.left(o.roname, 4) = 'spk_'), '[]'),
+    'strangers', coalesce((SELECT pg_catalog.jsonb_agg(n.node_name) FROM spock.node AS n
+                            WHERE NOT EXISTS (SELECT FROM spock.local_node AS l WHERE l.node_id = n.node_id)
+                              AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
+    'interfaces', coalesce((SELECT pg_catalog.jsonb_agg(i.if_name) FROM spock.node_interface AS i
+                             WHERE NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)), '[]')
+) AS traces
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.trace_facts IS
+'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they
+hold, origins, node rows and interfaces. It gives one row, traces, an object (design 6).';
+REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
+RETURNS TABLE (node text, kind text, name text, reason text, statement text)
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH subs AS (
+    SELECT f.key AS node, s.item ->> 'name' AS name, s.item ->> 'provider' AS provider, s.item ->> 'slot' AS slot
+      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)),
+unreached AS (
+    SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
+SELECT t.key, 'slot', s.item ->> 'name',
+       pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
+       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name')
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
+ WHERE NOT (s.item ->> 'active')::boolean
+   AND NOT EXISTS (SELECT FROM subs WHERE subs.provider = t.key AND subs.slot = s.item ->> 'name')
+   AND NOT EXISTS (SELECT FROM unreached)
+UNION ALL
+SELECT subs.node, 'subscription', subs.name,
+       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider
+            THEN 'its provider is no node of that name any more' ELSE 'its provider has no slot for it' END,
+       pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name)
+  FROM subs
+ WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
+   AND (p_traces ? subs.provider OR p_facts -> subs.provider IS NULL)
+   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item) WHERE s.item ->> 'name' = subs.slot)
+UNION ALL
+SELECT t.key, 'origin', o.name, 'no subscription uses it',
+       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name)
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'origins') AS o(name)
+ WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
+UNION ALL
+SELECT t.key, 'node', n.name, 'no subscription leads to it or from it', pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name)
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
+UNION ALL
+SELECT t.key, 'interface', i.name, 'its node does not exist', pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name)
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_orphans IS
+'Finds, in what zodan.gather_facts and zodan.trace_facts gave, what nobody uses: slots that no member''s
+subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that
+node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to
+be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
+orphan, for it may be the one that uses it (design 6).';
+REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_drop_origin(p_origin text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped'
+    ' FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %s', zodan.quote_text(p_origin))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_origin IS
+'Writes the statement that drops a replication origin if it is there (design 5).';
+REVOKE ALL ON FUNCTION zodan.write_drop_origin FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_traces(
+    p_dsn text,
+    OUT p_dsns jsonb,
+    OUT p_facts jsonb,
+    OUT p_traces jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts
+and traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (design 6). */
+DECLARE
+    c_purpose CONSTANT text := 'zodan rescan';
+    v_first jsonb;
+    v_new jsonb;
+BEGIN
+    v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given', zodan.format_dsn(zodan.parse_dsn(p_dsn))), c_purpose);
+    IF v_first #> '{the node given,error}' IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD101',
+            MESSAGE = 'the node given cannot be reached',
+            DETAIL = v_first #>> '{the node given,error}',
+            HINT = 'Check that it runs, its address and its password.';
+    ELSIF v_first #>> '{the node given,spock,node}' IS NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = 'the connection string does not lead to a Spock node',
+            HINT = 'Give the connection string of a member.';
+    END IF;
+    p_dsns := '{}';
+    p_facts := '{}';
+    LOOP
+        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
+          FROM pg_catalog.jsonb_each(zodan.known_dsns(v_first || p_facts)) AS k(key, value) WHERE NOT p_facts ? k.key;
+        EXIT WHEN v_new IS NULL;
+        p_dsns := p_dsns || v_new;
+        p_facts := p_facts || zodan.gather_facts(v_new, c_purpose);
+    END LOOP;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
+      FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
+      FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, zodan.trace_facts())
+                                                     FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)), p_dsns)) AS r(key, value);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_traces IS
+'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts
+and traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (design 6).';
+REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
+RETURNS TABLE (node text, kind text, name text, reason text, statement text)
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
+gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
+A slot of a subscriber outside the cluster that is not connected looks like an orphan too: read before you mend. Nodes
+that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6). */
+DECLARE
+    v_found record;
+    v_unreached text;
+BEGIN
+    PERFORM zodan.close_connections();
+    SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
+    PERFORM zodan.close_connections();
+    SELECT pg_catalog.string_agg(f.key, ', ') INTO v_unreached
+      FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error';
+    IF v_unreached IS NOT NULL THEN
+        RAISE WARNING 'could not be reached, and was passed over: %', v_unreached USING HINT = 'Scan again once it is back.';
+    END IF;
+    RETURN QUERY SELECT o.* FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o ORDER BY o.node, o.kind, o.name;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.rescan IS
+'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
+gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
+A slot of a subscriber outside the cluster that is not connected looks like an orphan too: read before you mend. Nodes
+that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6).';
+REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.mend(p_dsn text, p_verbose boolean DEFAULT false)
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. Errors: those of zodan.rescan,
+ZD110 another operation is under way, ZD2nn a step failed (design 6). */
+DECLARE
+    v_found record;
+    v_steps zodan.plan_step[];
+    v_operation bigint;
+    v_failure jsonb;
+BEGIN
+    CALL zodan.require_autocommit('zodan.mend');
+    PERFORM zodan.close_connections();
+    SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
+    PERFORM zodan.lock_members(v_found.p_dsns);
+    SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
+    SELECT pg_catalog.array_agg(zodan.make_step(
+               CASE o.kind WHEN 'subscription' THEN 1 WHEN 'slot' THEN 2 WHEN 'origin' THEN 2 ELSE 3 END, o.node,
+               pg_catalog.format('%s %s on %s: %s', o.kind, o.name, o.node, o.reason),
+               CASE o.kind WHEN 'origin' THEN zodan.write_drop_origin(o.name)
+                           WHEN 'node' THEN zodan.write_forget_node(o.name) ELSE o.statement END))
+      INTO v_steps
+      FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o;
+    IF v_steps IS NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE NOTICE 'nothing is left behind in this cluster';
+        RETURN;
+    END IF;
+    v_operation := zodan.start_operation('mend', 'cluster', '{}', v_found.p_dsns,
+        (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps) AS n));
+    COMMIT;
+    CALL zodan.run_operation(v_operation, v_found.p_dsns, p_verbose, v_failure);
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE '% leftovers have been mended, operation %', pg_catalog.cardinality(v_steps), v_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.mend IS
+'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. Errors: those of zodan.rescan,
+ZD110 another operation is under way, ZD2nn a step failed (design 6).';
+REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.topology(p_dsn text)
+RETURNS TABLE (provider text, subscriber text, subscription text, status text, active boolean, lag_bytes numeric)
+LANGUAGE plpgsql
+AS $zodan$
+/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with
+its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
+subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
+reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1). */
+DECLARE
+    v_found record;
+BEGIN
+    PERFORM zodan.close_connections();
+    SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
+    PERFORM zodan.close_connections();
+    RETURN QUERY
+        SELECT s.item ->> 'provider', f.key, s.item ->> 'name',
+               s.item ->> 'status', (t.slot ->> 'active')::boolean, (t.slot ->> 'lag')::numeric
+          FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
+          LEFT JOIN LATERAL (
+            SELECT x.slot FROM pg_catalog.jsonb_array_elements(v_found.p_traces #> ARRAY[s.item ->> 'provider', 'slots']) AS x(slot)
+             WHERE x.slot ->> 'name' = s.item ->> 'slot') AS t ON true
+        UNION ALL
+        SELECT f.key, NULL, NULL, CASE WHEN f.value ? 'error' THEN 'unreachable' ELSE 'alone' END, NULL, NULL
+          FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
+         WHERE f.value ? 'error' OR (f.value #> '{spock,subscriptions}' = '[]' AND NOT pg_catalog.jsonb_path_exists(
+               v_found.p_facts, '$.*.spock.subscriptions[*] ? (@.provider == $node)', pg_catalog.jsonb_build_object('node', f.key)))
+         ORDER BY 1, 2;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.topology IS
+'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with
+its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
+subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
+reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1).';
+REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
+RETURNS boolean
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zodan.format_dsn(zodan.parse_dsn(p_dsn))),
+    'zodan remove_node ' || p_node) ->> 'ok')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.is_reachable IS
+'Whether a node can be connected to; the connection stays open. Errors: ZD001 (design 5).';
+REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_leave(
+    p_facts jsonb,
+    p_leave jsonb,
+    p_force boolean,
+    p_accept boolean
+)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT r.name, r.scope, CASE WHEN p_force THEN 'warn' ELSE 'fail' END, r.passed, r.observed, r.required,
+       CASE WHEN r.scope = p_leave ->> 'target'
+            THEN 'Bring the node back; if it is gone for good, call on a member with force => true.'
+            ELSE 'Bring the node back, or call with force => true and again once it is back.' END
+  FROM zodan.check_reachable(p_facts, p_leave) AS r
+UNION ALL
+SELECT 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]', 'no member can be reached through it', 'a member to remove it from',
+       'Call on a member, or give the connection string of one as survivor_dsn.'
+ WHERE (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key, false),
+       coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "' || f.key || '"',
+       'Check the name and the connection string; a node that was never created needs no removal.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE NOT f.value ? 'error'
+UNION ALL
+SELECT 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, (s.item ->> 'enabled')::boolean,
+       CASE WHEN (s.item ->> 'enabled')::boolean THEN s.item ->> 'status' ELSE 'disabled' END,
+       'a subscription that is enabled, so that nothing committed on the target is lost',
+       pg_catalog.format('Mend and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.', s.item ->> 'name', m.name)
+  FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
+ WHERE NOT (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, coalesce(p.place = p.first, false),
+       CASE WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
+            ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member', p.place, p.first - p.place) END,
+       'as far in the stream of the dead node as every other member',
+       'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
+  FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
+               pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
+          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
+         WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS p
+ WHERE (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_leave IS
+'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can;
+each is who it should be; what the others receive from the target can be waited for or, where the target is dead, they
+have all got equally far, or p_accept is given (design 5).';
+REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_unpublished()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
+                     JOIN spock.replication_set AS r ON r.set_id = t.set_id
+                     JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_unpublished IS
+'Writes the query that tells whether a node publishes no table any more; for done_sql (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_unpublished FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_unpublish()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_reloid, false)) AS removed
+  FROM (SELECT r.set_name, t.set_reloid
+          FROM spock.replication_set_table AS t
+          JOIN spock.replication_set AS r ON r.set_id = t.set_id
+          JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+         OFFSET 0) AS t
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_unpublish IS
+'Writes the statement that takes every table out of every replication set of a node (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_unpublish FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_wait_drained(p_target text, p_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'SELECT w.ok OR w.gone AS ok, w.progress, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
+    || pg_catalog.format('NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE n.node_name = %s) AS gone',
+           zodan.quote_text(p_target))
+    || ' FROM (' || zodan.write_wait_applied(p_target, p_lsn) || ') AS a) AS w'
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_drained IS
+'Writes the query that tells, on a member, whether it has applied everything of the target up to p_lsn; a
+subscription that is gone has been waited for before; for until_sql (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_wait_drained FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_drop_node(p_target text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_subscription name;
+BEGIN
+    FOR v_subscription IN SELECT s.sub_name FROM spock.subscription AS s ORDER BY s.sub_name LOOP
+        PERFORM spock.sub_drop(v_subscription, true);
+    END LOOP;
+    PERFORM spock.node_drop(%s, true);
+END
+$do$$sql$, zodan.quote_text(p_target))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_node IS
+'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its
+replication sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal
+finds them (design 5, steps 3 and 4).';
+REVOKE ALL ON FUNCTION zodan.write_drop_node FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_wait_settled(p_xid text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
+  FROM (SELECT 'process ' || a.pid AS what FROM pg_catalog.pg_stat_activity AS a
+         WHERE a.datname = pg_catalog.current_database() AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
+        UNION ALL
+        SELECT 'prepared transaction ' || p.gid FROM pg_catalog.pg_prepared_xacts AS p
+         WHERE p.database = pg_catalog.current_database() AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o
+$sql$, p_xid)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_settled IS
+'Writes the query that tells whether every transaction of this database that was open when p_xid (a placeholder)
+began has ended, prepared ones too; for until_sql (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_wait_settled FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that make every member hold the same commits of the target: its tables are taken out of its
+replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
+its writers go on; then a sync event after that point, applied by every member. From here on the removal can only be
+finished: what is written on the target now reaches nobody (design 5, step 1). */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+BEGIN
+    RETURN NEXT zodan.make_step(1, v_target, 'end what ' || v_target || ' publishes',
+        p_do := zodan.write_unpublish(), p_done := zodan.write_unpublished(), p_section := 'final');
+    -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
+    RETURN NEXT zodan.make_step(2, v_target, 'mark the transactions of ' || v_target,
+        p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
+    RETURN NEXT zodan.make_step(3, v_target,
+        'wait until those open at that moment have ended on ' || v_target,
+        p_until := zodan.write_wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
+    RETURN NEXT zodan.make_step(4, v_target, 'sync event on ' || v_target,
+        p_do := zodan.write_last_event(), p_ref := 'drain');
+    FOR v_member IN
+        SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+         WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
+    LOOP
+        RETURN NEXT zodan.make_step(5, v_member,
+            pg_catalog.format('wait until %s has applied everything of %s', v_member, v_target),
+            p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_drain IS
+'The steps that make every member hold the same commits of the target: its tables are taken out of its
+replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
+its writers go on; then a sync event after that point, applied by every member. From here on the removal can only be
+finished: what is written on the target now reaches nobody (design 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_withdraw(p_leave jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
+disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node row.
+Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5). */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+    v_item jsonb;
+BEGIN
+    FOR v_member, v_item IN
+        SELECT m.name, s.item FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+         CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
+    LOOP
+        RETURN NEXT zodan.make_step(6, v_member,
+            pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
+            p_do := zodan.write_drop_subscription(v_item ->> 'name'));
+    END LOOP;
+    -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
+    RETURN NEXT zodan.make_step(6, v_target, 'disable every subscription on ' || v_target,
+        p_do := 'SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled');
+    FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
+        IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
+            RETURN NEXT zodan.make_step(7, v_item ->> 'provider',
+                pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
+                p_do := zodan.write_drop_slot(v_item ->> 'slot'));
+        END IF;
+    END LOOP;
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
+        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+            p_do := zodan.write_forget_node(v_target));
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+            p_do := zodan.write_prove_gone(p_leave, v_member));
+    END LOOP;
+    RETURN NEXT zodan.make_step(9, v_target,
+        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
+    RETURN NEXT zodan.make_step(10, v_target, 'prove that nothing is left on ' || v_target,
+        p_do := zodan.write_prove_gone(p_leave, v_target));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_withdraw IS
+'The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
+disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node row.
+Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5).';
+REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_drop_slot_of(p_provider text, p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_tail text := pg_catalog.substr(spock.spock_gen_slot_name('x', %1$s, %2$s)::text, 6);
+    v_slot record;
+BEGIN
+    FOR v_slot IN
+        SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r
+         WHERE r.database = pg_catalog.current_database() AND pg_catalog.left(r.slot_name, 4) = 'spk_'
+           AND pg_catalog.right(r.slot_name, pg_catalog.length(v_tail)) = v_tail
+    LOOP
+        -- The dead node's connection may linger until the network notices.
+        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name AND r.active) LOOP
+            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name;
+            PERFORM pg_catalog.pg_sleep(0.05);
+        END LOOP;
+        PERFORM pg_catalog.pg_drop_replication_slot(v_slot.slot_name);
+    END LOOP;
+END
+$do$$sql$, zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_slot_of IS
+'Writes the statement that drops, on a provider, the slot that a subscription used whose node cannot be asked for
+its name any more. The name is known but for the database name of the subscriber in its middle (design 5).';
+REVOKE ALL ON FUNCTION zodan.write_drop_slot_of FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the
+slot that it used there and its row, which is proved (design 5). */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+    v_item jsonb;
+BEGIN
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
+        FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
+            RETURN NEXT zodan.make_step(6, v_member,
+                pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
+                p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_section := 'final');
+        END LOOP;
+        RETURN NEXT zodan.make_step(7, v_member,
+            pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
+            p_do := zodan.write_drop_slot_of(v_member, zodan.subscription_name(v_member, v_target)), p_section := 'final');
+        -- A join that never came to its end used this one.
+        RETURN NEXT zodan.make_step(7, v_member,
+            pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
+            p_do := zodan.write_drop_slot_of(v_member, zodan.copy_name(v_target)), p_section := 'final');
+        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+            p_do := zodan.write_forget_node(v_target), p_section := 'final');
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+            p_do := zodan.write_prove_gone(p_leave, v_member));
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_bury IS
+'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the
+slot that it used there and its row, which is proved (design 5).';
+REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
+RETURNS zodan.plan_step[]
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as
+zodan.survey_leave describes it (design 3, 5). */
+DECLARE
+    v_steps zodan.plan_step[];
+BEGIN
+    SELECT pg_catalog.array_agg(s::zodan.plan_step) INTO v_steps FROM (
+        SELECT * FROM zodan.plan_bury(p_leave) WHERE (p_leave ->> 'dead')::boolean
+        UNION ALL SELECT * FROM zodan.plan_drain(p_leave, p_patience) WHERE NOT (p_leave ->> 'dead')::boolean
+        UNION ALL SELECT * FROM zodan.plan_withdraw(p_leave) WHERE NOT (p_leave ->> 'dead')::boolean) AS s;
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps) AS n);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_leave IS
+'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as
+zodan.survey_leave describes it (design 3, 5).';
+REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.survey_leave(
+    p_target text,
+    p_target_dsn text,
+    p_survivor_dsn text,
+    OUT p_facts jsonb,
+    OUT p_leave jsonb,
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody
+names anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
+database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
+those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is another
+node (design 5). */
+DECLARE
+    c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
+    v_found text;
+    v_known jsonb := '{}'::jsonb;
+    v_new jsonb;
+BEGIN
+    IF coalesce(p_target, '') = '' THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD002',
+            MESSAGE = 'no node is named',
+            HINT = 'Name the node that is to be removed.';
+    END IF;
+    p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.format_dsn(zodan.parse_dsn(p_target_dsn)));
+    p_facts := zodan.gather_facts(p_dsns, c_purpose);
+    v_found := p_facts #>> ARRAY[p_target, 'spock', 'node'];
+    IF v_found <> p_target THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = pg_catalog.format('the connection string does not lead to node "%s"', p_target),
+            DETAIL = pg_catalog.format('It leads to node "%s".', v_found),
+            HINT = 'Give the name and the connection string of the same node.';
+    END IF;
+    IF p_facts -> p_target ? 'error' THEN
+        v_known := zodan.local_dsns() || CASE WHEN p_survivor_dsn IS NULL THEN '{}' ELSE zodan.known_dsns(
+            zodan.gather_facts(pg_catalog.jsonb_build_object('a survivor', p_survivor_dsn), c_purpose)) END;
+    END IF;
+    LOOP
+        v_known := zodan.known_dsns(p_facts) || v_known;
+        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
+          FROM pg_catalog.jsonb_each(v_known) AS k(key, value) WHERE NOT p_dsns ? k.key;
+        EXIT WHEN v_new IS NULL;
+        p_dsns := p_dsns || v_new;
+        p_facts := p_facts || zodan.gather_facts(v_new, c_purpose);
+    END LOOP;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
+      FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
+    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead', p_facts -> p_target ? 'error',
+        'members', (SELECT coalesce(pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C"), '[]')
+                      FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) WHERE k.node <> p_target),
+        'subscriptions', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce((
+                              SELECT pg_catalog.jsonb_agg(s.item) FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
+                               WHERE f.key = p_target OR s.item ->> 'provider' = p_target), '[]'))
+                            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.survey_leave IS
+'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody
+names anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
+database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
+those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is another
+node (design 5).';
+REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prepare_leave(
+    p_target text,
+    p_target_dsn text,
+    p_survivor_dsn text,
+    p_force boolean,
+    p_accept boolean,
+    p_lock boolean,
+    OUT p_plan zodan.plan_step[],
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
+preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members
+and zodan.judge_checks (design 3, 5). */
+DECLARE
+    v_survey record;
+    v_checks zodan.check_result[];
+BEGIN
+    IF NOT p_lock THEN
+        -- What a call would go on with, where one was interrupted.
+        p_plan := zodan.read_plan('remove_node', p_target);
+        IF p_plan IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
+    IF p_lock AND (p_force OR NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')) THEN
+        PERFORM zodan.lock_members(v_survey.p_dsns);
+        SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
+    END IF;
+    SELECT pg_catalog.array_agg(c) INTO v_checks FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept) AS c;
+    PERFORM zodan.judge_checks(v_checks);
+    p_dsns := v_survey.p_dsns;
+    p_plan := zodan.plan_leave(v_survey.p_leave, zodan.read_patience());
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.prepare_leave IS
+'Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
+preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members
+and zodan.judge_checks (design 3, 5).';
+REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_remove_node(
+    target_node_name text,
+    target_node_dsn text,
+    force boolean DEFAULT false,
+    accept_divergence boolean DEFAULT false,
+    survivor_dsn text DEFAULT NULL
+)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql
+AS $zodan$
+/* The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes.
+Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5). */
+DECLARE
+    v_plan zodan.plan_step[];
+BEGIN
+    PERFORM zodan.hide_statement();
+    PERFORM zodan.close_connections();
+    SELECT p.p_plan INTO v_plan FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, false) AS p;
+    PERFORM zodan.close_connections();
+    RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_remove_node IS
+'The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes.
+Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5).';
+REVOKE ALL ON FUNCTION zodan.plan_remove_node FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE spock.remove_node(
+    target_node_name text,
+    target_node_dsn text,
+    verbose_mode boolean DEFAULT false,
+    force boolean DEFAULT false,
+    accept_divergence boolean DEFAULT false,
+    dry_run boolean DEFAULT false,
+    survivor_dsn text DEFAULT NULL
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others
+are found through it. Everything committed there before the call reaches every other node first, and every other node
+ends with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins go, which is
+proved at the end. A node that cannot be reached is removed with force, called on a member or with the connection string
+of one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members that
+cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step, dry_run prints the plan and changes nothing. Called again after an
+interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another
+operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5). */
+DECLARE
+    v_operation bigint;
+    v_plan zodan.plan_step[];
+    v_dsns jsonb;
+    v_failure jsonb;
+BEGIN
+    CALL zodan.require_autocommit('remove_node');
+    PERFORM zodan.close_connections();
+    v_operation := zodan.find_interrupted('remove_node', target_node_name);
+    IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name, target_node_dsn) THEN
+        -- Its plan needs the node, which is gone: a new plan does without it.
+        v_operation := NULL;
+    END IF;
+    IF v_operation IS NOT NULL AND NOT dry_run THEN
+        v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(target_node_name, target_node_dsn));
+        PERFORM zodan.reopen_operation(v_operation, v_dsns);
+        RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
+    ELSE
+        SELECT p.p_plan, p.p_dsns INTO v_plan, v_dsns
+          FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, NOT dry_run) AS p;
+        IF dry_run THEN
+            PERFORM zodan.close_connections();
+            PERFORM zodan.show_plan(v_plan, verbose_mode);
+            RETURN;
+        END IF;
+        PERFORM zodan.give_up_operations(target_node_name, 'the node is being removed');
+        v_operation := zodan.start_operation('remove_node', target_node_name, '{}', v_dsns, v_plan);
+    END IF;
+    COMMIT;
+    CALL zodan.run_operation(v_operation, v_dsns, verbose_mode, v_failure);
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE 'node "%" has been removed: % members are left, operation %', target_node_name,
+        (SELECT pg_catalog.count(*) FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS k(node)
+          WHERE o.operation_id = v_operation AND k.node <> target_node_name), v_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE spock.remove_node IS
+'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others
+are found through it. Everything committed there before the call reaches every other node first, and every other node
+ends with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins go, which is
+proved at the end. A node that cannot be reached is removed with force, called on a member or with the connection string
+of one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members that
+cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step, dry_run prints the plan and changes nothing. Called again after an
+interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another
+operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5).';
+REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
+
+DO $zodan$
+BEGIN
+    IF pg_catalog.to_regprocedure('spock.reserved_object_add(name,text,boolean,boolean,boolean)') IS NOT NULL THEN
+        IF NOT EXISTS (SELECT FROM spock.reserved_object AS r WHERE r.name = 'zodan' AND r.kind = 'schema') THEN
+            PERFORM spock.reserved_object_add('zodan', 'schema', true, true, false);
+        END IF;
+    END IF;
+END
+$zodan$;
+COMMIT;

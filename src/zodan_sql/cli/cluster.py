@@ -1,0 +1,89 @@
+"""topology and rescan: what a whole cluster looks like, seen through one member."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from zodan_sql import inspection, picture
+from zodan_sql.cli.calling import Call, need, run
+from zodan_sql.cli.documents import leftover_entries, stream_entries
+from zodan_sql.cli.operations import Json
+from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
+
+MemberDsn = Annotated[
+    str, typer.Option("--dsn", metavar="DSN", help="A member that has Zodan, by which the others are found.")
+]
+
+
+class Format(StrEnum):
+    """How a topology is shown."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+    DOT = "dot"
+    SVG = "svg"
+    JSON = "json"
+
+
+_DRAW = {Format.MERMAID: picture.mermaid, Format.DOT: picture.dot, Format.SVG: picture.svg}
+
+
+def topology(
+    dsn: MemberDsn,
+    format_: Annotated[
+        Format, typer.Option("--format", help="A table, a picture to render, or the rows.")
+    ] = Format.TEXT,
+    as_json: Json = False,
+) -> None:
+    """Show who streams to whom in a cluster, with status and lag."""
+    as_json = as_json or format_ is Format.JSON
+    with reporting([dsn], "topology" if as_json else None) as screen:
+        need(dsn)
+        streams = inspection.topology(dsn)
+        if as_json:
+            screen.fill({"nodes": inspection.node_names(streams), "streams": stream_entries(streams)})
+        elif format_ is Format.TEXT:
+            show_topology(screen, streams)
+        else:
+            typer.echo(_DRAW[format_](inspection.masked(streams, screen.redact)), nl=False)
+
+
+def rescan(
+    dsn: MemberDsn,
+    fix: Annotated[bool, typer.Option("--fix", help="Run the statements that mend what was found.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for what was left behind in a cluster: slots, origins, subscriptions and nodes that nobody uses.
+
+    Exit code 1 when something was found and --fix was not given. Read before you mend: a slot of a subscriber
+    outside the cluster that is not connected looks like a leftover too.
+    """
+    with reporting([dsn], "rescan" if as_json else None) as screen:
+        need(dsn)
+        found = inspection.rescan(dsn, screen.message)
+        screen.fill({"leftovers": leftover_entries(found)})
+        for leftover in found:
+            screen.line(f"{leftover.node}  {leftover.kind} {leftover.name}: {leftover.reason}")
+            screen.line(f"    {leftover.statement}", style="dim")
+        if not found:
+            screen.line("nothing is left behind in this cluster")
+        elif fix:
+            run(
+                screen, Call(dsn, "mend", "cluster", schema="zodan"), {"p_dsn": dsn}, {"p_verbose": True}, verbose=False
+            )
+        else:
+            raise typer.Exit(EXIT_FOUND)
+
+
+def show_topology(screen: Screen, streams: list[inspection.Stream]) -> None:
+    """Print the table of a topology, a line about the whole, and one for each thing that is wrong."""
+    for line in picture.matrix(streams, screen.width):
+        screen.line(line)
+    screen.line()
+    wrong = picture.troubles(streams)
+    screen.line(picture.summary(streams), style="yellow" if wrong else "green")
+    for line in wrong:
+        screen.line(f"  {line}", style="yellow")

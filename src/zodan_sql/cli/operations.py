@@ -1,0 +1,332 @@
+"""add-node, remove-node and plan; resume and rollback; operations and steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Annotated
+
+import typer
+from typer.models import OptionInfo
+
+from zodan_sql import journal, operation
+from zodan_sql.cli.calling import Call, need, provide, run
+from zodan_sql.cli.documents import operation_entry, plan_entries, step_entries
+from zodan_sql.cli.screen import Screen, reporting
+from zodan_sql.errors import caller_error
+from zodan_sql.operation import PlannedStep
+from zodan_sql.redact import describe, parse_dsn
+
+
+def _dsn(name: str, text: str) -> OptionInfo:
+    option: OptionInfo = typer.Option(name, metavar="DSN", help=text, show_default=False)
+    return option
+
+
+SrcNodeName = Annotated[str, typer.Option("--src-node-name", help="A member of the cluster, to copy from.")]
+SrcDsn = Annotated[str, _dsn("--src-dsn", "Its connection string, valid on every node.")]
+NewNodeName = Annotated[str, typer.Option("--new-node-name", help="The node to add.")]
+NewNodeDsn = Annotated[str, _dsn("--new-node-dsn", "Its connection string, valid on every node.")]
+Location = Annotated[str | None, typer.Option("--new-node-location", help="Where the node is.", show_default="NY")]
+Country = Annotated[str | None, typer.Option("--new-node-country", help="Its country.", show_default="USA")]
+Info = Annotated[str | None, typer.Option("--new-node-info", metavar="JSON", help="Anything about the node.")]
+Roles = Annotated[
+    bool,
+    typer.Option("--with-roles", "--roles", help="Bring the roles that the new server lacks, password hashes too."),
+]
+TargetNodeName = Annotated[str, typer.Option("--target-node-name", help="The node to remove.")]
+TargetDsn = Annotated[str, _dsn("--target-dsn", "Its connection string.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Remove it although it cannot be reached; also give --survivor-dsn or --dsn."),
+]
+AcceptDivergence = Annotated[
+    bool, typer.Option("--accept-divergence", help="With --force, although the others do not all have the same.")
+]
+SurvivorDsn = Annotated[
+    str | None, _dsn("--survivor-dsn", "With --force: the connection string of a member that stays.")
+]
+Number = Annotated[int, typer.Argument(metavar="OPERATION", help="Its number: see zodan-sql operations.")]
+JournalDsn = Annotated[str, _dsn("--dsn", "The database that the operation was called in.")]
+NodeDsns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--node-dsn",
+        metavar="NODE=DSN",
+        help="A node and its connection string, where the cluster does not know it; once for each of several.",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Also print the statements.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/json.md.")
+]
+NoInstall = Annotated[bool, typer.Option("--no-install", help="Fail where Zodan is missing instead of installing it.")]
+
+
+def add_node(
+    src_node_name: SrcNodeName,
+    src_dsn: SrcDsn,
+    new_node_name: NewNodeName,
+    new_node_dsn: NewNodeDsn,
+    new_node_location: Location = None,
+    new_node_country: Country = None,
+    new_node_info: Info = None,
+    roles: Roles = False,
+    verbose: Verbose = False,
+    dry_run: DryRun = False,
+    dsn: Annotated[str | None, _dsn("--dsn", "The database to call in; by default the new node's.")] = None,
+    no_install: NoInstall = False,
+    as_json: Json = False,
+) -> None:
+    """Add a node to a running cluster."""
+    with reporting([src_dsn, new_node_dsn, dsn or ""], "add-node" if as_json else None) as screen:
+        arguments = _add_arguments(
+            src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
+        )
+        # A line a step is what the server calls verbose; ours adds the statements.
+        switches = {"verb": verbose or not dry_run, "dry_run": dry_run, "roles": roles}
+        where = dsn or new_node_dsn
+        provide(screen, where, change=not (no_install or dry_run))
+        if dry_run and as_json:
+            more = {"roles": True} if roles else {}
+            screen.fill({"plan": plan_entries(operation.plan(where, "plan_add_node", arguments | more))})
+            return
+        run(screen, Call(where, "add_node", new_node_name), arguments, switches, verbose)
+
+
+def remove_node(
+    target_node_name: TargetNodeName,
+    target_dsn: TargetDsn,
+    verbose: Verbose = False,
+    force: Force = False,
+    accept_divergence: AcceptDivergence = False,
+    survivor_dsn: SurvivorDsn = None,
+    dry_run: DryRun = False,
+    dsn: Annotated[
+        str | None, _dsn("--dsn", "The database to call in; by default the target's, with --force the survivor's.")
+    ] = None,
+    no_install: NoInstall = False,
+    as_json: Json = False,
+) -> None:
+    """Remove a node from a running cluster."""
+    with reporting([target_dsn, survivor_dsn or "", dsn or ""], "remove-node" if as_json else None) as screen:
+        where = _remove_where(dsn, target_dsn, survivor_dsn, force)
+        arguments = _remove_arguments(target_node_name, target_dsn, survivor_dsn)
+        ways = {"force": force, "accept_divergence": accept_divergence}
+        switches = {"verbose_mode": verbose or not dry_run, **ways, "dry_run": dry_run}
+        provide(screen, where, change=not (no_install or dry_run))
+        if dry_run and as_json:
+            arguments |= {name: True for name, on in ways.items() if on}
+            screen.fill({"plan": plan_entries(operation.plan(where, "plan_remove_node", arguments))})
+            return
+        run(screen, Call(where, "remove_node", target_node_name), arguments, switches, verbose)
+
+
+def plan(
+    src_node_name: Annotated[str | None, typer.Option(help="To add: a member, to copy from.")] = None,
+    src_dsn: Annotated[str | None, _dsn("--src-dsn", "To add: its connection string.")] = None,
+    new_node_name: Annotated[str | None, typer.Option(help="To add: the new node.")] = None,
+    new_node_dsn: Annotated[str | None, _dsn("--new-node-dsn", "To add: its connection string.")] = None,
+    new_node_location: Location = None,
+    new_node_country: Country = None,
+    new_node_info: Info = None,
+    roles: Roles = False,
+    target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
+    target_dsn: Annotated[str | None, _dsn("--target-dsn", "To remove: its connection string.")] = None,
+    force: Force = False,
+    accept_divergence: AcceptDivergence = False,
+    survivor_dsn: SurvivorDsn = None,
+    verbose: Verbose = False,
+    dsn: Annotated[
+        str | None, _dsn("--dsn", "The database to ask; by default that which add-node or remove-node would call in.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the steps of add-node or remove-node.
+
+    Takes the options of either, and changes nothing.
+    """
+    given = [src_dsn, new_node_dsn, target_dsn, survivor_dsn, dsn]
+    with reporting([each for each in given if each], "plan" if as_json else None) as screen:
+        adds = (src_node_name, src_dsn, new_node_name, new_node_dsn)
+        removes = (target_node_name, target_dsn)
+        if all(adds) and not any(removes):
+            arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
+            where, function = dsn or str(new_node_dsn), "plan_add_node"
+            switches = {"roles": roles}
+        elif all(removes) and not any(adds):
+            where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
+            arguments = _remove_arguments(str(target_node_name), str(target_dsn), survivor_dsn)
+            switches = {"force": force, "accept_divergence": accept_divergence}
+        else:
+            raise caller_error(
+                "the options are neither those of add-node nor those of remove-node",
+                "Give --src-node-name, --src-dsn, --new-node-name and --new-node-dsn, "
+                "or --target-node-name and --target-dsn.",
+            )
+        arguments |= {name: True for name, on in switches.items() if on}
+        need(where)
+        found = operation.plan(where, function, arguments)
+        if as_json:
+            screen.fill({"plan": plan_entries(found)})
+        else:
+            _show(screen, found, verbose)
+
+
+def resume(
+    number: Number,
+    dsn: JournalDsn,
+    node_dsn: NodeDsns = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Finish an interrupted operation from the true state of the cluster."""
+    _take_up("resume", number, dsn, node_dsn or [], verbose, as_json)
+
+
+def rollback(
+    number: Number,
+    dsn: JournalDsn,
+    node_dsn: NodeDsns = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Take an interrupted operation back, as if it had never been called."""
+    _take_up("rollback", number, dsn, node_dsn or [], verbose, as_json)
+
+
+def operations(dsn: JournalDsn, as_json: Json = False) -> None:
+    """List what was called in a database, and how it ended."""
+    with reporting([dsn], "operations" if as_json else None) as screen:
+        need(dsn)
+        found = journal.operations(dsn)
+        if as_json:
+            screen.fill({"operations": [operation_entry(each) for each in found]})
+            return
+        if not found:
+            screen.line("there was no operation")
+            return
+        screen.table(
+            ("number", "kind", "node", "state", "started", "took", "error"),
+            [(str(o.number), o.kind, o.node, o.state, o.started, _seconds(o.took_s), o.error or "") for o in found],
+        )
+
+
+def steps(number: Number, dsn: JournalDsn, as_json: Json = False) -> None:
+    """Show the journal of an operation: every step, and how far it came."""
+    with reporting([dsn], "steps" if as_json else None) as screen:
+        need(dsn)
+        found = journal.steps(dsn, number)
+        if not found:
+            raise caller_error(
+                f"there is no operation {number} in {describe(dsn)}", "See zodan-sql operations for those there are."
+            )
+        if as_json:
+            (whole,) = (each for each in journal.operations(dsn) if each.number == number)
+            screen.fill({"operation": operation_entry(whole), "steps": step_entries(found)})
+            return
+        screen.table(
+            ("phase", "step", "node", "state", "took", "title", "error"),
+            [
+                (str(s.phase), str(s.ordinal), s.node, s.state, _seconds(s.took_s), s.title, s.error or "")
+                for s in found
+            ],
+        )
+
+
+def _add_arguments(
+    src_node_name: str,
+    src_dsn: str,
+    new_node_name: str,
+    new_node_dsn: str,
+    location: str | None,
+    country: str | None,
+    info: str | None,
+) -> dict[str, object]:
+    """Return the arguments of add_node that were given; what was not is the server's to decide."""
+    parse_dsn(src_dsn, "--src-dsn")
+    parse_dsn(new_node_dsn, "--new-node-dsn")
+    arguments: dict[str, object] = {
+        "src_node_name": src_node_name,
+        "src_dsn": src_dsn,
+        "new_node_name": new_node_name,
+        "new_node_dsn": new_node_dsn,
+        "new_node_location": location,
+        "new_node_country": country,
+        "new_node_info": None if info is None else _json_object(info),
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _remove_arguments(name: str, target_dsn: str, survivor_dsn: str | None) -> dict[str, object]:
+    parse_dsn(target_dsn, "--target-dsn")
+    arguments: dict[str, object] = {"target_node_name": name, "target_node_dsn": target_dsn}
+    if survivor_dsn is not None:
+        parse_dsn(survivor_dsn, "--survivor-dsn")
+        arguments["survivor_dsn"] = survivor_dsn
+    return arguments
+
+
+def _remove_where(dsn: str | None, target_dsn: str, survivor_dsn: str | None, force: bool) -> str:
+    """Return the connection string of the database to call in: with force not the target's, which may be dead."""
+    where = dsn or (survivor_dsn if force else target_dsn)
+    if where is None:
+        raise caller_error(
+            "--force removes a node that cannot be reached, so it has to be called in another database",
+            "Give --survivor-dsn, the connection string of a member that stays, or --dsn.",
+        )
+    return where
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise caller_error("--new-node-info is not a JSON object", """Write it as '{"name": "value"}'.""")
+    return value
+
+
+def _take_up(procedure: str, number: int, dsn: str, node_dsns: Sequence[str], verbose: bool, as_json: bool) -> None:
+    """Call zodan.resume or zodan.rollback."""
+    pairs = [given.partition("=") for given in node_dsns]
+    with reporting([dsn, *(pair[2] for pair in pairs)], procedure if as_json else None) as screen:
+        for node, _, node_dsn in pairs:
+            if not node:
+                raise caller_error("--node-dsn names no node", "Write it as --node-dsn 'n1=host=... dbname=...'.")
+            parse_dsn(node_dsn, "--node-dsn, after the name of the node and =,")
+        arguments: dict[str, object] = {"p_operation": number}
+        if pairs:
+            arguments["p_dsns"] = {node: node_dsn for node, _, node_dsn in pairs}
+        need(dsn)
+        called = Call(dsn, procedure, number=number, schema="zodan")
+        run(screen, called, arguments, {"p_verbose": True}, verbose)
+
+
+def _show(screen: Screen, steps: list[PlannedStep], verbose: bool) -> None:
+    width = max((len(step.node) for step in steps), default=0)
+    for phase, members in groupby(steps, key=lambda step: step.phase):
+        screen.line(f"phase {phase}")
+        for step in members:
+            screen.line(f"  {step.ordinal:>3}  {step.node:<{width}}  {step.title}")
+            if verbose:
+                _show_statements(screen, step)
+
+
+def _show_statements(screen: Screen, step: PlannedStep) -> None:
+    for label, statement in (
+        ("do", step.do_sql),
+        ("done when", step.done_sql),
+        ("until", step.until_sql and f"{step.until_sql}" + (f"  within {step.budget}" if step.budget else "")),
+        ("undo", step.undo_sql),
+    ):
+        if statement:
+            screen.line(f"       {label}: {statement}", style="dim")
+
+
+def _seconds(took_s: float | None) -> str:
+    return "" if took_s is None else f"{took_s:.1f} s"

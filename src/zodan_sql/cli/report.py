@@ -1,0 +1,54 @@
+"""report: an operation as a page for the change ticket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zodan_sql import inspection
+from zodan_sql import report as reports
+from zodan_sql.cli.calling import need
+from zodan_sql.cli.operations import JournalDsn, Number
+from zodan_sql.cli.screen import reporting
+from zodan_sql.errors import ZodanError, caller_error
+from zodan_sql.redact import Redactor
+
+
+def report(
+    number: Number,
+    dsn: JournalDsn,
+    html: Annotated[Path, typer.Option("--html", metavar="FILE", help="The file to write; - for stdout.")],
+    through: Annotated[
+        str | None,
+        typer.Option(
+            "--through",
+            metavar="DSN",
+            help="A member, for the topology, if --dsn is none any more.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write an operation as one HTML page: what was asked, the plan, a timeline, failures, checks, the topology."""
+    with reporting([dsn, through or ""]) as screen:
+        need(dsn)
+        record = reports.read(dsn, number)
+        streams, why = _look(screen.redact, dsn, through)
+        page = reports.draw(record, screen.redact, streams, why)
+        if str(html) == "-":
+            typer.echo(page, nl=False)
+            return
+        try:
+            html.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise caller_error(f"could not write {html}: {error.strerror}", "Choose another file.") from None
+        screen.line(str(html))
+
+
+def _look(redact: Redactor, dsn: str, through: str | None) -> tuple[list[inspection.Stream] | None, str]:
+    """Return the topology, or why there is none: a report of what happened is due when nodes are down, too."""
+    try:
+        return inspection.topology(dsn, through), ""
+    except ZodanError as error:
+        return None, redact(error.message)

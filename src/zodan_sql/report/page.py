@@ -1,0 +1,70 @@
+"""The page itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import jinja2
+from markupsafe import Markup
+
+from zodan_sql import picture
+from zodan_sql.inspection import Stream, masked
+from zodan_sql.report import timeline
+from zodan_sql.report.record import Record
+
+_KINDS = {"add_node": "Adding node {}", "remove_node": "Removing node {}", "mend": "Mending the {}"}
+
+
+def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream] | None = None, why: str = "") -> str:
+    """Return the page: HTML that needs nothing from outside. ``why`` tells why there is no topology.
+
+    Every text of the journal passes through ``redact``, although the journal holds no secret.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("zodan_sql.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: redact(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    record = replace(record, steps=[replace(step, title=redact(step.title)) for step in record.steps])
+    bars = timeline.bars(record.steps, record.surroundings.read_at)
+    axis = timeline.Axis(bars)
+    took = None if record.finished_at is None else (record.finished_at - record.started_at).total_seconds()
+    return environment.get_template("page.html.j2").render(
+        title=_KINDS.get(record.kind, "{}").format(record.node),
+        record=record,
+        arguments={name: _text(value) for name, value in record.arguments.items()},
+        took="" if took is None else timeline.span(took),
+        moment=_moment,
+        span=timeline.span,
+        bars={bar.step.ordinal: bar for bar in bars},
+        axis=axis,
+        gantt=Markup(timeline.gantt(bars, _nodes(record))) if bars else "",
+        kinds={bar.kind for bar in bars},
+        idle=len(axis.stretches) > 1,
+        failed=[step for step in record.steps if step.state == "failed"],
+        again=[step for step in record.steps if step.attempts > 1],
+        checks=[step for step in record.steps if step.checks],
+        phases=len({step.phase for step in record.steps}),
+        done=sum(step.state == "done" for step in record.steps),
+        picture=None if streams is None else Markup(picture.svg(masked(streams, redact))),
+        troubles=picture.troubles(streams or []),
+        why=why,
+    )
+
+
+def _nodes(record: Record) -> list[str]:
+    return list(dict.fromkeys([*record.members, *(step.node for step in record.steps)]))
+
+
+def _moment(when: datetime | None) -> str:
+    return "" if when is None else when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,101 @@
+CREATE VIEW spock.node AS
+SELECT spock._node_id(n.node_id) AS node_id, n.node_name, e.location, e.country, e.info
+  FROM pglogical.node n
+  LEFT JOIN spock._node_extra e ON e.node_name = n.node_name;
+
+CREATE VIEW spock.node_interface AS
+SELECT if_id, if_name, spock._node_id(if_nodeid) AS if_nodeid, if_dsn
+  FROM pglogical.node_interface;
+
+CREATE VIEW spock.local_node AS
+SELECT spock._node_id(node_id) AS node_id, node_local_interface
+  FROM pglogical.local_node;
+
+CREATE VIEW spock.subscription AS
+SELECT s.sub_id,
+       s.sub_name,
+       spock._node_id(s.sub_origin) AS sub_origin,
+       spock._node_id(s.sub_target) AS sub_target,
+       s.sub_origin_if,
+       s.sub_target_if,
+       s.sub_enabled OR p.sub_id IS NOT NULL AS sub_enabled,
+       s.sub_slot_name,
+       s.sub_replication_sets,
+       s.sub_forward_origins,
+       s.sub_apply_delay,
+       s.sub_force_text_transfer,
+       '0/0'::pg_lsn AS sub_skip_lsn,
+       nullif(e.skip_schema, '{}') AS sub_skip_schema,
+       e.created_at AS sub_created_at
+  FROM pglogical.subscription s
+  LEFT JOIN spock._subscription_extra e ON e.sub_id = s.sub_id
+  LEFT JOIN spock._paused p ON p.sub_id = s.sub_id;
+
+-- Spock 5.0 has no function for forward_origins: there it is changed by UPDATE of the catalog.
+CREATE FUNCTION spock._subscription_update() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF (to_jsonb(NEW) - '{sub_forward_origins,sub_skip_schema}'::text[])
+       IS DISTINCT FROM (to_jsonb(OLD) - '{sub_forward_origins,sub_skip_schema}'::text[]) THEN
+        RAISE EXCEPTION 'the stand-in for Spock can update sub_forward_origins and sub_skip_schema only'
+            USING ERRCODE = 'feature_not_supported';
+    END IF;
+    UPDATE pglogical.subscription SET sub_forward_origins = NEW.sub_forward_origins WHERE sub_id = OLD.sub_id;
+    UPDATE spock._subscription_extra
+       SET skip_schema = coalesce(NEW.sub_skip_schema, '{}') WHERE sub_id = OLD.sub_id;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER subscription_update INSTEAD OF UPDATE ON spock.subscription
+    FOR EACH ROW EXECUTE FUNCTION spock._subscription_update();
+
+CREATE VIEW spock.local_sync_status AS
+SELECT sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn
+  FROM pglogical.local_sync_status;
+
+CREATE VIEW spock.replication_set AS
+SELECT set_id, spock._node_id(set_nodeid) AS set_nodeid, set_name,
+       replicate_insert, replicate_update, replicate_delete, replicate_truncate
+  FROM pglogical.replication_set;
+
+CREATE VIEW spock.replication_set_table AS
+SELECT set_id, set_reloid, set_att_list, set_row_filter
+  FROM pglogical.replication_set_table;
+
+CREATE VIEW spock.replication_set_seq AS
+SELECT set_id, set_seqoid
+  FROM pglogical.replication_set_seq;
+
+-- One row for a table and each of its sets, one with no set for a table in none.
+CREATE VIEW spock.tables AS
+SELECT c.oid AS relid, n.nspname, c.relname, s.set_name
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN (SELECT rt.set_reloid, rs.set_name
+               FROM pglogical.replication_set_table rt
+               JOIN pglogical.replication_set rs ON rs.set_id = rt.set_id
+               JOIN pglogical.local_node l ON l.node_id = rs.set_nodeid) s ON s.set_reloid = c.oid
+ WHERE c.relkind IN ('r', 'p')
+   AND (s.set_name IS NOT NULL
+        OR (c.relpersistence = 'p' AND n.nspname !~ '^pg_'
+            AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical')));
+
+-- pglogical stops and retries where Spock writes here: there is never a row.
+CREATE VIEW spock.exception_log AS
+SELECT NULL::oid AS remote_origin,
+       NULL::timestamptz AS remote_commit_ts,
+       NULL::integer AS command_counter,
+       NULL::timestamptz AS retry_errored_at,
+       NULL::bigint AS remote_xid,
+       NULL::oid AS local_origin,
+       NULL::timestamptz AS local_commit_ts,
+       NULL::text AS table_schema,
+       NULL::text AS table_name,
+       NULL::text AS operation,
+       NULL::jsonb AS local_tup,
+       NULL::jsonb AS remote_old_tup,
+       NULL::jsonb AS remote_new_tup,
+       NULL::text AS ddl_statement,
+       NULL::text AS ddl_user,
+       NULL::text AS error_message
+ WHERE false;

@@ -1,0 +1,19 @@
+"""Waiting by looking again, within a bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from zodan_sql.sandbox.errors import SandboxError
+
+_INTERVAL_S = 0.02
+
+
+def wait_until(problem: Callable[[], str], budget_s: float, what: str) -> None:
+    """Call ``problem`` until it returns an empty string; raise SandboxError with its last words after ``budget_s``."""
+    deadline = time.monotonic() + budget_s
+    while last := problem():
+        if time.monotonic() > deadline:
+            raise SandboxError(f"waited {budget_s:g} s for {what}: {last}")
+        time.sleep(_INTERVAL_S)

@@ -1,0 +1,1 @@
+"""The numbers that the README states: ``make bench``."""

@@ -1,0 +1,76 @@
+"""Loading Zodan on a member stays there, and nothing of a failed call stays in a server's log."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from psycopg.conninfo import make_conninfo
+
+from support.clusters import MakeCluster
+from support.failures import password_of
+from support.scripts import load, psql
+from support.sets import read_sets
+from support.tables import wait_level
+from zodan_sql.render import find_build
+from zodan_sql.sandbox import Cluster, Engine, Node
+
+_SCRIPTS = ("zodan.sql", "zodremove.sql")
+#: What travels by itself where DDL replication is on, as it is here for every session but Zodan's own.
+_DDL_REPLICATION = {
+    "spock.enable_ddl_replication": "on",
+    "spock.include_ddl_repset": "on",
+    "spock.allow_ddl_from_functions": "on",
+}
+
+
+def test_loading_on_a_member_with_ddl_replication(make_cluster: MakeCluster, engine: Engine) -> None:
+    cluster = make_cluster(members=2, blanks=1, extra_conf=_DDL_REPLICATION if engine.is_real else {})
+    n1, n2, n3 = cluster.nodes
+    sets = read_sets(n1)
+    for script in (*_SCRIPTS, *_SCRIPTS):
+        done = load(engine, n1.dsn(), find_build() / script)
+        assert done.returncode == 0, done.stderr
+    if engine.is_real:
+        # The same session would have sent its DDL: what it creates afterwards arrives.
+        with closing(n1.connect()) as connection:
+            connection.execute("CREATE TABLE public.travels (id int PRIMARY KEY)")
+        wait_level(cluster.members)
+        assert n2.execute("SELECT to_regclass('public.travels') IS NOT NULL") == [(True,)]
+        assert set(read_sets(n1)) - set(sets) == {("default", "table travels", "all", "")}
+    wait_level(cluster.members)
+    assert n2.execute("SELECT to_regnamespace('zodan')::text, to_regproc('spock.add_node')::text") == [(None, None)]
+    in_sets = n1.execute(
+        "SELECT relid::regclass::text FROM spock.tables WHERE nspname = 'zodan' AND set_name IS NOT NULL"
+    )
+    assert in_sets == []
+    # The new node gets the data of the source and not its Zodan, called from there.
+    n1.execute("CALL spock.add_node('n1', %(source)s, 'n3', %(new)s)", {"source": n1.dsn(), "new": n3.dsn()})
+    assert n3.execute("SELECT to_regclass('zodan.operation')::text, to_regproc('spock.add_node')::text") == [
+        (None, None)
+    ]
+    assert n3.execute("SELECT to_regclass('public.travels') IS NOT NULL") == [(engine.is_real,)]
+    check_logs_of_literal_calls(cluster, engine, n1)
+
+
+def check_logs_of_literal_calls(cluster: Cluster, engine: Engine, at: Node) -> None:
+    """Calls as a DBA types them, connection strings in the statement: no server's log has the password of any."""
+    n1, n2, n3 = cluster.nodes
+    wrong = "wr0ng-s3cret"
+    calls = [
+        f"CALL spock.remove_node('n3', '{n2.dsn()}')",
+        f"CALL spock.remove_node('n3', '{make_conninfo(n3.dsn(), password=wrong)}')",
+        f"CALL spock.remove_node('n3', 'host=h pasword={wrong}')",
+        f"CALL spock.add_node('n1', '{n1.dsn()}', 'n3', '{n3.dsn()}')",
+        f"CALL spock.add_node('n9', '{n1.dsn()}', 'n3', '{n3.dsn()}')",
+        f"BEGIN; SELECT 1; CALL spock.remove_node('n3', '{n3.dsn()}')",
+        f"SELECT * FROM zodan.plan_add_node('n1', '{n1.dsn()}', 'n3', '{make_conninfo(n3.dsn(), password=wrong)}')",
+    ]
+    for number, statement in enumerate(calls):
+        done = psql(engine, at.dsn(), script="\n".join((*statement.split("; "), "")).replace("\n", ";\n"))
+        assert done.returncode != 0, statement
+        assert "ERROR:" in done.stderr, number
+        for secret in (password_of(n1.dsn()), wrong):
+            assert secret not in done.stdout + done.stderr, number
+            for node in cluster.nodes:
+                lines = [line for line in node.log_text().splitlines() if secret in line]
+                assert lines == [], f"call {number} in the log of {node.name}"

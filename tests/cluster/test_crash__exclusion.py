@@ -1,0 +1,93 @@
+"""One operation at a time in a cluster; a node comes and goes without residue; a caller dies in the flip."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+import pytest
+
+from support.calls import load_zodan
+from support.clusters import MakeCluster
+from support.crash import HeldCall, Stage, wait_unlocked
+from support.tables import KEYED, assert_rows_equal, wait_level
+from zodan_sql.sandbox import Node, wait_until
+
+_CALLERS = 20
+_REJOINS = 10
+#: Spock's default, after which a pause ends by itself.
+_PAUSE_TIMEOUT_S = 10.0
+
+
+def test_of_two_callers_one_is_told(make_cluster: MakeCluster) -> None:
+    stage = Stage(make_cluster)
+    load_zodan(stage.source)
+    arguments = stage.arguments["add_node"]
+    names = ", ".join(f"{name} => %({name})s" for name in arguments)
+    for _ in range(_CALLERS):
+        held = HeldCall(stage.own, "before 1", "spock.add_node", arguments)
+        for caller in (stage.own, stage.source):
+            with pytest.raises(psycopg.Error) as told:
+                caller.execute(f"CALL spock.add_node({names})", arguments)
+            assert told.value.sqlstate == "ZD110", told.value
+            detail = told.value.diag.message_detail or ""
+            assert f'"zodan add_node {stage.own.name}" from 127.0.0.1 since 20' in detail
+        assert held.error is None
+        held.kill()
+        wait_unlocked(stage.cluster.nodes)
+        stage.rollback()
+    stage.check_level()
+
+
+@pytest.mark.slow
+def test_a_node_comes_and_goes(make_cluster: MakeCluster) -> None:
+    stage = Stage(make_cluster)
+    for number in range(_REJOINS):
+        begun = time.monotonic()
+        stage.make_ready("remove_node")
+        joined = time.monotonic()
+        wait_level(stage.cluster.members)
+        assert_rows_equal(stage.cluster.members)
+        compared = time.monotonic()
+        # It looks for residue itself.
+        stage.make_ready("add_node")
+        print(f"{number + 1}: joined in {joined - begun:.1f} s, left in {time.monotonic() - compared:.1f} s")
+    stage.check_level()
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["detached", *(pytest.param(point, marks=pytest.mark.slow) for point in ("positions read", "level", "switched"))],
+)
+def test_a_caller_that_dies_in_the_flip_leaves_nothing_paused(make_cluster: MakeCluster, point: str) -> None:
+    stage = Stage(make_cluster, pause_timeout_s=_PAUSE_TIMEOUT_S)
+    ordinal = _in_the_flip(stage, point)
+    with stage.writers() as writers:
+        held = HeldCall(stage.own, f"after {ordinal}", "spock.add_node", stage.arguments["add_node"])
+        begun = time.monotonic()
+        held.kill()
+        row = _write(stage.peer)
+        wait_until(lambda: "" if _has(stage.source, row) else "no row", _PAUSE_TIMEOUT_S + 5, "the source to apply")
+        print(f"applied again {time.monotonic() - begun:.1f} s after the caller died")
+        wait_unlocked(stage.cluster.nodes)
+        stage.resume("add_node", call_again=True)
+    assert not writers.failures, writers.failures
+    stage.note_end("add_node")
+    stage.check_level()
+
+
+def _in_the_flip(stage: Stage, point: str) -> int:
+    steps = stage.steps("add_node")
+    pause = next(step.ordinal for step in steps if step.title.startswith("pause apply"))
+    beginnings = {"positions read": "read how far", "level": "wait until", "detached": "confirm", "switched": "turn to"}
+    return next(s.ordinal for s in steps if s.ordinal > pause and s.title.startswith(beginnings[point]))
+
+
+def _write(node: Node) -> int:
+    key = -1_000_000
+    node.execute(f"INSERT INTO {KEYED} VALUES (%(key)s, %(name)s, 0)", {"key": key, "name": node.name})
+    return key
+
+
+def _has(node: Node, key: int) -> bool:
+    return bool(node.execute(f"SELECT 1 FROM {KEYED} WHERE id = %(key)s", {"key": key}))

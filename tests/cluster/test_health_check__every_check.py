@@ -1,0 +1,294 @@
+"""Every check passes on a healthy cluster, and does not on facts of one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from support.calls import add_node
+from support.clusters import MakeCluster
+from support.facts import Doctor, Facts
+from support.tables import TABLES, create_tables, fill, wait_level
+
+MEMBERS = ("n1", "n2")
+SOURCE, PEER, NEW = "n1", "n2", "n3"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A check, where it should fail, and what makes it."""
+
+    name: str
+    scope: str
+    severity: str
+    doctor: Doctor
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.severity}"
+
+
+def put(path: str, value: Any) -> Doctor:
+    return lambda facts: facts.set(path, value)
+
+
+def several(*doctors: Doctor) -> Doctor:
+    def all_of_them(facts: Facts) -> None:
+        for doctor in doctors:
+            doctor(facts)
+
+    return all_of_them
+
+
+def setting(node: str, name: str, value: str) -> Doctor:
+    """Change a setting as the host tells it."""
+    return put(f"{node}/host/settings/{name}", value)
+
+
+def probe(source: str, target: str, kind: str) -> Doctor:
+    def refuse(facts: Facts) -> None:
+        facts.probes[source][target][kind] = "connection refused"
+
+    return refuse
+
+
+def change(look: Callable[[Any], None]) -> Doctor:
+    """Change the facts by a function of the whole object."""
+    return lambda facts: look(facts.facts)
+
+
+def clock(seconds: float) -> Doctor:
+    return change(lambda facts: facts[PEER]["clock"].update(at=facts[PEER]["clock"]["at"] + seconds))
+
+
+def unkeyed(facts: Any) -> None:
+    facts[SOURCE]["tables"]["unkeyed"].append("public.app_keyed")
+
+
+def lolor(facts: Any) -> None:
+    facts[SOURCE]["extensions"]["lolor"] = "1.2"
+    facts[SOURCE]["streams"]["tables"].append({"set": "default", "table": "lolor.pg_largeobject"})
+
+
+def snowflake(facts: Any) -> None:
+    facts[SOURCE]["extensions"]["snowflake"] = "2.3"
+    for node in (SOURCE, NEW):
+        facts[node]["host"]["settings"]["snowflake.node"] = "7"
+
+
+LONG_NAME = "x" * 60
+SLOT = {"name": "spk_old", "active": True, "status": "reserved", "here": True, "held": 0, "lag": 0}
+SEQUENCE = {"last": 10, "step": 1, "snowflake": False}
+
+
+def slot(**changed: Any) -> Doctor:
+    return change(lambda facts: facts[PEER]["host"]["slots"].append(SLOT | changed))
+
+
+def unlike(name: str, severity: str, path: str, value: Any = "other") -> Case:
+    return Case(name, PEER, severity, put(f"{PEER}/host/{path}", value))
+
+
+BEFORE = [
+    Case("reachable", PEER, "fail", put(PEER, {"error": "connection refused"})),
+    Case("readable", PEER, "fail", put(f"{PEER}/unread", "host: permission denied")),
+    Case("reachable from each other", f"{PEER} -> {NEW}", "fail", probe(PEER, NEW, "connection")),
+    Case("reachable from each other", f"{PEER} -> {SOURCE}", "warn", probe(PEER, SOURCE, "connection")),
+    Case("reachable for replication", f"{NEW} -> {SOURCE}", "fail", probe(NEW, SOURCE, "replication")),
+    Case("PostgreSQL version", PEER, "fail", put(f"{PEER}/version_num", 140002)),
+    Case("PostgreSQL version", NEW, "fail", put(f"{SOURCE}/version_num", 990002)),
+    Case("same PostgreSQL major version", NEW, "warn", put(f"{NEW}/version_num", 990002)),
+    Case("same PostgreSQL minor version", PEER, "warn", put(f"{PEER}/version_num", 150001)),
+    Case("Spock", NEW, "fail", put(f"{NEW}/spock/pauses", False)),
+    Case("same Spock version", NEW, "fail", put(f"{NEW}/extensions/spock", "4.9.9")),
+    Case("same Spock patch level", NEW, "warn", put(f"{NEW}/extensions/spock", "5.0.99")),
+    Case("wal_level", NEW, "fail", put(f"{NEW}/settings/wal_level", "replica")),
+    Case("track_commit_timestamp", PEER, "fail", put(f"{PEER}/settings/track_commit_timestamp", "off")),
+    Case("output_plugin_libraries", PEER, "fail", put(f"{PEER}/settings/output_plugin_libraries", "pgoutput")),
+    Case("not a standby", NEW, "fail", put(f"{NEW}/recovery", True)),
+    Case("superuser", PEER, "fail", put(f"{PEER}/superuser", False)),
+    Case(
+        "shared_preload_libraries",
+        NEW,
+        "fail",
+        several(setting(NEW, "shared_preload_libraries", "auto_explain"), put(f"{NEW}/host/library", "spock")),
+    ),
+    Case("writable", PEER, "fail", setting(PEER, "default_transaction_read_only", "on")),
+    Case("no time limits", NEW, "warn", setting(NEW, "statement_timeout", "30000")),
+    Case("pause_timeout", SOURCE, "warn", put(f"{SOURCE}/host/pause", "2s")),
+    unlike("encoding", "fail", "encoding", "LATIN1"),
+    unlike("collation", "warn", "locale/is", "c de_DE.utf8"),
+    unlike("collation version", "warn", "locale/actual"),
+    unlike("collation up to date", "warn", "locale/recorded"),
+    Case("conflict resolution", PEER, "fail", setting(PEER, "spock.conflict_resolution", "first_update_wins")),
+    Case("exception behaviour", PEER, "warn", setting(PEER, "spock.exception_behaviour", "discarded")),
+    Case("DDL replication", PEER, "warn", setting(PEER, "spock.enable_ddl_replication", "maybe")),
+    unlike("database settings", "warn", "database_settings", ["work_mem=1GB"]),
+    Case("clock", PEER, "warn", clock(4)),
+    Case("clock", PEER, "fail", clock(-600)),
+    Case("not a node yet", NEW, "fail", put(f"{NEW}/spock/node", "n9")),
+    Case("empty", NEW, "fail", put(f"{NEW}/relations", 1)),
+    Case("server of its own", NEW, "fail", change(lambda f: f[NEW].update(server=f[SOURCE]["server"]))),
+    Case("name is free", NEW, "fail", put(f"{SOURCE}/spock/nodes/{NEW}", "host=elsewhere")),
+    Case("name is short enough", NEW, "fail", lambda facts: facts.join["members"].append(LONG_NAME)),
+    Case("roles", NEW, "fail", change(lambda f: f[SOURCE]["needed_roles"].append("owner_of_all"))),
+    Case("extensions", NEW, "fail", put(f"{SOURCE}/extensions/postgis", "3.4")),
+    Case("extension versions", NEW, "warn", put(f"{SOURCE}/extensions/plpgsql", "0.9")),
+    Case(
+        "role attributes",
+        NEW,
+        "warn",
+        several(
+            change(lambda f: [f[node]["host"]["role_attributes"].update(app="login") for node in (SOURCE, NEW)]),
+            put(f"{SOURCE}/needed_roles", ["app"]),
+            put(f"{NEW}/host/role_attributes/app", ""),
+        ),
+    ),
+    Case("tablespaces", NEW, "fail", put(f"{SOURCE}/tables/tablespaces", ["fast"])),
+    Case(
+        "schemas",
+        NEW,
+        "fail",
+        several(put(f"{SOURCE}/tables/schemas", ["sales"]), put(f"{NEW}/tables/schemas", ["sales"])),
+    ),
+    Case("routines", NEW, "warn", put(f"{NEW}/tables/routines", ["public.f"])),
+    Case("lolor", NEW, "fail", change(lolor)),
+    Case(
+        "lolor",
+        NEW,
+        "fail",
+        several(change(lolor), put(f"{NEW}/extensions/lolor", "1.2"), put(f"{NEW}/tables/lolor_bytes", 8192)),
+    ),
+    Case("snowflake.node", NEW, "warn", change(snowflake)),
+    Case("member is who it should be", PEER, "fail", put(f"{PEER}/spock/node", "n9")),
+    Case("knows no other nodes", PEER, "fail", put(f"{PEER}/spock/subscriptions/0/provider", "n9")),
+    Case("replicating", f"{SOURCE} -> {PEER}", "fail", put(f"{PEER}/spock/subscriptions/0/status", "down")),
+    Case(
+        "one subscription for each provider",
+        PEER,
+        "warn",
+        change(lambda f: f[PEER]["spock"]["subscriptions"].append(f[PEER]["spock"]["subscriptions"][0])),
+    ),
+    Case("no forwarding", PEER, "warn", put(f"{PEER}/spock/subscriptions/0/forwards", ["all"])),
+    Case("no apply delay", PEER, "warn", put(f"{PEER}/spock/subscriptions/0/delay", "00:00:10")),
+    Case("no exceptions lately", PEER, "warn", put(f"{PEER}/streams/exceptions", ["UPDATE on public.t, 2 times"])),
+    Case("replication sets", PEER, "warn", put(f"{PEER}/streams/sets/0/update", "maybe")),
+    Case("tables in sets", PEER, "warn", put(f"{PEER}/streams/tables", [])),
+    Case("sequences in sets", PEER, "warn", put(f"{PEER}/streams/sequences", [{"set": "a", "sequence": "public.s"}])),
+    Case("max_replication_slots", NEW, "fail", put(f"{NEW}/slots", 32)),
+    Case("max_wal_senders", SOURCE, "fail", put(f"{SOURCE}/walsenders", 31)),
+    Case("max_worker_processes", NEW, "fail", put(f"{NEW}/workers", 30)),
+    Case("replication origins", PEER, "fail", put(f"{PEER}/host/origins", 32)),
+    Case("max_connections", PEER, "fail", setting(PEER, "max_connections", "2")),
+    Case("no inactive slots", PEER, "warn", slot(active=False)),
+    Case("WAL held by inactive slots", PEER, "warn", slot(active=False, held=2**30)),
+    Case("no slot without its WAL", PEER, "fail", put(f"{PEER}/host/slots/0/status", "lost")),
+    Case("lag", PEER, "warn", slot(lag=2**30)),
+    Case("no long transactions", PEER, "warn", put(f"{PEER}/host/transactions", ["pid 1 (app) for 900 s"])),
+    Case("no prepared transactions", PEER, "warn", put(f"{PEER}/host/prepared", ["two_phase"])),
+    Case(
+        "WAL kept for the copy",
+        SOURCE,
+        "warn",
+        several(
+            setting(SOURCE, "max_slot_wal_keep_size", "64"),
+            put(f"{SOURCE}/host/size", 2**40),
+            put(f"{SOURCE}/host/wal_rate", 2**20),
+        ),
+    ),
+    Case("keys of replicated tables", SOURCE, "fail", change(unkeyed)),
+    Case("tables not replicated", SOURCE, "warn", put(f"{SOURCE}/tables/tables/public.alone", None)),
+    Case("deferrable keys", SOURCE, "warn", put(f"{SOURCE}/tables/deferrable", ["public.t (t_pkey)"])),
+    Case("several unique keys", SOURCE, "warn", put(f"{SOURCE}/tables/several_unique", ["public.t"])),
+    Case("unlogged tables", SOURCE, "warn", put(f"{SOURCE}/tables/unlogged", ["public.t"])),
+    Case("triggers on applied rows", SOURCE, "warn", put(f"{SOURCE}/tables/triggers", ["public.t (audit)"])),
+    Case("large objects", SOURCE, "warn", put(f"{SOURCE}/tables/large_objects", 3)),
+    Case("other subscriptions", SOURCE, "warn", put(f"{SOURCE}/tables/subscriptions", ["reporting"])),
+    Case("sequences", SOURCE, "warn", put(f"{SOURCE}/tables/sequences/public.s", SEQUENCE)),
+]
+AFTER = [
+    Case("known everywhere", PEER, "fail", change(lambda f: f[PEER]["spock"]["nodes"].pop(NEW))),
+    Case("subscriptions of the new node", NEW, "fail", change(lambda f: f[NEW]["spock"]["subscriptions"].pop())),
+    Case("no forwarding", NEW, "fail", put(f"{NEW}/spock/subscriptions/0/forwards", ["all"])),
+    Case("slot is streamed from", f"{PEER} -> {NEW}", "fail", put(f"{PEER}/host/slots", [])),
+    Case("replication sets", NEW, "fail", put(f"{NEW}/streams/sets", [])),
+    Case("tables in sets", NEW, "fail", put(f"{NEW}/streams/tables", [])),
+    Case("sequences in sets", NEW, "fail", put(f"{NEW}/streams/sequences", [{"set": "a", "sequence": "public.s"}])),
+    Case("sequences ahead", NEW, "warn", put(f"{PEER}/tables/sequences/public.s", SEQUENCE)),
+    Case("row counts", NEW, "warn", put(f"{NEW}/counts", dict.fromkeys((f"public.{table}" for table in TABLES), 3))),
+]
+#: Whose outcome SQL cannot know.
+UNKNOWN = {"disk space"}
+
+
+@dataclass(frozen=True)
+class Healthy:
+    """Facts of a healthy cluster, before a join and after it."""
+
+    before: Facts
+    after: Facts
+
+
+@pytest.fixture(scope="module")
+def healthy(make_module_cluster: MakeCluster) -> Healthy:
+    cluster = make_module_cluster(members=MEMBERS, blanks=[NEW])
+    create_tables(cluster)
+    fill(cluster[SOURCE], 100)
+    wait_level(cluster.members)
+    before = Facts.read(cluster, SOURCE, NEW)
+    add_node(cluster, SOURCE, NEW)
+    after = Facts.read(cluster, SOURCE, NEW).joined()
+    for node in after.facts.values():
+        node["counts"] = dict.fromkeys((f"public.{table}" for table in TABLES), 100)
+    return Healthy(before, after)
+
+
+def assert_fails(facts: Facts, function: str, case: Case) -> None:
+    name = origins_name(facts) if case.name == "replication origins" else case.name
+    assert all(r.passed for r in facts.check(function) if (r.name, r.scope) == (name, case.scope))
+    found = [r for r in facts.doctored(case.doctor).check(function) if (r.name, r.scope) == (name, case.scope)]
+    assert [(r.severity, r.passed) for r in found] == [(case.severity, False)], found
+    assert all((r.observed, r.required, r.hint)[i] for r in found for i in range(3))
+
+
+def origins_name(facts: Facts) -> str:
+    settings = facts.facts[PEER]["host"]["settings"]
+    name = "max_active_replication_origins"
+    return name if name in settings else "max_replication_slots (origins)"
+
+
+@pytest.mark.parametrize("case", BEFORE, ids=str)
+def test_it_fails_before_a_join(healthy: Healthy, case: Case) -> None:
+    assert_fails(healthy.before, "check_join", case)
+
+
+@pytest.mark.parametrize("case", AFTER, ids=str)
+def test_it_fails_after_a_join(healthy: Healthy, case: Case) -> None:
+    assert_fails(healthy.after, "check_cluster", case)
+
+
+def test_none_is_left_out(healthy: Healthy) -> None:
+    given = (
+        {case.name for case in (*BEFORE, *AFTER)} - {"replication origins"} | {origins_name(healthy.before)} | UNKNOWN
+    )
+    before, after = healthy.before.check("check_join"), healthy.after.check("check_cluster")
+    assert {result.name for result in (*before, *after)} == given
+    assert len(given) >= 40
+    assert [r for r in (*before, *after) if r.passed is False] == []
+    assert {r.name for r in (*before, *after) if r.passed is None} == UNKNOWN
+    assert [r for r in (*before, *after) if not (r.observed and r.required and r.hint)] == []
+
+
+def test_of_a_node_that_is_not_there_nothing_is_assumed(healthy: Healthy) -> None:
+    for missing in (SOURCE, PEER, NEW):
+        facts = healthy.before.doctored(put(missing, {"error": "connection refused"}))
+        failed = {result.name for result in facts.check("check_join") if result.passed is False}
+        assert "reachable" in failed
+        assert failed <= {"reachable", "replicating", "server of its own"}, failed
+
+
+def test_a_slot_of_a_stranger_stops_no_join(healthy: Healthy) -> None:
+    facts = healthy.before.doctored(slot(status="lost"))
+    assert [result for result in facts.check("check_join") if result.passed is False] == []

@@ -1,0 +1,117 @@
+"""A node leaves: everything committed on it is everywhere, its writers go on, and nothing of it is left."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+from support.calls import add_node, exceptions, leftovers, remove_node
+from support.clusters import MakeCluster
+from support.sets import read_sets
+from support.tables import CHAIN, KEYED, KEYLESS, TABLES, assert_rows_equal, checksum, create_tables, wait_level
+from support.writers import Writers
+from zodan_sql.sandbox import Node
+
+_ROWS = 300_000
+_CUSTOM = "custom"
+
+
+def test_rows_committed_just_before_reach_every_survivor(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=0)
+    create_tables(cluster)
+    for node in cluster.members:
+        node.execute("SELECT spock.repset_create(%(set)s, replicate_update := false)", {"set": _CUSTOM})
+        node.execute("CREATE TABLE extra (id int PRIMARY KEY)")
+        node.execute("SELECT spock.repset_add_table(%(set)s, 'extra')", {"set": _CUSTOM})
+    n1, n2, n3 = cluster.nodes
+    wait_level(cluster.members)
+    with Writers([n3, n1]) as writers:
+        n3.execute(
+            f"INSERT INTO {KEYED} SELECT -i, 'bulk', 0, 'x' FROM generate_series(1, %(rows)s) i", {"rows": _ROWS}
+        )
+        remove_node(cluster, "n3", at="n1")
+        # The writers on the node that has left are written to no one's harm, and are not stopped.
+        written = writers.writes
+        written_on = n3.execute(f"SELECT count(*) FROM {KEYLESS} WHERE node = 'n3'")[0][0]
+    assert writers.failures == []
+    assert writers.writes > written
+    wait_level(cluster.members)
+    for survivor in (n1, n2):
+        assert survivor.execute(f"SELECT count(*) FROM {KEYED} WHERE node = 'bulk'") == [(_ROWS,)]
+    assert_rows_equal(cluster.members, TABLES)
+    # Every survivor ends at the same row of the leaver's, and it is one of those written while it left.
+    reached = n1.execute(f"SELECT count(*), max(number) FROM {KEYLESS} WHERE node = 'n3'")[0]
+    assert reached[0] == reached[1] <= written_on
+    assert leftovers(cluster.nodes, "n3") == []
+    assert nothing_of_spock(n3) == []
+    assert exceptions(cluster.members) == []
+    # The database that left keeps its rows; the survivors go on.
+    assert checksum(n3, KEYED)[0] >= _ROWS
+    n1.execute("INSERT INTO extra VALUES (1)")
+    n2.execute(f"INSERT INTO {CHAIN} VALUES (-1, 'n2')")
+    wait_level(cluster.members)
+    assert n1.execute(f"SELECT id FROM {CHAIN} WHERE id = -1") == [(-1,)]
+    assert n3.execute("SELECT * FROM extra") == []
+
+    # Down to one node, which stays a node with its sets and takes writes.
+    sets = read_sets(n1)
+    remove_node(cluster, "n2")
+    assert leftovers(cluster.nodes, "n2") == []
+    assert nothing_of_spock(n2) == []
+    assert n1.execute("SELECT node_name::text FROM spock.node") == [("n1",)]
+    assert n1.execute("SELECT count(*) FROM pg_replication_slots") == [(0,)]
+    assert read_sets(n1) == sets
+    n1.execute("INSERT INTO extra VALUES (2)")
+
+
+def test_leaving_and_joining_again_under_the_same_name(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=1)
+    create_tables(cluster)
+    n1, n2, n3 = cluster.nodes
+    seen = []
+    with Writers([n1, n2]) as writers:
+        for round_number in range(3):
+            add_node(cluster, "n1", "n3")
+            n3.execute(f"INSERT INTO {CHAIN} VALUES (%(id)s, 'n3')", {"id": -1 - round_number})
+            # The last time the source forgets it from afar.
+            remove_node(cluster, "n3", at="n1" if round_number == 2 else None)
+            assert leftovers(cluster.nodes, "n3") == []
+            assert nothing_of_spock(n3) == []
+            seen.append([counts(node) for node in (n1, n2)])
+            clear(n3)
+    assert writers.failures == []
+    # Nothing of Spock's grows from round to round.
+    assert seen[0] == seen[1] == seen[2]
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)
+    assert n2.execute(f"SELECT id FROM {CHAIN} WHERE id < 0 ORDER BY 1") == [(-3,), (-2,), (-1,)]
+
+
+def nothing_of_spock(node: Node) -> list[tuple[Any, ...]]:
+    """List what a database that is no node any more should not have."""
+    return node.execute(
+        "SELECT 'node ' || node_name FROM spock.node"
+        " UNION ALL SELECT 'subscription ' || sub_name FROM spock.subscription"
+        " UNION ALL SELECT 'set ' || set_name FROM spock.replication_set"
+        " UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots"
+        " UNION ALL SELECT 'origin ' || roname FROM pg_replication_origin"
+    )
+
+
+def counts(node: Node) -> tuple[Any, ...]:
+    """Count what an operation could leave behind on a member."""
+    (row,) = node.execute(
+        "SELECT (SELECT count(*) FROM spock.node), (SELECT count(*) FROM spock.node_interface),"
+        " (SELECT count(*) FROM spock.subscription), (SELECT count(*) FROM spock.local_sync_status),"
+        " (SELECT count(*) FROM spock.replication_set), (SELECT count(*) FROM pg_replication_slots),"
+        " (SELECT count(*) FROM pg_replication_origin),"
+        " (SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'zodan %%')"
+    )
+    return row
+
+
+def clear(node: Node) -> None:
+    """Empty a database that left, so that it can join again."""
+    with closing(node.connect()) as connection:
+        for table in TABLES:
+            connection.execute(f"DROP TABLE public.{table}".encode())

@@ -1,0 +1,117 @@
+"""The rendered scripts load in plain psql: alone, together, in either order, twice; what is missing is said."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from support.scripts import load
+from zodan_sql.render import find_build
+from zodan_sql.sandbox import Engine, Node
+
+_ROUTINES = """
+SELECT p.oid::regprocedure::text || coalesce(' ' || md5(p.prosrc), '')
+  FROM pg_proc AS p
+ WHERE p.pronamespace = 'zodan'::regnamespace
+    OR p.pronamespace = 'spock'::regnamespace AND p.proname IN ('add_node', 'remove_node', 'health_check')
+"""
+_numbers = itertools.count(1)
+MakeDatabase = Callable[..., psycopg.Connection[Any]]
+
+
+@pytest.fixture
+def make_database(server: Node) -> MakeDatabase:
+    """Return a function that makes a database with some extensions and connects to it."""
+
+    def make(*extensions: str) -> psycopg.Connection[Any]:
+        name = f"scripts_{next(_numbers)}"
+        with server.connect(dbname="postgres") as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        connection = server.connect(dbname=name)
+        for extension in extensions:
+            connection.execute(sql.SQL("CREATE EXTENSION {} CASCADE").format(sql.Identifier(extension)))
+        return connection
+
+    return make
+
+
+def routines(connection: psycopg.Connection[Any]) -> set[str]:
+    return {row[0] for row in connection.execute(_ROUTINES)}
+
+
+def run(engine: Engine, server: Node, connection: psycopg.Connection[Any], *names: str) -> str:
+    """Load scripts one after the other; return what psql said."""
+    said = ""
+    for name in names:
+        done = load(engine, server.dsn(dbname=connection.info.dbname), find_build() / name)
+        said += done.stdout + done.stderr
+        assert done.returncode == 0, said
+    return said
+
+
+def test_alone_in_either_order_and_twice(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
+    with make_database("spock", "dblink") as add, make_database("spock", "dblink") as remove:
+        # Loading is silent, so that a DBA sees what matters.
+        assert run(engine, server, add, "zodan.sql") == ""
+        assert run(engine, server, remove, "zodremove.sql") == ""
+        added, removed = routines(add), routines(remove)
+        assert [name for name in added if name.startswith("spock.add_node(")]
+        assert not [name for name in added if name.startswith("spock.remove_node(")]
+        assert [name for name in removed if name.startswith("spock.remove_node(")]
+        add.execute("INSERT INTO zodan.operation (kind, node, arguments, members) VALUES ('add_node', 'n', '{}', '{}')")
+        assert run(engine, server, add, "zodremove.sql", "zodan.sql", "zodremove.sql", "zodremove.sql") == ""
+        assert run(engine, server, remove, "zodan.sql", "zodan.sql") == ""
+        # What both scripts bring is the same in both, and the journal outlives loading again.
+        assert routines(add) == routines(remove) == added | removed
+        assert add.execute("SELECT count(*) FROM zodan.operation").fetchone() == (1,)
+
+
+def test_dblink_in_a_schema_of_its_own(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
+    with make_database("spock") as connection:
+        connection.execute('CREATE SCHEMA "my dblink"; CREATE EXTENSION dblink SCHEMA "my dblink"')
+        run(engine, server, connection, "zodan.sql", "zodremove.sql")
+        with pytest.raises(psycopg.Error) as raised:
+            connection.execute("SELECT zodan.plan_remove_node('n9', 'host=127.0.0.1 port=1 connect_timeout=2')")
+        assert raised.value.sqlstate == "ZD100"
+
+
+@pytest.mark.parametrize(
+    ("extensions", "missing"),
+    [(["dblink"], "Spock"), (["spock"], "dblink"), ([], "Spock")],
+    ids=["spock", "dblink", "both"],
+)
+@pytest.mark.parametrize("script", ["zodan.sql", "zodremove.sql"])
+def test_what_is_missing_is_said_and_nothing_is_left(
+    engine: Engine, server: Node, make_database: MakeDatabase, extensions: list[str], missing: str, script: str
+) -> None:
+    with make_database(*extensions) as connection:
+        done = load(engine, server.dsn(dbname=connection.info.dbname), find_build() / script)
+        assert done.returncode != 0
+        assert f"Zodan needs {missing} in database" in done.stderr
+        assert f"HINT:  Run CREATE EXTENSION {missing.lower()} first." in done.stderr
+        assert connection.execute("SELECT to_regnamespace('zodan')").fetchone() == (None,)
+
+
+def test_a_stranger_may_do_nothing_with_it(zodan: psycopg.Connection[Any]) -> None:
+    (open_to_all,) = zodan.execute(
+        "SELECT array_agg(p.oid::regprocedure::text) FROM pg_proc AS p"
+        " CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a"
+        " WHERE a.grantee = 0 AND (p.pronamespace = 'zodan'::regnamespace"
+        " OR p.pronamespace = 'spock'::regnamespace AND p.proname IN ('add_node', 'remove_node', 'health_check'))"
+    ).fetchone() or (None,)
+    assert open_to_all is None
+    zodan.execute("CREATE ROLE zodan_stranger")
+    try:
+        rights = zodan.execute(
+            "SELECT has_schema_privilege('zodan_stranger', 'zodan', 'usage'),"
+            " has_table_privilege('zodan_stranger', 'zodan.operation', 'select'),"
+            " has_table_privilege('zodan_stranger', 'zodan.step', 'select')"
+        ).fetchone()
+    finally:
+        zodan.execute("DROP ROLE zodan_stranger")
+    assert rights == (False, False, False)

@@ -1,0 +1,304 @@
+"""State machines that interleave users, servers, crashes and the caller of an operation in every order.
+
+A rule is one event, or a few of one kind. When an example ends, the operation is brought to its end (resumed or rolled
+back as often as it takes), the servers come to rest, and what has to hold is checked.
+"""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from model.cluster_model import Change, Cluster, Kind, Leftover, Stream, Stuck
+from model.protocol import RIGHT, Operation, Variant, plan_addition, plan_removal
+
+SOURCE, NEW, TARGET = "S", "N", "T"
+PEERS = ["A", "B"]
+CALLS_TO_FINISH = 12
+EVENTS_TO_FINISH = 2000
+
+# Where an example's trouble may begin: the flip and what leads to it, above all.
+ADDITION_PHASES = ["clean", "copying", "copied", "levelled", "prepare", "mark", "barrier", "way back", "proven"]
+ADDITION_PHASES += ["mark", "pause", "positions", "caught up", "detach", "detached", "confirm", "switch", "resume"]
+REMOVAL_PHASES = ["unpublish", "drain", "drained", "leave", "drop", "forget", "prove"]
+
+numbers = st.integers(0, 7)
+
+
+class ClusterMachine(RuleBasedStateMachine):
+    """Users, servers and crashes; what the operation is, subclasses say."""
+
+    cluster: Cluster
+    operation: Operation
+    rolls_back: bool
+
+    def __init__(self, variant: Variant = RIGHT) -> None:
+        super().__init__()
+        self.variant = variant
+
+    # What subclasses say.
+
+    def nodes_to_write_on(self) -> list[str]:
+        """Return the nodes whose users may write now."""
+        raise NotImplementedError
+
+    def nodes_that_count(self) -> list[str]:
+        """Return the nodes that must have a row before it is handed on (see Cluster.may_change)."""
+        raise NotImplementedError
+
+    def may_roll_back(self) -> bool:
+        """Tell whether the operation can be taken back."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Check what has to hold when the operation is over and everything is at rest."""
+        raise NotImplementedError
+
+    def begin(self, operation: Operation, phase: str, rolls_back: bool) -> None:
+        """Call the operation, and let it go on up to a phase, while users insert a row on a node in each."""
+        self.operation = operation
+        self.rolls_back = rolls_back
+        operation.call()
+        number = 0
+        while operation.process is not None and operation.phase != phase:
+            last = operation.phase
+            self.go_on(1, 0, True)
+            if operation.phase != last:
+                number += 1
+                self.insert(number, keyed=number % 3 == 0)
+
+    def go_on(self, events: int, pick: int, helped: bool) -> None:
+        """Let the caller go on; helped, the servers do whatever it waits for."""
+        waited = False
+        for _ in range(events):
+            if self.operation.process is None:
+                return
+            self.operation.advance(pick)
+            if self.operation.waiting:
+                if not helped:
+                    return
+                if waited:
+                    # A resumed operation can come to the barrier while its first caller's pause still holds.
+                    self.let_pauses_expire()
+                self.cluster.settle_down()
+            waited = self.operation.waiting
+
+    # Users.
+
+    @rule(node=numbers, keyed=st.booleans())
+    def insert(self, node: int, keyed: bool) -> None:
+        """Insert a row."""
+        names = self.nodes_to_write_on()
+        self.cluster.insert(names[node % len(names)], keyed)
+
+    @rule(node=numbers, row=numbers, kind=st.sampled_from([Kind.UPDATE, Kind.UPDATE, Kind.DELETE]))
+    def change(self, node: int, row: int, kind: Kind) -> None:
+        """Change one of the youngest rows that a node may change, be it its own or handed to it."""
+        names = self.nodes_to_write_on()
+        name = names[node % len(names)]
+        counted = self.nodes_that_count()
+        keys = [key for key in self.cluster.nodes[name].live.rows if self.cluster.may_change(name, key, counted)]
+        if keys:
+            self.cluster.commit(name, Change(kind, keys[-1 - row % len(keys)]))
+
+    # Servers.
+
+    def _pick_stream(self, number: int, streams: list[Stream]) -> Stream | None:
+        return sorted(streams)[number % len(streams)] if streams else None
+
+    @rule(number=st.integers(0, 11), commits=st.integers(1, 4))
+    def apply(self, number: int, commits: int) -> None:
+        """Let one apply worker take some commits."""
+        stream = self._pick_stream(number, list(self.cluster.workers))
+        for _ in range(commits):
+            if stream is not None and not self.cluster.apply(stream):
+                return
+
+    @rule(number=numbers)
+    def start_or_stop_worker(self, number: int) -> None:
+        """Let one worker start, or notice that it was disabled."""
+        streams = [stream for node in self.cluster.nodes.values() for stream in node.live.subscriptions]
+        stopping = [stream for stream in streams if self.cluster.can_stop(stream)]
+        stream = self._pick_stream(number, [s for s in streams if self.cluster.can_start(s)] + stopping)
+        if stream in stopping:
+            self.cluster.stop_worker(stream)
+        elif stream is not None:
+            self.cluster.start_worker(stream)
+
+    @rule(number=numbers)
+    def flush(self, number: int) -> None:
+        """Flush one node's WAL."""
+        self.cluster.flush(list(self.cluster.nodes)[number % len(self.cluster.nodes)])
+
+    @rule(flush=st.booleans())
+    def rest(self, flush: bool) -> None:
+        """Let a while pass: all workers do what they can."""
+        self.cluster.settle_down()
+        for name in self.cluster.nodes if flush else ():
+            self.cluster.flush(name)
+
+    @rule(number=numbers)
+    def crash(self, number: int) -> None:
+        """Kill a server and start it again."""
+        self.cluster.crash(list(self.cluster.nodes)[number % len(self.cluster.nodes)])
+
+    @precondition(lambda self: any(node.paused for node in self.cluster.nodes.values()))
+    @rule()
+    def pause_expires(self) -> None:
+        """Let a pause end by itself."""
+        self.let_pauses_expire()
+
+    def let_pauses_expire(self) -> None:
+        """End every pause."""
+        for node in self.cluster.nodes.values():
+            node.paused = False
+
+    # The caller.
+
+    @precondition(lambda self: self.operation.process is not None)
+    @rule(events=st.integers(1, 6), pick=numbers, helped=st.booleans())
+    def proceed(self, events: int, pick: int, helped: bool) -> None:
+        """Let the operation go on."""
+        self.go_on(events, pick, helped)
+
+    @precondition(lambda self: self.operation.waiting and self.operation.process is not None)
+    @rule()
+    def budget_runs_out(self) -> None:
+        """Let the wait that the operation is in fail."""
+        self.operation.impatient = True
+        self.operation.advance()
+
+    @precondition(lambda self: self.operation.process is not None)
+    @rule()
+    def kill_caller(self) -> None:
+        """Kill the session that runs the operation."""
+        self.operation.kill()
+
+    @precondition(lambda self: self.operation.process is None and not self.operation.is_over)
+    @rule()
+    def call_again(self) -> None:
+        """Resume the operation, or roll it back, as this example does."""
+        self.operation.call(rollback=self.rolls_back and self.may_roll_back())
+
+    # The end.
+
+    def teardown(self) -> None:
+        """Bring everything to its end and check it."""
+        if not hasattr(self, "operation") or self.cluster.is_broken:
+            return
+        calls = 0
+        while not self.operation.is_over:
+            if self.operation.process is None:
+                calls += 1
+                if calls > CALLS_TO_FINISH:
+                    raise Stuck("the operation does not come to an end")
+                self.call_again()
+            self.go_on(EVENTS_TO_FINISH, 0, True)
+            if self.operation.process is not None:
+                raise Stuck("the operation waits for ever")
+        self.cluster.settle_down()
+        self.check()
+
+
+class AdditionMachine(ClusterMachine):
+    """N joins S and one or two others (design 4).
+
+    Rows are handed on only when every node that counts has them, as a steady mesh needs it. N counts from the pause
+    on, while its caller lives, and for good when it has switched; late says that it counts only then.
+    """
+
+    def __init__(self, variant: Variant = RIGHT, late: bool = False, phases: list[str] = ADDITION_PHASES) -> None:
+        super().__init__(variant)
+        self.phases = phases
+        self.late = late
+
+    @initialize(
+        peers=st.integers(1, 2),
+        phase=st.integers(0, len(ADDITION_PHASES) - 1),
+        rolls_back=st.booleans(),
+        rows=st.integers(0, 3),
+    )
+    def call(self, peers: int, phase: int, rolls_back: bool, rows: int) -> None:
+        """Make a cluster in which not everything has arrived yet, and begin."""
+        self.members = [SOURCE, *PEERS[:peers]]
+        self.cluster = Cluster(self.members, [NEW])
+        self.cluster.settle_down()
+        for number in range(rows):
+            for name in self.members:
+                self.cluster.insert(name, keyed=number % 2 == 0)
+        steps = plan_addition(SOURCE, self.members[1:], NEW, self.variant)
+        self.begin(Operation(self.cluster, steps, self.variant), self.phases[phase % len(self.phases)], rolls_back)
+
+    def _has_joined(self) -> bool:
+        subscriptions = self.cluster.nodes[NEW].live.subscriptions
+        direct = subscriptions.get((self.members[1], NEW))
+        return direct is not None and direct.enabled and (SOURCE, NEW) in subscriptions
+
+    def nodes_to_write_on(self) -> list[str]:
+        """Return the members, and N once it has switched."""
+        joined = self._has_joined() and not self.rolls_back
+        return [*self.members, NEW] if joined else self.members
+
+    def nodes_that_count(self) -> list[str]:
+        """Return the members, and N when it is about to switch or has."""
+        flips = self.operation.flip_is_open and self.operation.process is not None and not self.late
+        return [*self.members, NEW] if self._has_joined() or flips else self.members
+
+    def may_roll_back(self) -> bool:
+        """Return true: users of N who have written there do not roll back, see nodes_to_write_on."""
+        return True
+
+    def check(self) -> None:
+        """Check that all nodes are equal, or that nothing of N is left."""
+        joined = self.operation.status == "done"
+        nodes = [*self.members, NEW] if joined else self.members
+        self.cluster.check_streams(nodes)
+        if not joined:
+            self.cluster.check_gone(NEW)
+            if self.cluster.nodes[NEW].live.seen:
+                raise Leftover(f"rows of the copy are still on {NEW}")
+        self.cluster.check_equal(nodes)
+
+
+class RemovalMachine(ClusterMachine):
+    """T leaves S and one or two others (design 5)."""
+
+    @initialize(peers=st.integers(1, 2), phase=st.sampled_from(REMOVAL_PHASES), rows=st.integers(0, 3))
+    def call(self, peers: int, phase: str, rows: int) -> None:
+        """Make a cluster in which not everything has arrived yet, and begin."""
+        self.members = [SOURCE, *PEERS[:peers]]
+        self.cluster = Cluster([*self.members, TARGET], [])
+        self.cluster.settle_down()
+        for number in range(rows):
+            for name in [*self.members, TARGET]:
+                self.cluster.insert(name, keyed=number % 2 == 0)
+        # What is committed before the call is promised to reach everybody; what comes later, as far as T publishes.
+        steps = plan_removal(TARGET, self.members, self.variant)
+        self.begin(Operation(self.cluster, steps, self.variant), phase, rolls_back=False)
+
+    def _publishes(self) -> bool:
+        return self.cluster.nodes[TARGET].live.publishing
+
+    def nodes_to_write_on(self) -> list[str]:
+        """Return the members, and T while it publishes."""
+        return [*self.members, TARGET] if self._publishes() else self.members
+
+    @precondition(lambda self: not self.cluster.nodes[TARGET].live.publishing)
+    @rule(keyed=st.booleans())
+    def insert_in_vain(self, keyed: bool) -> None:
+        """Insert a row on T that nobody is to get any more."""
+        self.cluster.insert(TARGET, keyed)
+
+    def nodes_that_count(self) -> list[str]:
+        """Return the members, and T while it is a node."""
+        return [*self.members, TARGET] if self.cluster.nodes[TARGET].live.registered else self.members
+
+    def may_roll_back(self) -> bool:
+        """Return false: from its first step on a removal can only be finished."""
+        return False
+
+    def check(self) -> None:
+        """Check that the others are equal and that nothing of T is left."""
+        self.cluster.check_streams(self.members)
+        self.cluster.check_gone(TARGET)
+        self.cluster.check_equal(self.members)

@@ -1,0 +1,1 @@
+"""What tests share. Import it as ``support``: pytest puts the folder of conftest.py on the path."""

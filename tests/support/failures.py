@@ -1,0 +1,58 @@
+"""Calls that must fail, and everything that the caller is told then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from zodan_sql.sandbox import Node
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as the caller sees it. ``everything`` is every word of it, NOTICEs and WARNINGs before it too."""
+
+    sqlstate: str
+    message: str
+    detail: str
+    hint: str
+    everything: str
+
+
+def failure(node: Node, procedure: str, **arguments: Any) -> Failure:
+    """Call a procedure that must fail and return how it did."""
+    said: list[str] = []
+    names = ", ".join(f"{name} => %({name})s" for name in arguments)
+    with node.connect() as connection:
+        connection.add_notice_handler(lambda notice: said.append(_words(notice)))
+        try:
+            connection.execute(f"CALL {procedure}({names})".encode(), arguments)
+        except psycopg.Error as error:
+            diagnostic = error.diag
+            return Failure(
+                error.sqlstate or "",
+                diagnostic.message_primary or str(error),
+                diagnostic.message_detail or "",
+                diagnostic.message_hint or "",
+                "\n".join([*said, _words(diagnostic), str(error)]),
+            )
+    raise AssertionError(f"{procedure} did not fail; it said: {said}")
+
+
+def password_of(dsn: str) -> str:
+    """Return the password in a connection string."""
+    return str(conninfo_to_dict(dsn)["password"])
+
+
+def _words(diagnostic: psycopg.errors.Diagnostic) -> str:
+    parts = (
+        diagnostic.message_primary,
+        diagnostic.message_detail,
+        diagnostic.message_hint,
+        diagnostic.context,
+        diagnostic.internal_query,
+    )
+    return "\n".join(part for part in parts if part)

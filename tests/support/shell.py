@@ -1,0 +1,50 @@
+"""zodan-sql, as it is called from a shell: a subprocess of the console script."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_SCRIPT = Path(sys.executable).parent / "zodan-sql"
+_BUDGET_S = 120.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command printed, and the code that it ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+def start(*arguments: str, hook: str = "", **environment: str) -> subprocess.Popen[str]:
+    """Start a command; ``hook`` is the point at which the executor's test hook holds it."""
+    if hook:
+        environment["PGOPTIONS"] = "-c zodan.test_hook=" + hook.replace(" ", r"\ ")
+    return subprocess.Popen(
+        [_SCRIPT, *arguments],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> Ended:
+    """Wait until a command has ended."""
+    try:
+        out, err = process.communicate(timeout=_BUDGET_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Ended(process.returncode, out, err)
+
+
+def run(*arguments: str, **environment: str) -> Ended:
+    """Run a command to its end."""
+    return end(start(*arguments, **environment))

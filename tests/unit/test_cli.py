@@ -1,0 +1,405 @@
+"""The command line without a server: what it parses, prints, masks, and exits with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zodan_sql import cli, install, journal, operation, render, script
+from zodan_sql.errors import ZodanError
+from zodan_sql.install import InstallResult
+from zodan_sql.operation import PlannedStep
+
+SRC = "host=a dbname=app password=s3cret-src"
+NEW = "postgresql://me:s3cret-new@b/app"
+ADD = ["--src-node-name", "n1", "--src-dsn", SRC, "--new-node-name", "n4", "--new-node-dsn", NEW]
+OTHER = "host=c dbname=other password=s3cret-other"
+REMOVE = ["--target-node-name", "n4", "--target-dsn", NEW]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(arguments)
+        printed = capsys.readouterr()
+        assert "s3cret" not in printed.out + printed.err
+        return exit_.value.code or 0, printed.out, printed.err  # type: ignore[return-value]
+
+    return run
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Record what would be called in a database that has this version of Zodan."""
+    recorded: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(install, "installed_version", lambda dsn: install.own_version())
+    monkeypatch.setattr(
+        operation,
+        "call",
+        lambda dsn, procedure, arguments, _, schema, statements: recorded.append(
+            (dsn, f"{schema}.{procedure}", arguments)
+        ),
+    )
+    monkeypatch.setattr(journal, "find_unfinished", lambda dsn, kind, node: 17)
+    return recorded
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "build",
+        "lint",
+        "install",
+        "uninstall",
+        "add-node",
+        "remove-node",
+        "health-check",
+        "plan",
+        "resume",
+        "rollback",
+        "operations",
+        "steps",
+        "topology",
+        "rescan",
+        "report",
+        "demo",
+        "sandbox up",
+        "sandbox down",
+        "sandbox status",
+    ],
+)
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    code, out, _ = run(*command.split(), "--help")
+    assert code == 0
+    assert f"zodan-sql {command}" in out
+
+
+def test_no_command_shows_the_help(run: Run) -> None:
+    code, out, _ = run()
+    assert code == 0
+    assert "add-node" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["add-node", "--src-dsn", "host=a", "password=s3cret"],
+        ["install", "--dsn=a=b", "password='s3cret x'"],
+        ["add-node", "--password=s3cret"],
+        ["sandbox", "up", "--nodes", "postgresql://me:s3cret@a"],
+    ],
+)
+def test_a_command_line_not_understood_is_exit_2_and_quoted_without_passwords(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+
+
+def test_build_check_names_what_is_stale(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(render, "find_build", lambda: tmp_path)
+    code, out, _ = run("build", "--check")
+    assert code == 1
+    assert {line.split()[0] for line in out.splitlines()} == set(render.render())
+    assert list(tmp_path.iterdir()) == []
+    assert run("build")[0] == 0
+    assert run("build", "--check") == (0, "", "")
+
+
+def test_lint_prints_a_line_a_finding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "render", lambda: {"zodan.sql": "SELECT 1;\nSELECT FROM step;\n"})
+    code, out, _ = run("lint")
+    assert code == 1
+    assert out == 'zodan.sql:2 ZL003 relation "step" has no schema\n'
+
+
+@pytest.mark.parametrize("module", ["pglast", "sqlfluff.core"])
+def test_lint_says_which_parser_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    for loaded in [name for name in sys.modules if name.startswith("zodan_sql.lint.")]:
+        if not loaded.endswith(".findings"):
+            monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run("lint")
+    assert code == 2
+    assert err == f'error: lint needs "{module}": pip install "zodan-sql[lint]"\n'
+
+
+def test_a_template_that_does_not_render_is_said_plainly(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> dict[str, str]:
+        raise render.RenderError("could not render zodan.sql.j2:3: 'x' is undefined")
+
+    monkeypatch.setattr(render, "render", fail)
+    assert run("lint") == (70, "", "error: could not render zodan.sql.j2:3: 'x' is undefined\n")
+
+
+def test_add_node_passes_only_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:
+    assert run("add-node", *ADD)[0] == 0
+    named = {"src_node_name": "n1", "src_dsn": SRC, "new_node_name": "n4", "new_node_dsn": NEW, "verb": True}
+    assert calls == [(NEW, "spock.add_node", named)]
+
+
+def test_add_node_passes_everything_that_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:
+    more = ["--new-node-location", "Oslo", "--new-node-country", "NO", "--new-node-info", '{"rack": 1}']
+    assert run("add-node", *ADD, *more, "--roles", "--verbose", "--dry-run", "--dsn", SRC)[0] == 0
+    ((dsn, _, arguments),) = calls
+    assert dsn == SRC
+    assert set(arguments) == {
+        *("src_node_name", "src_dsn", "new_node_name", "new_node_dsn"),
+        *("new_node_location", "new_node_country", "new_node_info", "verb", "dry_run", "roles"),
+    }
+    assert arguments["new_node_info"] == {"rack": 1}
+    assert arguments["verb"] is arguments["dry_run"] is True
+
+
+def test_remove_node_passes_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:
+    more = ["--accept-divergence", "--dry-run", "--survivor-dsn", SRC]
+    assert run("remove-node", *REMOVE)[0] == 0
+    assert run("remove-node", *REMOVE, "--force", *more, "--dsn", OTHER)[0] == 0
+    named = {"target_node_name": "n4", "target_node_dsn": NEW}
+    switches = {"force": True, "accept_divergence": True, "dry_run": True, "survivor_dsn": SRC}
+    assert calls == [
+        (NEW, "spock.remove_node", {**named, "verbose_mode": True}),
+        (OTHER, "spock.remove_node", named | switches),
+    ]
+
+
+def test_a_forced_removal_is_called_on_the_survivor_or_where_told(run: Run, calls: list[tuple[Any, ...]]) -> None:
+    assert run("remove-node", *REMOVE, "--force", "--survivor-dsn", SRC)[0] == 0
+    assert run("remove-node", *REMOVE, "--force", "--dsn", OTHER)[0] == 0
+    assert run("remove-node", *REMOVE, "--survivor-dsn", SRC)[0] == 0
+    assert [dsn for dsn, _, _ in calls] == [SRC, OTHER, NEW]
+
+
+@pytest.mark.parametrize("command", ["remove-node", "plan"])
+def test_a_forced_removal_wants_to_know_where_to_call(run: Run, calls: list[tuple[Any, ...]], command: str) -> None:
+    code, _, err = run(command, *REMOVE, "--force")
+    assert (code, calls) == (2, [])
+    assert "--survivor-dsn" in err
+
+
+@pytest.mark.parametrize("command", ["resume", "rollback"])
+def test_an_operation_is_taken_up_by_its_number(run: Run, calls: list[tuple[Any, ...]], command: str) -> None:
+    assert run(command, "3", "--dsn", OTHER)[0] == 0
+    assert run(command, "3", "--dsn", OTHER, "--node-dsn", f"n1={SRC}", "--node-dsn", f"n4={NEW}")[0] == 0
+    named = {"p_operation": 3, "p_verbose": True}
+    assert calls == [
+        (OTHER, f"zodan.{command}", named),
+        (OTHER, f"zodan.{command}", {**named, "p_dsns": {"n1": SRC, "n4": NEW}}),
+    ]
+
+
+@pytest.mark.parametrize("given", [NEW, SRC, f"={SRC}", "n1", "n1=", "n1=host=a password='s3cret", f"{NEW}?a=b"])
+def test_a_node_dsn_has_a_name_and_a_dsn_and_is_not_echoed(run: Run, calls: list[tuple[Any, ...]], given: str) -> None:
+    code, _, err = run("resume", "3", "--dsn", OTHER, "--node-dsn", given)
+    assert (code, calls) == (2, [])
+    assert "--node-dsn" in err
+    assert "host=a" not in err
+
+
+OPERATIONS = [
+    journal.Operation(1, "add_node", "n4", "done", "2026-01-01 10:00:00+00", 3.25, None),
+    journal.Operation(2, "remove_node", "n10", "failed", "2026-01-01 11:00:00+00", None, f"no way to {NEW}"),
+]
+
+
+def test_operations_are_a_table(run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "operations", lambda dsn: OPERATIONS)
+    assert run("operations", "--dsn", OTHER) == (
+        0,
+        "number  kind         node  state   started                 took   error\n"
+        "1       add_node     n4    done    2026-01-01 10:00:00+00  3.2 s\n"
+        "2       remove_node  n10   failed  2026-01-01 11:00:00+00         no way to postgresql://me:****@b/app\n",
+        "",
+    )
+    monkeypatch.setattr(journal, "operations", lambda dsn: [])
+    assert run("operations", "--dsn", OTHER)[1] == "there was no operation\n"
+
+
+def test_steps_are_a_table(run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    journalled = [journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)]
+    monkeypatch.setattr(journal, "steps", lambda dsn, number: journalled if number == 1 else [])
+    assert run("steps", "1", "--dsn", OTHER) == (
+        0,
+        "phase  step  node  state  took   title           error\n1      1     n4    done   0.0 s  create node n4\n",
+        "",
+    )
+    code, _, err = run("steps", "2", "--dsn", OTHER)
+    assert code == 2
+    assert 'there is no operation 2 in database "other" on c' in err
+
+
+@pytest.mark.parametrize("info", ["{", "[1]", '"x"', "password=s3cret"])
+def test_info_has_to_be_a_json_object(run: Run, calls: list[tuple[Any, ...]], info: str) -> None:
+    code, _, err = run("add-node", *ADD, "--new-node-info", info)
+    assert (code, calls) == (2, [])
+    assert "--new-node-info is not a JSON object" in err
+
+
+@pytest.mark.parametrize("option", ["--src-dsn", "--new-node-dsn"])
+def test_a_dsn_that_cannot_be_read_is_named_and_not_echoed(run: Run, calls: list[tuple[Any, ...]], option: str) -> None:
+    code, _, err = run("add-node", *ADD, option, "host=a password='s3cret")
+    assert (code, calls) == (2, [])
+    assert f"{option} is not a connection string" in err
+
+
+def test_what_is_missing_is_installed_first(
+    run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "installed_version", lambda dsn: "0.0.1")
+    monkeypatch.setattr(install, "install", lambda dsns: [InstallResult('database "app"', "installed", "9.9")])
+    assert run("add-node", *ADD) == (0, 'installed Zodan 9.9 in database "app"\n', "")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("option", ["--no-install", "--dry-run"])
+def test_nothing_is_installed_when_told_not_to_change_a_thing(
+    run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(install, "installed_version", lambda dsn: None)
+    code, _, err = run("add-node", *ADD, option)
+    assert (code, calls) == (3, [])
+    assert 'Zodan is not installed in database "app" on b' in err
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "code"),
+    [
+        *[("ZD001", 2), ("ZD101", 3), ("ZD201", 4), ("ZD301", 5), ("ZD401", 6), ("ZD901", 70)],
+        *[("ZD005", 2), ("2D000", 2), ("57014", 130), ("08006", 7), ("42501", 7)],
+    ],
+)
+def test_every_class_of_error_has_its_exit_code(
+    run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, sqlstate: str, code: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZodanError("it failed", sqlstate=sqlstate, detail=f"with {NEW}", hint="do password=s3cret this")
+
+    monkeypatch.setattr(operation, "call", fail)
+    said = f"error {sqlstate}: it failed\n  detail: with postgresql://me:****@b/app\n  hint: do password=**** this\n"
+    # Where the session itself died or was cancelled, the server cannot say how to go on.
+    assert run("add-node", *ADD) == (code, "", said if sqlstate.startswith("ZD") else said + UNFINISHED)
+
+
+def test_progress_is_on_stdout_and_warnings_are_on_stderr(
+    run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk(_: str, __: str, ___: object, on_message: operation.OnMessage, **____: object) -> None:
+        on_message("NOTICE", "phase 1: register [n4]", "")
+        on_message("DEBUG", "SELECT 's3cret-src'", "")
+        on_message("WARNING", "sequence is not safe", "use another")
+
+    monkeypatch.setattr(operation, "call", talk)
+    assert run("add-node", *ADD) == (
+        0,
+        "phase 1: register [n4]\nSELECT '****'\n",
+        "warning: sequence is not safe\n  hint: use another\n",
+    )
+
+
+UNFINISHED = (
+    "operation 17 is not finished; what is done stays done\n"
+    "  to finish it: zodan-sql resume 17 --dsn ...\n"
+    "  to take it back: zodan-sql rollback 17 --dsn ...\n"
+)
+
+
+def test_interrupting_says_how_to_go_on(
+    run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def gone(*_: object) -> None:
+        raise ZodanError("no server", sqlstate="08006")
+
+    monkeypatch.setattr(operation, "call", interrupt)
+    assert run("remove-node", *REMOVE) == (130, "", "interrupted\n" + UNFINISHED)
+    assert run("resume", "17", "--dsn", OTHER) == (130, "", "interrupted\n" + UNFINISHED)
+    monkeypatch.setattr(journal, "find_unfinished", lambda *_: None)
+    assert run("add-node", *ADD) == (130, "", "interrupted\nno operation is left unfinished\n")
+    monkeypatch.setattr(journal, "find_unfinished", gone)
+    code, _, err = run("add-node", *ADD)
+    assert code == 130
+    assert "zodan-sql operations" in err
+
+
+def test_a_bug_is_told_without_passwords(
+    run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(SRC)
+
+    monkeypatch.setattr(operation, "call", fail)
+    code, _, err = run("add-node", *ADD)
+    assert code == 70
+    assert "RuntimeError: host=a dbname=app password=****" in err
+
+
+STEPS = [
+    PlannedStep(1, 1, None, "n4", "create node n4", "SELECT 1", "SELECT 2", "SELECT 3", None, None),
+    PlannedStep(2, 2, None, "source", "wait", None, None, None, "SELECT 4", "00:01:00"),
+]
+
+
+def test_plan_prints_the_steps_by_phase(
+    run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(operation, "plan", lambda *given: asked.append(given) or STEPS)
+    code, out, _ = run("plan", *ADD, "--roles", "--new-node-info", json.dumps({"a": 1}))
+    assert code == 0
+    assert out == "phase 1\n    1  n4      create node n4\nphase 2\n    2  source  wait\n"
+    assert asked[0][:2] == (NEW, "plan_add_node")
+    assert asked[0][2]["new_node_info"] == {"a": 1}
+    assert asked[0][2]["roles"] is True
+    _, out, _ = run("plan", *REMOVE, "--force", "--accept-divergence", "--survivor-dsn", SRC, "--verbose")
+    assert "undo: SELECT 3" in out
+    assert "until: SELECT 4  within 00:01:00" in out
+    named = {"target_node_name": "n4", "target_node_dsn": NEW}
+    named |= {"survivor_dsn": SRC, "force": True, "accept_divergence": True}
+    assert asked[1] == (SRC, "plan_remove_node", named)
+
+
+@pytest.mark.parametrize("options", [[], ADD[:4], [*ADD, *REMOVE], REMOVE[:2]])
+def test_plan_wants_the_options_of_one_operation(run: Run, options: list[str]) -> None:
+    code, _, err = run("plan", *options)
+    assert code == 2
+    assert "neither" in err
+
+
+def test_a_server_that_does_not_answer_is_exit_7(run: Run) -> None:
+    code, _, err = run("install", "--dsn", "host=127.0.0.1 port=1 dbname=app password=s3cret")
+    assert code == 7
+    assert err.startswith('database "app" on 127.0.0.1 port 1: failed\nerror 08006: ')
+
+
+def test_install_reports_each_database_and_fails_when_one_did(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [
+        InstallResult('database "a"', "installed", "1.0"),
+        InstallResult('database "b"', "failed", error=ZodanError("no Spock", sqlstate="ZD100", hint="install it")),
+        InstallResult('database "c"', "removed", "1.0", note="dblink stays"),
+    ]
+    monkeypatch.setattr(install, "install", lambda dsns, create_dblink: results)
+    assert run("install", "--dsn", SRC, "--dsn", NEW) == (
+        3,
+        'database "a": installed (version 1.0)\ndatabase "c": removed (version 1.0, dblink stays)\n',
+        'database "b": failed\nerror ZD100: no Spock\n  hint: install it\n',
+    )
+
+
+def test_scripts_lose_what_only_psql_understands_and_nothing_else() -> None:
+    text = "\\set x\nBEGIN;\nSELECT 1 \\g /dev/null\nDO $a$\nBEGIN;\n$b$\nCOMMIT;\n\\x\n$a$;\n"
+    text += "SELECT '$c$;';\n$c$;\nCOMMIT;\n"
+    assert (
+        script.without_transaction(script.without_meta(text))
+        == "\n\nSELECT 1;\nDO $a$\nBEGIN;\n$b$\nCOMMIT;\n\\x\n$a$;\nSELECT '$c$;';\n$c$;\n\n"
+    )

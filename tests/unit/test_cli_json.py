@@ -1,0 +1,124 @@
+"""--json: one document on stdout whatever happens, and the page about it says what it holds."""
+
+from __future__ import annotations
+
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.documents import parse
+from zodan_sql import cli, inspection, install, journal, operation
+from zodan_sql.cli import documents
+from zodan_sql.errors import ZodanError
+from zodan_sql.inspection import Leftover, Stream
+from zodan_sql.install import InstallResult
+
+DSN = "host=a dbname=app password=s3cret"
+PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
+
+OPERATION = journal.Operation(17, "add_node", "n4", "done", "2026-01-01 10:00:00+00:00", 3.25, "")
+STEP = journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)
+ADD = ["--src-node-name", "n1", "--src-dsn", DSN, "--new-node-name", "n4", "--new-node-dsn", DSN]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(arguments)
+        printed = capsys.readouterr()
+        assert "s3cret" not in printed.out + printed.err
+        return int(exit_.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def zodan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that Zodan is everywhere."""
+    monkeypatch.setattr(install, "installed_version", lambda dsn: install.own_version())
+    monkeypatch.setattr(journal, "find_unfinished", lambda *_: None)
+    monkeypatch.setattr(journal, "steps", lambda dsn, number: [STEP])
+
+
+def test_a_call_gives_its_journal_and_talks_on_stderr(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[journal.Operation] = []
+
+    def call(dsn: str, procedure: str, arguments: object, on_message: operation.OnMessage, **_: object) -> None:
+        on_message("NOTICE", "+ 1: create node n4", "")
+        on_message("WARNING", 'no "way" to postgresql://me:s3cret@b/app', "wait")
+        there.append(OPERATION)
+
+    monkeypatch.setattr(operation, "call", call)
+    monkeypatch.setattr(journal, "operations", lambda dsn: list(there))
+    code, out, err = run("add-node", *ADD, "--json")
+    found = parse(out, documents.CallDocument)
+    assert (code, found["command"], found["error"]) == (0, "add-node", None)
+    assert found["warnings"] == [{"message": 'no "way" to postgresql://me:****@b/app', "hint": "wait"}]
+    assert found["operation"]["started"] == "2026-01-01T10:00:00+00:00"
+    assert "create node n4" in err
+
+
+def test_a_call_that_never_began_has_no_operation_of_an_earlier_one(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(*_: object, **__: object) -> None:
+        raise ZodanError("not ready", sqlstate="ZD100", detail="password='s3cret x'", hint="do this")
+
+    monkeypatch.setattr(operation, "call", call)
+    monkeypatch.setattr(journal, "operations", lambda dsn: [OPERATION])
+    code, out, _ = run("add-node", *ADD, "--json")
+    found = parse(out, documents.CallDocument)
+    assert code == 3
+    assert found.keys() == {"command", "error", "warnings"}
+    assert found["error"] == {
+        "sqlstate": "ZD100",
+        "message": "not ready",
+        "detail": "password=****",
+        "hint": "do this",
+    }
+
+
+@pytest.mark.parametrize(("failure", "code"), [(KeyboardInterrupt(), 130), (RuntimeError(DSN), 70)])
+def test_a_document_is_printed_whatever_happens(
+    run: Any, monkeypatch: pytest.MonkeyPatch, failure: BaseException, code: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(journal, "operations", fail)
+    ended, out, _ = run("operations", "--dsn", DSN, "--json")
+    assert ended == code
+    assert parse(out, documents.OperationsDocument)["error"]
+
+
+def test_install_has_an_entry_for_each_database(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = ZodanError("no Spock", sqlstate="ZD100")
+    results = [InstallResult('database "a"', "installed", "1"), InstallResult('database "b"', "failed", error=failed)]
+    monkeypatch.setattr(install, "install", lambda dsns, create_dblink: results)
+    code, out, _ = run("install", "--dsn", DSN, "--dsn", DSN, "--json")
+    found = parse(out, documents.InstallDocument)
+    assert code == 3
+    assert [entry["error"] and entry["error"]["message"] for entry in found["databases"]] == [None, "no Spock"]
+    assert found["error"]["message"] == "no Spock"
+
+
+def test_topology_and_rescan_are_documents_too(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [
+        Stream("n1", "n2", "sub_n1_n2", "replicating", False, 7),
+        Stream("n3", None, None, "alone", None, None),
+    ]
+    monkeypatch.setattr(inspection, "topology", lambda dsn: streams)
+    for option in ("--json", "--format=json"):
+        found = parse(run("topology", "--dsn", DSN, option)[1], documents.TopologyDocument)
+        assert (found["nodes"], [each["health"] for each in found["streams"]]) == (["n1", "n2", "n3"], ["bad", "off"])
+    monkeypatch.setattr(inspection, "rescan", lambda dsn, _: [Leftover("n1", "slot", "spk_x", "unused", "SELECT 1")])
+    code, out, _ = run("rescan", "--dsn", DSN, "--json")
+    assert (code, parse(out, documents.RescanDocument)["leftovers"][0]["name"]) == (1, "spk_x")
+
+
+def test_the_page_names_every_key() -> None:
+    kinds = [kind for kind in vars(documents).values() if typing.is_typeddict(kind)]
+    keys = {key for kind in kinds for key in typing.get_type_hints(kind)}
+    assert keys - set(re.findall(r"`(\w+)`", PAGE)) == set()

@@ -1,0 +1,269 @@
+"""Every house rule: what it lets pass, what it finds, and where."""
+
+from __future__ import annotations
+
+import pytest
+
+from zodan_sql import lint, render
+from zodan_sql.lint.rules import LONGEST_ROUTINE, RULES
+
+LINTED = "zodan.sql"
+
+
+def routine(
+    body: str,
+    name: str = "zodan.do_it",
+    args: str = "p_node text",
+    returns: str | None = "void",
+    declare: str = "",
+    language: str = "plpgsql",
+    comment: str | None = "Does it (design 3).",
+    revoke: bool = True,
+) -> str:
+    kind = "FUNCTION" if returns else "PROCEDURE"
+    if language == "plpgsql":
+        declared = f"DECLARE\n    {declare}\n" if declare else ""
+        body = f"{declared}BEGIN\n    {body}\nEND"
+    lines = [f"CREATE OR REPLACE {kind} {name}({args})", *([f"RETURNS {returns}"] if returns else [])]
+    lines += [f"LANGUAGE {language}", "AS $zodan$", body, "$zodan$;"]
+    if comment is not None:
+        lines.append(f"COMMENT ON {kind} {name} IS '{comment}';")
+    if revoke:
+        lines.append(f"REVOKE ALL ON {kind} {name} FROM PUBLIC;")
+    return "\n".join(lines) + "\n"
+
+
+def find(sql: str, layer: str = "check", templates: dict[str, str] | None = None) -> list[lint.Finding]:
+    known = {f"{layer}/do_it.sql.j2": "", "public/add_node.sql.j2": "", "text/redact_text.sql.j2": ""}
+    known |= {"run/run_plan.sql.j2": "", "remote/send_it.sql.j2": "", "text/quote_it.sql.j2": ""}
+    return lint.lint({LINTED: sql}, {**known, **(templates or {})})
+
+
+def codes(sql: str, layer: str = "check", templates: dict[str, str] | None = None) -> set[str]:
+    return {finding.code for finding in find(sql, layer, templates)}
+
+
+# code, layer, what passes, what the rule finds
+CASES = [
+    ("ZL000", "check", routine("NULL;"), routine("NUL;")),
+    ("ZL000", "check", routine("RETURN 1 + 1;", returns="int"), routine("RETURN 1 +;", returns="int")),
+    ("ZL000", "check", routine("SELECT 1", returns="int", language="sql"), routine("SELEC", language="sql")),
+    ("ZL000", "check", "SELECT 1;\n", "SELECT FROM FROM;\n"),
+    ("ZL000", "check", "\\set ON_ERROR_STOP on\nSELECT 1;\n", "ON_ERROR_STOP;\n"),
+    ("ZL001", "check", routine("NULL;"), routine("NULL;", comment=None)),
+    ("ZL001", "check", routine("NULL;", returns=None), routine("NULL;", returns=None, comment="")),
+    ("ZL002", "check", routine("NULL;"), routine("NULL;", revoke=False)),
+    (
+        "ZL002",
+        "check",
+        routine("NULL;", returns=None),
+        routine("NULL;", revoke=False) + "GRANT ALL ON FUNCTION zodan.do_it TO PUBLIC;\n",
+    ),
+    ("ZL003", "check", routine("PERFORM FROM zodan.step;"), routine("PERFORM FROM step;")),
+    ("ZL003", "check", routine("DELETE FROM zodan.step;"), routine("DELETE FROM step;")),
+    (
+        "ZL003",
+        "check",
+        routine("PERFORM FROM (WITH s AS (SELECT 1) SELECT FROM s) AS x;"),
+        routine("PERFORM FROM (WITH s AS (SELECT 1) SELECT FROM t) AS x;"),
+    ),
+    ("ZL003", "check", routine("PERFORM pg_catalog.now();"), routine("PERFORM now();")),
+    ("ZL003", "check", routine("CALL zodan.x();"), routine("CALL x();")),
+    (
+        "ZL003",
+        "check",
+        routine("v_x := pg_catalog.upper('a');", declare="v_x text;"),
+        routine("v_x := upper('a');", declare="v_x text;"),
+    ),
+    (
+        "ZL003",
+        "check",
+        routine("PERFORM coalesce(1, 2), greatest(1, 2), nullif(1, 2), extract(year FROM current_date), trim(' a ');"),
+        routine("PERFORM substr('a', 1);"),
+    ),
+    ("ZL003", "check", routine("NULL;", declare="v_x zodan.step;"), routine("NULL;", declare="v_x step;")),
+    (
+        "ZL003",
+        "check",
+        routine("NULL;", declare="v_x zodan.step[];\n    v_y zodan.step.title%TYPE;\n    v_z v_y%TYPE;"),
+        routine("NULL;", declare="v_x text;\n    v_y step%ROWTYPE;"),
+    ),
+    ("ZL003", "check", routine("NULL;", args="p_x zodan.step[]"), routine("NULL;", args="p_x step")),
+    (
+        "ZL003",
+        "check",
+        routine("RETURN NEXT NULL;", returns="SETOF zodan.step"),
+        routine("RETURN NEXT NULL;", returns="SETOF step"),
+    ),
+    ("ZL003", "check", routine("PERFORM NULL::zodan.step;"), routine("PERFORM NULL::step;")),
+    (
+        "ZL003",
+        "check",
+        routine("SELECT pg_catalog.now()", returns="timestamptz", language="sql"),
+        routine("SELECT now()", returns="timestamptz", language="sql"),
+    ),
+    ("ZL003", "check", routine("NULL;"), routine("NULL;", name="do_it")),
+    ("ZL003", "remote", routine("PERFORM dblink_disconnect('x');"), routine("PERFORM disconnect('x');")),
+    (
+        "ZL003",
+        "check",
+        "CREATE VIEW zodan.steps AS SELECT s.title FROM zodan.step AS s;\n",
+        "CREATE VIEW zodan.steps AS SELECT s.title FROM step AS s;\n",
+    ),
+    (
+        "ZL003",
+        "check",
+        "DO $zodan$\nBEGIN\n    PERFORM pg_catalog.now();\nEND\n$zodan$;\n",
+        "DO $zodan$\nBEGIN\n    PERFORM now();\nEND\n$zodan$;\n",
+    ),
+    (
+        "ZL004",
+        "remote",
+        routine("NULL;\nEXCEPTION WHEN OTHERS THEN\n    RAISE;"),
+        routine("BEGIN NULL; EXCEPTION WHEN unique_violation OR OTHERS THEN RAISE; END;"),
+    ),
+    ("ZL004", "check", routine("NULL;\nEXCEPTION WHEN unique_violation THEN\n    RAISE;"), None),
+    ("ZL005", "remote", routine("PERFORM dblink_disconnect('x');"), routine("PERFORM dblink_disconnect('x');")),
+    (
+        "ZL005",
+        "check",
+        routine("-- not by dblink()\n    PERFORM 'extension dblink is missing';"),
+        routine("EXECUTE 'SELECT public.dblink_exec($1)' USING 'x';"),
+    ),
+    (
+        "ZL006",
+        "check",
+        routine("PERFORM pg_catalog.format('%s', zodan.redact_text(p_dsn));", args="p_dsn text"),
+        routine("PERFORM pg_catalog.format('%s', p_dsn);", args="p_dsn text"),
+    ),
+    (
+        "ZL006",
+        "check",
+        routine("PERFORM pg_catalog.format('%s', pg_catalog.char_length(p_dsn));", args="p_dsn text"),
+        routine("PERFORM pg_catalog.format('%s', pg_catalog.upper(p_dsn));", args="p_dsn text"),
+    ),
+    (
+        "ZL006",
+        "check",
+        routine("RAISE NOTICE '%', pg_catalog.jsonb_object_keys(p_dsns);", args="p_dsns jsonb"),
+        routine("RAISE NOTICE '%', pg_catalog.jsonb_each(p_dsns);", args="p_dsns jsonb"),
+    ),
+    (
+        "ZL006",
+        "check",
+        routine("RAISE NOTICE '%', p_node;", args="p_dsn text, p_node text"),
+        routine("RAISE NOTICE '%', p_dsn;", args="p_dsn text"),
+    ),
+    (
+        "ZL006",
+        "check",
+        routine("RAISE EXCEPTION USING MESSAGE = zodan.redact_text('x' || p_dsn);", args="p_dsn text"),
+        routine("RAISE EXCEPTION USING MESSAGE = 'x', DETAIL = 'y' || p_dsn;", args="p_dsn text"),
+    ),
+    (
+        "ZL006",
+        "check",
+        routine("RAISE NOTICE '%', (SELECT 1);"),
+        routine("RAISE NOTICE '%', (SELECT i.if_dsn FROM spock.node_interface AS i);"),
+    ),
+    (
+        "ZL007",
+        "check",
+        routine("NULL;\n" * (LONGEST_ROUTINE - 9)),
+        routine("NULL;\n" * (LONGEST_ROUTINE - 8)),
+    ),
+    ("ZL008", "check", routine("NULL;"), routine("NULL;", name="zodan.do_that")),
+    ("ZL009", "check", routine("NULL;", args="p_x int"), routine("NULL;", args="x int")),
+    ("ZL009", "public", routine("NULL;", args="src_dsn text"), None),
+    ("ZL009", "plan", routine("NULL;", name="zodan.plan_add_node", args="src_dsn text"), None),
+    (
+        "ZL009",
+        "check",
+        routine("RETURN NEXT;", args="", returns="TABLE(title text)"),
+        routine("NULL;", args="INOUT title text", returns=None),
+    ),
+    (
+        "ZL009",
+        "check",
+        routine("NULL;", declare="v_x int;\n    c_x CONSTANT int := 1;\n    v_r record;"),
+        routine("NULL;", declare="x int;"),
+    ),
+    ("ZL009", "check", routine("NULL;"), routine("NULL;", declare="v_x CONSTANT int := 1;")),
+    ("ZL009", "check", routine("NULL;"), routine("NULL;", declare="c_x int := 1;")),
+    ("ZL009", "check", routine("NULL;"), routine("FOR i IN 1 .. 2 LOOP NULL; END LOOP;")),
+    (
+        "ZL010",
+        "check",
+        routine("PERFORM zodan.do_it(1), zodan.quote_it(2), zodan.send_it();"),
+        routine("CALL zodan.run_plan();"),
+    ),
+    (
+        "ZL010",
+        "text",
+        routine("SELECT zodan.quote_it('x')", returns="text", language="sql"),
+        routine("SELECT zodan.send_it('x')", returns="text", language="sql"),
+    ),
+    ("ZL011", "check", routine("NULL;"), routine("NULL;", comment="Does it.")),
+    ("CP01", "check", "SELECT 1;\n", "select 1;\n"),
+    ("LT05", "check", routine("NULL;", comment="x" * 130 + " (design 3)"), f"SELECT '{'x' * 130}';\n"),
+]
+
+
+@pytest.mark.parametrize(("code", "layer", "passing", "failing"), CASES)
+def test_each_rule_lets_pass_and_finds(code: str, layer: str, passing: str, failing: str | None) -> None:
+    assert code not in codes(passing, layer)
+    if failing is not None:
+        # Where a rule is about a layer, what fails in another one passes in its own.
+        assert code in codes(failing, "check" if (code, layer) in {("ZL004", "remote"), ("ZL005", "remote")} else layer)
+
+
+def test_every_rule_has_cases_both_ways() -> None:
+    both_ways = {code for code, _, passing, failing in CASES if passing and failing}
+    assert {rule.code for rule in RULES} <= both_ways
+
+
+def test_a_tidy_routine_has_no_findings_at_all() -> None:
+    sql = routine(
+        "FOR v_step IN SELECT * FROM zodan.step AS s WHERE s.node = p_node LOOP\n"
+        "        v_step.title := pg_catalog.upper(v_step.title);\n"
+        "    END LOOP;\n"
+        "    GET DIAGNOSTICS v_count = ROW_COUNT;\n"
+        "    COMMIT;",
+        returns=None,
+        args="p_node text, p_step zodan.plan_step, VARIADIC p_more text[]",
+        declare="v_step zodan.step%ROWTYPE;\n    v_count int;\n    c_limit CONSTANT interval := interval '1 minute';",
+    )
+    assert find(sql) == []
+
+
+def test_one_routine_a_template() -> None:
+    two = "{% call routine.function(name='a') %}\n{% endcall %}\n{% call routine.procedure(name='b') %}\n{% endcall %}"
+    assert "ZL008" in codes("SELECT 1;\n", templates={"run/a.sql.j2": two})
+    assert "ZL008" not in codes("SELECT 1;\n", templates={"run/a.sql.j2": two[: two.index("\n")]})
+
+
+@pytest.mark.parametrize(
+    ("body", "marked"),
+    [
+        ("PERFORM 1,\n        nów();", 2),
+        ("NULL;\n    -- now()\n    v_x :=\n        now();", 4),
+        ("SELECT 1 INTO v_x FROM zodan.step;\n    SELECT now()\n      INTO v_x;", 2),
+        ("IF true THEN\n        RETURN now();\n    END IF;", 2),
+    ],
+)
+def test_findings_name_the_line(body: str, marked: int) -> None:
+    sql = "-- é\n\n" + routine(body, declare="v_x text;", returns="text")
+    lines = [finding.line for finding in find(sql) if finding.code == "ZL003"]
+    first = sql.split("\n").index("BEGIN") + 2
+    assert lines == [first + marked - 1]
+
+
+def test_what_several_files_share_is_told_once() -> None:
+    sql = routine("NULL;", comment=None)
+    findings = lint.lint({"a.sql": sql, "b.sql": sql, "a.control": "no SQL"}, {"text/do_it.sql.j2": ""})
+    assert [str(finding) for finding in findings] == ["a.sql:1 ZL001 zodan.do_it: has no COMMENT"]
+
+
+def test_the_project_is_clean() -> None:
+    findings = lint.lint(render.render(), lint.read_templates(render.find_templates()))
+    assert findings == []

@@ -1,0 +1,138 @@
+"""The page of an operation: well-formed, self-contained, with the facts and without secrets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+
+import pytest
+
+from zodan_sql.inspection import Stream
+from zodan_sql.redact import Redactor
+from zodan_sql.report import Record, RecordedStep, Surroundings, draw
+from zodan_sql.report.timeline import Axis, bars, span
+
+BEGAN = datetime(2026, 1, 1, 10, tzinfo=UTC)
+_VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+def step(ordinal: int, node: str, title: str, state: str, begin: float | None, end: float | None) -> RecordedStep:
+    return RecordedStep(
+        ordinal,
+        ordinal,
+        None,
+        node,
+        title,
+        f"SELECT '<{ordinal}>', 'host={{dsn:n1}}'",
+        None,
+        None,
+        None,
+        None,
+        state,
+        1,
+        "could not reach postgresql://me:s3cret@a/x" if state == "failed" else None,
+        None if begin is None else BEGAN + timedelta(seconds=begin),
+        None if end is None else BEGAN + timedelta(seconds=end),
+    )
+
+
+STEPS = [
+    step(1, "n1", "look at n1", "done", 0, 3),
+    step(2, "n<2>", "create slot x on n<2> password=s3cret", "done", 3, 20),
+    step(3, "n3", "wait until n3 has applied the sync event of n1", "failed", 5000, 5010),
+    step(4, "n3", "later", "pending", None, None),
+]
+RECORD = Record(
+    7,
+    "add_node",
+    "n3",
+    "failed",
+    {"src_node_name": "n1", "new_node_info": {"rack": 1}},
+    {"n1": "host=a", "n<2>": "host=b", "n3": "host=c"},
+    "a wait ran out",
+    "dba",
+    BEGAN,
+    BEGAN + timedelta(seconds=5010),
+    STEPS,
+    Surroundings("app", "16.1", "5.0.11", "0.1.0", BEGAN + timedelta(hours=3)),
+)
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: what is opened is closed, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.mark.parametrize("streams", [None, [Stream("n1", "n3", "sub", "down", False, 5)]])
+def test_the_page_is_well_formed_and_needs_nothing_from_outside(streams: list[Stream] | None) -> None:
+    text = draw(RECORD, Redactor(), streams, "n1 cannot be reached")
+    page = Page(text)
+    names = {name for name, _ in page.attributes}
+    assert names.isdisjoint({"src", "href", "srcset", "xlink:href", "action", "data"})
+    assert not any(name.startswith("on") for name in names)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "<script" not in text
+
+
+def test_the_page_holds_the_facts_and_no_secret() -> None:
+    text = draw(RECORD, Redactor(), None, "n1 cannot be reached")
+    said = " ".join(" ".join(Page(text).words).split())
+    assert "s3cret" not in text
+    for fact in (
+        *("Adding node n3", "failed", "2 of 4 steps done", "7 (add_node)", "dba, in database app"),
+        *("2026-01-01 10:00:00 UTC", "2026-01-01 11:23:30 UTC", '{"rack": 1}', "a wait ran out", "host=b"),
+        *("✗ it is not", "Not shown: n1 cannot be reached", "SELECT '<1>', 'host={dsn:n1}'", "nothing ran"),
+        *("wait until n3 has applied the sync event of n1", "could not reach postgresql://me:****@a/x"),
+    ):
+        assert fact in said
+
+
+def test_an_operation_that_has_done_nothing_yet_has_a_page() -> None:
+    started = replace(RECORD, steps=[STEPS[3]], state="interrupted", error=None, finished_at=None)
+    said = " ".join(Page(draw(started, Redactor())).words)
+    assert "No step has begun" in said
+    assert "it can be resumed or rolled back" in said
+
+
+def test_idle_time_is_left_out_of_the_axis() -> None:
+    drawn = bars(STEPS, BEGAN)
+    axis = Axis(drawn)
+    assert axis.stretches == [(0, 20), (5000, 5010)]
+    places = [axis.place(moment) for moment in (0, 20, 3000, 5000, 5010)]
+    assert places == sorted(places)
+    assert places[0] == 0
+    assert places[-1] == pytest.approx(1)
+    # Twenty seconds take twice as much as ten.
+    assert (places[1] - places[0]) / (places[4] - places[3]) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.02, "20 ms"), (0.5, "0.5 s"), (59, "59 s"), (60, "1 min"), (380, "6 min 20 s"), (4000, "1 h 6 min")],
+)
+def test_durations_are_short(seconds: float, said: str) -> None:
+    assert span(seconds) == said
