@@ -219,11 +219,23 @@ BEGIN
 END
 $$;
 
+-- Spock's manager starts the next worker as soon as it is woken, which a reload of the configuration does. pglogical's
+-- sleeps a second after each start, and may sleep three minutes over a worker that died; a reload does not wake it,
+-- but any signal between processes does, and this is the one that changes nothing (it writes to the server's log).
+CREATE FUNCTION spock._wake_manager() RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pg_catalog.pg_log_backend_memory_contexts(a.pid) FROM pg_catalog.pg_stat_activity a
+     WHERE a.datname = pg_catalog.current_database() AND a.backend_type LIKE 'pglogical manager %'
+$$;
+
 CREATE FUNCTION spock.sub_show_status(
     subscription_name name DEFAULT NULL,
     OUT subscription_name text, OUT status text, OUT provider_node text, OUT provider_dsn text,
     OUT slot_name text, OUT replication_sets text[], OUT forward_origins text[])
-RETURNS SETOF record LANGUAGE sql STABLE AS $$
+RETURNS SETOF record LANGUAGE sql VOLATILE AS $$
+    -- Who asks is waiting for a start.
+    SELECT spock._wake_manager()
+     WHERE EXISTS (SELECT FROM pglogical.show_subscription_status($1) t WHERE t.status = 'down');
     SELECT t.subscription_name,
            -- A paused worker of Spock still runs.
            CASE WHEN p.sub_id IS NULL THEN t.status ELSE 'replicating' END,

@@ -114,21 +114,3 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION spock.resume_apply_workers() FROM PUBLIC;
-
--- pglogical's manager may sleep for three minutes over an apply worker that died soon after its start.
--- Called for the peers of a server that comes back.
-CREATE FUNCTION spock._wake_manager() RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_name name;
-BEGIN
-    FOR v_name IN
-        SELECT t.subscription_name
-          FROM pglogical.local_node l CROSS JOIN pglogical.show_subscription_status() t
-         WHERE t.status = 'down'
-    LOOP
-        PERFORM pglogical.alter_subscription_enable(v_name);
-    END LOOP;
-END
-$$;
-REVOKE ALL ON FUNCTION spock._wake_manager() FROM PUBLIC;
