@@ -18,7 +18,7 @@ test: check setup ## what CI runs
 	$(BIN)/pytest
 
 test-all: check setup ## the long tests too
-	$(BIN)/pytest -m ""
+	ZODAN_EXAMPLES=10000 $(BIN)/pytest -m ""
 
 check: $(READY)
 	$(BIN)/zodan-sql build --check

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import string
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
+
+from support.examples import some_examples
 
 #: Connecting with it gives a session that takes no SQL; libpq has it for itself.
 _NOT_OURS = {"replication"}
@@ -127,16 +130,13 @@ _settings = st.dictionaries(
 )
 _soup = st.text(st.sampled_from(list("hostport=' \\\t\n\"%&?@:/,[]{}$ü\u00a0")), max_size=25)
 _uri_soup = st.text(st.sampled_from(list("ab5%4@:/?&=,#'ü")), max_size=25).map(lambda text: "postgresql://" + text)
-_some = settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 def quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-@_some
+@some_examples
 @given(values=_settings, gap=st.sampled_from(["", " ", "\t \n"]))
 def test_any_quoted_value_is_read_back(zodan: psycopg.Connection[Any], values: dict[str, str], gap: str) -> None:
     dsn = " ".join(f"{key}{gap}={gap}{quoted(value)}" for key, value in values.items())
@@ -144,7 +144,7 @@ def test_any_quoted_value_is_read_back(zodan: psycopg.Connection[Any], values: d
         assert parse(zodan, dsn) == values
 
 
-@_some
+@some_examples
 @given(values=_settings.filter(bool))
 def test_what_is_written_is_read_back_here_and_by_libpq(zodan: psycopg.Connection[Any], values: dict[str, str]) -> None:
     row = zodan.execute("SELECT zodan.format_dsn(%s::jsonb)", [json.dumps(values)]).fetchone()
@@ -153,7 +153,18 @@ def test_what_is_written_is_read_back_here_and_by_libpq(zodan: psycopg.Connectio
     assert conninfo_to_dict(row[0]) == values
 
 
-@_some
+def test_a_password_of_every_printable_character_is_read_and_masked(zodan: psycopg.Connection[Any]) -> None:
+    for dsn in (
+        f"host=h password={quoted(string.printable)} user=u",
+        f"postgresql://u:{quote(string.printable, safe='')}@h",
+    ):
+        assert conninfo_to_dict(dsn)["password"] == string.printable
+        assert parse(zodan, dsn)["password"] == string.printable
+        row = zodan.execute("SELECT zodan.redact_dsn(%s)", [dsn]).fetchone()
+        assert row == ("host=h user=u",)
+
+
+@some_examples
 @given(user=_texts, password=_texts, database=_texts)
 def test_any_uri_with_percent_encoding_is_read_back(
     zodan: psycopg.Connection[Any], user: str, password: str, database: str
@@ -162,7 +173,7 @@ def test_any_uri_with_percent_encoding_is_read_back(
     assert parse(zodan, dsn) == normal(conninfo_to_dict(dsn))
 
 
-@_some
+@some_examples
 @given(dsn=_soup | _uri_soup)
 def test_agrees_with_libpq_on_nonsense(zodan: psycopg.Connection[Any], dsn: str) -> None:
     try:

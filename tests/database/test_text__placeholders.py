@@ -7,8 +7,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+
+from support.examples import some_examples
 
 _texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 _traps = st.lists(
@@ -16,9 +18,6 @@ _traps = st.lists(
     max_size=5,
 ).map("".join)
 _names = _traps | _texts
-_some = settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 def value(connection: psycopg.Connection[Any], query: str, *parameters: Any) -> Any:
@@ -41,14 +40,14 @@ def execute_bound(connection: psycopg.Connection[Any], statement: str, dsns: dic
     return row[0]
 
 
-@_some
+@some_examples
 @given(name=_names, dsn=_names)
 def test_a_placeholder_gives_back_what_it_stands_for(zodan: psycopg.Connection[Any], name: str, dsn: str) -> None:
     statement = "SELECT " + value(zodan, "SELECT zodan.placeholder('dsn', %s)", name)
     assert execute_bound(zodan, statement, {name: dsn, "n1": "secret"}, {}) == dsn
 
 
-@_some
+@some_examples
 @given(name=_names)
 def test_a_quoted_name_stays_a_name(zodan: psycopg.Connection[Any], name: str) -> None:
     literal = value(zodan, "SELECT zodan.quote_text(%s)", name)
@@ -57,7 +56,7 @@ def test_a_quoted_name_stays_a_name(zodan: psycopg.Connection[Any], name: str) -
     assert execute_bound(zodan, f"SELECT {names}", {"n1": "secret"}, {"1": {"lsn": "0/1"}}) == [name, "n1"]
 
 
-@_some
+@some_examples
 @given(name=_names, dsn=_names)
 def test_neither_ends_the_block_that_it_stands_in(zodan: psycopg.Connection[Any], name: str, dsn: str) -> None:
     literal = value(zodan, "SELECT zodan.quote_text(%s)", name)
@@ -109,7 +108,7 @@ def test_the_rest_of_the_text_is_kept(zodan: psycopg.Connection[Any]) -> None:
 _secrets = st.text(st.characters(codec="utf-8", exclude_characters="\0*"), min_size=4, max_size=12)
 
 
-@_some
+@some_examples
 @given(secret=_secrets, before=_texts, after=_texts)
 def test_a_known_password_is_masked_wherever_it_stands(
     zodan: psycopg.Connection[Any], secret: str, before: str, after: str
