@@ -181,3 +181,16 @@ def test_a_stopped_node_is_removed_from_a_survivor(make_cluster: MakeCluster) ->
     assert leftovers(survivors, "n3") == []
     for ended in (nowhere, dead, removed):
         assert_secret(ended, password_of(cluster["n1"]))
+
+
+def test_the_scripts_of_the_known_names_do_the_same(cluster: Cluster) -> None:
+    added = run("add_node", *add_options(cluster), script="zodan.py")
+    assert added.code == 0, added.err
+    wait_level(cluster.nodes)
+    assert_rows_equal(cluster.nodes)
+    checked = run("health-check", "--check-type", "post", *add_options(cluster), script="zodan.py")
+    assert checked.code == 0, checked.out
+    removed = run("remove_node", *remove_options(cluster), script="zodremove.py")
+    assert removed.code == 0, removed.err
+    assert leftovers(cluster.nodes, "n3") == []
+    assert run("add-node", script="zodremove.py").code == 2

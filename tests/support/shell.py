@@ -1,4 +1,4 @@
-"""zodan-sql, as it is called from a shell: a subprocess of the console script."""
+"""The console scripts, as they are called from a shell: subprocesses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_SCRIPT = Path(sys.executable).parent / "zodan-sql"
+_SCRIPTS = Path(sys.executable).parent
 _BUDGET_S = 120.0
 
 
@@ -21,12 +21,12 @@ class Ended:
     err: str
 
 
-def start(*arguments: str, hook: str = "", **environment: str) -> subprocess.Popen[str]:
+def start(*arguments: str, hook: str = "", script: str = "zodan-sql", **environment: str) -> subprocess.Popen[str]:
     """Start a command; ``hook`` is the point at which the executor's test hook holds it."""
     if hook:
         environment["PGOPTIONS"] = "-c zodan.test_hook=" + hook.replace(" ", r"\ ")
     return subprocess.Popen(
-        [_SCRIPT, *arguments],
+        [_SCRIPTS / script, *arguments],
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -45,6 +45,6 @@ def end(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def run(*arguments: str, **environment: str) -> Ended:
+def run(*arguments: str, script: str = "zodan-sql", **environment: str) -> Ended:
     """Run a command to its end."""
-    return end(start(*arguments, **environment))
+    return end(start(*arguments, script=script, **environment))
