@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +17,6 @@ from support.clusters import MakeCluster
 from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
 
 _LOG_TAIL = 60
-# A conflict that ended as it should takes three lines; the stand-in's way to wake a worker prints its memory.
-_LOG_NOISE = re.compile(
-    r"LOG:  level: |Resolution: apply_remote|DETAIL:  existing local tuple|CONTEXT:  apply (INS|UPD|DEL)"
-)
 _CLUSTERS = pytest.StashKey[list[Cluster]]()
 
 
@@ -91,8 +86,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         clusters = [cluster for holder in item.listchain() for cluster in holder.stash.get(_CLUSTERS, [])]
         for cluster in clusters:
             for node in cluster.nodes:
-                lines = [line for line in node.log_text().splitlines() if not _LOG_NOISE.search(line)]
-                report.sections.append((f"{node.name} log ({call.when})", "\n".join(lines[-_LOG_TAIL:])))
+                report.sections.append((f"{node.name} log ({call.when})", node.log_tail(_LOG_TAIL)))
     return report
 
 

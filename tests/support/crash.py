@@ -244,7 +244,7 @@ class Stage:
     def _wake_stand_in(self) -> None:
         """Let a subscriber that its provider does not know yet come back at once, as Spock does by itself."""
         for node in [] if self.cluster.engine.is_real else self.cluster.nodes:
-            node.execute("SELECT spock._wake_manager() WHERE EXISTS (SELECT FROM spock.local_node)")
+            node.execute("SELECT spock._wake_manager()")
 
     def _drop_doubles(self) -> None:
         """Take out what Spock 5.0.11 and 6.0.0 deliver twice to a subscriber that was killed, in a steady mesh as well.

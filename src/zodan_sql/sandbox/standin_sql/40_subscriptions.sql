@@ -222,6 +222,7 @@ $$;
 -- Spock's manager starts the next worker as soon as it is woken, which a reload of the configuration does. pglogical's
 -- sleeps a second after each start, and may sleep three minutes over a worker that died; a reload does not wake it,
 -- but any signal between processes does, and this is the one that changes nothing (it writes to the server's log).
+-- Whoever may ask for the status may wake it, hence the owner's rights.
 CREATE FUNCTION spock._wake_manager() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_catalog.pg_log_backend_memory_contexts(a.pid) FROM pg_catalog.pg_stat_activity a
