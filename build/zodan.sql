@@ -2211,18 +2211,20 @@ COMMENT ON FUNCTION zodan.write_drop_slot IS
 subscription that is gone, is told to end first and waited for, 30 s at most (design 5).';
 REVOKE ALL ON FUNCTION zodan.write_drop_slot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_last_event()
+CREATE OR REPLACE FUNCTION zodan.write_sync_event()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$
-SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(true) ELSE '0/0' END AS lsn
+SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn
 $sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_last_event IS
-'Writes the query that makes the last sync event of a node, or gives nothing to wait for when it is no node
-any more, so that an interrupted removal can go on (design 5, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_last_event FROM PUBLIC;
+COMMENT ON FUNCTION zodan.write_sync_event IS
+'Writes the query that puts a sync event into the stream of a node and gives its position: who has come past it
+has applied everything committed there before. It is no transaction of its own: a subscriber of Spock 5.0 notes the end of
+an empty transaction up to a second late, this at once. Where there is no node any more there is nothing to wait for, so
+that an interrupted removal can go on (design 4, step 3; 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_forget_node(p_target text)
 RETURNS text
@@ -4058,7 +4060,7 @@ $sql$, zodan.quote_text(v_sub)),
             p_budget := p_patience,
             p_section := 'copy');
     RETURN NEXT zodan.make_step(9, v_source, 'sync event on ' || v_source,
-            p_do := 'SELECT spock.sync_event(true) AS lsn',
+            p_do := zodan.write_sync_event(),
             p_ref := 'level');
     RETURN NEXT zodan.make_step(10, v_new, pg_catalog.format('wait until %s has applied it', v_new),
             p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'level', 'lsn')),
@@ -4146,8 +4148,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_peers(p_cluster jsonb, p_patience interval
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a commit
-on each peer after its slot, and the barrier that waits until the source has applied that commit, so that what the
+/* The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
+event on each peer after its slot, and the barrier that waits until the source has come past it, so that what the
 source holds at the flip is no older than the slots (design 4, steps 5 and 6). */
 DECLARE
     v_new text := p_cluster ->> 'new';
@@ -4168,7 +4170,7 @@ BEGIN
         SELECT p.name, p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
     LOOP
         RETURN NEXT zodan.make_step(12, v_peer, 'sync event on ' || v_peer,
-            p_do := 'SELECT spock.sync_event(true) AS lsn',
+            p_do := zodan.write_sync_event(),
             p_ref := 'mark' || v_place);
         RETURN NEXT zodan.make_step(13, v_source, pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
             p_until := zodan.write_wait_applied(v_peer, zodan.placeholder('result', 'mark' || v_place, 'lsn')),
@@ -4177,8 +4179,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
-'The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a commit
-on each peer after its slot, and the barrier that waits until the source has applied that commit, so that what the
+'The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
+event on each peer after its slot, and the barrier that waits until the source has come past it, so that what the
 source holds at the flip is no older than the slots (design 4, steps 5 and 6).';
 REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
 
@@ -4204,7 +4206,8 @@ BEGIN
             p_undo := 'SELECT spock.resume_apply_workers()',
             p_budget := c_budget,
             p_section := c_section);
-    -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it now.
+    -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it
+    -- now. It has to be a transaction: only at the end of one does a worker see that it is to pause.
     FOR v_peer IN SELECT p.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS p(name) LOOP
         RETURN NEXT zodan.make_step(15, v_peer, 'sync event on ' || v_peer,
             p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_section := c_section);
@@ -4212,7 +4215,7 @@ BEGIN
     RETURN NEXT zodan.make_step(16, v_source, pg_catalog.format('wait until %s applies nothing any more', v_source),
         p_do := zodan.write_wait_still(v_positions), p_budget := c_budget, p_section := c_section);
     RETURN NEXT zodan.make_step(17, v_source, 'read how far ' || v_source || ' has its peers, sync event there',
-            p_do := pg_catalog.format('SELECT coalesce(%s, ''{}'') AS positions, spock.sync_event(true) AS lsn', v_positions),
+            p_do := pg_catalog.format('SELECT coalesce(%s, ''{}'') AS positions, spock.sync_event(false) AS lsn', v_positions),
             p_budget := c_budget,
             p_ref := 'flip',
             p_section := c_section);
@@ -4316,7 +4319,7 @@ BEGIN
             p_do := zodan.write_read_sequences(),
             p_ref := 'seq' || v_place);
         RETURN NEXT zodan.make_step(27, v_member, 'sync event on ' || v_member,
-            p_do := 'SELECT spock.sync_event(true) AS lsn',
+            p_do := zodan.write_sync_event(),
             p_ref := 'event' || v_place);
         RETURN NEXT zodan.make_step(28, v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
             p_until := zodan.write_wait_applied(v_member, zodan.placeholder('result', 'event' || v_place, 'lsn')),
@@ -4328,7 +4331,7 @@ BEGIN
     RETURN NEXT zodan.make_step(27, v_new, 'bring the sequences of ' || v_new || ' level',
             p_do := zodan.write_level_sequences(v_refs));
     RETURN NEXT zodan.make_step(27, v_new, 'sync event on ' || v_new,
-            p_do := 'SELECT spock.sync_event(true) AS lsn',
+            p_do := zodan.write_sync_event(),
             p_ref := 'event');
     RETURN NEXT zodan.make_step(29, v_new, 'drop schema zodan if it is empty on ' || v_new,
             p_do := zodan.write_drop_empty_schema());
@@ -4896,7 +4899,7 @@ CREATE OR REPLACE FUNCTION zodan.sync_event(p_dsn text)
 RETURNS pg_lsn
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, zodan.write_last_event()) ->> 'lsn')::pg_lsn
+SELECT (zodan.run_on(p_dsn, zodan.write_sync_event()) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.sync_event IS
 'Commits a mark in the stream of the node at p_dsn and gives its position, for zodan.wait_for_sync_event. Example: SELECT

@@ -2211,18 +2211,20 @@ COMMENT ON FUNCTION zodan.write_drop_slot IS
 subscription that is gone, is told to end first and waited for, 30 s at most (design 5).';
 REVOKE ALL ON FUNCTION zodan.write_drop_slot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_last_event()
+CREATE OR REPLACE FUNCTION zodan.write_sync_event()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$
-SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(true) ELSE '0/0' END AS lsn
+SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn
 $sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_last_event IS
-'Writes the query that makes the last sync event of a node, or gives nothing to wait for when it is no node
-any more, so that an interrupted removal can go on (design 5, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_last_event FROM PUBLIC;
+COMMENT ON FUNCTION zodan.write_sync_event IS
+'Writes the query that puts a sync event into the stream of a node and gives its position: who has come past it
+has applied everything committed there before. It is no transaction of its own: a subscriber of Spock 5.0 notes the end of
+an empty transaction up to a second late, this at once. Where there is no node any more there is nothing to wait for, so
+that an interrupted removal can go on (design 4, step 3; 5, step 1).';
+REVOKE ALL ON FUNCTION zodan.write_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_forget_node(p_target text)
 RETURNS text
@@ -2753,7 +2755,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* The steps that make every member hold the same commits of the target: its tables are taken out of its
 replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
-its writers go on; then a sync event after that point, applied by every member. From here on the removal can only be
+its writers go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal can only be
 finished: what is written on the target now reaches nobody (design 5, step 1). */
 DECLARE
     v_target text := p_leave ->> 'target';
@@ -2768,7 +2770,7 @@ BEGIN
         'wait until those open at that moment have ended on ' || v_target,
         p_until := zodan.write_wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
     RETURN NEXT zodan.make_step(4, v_target, 'sync event on ' || v_target,
-        p_do := zodan.write_last_event(), p_ref := 'drain');
+        p_do := zodan.write_sync_event(), p_ref := 'drain');
     FOR v_member IN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
@@ -2776,13 +2778,16 @@ BEGIN
         RETURN NEXT zodan.make_step(5, v_member,
             pg_catalog.format('wait until %s has applied everything of %s', v_member, v_target),
             p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience);
+        -- Spock applies with synchronous_commit off, and the slot that could send it again is about to go.
+        RETURN NEXT zodan.make_step(6, v_member,
+            pg_catalog.format('flush what %s has applied of %s', v_member, v_target), p_do := zodan.write_sync_event());
     END LOOP;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_drain IS
 'The steps that make every member hold the same commits of the target: its tables are taken out of its
 replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
-its writers go on; then a sync event after that point, applied by every member. From here on the removal can only be
+its writers go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal can only be
 finished: what is written on the target now reaches nobody (design 5, step 1).';
 REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
 
@@ -2802,29 +2807,29 @@ BEGIN
         SELECT m.name, s.item FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
     LOOP
-        RETURN NEXT zodan.make_step(6, v_member,
+        RETURN NEXT zodan.make_step(7, v_member,
             pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
             p_do := zodan.write_drop_subscription(v_item ->> 'name'));
     END LOOP;
     -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
-    RETURN NEXT zodan.make_step(6, v_target, 'disable every subscription on ' || v_target,
+    RETURN NEXT zodan.make_step(7, v_target, 'disable every subscription on ' || v_target,
         p_do := 'SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled');
     FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
-            RETURN NEXT zodan.make_step(7, v_item ->> 'provider',
+            RETURN NEXT zodan.make_step(8, v_item ->> 'provider',
                 pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
                 p_do := zodan.write_drop_slot(v_item ->> 'slot'));
         END IF;
     END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
-        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target));
-        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(9, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.write_prove_gone(p_leave, v_member));
     END LOOP;
-    RETURN NEXT zodan.make_step(9, v_target,
+    RETURN NEXT zodan.make_step(10, v_target,
         pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
-    RETURN NEXT zodan.make_step(10, v_target, 'prove that nothing is left on ' || v_target,
+    RETURN NEXT zodan.make_step(11, v_target, 'prove that nothing is left on ' || v_target,
         p_do := zodan.write_prove_gone(p_leave, v_target));
 END
 $zodan$;
@@ -2876,20 +2881,20 @@ DECLARE
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
         FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
-            RETURN NEXT zodan.make_step(6, v_member,
+            RETURN NEXT zodan.make_step(7, v_member,
                 pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
                 p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_section := 'final');
         END LOOP;
-        RETURN NEXT zodan.make_step(7, v_member,
+        RETURN NEXT zodan.make_step(8, v_member,
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
             p_do := zodan.write_drop_slot_of(v_member, zodan.subscription_name(v_member, v_target)), p_section := 'final');
         -- A join that never came to its end used this one.
-        RETURN NEXT zodan.make_step(7, v_member,
+        RETURN NEXT zodan.make_step(8, v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
             p_do := zodan.write_drop_slot_of(v_member, zodan.copy_name(v_target)), p_section := 'final');
-        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target), p_section := 'final');
-        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(9, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.write_prove_gone(p_leave, v_member));
     END LOOP;
 END
