@@ -1540,8 +1540,11 @@ BEGIN
         'message', pg_catalog.format('step %s failed on node "%s": %s', p_step.ordinal, p_step.node, p_step.title),
         'detail', pg_catalog.format('%s: %s', v_state, pg_catalog.concat_ws(' ', p_answer ->> 'message',
             p_answer ->> 'detail', p_answer ->> 'hint')),
-        'hint', pg_catalog.format('Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.',
-            p_step.operation_id));
+        -- What is not an addition can only be finished once a step of it has begun.
+        'hint', pg_catalog.format(CASE
+            WHEN EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_step.operation_id AND o.kind = 'add_node')
+            THEN 'Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.'
+            ELSE 'Mend the cause, then CALL zodan.resume(%1$s) to finish.' END, p_step.operation_id));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_failure IS
@@ -2107,16 +2110,94 @@ zodan.operation of this database; p_dsns gives connection strings by node where 
 (or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3).';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_find_written(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_table regclass;
+    v_rows bigint;
+    v_written text[] := '{}';
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
+        RETURN;
+    END IF;
+    FOR v_table IN
+        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
+           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+         ORDER BY 1
+    LOOP
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
+           INTO v_rows;
+        IF v_rows > 0 THEN
+            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
+        END IF;
+    END LOOP;
+    IF v_written <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
+    END IF;
+END
+$do$$sql$, zodan.quote_text(p_node))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_find_written IS
+'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
+written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
+table. A row that was only deleted leaves no trace (design 6).';
+REVOKE ALL ON FUNCTION zodan.write_find_written FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.refuse_written(p_operation bigint, p_dsns jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Fails where taking a join back would take rows away that users wrote on the new node, connected to through
+p_dsns. Errors: ZD111 with the tables and how many rows each; ZD200 they cannot be counted (design 6). */
+DECLARE
+    v_node text;
+    v_answer jsonb;
+BEGIN
+    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node';
+    IF v_node IS NULL THEN
+        RETURN;
+    END IF;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns) -> v_node;
+    IF v_answer ->> 'sqlstate' = 'ZD111' THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD111',
+            MESSAGE = pg_catalog.format('rows were written on node "%s", and taking the join back would take them away', v_node),
+            DETAIL = v_answer ->> 'message',
+            HINT = pg_catalog.format('Finish the join: CALL zodan.resume(%1$s); or give them up: CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation);
+    ELSIF NOT (v_answer ->> 'ok')::boolean THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD200',
+            MESSAGE = pg_catalog.format('could not look for rows that were written on node "%s"', v_node),
+            DETAIL = pg_catalog.concat_ws(': ', v_answer ->> 'sqlstate', v_answer ->> 'message'),
+            HINT = pg_catalog.format('Mend the cause, or do without: CALL zodan.rollback(%s, p_discard_writes => true).', p_operation);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.refuse_written IS
+'Fails where taking a join back would take rows away that users wrote on the new node, connected to through
+p_dsns. Errors: ZD111 with the tables and how many rows each; ZD200 they cannot be counted (design 6).';
+REVOKE ALL ON FUNCTION zodan.refuse_written FROM PUBLIC;
+
 CREATE OR REPLACE PROCEDURE zodan.rollback(
     p_operation bigint,
     p_dsns jsonb DEFAULT '{}',
-    p_verbose boolean DEFAULT false
+    p_verbose boolean DEFAULT false,
+    p_discard_writes boolean DEFAULT false
 )
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
-says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume. Errors: those
-of zodan.reopen; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
+says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
+also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111 they
+have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
 could not be undone (design 3). */
 DECLARE
     v_dsns jsonb;
@@ -2134,6 +2215,9 @@ BEGIN
             HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
     END IF;
     v_dsns := zodan.reopen(p_operation, p_dsns);
+    IF NOT p_discard_writes THEN
+        PERFORM zodan.refuse_written(p_operation, v_dsns);
+    END IF;
     CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
     PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
         pg_catalog.concat_ws(' ', v_failure ->> 'message', v_failure ->> 'detail'));
@@ -2145,8 +2229,9 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.rollback IS
 'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
-says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume. Errors: those
-of zodan.reopen; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
+says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
+also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111 they
+have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
 could not be undone (design 3).';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
@@ -2351,16 +2436,22 @@ zodan.write_read_sets) says: it adds what is missing and takes out what is there
 (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.trace_facts()
+CREATE OR REPLACE FUNCTION zodan.trace_facts(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
+SELECT pg_catalog.format($sql$
 SELECT pg_catalog.jsonb_build_object(
     'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active,
+                          'known', EXISTS (
+                              -- The name is known but for the database name of the subscriber in its middle.
+                              SELECT FROM pg_catalog.unnest(%s) AS u(name)
+                               CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text, 6) AS t(tail)
+                               WHERE pg_catalog.right(r.slot_name, pg_catalog.length(t.tail)) = t.tail),
                           'held', pg_catalog.pg_current_wal_lsn() - r.restart_lsn,
                           'lag', greatest(pg_catalog.pg_current_wal_lsn() - r.confirmed_flush_lsn, 0)))
                          FROM pg_catalog.pg_replication_slots AS r
+                        CROSS JOIN (spock.local_node AS l JOIN spock.node AS me ON me.node_id = l.node_id)
                         WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
                           AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
     'origins', coalesce((SELECT pg_catalog.jsonb_agg(o.roname) FROM pg_catalog.pg_replication_origin AS o
@@ -2371,15 +2462,16 @@ SELECT pg_catalog.jsonb_build_object(
     'interfaces', coalesce((SELECT pg_catalog.jsonb_agg(i.if_name) FROM spock.node_interface AS i
                              WHERE NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)), '[]')
 ) AS traces
-$sql$
+$sql$, zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
 'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they
-hold, origins, node rows and interfaces. It gives one row, traces, an object (design 6).';
+hold, origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
+members receive from it: of a slot with the name for one of them it is known whose it is (design 6).';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
-RETURNS TABLE (node text, kind text, name text, reason text, statement text)
+RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 WITH subs AS (
@@ -2390,7 +2482,7 @@ unreached AS (
     SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
 SELECT t.key, 'slot', s.item ->> 'name',
        pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
-       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name')
+       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'), (s.item ->> 'known')::boolean
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
  WHERE NOT (s.item ->> 'active')::boolean
@@ -2400,23 +2492,23 @@ UNION ALL
 SELECT subs.node, 'subscription', subs.name,
        CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider
             THEN 'its provider is no node of that name any more' ELSE 'its provider has no slot for it' END,
-       pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name)
+       pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
   FROM subs
  WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
    AND (p_traces ? subs.provider OR p_facts -> subs.provider IS NULL)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item) WHERE s.item ->> 'name' = subs.slot)
 UNION ALL
 SELECT t.key, 'origin', o.name, 'no subscription uses it',
-       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name)
+       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), true
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'origins') AS o(name)
  WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
 UNION ALL
-SELECT t.key, 'node', n.name, 'no subscription leads to it or from it', pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name)
+SELECT t.key, 'node', n.name, 'no subscription leads to it or from it', pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
 UNION ALL
-SELECT t.key, 'interface', i.name, 'its node does not exist', pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name)
+SELECT t.key, 'interface', i.name, 'its node does not exist', pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
 $zodan$;
@@ -2425,7 +2517,8 @@ COMMENT ON FUNCTION zodan.list_orphans IS
 subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that
 node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to
 be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it (design 6).';
+orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between members: one
+outside the cluster, or one that is still to join, may be going to stream from it (design 6).';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_drop_origin(p_origin text)
@@ -2482,7 +2575,8 @@ BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
     SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
-      FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, zodan.trace_facts())
+      FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, zodan.trace_facts(ARRAY(
+                         SELECT zodan.subscription_name(k.node, o.node) FROM pg_catalog.jsonb_object_keys(p_facts) AS o(node) WHERE o.node <> k.node)))
                                                      FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)), p_dsns)) AS r(key, value);
 END
 $zodan$;
@@ -2493,13 +2587,13 @@ Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (desi
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
-RETURNS TABLE (node text, kind text, name text, reason text, statement text)
+RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
 /* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
 gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-A slot of a subscriber outside the cluster that is not connected looks like an orphan too: read before you mend. Nodes
-that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6). */
+certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its join: only
+you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6). */
 DECLARE
     v_found record;
     v_unreached text;
@@ -2518,21 +2612,27 @@ $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
 'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
 gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-A slot of a subscriber outside the cluster that is not connected looks like an orphan too: read before you mend. Nodes
-that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6).';
+certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its join: only
+you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6).';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
-CREATE OR REPLACE PROCEDURE zodan.mend(p_dsn text, p_verbose boolean DEFAULT false)
+CREATE OR REPLACE PROCEDURE zodan.mend(
+    p_dsn text,
+    p_verbose boolean DEFAULT false,
+    p_all boolean DEFAULT false
+)
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. Errors: those of zodan.rescan,
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this cluster is left alone and warned
+of, unless p_all is given. Errors: those of zodan.rescan,
 ZD110 another operation is under way, ZD2nn a step failed (design 6). */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
     v_operation bigint;
     v_failure jsonb;
+    v_left text;
 BEGIN
     CALL zodan.require_autocommit('zodan.mend');
     PERFORM zodan.close_connections();
@@ -2544,11 +2644,17 @@ BEGIN
                pg_catalog.format('%s %s on %s: %s', o.kind, o.name, o.node, o.reason),
                CASE o.kind WHEN 'origin' THEN zodan.write_drop_origin(o.name)
                            WHEN 'node' THEN zodan.write_forget_node(o.name) ELSE o.statement END))
-      INTO v_steps
+               FILTER (WHERE o.certain OR p_all),
+           pg_catalog.string_agg(pg_catalog.format('%s on %s', o.name, o.node), ', ') FILTER (WHERE NOT (o.certain OR p_all))
+      INTO v_steps, v_left
       FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o;
+    IF v_left IS NOT NULL THEN
+        RAISE WARNING 'left alone, a subscriber outside the cluster may need it: %', v_left
+            USING HINT = 'Where you know that nobody does, call again with p_all => true.';
+    END IF;
     IF v_steps IS NULL THEN
         PERFORM zodan.close_connections();
-        RAISE NOTICE 'nothing is left behind in this cluster';
+        RAISE NOTICE 'there is nothing to mend in this cluster';
         RETURN;
     END IF;
     v_operation := zodan.start_operation('mend', 'cluster', '{}', v_found.p_dsns,
@@ -2562,7 +2668,8 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
 'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. Errors: those of zodan.rescan,
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this cluster is left alone and warned
+of, unless p_all is given. Errors: those of zodan.rescan,
 ZD110 another operation is under way, ZD2nn a step failed (design 6).';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 

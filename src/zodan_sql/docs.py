@@ -77,6 +77,7 @@ MEANINGS = {
     "ZD102": "the database lacks what Zodan needs: PostgreSQL 15, Spock, dblink",
     "ZD103": "Zodan is there already in the other form: scripts or extension",
     "ZD110": "another operation is under way in this cluster; DETAIL tells who holds the lock, and since when",
+    "ZD111": "a rollback would take rows away that were written on the new node; DETAIL names the tables",
     "ZD200": "a statement failed on a node; DETAIL has the SQLSTATE and the text from there",
     "ZD201": "a node did not answer when its lock was to be taken",
     "ZD202": "what is waited for will never come: the subscription is gone, disabled, or its copy broke off",

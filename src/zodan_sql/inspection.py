@@ -33,7 +33,7 @@ _TOPOLOGY = """
 SELECT t.provider, t.subscriber, t.subscription, t.status, t.active, t.lag_bytes::bigint AS lag_bytes
   FROM zodan.topology(%(through)s) AS t
 """
-_RESCAN = "SELECT r.node, r.kind, r.name, r.reason, r.statement FROM zodan.rescan(%(through)s) AS r"
+_RESCAN = "SELECT r.node, r.kind, r.name, r.reason, r.statement, r.certain FROM zodan.rescan(%(through)s) AS r"
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,17 @@ class Stream:
 
 @dataclass(frozen=True)
 class Leftover:
-    """A row of zodan.rescan: what nobody uses, and the statement that mends it on that node."""
+    """A row of zodan.rescan: what nobody uses, and the statement that mends it on that node.
+
+    Not certain is a slot that a subscriber outside the cluster may still need.
+    """
 
     node: str
     kind: str
     name: str
     reason: str
     statement: str
+    certain: bool
 
 
 def topology(dsn: str, through: str | None = None) -> list[Stream]:

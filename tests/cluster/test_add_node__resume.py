@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from support.calls import add_node, exceptions, leftovers, load_zodan, remove_node
+import psycopg
+import pytest
+
+from support.calls import add_node, call, exceptions, leftovers, load_zodan, remove_node, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
 from support.failures import password_of
-from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster
 
@@ -52,6 +55,46 @@ def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:
     assert_rows_equal(cluster.members, TABLES)
     remove_node(cluster, "n3")
     assert leftovers(cluster.nodes, "n3") == []
+
+
+def test_rollback_does_not_take_rows_away_that_users_wrote(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=1)
+    create_tables(cluster)
+    n1, n2, n3 = cluster.nodes
+    fill(n1, 1000)
+    n2.execute(f"UPDATE {KEYED} SET value = 1 WHERE id % 2 = 0")
+    load_zodan(n3)
+    before = state(cluster.nodes)
+    arguments = {"src_node_name": "n1", "src_dsn": n1.dsn(), "new_node_name": "n3", "new_node_dsn": n3.dsn()}
+    steps = n3.execute(
+        "SELECT ordinal, title FROM zodan.plan_add_node(%(src_node_name)s, %(src_dsn)s, %(new_node_name)s,"
+        " %(new_node_dsn)s)",
+        arguments,
+    )
+    way_back = next(number for number, title in steps if title == "create subscription sub_n3_n2 on n2")
+    HeldCall(n3, f"before {way_back}", "spock.add_node", arguments).kill()
+    wait_unlocked(cluster.nodes)
+    n3.execute(f"INSERT INTO {KEYED} SELECT i, 'n3', 0, 'early' FROM generate_series(1, 3) i")
+    midway = state(cluster.nodes)
+    with pytest.raises(psycopg.Error) as refused:
+        call(n3, "zodan.rollback", p_operation=1)
+    assert refused.value.sqlstate == "ZD111"
+    assert refused.value.diag.message_detail == f"public.{KEYED}: 3"
+    assert "p_discard_writes" in str(refused.value.diag.message_hint)
+    assert state(cluster.nodes) == midway
+    # Finished instead, the rows are everywhere.
+    add_node(cluster, "n1", "n3")
+    wait_level(cluster.members)
+    assert n1.execute(f"SELECT count(*) FROM {KEYED} WHERE node = 'n3'") == [(3,)]
+    assert_rows_equal(cluster.members, TABLES)
+    remove_node(cluster, "n3")
+    n3.execute(f"DROP TABLE {', '.join(TABLES)}")
+
+    HeldCall(n3, f"before {way_back}", "spock.add_node", arguments).kill()
+    wait_unlocked(cluster.nodes)
+    n3.execute(f"INSERT INTO {KEYED} VALUES (4, 'n3', 0, 'early')")
+    call(n3, "zodan.rollback", p_operation=3, p_discard_writes=True)
+    assert state(cluster.nodes) == before
 
 
 def check_failure_of_a_step(cluster: Cluster, arguments: dict[str, str], ordinal: int) -> None:

@@ -72,6 +72,23 @@ def check_rescan(n1: Node, n2: Node) -> None:
     assert (fixed.code, found["operation"]["kind"], found["operation"]["state"]) == (0, "mend", "done")
     assert "nothing is left behind" in ask(n1, "rescan").out
 
+    # A slot for a subscriber that is no member may be waited for by one outside; one between members cannot be.
+    outside, between = "spk_app_n1_sub_n1_report", "spk_old_n1_sub_n1_n2"
+    for slot in (outside, between):
+        n1.execute("SELECT pg_create_logical_replication_slot(%(slot)s, 'spock_output')", {"slot": slot})
+    slots = parse(ask(n1, "rescan", "--json").out, documents.RescanDocument)["leftovers"]
+    assert {(each["node"], each["kind"], each["name"], each["certain"]) for each in slots} == {
+        ("n1", "slot", outside, False),
+        ("n1", "slot", between, True),
+    }
+    cautious = ask(n1, "rescan", "--fix", "--json")
+    (warning,) = parse(cautious.out, documents.RescanDocument)["warnings"]
+    assert (cautious.code, outside in warning["message"], between in warning["message"]) == (0, True, False)
+    (kept,) = parse(ask(n1, "rescan", "--json").out, documents.RescanDocument)["leftovers"]
+    assert kept["name"] == outside
+    assert ask(n1, "rescan", "--fix", "--all", "--json").code == 0
+    assert "nothing is left behind" in ask(n1, "rescan").out
+
 
 def test_sandbox_status_is_a_document(sandbox_folder: Path) -> None:
     folder = str(sandbox_folder)

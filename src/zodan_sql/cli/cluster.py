@@ -54,25 +54,34 @@ def topology(
 def rescan(
     dsn: MemberDsn,
     fix: Annotated[bool, typer.Option("--fix", help="Run the statements that mend what was found.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --fix: also drop slots that a subscriber outside the cluster may need.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look for what was left behind in a cluster: slots, origins, subscriptions and nodes that nobody uses.
 
-    Exit code 1 when something was found and --fix was not given. Read before you mend: a slot of a subscriber
-    outside the cluster that is not connected looks like a leftover too.
+    Exit code 1 when something was found and --fix was not given. A slot that does not belong to a stream between
+    members may be one that a subscriber outside the cluster still needs: it is shown with a question mark, and mended
+    with --all only.
     """
     with reporting([dsn], "rescan" if as_json else None) as screen:
         need(dsn)
         found = inspection.rescan(dsn, screen.message)
         screen.fill({"leftovers": leftover_entries(found)})
         for leftover in found:
-            screen.line(f"{leftover.node}  {leftover.kind} {leftover.name}: {leftover.reason}")
+            mark = "" if leftover.certain else "? "
+            screen.line(f"{leftover.node}  {mark}{leftover.kind} {leftover.name}: {leftover.reason}")
             screen.line(f"    {leftover.statement}", style="dim")
         if not found:
             screen.line("nothing is left behind in this cluster")
         elif fix:
             run(
-                screen, Call(dsn, "mend", "cluster", schema="zodan"), {"p_dsn": dsn}, {"p_verbose": True}, verbose=False
+                screen,
+                Call(dsn, "mend", "cluster", schema="zodan"),
+                {"p_dsn": dsn},
+                {"p_verbose": True, "p_all": everything},
+                verbose=False,
             )
         else:
             raise typer.Exit(EXIT_FOUND)

@@ -114,13 +114,14 @@ class StreamEntry(TypedDict):
 
 
 class LeftoverEntry(TypedDict):
-    """A row of zodan.rescan; the statement is for that node."""
+    """A row of zodan.rescan; the statement is for that node. Not certain: somebody outside the cluster may use it."""
 
     node: str
     kind: str
     name: str
     reason: str
     statement: str
+    certain: bool
 
 
 class CallDocument(Envelope, total=False):
@@ -287,6 +288,7 @@ def leftover_entries(leftovers: Iterable[inspection.Leftover]) -> list[LeftoverE
             "name": leftover.name,
             "reason": leftover.reason,
             "statement": leftover.statement,
+            "certain": leftover.certain,
         }
         for leftover in leftovers
     ]

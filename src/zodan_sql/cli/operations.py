@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -57,6 +58,9 @@ NodeDsns = Annotated[
         help="A node and its connection string, where the cluster does not know it; once for each of several.",
         show_default=False,
     ),
+]
+DiscardWrites = Annotated[
+    bool, typer.Option("--discard-writes", help="Although users have written on the new node: their rows go too.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also print the statements.")]
@@ -191,11 +195,12 @@ def rollback(
     number: Number,
     dsn: JournalDsn,
     node_dsn: NodeDsns = None,
+    discard_writes: DiscardWrites = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Take an interrupted operation back, as if it had never been called."""
-    _take_up("rollback", number, dsn, node_dsn or [], verbose, as_json)
+    _take_up("rollback", number, dsn, node_dsn or [], verbose, as_json, {"p_discard_writes": discard_writes})
 
 
 def operations(dsn: JournalDsn, as_json: Json = False) -> None:
@@ -291,7 +296,15 @@ def _json_object(text: str) -> dict[str, object]:
     return value
 
 
-def _take_up(procedure: str, number: int, dsn: str, node_dsns: Sequence[str], verbose: bool, as_json: bool) -> None:
+def _take_up(
+    procedure: str,
+    number: int,
+    dsn: str,
+    node_dsns: Sequence[str],
+    verbose: bool,
+    as_json: bool,
+    ways: Mapping[str, bool] = MappingProxyType({}),
+) -> None:
     """Call zodan.resume or zodan.rollback."""
     pairs = [given.partition("=") for given in node_dsns]
     with reporting([dsn, *(pair[2] for pair in pairs)], procedure if as_json else None) as screen:
@@ -304,7 +317,7 @@ def _take_up(procedure: str, number: int, dsn: str, node_dsns: Sequence[str], ve
             arguments["p_dsns"] = {node: node_dsn for node, _, node_dsn in pairs}
         need(dsn)
         called = Call(dsn, procedure, number=number, schema="zodan")
-        run(screen, called, arguments, {"p_verbose": True}, verbose)
+        run(screen, called, arguments, {"p_verbose": True, **ways}, verbose)
 
 
 def _show(screen: Screen, steps: list[PlannedStep], verbose: bool) -> None:
