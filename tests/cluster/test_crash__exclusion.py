@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
-import psycopg
 import pytest
 
-from support.calls import load_zodan
+from support.calls import call, load_zodan
 from support.clusters import MakeCluster
 from support.crash import HeldCall, Stage, wait_unlocked
 from support.tables import KEYED, assert_rows_equal, wait_level
@@ -23,20 +23,32 @@ def test_of_two_callers_one_is_told(make_cluster: MakeCluster) -> None:
     stage = Stage(make_cluster)
     load_zodan(stage.source)
     arguments = stage.arguments["add_node"]
-    names = ", ".join(f"{name} => %({name})s" for name in arguments)
+    won = set()
     for _ in range(_CALLERS):
-        held = HeldCall(stage.own, "before 1", "spock.add_node", arguments)
-        for caller in (stage.own, stage.source):
-            with pytest.raises(psycopg.Error) as told:
-                caller.execute(f"CALL spock.add_node({names})", arguments)
-            assert told.value.sqlstate == "ZD110", told.value
-            detail = told.value.diag.message_detail or ""
-            assert f'"zodan add_node {stage.own.name}" from 127.0.0.1 since 20' in detail
-        assert held.error is None
-        held.kill()
+        start = threading.Barrier(2)
+        calls = {
+            node.name: HeldCall(node, "before 1", "spock.add_node", arguments, start)
+            for node in (stage.own, stage.source)
+        }
+        over = {name: call.is_over() for name, call in calls.items()}
+        assert sorted(over.values()) == [False, True], {name: call.error for name, call in calls.items()}
+        winner, loser = sorted(calls, key=lambda name: over[name])
+        told = calls[loser].error
+        assert told is not None
+        assert told.sqlstate == "ZD110", told
+        detail = told.diag.message_detail or ""
+        assert f'"zodan add_node {stage.own.name}" from 127.0.0.1 since 20' in detail
+        calls[loser].let_go()
+        calls[winner].kill()
         wait_unlocked(stage.cluster.nodes)
-        stage.rollback()
+        call(stage.cluster[winner], "zodan.rollback", p_operation=_newest(stage.cluster[winner]), p_dsns=stage.dsns)
+        won.add(winner)
     stage.check_level()
+    print(f"won by {sorted(won)}")
+
+
+def _newest(node: Node) -> int:
+    return int(node.execute("SELECT max(operation_id) FROM zodan.operation")[0][0])
 
 
 @pytest.mark.slow

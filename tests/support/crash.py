@@ -40,8 +40,11 @@ _PAUSE_TIMEOUT_S = 2 * _BUDGET_S
 class HeldCall:
     """A CALL in a thread that stops at a point of its plan, '<before or after> <ordinal>', until it is let go."""
 
-    def __init__(self, node: Node, point: str, procedure: str, arguments: dict[str, Any]) -> None:
-        self._node = node
+    def __init__(
+        self, node: Node, point: str, procedure: str, arguments: dict[str, Any], start: threading.Barrier | None = None
+    ) -> None:
+        """Call it, at once or when the others at ``start`` do; wait until it stops, with ``start`` not."""
+        self._start = start
         self._lock = node.connect()
         self._lock.execute("SELECT pg_advisory_lock(%s)", [HOOK_KEY])
         self._connection = node.connect()
@@ -51,16 +54,28 @@ class HeldCall:
         names = ", ".join(f"{name} => %({name})s" for name in arguments)
         self._thread = threading.Thread(target=self._run, args=(f"CALL {procedure}({names})", arguments), daemon=True)
         self._thread.start()
-        wait_until(self._not_held, _BUDGET_S, f"the call to stop {point}")
+        if start is None:
+            wait_until(self._not_held, _BUDGET_S, f"the call to stop {point}")
 
     def _run(self, statement: str, arguments: dict[str, Any]) -> None:
         try:
+            if self._start is not None:
+                self._start.wait(_BUDGET_S)
             self._connection.execute(statement.encode(), arguments)
         except psycopg.Error as error:
             self.error = error
 
+    def is_over(self) -> bool:
+        """Wait until it stops at its point or ends; tell whether it has ended."""
+
+        def undecided() -> str:
+            return self._not_held() if self._thread.is_alive() else ""
+
+        wait_until(undecided, _BUDGET_S, "the call to stop or to end")
+        return not self._thread.is_alive()
+
     def _not_held(self) -> str:
-        if not self._thread.is_alive():
+        if self._start is None and not self._thread.is_alive():
             raise AssertionError(f"the call ended before it came to its point: {self.error}")
         held = self._lock.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = %s", [self.pid]
