@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,11 @@ _CLUSTERS = pytest.StashKey[list[Cluster]]()
 def engine() -> Engine:
     """Return the server that clusters run on."""
     return detect_engine()
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C: what a shell starts in the background ignores it, and so would every command the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
