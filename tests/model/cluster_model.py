@@ -9,9 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import NamedTuple
 
-Stream = tuple[str, str]
-"""Provider and subscriber: names a subscription, its slot and its origin, as spock_gen_slot_name does."""
+STALE = 1000
+"""A position that an origin from an earlier life of a node has: further than any log gets here."""
+
+
+class Stream(NamedTuple):
+    """Provider and subscriber, and a name where a second stream is between them.
+
+    It names a subscription, its slot and its origin, as spock_gen_slot_name does.
+    """
+
+    provider: str
+    subscriber: str
+    name: str = "direct"
 
 
 class Violation(AssertionError):
@@ -61,7 +73,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Commit:
-    """A user's transaction, or a sync event when it changes nothing."""
+    """A user's transaction; it may change nothing."""
 
     number: int
     node: str
@@ -70,11 +82,11 @@ class Commit:
 
 @dataclass(frozen=True)
 class Entry:
-    """A commit as it stands in a node's WAL; its LSN is its place there, counted from 1."""
+    """A commit as it stands in a node's WAL, or a mark there; its LSN is its place, counted from 1."""
 
-    commit: Commit
-    local: bool
-    published: bool
+    commit: Commit | None
+    local: bool = True
+    published: bool = True
 
 
 class Copy(Enum):
@@ -146,11 +158,25 @@ class Slot:
 
 @dataclass
 class Worker:
-    """An apply worker and its walsender: one reading position, and the settings it was started with."""
+    """An apply worker and its walsender: one reading position, and the settings it was started with.
+
+    Inside a transaction, begun says which, and discards that Spock takes it for one that has failed before.
+    """
 
     position: int
     forwards: bool
     snapshot: Database | None = None
+    begun: int | None = None
+    discards: bool = False
+    is_first: bool = True
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A transaction of a user that has written and not yet committed."""
+
+    change: Change
+    published: bool
 
 
 class Node:
@@ -163,8 +189,12 @@ class Node:
         self.wal: list[Entry] = []
         self.flushed = 0
         self.slots: dict[Stream, Slot] = {}
-        self.paused = False
+        self.pending: list[Pending] = []
         self.starts = 1
+        # Shared memory: the pause, who has noticed it, and which transaction was begun last under each name.
+        self.paused = False
+        self.held: set[Stream] = set()
+        self.begun: dict[Stream, int] = {}
 
     def flush(self) -> None:
         """Make everything so far durable."""
@@ -185,21 +215,23 @@ class Cluster:
         for provider in members:
             for subscriber in members:
                 if provider != subscriber:
-                    self.create_slot((provider, subscriber))
-                    self.nodes[subscriber].live.subscriptions[provider, subscriber] = Subscription(enabled=True)
+                    stream = Stream(provider, subscriber)
+                    self.create_slot(stream)
+                    self.nodes[subscriber].live.subscriptions[stream] = Subscription(enabled=True)
         for node in self.nodes.values():
             node.flush()
 
     # What users do.
 
-    def commit(self, name: str, *changes: Change) -> int:
+    def commit(self, name: str, *changes: Change, published: bool | None = None) -> int:
         """Commit on a node, synchronously; return the LSN."""
         node = self.nodes[name]
+        published = node.live.publishing if published is None else published
         commit = Commit(len(self.commits), name, changes)
         self.commits.append(commit)
         node.live.take(commit, name)
-        node.wal.append(Entry(commit, local=True, published=node.live.publishing))
-        if node.live.publishing:
+        node.wal.append(Entry(commit, published=published))
+        if published:
             if changes:
                 self.promised.add(commit.number)
             for change in changes:
@@ -210,6 +242,16 @@ class Cluster:
     def insert(self, name: str, keyed: bool) -> int:
         """Insert a row with a new key, or a row into the table that has none."""
         return self.commit(name, Change(Kind.INSERT if keyed else Kind.APPEND, len(self.commits)))
+
+    def begin(self, name: str) -> None:
+        """Insert a row in a transaction that stays open; whether it is published is decided now."""
+        node = self.nodes[name]
+        node.pending.append(Pending(Change(Kind.APPEND, len(self.commits)), node.live.publishing))
+
+    def end(self, name: str, number: int = 0) -> None:
+        """Commit one of the open transactions of a node."""
+        pending = self.nodes[name].pending.pop(number)
+        self.commit(name, pending.change, published=pending.published)
 
     def may_change(self, name: str, key: int, counted: list[str]) -> bool:
         """Tell whether a node may change a row: its own last change, or one that all those counted have for good."""
@@ -224,26 +266,35 @@ class Cluster:
         """Flush a node's WAL, and tell its providers how far it is."""
         node = self.nodes[name]
         node.flush()
-        for (provider, subscriber), position in node.durable.origins.items():
-            slot = self.nodes[provider].slots.get((provider, subscriber))
-            if slot is not None and (provider, subscriber) in self.workers:
+        for stream, position in node.durable.origins.items():
+            slot = self.nodes[stream.provider].slots.get(stream)
+            if slot is not None and stream in self.workers:
                 slot.confirmed = max(slot.confirmed, position)
+
+    def set_paused(self, name: str, paused: bool) -> None:
+        """Pause the apply workers of a node, or let them go on."""
+        node = self.nodes[name]
+        node.paused = paused
+        if not paused:
+            node.held.clear()
 
     def crash(self, name: str) -> None:
         """Kill a server and start it again: what was not flushed is gone, what slots confirmed may be forgotten."""
         node = self.nodes[name]
         node.live = node.durable.clone()
         del node.wal[node.flushed :]
-        node.paused = False
+        node.pending.clear()
+        self.set_paused(name, False)
+        node.begun.clear()
         node.starts += 1
         for slot in node.slots.values():
             slot.confirmed = slot.made
-        for stream in [stream for stream in self.workers if name in stream]:
-            del self.workers[stream]
+        for stream in [stream for stream in self.workers if name in (stream.provider, stream.subscriber)]:
+            self.cut(stream)
 
     def can_start(self, stream: Stream) -> bool:
         """Tell whether the worker of a subscription can be started."""
-        provider, subscriber = stream
+        provider, subscriber, _ = stream
         subscription = self.nodes[subscriber].live.subscriptions.get(stream)
         if subscription is None or not subscription.enabled or stream in self.workers:
             return False
@@ -253,7 +304,7 @@ class Cluster:
 
     def start_worker(self, stream: Stream) -> None:
         """Start a worker: it begins a copy that is wanted, or streams from where slot and origin say."""
-        provider, subscriber = stream
+        provider, subscriber, _ = stream
         node = self.nodes[subscriber]
         subscription = node.live.subscriptions[stream]
         if subscription.copy is Copy.WANTED:
@@ -268,16 +319,70 @@ class Cluster:
 
     def can_stop(self, stream: Stream) -> bool:
         """Tell whether a worker is running whose subscription is disabled."""
-        return stream in self.workers and not self.nodes[stream[1]].live.subscriptions[stream].enabled
+        return stream in self.workers and not self.nodes[stream.subscriber].live.subscriptions[stream].enabled
 
     def stop_worker(self, stream: Stream) -> None:
-        """End a worker and its walsender, between two transactions."""
+        """End a worker and its walsender, perhaps inside a transaction: its name keeps what it had begun."""
+        self.nodes[stream.subscriber].held.discard(stream)
         del self.workers[stream]
 
+    def cut(self, stream: Stream) -> None:
+        """End a worker by the loss of its connection: it forgets the transaction that it was in."""
+        if self.workers[stream].begun is not None:
+            self.nodes[stream.subscriber].begun.pop(stream, None)
+        self.stop_worker(stream)
+
+    def _find_next(self, stream: Stream) -> Entry | None:
+        """Move a worker past what it is not sent, and give what comes next."""
+        worker, source = self.workers[stream], self.nodes[stream.provider]
+        while worker.position < source.flushed:
+            entry = source.wal[worker.position]
+            is_sent = entry.commit is None or entry.published or not entry.commit.changes
+            if is_sent and (entry.local or worker.forwards):
+                return entry
+            worker.position += 1
+        return None
+
+    def begin_apply(self, stream: Stream) -> bool:
+        """Let a worker begin the next transaction that changes something; return whether it is inside one."""
+        worker, node = self.workers[stream], self.nodes[stream.subscriber]
+        if worker.begun is not None:
+            return True
+        if worker.snapshot is not None or stream in node.held:
+            return False
+        entry = self._find_next(stream)
+        if entry is None or entry.commit is None or not entry.commit.changes:
+            return False
+        worker.discards = worker.is_first and node.begun.get(stream) == worker.position
+        worker.begun = node.begun[stream] = worker.position
+        worker.is_first = False
+        if node.paused:
+            node.held.add(stream)
+        return True
+
+    def is_still(self, name: str) -> bool:
+        """Tell whether a paused node seems to apply nothing any more; what is inside a transaction cannot be seen."""
+        for stream in self.workers:
+            if stream.subscriber == name and stream not in self.nodes[name].held:
+                entry = self._find_next(stream)
+                if entry is not None and (entry.commit is None or not entry.commit.changes):
+                    return False
+        return True
+
+    def _note(self, stream: Stream) -> None:
+        """Move a subscriber's origin past what a worker has read."""
+        worker = self.workers[stream]
+        worker.position += 1
+        self.nodes[stream.subscriber].live.origins[stream] = worker.position
+
     def apply(self, stream: Stream) -> bool:
-        """Let a worker take one commit, or finish its copy; return whether there was one to take."""
-        provider, subscriber = stream
-        worker, node, source = self.workers[stream], self.nodes[subscriber], self.nodes[provider]
+        """Let a worker take one commit or mark, or finish its copy; return whether there was one to take.
+
+        A pause is noticed before the first change of a transaction and after the end of one. So who is idle still
+        takes marks and one transaction that changes nothing, and who has begun before still ends what it is in.
+        """
+        subscriber = stream.subscriber
+        worker, node = self.workers[stream], self.nodes[subscriber]
         if worker.snapshot is not None:
             node.live.rows = worker.snapshot.rows
             node.live.bag = worker.snapshot.bag
@@ -287,21 +392,30 @@ class Cluster:
             worker.snapshot = None
             self.flush(subscriber)
             return True
-        if node.paused:
+        if stream in node.held:
             return False
-        while worker.position < source.flushed:
-            entry = source.wal[worker.position]
-            worker.position += 1
-            if (entry.local or worker.forwards) and (entry.published or not entry.commit.changes):
+        entry = self._find_next(stream)
+        if entry is None:
+            return False
+        if entry.commit is None:
+            self._note(stream)
+            return True
+        if entry.commit.changes:
+            self.begin_apply(stream)
+            if stream in node.held:
+                return False
+            if not worker.discards:
                 try:
                     node.live.take(entry.commit, subscriber)
                 except Violation:
                     self.is_broken = True
                     raise
-                node.live.origins[stream] = worker.position
                 node.wal.append(Entry(entry.commit, local=False, published=node.live.publishing))
-                return True
-        return False
+            worker.begun, worker.discards = None, False
+        self._note(stream)
+        if node.paused:
+            node.held.add(stream)
+        return True
 
     def settle_down(self) -> None:
         """Let everything that can go on by itself do so, until nothing can."""
@@ -310,7 +424,9 @@ class Cluster:
             moved = False
             for node in self.nodes.values():
                 # Others wait only for what is forwarded to them: the rest may stay unflushed.
-                forwards = any(stream[0] == node.name and worker.forwards for stream, worker in self.workers.items())
+                forwards = any(
+                    stream.provider == node.name and worker.forwards for stream, worker in self.workers.items()
+                )
                 if forwards and node.flushed < len(node.wal):
                     self.flush(node.name)
                     moved = True
@@ -319,6 +435,8 @@ class Cluster:
                         self.start_worker(stream)
                         moved = True
                     elif self.can_stop(stream):
+                        # It reads on until it looks whether it is to end.
+                        self.begin_apply(stream)
                         self.stop_worker(stream)
                         moved = True
                     while stream in self.workers and self.apply(stream):
@@ -326,37 +444,52 @@ class Cluster:
 
     # What a caller does through SQL.
 
+    def mark(self, name: str) -> int:
+        """Write a sync event: a mark in the WAL, which is flushed; return the LSN."""
+        self.nodes[name].wal.append(Entry(None))
+        self.flush(name)
+        return len(self.nodes[name].wal)
+
     def create_slot(self, stream: Stream) -> None:
         """Make a slot; it is consistent where the provider's WAL ends."""
-        self.flush(stream[0])
-        position = len(self.nodes[stream[0]].wal)
-        self.nodes[stream[0]].slots[stream] = Slot(position, position)
+        self.flush(stream.provider)
+        position = len(self.nodes[stream.provider].wal)
+        self.nodes[stream.provider].slots[stream] = Slot(position, position)
 
     def drop_slot(self, stream: Stream) -> None:
         """Drop a slot if it is there, after its walsender."""
-        self.workers.pop(stream, None)
-        self.nodes[stream[0]].slots.pop(stream, None)
+        if stream in self.workers:
+            self.cut(stream)
+        self.nodes[stream.provider].slots.pop(stream, None)
 
     def create_subscription(self, stream: Stream, subscription: Subscription) -> None:
-        """Make a subscription; an origin of an earlier life goes."""
-        node = self.nodes[stream[1]]
-        node.live.origins.pop(stream, None)
-        node.live.subscriptions[stream] = subscription
-        self.flush(stream[1])
+        """Make a subscription; an origin of that name stays as it is."""
+        self.nodes[stream.subscriber].live.subscriptions[stream] = subscription
+        self.flush(stream.subscriber)
+
+    def drop_origin(self, stream: Stream) -> None:
+        """Drop an origin if it is there."""
+        self.nodes[stream.subscriber].live.origins.pop(stream, None)
+        self.flush(stream.subscriber)
 
     def alter_subscription(self, stream: Stream, subscription: Subscription) -> None:
         """Change a subscription; its worker learns of it only when it is started again."""
-        self.nodes[stream[1]].live.subscriptions[stream] = subscription
-        self.flush(stream[1])
+        self.nodes[stream.subscriber].live.subscriptions[stream] = subscription
+        self.flush(stream.subscriber)
+
+    def let_go(self, stream: Stream) -> None:
+        """Do what comes first when a subscription is dropped: end its worker, drop the slot on its provider."""
+        if stream in self.workers:
+            self.stop_worker(stream)
+        self.drop_slot(stream)
 
     def drop_subscription(self, stream: Stream) -> None:
-        """Drop a subscription if it is there, its origin and the slot on its provider."""
-        node = self.nodes[stream[1]]
-        if stream in node.live.subscriptions:
-            self.drop_slot(stream)
-            del node.live.subscriptions[stream]
-            node.live.origins.pop(stream, None)
-            self.flush(stream[1])
+        """Drop a subscription if it is there, the slot on its provider and its origin."""
+        live = self.nodes[stream.subscriber].live
+        if stream in live.subscriptions:
+            self.let_go(stream)
+            del live.subscriptions[stream]
+            self.drop_origin(stream)
 
     # What has to hold.
 
@@ -371,25 +504,27 @@ class Cluster:
             if (self.nodes[name].live.rows, self.nodes[name].live.bag) != (first.rows, first.bag):
                 raise Different(f"{name} does not hold what {names[0]} holds")
 
-    def check_gone(self, name: str) -> None:
-        """Raise if a subscription, a slot, an origin or the node row of a node is left anywhere."""
-        for node in self.nodes.values():
+    def check_gone(self, name: str, on: list[str] | None = None) -> None:
+        """Raise if a subscription, a slot, an origin or the node row of a node is left anywhere, or on some nodes."""
+        for node in (self.nodes[other] for other in on or self.nodes):
             for streams in (node.live.subscriptions, node.live.origins, node.slots):
                 for stream in streams:
-                    if name in stream:
+                    if name in (stream.provider, stream.subscriber):
                         raise Leftover(f"{stream} is still on {node.name}")
-        if self.nodes[name].live.registered:
-            raise Leftover(f"{name} is still a node")
+            if node.name == name and node.live.registered:
+                raise Leftover(f"{name} is still a node")
 
     def check_streams(self, names: list[str]) -> None:
-        """Raise unless the streams between these nodes are a full mesh, enabled, and there are no other slots."""
-        mesh = {(provider, subscriber) for provider in names for subscriber in names if provider != subscriber}
+        """Raise unless the streams between these nodes are a full mesh, enabled, and there are no others."""
+        mesh = {Stream(provider, subscriber) for provider in names for subscriber in names if provider != subscriber}
         for node in self.nodes.values():
             if node.paused:
                 raise Leftover(f"apply is still paused on {node.name}")
-            for stream in node.slots:
-                if stream not in mesh:
-                    raise Leftover(f"slot {stream} is still on {node.name}")
+            for streams in (node.live.subscriptions, node.live.origins, node.slots):
+                for stream in streams:
+                    if stream not in mesh:
+                        raise Leftover(f"{stream} is still on {node.name}")
         for stream in mesh:
-            if self.nodes[stream[1]].live.subscriptions.get(stream) != Subscription(enabled=True):
+            subscription = self.nodes[stream.subscriber].live.subscriptions.get(stream)
+            if subscription is None or not subscription.enabled:
                 raise Lost(f"subscription {stream} does not replicate")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.cluster_model import Change, Dangling, Kind
+from model.cluster_model import Change, Dangling, Kind, Stream
 from model.machines import NEW, SOURCE, AdditionMachine
 
 
@@ -23,7 +23,7 @@ def test_a_row_handed_on_during_the_flip_may_overtake() -> None:
     cluster.commit("A", Change(Kind.UPDATE, key))
     while not machine._has_joined():
         machine.go_on(1, 0, helped=False)
-    cluster.start_worker(("A", NEW))
+    cluster.start_worker(Stream("A", NEW))
     with pytest.raises(Dangling):
-        while cluster.apply(("A", NEW)):
+        while cluster.apply(Stream("A", NEW)):
             pass

@@ -1,0 +1,49 @@
+"""What goes wrong with the plans as sql/templates have them, one interleaving each; the repairs are in Variant.
+
+Each fails as long as the plan is as it is. When a plan is mended its field leaves AS_WRITTEN, and its test goes.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from model.cluster_model import Lost, Stream, Stuck
+from model.machines import NEW, SOURCE, TARGET, AdditionMachine, RemovalMachine
+from model.protocol import AS_WRITTEN
+
+
+@pytest.mark.xfail(strict=True, raises=Lost)
+def test_a_flip_that_is_taken_back_after_the_copy_was_disabled_loses_nothing() -> None:
+    """The copy's worker is stopped inside a transaction; enabled again, it meets that transaction and discards it."""
+    machine = AdditionMachine(AS_WRITTEN, phases=["detached"])
+    machine.call(peers=1, phase=0, rolls_back=False, rows=0)
+    cluster, copy = machine.cluster, Stream(SOURCE, NEW, "copy")
+    assert not cluster.nodes[NEW].live.subscriptions[copy].enabled
+    cluster.insert(SOURCE, keyed=False)
+    assert cluster.begin_apply(copy)
+    cluster.stop_worker(copy)
+    machine.kill_caller()
+    machine.call_again()
+    machine.teardown()
+
+
+@pytest.mark.xfail(strict=True, raises=Stuck)
+def test_a_removal_ends_though_a_survivor_died_inside_the_drop_of_its_subscription() -> None:
+    """The slot on T is gone, the subscription is not: the resumed operation waits for what can never come."""
+    machine = RemovalMachine(AS_WRITTEN, phases=["leave"])
+    machine.call(peers=1, phase=0, rows=0, opens=False)
+    cluster, stream = machine.cluster, Stream(TARGET, SOURCE)
+    while stream in cluster.nodes[TARGET].slots:
+        machine.go_on(1, 0, helped=False)
+    cluster.crash(SOURCE)
+    assert stream in cluster.nodes[SOURCE].live.subscriptions
+    machine.teardown()
+
+
+@pytest.mark.xfail(strict=True, raises=Stuck)
+def test_a_join_that_has_cleared_nothing_yet_can_be_taken_back() -> None:
+    """An origin of an earlier N is no work of this operation: no rollback drops it, and its proof stops at it."""
+    machine = AdditionMachine(AS_WRITTEN)
+    machine.call(peers=1, phase=0, rolls_back=True, rows=0, stale=True)
+    machine.kill_caller()
+    machine.teardown()
