@@ -1,11 +1,15 @@
-"""What the protocol does not promise, so that nobody takes the model's assumptions for its results."""
+"""What the protocol does not promise or need, so that nobody takes the model's assumptions for its results."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
 from model.cluster_model import Change, Dangling, Kind, Stream
 from model.machines import NEW, SOURCE, AdditionMachine
+from model.protocol import RIGHT
+from model.test_protocol__right import run
 
 
 def test_a_row_handed_on_during_the_flip_may_overtake() -> None:
@@ -27,3 +31,8 @@ def test_a_row_handed_on_during_the_flip_may_overtake() -> None:
     with pytest.raises(Dangling):
         while cluster.apply(Stream("A", NEW)):
             pass
+
+
+def test_the_nudge_only_spares_retries() -> None:
+    """What an idle worker still takes changes nothing: confirm sees that a position moved, and no row depends on it."""
+    run(lambda: AdditionMachine(replace(RIGHT, nudge=False), phases=["pause", "positions", "detach"]), 100, 20)

@@ -15,6 +15,8 @@ from model.protocol import RIGHT
 EXAMPLES = 3000
 
 FOCUS = {
+    "origins_cleared": ["mark", "switch"],
+    "way_back_slots_first": ["resume", "way back"],
     "resume_looks": ["switch"],
     "kept_connections": ["caught up", "detach"],
     "confirm": ["pause", "positions", "caught up"],

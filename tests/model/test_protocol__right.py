@@ -25,7 +25,7 @@ def run(make: Callable[[], ClusterMachine], examples: int, events: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=events,
-            derandomize=examples == FEW,
+            derandomize=examples <= FEW,
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
