@@ -2654,7 +2654,7 @@ BEGIN
     END IF;
     IF v_steps IS NULL THEN
         PERFORM zodan.close_connections();
-        RAISE NOTICE 'there is nothing to mend in this cluster';
+        RAISE NOTICE 'nothing %is left behind in this cluster', CASE WHEN v_left IS NOT NULL THEN 'else ' ELSE '' END;
         RETURN;
     END IF;
     v_operation := zodan.start_operation('mend', 'cluster', '{}', v_found.p_dsns,
