@@ -160,7 +160,8 @@ class Slot:
 class Worker:
     """An apply worker and its walsender: one reading position, and the settings it was started with.
 
-    Inside a transaction, begun says which, and discards that Spock takes it for one that has failed before.
+    Inside a transaction, begun says which, and discards that Spock takes it for one that has failed before. One that
+    is orphaned has lost its walsender, and not yet noticed: it goes on with what it has received.
     """
 
     position: int
@@ -169,6 +170,7 @@ class Worker:
     begun: int | None = None
     discards: bool = False
     is_first: bool = True
+    is_orphaned: bool = False
 
 
 @dataclass(frozen=True)
@@ -319,7 +321,7 @@ class Cluster:
 
     def can_stop(self, stream: Stream) -> bool:
         """Tell whether a worker is running whose subscription is disabled."""
-        return stream in self.workers and not self.nodes[stream.subscriber].live.subscriptions[stream].enabled
+        return self.is_active(stream) and not self.nodes[stream.subscriber].live.subscriptions[stream].enabled
 
     def stop_worker(self, stream: Stream) -> None:
         """End a worker and its walsender, perhaps inside a transaction: its name keeps what it had begun."""
@@ -331,6 +333,17 @@ class Cluster:
         if self.workers[stream].begun is not None:
             self.nodes[stream.subscriber].begun.pop(stream, None)
         self.stop_worker(stream)
+
+    def lose_connection(self, stream: Stream) -> None:
+        """Break the connection of a worker: its walsender is gone, and what it has wholly received it still applies."""
+        if self.workers[stream].begun is None:
+            self.cut(stream)
+        else:
+            self.workers[stream].is_orphaned = True
+
+    def is_active(self, stream: Stream) -> bool:
+        """Tell whether somebody streams from a slot."""
+        return stream in self.workers and not self.workers[stream].is_orphaned
 
     def _find_next(self, stream: Stream) -> Entry | None:
         """Move a worker past what it is not sent, and give what comes next."""
@@ -413,7 +426,9 @@ class Cluster:
                 node.wal.append(Entry(entry.commit, local=False, published=node.live.publishing))
             worker.begun, worker.discards = None, False
         self._note(stream)
-        if node.paused:
+        if worker.is_orphaned:
+            self.stop_worker(stream)
+        elif node.paused:
             node.held.add(stream)
         return True
 
@@ -458,7 +473,7 @@ class Cluster:
 
     def drop_slot(self, stream: Stream) -> None:
         """Drop a slot if it is there, after its walsender."""
-        if stream in self.workers:
+        if self.is_active(stream):
             self.cut(stream)
         self.nodes[stream.provider].slots.pop(stream, None)
 

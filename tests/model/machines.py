@@ -131,9 +131,9 @@ class ClusterMachine(RuleBasedStateMachine):
         """Let one apply worker take some commits, and perhaps begin one more."""
         stream = self._pick_stream(number, list(self.cluster.workers))
         for _ in range(commits):
-            if stream is not None and not self.cluster.apply(stream):
+            if stream not in self.cluster.workers or not self.cluster.apply(stream):
                 return
-        if stream is not None and begins:
+        if stream in self.cluster.workers and begins:
             self.cluster.begin_apply(stream)
 
     @rule(number=numbers)

@@ -22,7 +22,7 @@ Look = Callable[[Cluster, Results], bool]
 class Variant:
     """Which safeguards a protocol has; the right one has all.
 
-    The plans of sql/templates lack the last three, see AS_WRITTEN.
+    The plans of sql/templates lack the last four, see AS_WRITTEN.
     """
 
     origins_cleared: bool = True
@@ -46,6 +46,7 @@ class Variant:
     settled: bool = True
     drain: bool = True
     durable: bool = True
+    copy_ended: bool = True
     take_back_renews_copy: bool = True
     drained_once: bool = True
     clean_takes_back_own: bool = True
@@ -53,7 +54,9 @@ class Variant:
 
 RIGHT = Variant()
 
-AS_WRITTEN = replace(RIGHT, take_back_renews_copy=False, drained_once=False, clean_takes_back_own=False)
+AS_WRITTEN = replace(
+    RIGHT, copy_ended=False, take_back_renews_copy=False, drained_once=False, clean_takes_back_own=False
+)
 """The plans as sql/templates have them; what goes wrong with them is in test_protocol__open.py."""
 
 
@@ -413,7 +416,7 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
     if variant.stream_end:
         steps.append(
             Step(
-                "detached", source, "wait for the stream's end", until=lambda c, r: find_copy(c, copy) not in c.workers
+                "detached", source, "wait for the stream's end", until=lambda c, r: not c.is_active(find_copy(c, copy))
             )
         )
     if variant.confirm:
@@ -427,6 +430,9 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
         )
 
     def turn(cluster: Cluster, results: Results) -> None:
+        # As with the wait for the stream's end, which is of no use without it.
+        if variant.copy_ended and variant.stream_end and find_copy(cluster, copy) in cluster.workers:
+            raise StepFailed("the copy's origin is in use")
         starts = dict(results["flip"]["peers"])
         if not variant.position_of_source:
             starts = {peer: len(cluster.nodes[peer].wal) for peer in peers}

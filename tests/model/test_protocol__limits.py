@@ -35,4 +35,4 @@ def test_a_row_handed_on_during_the_flip_may_overtake() -> None:
 
 def test_the_nudge_only_spares_retries() -> None:
     """What an idle worker still takes changes nothing: confirm sees that a position moved, and no row depends on it."""
-    run(lambda: AdditionMachine(replace(RIGHT, nudge=False), phases=["pause", "positions", "detach"]), 100, 20)
+    run(lambda: AdditionMachine(replace(RIGHT, nudge=False), phases=["pause", "positions", "detach"]), 50, 20)

@@ -48,7 +48,7 @@ GAP = (Lost, Dangling, Different)
         (AdditionMachine, ["position_of_source"], GAP),
         (AdditionMachine, ["position_of_copy"], (Doubled,)),
         (AdditionMachine, ["copy_dropped"], (Leftover,)),
-        (AdditionMachine, ["resume_looks"], (Stuck, Doubled)),
+        (AdditionMachine, ["resume_looks"], (Stuck, Doubled, *GAP)),
         (AdditionMachine, ["take_back_resumes_apply"], (Leftover,)),
         (AdditionMachine, ["kept_connections"], GAP),
         (AdditionMachine, ["take_back_renews_copy"], GAP),

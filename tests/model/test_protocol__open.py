@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.cluster_model import Lost, Stream, Stuck
+from model.cluster_model import Doubled, Lost, Stream, Stuck
 from model.machines import NEW, SOURCE, TARGET, AdditionMachine, RemovalMachine
 from model.protocol import AS_WRITTEN
 
@@ -25,6 +25,22 @@ def test_a_flip_that_is_taken_back_after_the_copy_was_disabled_loses_nothing() -
     machine.kill_caller()
     machine.call_again()
     machine.teardown()
+
+
+@pytest.mark.xfail(strict=True, raises=Doubled)
+def test_a_copy_whose_connection_is_lost_as_it_ends_brings_nothing_twice() -> None:
+    """Its slot is let go of while its worker still ends a transaction that the direct stream then sends again."""
+    machine = AdditionMachine(AS_WRITTEN, phases=["detached"])
+    machine.call(peers=1, phase=0, rolls_back=False, rows=0)
+    cluster, copy, direct = machine.cluster, Stream(SOURCE, NEW, "copy"), Stream(SOURCE, NEW)
+    cluster.insert(SOURCE, keyed=False)
+    assert cluster.begin_apply(copy)
+    cluster.lose_connection(copy)
+    while not cluster.nodes[NEW].live.subscriptions[direct].enabled:
+        machine.go_on(1, 0, helped=False)
+    assert cluster.apply(copy)
+    cluster.start_worker(direct)
+    cluster.apply(direct)
 
 
 @pytest.mark.xfail(strict=True, raises=Stuck)
