@@ -11,7 +11,9 @@ import pytest
 from zodan_sql.inspection import Stream
 from zodan_sql.redact import Redactor
 from zodan_sql.report import Record, RecordedStep, Surroundings, draw
-from zodan_sql.report.timeline import Axis, bars, span
+from zodan_sql.report.axis import Axis
+from zodan_sql.report.timeline import bars
+from zodan_sql.words import span
 
 BEGAN = datetime(2026, 1, 1, 10, tzinfo=UTC)
 _VOID = {"meta", "br", "hr", "img", "input", "link"}

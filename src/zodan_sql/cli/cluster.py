@@ -10,7 +10,8 @@ import typer
 from zodan_sql import inspection, picture
 from zodan_sql.cli.calling import Call, need, run
 from zodan_sql.cli.documents import leftover_entries, stream_entries
-from zodan_sql.cli.operations import Json
+from zodan_sql.cli.operations import Json, ProgressMode
+from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
 
 MemberDsn = Annotated[
@@ -54,6 +55,7 @@ def topology(
 def rescan(
     dsn: MemberDsn,
     fix: Annotated[bool, typer.Option("--fix", help="Run the statements that mend what was found.")] = False,
+    progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Look for what was left behind in a cluster: slots, origins, subscriptions and nodes that nobody uses.
@@ -61,7 +63,7 @@ def rescan(
     Exit code 1 when something was found and --fix was not given. Read before you mend: a slot of a subscriber
     outside the cluster that is not connected looks like a leftover too.
     """
-    with reporting([dsn], "rescan" if as_json else None) as screen:
+    with reporting([dsn], "rescan" if as_json else None, progress) as screen:
         need(dsn)
         found = inspection.rescan(dsn, screen.message)
         screen.fill({"leftovers": leftover_entries(found)})
