@@ -44,9 +44,10 @@ BEGIN
             MESSAGE = pg_catalog.format('Zodan is installed as an extension in database "%s"', pg_catalog.current_database()),
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
-    -- Routines of another version go first, all of them: a mixture of two versions must not run.
+    -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
+    -- the number of this one, and no samples.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
-        IF zodan.version() <> '0.1.0' THEN
+        IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL THEN
             FOR v_routine IN
                 SELECT p.oid FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('zodan')
