@@ -68,7 +68,7 @@ ProgressMode = Annotated[
     Mode,
     typer.Option(
         "--progress",
-        help="How it is shown: auto, live on a terminal and plain elsewhere; plain, in lines; none, not at all.",
+        help="How progress is shown: auto, live on a terminal and plain elsewhere; plain, in lines; none, not at all.",
     ),
 ]
 NoInstall = Annotated[bool, typer.Option("--no-install", help="Fail where Zodan is missing instead of installing it.")]
