@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from support.calls import leftovers
+from support.calls import add_node, leftovers
 from support.clusters import MakeCluster
 from support.documents import parse
 from support.shell import Ended, run
 from support.slow import TABLE, create_slow_table
 from support.tables import KEYED, assert_rows_equal, create_tables, fill, wait_level
+from zodan_sql import samples
 from zodan_sql.cli import documents
 from zodan_sql.sandbox import Cluster, Node
 
@@ -84,9 +85,9 @@ def test_a_copy_is_watched_and_kept(make_cluster: MakeCluster, tmp_path: Path) -
     check_page(target, tmp_path / "leave.html", number=2, charts=0)
 
 
-def check_samples(samples: list[dict[str, Any]]) -> None:
+def check_samples(found: list[dict[str, Any]]) -> None:
     """The copy grows to what was to be copied; the streams are level at the end."""
-    copy = [sample for sample in samples if sample["stage"] is not None]
+    copy = [sample for sample in found if sample["stage"] is not None]
     rows = [sample for sample in copy if sample["stage"] == "data" and sample["table"] == "public.slow"]
     sizes = [sample["bytes_done"] for sample in rows]
     assert len(set(sizes)) > 3, sizes
@@ -97,7 +98,7 @@ def check_samples(samples: list[dict[str, Any]]) -> None:
     assert {sample["bytes_total"] for sample in copy} == {rows[0]["bytes_total"]}
     assert _ROWS * 1500 < rows[0]["bytes_total"] < 2 * _ROWS * 1500
     assert (copy[-1]["tables_done"], copy[-1]["bytes_done"]) == (2, copy[-1]["bytes_total"])
-    last = {sample["ordinal"]: sample["lag_bytes"] for sample in samples if sample["stage"] is None}
+    last = {sample["ordinal"]: sample["lag_bytes"] for sample in found if sample["stage"] is None}
     assert len(last) > 3
     assert set(last.values()) == {0}
 
@@ -131,3 +132,16 @@ def test_what_is_wrong_is_said_in_every_mode(make_cluster: MakeCluster, mode: st
     ended = ask(cluster["n1"], "remove-node", "--target-node-name", "nobody", "--target-dsn", dsn, "--progress", mode)
     assert ended.code == 2
     assert 'does not lead to node "nobody"' in ended.err
+
+
+def test_what_a_row_filter_leaves_out_is_not_guessed(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    with n1.connect() as connection:
+        connection.execute("CREATE TABLE part (id int PRIMARY KEY)")
+        connection.execute("INSERT INTO part SELECT generate_series(1, 100)")
+        connection.execute("SELECT spock.repset_add_table('default', 'part', row_filter := 'id > 50')")
+    add_node(cluster, "n1", "n2")
+    copy = [sample for sample in samples.read(n2.dsn(), 1) if sample.is_copy]
+    assert {sample.bytes_total for sample in copy} == {None}
+    assert (copy[-1].tables_done, copy[-1].tables_total, copy[-1].bytes_done) == (1, 1, None)

@@ -200,4 +200,4 @@ def test_the_page_shows_what_was_measured_and_examined() -> None:
     ):
         assert fact in said
     level = " ".join(Page(draw(replace(record, samples=lags[1:]), Redactor())).words)
-    assert "1 waits for a stream: each had come by the first look" in level
+    assert "1 wait for a stream: each had come by the first look" in level

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import groupby
 from typing import Annotated
 
@@ -186,28 +186,37 @@ def plan(
             _show(screen, found, verbose)
 
 
-def resume(
-    number: Number,
-    dsn: JournalDsn,
-    node_dsn: NodeDsns = None,
-    verbose: Verbose = False,
-    progress: ProgressMode = Mode.AUTO,
-    as_json: Json = False,
-) -> None:
-    """Finish an interrupted operation from the true state of the cluster."""
-    _take_up("resume", number, dsn, node_dsn or [], verbose, progress, as_json)
+def _taking_up(procedure: str, text: str) -> Callable[..., None]:
+    """Return the command that calls zodan.resume or zodan.rollback; ``text`` is its help."""
+
+    def command(
+        number: Number,
+        dsn: JournalDsn,
+        node_dsn: NodeDsns = None,
+        verbose: Verbose = False,
+        progress: ProgressMode = Mode.AUTO,
+        as_json: Json = False,
+    ) -> None:
+        pairs = [given.partition("=") for given in node_dsn or []]
+        with reporting([dsn, *(pair[2] for pair in pairs)], procedure if as_json else None, progress) as screen:
+            for node, _, its_dsn in pairs:
+                if not node:
+                    raise caller_error("--node-dsn names no node", "Write it as --node-dsn 'n1=host=... dbname=...'.")
+                parse_dsn(its_dsn, "--node-dsn, after the name of the node and =,")
+            arguments: dict[str, object] = {"p_operation": number}
+            if pairs:
+                arguments["p_dsns"] = {node: its_dsn for node, _, its_dsn in pairs}
+            need(dsn)
+            called = Call(dsn, procedure, number=number, schema="zodan")
+            run(screen, called, arguments, {"p_verbose": True}, verbose)
+
+    command.__name__ = procedure
+    command.__doc__ = text
+    return command
 
 
-def rollback(
-    number: Number,
-    dsn: JournalDsn,
-    node_dsn: NodeDsns = None,
-    verbose: Verbose = False,
-    progress: ProgressMode = Mode.AUTO,
-    as_json: Json = False,
-) -> None:
-    """Take an interrupted operation back, as if it had never been called."""
-    _take_up("rollback", number, dsn, node_dsn or [], verbose, progress, as_json)
+resume = _taking_up("resume", "Finish an interrupted operation from the true state of the cluster.")
+rollback = _taking_up("rollback", "Take an interrupted operation back, as if it had never been called.")
 
 
 def operations(dsn: JournalDsn, as_json: Json = False) -> None:
@@ -301,24 +310,6 @@ def _json_object(text: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise caller_error("--new-node-info is not a JSON object", """Write it as '{"name": "value"}'.""")
     return value
-
-
-def _take_up(
-    procedure: str, number: int, dsn: str, node_dsns: Sequence[str], verbose: bool, progress: Mode, as_json: bool
-) -> None:
-    """Call zodan.resume or zodan.rollback."""
-    pairs = [given.partition("=") for given in node_dsns]
-    with reporting([dsn, *(pair[2] for pair in pairs)], procedure if as_json else None, progress) as screen:
-        for node, _, node_dsn in pairs:
-            if not node:
-                raise caller_error("--node-dsn names no node", "Write it as --node-dsn 'n1=host=... dbname=...'.")
-            parse_dsn(node_dsn, "--node-dsn, after the name of the node and =,")
-        arguments: dict[str, object] = {"p_operation": number}
-        if pairs:
-            arguments["p_dsns"] = {node: node_dsn for node, _, node_dsn in pairs}
-        need(dsn)
-        called = Call(dsn, procedure, number=number, schema="zodan")
-        run(screen, called, arguments, {"p_verbose": True}, verbose)
 
 
 def _show(screen: Screen, steps: list[PlannedStep], verbose: bool) -> None:
