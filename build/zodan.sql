@@ -2820,7 +2820,8 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$
 SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size(c.oid) > 0) AS tables,
-       CASE WHEN pg_catalog.bool_or(t.cut) IS NOT TRUE THEN coalesce(pg_catalog.sum(pg_catalog.pg_table_size(c.oid)), 0) END AS bytes
+       CASE WHEN pg_catalog.bool_or(t.cut) IS NOT TRUE THEN coalesce(pg_catalog.sum(pg_catalog.pg_relation_size(c.oid)
+           + coalesce(pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), 0)), 0) END AS bytes
   FROM (SELECT s.set_reloid, pg_catalog.bool_and(s.set_row_filter IS NOT NULL OR s.set_att_list IS NOT NULL) AS cut
           FROM spock.replication_set_table AS s
           JOIN spock.replication_set AS r ON r.set_id = s.set_id
@@ -2831,7 +2832,7 @@ $sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_facts IS
 'The query that reads, on the source, how much a copy of its replication sets will bring: tables, those that
-have rows, and bytes, their size without indexes; bytes is NULL where a row filter or a column list leaves out nobody knows how
+have rows, and bytes, the size of their main files, TOAST included; bytes is NULL where a row filter or a column list leaves out nobody knows how
 much. It gives one row (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.copy_facts FROM PUBLIC;
 
@@ -4104,47 +4105,52 @@ COMMENT ON FUNCTION zodan.plan_roles IS
 those go again that were not there before (design 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_copy_measure(p_copy jsonb, p_subscription text, p_size text)
+CREATE OR REPLACE FUNCTION zodan.write_copy_measure(p_copy jsonb, p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$
-SELECT pg_catalog.jsonb_build_object('stage', y.stage,
-           'tables_done', CASE WHEN y.copied THEN %2$s ELSE t.begun END, 'tables_total', %2$s,
-           'bytes_done', CASE WHEN y.copied THEN %3$s ELSE greatest(%5$s, %4$s) - %4$s END,
-           'bytes_total', %3$s, 'table', p.name, 'table_bytes', p.bytes)
-  FROM (SELECT x.stage, x.stage IN ('indexes', 'catching up') AS copied
-          FROM (SELECT CASE WHEN l.sync_status IN ('i', 's') THEN 'structure' WHEN l.sync_status = 'd' THEN 'data'
-                            WHEN l.sync_status IN ('c', 'f') THEN 'indexes' WHEN l.sync_status IS NOT NULL THEN 'catching up'
-                            ELSE 'starting' END AS stage
-                  FROM (SELECT pg_catalog.min(k.sync_status::text) AS sync_status FROM spock.local_sync_status AS k
-                          JOIN spock.subscription AS s ON s.sub_id = k.sync_subid
-                         WHERE s.sub_name = %1$s AND k.sync_relname IS NULL) AS l) AS x) AS y
+WITH RECURSIVE relations AS MATERIALIZED (
+    SELECT c.oid AS relid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, c.reltoastrelid
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+files AS (
+    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
+      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
+              FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
+    UNION ALL
+    -- A file that is full has another after it.
+    SELECT f.relid, f.path, f.number + 1, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
+      FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
+SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s, 'bytes_done', t.size, 'bytes_total', %3$s,
+           'tables_done', CASE WHEN y.stage IN ('indexes', 'catching up') THEN %2$s ELSE t.begun END,
+           'table', w.name, 'table_bytes', w.bytes)
+  FROM (SELECT CASE WHEN l.status IN ('i', 's') THEN 'structure' WHEN l.status = 'd' THEN 'data' WHEN l.status IN ('c', 'f') THEN 'indexes'
+                    WHEN l.status IS NOT NULL THEN 'catching up' ELSE 'starting' END AS stage
+          FROM (SELECT pg_catalog.min(k.sync_status::text) AS status FROM spock.local_sync_status AS k
+                  JOIN spock.subscription AS s ON s.sub_id = k.sync_subid
+                 WHERE s.sub_name = %1$s AND k.sync_relname IS NULL) AS l) AS y
   LEFT JOIN LATERAL (
-        SELECT w.relid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, w.bytes
-          FROM (SELECT o.relid, o.bytes_processed AS bytes FROM pg_catalog.pg_stat_progress_copy AS o
-                 WHERE o.datname = pg_catalog.current_database() AND o.command = 'COPY FROM'
-                UNION ALL
-                SELECT i.relid, NULL FROM pg_catalog.pg_stat_progress_create_index AS i WHERE i.datname = pg_catalog.current_database()) AS w
-          JOIN pg_catalog.pg_class AS c ON c.oid = w.relid
-          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         ORDER BY w.bytes DESC NULLS LAST LIMIT 1) AS p ON true
+        SELECT r.relid, r.name, o.bytes
+          FROM (SELECT c.relid, c.bytes_processed AS bytes FROM pg_catalog.pg_stat_progress_copy AS c WHERE c.command = 'COPY FROM'
+                UNION ALL SELECT i.relid, NULL FROM pg_catalog.pg_stat_progress_create_index AS i) AS o
+          JOIN relations AS r ON r.relid = o.relid
+         ORDER BY o.bytes DESC NULLS LAST LIMIT 1) AS w ON true
  CROSS JOIN LATERAL (
-        SELECT pg_catalog.count(*) AS begun FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid IS DISTINCT FROM p.relid
-           AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')
-           AND (SELECT f.size FROM pg_catalog.pg_stat_file(pg_catalog.pg_relation_filepath(c.oid), true) AS f) > 0
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')) AS t
-$sql$, zodan.quote_text(p_subscription), coalesce(p_copy ->> 'tables', 'NULL') || '::bigint',
-    coalesce(p_copy ->> 'bytes', 'NULL') || '::bigint', coalesce(p_copy ->> 'before', 'NULL') || '::bigint', p_size)
+        SELECT coalesce(pg_catalog.sum(f.size), 0) AS size,
+               pg_catalog.count(DISTINCT f.relid) FILTER (WHERE f.size > 0 AND f.relid IS DISTINCT FROM w.relid) AS begun
+          FROM files AS f) AS t
+$sql$, zodan.quote_text(p_subscription), coalesce(p_copy ->> 'tables', 'NULL') || '::bigint', coalesce(p_copy ->> 'bytes', 'NULL') || '::bigint')
 $zodan$;
 COMMENT ON FUNCTION zodan.write_copy_measure IS
 'Writes the query that measures, on the new node, how far a copy has come: stage, tables and bytes done and in all,
-and the table under way with the bytes read for it. p_copy is what zodan.size_copy gave, p_size the expression for the size of the database. The copy is one transaction, so that its rows
+and the table under way with the bytes read for it. p_copy is what zodan.size_copy gave. The copy is one transaction, so that its rows
 cannot be counted before it ends; its files can be seen growing. Nothing here takes a lock on a table, not even to ask for its
-size: that would wait for the index being built on it. One look at the first file of each table is all it costs beyond the size of the
-database (design 4, step 2).';
+size: that would wait for the index being built on it. It costs one look at each file that the copy has made (design 4,
+step 2).';
 REVOKE ALL ON FUNCTION zodan.write_copy_measure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
@@ -4169,24 +4175,21 @@ BEGIN
             p_section := 'copy');
     RETURN NEXT zodan.make_step(8, v_new, 'wait for the copy to be complete on ' || v_new,
             p_until := pg_catalog.format($sql$
-SELECT w.ok, w.trouble, pg_catalog.concat_ws(' ', w.states,
+SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
+       pg_catalog.concat_ws(' ', pg_catalog.string_agg(l.sync_status::text, '' ORDER BY l.sync_nspname, l.sync_relname),
            (SELECT pg_catalog.sum(c.bytes_processed) FROM pg_catalog.pg_stat_progress_copy AS c),
            (SELECT pg_catalog.sum(i.blocks_done + i.tuples_done) FROM pg_catalog.pg_stat_progress_create_index AS i),
-           z.size) AS progress,
-       (%2$s) AS measure
-  FROM (SELECT pg_catalog.pg_database_size(pg_catalog.current_database()) AS size) AS z
- CROSS JOIN (
-SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
-       pg_catalog.string_agg(l.sync_status::text, '' ORDER BY l.sync_nspname, l.sync_relname) AS states,
+           pg_catalog.pg_database_size(pg_catalog.current_database())) AS progress,
        CASE WHEN pg_catalog.count(s.*) = 0 THEN 'the subscription is gone'
             WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the copy failed and the subscription was disabled'
             WHEN pg_catalog.bool_or(l.sync_relname IS NULL AND l.sync_status IN ('s', 'd', 'c', 'f'))
                  AND (SELECT t.status FROM spock.sub_show_status(%1$s) AS t) = 'down'
-            THEN 'the copy broke off and cannot be taken up again' END AS trouble
+            THEN 'the copy broke off and cannot be taken up again' END AS trouble,
+       (%2$s) AS measure
   FROM spock.subscription AS s
   LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
- WHERE s.sub_name = %1$s) AS w
-$sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_sub, 'z.size')),
+ WHERE s.sub_name = %1$s
+$sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_sub)),
             p_done := zodan.write_is_direct(p_cluster),
             p_budget := p_patience,
             p_section := 'copy');
@@ -4647,28 +4650,22 @@ PostgreSQL version by node, and the slot of every stream by provider and subscri
 database name of the subscriber, so each subscriber is asked. Errors: ZD204 (design 4, step 5).';
 REVOKE ALL ON FUNCTION zodan.describe_cluster FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.size_copy(p_join jsonb, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Reads, over the connections that are open, what the progress of a copy is measured by: tables and bytes that the
-source has to give, and before, the size of the new database without them. What could not be read is null: progress is for
-people, and no reason to stop (design 4, step 2). */
+/* Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress
+of a copy is measured. What could not be read is null: progress is for people, and no reason to stop (design 4, step 2). */
 DECLARE
-    v_source text := p_join ->> 'source';
-    v_new text := p_join ->> 'new';
     v_answers jsonb;
 BEGIN
-    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(v_source, zodan.copy_facts(),
-        v_new, 'SELECT pg_catalog.pg_database_size(pg_catalog.current_database()) AS before'), p_dsns);
-    RETURN pg_catalog.jsonb_build_object('tables', v_answers #> ARRAY[v_source, 'value', 'tables'],
-        'bytes', v_answers #> ARRAY[v_source, 'value', 'bytes'], 'before', v_answers #> ARRAY[v_new, 'value', 'before']);
+    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(p_source, zodan.copy_facts()), p_dsns);
+    RETURN pg_catalog.jsonb_build_object('tables', v_answers #> ARRAY[p_source, 'value', 'tables'], 'bytes', v_answers #> ARRAY[p_source, 'value', 'bytes']);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.size_copy IS
-'Reads, over the connections that are open, what the progress of a copy is measured by: tables and bytes that the
-source has to give, and before, the size of the new database without them. What could not be read is null: progress is for
-people, and no reason to stop (design 4, step 2).';
+'Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress
+of a copy is measured. What could not be read is null: progress is for people, and no reason to stop (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.size_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_join(
@@ -4726,7 +4723,7 @@ BEGIN
     PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
     p_plan := zodan.plan_join(zodan.describe_cluster(v_survey.p_facts, v_survey.p_join, p_dsns)
-            || pg_catalog.jsonb_build_object('copy', zodan.size_copy(v_survey.p_join, p_dsns)) || CASE
+            || pg_catalog.jsonb_build_object('copy', zodan.size_copy(p_source, p_dsns)) || CASE
             WHEN p_roles THEN pg_catalog.jsonb_build_object('roles', v_survey.p_facts #> ARRAY[p_source, 'roles']) ELSE '{}' END,
         p_location, p_country, p_info, zodan.read_patience());
 END
