@@ -44,9 +44,10 @@ BEGIN
             MESSAGE = pg_catalog.format('Zodan is installed as an extension in database "%s"', pg_catalog.current_database()),
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
-    -- Routines of another version go first, all of them: a mixture of two versions must not run.
+    -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
+    -- the number of this one, and no samples.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
-        IF zodan.version() <> '0.1.0' THEN
+        IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL THEN
             FOR v_routine IN
                 SELECT p.oid FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('zodan')
@@ -906,10 +907,14 @@ CREATE TABLE IF NOT EXISTS zodan.operation (
     error text,
     called_by text NOT NULL DEFAULT session_user,
     started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    finished_at timestamptz
+    finished_at timestamptz,
+    checks jsonb
 );
+-- An earlier install has the table without it.
+ALTER TABLE zodan.operation ADD COLUMN IF NOT EXISTS checks jsonb;
 COMMENT ON TABLE zodan.operation IS 'One row an operation called in this database: what was asked, of whom, and how it
-ended. arguments and members (node and connection string) hold no secrets. State "running" with no session holding the
+ended. arguments, members (node and connection string) and checks (what was examined before it began, as zodan.checks
+gives it) hold no secrets. State "running" with no session holding the
 locks means that the caller died; call the operation again to finish it (design 3).';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
@@ -939,23 +944,41 @@ so that no secret is ever stored. A step with a section belongs to a group that 
 whole. budget is how long until_sql may see no progress (design 3).';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
+CREATE TABLE IF NOT EXISTS zodan.sample (
+    operation_id bigint NOT NULL,
+    ordinal int NOT NULL,
+    taken_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    measure jsonb NOT NULL,
+    PRIMARY KEY (operation_id, ordinal, taken_at),
+    FOREIGN KEY (operation_id, ordinal) REFERENCES zodan.step ON DELETE CASCADE
+);
+COMMENT ON TABLE zodan.sample IS 'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
+done and in all and the table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the
+further apart the longer the step waits (design 3).';
+REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.start_operation(
     p_kind text,
     p_node text,
     p_arguments jsonb,
     p_dsns jsonb,
-    p_plan zodan.plan_step[]
+    p_plan zodan.plan_step[],
+    p_checks zodan.check_result[] DEFAULT NULL
 )
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
 /* Writes a new operation and its plan into the journal and gives its number. The connection strings of
-p_dsns are stored without secrets (design 3). */
+p_dsns are stored without secrets, and so are the checks made before (design 3). */
 DECLARE
     v_operation bigint;
 BEGIN
-    INSERT INTO zodan.operation (kind, node, arguments, members)
-    SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value))
+    INSERT INTO zodan.operation (kind, node, arguments, members, checks)
+    SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value)),
+           (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', c.name, 'scope', c.scope, 'severity', c.severity,
+                       'passed', c.passed, 'observed', zodan.redact_text(pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), p_dsns),
+                       'required', c.required, 'hint', c.hint) ORDER BY c.place)
+              FROM pg_catalog.unnest(p_checks) WITH ORDINALITY AS c(name, scope, severity, passed, observed, required, hint, place))
       FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
     RETURNING operation_id INTO v_operation;
     INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget)
@@ -966,7 +989,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
 'Writes a new operation and its plan into the journal and gives its number. The connection strings of
-p_dsns are stored without secrets (design 3).';
+p_dsns are stored without secrets, and so are the checks made before (design 3).';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
@@ -1075,6 +1098,19 @@ COMMENT ON FUNCTION zodan.record_step IS
 'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
 (with its error) or undone (design 3).';
 REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.record_sample(p_operation bigint, p_ordinal int, p_measure jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes into the journal what a step that waits has measured (design 3). */
+BEGIN
+    INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (p_operation, p_ordinal, p_measure);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_sample IS
+'Writes into the journal what a step that waits has measured (design 3).';
+REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_read_sets()
 RETURNS text
@@ -1434,23 +1470,43 @@ each with the statement that does so in the place of the one that did it. A step
 a result that was never had, made nothing: what has its name is somebody else''s (design 3).';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.take_sample(p_job jsonb, p_seen jsonb, p_at timestamptz)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT (p_job - 'sample') || pg_catalog.jsonb_build_object('since', t.since) || CASE
+           WHEN pg_catalog.jsonb_typeof(p_seen -> 'measure') = 'object'
+                AND (p_at >= coalesce((p_job ->> 'sample_due')::timestamptz, p_at) OR (p_seen ->> 'ok')::boolean OR p_seen ->> 'trouble' IS NOT NULL)
+           THEN pg_catalog.jsonb_build_object('sample', p_seen -> 'measure', 'sample_due', p_at + least(
+                    greatest(0.01 * (p_at - t.since), '0.25 s'), '60 s'))
+           ELSE '{}' END
+  FROM (SELECT coalesce((p_job ->> 'since')::timestamptz, p_at) AS since) AS t
+$zodan$;
+COMMENT ON FUNCTION zodan.take_sample IS
+'Puts what a look at a waiting step measured, p_seen.measure, into its state as sample, when one is due at p_at: the
+first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
+more than some 2000 rows (design 3).';
+REVOKE ALL ON FUNCTION zodan.take_sample FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.judge_wait(p_job jsonb, p_seen jsonb, p_budget interval)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
-it never will, fails at once) and progress (anything; a change starts the budget anew, so that the budget is the time
-without progress). Gives the step's new state (design 3). */
+it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
+without progress) and measure (numbers for people, sampled). Gives the step's new state; the last look is the result of a
+step that has no other (design 3). */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce((p_job ->> 'pause')::double precision, 0.01);
-    v_job jsonb := p_job || '{"sent": false}';
+    v_job jsonb := zodan.take_sample(p_job || '{"sent": false}', p_seen, v_now);
 BEGIN
     IF p_seen ->> 'trouble' IS NOT NULL THEN
         RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
             'ok', false, 'sqlstate', 'ZD202', 'message', p_seen ->> 'trouble'));
     ELSIF (p_seen ->> 'ok')::boolean THEN
-        RETURN v_job || '{"stage": "done"}';
+        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'done',
+            'result', coalesce(nullif(v_job -> 'result', 'null'), nullif(p_seen - 'ok' - 'trouble', '{}')));
     ELSIF p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
         v_job := v_job || pg_catalog.jsonb_build_object('progress', p_seen -> 'progress', 'deadline', v_now + p_budget);
     ELSIF v_now > (v_job ->> 'deadline')::timestamptz THEN
@@ -1464,8 +1520,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
-it never will, fails at once) and progress (anything; a change starts the budget anew, so that the budget is the time
-without progress). Gives the step''s new state (design 3).';
+it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
+without progress) and measure (numbers for people, sampled). Gives the step''s new state; the last look is the result of a
+step that has no other (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_job(
@@ -1640,6 +1697,10 @@ BEGIN
             END IF;
             v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
+            IF v_jobs[v_index] ? 'sample' THEN
+                PERFORM zodan.record_sample(p_operation, v_steps[v_index].ordinal, v_jobs[v_index] -> 'sample');
+                v_jobs[v_index] := v_jobs[v_index] - 'sample';
+            END IF;
             IF v_jobs[v_index] ->> 'stage' = 'failed' THEN
                 p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index] -> 'answer'));
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL, v_jobs[v_index] #>> '{answer,message}');
@@ -2379,7 +2440,9 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
        CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
             WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
   LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
@@ -2388,7 +2451,7 @@ $sql$, zodan.quote_text(p_provider), p_lsn)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_applied IS
 'Writes the query that tells, on a subscriber, whether everything that p_provider committed before p_lsn (a
-placeholder) has been applied there; for until_sql (design 4).';
+placeholder) has been applied there, and measures how many bytes are missing; for until_sql (design 4).';
 REVOKE ALL ON FUNCTION zodan.write_wait_applied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_mirror_sets(p_sets text)
@@ -2857,6 +2920,28 @@ COMMENT ON FUNCTION zodan.row_facts IS
 'Writes the query that counts the rows of the tables named (as zodan.table_facts names them). It gives one row,
 facts, an object of table and number (design 2).';
 REVOKE ALL ON FUNCTION zodan.row_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.copy_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size(c.oid) > 0) AS tables,
+       CASE WHEN pg_catalog.bool_or(t.cut) IS NOT TRUE THEN coalesce(pg_catalog.sum(pg_catalog.pg_relation_size(c.oid)
+           + coalesce(pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), 0)), 0) END AS bytes
+  FROM (SELECT s.set_reloid, pg_catalog.bool_and(s.set_row_filter IS NOT NULL OR s.set_att_list IS NOT NULL) AS cut
+          FROM spock.replication_set_table AS s
+          JOIN spock.replication_set AS r ON r.set_id = s.set_id
+          JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+         GROUP BY s.set_reloid) AS t
+  JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid AND c.relkind = 'r'
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.copy_facts IS
+'The query that reads, on the source, how much a copy of its replication sets will bring: tables, those that
+have rows, and bytes, the size of their main files, TOAST included; bytes is NULL where a row filter or a column list leaves out nobody knows how
+much. It gives one row (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.copy_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
 RETURNS jsonb
@@ -4127,6 +4212,54 @@ COMMENT ON FUNCTION zodan.plan_roles IS
 those go again that were not there before (design 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_copy_measure(p_copy jsonb, p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+WITH RECURSIVE relations AS MATERIALIZED (
+    SELECT c.oid AS relid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, c.reltoastrelid
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+files AS (
+    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
+      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
+              FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
+    UNION ALL
+    -- A file that is full has another after it.
+    SELECT f.relid, f.path, f.number + 1, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
+      FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
+SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s, 'bytes_done', t.size, 'bytes_total', %3$s,
+           'tables_done', CASE WHEN y.stage IN ('indexes', 'catching up') THEN %2$s ELSE t.begun END,
+           'table', w.name, 'table_bytes', w.bytes)
+  FROM (SELECT CASE WHEN l.status IN ('i', 's') THEN 'structure' WHEN l.status = 'd' THEN 'data' WHEN l.status IN ('c', 'f') THEN 'indexes'
+                    WHEN l.status IS NOT NULL THEN 'catching up' ELSE 'starting' END AS stage
+          FROM (SELECT pg_catalog.min(k.sync_status::text) AS status FROM spock.local_sync_status AS k
+                  JOIN spock.subscription AS s ON s.sub_id = k.sync_subid
+                 WHERE s.sub_name = %1$s AND k.sync_relname IS NULL) AS l) AS y
+  LEFT JOIN LATERAL (
+        SELECT r.relid, r.name, o.bytes
+          FROM (SELECT c.relid, c.bytes_processed AS bytes FROM pg_catalog.pg_stat_progress_copy AS c WHERE c.command = 'COPY FROM'
+                UNION ALL SELECT i.relid, NULL FROM pg_catalog.pg_stat_progress_create_index AS i) AS o
+          JOIN relations AS r ON r.relid = o.relid
+         ORDER BY o.bytes DESC NULLS LAST LIMIT 1) AS w ON true
+ CROSS JOIN LATERAL (
+        SELECT coalesce(pg_catalog.sum(f.size), 0) AS size,
+               pg_catalog.count(DISTINCT f.relid) FILTER (WHERE f.size > 0 AND f.relid IS DISTINCT FROM w.relid) AS begun
+          FROM files AS f) AS t
+$sql$, zodan.quote_text(p_subscription), coalesce(p_copy ->> 'tables', 'NULL') || '::bigint', coalesce(p_copy ->> 'bytes', 'NULL') || '::bigint')
+$zodan$;
+COMMENT ON FUNCTION zodan.write_copy_measure IS
+'Writes the query that measures, on the new node, how far a copy has come: stage, tables and bytes done and in all,
+and the table under way with the bytes read for it. p_copy is what zodan.size_copy gave. The copy is one transaction, so that its rows
+cannot be counted before it ends; its files can be seen growing. Nothing here takes a lock on a table, not even to ask for its
+size: that would wait for the index being built on it. It costs one look at each file that the copy has made (design 4,
+step 2).';
+REVOKE ALL ON FUNCTION zodan.write_copy_measure FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -4158,11 +4291,12 @@ SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 
             WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the copy failed and the subscription was disabled'
             WHEN pg_catalog.bool_or(l.sync_relname IS NULL AND l.sync_status IN ('s', 'd', 'c', 'f'))
                  AND (SELECT t.status FROM spock.sub_show_status(%1$s) AS t) = 'down'
-            THEN 'the copy broke off and cannot be taken up again' END AS trouble
+            THEN 'the copy broke off and cannot be taken up again' END AS trouble,
+       (%2$s) AS measure
   FROM spock.subscription AS s
   LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
  WHERE s.sub_name = %1$s
-$sql$, zodan.quote_text(v_sub)),
+$sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_sub)),
             p_done := zodan.write_is_direct(p_cluster),
             p_budget := p_patience,
             p_section := 'copy');
@@ -4623,6 +4757,24 @@ PostgreSQL version by node, and the slot of every stream by provider and subscri
 database name of the subscriber, so each subscriber is asked. Errors: ZD204 (design 4, step 5).';
 REVOKE ALL ON FUNCTION zodan.describe_cluster FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress
+of a copy is measured. What could not be read is null: progress is for people, and no reason to stop (design 4, step 2). */
+DECLARE
+    v_answers jsonb;
+BEGIN
+    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(p_source, zodan.copy_facts()), p_dsns);
+    RETURN pg_catalog.jsonb_build_object('tables', v_answers #> ARRAY[p_source, 'value', 'tables'], 'bytes', v_answers #> ARRAY[p_source, 'value', 'bytes']);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.size_copy IS
+'Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress
+of a copy is measured. What could not be read is null: progress is for people, and no reason to stop (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.size_copy FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.prepare_join(
     p_source text,
     p_source_dsn text,
@@ -4634,7 +4786,8 @@ CREATE OR REPLACE FUNCTION zodan.prepare_join(
     p_roles boolean,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
-    OUT p_dsns jsonb
+    OUT p_dsns jsonb,
+    OUT p_checks zodan.check_result[]
 )
 LANGUAGE plpgsql
 AS $zodan$
@@ -4644,7 +4797,6 @@ zodan.judge_checks (design 3, 4). */
 DECLARE
     v_survey record;
     v_members jsonb;
-    v_checks zodan.check_result[];
 BEGIN
     IF NOT p_lock THEN
         -- What a call would go on with, where one was interrupted.
@@ -4670,14 +4822,15 @@ BEGIN
                 HINT = 'Call again.';
         END IF;
     END IF;
-    SELECT pg_catalog.array_agg(c) INTO v_checks
+    SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
-        v_checks := ARRAY(SELECT c FROM pg_catalog.unnest(v_checks) AS c WHERE c.name NOT IN ('roles', 'role attributes'));
+        p_checks := ARRAY(SELECT c FROM pg_catalog.unnest(p_checks) AS c WHERE c.name NOT IN ('roles', 'role attributes'));
     END IF;
-    PERFORM zodan.judge_checks(v_checks);
+    PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
-    p_plan := zodan.plan_join(zodan.describe_cluster(v_survey.p_facts, v_survey.p_join, p_dsns) || CASE
+    p_plan := zodan.plan_join(zodan.describe_cluster(v_survey.p_facts, v_survey.p_join, p_dsns)
+            || pg_catalog.jsonb_build_object('copy', zodan.size_copy(p_source, p_dsns)) || CASE
             WHEN p_roles THEN pg_catalog.jsonb_build_object('roles', v_survey.p_facts #> ARRAY[p_source, 'roles']) ELSE '{}' END,
         p_location, p_country, p_info, zodan.read_patience());
 END
@@ -4786,6 +4939,7 @@ DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
     v_dsns jsonb;
+    v_checks zodan.check_result[];
     v_failure jsonb;
     v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
@@ -4800,7 +4954,7 @@ BEGIN
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
         RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
     ELSE
-        SELECT p.p_plan, p.p_dsns INTO v_plan, v_dsns
+        SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
                    new_node_country, new_node_info, roles, NOT dry_run) AS p;
         IF dry_run THEN
@@ -4808,7 +4962,7 @@ BEGIN
             PERFORM zodan.show_plan(v_plan, verb);
             RETURN;
         END IF;
-        v_operation := zodan.start_operation('add_node', new_node_name, v_arguments, v_dsns, v_plan);
+        v_operation := zodan.start_operation('add_node', new_node_name, v_arguments, v_dsns, v_plan, v_checks);
     END IF;
     COMMIT;
     CALL zodan.run_operation(v_operation, v_dsns, verb, v_failure);

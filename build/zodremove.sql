@@ -44,9 +44,10 @@ BEGIN
             MESSAGE = pg_catalog.format('Zodan is installed as an extension in database "%s"', pg_catalog.current_database()),
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
-    -- Routines of another version go first, all of them: a mixture of two versions must not run.
+    -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
+    -- the number of this one, and no samples.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
-        IF zodan.version() <> '0.1.0' THEN
+        IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL THEN
             FOR v_routine IN
                 SELECT p.oid FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('zodan')
@@ -906,10 +907,14 @@ CREATE TABLE IF NOT EXISTS zodan.operation (
     error text,
     called_by text NOT NULL DEFAULT session_user,
     started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    finished_at timestamptz
+    finished_at timestamptz,
+    checks jsonb
 );
+-- An earlier install has the table without it.
+ALTER TABLE zodan.operation ADD COLUMN IF NOT EXISTS checks jsonb;
 COMMENT ON TABLE zodan.operation IS 'One row an operation called in this database: what was asked, of whom, and how it
-ended. arguments and members (node and connection string) hold no secrets. State "running" with no session holding the
+ended. arguments, members (node and connection string) and checks (what was examined before it began, as zodan.checks
+gives it) hold no secrets. State "running" with no session holding the
 locks means that the caller died; call the operation again to finish it (design 3).';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
@@ -939,23 +944,41 @@ so that no secret is ever stored. A step with a section belongs to a group that 
 whole. budget is how long until_sql may see no progress (design 3).';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
+CREATE TABLE IF NOT EXISTS zodan.sample (
+    operation_id bigint NOT NULL,
+    ordinal int NOT NULL,
+    taken_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    measure jsonb NOT NULL,
+    PRIMARY KEY (operation_id, ordinal, taken_at),
+    FOREIGN KEY (operation_id, ordinal) REFERENCES zodan.step ON DELETE CASCADE
+);
+COMMENT ON TABLE zodan.sample IS 'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
+done and in all and the table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the
+further apart the longer the step waits (design 3).';
+REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.start_operation(
     p_kind text,
     p_node text,
     p_arguments jsonb,
     p_dsns jsonb,
-    p_plan zodan.plan_step[]
+    p_plan zodan.plan_step[],
+    p_checks zodan.check_result[] DEFAULT NULL
 )
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
 /* Writes a new operation and its plan into the journal and gives its number. The connection strings of
-p_dsns are stored without secrets (design 3). */
+p_dsns are stored without secrets, and so are the checks made before (design 3). */
 DECLARE
     v_operation bigint;
 BEGIN
-    INSERT INTO zodan.operation (kind, node, arguments, members)
-    SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value))
+    INSERT INTO zodan.operation (kind, node, arguments, members, checks)
+    SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value)),
+           (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', c.name, 'scope', c.scope, 'severity', c.severity,
+                       'passed', c.passed, 'observed', zodan.redact_text(pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), p_dsns),
+                       'required', c.required, 'hint', c.hint) ORDER BY c.place)
+              FROM pg_catalog.unnest(p_checks) WITH ORDINALITY AS c(name, scope, severity, passed, observed, required, hint, place))
       FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
     RETURNING operation_id INTO v_operation;
     INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget)
@@ -966,7 +989,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
 'Writes a new operation and its plan into the journal and gives its number. The connection strings of
-p_dsns are stored without secrets (design 3).';
+p_dsns are stored without secrets, and so are the checks made before (design 3).';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
@@ -1075,6 +1098,19 @@ COMMENT ON FUNCTION zodan.record_step IS
 'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
 (with its error) or undone (design 3).';
 REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.record_sample(p_operation bigint, p_ordinal int, p_measure jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes into the journal what a step that waits has measured (design 3). */
+BEGIN
+    INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (p_operation, p_ordinal, p_measure);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_sample IS
+'Writes into the journal what a step that waits has measured (design 3).';
+REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_read_sets()
 RETURNS text
@@ -1434,23 +1470,43 @@ each with the statement that does so in the place of the one that did it. A step
 a result that was never had, made nothing: what has its name is somebody else''s (design 3).';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.take_sample(p_job jsonb, p_seen jsonb, p_at timestamptz)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT (p_job - 'sample') || pg_catalog.jsonb_build_object('since', t.since) || CASE
+           WHEN pg_catalog.jsonb_typeof(p_seen -> 'measure') = 'object'
+                AND (p_at >= coalesce((p_job ->> 'sample_due')::timestamptz, p_at) OR (p_seen ->> 'ok')::boolean OR p_seen ->> 'trouble' IS NOT NULL)
+           THEN pg_catalog.jsonb_build_object('sample', p_seen -> 'measure', 'sample_due', p_at + least(
+                    greatest(0.01 * (p_at - t.since), '0.25 s'), '60 s'))
+           ELSE '{}' END
+  FROM (SELECT coalesce((p_job ->> 'since')::timestamptz, p_at) AS since) AS t
+$zodan$;
+COMMENT ON FUNCTION zodan.take_sample IS
+'Puts what a look at a waiting step measured, p_seen.measure, into its state as sample, when one is due at p_at: the
+first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
+more than some 2000 rows (design 3).';
+REVOKE ALL ON FUNCTION zodan.take_sample FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.judge_wait(p_job jsonb, p_seen jsonb, p_budget interval)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
-it never will, fails at once) and progress (anything; a change starts the budget anew, so that the budget is the time
-without progress). Gives the step's new state (design 3). */
+it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
+without progress) and measure (numbers for people, sampled). Gives the step's new state; the last look is the result of a
+step that has no other (design 3). */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce((p_job ->> 'pause')::double precision, 0.01);
-    v_job jsonb := p_job || '{"sent": false}';
+    v_job jsonb := zodan.take_sample(p_job || '{"sent": false}', p_seen, v_now);
 BEGIN
     IF p_seen ->> 'trouble' IS NOT NULL THEN
         RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
             'ok', false, 'sqlstate', 'ZD202', 'message', p_seen ->> 'trouble'));
     ELSIF (p_seen ->> 'ok')::boolean THEN
-        RETURN v_job || '{"stage": "done"}';
+        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'done',
+            'result', coalesce(nullif(v_job -> 'result', 'null'), nullif(p_seen - 'ok' - 'trouble', '{}')));
     ELSIF p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
         v_job := v_job || pg_catalog.jsonb_build_object('progress', p_seen -> 'progress', 'deadline', v_now + p_budget);
     ELSIF v_now > (v_job ->> 'deadline')::timestamptz THEN
@@ -1464,8 +1520,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
-it never will, fails at once) and progress (anything; a change starts the budget anew, so that the budget is the time
-without progress). Gives the step''s new state (design 3).';
+it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
+without progress) and measure (numbers for people, sampled). Gives the step''s new state; the last look is the result of a
+step that has no other (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_job(
@@ -1640,6 +1697,10 @@ BEGIN
             END IF;
             v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
+            IF v_jobs[v_index] ? 'sample' THEN
+                PERFORM zodan.record_sample(p_operation, v_steps[v_index].ordinal, v_jobs[v_index] -> 'sample');
+                v_jobs[v_index] := v_jobs[v_index] - 'sample';
+            END IF;
             IF v_jobs[v_index] ->> 'stage' = 'failed' THEN
                 p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index] -> 'answer'));
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL, v_jobs[v_index] #>> '{answer,message}');
@@ -2379,7 +2440,9 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
        CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
             WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
   LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
@@ -2388,7 +2451,7 @@ $sql$, zodan.quote_text(p_provider), p_lsn)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_applied IS
 'Writes the query that tells, on a subscriber, whether everything that p_provider committed before p_lsn (a
-placeholder) has been applied there; for until_sql (design 4).';
+placeholder) has been applied there, and measures how many bytes are missing; for until_sql (design 4).';
 REVOKE ALL ON FUNCTION zodan.write_wait_applied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_mirror_sets(p_sets text)
@@ -2807,7 +2870,7 @@ CREATE OR REPLACE FUNCTION zodan.write_wait_drained(p_target text, p_lsn text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'SELECT w.ok OR w.gone AS ok, w.progress, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
+SELECT 'SELECT w.ok OR w.gone AS ok, w.progress, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
     || pg_catalog.format('NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE n.node_name = %s) AS gone',
            zodan.quote_text(p_target))
     || ' FROM (' || zodan.write_wait_applied(p_target, p_lsn) || ') AS a) AS w'
@@ -3110,7 +3173,8 @@ CREATE OR REPLACE FUNCTION zodan.prepare_leave(
     p_accept boolean,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
-    OUT p_dsns jsonb
+    OUT p_dsns jsonb,
+    OUT p_checks zodan.check_result[]
 )
 LANGUAGE plpgsql
 AS $zodan$
@@ -3119,7 +3183,6 @@ preconditions and makes the plan; without the lock, and where a call was interru
 and zodan.judge_checks (design 3, 5). */
 DECLARE
     v_survey record;
-    v_checks zodan.check_result[];
 BEGIN
     IF NOT p_lock THEN
         -- What a call would go on with, where one was interrupted.
@@ -3133,8 +3196,8 @@ BEGIN
         PERFORM zodan.lock_members(v_survey.p_dsns);
         SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
     END IF;
-    SELECT pg_catalog.array_agg(c) INTO v_checks FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept) AS c;
-    PERFORM zodan.judge_checks(v_checks);
+    SELECT pg_catalog.array_agg(c) INTO p_checks FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept) AS c;
+    PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
     p_plan := zodan.plan_leave(v_survey.p_leave, zodan.read_patience());
 END
@@ -3195,6 +3258,7 @@ DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
     v_dsns jsonb;
+    v_checks zodan.check_result[];
     v_failure jsonb;
 BEGIN
     CALL zodan.require_autocommit('remove_node');
@@ -3209,7 +3273,7 @@ BEGIN
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
         RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
     ELSE
-        SELECT p.p_plan, p.p_dsns INTO v_plan, v_dsns
+        SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
@@ -3217,7 +3281,7 @@ BEGIN
             RETURN;
         END IF;
         PERFORM zodan.give_up_operations(target_node_name, 'the node is being removed');
-        v_operation := zodan.start_operation('remove_node', target_node_name, '{}', v_dsns, v_plan);
+        v_operation := zodan.start_operation('remove_node', target_node_name, '{}', v_dsns, v_plan, v_checks);
     END IF;
     COMMIT;
     CALL zodan.run_operation(v_operation, v_dsns, verbose_mode, v_failure);

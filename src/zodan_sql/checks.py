@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
-from psycopg.rows import class_row
 
-from zodan_sql.errors import ZodanError, from_database
-from zodan_sql.operation import connect
+from zodan_sql.errors import ZodanError
+from zodan_sql.operation import connect, read_function, read_rows
+from zodan_sql.words import size
 
 DISK_SPACE = "disk space"
 #: Free space that a copy should find, as a multiple of the source's size: the rows, and the WAL they are written with.
@@ -23,6 +22,15 @@ _SERVER = (
     "SELECT pg_catalog.current_setting('data_directory'),"
     " pg_catalog.floor(extract(epoch FROM pg_catalog.pg_postmaster_start_time()))::bigint"
 )
+_RECORDED = """
+SELECT c.name, c.scope, c.severity, c.passed, c.observed, c.required, c.hint
+  FROM zodan.operation AS o
+ CROSS JOIN LATERAL ROWS FROM (pg_catalog.jsonb_to_recordset(coalesce(o.checks, '[]')) AS (
+       name text, scope text, severity text, passed boolean, observed text, required text, hint text))
+       WITH ORDINALITY AS c(name, scope, severity, passed, observed, required, hint, place)
+ WHERE o.operation_id = %(number)s
+ ORDER BY c.place
+"""
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 
 
@@ -50,17 +58,12 @@ class CheckResult:
 
 def examine(dsn: str, arguments: Mapping[str, str]) -> list[CheckResult]:
     """Return the rows of zodan.checks, called by name in a database that has Zodan. Raises ZodanError."""
-    statement = sql.SQL("SELECT {} FROM zodan.checks({})").format(
-        sql.SQL(", ").join(sql.Identifier(column.name) for column in fields(CheckResult)),
-        sql.SQL(", ").join(
-            sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
-        ),
-    )
-    with connect(dsn) as connection, connection.cursor(row_factory=class_row(CheckResult)) as cursor:
-        try:
-            return cursor.execute(statement, arguments).fetchall()
-        except psycopg.Error as error:
-            raise from_database(error) from None
+    return read_function(dsn, "checks", arguments, CheckResult)
+
+
+def recorded(dsn: str, number: int) -> list[CheckResult]:
+    """Return what was examined before an operation began, as it was then; nothing where that was not kept."""
+    return read_rows(dsn, _RECORDED, {"number": number}, CheckResult)
 
 
 def with_disk_space(results: list[CheckResult], src_dsn: str, new_node_dsn: str) -> list[CheckResult]:
@@ -75,9 +78,9 @@ def with_disk_space(results: list[CheckResult], src_dsn: str, new_node_dsn: str)
         return results
     if free is None or row is None:
         return results
-    size = int(row[0])
-    severity = "fail" if free < size else "warn" if free < _ROOM * size else "info"
-    observed = f"the source has {_megabytes(size)}, free on this server are {_megabytes(free)}"
+    needed = int(row[0])
+    severity = "fail" if free < needed else "warn" if free < _ROOM * needed else "info"
+    observed = f"the source has {size(needed)}, free on this server are {size(free)}"
     return [
         replace(result, severity=severity, passed=severity == "info", observed=observed)
         if result.name == DISK_SPACE
@@ -99,7 +102,3 @@ def _free_space(dsn: str) -> int | None:
     if abs(int(lines[2]) - started) > 1:
         return None
     return shutil.disk_usage(folder).free
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1024**2:,.0f} MB"

@@ -219,6 +219,7 @@ def _is_complete(connection: Connection) -> bool:
           FROM pg_catalog.pg_proc AS p
          WHERE p.pronamespace = pg_catalog.to_regnamespace('spock') AND p.proname IN ('add_node', 'remove_node')
            AND pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL
+           AND pg_catalog.to_regclass('zodan.sample') IS NOT NULL
         """,
     )
     return bool(found == 2)

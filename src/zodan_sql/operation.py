@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, LiteralString, TypeVar
+from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
 from psycopg import sql
@@ -80,12 +80,17 @@ def call(
 
 def plan(dsn: str, function: str, arguments: Mapping[str, object]) -> list[PlannedStep]:
     """Return the rows of a plan function of schema zodan, in order."""
-    statement = sql.SQL("SELECT {} FROM zodan.{}({}) ORDER BY ordinal").format(
-        sql.SQL(", ").join(sql.Identifier(column.name) for column in fields(PlannedStep)),
+    return sorted(read_function(dsn, function, arguments, PlannedStep), key=lambda step: step.ordinal)
+
+
+def read_function(dsn: str, function: str, arguments: Mapping[str, object], kind: type[Row]) -> list[Row]:
+    """Return the rows of a function of schema zodan, in its order, as ``kind``, a dataclass. Raises ZodanError."""
+    statement = sql.SQL("SELECT {} FROM zodan.{}({})").format(
+        sql.SQL(", ").join(sql.Identifier(column.name) for column in fields(cast(Any, kind))),
         sql.Identifier(function),
         _named(arguments),
     )
-    return read_rows(dsn, statement, _values(arguments), PlannedStep)
+    return read_rows(dsn, statement, _values(arguments), kind)
 
 
 def read_rows(

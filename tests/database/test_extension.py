@@ -47,7 +47,8 @@ UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class WHERE relnamespace::
 UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'
 """
 _JOURNAL = """
-SELECT o.operation_id, o.kind, o.node, o.state, count(s.*)
+SELECT o.operation_id, o.kind, o.node, o.state, o.checks::text, count(s.*),
+       (SELECT string_agg(p.measure::text, ' ') FROM zodan.sample AS p WHERE p.operation_id = o.operation_id)
   FROM zodan.operation AS o LEFT JOIN zodan.step AS s USING (operation_id) GROUP BY o.operation_id
 """
 _ROUTINES = """
@@ -57,6 +58,9 @@ SELECT oid::regprocedure::text, md5(prosrc) FROM pg_proc
 _NUMBER = """
 INSERT INTO zodan.operation (kind, node, arguments, members) VALUES ('mend', 'x', '{}', '{}') RETURNING operation_id
 """
+
+#: What that gives of an operation with a step, checks and a sample.
+_KEPT = (1, "mend", "n1", "running", "[1]", 1, "7")
 
 Make = Callable[..., psycopg.Connection[Any]]
 
@@ -112,6 +116,11 @@ def note_operation(connection: psycopg.Connection[Any]) -> None:
     connection.execute("INSERT INTO zodan.step (operation_id, phase, ordinal, node, title) VALUES (1, 1, 1, 'n1', 'x')")
 
 
+def note_measures(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("UPDATE zodan.operation SET checks = '[1]'")
+    connection.execute("INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (1, 1, '7')")
+
+
 def test_cascade_brings_what_it_needs_and_drop_leaves_nothing(make_database: Make) -> None:
     with make_database("CREATE EXTENSION spock CASCADE", "CREATE EXTENSION dblink") as connection:
         before = rows(connection, _ALL)
@@ -149,13 +158,14 @@ def test_a_dump_restores_with_the_journal(engine: Engine, server: Node, make_dat
             (result,) = install([dsn])
             assert result.error is None
         note_operation(connection)
+        note_measures(connection)
         dump = subprocess.run(
             [engine.pg_bin / "pg_dump", "-d", dsn], check=True, capture_output=True, text=True, env=os.environ
         ).stdout
         with make_database() as restored:
             done = psql(engine, server.dsn(dbname=restored.info.dbname), "-q", script=dump)
             assert done.returncode == 0, done.stderr
-            assert rows(restored, _JOURNAL) == rows(connection, _JOURNAL) == {(1, "mend", "n1", "running", 1)}
+            assert rows(restored, _JOURNAL) == rows(connection, _JOURNAL) == {_KEPT}
             assert rows(restored, _ROUTINES) == rows(connection, _ROUTINES)
             # Numbers go on where they were.
             assert rows(restored, _NUMBER) == {(2,)}
@@ -169,6 +179,10 @@ def test_an_upgraded_extension_is_what_a_fresh_one_is(extension_folder: Path, ma
     old = files[f"zodan--{version}.sql"].replace(f"Zodan {version}", f"Zodan {_EARLIER}").replace(version, _EARLIER)
     old = re.sub(r"(CREATE FUNCTION zodan\.format_dsn\()p_\w+", r"\1p_was", old)
     old = re.sub(r"(CREATE TYPE zodan\.check_result AS \(\s*name text, )scope text, ", r"\1", old)
+    # And a journal without samples and checks.
+    old = re.sub(r"(CREATE TABLE|COMMENT ON TABLE|REVOKE ALL ON TABLE) zodan\.sample .*?;\n", "", old, flags=re.DOTALL)
+    old = old.replace("SELECT pg_catalog.pg_extension_config_dump('zodan.sample', '');", "")
+    old = old.replace(",\n    checks jsonb\n", "\n")
     old += (
         "\nCREATE FUNCTION zodan.gone() RETURNS zodan.check_result LANGUAGE sql AS 'SELECT NULL::zodan.check_result';\n"
     )
@@ -181,13 +195,16 @@ def test_an_upgraded_extension_is_what_a_fresh_one_is(extension_folder: Path, ma
         upgraded.execute("SET check_function_bodies = off")
         upgraded.execute(sql.SQL("CREATE EXTENSION zodan VERSION {}").format(_EARLIER))
         note_operation(upgraded)
+        assert rows(upgraded, "SELECT to_regclass('zodan.sample')") == {(None,)}
         assert rows(upgraded, _MEMBERS) != rows(fresh, _MEMBERS)
         upgraded.execute("ALTER EXTENSION zodan UPDATE")
         assert rows(upgraded, _MEMBERS) == rows(fresh, _MEMBERS)
         assert rows(upgraded, _CONFIG) == rows(fresh, _CONFIG)
         assert rows(upgraded, _SCHEMA_COMMENT) == rows(fresh, _SCHEMA_COMMENT)
         assert rows(upgraded, "SELECT zodan.version()") == {(version,)}
-        assert rows(upgraded, _JOURNAL) == {(1, "mend", "n1", "running", 1)}
+        assert rows(upgraded, _JOURNAL) == {(1, "mend", "n1", "running", None, 1, None)}
+        note_measures(upgraded)
+        assert rows(upgraded, _JOURNAL) == {_KEPT}
 
 
 def test_an_upgrade_script_keeps_the_house_rules() -> None:

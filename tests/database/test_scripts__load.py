@@ -71,6 +71,41 @@ def test_alone_in_either_order_and_twice(engine: Engine, server: Node, make_data
         assert add.execute("SELECT count(*) FROM zodan.operation").fetchone() == (1,)
 
 
+#: What an install from before there were samples looked like, as far as it matters.
+_EARLIER = """
+DROP TABLE zodan.sample;
+ALTER TABLE zodan.operation DROP COLUMN checks;
+DROP FUNCTION zodan.prepare_leave;
+CREATE FUNCTION zodan.prepare_leave(p_target text, p_target_dsn text, p_survivor_dsn text, p_force boolean,
+    p_accept boolean, p_lock boolean, OUT p_plan zodan.plan_step[], OUT p_dsns jsonb) LANGUAGE plpgsql AS 'BEGIN END';
+CREATE FUNCTION zodan.start_operation(p_kind text, p_node text, p_arguments jsonb, p_dsns jsonb,
+    p_plan zodan.plan_step[]) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
+INSERT INTO zodan.operation (kind, node, arguments, members) VALUES ('add_node', 'n', '{}', '{}');
+"""
+_ANOTHER = "CREATE OR REPLACE FUNCTION zodan.version() RETURNS text LANGUAGE sql AS $$SELECT '0.0.1'$$"
+_COLUMNS = """
+SELECT a.attrelid::regclass::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull
+  FROM pg_attribute AS a
+ WHERE a.attrelid IN ('zodan.operation'::regclass, 'zodan.step'::regclass, 'zodan.sample'::regclass)
+   AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attrelid::regclass::text, a.attnum
+"""
+
+
+@pytest.mark.parametrize("another", [False, True], ids=["this version", "another version"])
+def test_over_an_earlier_install(engine: Engine, server: Node, make_database: MakeDatabase, another: bool) -> None:
+    with make_database("spock", "dblink") as fresh, make_database("spock", "dblink") as earlier:
+        for connection in (fresh, earlier):
+            run(engine, server, connection, "zodan.sql", "zodremove.sql")
+        earlier.execute(_EARLIER)
+        if another:
+            earlier.execute(_ANOTHER)
+        assert "load both scripts" in run(engine, server, earlier, "zodan.sql", "zodremove.sql")
+        assert routines(earlier) == routines(fresh)
+        assert earlier.execute(_COLUMNS).fetchall() == fresh.execute(_COLUMNS).fetchall()
+        assert earlier.execute("SELECT node, checks FROM zodan.operation").fetchall() == [("n", None)]
+
+
 def test_dblink_in_a_schema_of_its_own(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
     with make_database("spock") as connection:
         connection.execute('CREATE SCHEMA "my dblink"; CREATE EXTENSION dblink SCHEMA "my dblink"')
@@ -110,8 +145,9 @@ def test_a_stranger_may_do_nothing_with_it(zodan: psycopg.Connection[Any]) -> No
         rights = zodan.execute(
             "SELECT has_schema_privilege('zodan_stranger', 'zodan', 'usage'),"
             " has_table_privilege('zodan_stranger', 'zodan.operation', 'select'),"
-            " has_table_privilege('zodan_stranger', 'zodan.step', 'select')"
+            " has_table_privilege('zodan_stranger', 'zodan.step', 'select'),"
+            " has_table_privilege('zodan_stranger', 'zodan.sample', 'select')"
         ).fetchone()
     finally:
         zodan.execute("DROP ROLE zodan_stranger")
-    assert rights == (False, False, False)
+    assert rights == (False, False, False, False)

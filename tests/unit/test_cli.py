@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from zodan_sql import cli, install, journal, operation, render, script
+from zodan_sql import cli, inspection, install, journal, operation, render, script
 from zodan_sql.errors import ZodanError
+from zodan_sql.inspection import Leftover
 from zodan_sql.install import InstallResult
 from zodan_sql.operation import PlannedStep
 
@@ -303,6 +304,50 @@ def test_progress_is_on_stdout_and_warnings_are_on_stderr(
         "phase 1: register [n4]\nSELECT '****'\n",
         "warning: sequence is not safe\n  hint: use another\n",
     )
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("auto", True), ("plain", True), ("none", False)])
+@pytest.mark.parametrize("document", [False, True])
+@pytest.mark.usefixtures("calls")
+def test_progress_none_is_all_but_steps(
+    run: Run, monkeypatch: pytest.MonkeyPatch, mode: str, steps: bool, document: bool
+) -> None:
+    def talk(_: str, __: str, ___: object, on_message: operation.OnMessage, **____: object) -> None:
+        on_message("NOTICE", "+ 1: create node n4", "")
+        on_message("WARNING", "sequence is not safe", "")
+        on_message("NOTICE", 'node "n4" has joined', "")
+
+    monkeypatch.setattr(operation, "call", talk)
+    monkeypatch.setattr(journal, "operations", lambda dsn: [])
+    code, out, err = run("add-node", *ADD, "--progress", mode, *(["--json"] if document else []))
+    told = err if document else out
+    assert code == 0
+    assert ("+ 1: create node n4" in told) is steps
+    assert 'node "n4" has joined' in told
+    assert "warning: sequence is not safe" in err
+
+
+def test_every_command_that_runs_an_operation_has_progress(
+    run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        inspection, "rescan", lambda dsn, _: [Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=True)]
+    )
+    there = ["--dsn", OTHER]
+    commands = [
+        *(["add-node", *ADD], ["remove-node", *REMOVE], ["resume", "17", *there]),
+        *(["rollback", "17", *there], ["rescan", "--fix", *there]),
+    ]
+    for command in commands:
+        assert run(*command, "--progress", "none")[0] == 0
+        code, out, err = run(*command, "--progress", "loud")
+        assert (code, out) == (2, "")
+        assert "loud" in err
+    for main, arguments in ((cli.zodan_py, ["add_node", *ADD]), (cli.zodremove_py, ["remove_node", *REMOVE])):
+        with pytest.raises(SystemExit) as exit_:
+            main([*arguments, "--progress", "none"])
+        assert exit_.value.code == 0
+    assert len(calls) == len(commands) + 2
 
 
 UNFINISHED = (

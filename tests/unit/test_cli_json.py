@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import re
 import typing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.documents import parse
-from zodan_sql import cli, inspection, install, journal, operation
+from zodan_sql import checks, cli, inspection, install, journal, operation, samples
+from zodan_sql.checks import CheckResult
 from zodan_sql.cli import documents
 from zodan_sql.errors import ZodanError
 from zodan_sql.inspection import Leftover, Stream
 from zodan_sql.install import InstallResult
+from zodan_sql.samples import Sample
 
 DSN = "host=a dbname=app password=s3cret"
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 
 OPERATION = journal.Operation(17, "add_node", "n4", "done", "2026-01-01 10:00:00+00:00", 3.25, "")
 STEP = journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)
+CHECK = CheckResult("roles", "n4", "fail", None, "password=s3cret", "all roles", "look")
+SAMPLE = Sample(1, datetime(2026, 1, 1, tzinfo=UTC), 1.5, "data", 1, 2, 300, None, "public.t", 20)
 ADD = ["--src-node-name", "n1", "--src-dsn", DSN, "--new-node-name", "n4", "--new-node-dsn", DSN]
 
 
@@ -42,6 +47,8 @@ def zodan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "installed_version", lambda dsn: install.own_version())
     monkeypatch.setattr(journal, "find_unfinished", lambda *_: None)
     monkeypatch.setattr(journal, "steps", lambda dsn, number: [STEP])
+    monkeypatch.setattr(checks, "recorded", lambda dsn, number: [CHECK])
+    monkeypatch.setattr(samples, "read", lambda dsn, number: [SAMPLE])
 
 
 def test_a_call_gives_its_journal_and_talks_on_stderr(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +67,14 @@ def test_a_call_gives_its_journal_and_talks_on_stderr(run: Any, monkeypatch: pyt
     assert found["warnings"] == [{"message": 'no "way" to postgresql://me:****@b/app', "hint": "wait"}]
     assert found["operation"]["started"] == "2026-01-01T10:00:00+00:00"
     assert "create node n4" in err
+    assert found["checks"] == [
+        {
+            **{"name": "roles", "scope": "n4", "severity": "fail", "passed": None, "observed": "password=****"},
+            **{"required": "all roles", "hint": "look"},
+        }
+    ]
+    (sample,) = found["samples"]
+    assert (sample["taken"], sample["bytes_done"], sample["bytes_total"]) == ("2026-01-01T00:00:00+00:00", 300, None)
 
 
 def test_a_call_that_never_began_has_no_operation_of_an_earlier_one(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

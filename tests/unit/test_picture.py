@@ -8,7 +8,7 @@ import pytest
 
 from zodan_sql import picture
 from zodan_sql.inspection import Stream, node_names
-from zodan_sql.picture.words import size
+from zodan_sql.words import size
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
+from zodan_sql.checks import CheckResult
 from zodan_sql.inspection import Stream
 from zodan_sql.redact import Redactor
-from zodan_sql.report import Record, RecordedStep, Surroundings, draw
-from zodan_sql.report.timeline import Axis, bars, span
+from zodan_sql.report import Record, RecordedStep, Surroundings, chart, draw
+from zodan_sql.report.axis import Axis
+from zodan_sql.report.timeline import bars
+from zodan_sql.samples import Sample
+from zodan_sql.words import span
 
 BEGAN = datetime(2026, 1, 1, 10, tzinfo=UTC)
 _VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -136,3 +142,62 @@ def test_idle_time_is_left_out_of_the_axis() -> None:
 )
 def test_durations_are_short(seconds: float, said: str) -> None:
     assert span(seconds) == said
+
+
+def at(seconds: float, ordinal: int = 2, **measure: Any) -> Sample:
+    return Sample(ordinal, BEGAN + timedelta(seconds=seconds), seconds, **measure)
+
+
+COPY = [
+    at(0, stage="structure", bytes_done=50, bytes_total=10_000),
+    *(at(1 + n, stage="data", bytes_done=100 + 1000 * n, bytes_total=10_000) for n in range(5)),
+    at(7, stage="indexes", tables_done=3, tables_total=3, bytes_done=10_000, bytes_total=10_000),
+]
+
+
+def test_the_rate_of_a_copy_is_that_of_its_rows() -> None:
+    assert chart.copy_rate(COPY, BEGAN) == [(1, 1000), *((second, 1000) for second in (2, 3, 4, 5))]
+    # One look at the rows tells no rate, and neither do looks that know no size.
+    assert chart.copy_rate(COPY[:2], BEGAN) == []
+    assert chart.copy_rate([at(1, stage="data"), at(2, stage="data")], BEGAN) == []
+
+
+def test_a_lag_is_a_line_a_step_and_breaks_where_nothing_is_known() -> None:
+    samples = [at(1, 5, lag_bytes=7), at(1, 3, lag_bytes=900), at(2, 3), at(3, 3, lag_bytes=0), at(9, 3, lag_bytes=5)]
+    three, five = chart.lags(samples, {3: "wait"}, BEGAN)
+    assert (three.number, three.title, five.points) == (3, "wait", [(1, 7)])
+    assert three.points == [(1, 900), (2, None), (3, 0), (9, None), (9, 5)]
+    drawn = chart.draw([three, five], "lag")
+    # 900 bytes alone, then nothing known, then 0 alone, then another try; and the other step.
+    assert drawn.count("<polyline") == 4
+    assert "wait: 900 B, 1 s after the beginning" in drawn
+
+
+@pytest.mark.parametrize(
+    ("highest", "said"),
+    [(0.0, ["0", "1 B"]), (3, ["0", "1 B", "2 B", "3 B"]), (5 * 1024**2, ["0", "2 MB", "4 MB", "6 MB"])],
+)
+def test_the_scale_of_a_chart_has_round_sizes(highest: float, said: list[str]) -> None:
+    drawn = chart.draw([chart.Series(0, "x", [(0, highest), (1, 0)])], "x")
+    assert re.findall(r'text-anchor="end">([^<]*)<', drawn) == said
+
+
+def test_the_page_shows_what_was_measured_and_examined() -> None:
+    checks = [
+        CheckResult("reachable", "n1", "fail", True, "connected", "a connection", ""),
+        CheckResult("clock", "n3", "warn", False, "off by <3> s, password=s3cret", "2 s", "set it"),
+    ]
+    proved = replace(STEPS[2], state="done", result={"progress": "0/1A", "measure": {"lag_bytes": 0}})
+    lags = [at(5000, 3, lag_bytes=2048), at(5001, 3, lag_bytes=0)]
+    record = replace(RECORD, steps=[*STEPS[:2], proved], checks=checks, samples=[*COPY, *lags])
+    text = draw(record, Redactor())
+    said = " ".join(" ".join(Page(text).words).split())
+    assert "s3cret" not in text
+    assert text.count('class="chart"') == 2
+    for fact in (
+        *("The copy: 3 of 3 tables, 9.8 kB of about 9.8 kB", "500 B/s", "2 checks: 1 passed, 0 failed, 1 warned"),
+        *("WARN clock n3 off by <3> s, password=**** set it", "Those that passed", "0/1A, 0 B behind ✓ so it is"),
+    ):
+        assert fact in said
+    level = " ".join(Page(draw(replace(record, samples=lags[1:]), Redactor())).words)
+    assert "1 wait for a stream: each had come by the first look" in level

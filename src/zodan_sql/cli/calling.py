@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import psycopg
 import typer
 
+from zodan_sql import checks, journal, operation, samples
 from zodan_sql import install as installer
-from zodan_sql import journal, operation
-from zodan_sql.cli.documents import operation_entry, step_entries
+from zodan_sql.cli.documents import check_entries, operation_entry, sample_entries, step_entries
 from zodan_sql.cli.screen import Screen
 from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError
 from zodan_sql.redact import describe
+from zodan_sql.samples import Watch
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Call:
         ]
         return found[-1] if found else None
 
+    def watch(self) -> Watch:
+        """Return what reads the samples of its steps while they wait."""
+        return Watch(self.dsn, self.number, self.procedure, self.node)
+
     def read_plan(self) -> Sequence[journal.Step]:
         """Return its steps, none where it has not begun or is over."""
         with suppress(ZodanError, psycopg.Error):
@@ -78,15 +83,23 @@ def _fill(screen: Screen, called: Call, before: journal.Operation | None) -> Non
     found = called.find_newest()
     # One that had come to its end before is another: this call failed before it began an operation.
     if found is not None and (before is None or found != before):
-        screen.fill(
-            {"operation": operation_entry(found), "steps": step_entries(journal.steps(called.dsn, found.number))}
-        )
+        screen.fill(read_journal(called.dsn, found))
+
+
+def read_journal(dsn: str, found: journal.Operation) -> dict[str, object]:
+    """Return what the journal has of an operation, as it is in a document."""
+    return {
+        "operation": operation_entry(found),
+        "steps": step_entries(journal.steps(dsn, found.number)),
+        "checks": check_entries(checks.recorded(dsn, found.number)),
+        "samples": sample_entries(samples.read(dsn, found.number)),
+    }
 
 
 def _run(screen: Screen, called: Call, arguments: dict[str, object], switches: dict[str, bool], verbose: bool) -> None:
     given = {**arguments, **{name: True for name, on in switches.items() if on}}
     try:
-        with screen.working(called.title, called.read_plan):
+        with screen.working(called.title, called.read_plan, called.watch()):
             operation.call(
                 called.dsn, called.procedure, given, screen.message, schema=called.schema, statements=verbose
             )

@@ -10,7 +10,8 @@ import typer
 from zodan_sql import inspection, picture
 from zodan_sql.cli.calling import Call, need, run
 from zodan_sql.cli.documents import leftover_entries, stream_entries
-from zodan_sql.cli.operations import Json
+from zodan_sql.cli.operations import Json, ProgressMode
+from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
 
 MemberDsn = Annotated[
@@ -57,6 +58,7 @@ def rescan(
     everything: Annotated[
         bool, typer.Option("--all", help="With --fix: also drop slots that a subscriber outside the cluster may need.")
     ] = False,
+    progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Look for what was left behind in a cluster: slots, origins, subscriptions and nodes that nobody uses.
@@ -65,7 +67,7 @@ def rescan(
     members may be one that a subscriber outside the cluster still needs: it is shown with a question mark, and mended
     with --all only.
     """
-    with reporting([dsn], "rescan" if as_json else None) as screen:
+    with reporting([dsn], "rescan" if as_json else None, progress) as screen:
         need(dsn)
         found = inspection.rescan(dsn, screen.message)
         screen.fill({"leftovers": leftover_entries(found)})

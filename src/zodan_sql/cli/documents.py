@@ -5,13 +5,19 @@ Keys are added, never renamed or taken away. Times are ISO 8601 with their zone,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from zodan_sql import inspection, journal, operation
+from zodan_sql.checks import CheckResult
+from zodan_sql.errors import ZodanError
+from zodan_sql.samples import Sample
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from zodan_sql.install import InstallResult
     from zodan_sql.sandbox import SandboxStatus
 
@@ -62,6 +68,34 @@ class StepEntry(TypedDict):
     state: str
     took_s: float | None
     error: str | None
+
+
+class CheckEntry(TypedDict):
+    """A row of zodan.checks; severity is fail, warn or info, passed is null where something cannot be known."""
+
+    name: str
+    scope: str
+    severity: str
+    passed: bool | None
+    observed: str
+    required: str
+    hint: str
+
+
+class SampleEntry(TypedDict):
+    """A row of zodan.sample: of a copy, which has a stage, or of a stream; what is not known is null."""
+
+    ordinal: int
+    taken: str
+    waited_s: float | None
+    stage: str | None
+    tables_done: int | None
+    tables_total: int | None
+    bytes_done: int | None
+    bytes_total: int | None
+    table: str | None
+    table_bytes: int | None
+    lag_bytes: int | None
 
 
 class PlannedStepEntry(TypedDict):
@@ -129,6 +163,17 @@ class CallDocument(Envelope, total=False):
 
     operation: OperationEntry
     steps: list[StepEntry]
+    checks: list[CheckEntry]
+    samples: list[SampleEntry]
+
+
+class HealthDocument(Envelope, total=False):
+    """health-check; absent where it failed before it had looked."""
+
+    check_type: str
+    checks: list[CheckEntry]
+    failed: int
+    warned: int
 
 
 class PlanDocument(Envelope, total=False):
@@ -143,11 +188,8 @@ class OperationsDocument(Envelope, total=False):
     operations: list[OperationEntry]
 
 
-class StepsDocument(Envelope, total=False):
+class StepsDocument(CallDocument, total=False):
     """steps."""
-
-    operation: OperationEntry
-    steps: list[StepEntry]
 
 
 class InstallDocument(Envelope, total=False):
@@ -180,50 +222,45 @@ class RescanDocument(CallDocument, total=False):
 
 def operation_entry(found: journal.Operation) -> OperationEntry:
     """Return an operation as it is in a document."""
-    return {
-        "number": found.number,
-        "kind": found.kind,
-        "node": found.node,
-        "state": found.state,
-        "started": found.started.replace(" ", "T", 1),
-        "took_s": found.took_s,
-        "error": found.error or None,
-    }
+    return cast(OperationEntry, _entry(found, started=("started", _iso), error=("error", lambda text: text or None)))
+
+
+def _iso(started: str) -> str:
+    return started.replace(" ", "T", 1)
 
 
 def step_entries(steps: Iterable[journal.Step]) -> list[StepEntry]:
     """Return steps of a journal as they are in a document."""
-    return [
-        {
-            "phase": step.phase,
-            "ordinal": step.ordinal,
-            "node": step.node,
-            "title": step.title,
-            "state": step.state,
-            "took_s": step.took_s,
-            "error": step.error,
-        }
-        for step in steps
-    ]
+    return cast(list[StepEntry], [asdict(step) for step in steps])
+
+
+def check_entries(results: Iterable[CheckResult]) -> list[CheckEntry]:
+    """Return checks as they are in a document."""
+    return cast(list[CheckEntry], [asdict(result) for result in results])
+
+
+def sample_entries(samples: Iterable[Sample]) -> list[SampleEntry]:
+    """Return samples as they are in a document."""
+    return cast(list[SampleEntry], [_entry(sample, taken_at=("taken", datetime.isoformat)) for sample in samples])
 
 
 def plan_entries(steps: Iterable[operation.PlannedStep]) -> list[PlannedStepEntry]:
     """Return a plan as it is in a document."""
-    return [
-        {
-            "phase": step.phase,
-            "ordinal": step.ordinal,
-            "section": step.section,
-            "node": step.node,
-            "title": step.title,
-            "do_sql": step.do_sql,
-            "done_sql": step.done_sql,
-            "undo_sql": step.undo_sql,
-            "until_sql": step.until_sql,
-            "budget_s": step.budget.total_seconds() if isinstance(step.budget, timedelta) else None,
-        }
-        for step in steps
-    ]
+    return cast(list[PlannedStepEntry], [_entry(step, budget=("budget_s", timedelta.total_seconds)) for step in steps])
+
+
+def _entry(row: DataclassInstance, **changed: tuple[str, Callable[[Any], object]]) -> dict[str, object]:
+    """Return a row as an object, those of its fields that are named under another name and in another form."""
+    entry = {}
+    for name, value in asdict(row).items():
+        new, turn = changed.get(name, (name, lambda same: same))
+        entry[new] = None if value is None else turn(value)
+    return entry
+
+
+def error_entry(error: ZodanError) -> ErrorEntry:
+    """Return an error as it is in a document."""
+    return {"sqlstate": error.sqlstate, "message": error.message, "detail": error.detail, "hint": error.hint}
 
 
 def database_entries(results: Iterable[InstallResult]) -> list[DatabaseEntry]:
@@ -234,14 +271,7 @@ def database_entries(results: Iterable[InstallResult]) -> list[DatabaseEntry]:
             "outcome": result.outcome,
             "version": result.version,
             "note": result.note,
-            "error": None
-            if result.error is None
-            else {
-                "sqlstate": result.error.sqlstate,
-                "message": result.error.message,
-                "detail": result.error.detail,
-                "hint": result.error.hint,
-            },
+            "error": None if result.error is None else error_entry(result.error),
         }
         for result in results
     ]
@@ -265,30 +295,9 @@ def server_entries(status: SandboxStatus) -> list[ServerEntry]:
 
 def stream_entries(streams: Iterable[inspection.Stream]) -> list[StreamEntry]:
     """Return a topology as it is in a document."""
-    return [
-        {
-            "provider": stream.provider,
-            "subscriber": stream.subscriber,
-            "subscription": stream.subscription,
-            "status": stream.status,
-            "active": stream.active,
-            "lag_bytes": stream.lag_bytes,
-            "health": stream.health,
-        }
-        for stream in streams
-    ]
+    return cast(list[StreamEntry], [asdict(stream) | {"health": stream.health} for stream in streams])
 
 
 def leftover_entries(leftovers: Iterable[inspection.Leftover]) -> list[LeftoverEntry]:
     """Return what was left behind as it is in a document."""
-    return [
-        {
-            "node": leftover.node,
-            "kind": leftover.kind,
-            "name": leftover.name,
-            "reason": leftover.reason,
-            "statement": leftover.statement,
-            "certain": leftover.certain,
-        }
-        for leftover in leftovers
-    ]
+    return cast(list[LeftoverEntry], [asdict(leftover) for leftover in leftovers])

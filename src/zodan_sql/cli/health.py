@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, TypedDict, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.table import Table
 from zodan_sql import checks
 from zodan_sql import install as installer
 from zodan_sql.checks import CheckResult
+from zodan_sql.cli.documents import check_entries
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.errors import EXIT_CODES, caller_error, precondition_error
 from zodan_sql.redact import describe, parse_dsn
@@ -19,27 +19,6 @@ from zodan_sql.redact import describe, parse_dsn
 _STYLES = {"FAIL": "red", "WARN": "yellow", "INFO": "cyan", "PASS": "green"}
 #: Columns of what is printed where there is no terminal to fit.
 _PLAIN_WIDTH = 160
-
-
-class CheckEntry(TypedDict):
-    """A row of zodan.checks; severity is fail, warn or info, passed is null where something cannot be known."""
-
-    name: str
-    scope: str
-    severity: str
-    passed: bool | None
-    observed: str
-    required: str
-    hint: str
-
-
-class HealthDocument(TypedDict):
-    """health-check, beside what every document has; absent where it failed before it had looked."""
-
-    check_type: str
-    checks: list[CheckEntry]
-    failed: int
-    warned: int
 
 
 def health_check(
@@ -87,9 +66,8 @@ def health_check(
             results = checks.with_disk_space(results, src_dsn, new_node_dsn)
         failed, warned = (sum(result.mark == mark for result in results) for mark in ("FAIL", "WARN"))
         if as_json:
-            rows = cast(list[CheckEntry], [asdict(result) for result in results])
-            document: HealthDocument = {"check_type": check_type, "checks": rows, "failed": failed, "warned": warned}
-            screen.fill(document)
+            rows = check_entries(results)
+            screen.fill({"check_type": check_type, "checks": rows, "failed": failed, "warned": warned})
         else:
             _print_table(screen, results, verbose)
             screen.line(f"{len(results)} checks: {failed} failed, {warned} warned")

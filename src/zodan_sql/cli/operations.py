@@ -12,8 +12,9 @@ import typer
 from typer.models import OptionInfo
 
 from zodan_sql import journal, operation
-from zodan_sql.cli.calling import Call, need, provide, run
-from zodan_sql.cli.documents import operation_entry, plan_entries, step_entries
+from zodan_sql.cli.calling import Call, need, provide, read_journal, run
+from zodan_sql.cli.documents import operation_entry, plan_entries
+from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.errors import caller_error
 from zodan_sql.operation import PlannedStep
@@ -67,6 +68,13 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Also print the stateme
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/json.md.")
 ]
+ProgressMode = Annotated[
+    Mode,
+    typer.Option(
+        "--progress",
+        help="How progress is shown: auto, live on a terminal and plain elsewhere; plain, in lines; none, not at all.",
+    ),
+]
 NoInstall = Annotated[bool, typer.Option("--no-install", help="Fail where Zodan is missing instead of installing it.")]
 
 
@@ -83,10 +91,11 @@ def add_node(
     dry_run: DryRun = False,
     dsn: Annotated[str | None, _dsn("--dsn", "The database to call in; by default the new node's.")] = None,
     no_install: NoInstall = False,
+    progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Add a node to a running cluster."""
-    with reporting([src_dsn, new_node_dsn, dsn or ""], "add-node" if as_json else None) as screen:
+    with reporting([src_dsn, new_node_dsn, dsn or ""], "add-node" if as_json else None, progress) as screen:
         arguments = _add_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
@@ -113,10 +122,11 @@ def remove_node(
         str | None, _dsn("--dsn", "The database to call in; by default the target's, with --force the survivor's.")
     ] = None,
     no_install: NoInstall = False,
+    progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Remove a node from a running cluster."""
-    with reporting([target_dsn, survivor_dsn or "", dsn or ""], "remove-node" if as_json else None) as screen:
+    with reporting([target_dsn, survivor_dsn or "", dsn or ""], "remove-node" if as_json else None, progress) as screen:
         where = _remove_where(dsn, target_dsn, survivor_dsn, force)
         arguments = _remove_arguments(target_node_name, target_dsn, survivor_dsn)
         ways = {"force": force, "accept_divergence": accept_divergence}
@@ -185,10 +195,11 @@ def resume(
     dsn: JournalDsn,
     node_dsn: NodeDsns = None,
     verbose: Verbose = False,
+    progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Finish an interrupted operation from the true state of the cluster."""
-    _take_up("resume", number, dsn, node_dsn or [], verbose, as_json)
+    _take_up("resume", number, dsn, node_dsn or [], verbose, progress, as_json)
 
 
 def rollback(
@@ -197,10 +208,12 @@ def rollback(
     node_dsn: NodeDsns = None,
     discard_writes: DiscardWrites = False,
     verbose: Verbose = False,
+    progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Take an interrupted operation back, as if it had never been called."""
-    _take_up("rollback", number, dsn, node_dsn or [], verbose, as_json, {"p_discard_writes": discard_writes})
+    ways = {"p_discard_writes": discard_writes}
+    _take_up("rollback", number, dsn, node_dsn or [], verbose, progress, as_json, ways)
 
 
 def operations(dsn: JournalDsn, as_json: Json = False) -> None:
@@ -231,7 +244,7 @@ def steps(number: Number, dsn: JournalDsn, as_json: Json = False) -> None:
             )
         if as_json:
             (whole,) = (each for each in journal.operations(dsn) if each.number == number)
-            screen.fill({"operation": operation_entry(whole), "steps": step_entries(found)})
+            screen.fill(read_journal(dsn, whole))
             return
         screen.table(
             ("phase", "step", "node", "state", "took", "title", "error"),
@@ -302,12 +315,13 @@ def _take_up(
     dsn: str,
     node_dsns: Sequence[str],
     verbose: bool,
+    progress: Mode,
     as_json: bool,
     ways: Mapping[str, bool] = MappingProxyType({}),
 ) -> None:
     """Call zodan.resume or zodan.rollback."""
     pairs = [given.partition("=") for given in node_dsns]
-    with reporting([dsn, *(pair[2] for pair in pairs)], procedure if as_json else None) as screen:
+    with reporting([dsn, *(pair[2] for pair in pairs)], procedure if as_json else None, progress) as screen:
         for node, _, node_dsn in pairs:
             if not node:
                 raise caller_error("--node-dsn names no node", "Write it as --node-dsn 'n1=host=... dbname=...'.")

@@ -30,7 +30,10 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write an operation as one HTML page: what was asked, the plan, a timeline, failures, checks, the topology."""
+    """Write an operation as one HTML page: what was asked, measured, checked, done and seen at the end.
+
+    The plan, a timeline, the rate of the copy and the lag in time, failures, the topology; nothing from outside.
+    """
     with reporting([dsn, through or ""]) as screen:
         need(dsn)
         record = reports.read(dsn, number)

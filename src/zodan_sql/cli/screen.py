@@ -14,12 +14,13 @@ import psycopg
 import typer
 from rich.console import Console
 
-from zodan_sql.cli.documents import ErrorEntry, WarningEntry
-from zodan_sql.cli.progress import PhaseProgress, ReadPlan
+from zodan_sql.cli.documents import ErrorEntry, WarningEntry, error_entry
+from zodan_sql.cli.progress import Mode, PhaseProgress, PlainProgress, ReadPlan, is_step, watching
 from zodan_sql.errors import CANCELLED, EXIT_CODES, EXIT_INTERRUPTED, ZodanError, from_database, precondition_error
 from zodan_sql.lint.findings import LintUnavailable
 from zodan_sql.redact import Redactor
 from zodan_sql.render import RenderError
+from zodan_sql.samples import Watch
 
 EXIT_FOUND = 1
 EXIT_USAGE = EXIT_CODES["ZD0"]
@@ -31,8 +32,9 @@ _PROGRESS = ("NOTICE", "INFO", "LOG")
 class Screen:
     """Where a command prints. Colours and what moves are rich's, and absent where stdout is no terminal."""
 
-    def __init__(self, dsns: Iterable[str] = (), document: str | None = None) -> None:
+    def __init__(self, dsns: Iterable[str] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> None:
         """``document`` is the command's name where a JSON document is wanted on stdout, None for words."""
+        self._mode = mode
         self.redact = Redactor(dsns)
         self.as_json = document is not None
         self._out = Console(highlight=False, markup=False, soft_wrap=True, stderr=self.as_json)
@@ -96,16 +98,13 @@ class Screen:
 
     def note(self, error: ZodanError) -> None:
         """Put an error into the JSON document without a word; the first stays."""
-        self._error = self._error or {
-            "sqlstate": error.sqlstate,
-            "message": error.message,
-            "detail": error.detail,
-            "hint": error.hint,
-        }
+        self._error = self._error or error_entry(error)
 
     def message(self, severity: str, text: str, hint: str = "") -> None:
         """Print what a server said: progress on stdout, a line a step or a phase; warnings on stderr."""
         if severity in _PROGRESS:
+            if self._mode is Mode.NONE and is_step(text):
+                return
             if self._progress is None or not self._progress.take(self.redact(text)):
                 self.line(text)
         elif severity.startswith("DEBUG"):
@@ -122,13 +121,18 @@ class Screen:
         self.warn("interrupted", style="yellow")
 
     @contextmanager
-    def working(self, text: str, read_plan: ReadPlan) -> Iterator[None]:
-        """Show on a terminal how far the operation under way has come; its plan is read when it has begun."""
-        if not self._out.is_terminal:
-            yield
+    def working(self, text: str, read_plan: ReadPlan, watch: Watch | None = None) -> Iterator[None]:
+        """Show how far the operation under way has come; its plan is read when it has begun, ``watch`` again and again.
+
+        On a terminal that lives, unless plain lines are asked for.
+        """
+        if self._mode is not Mode.AUTO or not self._out.is_terminal:
+            plain = PlainProgress(self.line)
+            with watching(watch, plain.measured) if watch and self._mode is not Mode.NONE else nullcontext():
+                yield
             return
         progress = PhaseProgress(self._out, self.redact(text), read_plan)
-        with progress.shown():
+        with progress.shown(), watching(watch, progress.measured) if watch else nullcontext():
             self._progress = progress
             try:
                 yield
@@ -137,12 +141,12 @@ class Screen:
 
 
 @contextmanager
-def reporting(dsns: Iterable[str] = (), document: str | None = None) -> Iterator[Screen]:
+def reporting(dsns: Iterable[str] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> Iterator[Screen]:
     """Give a screen that knows the passwords of ``dsns``, and turn what goes wrong into words and an exit code.
 
     With ``document``, the name of the command, a JSON document is printed at the end, whatever that is.
     """
-    screen = Screen(dsns, document)
+    screen = Screen(dsns, document, mode)
     try:
         with _told(screen):
             yield screen

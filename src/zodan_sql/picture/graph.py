@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zodan_sql.inspection import Health, Stream, node_names
-from zodan_sql.picture.words import describe, size, unreachable
+from zodan_sql.picture.words import describe, unreachable
+from zodan_sql.words import size
 
 #: Lines of the kinds; what is good is green, dashes tell the others apart without colour.
 COLOURS: dict[Health, str] = {"good": "#1a7f4b", "busy": "#b26a00", "off": "#6b7280", "bad": "#c62828"}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 from zodan_sql.inspection import Health, Stream, node_names
-from zodan_sql.picture.words import describe, missing, size, summary, unreachable
+from zodan_sql.picture.words import describe, missing, summary, unreachable
+from zodan_sql.words import size
 
 _NODE_HEIGHT = 40
 _NODE_GAP = 7

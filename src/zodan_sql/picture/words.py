@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zodan_sql.inspection import REPLICATING, UNREACHABLE, Stream, node_names
-
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
-
-def size(count: int | None) -> str:
-    """Return a number of bytes for people, in powers of 1024 as PostgreSQL does; nothing for an unknown one."""
-    if count is None:
-        return ""
-    value, unit = float(count), 0
-    while round(value) >= 1000 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    digits = f"{value:.1f}".removesuffix(".0") if value < 10 else f"{value:.0f}"
-    return f"{digits} {_UNITS[unit]}"
+from zodan_sql.words import size
 
 
 def describe(stream: Stream) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from zodan_sql import journal
+from zodan_sql import checks, journal, samples
+from zodan_sql.checks import CheckResult
 from zodan_sql.errors import caller_error
-from zodan_sql.operation import read_rows
+from zodan_sql.operation import PlannedStep, read_rows
 from zodan_sql.redact import describe
+from zodan_sql.samples import Sample
 
 _OPERATION = """
 SELECT o.operation_id AS number, o.kind, o.node, o.state, o.arguments, o.members, nullif(o.error, '') AS error,
@@ -20,7 +22,7 @@ SELECT o.operation_id AS number, o.kind, o.node, o.state, o.arguments, o.members
 """
 _STEPS = """
 SELECT s.phase, s.ordinal, s.section, s.node, s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget,
-       s.state, s.attempts, nullif(s.error, '') AS error, s.started_at, s.finished_at
+       s.state, s.attempts, nullif(s.error, '') AS error, s.started_at, s.finished_at, s.result
   FROM zodan.step AS s
  WHERE s.operation_id = %(number)s
  ORDER BY s.ordinal
@@ -36,24 +38,16 @@ _CHECKS = re.compile(r"prove that|confirm that|wait (?:for|until) .*(?:replicate
 
 
 @dataclass(frozen=True)
-class RecordedStep:
+class RecordedStep(PlannedStep):
     """A row of zodan.step."""
 
-    phase: int
-    ordinal: int
-    section: str | None
-    node: str
-    title: str
-    do_sql: str | None
-    done_sql: str | None
-    undo_sql: str | None
-    until_sql: str | None
-    budget: timedelta | None
     state: str
     attempts: int
     error: str | None
     started_at: datetime | None
     finished_at: datetime | None
+    #: What it gave, of a step that waits what was seen at the end.
+    result: dict[str, Any] | None = None
 
     @property
     def checks(self) -> bool:
@@ -92,6 +86,9 @@ class Record(_Row):
 
     steps: list[RecordedStep]
     surroundings: Surroundings
+    #: What was examined before it began, as it was then.
+    checks: list[CheckResult] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
 
 def read(dsn: str, number: int) -> Record:
@@ -105,4 +102,10 @@ def read(dsn: str, number: int) -> Record:
     (surroundings,) = read_rows(dsn, _SURROUNDINGS, {}, Surroundings)
     # The journal knows who died and who is at work.
     (state,) = (each.state for each in journal.operations(dsn) if each.number == number)
-    return Record(**{**vars(found[0]), "state": state}, steps=steps, surroundings=surroundings)
+    return Record(
+        **{**vars(found[0]), "state": state},
+        steps=steps,
+        surroundings=surroundings,
+        checks=checks.recorded(dsn, number),
+        samples=samples.read(dsn, number),
+    )
