@@ -1404,8 +1404,9 @@ RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
 /* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
-each with the statement that does so in the place of the one that did it. A step that was never begun, or whose undo needs
-a result that was never had, made nothing: what has its name is somebody else's (design 3). */
+each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
+section once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
+is somebody else's (design 3). */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -1413,7 +1414,7 @@ BEGIN
       FROM zodan.step AS s
      WHERE s.operation_id = p_operation AND s.phase = p_phase
        AND CASE WHEN NOT p_undo THEN s.state <> 'done'
-                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND NOT EXISTS (
+                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND (s.section IS DISTINCT FROM 'once' OR s.state = 'done') AND NOT EXISTS (
                     SELECT FROM pg_catalog.regexp_matches(s.undo_sql, '\{result:(\d+)\.', 'g') AS m(found)
                      WHERE NOT EXISTS (SELECT FROM zodan.step AS r WHERE r.operation_id = p_operation
                                           AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
@@ -1430,8 +1431,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
 'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
-each with the statement that does so in the place of the one that did it. A step that was never begun, or whose undo needs
-a result that was never had, made nothing: what has its name is somebody else''s (design 3).';
+each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
+section once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
+is somebody else''s (design 3).';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 CREATE FUNCTION zodan.take_sample(p_job jsonb, p_seen jsonb, p_at timestamptz)
@@ -1791,6 +1793,10 @@ BEGIN
         END IF;
     END LOOP;
     CALL zodan.undo_phases(p_operation, p_section, p_dsns, p_verbose, p_failure);
+    -- All of it is to be done again, what leaves nothing to take back too, and what was made on it.
+    UPDATE zodan.step AS s SET state = 'pending'
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section IS DISTINCT FROM 'once'
+       AND s.ordinal >= (SELECT pg_catalog.min(o.ordinal) FROM zodan.step AS o WHERE o.operation_id = p_operation AND o.section = p_section);
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_section IS
@@ -1810,9 +1816,10 @@ CREATE PROCEDURE zodan.retry_section(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* After a failure in the flip: settles it (always, so that nothing stays paused), and clears p_failure if it may
-be tried again, which p_tries counts, 5 in all. Any other section is left as it is, for a look at what failed, until the
-operation is called again or rolled back (design 3, 4). */
+/* After a failure in the flip: settles it (always, so that nothing stays paused) and the copy, which is begun
+anew where it had been disabled, and clears p_failure if it may be tried again, which p_tries counts, 5 in all.
+Any other section is left as it is, for a look at what failed, until the operation is called again or rolled back
+(design 3, 4). */
 DECLARE
     v_failure jsonb;
 BEGIN
@@ -1821,6 +1828,9 @@ BEGIN
     END IF;
     p_tries := p_tries + 1;
     CALL zodan.settle_section(p_operation, p_section, p_dsns, p_verbose, v_failure);
+    IF v_failure IS NULL THEN
+        CALL zodan.settle_section(p_operation, 'copy', p_dsns, p_verbose, v_failure);
+    END IF;
     IF v_failure IS NOT NULL OR p_tries >= 5 THEN
         RETURN;
     END IF;
@@ -1829,9 +1839,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_section IS
-'After a failure in the flip: settles it (always, so that nothing stays paused), and clears p_failure if it may
-be tried again, which p_tries counts, 5 in all. Any other section is left as it is, for a look at what failed, until the
-operation is called again or rolled back (design 3, 4).';
+'After a failure in the flip: settles it (always, so that nothing stays paused) and the copy, which is begun
+anew where it had been disabled, and clears p_failure if it may be tried again, which p_tries counts, 5 in all.
+Any other section is left as it is, for a look at what failed, until the operation is called again or rolled back
+(design 3, 4).';
 REVOKE ALL ON PROCEDURE zodan.retry_section FROM PUBLIC;
 
 CREATE PROCEDURE zodan.run_operation(
@@ -1869,7 +1880,7 @@ BEGIN
             CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, p_failure);
             IF p_failure IS NULL THEN
                 SELECT pg_catalog.min(s.phase) - 1 INTO v_phase
-                  FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.section = v_section;
+                  FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.state <> 'done';
             END IF;
         END IF;
         SELECT pg_catalog.min(s.phase) INTO v_phase
@@ -3753,6 +3764,24 @@ COMMENT ON FUNCTION zodan.write_wait_still IS
 step 7).';
 REVOKE ALL ON FUNCTION zodan.write_wait_still FROM PUBLIC;
 
+CREATE FUNCTION zodan.write_wait_worker_gone(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog.string_agg(a.pid::text, ', ') AS progress
+  FROM spock.subscription AS s
+  LEFT JOIN pg_catalog.pg_stat_activity AS a
+    ON a.datname = pg_catalog.current_database()
+   AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')
+ WHERE s.sub_name = %s
+$sql$, zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_worker_gone IS
+'Writes the query that tells whether no apply worker of a subscription runs on its subscriber any more; for
+until_sql (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_wait_worker_gone FROM PUBLIC;
+
 CREATE FUNCTION zodan.write_switch(p_cluster jsonb)
 RETURNS text
 LANGUAGE plpgsql STABLE
@@ -3772,9 +3801,11 @@ DECLARE
     v_peer text;
     v_slot text;
 BEGIN
-    v_positions := v_positions || pg_catalog.jsonb_build_object(%5$s, (
-        SELECT o.remote_lsn FROM spock.subscription AS s
-          JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name WHERE s.sub_name = %2$s));
+    SELECT s.sub_slot_name INTO STRICT v_slot FROM spock.subscription AS s WHERE s.sub_name = %2$s;
+    -- Only who has it for himself reads a position that no worker moves any more.
+    PERFORM pg_catalog.pg_replication_origin_session_setup(v_slot);
+    v_positions := v_positions || pg_catalog.jsonb_build_object(%5$s, pg_catalog.pg_replication_origin_session_progress(true));
+    PERFORM pg_catalog.pg_replication_origin_session_reset();
     FOREACH v_peer IN ARRAY %3$s LOOP
         SELECT s.sub_slot_name INTO STRICT v_slot
           FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
@@ -4402,6 +4433,13 @@ DECLARE
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
     v_positions text := zodan.write_positions(p_cluster -> 'peers');
+    v_confirm text := pg_catalog.format($sql$DO $do$
+BEGIN
+    IF coalesce(%s, '{}') <> %s::pg_catalog.jsonb THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD303', MESSAGE = 'apply went on before the stream had ended';
+    END IF;
+END
+$do$$sql$, v_positions, zodan.placeholder('result', 'flip', 'positions'));
     v_peer text;
     c_section CONSTANT text := 'flip';
     c_budget CONSTANT interval := '8 s'::interval;
@@ -4428,36 +4466,32 @@ BEGIN
             p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'flip', 'lsn')),
             p_budget := c_budget,
             p_section := c_section);
-    RETURN NEXT zodan.make_step(19, v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
+    RETURN NEXT zodan.make_step(19, v_source, pg_catalog.format('see that %s applies nothing', v_source),
+            p_do := v_confirm, p_budget := c_budget, p_section := c_section);
+    -- Not taken back: enabled again, it would meet the transaction that its worker was stopped in, and Spock would discard
+    -- that. What fails from here on to the switch has the copy begun anew.
+    RETURN NEXT zodan.make_step(20, v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
             p_do := pg_catalog.format('SELECT spock.sub_disable(%s, false) AS disabled', zodan.quote_text(v_sub)),
-            p_undo := pg_catalog.format('SELECT spock.sub_enable(sub_name, false) AS enabled FROM spock.subscription WHERE sub_name = %s AND NOT EXISTS (SELECT FROM spock.subscription AS o WHERE o.sub_enabled)',
-            zodan.quote_text(v_sub)),
             p_budget := c_budget,
             p_section := c_section);
-    RETURN NEXT zodan.make_step(20, v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
+    RETURN NEXT zodan.make_step(21, v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
             p_until := pg_catalog.format('SELECT NOT active AS ok FROM pg_catalog.pg_replication_slots WHERE slot_name = %s',
             zodan.quote_text(p_cluster ->> 'copy_slot')),
             p_budget := c_budget,
             p_section := c_section);
-    RETURN NEXT zodan.make_step(21, v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
-            p_do := pg_catalog.format($sql$DO $do$
-BEGIN
-    IF coalesce(%s, '{}') <> %s::pg_catalog.jsonb THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD303', MESSAGE = 'apply went on before the stream had ended';
-    END IF;
-END
-$do$$sql$, v_positions, zodan.placeholder('result', 'flip', 'positions')),
-            p_budget := c_budget,
-            p_section := c_section);
-    RETURN NEXT zodan.make_step(22, v_new, 'turn to the direct streams on ' || v_new,
+    -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
+    RETURN NEXT zodan.make_step(21, v_new, pg_catalog.format('wait until the worker of %s has ended on %s', v_sub, v_new),
+            p_until := zodan.write_wait_worker_gone(v_sub), p_budget := c_budget, p_section := c_section);
+    RETURN NEXT zodan.make_step(22, v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
+            p_do := v_confirm, p_budget := c_budget, p_section := c_section);
+    RETURN NEXT zodan.make_step(23, v_new, 'turn to the direct streams on ' || v_new,
             p_do := zodan.write_switch(p_cluster),
             p_done := zodan.write_is_direct(p_cluster),
             p_budget := c_budget,
             p_section := c_section);
-    RETURN NEXT zodan.make_step(23, v_new, 'start every stream at once on ' || v_new,
-            p_do := zodan.write_start_streams(zodan.list_subscriptions(p_cluster)),
-            p_section := c_section);
-    RETURN NEXT zodan.make_step(23, v_source, 'resume apply on ' || v_source,
+    RETURN NEXT zodan.make_step(24, v_new, 'start every stream at once on ' || v_new,
+            p_do := zodan.write_start_streams(zodan.list_subscriptions(p_cluster)), p_section := c_section);
+    RETURN NEXT zodan.make_step(24, v_source, 'resume apply on ' || v_source,
             p_do := 'SELECT spock.resume_apply_workers()',
             p_budget := c_budget,
             p_section := c_section);
@@ -4481,20 +4515,20 @@ DECLARE
     v_sub text;
     v_member text;
 BEGIN
-    RETURN NEXT zodan.make_step(24, v_new,
+    RETURN NEXT zodan.make_step(25, v_new,
             pg_catalog.format('drop subscription %s on %s', zodan.copy_name(v_new), v_new),
             p_do := zodan.write_drop_subscription(zodan.copy_name(v_new)));
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
         v_sub := zodan.subscription_name(v_new, v_member);
-        RETURN NEXT zodan.make_step(24, v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
+        RETURN NEXT zodan.make_step(25, v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
             p_do := zodan.write_create_subscription(p_cluster, v_new, v_member, true),
             p_done := zodan.write_subscription_exists(v_sub),
             p_undo := zodan.write_drop_subscription(v_sub));
-        RETURN NEXT zodan.make_step(25, v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
+        RETURN NEXT zodan.make_step(26, v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
             p_until := zodan.write_wait_replicating(ARRAY[v_sub]),
             p_budget := p_patience);
     END LOOP;
-    RETURN NEXT zodan.make_step(25, v_new, 'wait for all subscriptions to replicate on ' || v_new,
+    RETURN NEXT zodan.make_step(26, v_new, 'wait for all subscriptions to replicate on ' || v_new,
             p_until := zodan.write_wait_replicating(zodan.list_subscriptions(p_cluster)),
             p_budget := p_patience);
 END
@@ -4520,25 +4554,25 @@ BEGIN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
         v_refs := v_refs || zodan.placeholder('result', 'seq' || v_place, 'sequences');
-        RETURN NEXT zodan.make_step(26, v_member, 'read the sequences of ' || v_member,
+        RETURN NEXT zodan.make_step(27, v_member, 'read the sequences of ' || v_member,
             p_do := zodan.write_read_sequences(),
             p_ref := 'seq' || v_place);
-        RETURN NEXT zodan.make_step(27, v_member, 'sync event on ' || v_member,
+        RETURN NEXT zodan.make_step(28, v_member, 'sync event on ' || v_member,
             p_do := zodan.write_sync_event(),
             p_ref := 'event' || v_place);
-        RETURN NEXT zodan.make_step(28, v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
+        RETURN NEXT zodan.make_step(29, v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
             p_until := zodan.write_wait_applied(v_member, zodan.placeholder('result', 'event' || v_place, 'lsn')),
             p_budget := p_patience);
-        RETURN NEXT zodan.make_step(28, v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
+        RETURN NEXT zodan.make_step(29, v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
             p_until := zodan.write_wait_applied(v_new, zodan.placeholder('result', 'event', 'lsn')),
             p_budget := p_patience);
     END LOOP;
-    RETURN NEXT zodan.make_step(27, v_new, 'bring the sequences of ' || v_new || ' level',
+    RETURN NEXT zodan.make_step(28, v_new, 'bring the sequences of ' || v_new || ' level',
             p_do := zodan.write_level_sequences(v_refs));
-    RETURN NEXT zodan.make_step(27, v_new, 'sync event on ' || v_new,
+    RETURN NEXT zodan.make_step(28, v_new, 'sync event on ' || v_new,
             p_do := zodan.write_sync_event(),
             p_ref := 'event');
-    RETURN NEXT zodan.make_step(29, v_new, 'drop schema zodan if it is empty on ' || v_new,
+    RETURN NEXT zodan.make_step(30, v_new, 'drop schema zodan if it is empty on ' || v_new,
             p_do := zodan.write_drop_empty_schema());
 END
 $zodan$;
@@ -5324,14 +5358,15 @@ CREATE FUNCTION zodan.write_wait_drained(p_target text, p_lsn text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'SELECT w.ok OR w.gone AS ok, w.progress, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
+SELECT 'SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok, w.progress, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
     || pg_catalog.format('NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE n.node_name = %s) AS gone',
            zodan.quote_text(p_target))
     || ' FROM (' || zodan.write_wait_applied(p_target, p_lsn) || ') AS a) AS w'
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_drained IS
-'Writes the query that tells, on a member, whether it has applied everything of the target up to p_lsn; a
-subscription that is gone has been waited for before; for until_sql (design 5, step 1).';
+'Writes the query that tells, on a member, whether it has applied everything of the target up to p_lsn, and flushes
+it then: Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that is
+gone has been waited for before; for until_sql (design 5, step 1).';
 REVOKE ALL ON FUNCTION zodan.write_wait_drained FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_drop_node(p_target text)
@@ -5399,12 +5434,11 @@ BEGIN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
     LOOP
+        -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
         RETURN NEXT zodan.make_step(5, v_member,
-            pg_catalog.format('wait until %s has applied everything of %s', v_member, v_target),
-            p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience);
-        -- Spock applies with synchronous_commit off, and the slot that could send it again is about to go.
-        RETURN NEXT zodan.make_step(6, v_member,
-            pg_catalog.format('flush what %s has applied of %s', v_member, v_target), p_do := zodan.write_sync_event());
+            pg_catalog.format('wait until %s has applied everything of %s, and flush it', v_member, v_target),
+            p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience,
+            p_section := 'once');
     END LOOP;
 END
 $zodan$;
@@ -5431,29 +5465,29 @@ BEGIN
         SELECT m.name, s.item FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
     LOOP
-        RETURN NEXT zodan.make_step(7, v_member,
+        RETURN NEXT zodan.make_step(6, v_member,
             pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
             p_do := zodan.write_drop_subscription(v_item ->> 'name'));
     END LOOP;
     -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
-    RETURN NEXT zodan.make_step(7, v_target, 'disable every subscription on ' || v_target,
+    RETURN NEXT zodan.make_step(6, v_target, 'disable every subscription on ' || v_target,
         p_do := 'SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled');
     FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
-            RETURN NEXT zodan.make_step(8, v_item ->> 'provider',
+            RETURN NEXT zodan.make_step(7, v_item ->> 'provider',
                 pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
                 p_do := zodan.write_drop_slot(v_item ->> 'slot'));
         END IF;
     END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
-        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target));
-        RETURN NEXT zodan.make_step(9, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.write_prove_gone(p_leave, v_member));
     END LOOP;
-    RETURN NEXT zodan.make_step(10, v_target,
+    RETURN NEXT zodan.make_step(9, v_target,
         pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
-    RETURN NEXT zodan.make_step(11, v_target, 'prove that nothing is left on ' || v_target,
+    RETURN NEXT zodan.make_step(10, v_target, 'prove that nothing is left on ' || v_target,
         p_do := zodan.write_prove_gone(p_leave, v_target));
 END
 $zodan$;
@@ -5505,20 +5539,20 @@ DECLARE
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
         FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
-            RETURN NEXT zodan.make_step(7, v_member,
+            RETURN NEXT zodan.make_step(6, v_member,
                 pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
                 p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_section := 'final');
         END LOOP;
-        RETURN NEXT zodan.make_step(8, v_member,
+        RETURN NEXT zodan.make_step(7, v_member,
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
             p_do := zodan.write_drop_slot_of(v_member, zodan.subscription_name(v_member, v_target)), p_section := 'final');
         -- A join that never came to its end used this one.
-        RETURN NEXT zodan.make_step(8, v_member,
+        RETURN NEXT zodan.make_step(7, v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
             p_do := zodan.write_drop_slot_of(v_member, zodan.copy_name(v_target)), p_section := 'final');
-        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target), p_section := 'final');
-        RETURN NEXT zodan.make_step(9, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.write_prove_gone(p_leave, v_member));
     END LOOP;
 END

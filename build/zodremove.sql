@@ -1440,8 +1440,9 @@ RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
 /* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
-each with the statement that does so in the place of the one that did it. A step that was never begun, or whose undo needs
-a result that was never had, made nothing: what has its name is somebody else's (design 3). */
+each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
+section once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
+is somebody else's (design 3). */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -1449,7 +1450,7 @@ BEGIN
       FROM zodan.step AS s
      WHERE s.operation_id = p_operation AND s.phase = p_phase
        AND CASE WHEN NOT p_undo THEN s.state <> 'done'
-                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND NOT EXISTS (
+                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND (s.section IS DISTINCT FROM 'once' OR s.state = 'done') AND NOT EXISTS (
                     SELECT FROM pg_catalog.regexp_matches(s.undo_sql, '\{result:(\d+)\.', 'g') AS m(found)
                      WHERE NOT EXISTS (SELECT FROM zodan.step AS r WHERE r.operation_id = p_operation
                                           AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
@@ -1466,8 +1467,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
 'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
-each with the statement that does so in the place of the one that did it. A step that was never begun, or whose undo needs
-a result that was never had, made nothing: what has its name is somebody else''s (design 3).';
+each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
+section once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
+is somebody else''s (design 3).';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.take_sample(p_job jsonb, p_seen jsonb, p_at timestamptz)
@@ -1827,6 +1829,10 @@ BEGIN
         END IF;
     END LOOP;
     CALL zodan.undo_phases(p_operation, p_section, p_dsns, p_verbose, p_failure);
+    -- All of it is to be done again, what leaves nothing to take back too, and what was made on it.
+    UPDATE zodan.step AS s SET state = 'pending'
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section IS DISTINCT FROM 'once'
+       AND s.ordinal >= (SELECT pg_catalog.min(o.ordinal) FROM zodan.step AS o WHERE o.operation_id = p_operation AND o.section = p_section);
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_section IS
@@ -1846,9 +1852,10 @@ CREATE OR REPLACE PROCEDURE zodan.retry_section(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* After a failure in the flip: settles it (always, so that nothing stays paused), and clears p_failure if it may
-be tried again, which p_tries counts, 5 in all. Any other section is left as it is, for a look at what failed, until the
-operation is called again or rolled back (design 3, 4). */
+/* After a failure in the flip: settles it (always, so that nothing stays paused) and the copy, which is begun
+anew where it had been disabled, and clears p_failure if it may be tried again, which p_tries counts, 5 in all.
+Any other section is left as it is, for a look at what failed, until the operation is called again or rolled back
+(design 3, 4). */
 DECLARE
     v_failure jsonb;
 BEGIN
@@ -1857,6 +1864,9 @@ BEGIN
     END IF;
     p_tries := p_tries + 1;
     CALL zodan.settle_section(p_operation, p_section, p_dsns, p_verbose, v_failure);
+    IF v_failure IS NULL THEN
+        CALL zodan.settle_section(p_operation, 'copy', p_dsns, p_verbose, v_failure);
+    END IF;
     IF v_failure IS NOT NULL OR p_tries >= 5 THEN
         RETURN;
     END IF;
@@ -1865,9 +1875,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_section IS
-'After a failure in the flip: settles it (always, so that nothing stays paused), and clears p_failure if it may
-be tried again, which p_tries counts, 5 in all. Any other section is left as it is, for a look at what failed, until the
-operation is called again or rolled back (design 3, 4).';
+'After a failure in the flip: settles it (always, so that nothing stays paused) and the copy, which is begun
+anew where it had been disabled, and clears p_failure if it may be tried again, which p_tries counts, 5 in all.
+Any other section is left as it is, for a look at what failed, until the operation is called again or rolled back
+(design 3, 4).';
 REVOKE ALL ON PROCEDURE zodan.retry_section FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_operation(
@@ -1905,7 +1916,7 @@ BEGIN
             CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, p_failure);
             IF p_failure IS NULL THEN
                 SELECT pg_catalog.min(s.phase) - 1 INTO v_phase
-                  FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.section = v_section;
+                  FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.state <> 'done';
             END IF;
         END IF;
         SELECT pg_catalog.min(s.phase) INTO v_phase
@@ -2870,14 +2881,15 @@ CREATE OR REPLACE FUNCTION zodan.write_wait_drained(p_target text, p_lsn text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'SELECT w.ok OR w.gone AS ok, w.progress, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
+SELECT 'SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok, w.progress, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
     || pg_catalog.format('NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE n.node_name = %s) AS gone',
            zodan.quote_text(p_target))
     || ' FROM (' || zodan.write_wait_applied(p_target, p_lsn) || ') AS a) AS w'
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_drained IS
-'Writes the query that tells, on a member, whether it has applied everything of the target up to p_lsn; a
-subscription that is gone has been waited for before; for until_sql (design 5, step 1).';
+'Writes the query that tells, on a member, whether it has applied everything of the target up to p_lsn, and flushes
+it then: Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that is
+gone has been waited for before; for until_sql (design 5, step 1).';
 REVOKE ALL ON FUNCTION zodan.write_wait_drained FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_drop_node(p_target text)
@@ -2945,12 +2957,11 @@ BEGIN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
     LOOP
+        -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
         RETURN NEXT zodan.make_step(5, v_member,
-            pg_catalog.format('wait until %s has applied everything of %s', v_member, v_target),
-            p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience);
-        -- Spock applies with synchronous_commit off, and the slot that could send it again is about to go.
-        RETURN NEXT zodan.make_step(6, v_member,
-            pg_catalog.format('flush what %s has applied of %s', v_member, v_target), p_do := zodan.write_sync_event());
+            pg_catalog.format('wait until %s has applied everything of %s, and flush it', v_member, v_target),
+            p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience,
+            p_section := 'once');
     END LOOP;
 END
 $zodan$;
@@ -2977,29 +2988,29 @@ BEGIN
         SELECT m.name, s.item FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
     LOOP
-        RETURN NEXT zodan.make_step(7, v_member,
+        RETURN NEXT zodan.make_step(6, v_member,
             pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
             p_do := zodan.write_drop_subscription(v_item ->> 'name'));
     END LOOP;
     -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
-    RETURN NEXT zodan.make_step(7, v_target, 'disable every subscription on ' || v_target,
+    RETURN NEXT zodan.make_step(6, v_target, 'disable every subscription on ' || v_target,
         p_do := 'SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled');
     FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
-            RETURN NEXT zodan.make_step(8, v_item ->> 'provider',
+            RETURN NEXT zodan.make_step(7, v_item ->> 'provider',
                 pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
                 p_do := zodan.write_drop_slot(v_item ->> 'slot'));
         END IF;
     END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
-        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target));
-        RETURN NEXT zodan.make_step(9, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.write_prove_gone(p_leave, v_member));
     END LOOP;
-    RETURN NEXT zodan.make_step(10, v_target,
+    RETURN NEXT zodan.make_step(9, v_target,
         pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
-    RETURN NEXT zodan.make_step(11, v_target, 'prove that nothing is left on ' || v_target,
+    RETURN NEXT zodan.make_step(10, v_target, 'prove that nothing is left on ' || v_target,
         p_do := zodan.write_prove_gone(p_leave, v_target));
 END
 $zodan$;
@@ -3051,20 +3062,20 @@ DECLARE
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
         FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
-            RETURN NEXT zodan.make_step(7, v_member,
+            RETURN NEXT zodan.make_step(6, v_member,
                 pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
                 p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_section := 'final');
         END LOOP;
-        RETURN NEXT zodan.make_step(8, v_member,
+        RETURN NEXT zodan.make_step(7, v_member,
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
             p_do := zodan.write_drop_slot_of(v_member, zodan.subscription_name(v_member, v_target)), p_section := 'final');
         -- A join that never came to its end used this one.
-        RETURN NEXT zodan.make_step(8, v_member,
+        RETURN NEXT zodan.make_step(7, v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
             p_do := zodan.write_drop_slot_of(v_member, zodan.copy_name(v_target)), p_section := 'final');
-        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target), p_section := 'final');
-        RETURN NEXT zodan.make_step(9, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.write_prove_gone(p_leave, v_member));
     END LOOP;
 END

@@ -57,6 +57,39 @@ def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:
     assert leftovers(cluster.nodes, "n3") == []
 
 
+def test_a_flip_that_fails_after_the_copy_was_disabled_copies_anew(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=1)
+    create_tables(cluster)
+    n1, n2, n3 = cluster.nodes
+    fill(n1, 5000)
+    load_zodan(n3)
+    arguments = {"src_node_name": "n1", "src_dsn": n1.dsn(), "new_node_name": "n3", "new_node_dsn": n3.dsn()}
+    steps = n3.execute(
+        "SELECT ordinal, title FROM zodan.plan_add_node(%(src_node_name)s, %(src_dsn)s, %(new_node_name)s,"
+        " %(new_node_dsn)s)",
+        arguments,
+    )
+    confirm = next(number for number, title in steps if title.startswith("confirm that n1"))
+    with Writers([n1, n2]) as writers:
+        held = HeldCall(n3, f"before {confirm}", "spock.add_node", arguments)
+        # The pause is over too early: what was read of the source is no longer so.
+        n1.execute("SELECT spock.resume_apply_workers()")
+        wait_level([n1, n2])
+        held.let_go()
+    assert held.error is None
+    assert writers.failures == []
+    cluster.blanks.remove(n3)
+    cluster.members.append(n3)
+    wait_level(cluster.members)
+    assert exceptions(cluster.members) == []
+    assert_rows_equal(cluster.members, TABLES)
+    attempts = dict(n3.execute("SELECT title, attempts FROM zodan.step WHERE section IN ('copy', 'flip')"))
+    assert {attempts["note what is on n3"], attempts["pause apply on n1"]} == {2}
+    assert n3.execute("SELECT state FROM zodan.operation") == [("done",)]
+    remove_node(cluster, "n3")
+    assert leftovers(cluster.nodes, "n3") == []
+
+
 def test_rollback_does_not_take_rows_away_that_users_wrote(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=2, blanks=1)
     create_tables(cluster)
