@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support.calls import leftovers
 from support.clusters import MakeCluster
-from support.scripts import load, psql
+from support.scripts import load, psql, variable
 from support.tables import create_tables, fill
 from zodan_sql.render import find_build
 from zodan_sql.sandbox import Cluster
@@ -26,7 +26,7 @@ def follow(cluster: Cluster, page: str, *scripts: str) -> subprocess.CompletedPr
     script = "".join(_BLOCK.findall(page))
     # Connection strings as the page gives them, to the servers of this cluster.
     assert _SETTING.search(script)
-    script = _SETTING.sub(lambda found: f"\\set {found[1]} '{cluster[found[1]].dsn()}'", script)
+    script = _SETTING.sub(lambda found: f"\\set {found[1]} {variable(cluster[found[1]].dsn())}", script)
     done = psql(cluster.engine, here.dsn(), "-At", script=script)
     assert done.returncode == 0, done.stderr
     return done
