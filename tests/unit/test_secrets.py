@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from support.secrets import PASSWORD, WRONG, Net, find, is_foreign, words
+from support.secrets import PASSWORD, WRONG, Net, find, words
 from zodan_sql.redact import Redactor
 
 WAYS: dict[str, Callable[[str], str]] = {
@@ -45,6 +45,23 @@ def test_one_that_a_sandbox_has_made_is_known_by_its_beginning() -> None:
         "zdn-0123456789abcdef-_ABCDEF"
     ]
     assert list(find("zdn-tmp")) == []
+
+
+@pytest.mark.parametrize(
+    ("who", "what", "leaks"),
+    [
+        ("spock apply 16384:2979946351 app", "DETAIL:  dsn was: ", 0),
+        ('pglogical apply 16384:2979946351 Sales "EU"', "DETAIL:  dsn was: ", 0),
+        ("client backend app", "DETAIL:  dsn was: ", 1),
+        ("spock apply 16384:2979946351 app", "STATEMENT:  SELECT ", 1),
+        ("spock apply 16384:2979946351 app", "LOG:  DETAIL:  dsn is: ", 1),
+    ],
+)
+def test_of_a_log_only_what_spocks_workers_tell_by_themselves_is_left_out(who: str, what: str, leaks: int) -> None:
+    net = Net()
+    before = f"2026-01-01 10:00:00.123 GMT [2003] {who}"
+    net.add_log("log of n1", f"{before} ERROR:  no\n{before} {what} {make_conninfo(password=PASSWORD)}\n\tand on\n")
+    assert len(net.leaks()) == leaks
 
 
 def test_what_was_masked_is_no_leak() -> None:
