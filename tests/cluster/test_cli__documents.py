@@ -8,6 +8,7 @@ from pathlib import Path
 
 from support.clusters import MakeCluster
 from support.documents import parse
+from support.pages import check_page
 from support.secrets import find
 from support.shell import Ended, run
 from zodan_sql.cli import documents
@@ -44,6 +45,8 @@ def test_what_a_shell_is_told_of_a_join(make_cluster: MakeCluster, tmp_path: Pat
     assert "3 nodes, 6 of 6 streams replicate" in text
     assert text.count("✓ so it is") > 3
     assert list(find(text)) == []
+    seen = check_page(page, tmp_path / "profile")
+    assert len(seen["bars"]) == len(steps)
     check_rescan(n1, n2)
 
 

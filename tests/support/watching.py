@@ -17,6 +17,7 @@ NET = Net()
 
 #: Files larger than this are no report of ours.
 _LARGEST = 4 << 20
+_TEXTS = ("", ".html", ".svg", ".json", ".txt", ".md", ".log", ".sql", ".control", ".mmd", ".dot")
 _CONNECTION = "connect_timeout=5 options='-c statement_timeout=20s'"
 _DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template1'"
 _TABLES = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('zodan') AND relkind = 'r'"
@@ -123,9 +124,9 @@ def look_at_the_living() -> None:
 
 
 def take_files(folder: Path) -> None:
-    """Take every file below a folder."""
+    """Take every file below a folder that is one of text."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink() and path.stat().st_size <= _LARGEST:
+        if path.suffix in _TEXTS and path.is_file() and not path.is_symlink() and path.stat().st_size <= _LARGEST:
             NET.add("file", path.name, path.read_text(encoding="utf-8", errors="replace"))
 
 
