@@ -45,7 +45,7 @@ def test_what_a_shell_is_told_of_a_join(make_cluster: MakeCluster, tmp_path: Pat
     assert "3 nodes, 6 of 6 streams replicate" in text
     assert text.count("✓ so it is") > 3
     assert list(find(text)) == []
-    seen = check_page(page, tmp_path / "profile")
+    seen = check_page(page)
     assert len(seen["bars"]) == len(steps)
     check_rescan(n1, n2)
 

@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,7 @@ def find_browser() -> str:
 class Browser:
     """One window, until the end of the block. Raises where the browser does not answer in time."""
 
-    def __init__(self, profile: Path, width: int = 1200, height: int = 900) -> None:
+    def __init__(self, width: int = 1200, height: int = 900) -> None:
         #: Addresses that the page asked for, its own first.
         self.requests: list[str] = []
         #: What it had to complain of.
@@ -47,7 +48,8 @@ class Browser:
         self._number = 0
         self._rest = b""
         self._session = ""
-        options = [*_OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}", "about:blank"]
+        self._profile = tempfile.TemporaryDirectory(prefix="zodan-browser-", ignore_cleanup_errors=True)
+        options = [*_OPTIONS, f"--user-data-dir={self._profile.name}", f"--window-size={width},{height}", "about:blank"]
         theirs, self._write = os.pipe()
         self._read, theirs_too = os.pipe()
         self._process = subprocess.Popen(
@@ -78,6 +80,7 @@ class Browser:
             self._process.wait()
         os.close(self._write)
         os.close(self._read)
+        self._profile.cleanup()
 
     def open(self, page: Path) -> None:
         """Open a file, and wait until it has loaded with all it wants."""

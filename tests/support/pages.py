@@ -37,9 +37,9 @@ _LOOK = """(() => {
 _SLACK = 1.0
 
 
-def check_page(page: Path, profile: Path) -> dict[str, Any]:
+def check_page(page: Path) -> dict[str, Any]:
     """Open a page in a browser, see that nothing is amiss that a reader would miss, and return what is there."""
-    with Browser(profile) as browser:
+    with Browser() as browser:
         browser.open(page)
         seen: dict[str, Any] = browser.evaluate(_LOOK)
         # Looking at the picture is itself a request, of nobody.

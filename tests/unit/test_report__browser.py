@@ -24,8 +24,8 @@ def page(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_page_opens_and_shows_what_it_should(page: Path, tmp_path: Path) -> None:
-    seen = check_page(page, tmp_path / "profile")
+def test_a_page_opens_and_shows_what_it_should(page: Path) -> None:
+    seen = check_page(page)
     begun = [each for each in STEPS if each.started_at is not None]
     assert len(seen["bars"]) == len(begun)
     assert {bar["said"].partition(":")[0] for bar in seen["bars"]} == {str(each.ordinal) for each in begun}
@@ -35,8 +35,8 @@ def test_a_page_opens_and_shows_what_it_should(page: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.xfail(strict=True, reason="a tick's label at the right end of the axis is wider than the place there")
-def test_no_label_is_cut_off(page: Path, tmp_path: Path) -> None:
-    assert cut_off(check_page(page, tmp_path / "profile")) == []
+def test_no_label_is_cut_off(page: Path) -> None:
+    assert cut_off(check_page(page)) == []
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_no_label_is_cut_off(page: Path, tmp_path: Path) -> None:
         ("the page is blank", "</head>", f"<style>* {{ {_WHITE} }}</style></head>"),
     ],
 )
-def test_what_is_broken_is_seen(page: Path, tmp_path: Path, what: str, before: str, after: str) -> None:
+def test_what_is_broken_is_seen(page: Path, what: str, before: str, after: str) -> None:
     text = page.read_text(encoding="utf-8")
     assert before in text
     page.write_text(text.replace(before, after), encoding="utf-8")
     with pytest.raises(AssertionError, match=what):
-        check_page(page, tmp_path / "profile")
+        check_page(page)
