@@ -111,9 +111,9 @@ class Net:
         starts = [0, *(found.start() for found in _LOG_LINE.finditer(text)), len(text)]
         self.add("log", where, "".join(line for a, b in pairwise(starts) if not is_foreign(line := text[a:b])))
 
-    def kinds(self) -> Counter[str]:
-        """Count what was kept, by kind."""
-        return Counter(entry.kind for entry in self._entries)
+    def kinds(self, but: str = "no test") -> Counter[str]:
+        """Count what was kept, by kind, without what came out of tests whose names hold ``but``."""
+        return Counter(entry.kind for entry in self._entries if but not in entry.test)
 
     def tests(self) -> set[str]:
         """Return the tests that anything came out of."""
