@@ -8,10 +8,11 @@ BIN := $(VENV)/bin
 # Made again whenever the dependencies may have changed.
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 SERVER := $(VENV)/.server-$(shell cksum < scripts/setup-server 2>/dev/null | cut -d ' ' -f 1)
+BROWSER := $(VENV)/.browser-$(shell cksum < scripts/setup-browser 2>/dev/null | cut -d ' ' -f 1)
 
 .PHONY: demo test test-all check build docs install lint bench setup clean
 
-demo: setup ## a sandbox cluster: load, a node joins, rows compared, the node leaves
+demo: $(READY) $(SERVER) ## a sandbox cluster: load, a node joins, rows compared, the node leaves
 	$(BIN)/zodan-sql demo
 
 test: check setup ## what CI runs
@@ -44,10 +45,10 @@ install: ## put the extension where CREATE EXTENSION finds it; needs no Python
 lint: $(READY) ## the rendered SQL against the house rules
 	$(BIN)/zodan-sql lint
 
-bench: setup ## the numbers the README states
+bench: $(READY) $(SERVER) ## the numbers the README states
 	PYTHONPATH=tests $(BIN)/python -m bench
 
-setup: $(READY) $(SERVER)
+setup: $(READY) $(SERVER) $(BROWSER)
 
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -61,6 +62,11 @@ $(READY):
 $(SERVER):
 	sh scripts/setup-server
 	@rm -f $(VENV)/.server-*
+	@touch $@
+
+$(BROWSER):
+	sh scripts/setup-browser
+	@rm -f $(VENV)/.browser-*
 	@touch $@
 
 .PHONY: venv-package

@@ -14,11 +14,41 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from support import watching
 from support.clusters import MakeCluster
+from support.secrets import PASSWORD
 from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
 
 _LOG_TAIL = 60
 _CLUSTERS = pytest.StashKey[list[Cluster]]()
+_LAST = "test_secrets__whole_run.py"
+
+watching.cast()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the test that looks at what came out of all others last."""
+    items.sort(key=lambda item: item.path.name == _LAST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """Tell the net which test is under way."""
+    watching.NET.test = item.nodeid
+    return (yield)
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Take what a test wrote into its folder."""
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if folder is not None:
+        watching.take_files(folder)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Take what a test printed and did not look at."""
+    for name, text in (("stdout", report.capstdout), ("stderr", report.capstderr), ("logging", report.caplog)):
+        watching.NET.add("command", f"{name} in this process", text)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +96,7 @@ def _maker(request: pytest.FixtureRequest, engine: Engine) -> Iterator[MakeClust
         first = len(names) + 1
         blank_names = [f"n{first + i}" for i in range(blanks)] if isinstance(blanks, int) else list(blanks)
         base = Path(tempfile.mkdtemp(prefix="zodan-"))
-        cluster = Cluster.create(base, names, blank_names, engine, dbname, mesh, extra_conf)
+        cluster = Cluster.create(base, names, blank_names, engine, dbname, mesh, extra_conf, PASSWORD)
         clusters.append(cluster)
         return cluster
 
@@ -100,7 +130,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def server(engine: Engine) -> Iterator[Node]:
     """Return a server whose database has Spock and dblink and is no node."""
     base = Path(tempfile.mkdtemp(prefix="zodan-"))
-    cluster = Cluster.create(base, [], ["single"], engine)
+    cluster = Cluster.create(base, [], ["single"], engine, password=PASSWORD)
     yield cluster["single"]
     cluster.destroy()
 

@@ -24,9 +24,10 @@ TABLES = ['"Weird ""table"" é"', '"Sch éma"."it\'s {dsn:n1}"', '"Sch éma"."UP
 
 def keyword_oddities(node: Node) -> str:
     """Write the connection string in another order, with spaces around the equals signs and quoted values."""
-    words = conninfo_to_dict(node.dsn())
+    words = {key: str(value) for key, value in conninfo_to_dict(node.dsn()).items()}
+    password = words["password"].replace("\\", "\\\\").replace("'", "\\'")
     return (
-        f"  password\t= '{words['password']}'  dbname ='{words['dbname']}' options='-c search_path\\=pg_catalog'\n"
+        f"  password\t= '{password}'  dbname ='{words['dbname']}' options='-c search_path\\=pg_catalog'\n"
         f" user= {words['user']} port = '{words['port']}' host={words['host']} "
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
-from zodan_sql.sandbox import Engine, down
+from support.watching import look
+from zodan_sql.sandbox import Cluster, Engine, down
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _TUTORIAL = _REPOSITORY / "docs" / "tutorial.md"
@@ -38,18 +40,20 @@ def _session(blocks: list[str]) -> str:
 def test_every_command_of_the_tutorial(engine: Engine, sandbox_folder: Path) -> None:
     environment = os.environ | {
         "ZODAN_SANDBOX": str(sandbox_folder),
-        "PATH": f"{engine.pg_bin}:{os.environ['PATH']}",
+        "PATH": f"{engine.pg_bin}:{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    try:
-        done = subprocess.run(
-            ["bash"],
-            input=script_of(_TUTORIAL.read_text(encoding="utf-8")),
-            cwd=_REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
+    script, down_command, rest = script_of(_TUTORIAL.read_text(encoding="utf-8")).partition("zodan-sql sandbox down\n")
+    assert down_command
+    assert rest.strip() == ""
+
+    def follow(part: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash"], input=part, cwd=_REPOSITORY, env=environment, capture_output=True, text=True, check=False
         )
+
+    try:
+        done = follow(script)
+        look(Cluster.load(sandbox_folder))
         said = done.stdout + done.stderr
         assert done.returncode == 0, said
         assert "a write on" not in said
@@ -59,6 +63,6 @@ def test_every_command_of_the_tutorial(engine: Engine, sandbox_folder: Path) -> 
         assert "(12 rows)" in said
         assert re.search(r"^ +2 \d+\|[0-9a-f]{32}$", said, re.MULTILINE), said
         assert re.search(r"^ n4 +\| +1 \|", said, re.MULTILINE), said
-        assert "removed n1, n2, n3, n4" in said
+        assert follow(down_command).stdout == "removed n1, n2, n3, n4\n"
     finally:
         down(sandbox_folder)

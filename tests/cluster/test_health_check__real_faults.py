@@ -11,6 +11,7 @@ import pytest
 
 from support.calls import add_node, call, load_zodan
 from support.clusters import MakeCluster
+from support.secrets import find
 from support.tables import create_tables, fill, wait_level
 from zodan_sql import cli
 from zodan_sql.sandbox import Cluster, Node
@@ -75,7 +76,7 @@ def found(node: Node, check_type: str, given: dict[str, Any]) -> set[tuple[str, 
         {"check_type": check_type, **given},
     )
     assert all(row[3] for row in rows)
-    assert not any("password=zdn" in row[4] for row in rows)
+    assert list(find(str(rows))) == []
     return {(row[0], row[1], row[2]) for row in rows}
 
 

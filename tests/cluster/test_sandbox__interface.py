@@ -52,6 +52,7 @@ _COLUMNS = {
     "replication_set_table": "set_id set_reloid set_att_list set_row_filter",
     "replication_set_seq": "set_id set_seqoid",
     "tables": "relid nspname relname set_name",
+    "lag_tracker": "origin_name receiver_name commit_timestamp",
     "exception_log": "remote_origin remote_commit_ts command_counter retry_errored_at remote_xid local_origin"
     " local_commit_ts table_schema table_name operation local_tup remote_old_tup remote_new_tup ddl_statement"
     " ddl_user error_message",

@@ -80,11 +80,13 @@ def test_the_commands_print_what_the_server_says(
             " LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'removing % at %', target_node_name, target_node_dsn;"
             " RAISE EXCEPTION USING ERRCODE = 'ZD201', MESSAGE = 'no ' || target_node_dsn; END $$"
         )
+    # Not the server's own password: the procedure tells it, and nothing of a test may.
+    target = "host=h dbname=d password=s3cret"
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["remove-node", "--target-node-name", "n4", "--target-dsn", dsn])
+        cli.main(["remove-node", "--target-node-name", "n4", "--target-dsn", target, "--dsn", dsn])
     printed = capsys.readouterr()
     assert exit_.value.code == 4
     assert printed.out.startswith("removing n4 at host=")
     assert printed.err.startswith("error ZD201: no host=")
-    assert str(psycopg.conninfo.conninfo_to_dict(dsn)["password"]) not in printed.out + printed.err
+    assert "s3cret" not in printed.out + printed.err
     assert printed.out.count("password=****") == 1

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
+from support.watching import words_of
 from zodan_sql.sandbox import Node
 
 
@@ -27,7 +27,7 @@ def failure(node: Node, procedure: str, **arguments: Any) -> Failure:
     said: list[str] = []
     names = ", ".join(f"{name} => %({name})s" for name in arguments)
     with node.connect() as connection:
-        connection.add_notice_handler(lambda notice: said.append(_words(notice)))
+        connection.add_notice_handler(lambda notice: said.append(words_of(notice)))
         try:
             connection.execute(f"CALL {procedure}({names})".encode(), arguments)
         except psycopg.Error as error:
@@ -37,22 +37,6 @@ def failure(node: Node, procedure: str, **arguments: Any) -> Failure:
                 diagnostic.message_primary or str(error),
                 diagnostic.message_detail or "",
                 diagnostic.message_hint or "",
-                "\n".join([*said, _words(diagnostic), str(error)]),
+                "\n".join([*said, words_of(diagnostic), str(error)]),
             )
     raise AssertionError(f"{procedure} did not fail; it said: {said}")
-
-
-def password_of(dsn: str) -> str:
-    """Return the password in a connection string."""
-    return str(conninfo_to_dict(dsn)["password"])
-
-
-def _words(diagnostic: psycopg.errors.Diagnostic) -> str:
-    parts = (
-        diagnostic.message_primary,
-        diagnostic.message_detail,
-        diagnostic.message_hint,
-        diagnostic.context,
-        diagnostic.internal_query,
-    )
-    return "\n".join(part for part in parts if part)

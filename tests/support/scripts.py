@@ -22,3 +22,13 @@ def psql(engine: Engine, dsn: str, *arguments: str, script: str | None = None) -
 def load(engine: Engine, dsn: str, path: Path) -> subprocess.CompletedProcess[str]:
     """Load a script as the README says."""
     return psql(engine, dsn, "-f", str(path))
+
+
+def literal(text: str) -> str:
+    """Return a text as a literal of SQL, for a statement as a DBA types it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def variable(text: str) -> str:
+    r"""Return a text as an argument of psql's \set."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

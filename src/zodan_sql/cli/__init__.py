@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from zodan_sql.cli import cluster, databases, develop, health, operations, report, sandbox
 from zodan_sql.cli.screen import EXIT_USAGE, Screen
+from zodan_sql.install import own_version
 
 
 def _app(name: str, text: str) -> typer.Typer:
@@ -18,7 +20,8 @@ def _app(name: str, text: str) -> typer.Typer:
     )
 
 
-app = _app("zodan-sql", "Adds a node to a running Spock cluster, or removes one, while the others keep taking writes.")
+_ABOUT = "Adds a node to a running Spock cluster, or removes one, while the others keep taking writes."
+app = _app("zodan-sql", _ABOUT)
 app.command("build")(develop.build)
 app.command("lint")(develop.lint)
 app.command("install")(databases.install)
@@ -36,6 +39,24 @@ app.command("rescan")(cluster.rescan)
 app.command("report")(report.report)
 app.command("demo")(sandbox.demo)
 app.add_typer(sandbox.app, name="sandbox")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(own_version())
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+def _options(version: Version = False) -> None:
+    """Take what stands before the command."""
+
+
+app.callback(help=_ABOUT)(_options)
 
 #: The commands of zodan-sql under the names that people's runbooks have.
 _add_app = _app("zodan.py", "Adds a node to a running Spock cluster: the same as zodan-sql add-node and health-check.")

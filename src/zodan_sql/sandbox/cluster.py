@@ -18,6 +18,9 @@ from zodan_sql.sandbox.settings import server_settings
 from zodan_sql.sandbox.template import engine_parts, template_folder
 
 _STATE_FILE = "state.json"
+#: By this a password that was made here is known wherever it should not be.
+PASSWORD_PREFIX = "zdn-"
+_PASSWORD_BYTES = 18
 
 
 class Cluster:
@@ -44,11 +47,13 @@ class Cluster:
         dbname: str = "app",
         mesh: bool = True,
         extra_conf: Mapping[str, str] | None = None,
+        password: str | None = None,
     ) -> Cluster:
         """Make and start a cluster in ``base``, a folder of its own; nothing stays if that fails.
 
         ``members`` are meshed (unless ``mesh`` is off: then they are nodes of nothing); ``blanks`` have the
-        database and its extensions and are no nodes. ``extra_conf`` goes into every postgresql.conf.
+        database and its extensions and are no nodes. ``extra_conf`` goes into every postgresql.conf. Without a
+        ``password`` it gets one by chance.
         """
         engine = engine or detect_engine()
         if base.exists() and any(base.iterdir()):
@@ -56,7 +61,8 @@ class Cluster:
         base.mkdir(parents=True, exist_ok=True)
         base.chmod(0o755)
         try:
-            cluster = cls._laid_out(base, engine, dbname, extra_conf or {})
+            password = password or f"{PASSWORD_PREFIX}{secrets.token_urlsafe(_PASSWORD_BYTES)}"
+            cluster = cls._laid_out(base, engine, dbname, password, extra_conf or {})
         except BaseException:
             os_user.remove_folder(base)
             raise
@@ -72,11 +78,13 @@ class Cluster:
         return cluster
 
     @classmethod
-    def _laid_out(cls, base: Path, engine: Engine, dbname: str, extra_conf: Mapping[str, str]) -> Cluster:
+    def _laid_out(
+        cls, base: Path, engine: Engine, dbname: str, password: str, extra_conf: Mapping[str, str]
+    ) -> Cluster:
         _check_reachable(base)
         postgres, engine_settings = engine_parts(engine, base / "engine")
         settings = server_settings(engine, engine_settings, extra_conf)
-        return cls(base, engine, dbname, f"zdn-{secrets.token_urlsafe(18)}", postgres, settings)
+        return cls(base, engine, dbname, password, postgres, settings)
 
     @classmethod
     def load(cls, base: Path) -> Cluster:

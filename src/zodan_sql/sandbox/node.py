@@ -66,7 +66,7 @@ class Node:
     def dsn(self, password: bool = True, dbname: str | None = None) -> str:
         """Return the connection string over TCP, with the password or, for showing, without."""
         words = f"host={settings.HOST} port={self.port} dbname={dbname or self.dbname} user={settings.USER}"
-        return f"{words} password={self._password}" if password else words
+        return f"{words} password={_quoted(self._password)}" if password else words
 
     def local_dsn(self, dbname: str | None = None) -> str:
         """Return the connection string over the private socket; it needs no password."""
@@ -174,3 +174,10 @@ class Node:
         for (dsn,) in peers:
             with suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True, connect_timeout=2) as connection:
                 connection.execute("SELECT spock._wake_manager()")
+
+
+def _quoted(value: str) -> str:
+    """Return a value as it stands in a connection string: in quotes only where it needs them."""
+    if re.fullmatch(r"[^\s'\\]+", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
