@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -11,7 +13,7 @@ from support.crash import HeldCall, wait_unlocked
 from support.secrets import find
 from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
-from zodan_sql.sandbox import Cluster
+from zodan_sql.sandbox import Cluster, Node
 
 #: Where the caller dies: words of the step's title, before or after it.
 _POINTS = [
@@ -21,18 +23,25 @@ _POINTS = [
 ]
 
 
+def planned(source: Node, new: Node) -> tuple[dict[str, str], list[tuple[Any, ...]]]:
+    """Return the arguments of a join, and the ordinal and title of each of its steps."""
+    arguments = {
+        "src_node_name": source.name,
+        "src_dsn": source.dsn(),
+        "new_node_name": new.name,
+        "new_node_dsn": new.dsn(),
+    }
+    names = ", ".join(f"{name} => %({name})s" for name in arguments)
+    return arguments, new.execute(f"SELECT ordinal, title FROM zodan.plan_add_node({names}) ORDER BY 1", arguments)
+
+
 def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=2, blanks=1)
     create_tables(cluster)
     n1, n2, n3 = cluster.nodes
     fill(n1, 20_000)
     load_zodan(n3)
-    arguments = {"src_node_name": "n1", "src_dsn": n1.dsn(), "new_node_name": "n3", "new_node_dsn": n3.dsn()}
-    steps = n3.execute(
-        "SELECT ordinal, title FROM zodan.plan_add_node(%(src_node_name)s, %(src_dsn)s, %(new_node_name)s,"
-        " %(new_node_dsn)s) ORDER BY ordinal",
-        arguments,
-    )
+    arguments, steps = planned(n1, n3)
     copy = next(number for number, title in steps if title.endswith("with structure and data"))
     check_failure_of_a_step(cluster, arguments, copy)
     with Writers([n1, n2]) as writers:
@@ -63,12 +72,7 @@ def test_a_flip_that_fails_after_the_copy_was_disabled_copies_anew(make_cluster:
     n1, n2, n3 = cluster.nodes
     fill(n1, 5000)
     load_zodan(n3)
-    arguments = {"src_node_name": "n1", "src_dsn": n1.dsn(), "new_node_name": "n3", "new_node_dsn": n3.dsn()}
-    steps = n3.execute(
-        "SELECT ordinal, title FROM zodan.plan_add_node(%(src_node_name)s, %(src_dsn)s, %(new_node_name)s,"
-        " %(new_node_dsn)s)",
-        arguments,
-    )
+    arguments, steps = planned(n1, n3)
     confirm = next(number for number, title in steps if title.startswith("confirm that n1"))
     with Writers([n1, n2]) as writers:
         held = HeldCall(n3, f"before {confirm}", "spock.add_node", arguments)
@@ -98,12 +102,7 @@ def test_rollback_does_not_take_rows_away_that_users_wrote(make_cluster: MakeClu
     n2.execute(f"UPDATE {KEYED} SET value = 1 WHERE id % 2 = 0")
     load_zodan(n3)
     before = state(cluster.nodes)
-    arguments = {"src_node_name": "n1", "src_dsn": n1.dsn(), "new_node_name": "n3", "new_node_dsn": n3.dsn()}
-    steps = n3.execute(
-        "SELECT ordinal, title FROM zodan.plan_add_node(%(src_node_name)s, %(src_dsn)s, %(new_node_name)s,"
-        " %(new_node_dsn)s)",
-        arguments,
-    )
+    arguments, steps = planned(n1, n3)
     way_back = next(number for number, title in steps if title == "create subscription sub_n3_n2 on n2")
     HeldCall(n3, f"before {way_back}", "spock.add_node", arguments).kill()
     wait_unlocked(cluster.nodes)

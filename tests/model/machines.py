@@ -31,7 +31,7 @@ ADDITION_PHASES += [
     "switch",
     "resume",
 ]
-REMOVAL_PHASES = ["unpublish", "mark", "settled", "drain", "drained", "durable", "leave", "leave", "forget", "prove"]
+REMOVAL_PHASES = ["unpublish", "mark", "settled", "drain", "drained", "drained", "leave", "leave", "forget", "prove"]
 REMOVAL_PHASES += ["drop", "proven"]
 
 numbers = st.integers(0, 7)

@@ -20,10 +20,7 @@ Look = Callable[[Cluster, Results], bool]
 
 @dataclass(frozen=True)
 class Variant:
-    """Which safeguards a protocol has; the right one has all.
-
-    The plans of sql/templates lack the last four, see AS_WRITTEN.
-    """
+    """Which safeguards a protocol has; the right one has all."""
 
     origins_cleared: bool = True
     forwarded_copy: bool = True
@@ -47,17 +44,12 @@ class Variant:
     drain: bool = True
     durable: bool = True
     copy_ended: bool = True
-    take_back_renews_copy: bool = True
+    copy_begun_anew: bool = True
     drained_once: bool = True
     clean_takes_back_own: bool = True
 
 
 RIGHT = Variant()
-
-AS_WRITTEN = replace(
-    RIGHT, copy_ended=False, take_back_renews_copy=False, drained_once=False, clean_takes_back_own=False
-)
-"""The plans as sql/templates have them; what goes wrong with them is in test_protocol__open.py."""
 
 
 class StepFailed(Exception):
@@ -220,30 +212,6 @@ def disable(cluster: Cluster, stream: Stream) -> None:
     cluster.alter_subscription(stream, replace(subscription, enabled=False))
 
 
-def find_copy(cluster: Cluster, copy: Stream) -> Stream:
-    """Return the copy's stream, which has another name after a flip was taken back."""
-    for stream in cluster.nodes[copy.subscriber].live.subscriptions:
-        if stream.name != Stream(*copy[:2]).name:
-            return stream
-    return copy
-
-
-def renew(cluster: Cluster, copy: Stream) -> None:
-    """Let the copy's stream, if it was ended, go on from where it was under another name, with a slot of its own."""
-    live = cluster.nodes[copy.subscriber].live
-    if copy not in live.subscriptions or any(subscription.enabled for subscription in live.subscriptions.values()):
-        return
-    if copy in cluster.workers:
-        cluster.stop_worker(copy)
-    renewed = copy._replace(name="copy" if copy.name != "copy" else "copy again")
-    slots = cluster.nodes[copy.provider].slots
-    if copy in slots:
-        slots[renewed] = replace(slots[copy])
-    live.origins[renewed] = live.origins[copy]
-    live.subscriptions[renewed] = replace(live.subscriptions[copy], enabled=True)
-    cluster.drop_subscription(copy)
-
-
 def enable_again(cluster: Cluster, stream: Stream) -> None:
     """Enable the copy's subscription if it is there, and the direct streams are not on."""
     subscriptions = cluster.nodes[stream.subscriber].live.subscriptions
@@ -284,7 +252,7 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
         return variant.own_copy and has_switched(cluster, direct, variant)
 
     def is_begun(cluster: Cluster) -> bool:
-        return is_direct(cluster) or find_copy(cluster, copy) in cluster.nodes[new].live.subscriptions
+        return is_direct(cluster) or copy in cluster.nodes[new].live.subscriptions
 
     steps = [
         *(
@@ -329,14 +297,14 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
             f"create subscription {copy}",
             do=lambda c, r: c.create_subscription(copy, Subscription(True, variant.forwarded_copy, Copy.WANTED)),
             done=lambda c, r: is_begun(c),
-            undo=lambda c, r: c.drop_subscription(find_copy(c, copy)),
+            undo=lambda c, r: c.drop_subscription(copy),
             section="copy",
         ),
         Step(
             "copied",
             new,
             "wait for the copy",
-            until=lambda c, r: is_copied(c, find_copy(c, copy)),
+            until=lambda c, r: is_copied(c, copy),
             done=(lambda c, r: is_direct(c)) if variant.own_copy else None,
             section="copy",
         ),
@@ -356,7 +324,7 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
     if not variant.way_back_slots_first:
         steps += [slot_step("late way back", Stream(new, member)) for member in members]
     if variant.own_copy and variant.copy_dropped:
-        steps.append(Step("way back", new, f"drop {copy}", do=lambda c, r: c.drop_subscription(find_copy(c, copy))))
+        steps.append(Step("way back", new, f"drop {copy}", do=lambda c, r: c.drop_subscription(copy)))
     for member in members:
         steps.append(subscription_step("way back", Stream(new, member), Subscription(enabled=True), variant))
     mesh = [Stream(new, member) for member in members] + [Stream(member, new) for member in members]
@@ -377,8 +345,11 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
 def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> list[Step]:
     """Return the steps of the flip (design 4, step 7)."""
     new = copy.subscriber
-    take_back = renew if variant.take_back_renews_copy and variant.own_copy else enable_again
     steps = []
+
+    def look(cluster: Cluster, results: Results) -> None:
+        confirm(positions(cluster, source, peers), results["flip"]["peers"])
+
     if variant.pause:
         steps.append(
             Step(
@@ -403,44 +374,40 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
     ]
     if not variant.peer_slots_first:
         steps += [slot_step("late slots", Stream(member, new)) for member in [source, *peers]]
-    steps += [
-        Step("caught up", new, "wait for it", until=lambda c, r: applied(c, source, new, r["flip"]["event"])),
+    steps.append(Step("caught up", new, "wait for it", until=lambda c, r: applied(c, source, new, r["flip"]["event"])))
+    if variant.confirm:
+        steps.append(Step("held", source, f"see that {source} applies nothing", do=lambda c, r: look(c, r)))
+    steps.append(
         Step(
             "detach",
             new,
             f"disable {copy}",
-            do=lambda c, r: disable(c, find_copy(c, copy)),
-            undo=lambda c, r: take_back(c, find_copy(c, copy)),
-        ),
-    ]
+            do=lambda c, r: disable(c, copy),
+            # Where the copy is the source's stream, nothing else is left to go on with.
+            undo=None if variant.copy_begun_anew and variant.own_copy else lambda c, r: enable_again(c, copy),
+        )
+    )
     if variant.stream_end:
         steps.append(
-            Step(
-                "detached", source, "wait for the stream's end", until=lambda c, r: not c.is_active(find_copy(c, copy))
-            )
+            Step("detached", source, "wait for the stream's end", until=lambda c, r: not c.is_active(copy)),
         )
+        if variant.copy_ended:
+            steps.append(
+                Step("detached", new, "wait for the worker's end", until=lambda c, r: copy not in c.workers),
+            )
     if variant.confirm:
         steps.append(
-            Step(
-                "confirm",
-                source,
-                f"confirm that {source} has applied nothing meanwhile",
-                do=lambda c, r: confirm(positions(c, source, peers), r["flip"]["peers"]),
-            )
+            Step("confirm", source, f"confirm that {source} has applied nothing", do=lambda c, r: look(c, r)),
         )
 
     def turn(cluster: Cluster, results: Results) -> None:
         # As with the wait for the stream's end, which is of no use without it.
-        if variant.copy_ended and variant.stream_end and find_copy(cluster, copy) in cluster.workers:
+        if variant.copy_ended and variant.stream_end and copy in cluster.workers:
             raise StepFailed("the copy's origin is in use")
         starts = dict(results["flip"]["peers"])
         if not variant.position_of_source:
             starts = {peer: len(cluster.nodes[peer].wal) for peer in peers}
-        starts[source] = (
-            cluster.nodes[new].live.origins[find_copy(cluster, copy)]
-            if variant.position_of_copy
-            else results["flip"]["event"]
-        )
+        starts[source] = cluster.nodes[new].live.origins[copy] if variant.position_of_copy else results["flip"]["event"]
         switch(cluster, new, starts, forwards=not variant.forwarding_off)
 
     steps.append(
@@ -475,11 +442,15 @@ def have_ended(cluster: Cluster, name: str, noted: list[Pending]) -> bool:
     return not any(pending is other for pending in noted for other in cluster.nodes[name].pending)
 
 
-def drained(cluster: Cluster, stream: Stream, lsn: int) -> bool:
-    """Tell whether a member has applied the target's last event; one that let go of it has been waited for."""
+def drained(cluster: Cluster, stream: Stream, lsn: int, flushes: bool) -> bool:
+    """Tell whether a member has applied the target's last event, and flush; who let go of it has been waited for."""
     if stream not in cluster.nodes[stream.subscriber].live.subscriptions:
         return True
-    return applied(cluster, stream.provider, stream.subscriber, lsn)
+    if not applied(cluster, stream.provider, stream.subscriber, lsn):
+        return False
+    if flushes:
+        cluster.mark(stream.subscriber)
+    return True
 
 
 def let_go(cluster: Cluster, stream: Stream) -> Iterator[None]:
@@ -528,7 +499,6 @@ def plan_drain(target: str, members: list[str], variant: Variant) -> list[Step]:
             Step("settled", target, "wait for those open", until=lambda c, r: have_ended(c, target, r["mark"])),
         ]
     if variant.drain:
-        last = "durable" if variant.durable else "drained"
         steps.append(event_step("drain", target, "drain"))
         for member in members:
             stream = Stream(target, member)
@@ -536,14 +506,11 @@ def plan_drain(target: str, members: list[str], variant: Variant) -> list[Step]:
                 Step(
                     "drained",
                     member,
-                    f"wait until {member} has applied everything of {target}",
-                    until=lambda c, r, stream=stream: drained(c, stream, r["drain"]),
-                    done=(lambda c, r, last=f"{last} {member}": last in r) if variant.drained_once else None,
-                    ref=f"drained {member}",
+                    f"wait until {member} has applied everything of {target}, and flush it",
+                    until=lambda c, r, stream=stream: drained(c, stream, r["drain"], variant.durable),
+                    section="once" if variant.drained_once else None,
                 )
             )
-    if variant.durable:
-        steps += [event_step("durable", member, f"durable {member}") for member in members]
     return steps
 
 
@@ -644,9 +611,10 @@ class Operation:
                     if section != "flip":
                         raise
                     yield from self._settle("flip")
+                    yield from self._settle("copy")
                     if tries >= FLIP_TRIES:
                         raise
-                    place = phases.index(next(step.phase for step in self.steps if step.section == "flip"))
+                    place = phases.index(next(step.phase for i, step in enumerate(self.steps) if i not in self.done))
             self.status = "done"
         except StepFailed:
             self.status = "failed"
@@ -705,6 +673,9 @@ class Operation:
                 self._reach(step)
                 step.undo(self.cluster, self.results)
             self.done.discard(place)
+        # What was made on it is to be made again.
+        first = next(i for i, step in enumerate(self.steps) if section in (None, step.section))
+        self.done = {i for i in self.done if i < first or self.steps[i].section == "once"}
         if section != "copy":
             self.flip_is_open = False
 

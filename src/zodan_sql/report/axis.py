@@ -17,6 +17,8 @@ WIDTH = 1000.0
 #: What stands left of the axis takes so much of it.
 LABEL = 92.0
 _TICKS = 8
+#: Half of what a label may take: nearer to the right edge none is put.
+_HALF_LABEL = 24.0
 _NICE_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400, 604800)
 
 
@@ -86,7 +88,7 @@ def grid(axis: Axis, top: float, bottom: float) -> list[str]:
     """Return the marks of an axis as SVG: lines with what they stand for, and stripes for what is left out."""
     lines = [
         f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 6:.0f}" y2="{bottom:.1f}"/>'
-        f'<text x="{at:.1f}" y="{top - 11:.0f}" text-anchor="middle">{label}</text>'
+        f'<text x="{min(at, x(1) - _HALF_LABEL):.1f}" y="{top - 11:.0f}" text-anchor="middle">{label}</text>'
         for at, label in ticks(axis)
     ]
     cuts = [
