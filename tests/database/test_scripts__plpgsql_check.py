@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+import pytest
+
+from zodan_sql.sandbox import Engine
 
 _FINDINGS = """
 SELECT p.oid::regprocedure::text, c.lineno, c.level, c.message, c.detail
@@ -19,7 +22,12 @@ SELECT p.oid::regprocedure::text, c.lineno, c.level, c.message, c.detail
 """
 
 
-def test_no_error_and_no_warning(zodan: psycopg.Connection[Any]) -> None:
+def test_no_error_and_no_warning(zodan: psycopg.Connection[Any], engine: Engine) -> None:
+    (there,) = (
+        zodan.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'plpgsql_check'").fetchone() or ()
+    )
+    if engine.is_real and not there:
+        pytest.skip("the server of ZODAN_PG_BIN has no plpgsql_check; make setup brings it for the stand-in's")
     zodan.execute("CREATE EXTENSION plpgsql_check")
     found = [" ".join(str(part) for part in row if part) for row in zodan.execute(_FINDINGS)]
     assert found == []
