@@ -1517,7 +1517,9 @@ BEGIN
             'message', pg_catalog.format('nothing moved for %s, last seen: %s', p_budget, p_seen)));
     END IF;
     RETURN v_job || pg_catalog.jsonb_build_object('next', v_now + pg_catalog.make_interval(secs => v_pause),
-        'pause', least(v_pause * 1.5, 0.25));
+        -- A look at a copy of many tables is not free, and after an hour nobody minds some seconds.
+        'pause', least(v_pause * 1.5, greatest(0.25, least(5,
+            0.005 * extract(epoch FROM v_now - (v_job ->> 'since')::timestamptz)))));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS

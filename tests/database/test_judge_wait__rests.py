@@ -1,0 +1,25 @@
+"""A step that waits is looked at often at first, and the less often the longer it has waited."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+_REST = """
+SELECT (zodan.judge_wait(jsonb_build_object('pause', %(pause)s, 'since', clock_timestamp() - %(waited)s::interval),
+                         '{"ok": false, "progress": 1}', '10 min') ->> 'pause')::float8
+"""
+
+
+@pytest.mark.parametrize(
+    ("waited", "pause", "shortest", "longest"),
+    [("0 s", 0.01, 0.015, 0.015), ("0 s", 1, 0.25, 0.25), ("200 s", 10, 1, 1.1), ("3 hours", 10, 5, 5)],
+)
+def test_the_rest_to_the_next_look(
+    zodan: psycopg.Connection[Any], waited: str, pause: float, shortest: float, longest: float
+) -> None:
+    row = zodan.execute(_REST, {"waited": waited, "pause": pause}).fetchone()
+    assert row is not None
+    assert shortest <= row[0] <= longest
