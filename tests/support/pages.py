@@ -19,7 +19,7 @@ _LOOK = """(() => {
         words: document.body.innerText,
         width: document.documentElement.scrollWidth,
         window: window.innerWidth,
-        headings: [...document.querySelectorAll('h1, h2, h3, th, caption')].map((each) => each.innerText.trim()),
+        headings: [...document.querySelectorAll('h1, h2, h3, th, caption')].map((each) => each.textContent.trim()),
         gantt: gantt && box(gantt),
         bars: [...document.querySelectorAll('svg.gantt .bar')].map((bar) => ({
             box: box(bar.querySelector('rect')),
