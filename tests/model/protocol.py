@@ -171,13 +171,6 @@ def clear_names(cluster: Cluster, new: str, on: str, variant: Variant) -> bool:
     return True
 
 
-def drop_copy_slots(cluster: Cluster, copy: Stream) -> None:
-    """Drop the slot of the copy, whatever name it has."""
-    for stream in list(cluster.nodes[copy.provider].slots):
-        if stream[:2] == copy[:2] and (stream == copy or stream.name != Stream(*copy[:2]).name):
-            cluster.drop_slot(stream)
-
-
 def is_copied(cluster: Cluster, stream: Stream) -> bool:
     """Tell whether the copy is complete; fail when it never will be."""
     subscription = cluster.nodes[stream.subscriber].live.subscriptions.get(stream)
@@ -288,7 +281,7 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
             "slot",
             source,
             "the slot that the copy will make",
-            undo=lambda c, r: drop_copy_slots(c, copy),
+            undo=lambda c, r: c.drop_slot(copy),
             section="copy",
         ),
         Step(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from support.documents import parse
 from zodan_sql import checks, cli, install
 from zodan_sql.checks import CheckResult
+from zodan_sql.cli import documents
 
 SRC = "host=a dbname=app password=s3cret-src"
 NEW = "postgresql://me:s3cret-new@b/app"
@@ -54,7 +55,7 @@ def test_the_table_shows_what_did_not_pass(run: Run) -> None:
 
 def test_json_is_one_document(run: Run) -> None:
     code, out, _ = run(*BOTH, "--json", "--check-type", "post")
-    document = json.loads(out)
+    document = parse(out, documents.HealthDocument)
     assert code == 3
     assert (document["check_type"], document["failed"], document["warned"]) == ("post", 1, 1)
     assert [check["passed"] for check in document["checks"]] == [True, False, False, None]
