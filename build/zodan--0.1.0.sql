@@ -1696,23 +1696,95 @@ when all are done, or when one has failed and nothing is under way any more; p_f
 every line of the journal, so that no transaction of its own is open while it waits (design 3).';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
+CREATE FUNCTION zodan.write_find_written(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_table regclass;
+    v_rows bigint;
+    v_written text[] := '{}';
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
+        RETURN;
+    END IF;
+    FOR v_table IN
+        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
+           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+         ORDER BY 1
+    LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted AND l.mode = 'AccessExclusiveLock'
+            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()));
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
+           INTO v_rows;
+        IF v_rows > 0 THEN
+            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
+        END IF;
+    END LOOP;
+    IF v_written <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
+    END IF;
+END
+$do$$sql$, zodan.quote_text(p_node))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_find_written IS
+'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
+written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
+table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves no
+trace (design 6).';
+REVOKE ALL ON FUNCTION zodan.write_find_written FROM PUBLIC;
+
+CREATE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL where
+there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how many rows each; ZD200
+where they cannot be counted (design 6). */
+DECLARE
+    v_node text;
+    v_answer jsonb;
+BEGIN
+    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node';
+    IF v_node IS NULL THEN
+        RETURN NULL;
+    END IF;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns) -> v_node;
+    RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint', p_hint,
+            'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them', v_node), 'detail', v_answer ->> 'message')
+        WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD200', 'hint', p_hint,
+            'message', pg_catalog.format('could not look for rows that were written on node "%s"', v_node),
+            'detail', pg_catalog.concat_ws(': ', v_answer ->> 'sqlstate', v_answer ->> 'message')) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_written IS
+'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL where
+there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how many rows each; ZD200
+where they cannot be counted (design 6).';
+REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
+
 CREATE PROCEDURE zodan.undo_phases(
     p_operation bigint,
-    p_section text,
+    p_from int,
     p_dsns jsonb,
     p_verbose boolean,
     INOUT p_failure jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes back, last phase first, the steps of a section, or of the whole plan where p_section is NULL. Every
-undo_sql is harmless where nothing was done. Stops at the first failure, told in p_failure (design 3). */
+/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made
+on something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in p_failure
+(design 3). */
 DECLARE
     v_phases int[];
 BEGIN
     SELECT coalesce(pg_catalog.array_agg(DISTINCT s.phase), '{}') INTO v_phases
       FROM zodan.step AS s
-     WHERE s.operation_id = p_operation AND (p_section IS NULL OR s.section = p_section);
+     WHERE s.operation_id = p_operation AND (p_from IS NULL OR s.phase >= p_from);
     FOR v_index IN REVERSE pg_catalog.cardinality(v_phases) .. 1 LOOP
         CALL zodan.run_phase(p_operation, v_phases[v_index], true, p_dsns, p_verbose, p_failure);
         EXIT WHEN p_failure IS NOT NULL;
@@ -1720,8 +1792,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.undo_phases IS
-'Takes back, last phase first, the steps of a section, or of the whole plan where p_section is NULL. Every
-undo_sql is harmless where nothing was done. Stops at the first failure, told in p_failure (design 3).';
+'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made
+on something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in p_failure
+(design 3).';
 REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_hopeless(
@@ -1754,6 +1827,40 @@ COMMENT ON FUNCTION zodan.is_hopeless IS
 trouble (a copy that broke off cannot be taken up again by Spock) (design 3).';
 REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
 
+CREATE PROCEDURE zodan.take_back_section(
+    p_operation bigint,
+    p_section text,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes a section back with everything that was made after it, and has all of that done again; what comes before the
+section stays. A copy is not taken back where users have written on the new node: p_failure then reports it (design 3, 4). */
+DECLARE
+    v_first record;
+BEGIN
+    IF p_section = 'copy' THEN
+        p_failure := zodan.find_written(p_operation, p_dsns,
+            pg_catalog.format('The copy has to start over, which deletes them: save them elsewhere, delete them there, then CALL zodan.resume(%s).', p_operation));
+        IF p_failure IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT pg_catalog.min(s.phase) AS phase, pg_catalog.min(s.ordinal) AS ordinal INTO v_first
+      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.section = p_section;
+    CALL zodan.undo_phases(p_operation, v_first.phase, p_dsns, p_verbose, p_failure);
+    UPDATE zodan.step AS s SET state = 'pending'
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section IS DISTINCT FROM 'once' AND s.ordinal >= v_first.ordinal;
+    COMMIT;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.take_back_section IS
+'Takes a section back with everything that was made after it, and has all of that done again; what comes before the
+section stays. A copy is not taken back where users have written on the new node: p_failure then reports it (design 3, 4).';
+REVOKE ALL ON PROCEDURE zodan.take_back_section FROM PUBLIC;
+
 CREATE PROCEDURE zodan.settle_section(
     p_operation bigint,
     p_section text,
@@ -1765,8 +1872,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
 done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
-before anything waits for a node whose apply may still be paused; else everything of it is taken back, to be begun anew
-(design 3, 4). */
+before anything waits for a node whose apply may still be paused; so does, after the last step of the flip that cannot be
+taken back, everything before it. Else all of it is taken back, to be begun again (design 3, 4). */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -1784,7 +1891,7 @@ BEGIN
         ELSIF (v_answer #>> '{value,ok}')::boolean THEN
             EXIT WHEN zodan.is_hopeless(p_operation, p_section, v_step.ordinal, p_dsns);
             UPDATE zodan.step AS s SET state = 'done'
-             WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal <= v_step.ordinal;
+             WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal AND (s.section = p_section OR p_section = 'flip');
             FOREACH v_phase IN ARRAY ARRAY(SELECT DISTINCT s.phase FROM zodan.step AS s
                 WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal > v_step.ordinal ORDER BY s.phase)
             LOOP
@@ -1794,18 +1901,14 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
-    CALL zodan.undo_phases(p_operation, p_section, p_dsns, p_verbose, p_failure);
-    -- All of it is to be done again, what leaves nothing to take back too, and what was made on it.
-    UPDATE zodan.step AS s SET state = 'pending'
-     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section IS DISTINCT FROM 'once'
-       AND s.ordinal >= (SELECT pg_catalog.min(o.ordinal) FROM zodan.step AS o WHERE o.operation_id = p_operation AND o.section = p_section);
+    CALL zodan.take_back_section(p_operation, p_section, p_dsns, p_verbose, p_failure);
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_section IS
 'Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
 done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
-before anything waits for a node whose apply may still be paused; else everything of it is taken back, to be begun anew
-(design 3, 4).';
+before anything waits for a node whose apply may still be paused; so does, after the last step of the flip that cannot be
+taken back, everything before it. Else all of it is taken back, to be begun again (design 3, 4).';
 REVOKE ALL ON PROCEDURE zodan.settle_section FROM PUBLIC;
 
 CREATE PROCEDURE zodan.retry_section(
@@ -1814,36 +1917,57 @@ CREATE PROCEDURE zodan.retry_section(
     p_dsns jsonb,
     p_verbose boolean,
     INOUT p_tries int,
+    INOUT p_copies int,
     INOUT p_failure jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* After a failure in the flip: settles it (always, so that nothing stays paused) and the copy, which is begun
-anew where it had been disabled, and clears p_failure if it may be tried again, which p_tries counts, 5 in all.
-Any other section is left as it is, for a look at what failed, until the operation is called again or rolled back
+/* After a failure on the way to the turn: settles the flip (always, so that nothing stays paused) and the copy, which
+is begun again where it had been disabled or is known not to be whole (ZD304), and clears p_failure if it may be tried again from
+where the new node is brought level. p_tries counts the flips, 5 in all, with a rest before the next; p_copies the copies, 2 in all.
+Any other failure is left as it is, for a look at what failed, until the operation is called again or rolled back
 (design 3, 4). */
 DECLARE
     v_failure jsonb;
+    v_rest timestamptz;
+    v_is_copied boolean := p_failure ->> 'sqlstate' IS DISTINCT FROM 'ZD304';
 BEGIN
-    IF p_section <> 'flip' THEN
+    IF p_section IS DISTINCT FROM 'flip' AND v_is_copied THEN
         RETURN;
+    ELSIF p_section = 'flip' THEN
+        p_tries := p_tries + 1;
+        CALL zodan.settle_section(p_operation, 'flip', p_dsns, p_verbose, v_failure);
     END IF;
-    p_tries := p_tries + 1;
-    CALL zodan.settle_section(p_operation, p_section, p_dsns, p_verbose, v_failure);
-    IF v_failure IS NULL THEN
+    p_copies := p_copies + (NOT v_is_copied)::int;
+    IF v_failure IS NOT NULL OR p_tries >= 5 OR p_copies >= 2 THEN
+        RETURN;
+    ELSIF v_is_copied THEN
         CALL zodan.settle_section(p_operation, 'copy', p_dsns, p_verbose, v_failure);
+    ELSE
+        CALL zodan.take_back_section(p_operation, 'copy', p_dsns, p_verbose, v_failure);
     END IF;
-    IF v_failure IS NOT NULL OR p_tries >= 5 THEN
+    IF v_failure IS NOT NULL THEN
+        -- What stands in the way of another try matters more than why one is needed.
+        p_failure := v_failure || pg_catalog.jsonb_build_object('detail', pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
         RETURN;
     END IF;
-    RAISE NOTICE 'section % is tried again: %', p_section, p_failure ->> 'detail';
+    RAISE NOTICE 'section % is tried again: %', CASE WHEN v_is_copied THEN p_section ELSE 'copy' END, p_failure ->> 'detail';
     p_failure := NULL;
+    UPDATE zodan.step AS s SET state = 'pending'
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section = 'approach'
+       AND NOT EXISTS (SELECT FROM zodan.step AS t WHERE t.operation_id = p_operation AND t.section = 'flip' AND t.state = 'done');
+    COMMIT;
+    v_rest := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5 * 2 ^ greatest(p_tries - 1, 0));
+    WHILE pg_catalog.clock_timestamp() < v_rest LOOP
+        PERFORM zodan.wait_a_moment();
+    END LOOP;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_section IS
-'After a failure in the flip: settles it (always, so that nothing stays paused) and the copy, which is begun
-anew where it had been disabled, and clears p_failure if it may be tried again, which p_tries counts, 5 in all.
-Any other section is left as it is, for a look at what failed, until the operation is called again or rolled back
+'After a failure on the way to the turn: settles the flip (always, so that nothing stays paused) and the copy, which
+is begun again where it had been disabled or is known not to be whole (ZD304), and clears p_failure if it may be tried again from
+where the new node is brought level. p_tries counts the flips, 5 in all, with a rest before the next; p_copies the copies, 2 in all.
+Any other failure is left as it is, for a look at what failed, until the operation is called again or rolled back
 (design 3, 4).';
 REVOKE ALL ON PROCEDURE zodan.retry_section FROM PUBLIC;
 
@@ -1856,15 +1980,16 @@ CREATE PROCEDURE zodan.run_operation(
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
-already. A flip that fails is taken back and tried again. Gives NULL, or
+already. A flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or
 why it stopped; the journal says the same (design 3). */
 DECLARE
     v_phase int;
     v_section text;
     v_tries int := 0;
+    v_copies int := 0;
 BEGIN
     FOR v_section IN
-        -- The later one first: an unfinished flip leaves the copy's subscription disabled.
+        -- The later one first: a turn that happened stands for all that came before it.
         SELECT s.section FROM zodan.step AS s
          WHERE s.operation_id = p_operation AND s.section IN ('copy', 'flip')
          GROUP BY s.section HAVING pg_catalog.max(s.attempts) > 0
@@ -1878,8 +2003,8 @@ BEGIN
         SELECT pg_catalog.max(s.section) INTO v_section
           FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase = v_phase;
         CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
-        IF p_failure IS NOT NULL AND v_section IS NOT NULL THEN
-            CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, p_failure);
+        IF p_failure IS NOT NULL THEN
+            CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, v_copies, p_failure);
             IF p_failure IS NULL THEN
                 SELECT pg_catalog.min(s.phase) - 1 INTO v_phase
                   FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.state <> 'done';
@@ -1895,7 +2020,7 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
 'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
-already. A flip that fails is taken back and tried again. Gives NULL, or
+already. A flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or
 why it stopped; the journal says the same (design 3).';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
@@ -2148,85 +2273,6 @@ zodan.operation of this database; p_dsns gives connection strings by node where 
 (or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3).';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_find_written(p_node text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_table regclass;
-    v_rows bigint;
-    v_written text[] := '{}';
-BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
-        RETURN;
-    END IF;
-    FOR v_table IN
-        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
-         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
-           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-         ORDER BY 1
-    LOOP
-        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted AND l.mode = 'AccessExclusiveLock'
-            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()));
-        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
-           INTO v_rows;
-        IF v_rows > 0 THEN
-            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
-        END IF;
-    END LOOP;
-    IF v_written <> '{}' THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
-    END IF;
-END
-$do$$sql$, zodan.quote_text(p_node))
-$zodan$;
-COMMENT ON FUNCTION zodan.write_find_written IS
-'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
-written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
-table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves no
-trace (design 6).';
-REVOKE ALL ON FUNCTION zodan.write_find_written FROM PUBLIC;
-
-CREATE FUNCTION zodan.refuse_written(p_operation bigint, p_dsns jsonb)
-RETURNS void
-LANGUAGE plpgsql
-AS $zodan$
-/* Fails where taking a join back would take rows away that users wrote on the new node, connected to through
-p_dsns. Errors: ZD111 with the tables and how many rows each; ZD200 they cannot be counted (design 6). */
-DECLARE
-    v_node text;
-    v_answer jsonb;
-BEGIN
-    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node';
-    IF v_node IS NULL THEN
-        RETURN;
-    END IF;
-    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns) -> v_node;
-    IF v_answer ->> 'sqlstate' = 'ZD111' THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD111',
-            MESSAGE = pg_catalog.format('rows were written on node "%s", and taking the join back would take them away', v_node),
-            DETAIL = v_answer ->> 'message',
-            HINT = pg_catalog.format('Finish the join: CALL zodan.resume(%1$s); or give them up: CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation);
-    ELSIF NOT (v_answer ->> 'ok')::boolean THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD200',
-            MESSAGE = pg_catalog.format('could not look for rows that were written on node "%s"', v_node),
-            DETAIL = pg_catalog.concat_ws(': ', v_answer ->> 'sqlstate', v_answer ->> 'message'),
-            HINT = pg_catalog.format('Mend the cause, or do without: CALL zodan.rollback(%s, p_discard_writes => true).', p_operation);
-    END IF;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.refuse_written IS
-'Fails where taking a join back would take rows away that users wrote on the new node, connected to through
-p_dsns. Errors: ZD111 with the tables and how many rows each; ZD200 they cannot be counted (design 6).';
-REVOKE ALL ON FUNCTION zodan.refuse_written FROM PUBLIC;
-
 CREATE PROCEDURE zodan.rollback(
     p_operation bigint,
     p_dsns jsonb DEFAULT '{}',
@@ -2257,7 +2303,8 @@ BEGIN
     END IF;
     v_dsns := zodan.reopen(p_operation, p_dsns);
     IF NOT p_discard_writes THEN
-        PERFORM zodan.refuse_written(p_operation, v_dsns);
+        PERFORM zodan.raise_failure(zodan.find_written(p_operation, v_dsns, pg_catalog.format(
+            'Finish the join: CALL zodan.resume(%1$s); or give them up: CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
     END IF;
     CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
     PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
@@ -2342,11 +2389,12 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$
-SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn
+SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
+       extract(epoch FROM pg_catalog.clock_timestamp()) AS at
 $sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.write_sync_event IS
-'Writes the query that puts a sync event into the stream of a node and gives its position: who has come past it
+'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who has come past it
 has applied everything committed there before. It is no transaction of its own: a subscriber of Spock 5.0 notes the end of
 an empty transaction up to a second late, this at once. Where there is no node any more there is nothing to wait for, so
 that an interrupted removal can go on (design 4, step 3; 5, step 1).';
@@ -3720,12 +3768,14 @@ CREATE FUNCTION zodan.write_is_direct(p_cluster jsonb, p_subscription text DEFAU
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %s AND sub_enabled OR sub_name = %s) AS ok',
-    zodan.quote_text(zodan.subscription_name(p_cluster ->> 'source', p_cluster ->> 'new')), zodan.quote_text(p_subscription))
+SELECT pg_catalog.format('SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %s AND o.remote_lsn <> ''0/0'') OR EXISTS (SELECT FROM spock.subscription WHERE sub_name = %s) AS ok',
+    zodan.quote_text(p_cluster #>> ARRAY['slots', p_cluster ->> 'source', p_cluster ->> 'new']), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_is_direct IS
 'Writes the query that tells whether the new node has turned to its direct streams, which stands for everything
-before that, or, where one is named, whether a subscription exists; for done_sql (design 4, step 7).';
+before that, or, where one is named, whether a subscription exists; for done_sql. The sign of the turn is the position of
+the origin of the source''s direct stream: zodan.write_switch sets it last and once, and nobody moves it back by enabling or
+disabling a subscription (design 4, step 7).';
 REVOKE ALL ON FUNCTION zodan.write_is_direct FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_positions(p_peers jsonb)
@@ -3791,25 +3841,27 @@ CREATE FUNCTION zodan.write_switch(p_cluster jsonb)
 RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Writes the statement that, in one transaction on the new node, sets where each direct stream starts and enables
-them all. The source's starts where the copy's subscription has got to, a peer's where the source has; one that is unknown
-stops it: none is ever guessed. The copy's subscription is not turned into the source's stream but left behind: its
+/* Writes the statement that sets, on the new node, where each direct stream starts, and enables them all. The
+source's starts where the copy's subscription has got to, a peer's where the source has; one that is unknown
+stops it: none is ever guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the
+source's comes last, when all others are right: that is the turn, and zodan.write_is_direct looks for it. The copy's
+subscription is not turned into the source's stream but left behind: its
 worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
 subscription and discard it when it comes again (design 4, step 7). */
 DECLARE
     v_new text := p_cluster ->> 'new';
-    v_source text := p_cluster ->> 'source';
 BEGIN
     RETURN pg_catalog.format($sql$DO $do$
 DECLARE
     v_positions jsonb := %1$s;
     v_peer text;
     v_slot text;
+    v_source pg_catalog.pg_lsn;
 BEGIN
     SELECT s.sub_slot_name INTO STRICT v_slot FROM spock.subscription AS s WHERE s.sub_name = %2$s;
     -- Only who has it for himself reads a position that no worker moves any more.
     PERFORM pg_catalog.pg_replication_origin_session_setup(v_slot);
-    v_positions := v_positions || pg_catalog.jsonb_build_object(%5$s, pg_catalog.pg_replication_origin_session_progress(true));
+    v_source := pg_catalog.pg_replication_origin_session_progress(true);
     PERFORM pg_catalog.pg_replication_origin_session_reset();
     FOREACH v_peer IN ARRAY %3$s LOOP
         SELECT s.sub_slot_name INTO STRICT v_slot
@@ -3820,22 +3872,41 @@ BEGIN
         END IF;
         PERFORM pg_catalog.pg_replication_origin_advance(v_slot, (v_positions ->> v_peer)::pg_catalog.pg_lsn);
     END LOOP;
+    IF v_source IS NULL THEN
+        RAISE EXCEPTION 'the position of the copy is not known';
+    END IF;
     PERFORM spock.sub_enable(s.sub_name) FROM spock.subscription AS s WHERE NOT s.sub_enabled AND s.sub_name::text = ANY (%4$s);
+    PERFORM pg_catalog.pg_replication_origin_advance(%5$s, v_source);
 END
 $do$$sql$,
         zodan.placeholder('result', 'flip', 'positions'),
         zodan.quote_text(zodan.copy_name(v_new)),
-        zodan.quote_list((SELECT pg_catalog.array_agg(m.name) FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name))),
-        zodan.quote_list(zodan.list_subscriptions(p_cluster)), zodan.quote_text(v_source));
+        zodan.quote_list((SELECT pg_catalog.array_agg(m.name) FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name))),
+        zodan.quote_list(zodan.list_subscriptions(p_cluster)),
+        zodan.quote_text(p_cluster #>> ARRAY['slots', p_cluster ->> 'source', v_new]));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_switch IS
-'Writes the statement that, in one transaction on the new node, sets where each direct stream starts and enables
-them all. The source''s starts where the copy''s subscription has got to, a peer''s where the source has; one that is unknown
-stops it: none is ever guessed. The copy''s subscription is not turned into the source''s stream but left behind: its
+'Writes the statement that sets, on the new node, where each direct stream starts, and enables them all. The
+source''s starts where the copy''s subscription has got to, a peer''s where the source has; one that is unknown
+stops it: none is ever guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the
+source''s comes last, when all others are right: that is the turn, and zodan.write_is_direct looks for it. The copy''s
+subscription is not turned into the source''s stream but left behind: its
 worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
 subscription and discard it when it comes again (design 4, step 7).';
 REVOKE ALL ON FUNCTION zodan.write_switch FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_enable_streams(p_subscriptions text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT pg_catalog.count(spock.sub_enable(s.sub_name)) AS enabled FROM spock.subscription AS s'
+    ' WHERE NOT s.sub_enabled AND s.sub_name::text = ANY (%s)', zodan.quote_list(p_subscriptions))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_enable_streams IS
+'Writes the statement that enables those of the subscriptions named that are disabled. Spock disables one by itself
+after an exception, and people do; a resumed join enables it again (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_enable_streams FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_start_streams(p_subscriptions text[])
 RETURNS text
@@ -3861,6 +3932,187 @@ seconds ahead of another, with changes to rows that the other is still to bring;
 server makes it look at once. It tries for {{ defaults.start_seconds }} s at most: the wait that follows knows what to do about a stream that does not start
 (design 4, step 7).';
 REVOKE ALL ON FUNCTION zodan.write_start_streams FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_server_start()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+    (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_server_start IS
+'Writes the expression that tells one life of a server from the next: when it was started, and when its statistics
+were reset, as they are after a crash that the postmaster survived (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_server_start FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_note_files()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.pg_relation_filenode(c.oid)), '{}') AS files
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0
+   AND c.oid IN (SELECT t.set_reloid FROM spock.replication_set_table AS t
+                   JOIN spock.replication_set AS r ON r.set_id = t.set_id
+                   JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_note_files IS
+'Writes the query that notes, on the source, which file each published table that has rows is in. It returns one row:
+files, an object of table and file number. A table that has another one later was rewritten (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_note_files FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_find_rewritten(p_files text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT coalesce(pg_catalog.jsonb_agg(f.key), '[]') AS tables
+  FROM pg_catalog.jsonb_each_text(%s::pg_catalog.jsonb) AS f(key, value)
+ WHERE pg_catalog.pg_relation_filenode(pg_catalog.to_regclass(f.key)) <> f.value::oid
+   AND pg_catalog.pg_relation_size(pg_catalog.to_regclass(f.key)) > 0
+$sql$, p_files)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_find_rewritten IS
+'Writes the query that reports, on the source, which tables have rows and are in another file than p_files (a
+placeholder for the result of zodan.write_note_files) says. It returns one row: tables, an array. To a snapshot older than the
+rewrite such a table is empty, so that a copy may have missed its rows (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_find_rewritten FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_find_discarded(p_since text, p_origin text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$(
+SELECT pg_catalog.string_agg(x.what, '; ' ORDER BY x.at, x.what)
+  FROM (SELECT pg_catalog.min(e.remote_commit_ts) AS at, pg_catalog.format('%%s on %%s, %%s rows, committed at %%s: %%s', coalesce(e.operation, 'a change'),
+                   coalesce(nullif(pg_catalog.concat_ws('.', e.table_schema, e.table_name), ''), 'no table'), pg_catalog.count(*),
+                   pg_catalog.min(e.remote_commit_ts), coalesce(nullif(pg_catalog.max(e.error_message), ''), 'no reason given')) AS what
+          FROM spock.exception_log AS e
+         WHERE e.retry_errored_at > pg_catalog.to_timestamp(%1$s::double precision)
+           AND (%2$s::text IS NULL OR e.remote_origin = (SELECT n.node_id FROM spock.node AS n WHERE n.node_name = %2$s::text))
+         GROUP BY e.operation, e.table_schema, e.table_name
+         ORDER BY 1 LIMIT 10) AS x)$sql$, p_since, zodan.quote_text(p_origin))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_find_discarded IS
+'Writes the expression that describes what a node has set aside in spock.exception_log since p_since (a
+placeholder for seconds of its own clock), NULL where nothing was: operation, table, how many rows, when they were committed and
+why. With p_origin only what came from that node. Every row there is a change that the node may not have (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_find_discarded FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_see_sound(p_since text, p_starts text, p_rewritten text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_trouble text := %1$s;
+    v_table text;
+    v_copied boolean;
+BEGIN
+    IF v_trouble IS NOT NULL THEN
+        v_trouble := 'changes were discarded here: ' || v_trouble;
+    ELSIF %2$s <> %3$s AND (SELECT e.extversion LIKE '5.%%' FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock') THEN
+        v_trouble := 'the server was restarted while this node caught up, and Spock 5 may then apply changes twice';
+    END IF;
+    FOR v_table IN SELECT t.name FROM pg_catalog.jsonb_array_elements_text(%4$s::pg_catalog.jsonb) AS t(name) WHERE v_trouble IS NULL LOOP
+        CONTINUE WHEN pg_catalog.to_regclass(v_table) IS NULL;
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %%s AS t WHERE pg_catalog.pg_xact_commit_timestamp(t.xmin) < ''1990-01-01'''
+            ' OR t.xmin = (SELECT c.xmin FROM pg_catalog.pg_class AS c WHERE c.oid = t.tableoid))', v_table)
+           INTO v_copied;
+        IF NOT v_copied THEN
+            v_trouble := pg_catalog.format('table %%s was rewritten on the source while it was copied, and came empty', v_table);
+        END IF;
+    END LOOP;
+    IF v_trouble IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = v_trouble;
+    END IF;
+END
+$do$$sql$, zodan.write_find_discarded(p_since), zodan.write_server_start(), p_starts, coalesce(p_rewritten, pg_catalog.quote_literal('[]')))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_see_sound IS
+'Writes the statement that fails, with ZD304, where the new node cannot have what the source has, so that its copy has to
+start over: changes were set aside since p_since (seconds of its clock); the server is not in the life that p_starts describes and
+its Spock is older than 6, which after a crash may apply again what is there; or a table of p_rewritten (the result of
+zodan.write_find_rewritten) has no row that was copied. Copied rows have the epoch as their commit time, or, where the table was
+rewritten here too, the transaction that did so. The three are placeholders
+(design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_see_sound FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_see_slots(p_slots text[], p_limit text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_trouble text;
+BEGIN
+    SELECT pg_catalog.string_agg(pg_catalog.format('slot "%%s" %%s', w.name, CASE WHEN r.slot_name IS NULL THEN 'is gone'
+               WHEN r.wal_status = 'lost' THEN 'has lost its WAL' ELSE 'is at ' || r.confirmed_flush_lsn END), ', ')
+      INTO v_trouble
+      FROM pg_catalog.unnest(%1$s) AS w(name) LEFT JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name::text = w.name
+     WHERE r.slot_name IS NULL OR r.wal_status = 'lost' OR r.confirmed_flush_lsn > %2$s::pg_catalog.pg_lsn;
+    IF v_trouble IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD305', MESSAGE = v_trouble;
+    END IF;
+END
+$do$$sql$, zodan.quote_list(p_slots), coalesce(p_limit, 'NULL'))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_see_slots IS
+'Writes the statement that fails, with ZD305, where a slot of those named is missing on a node, has lost its WAL, or, with
+p_limit (a placeholder for an LSN), has already gone past the position that its stream is to start at. PostgreSQL may invalidate a
+slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_see_slots FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_see_whole(p_nodes text[], p_since text, p_origin text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_discarded text := %1$s;
+    v_others text;
+BEGIN
+    IF v_discarded IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD402', MESSAGE = 'changes were discarded here: ' || v_discarded,
+            HINT = 'Repair these rows, delete what spock.exception_log has of them on this node, and resume.';
+    END IF;
+    SELECT pg_catalog.string_agg(n.node_name, ', ' ORDER BY n.node_name) INTO v_others
+      FROM spock.node AS n WHERE n.node_name::text <> ALL (%2$s);
+    IF v_others IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD403', MESSAGE = 'nodes joined meanwhile: ' || v_others,
+            HINT = 'Roll this join back, and call it again.';
+    END IF;
+END
+$do$$sql$, zodan.write_find_discarded(p_since, p_origin), zodan.quote_list(p_nodes))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_see_whole IS
+'Writes the statement that fails where a join did not end as it was planned: with ZD402 where a node has set changes
+aside since p_since (a placeholder for seconds of its clock), with p_origin only those of that node; with ZD403 where it
+knows other nodes than p_nodes (design 4, step 9).';
+REVOKE ALL ON FUNCTION zodan.write_see_whole FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_wait_unbusy()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT pg_catalog.count(*) = 0 AS ok,
+       pg_catalog.concat_ws(' ', pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.string_agg(
+           pg_catalog.format('process %s has applied one transaction since %s', a.pid, a.xact_start), ', ')) AS progress
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NOT NULL
+   AND a.xact_start < pg_catalog.clock_timestamp() - interval '0.3 s'
+   AND EXISTS (SELECT FROM spock.subscription AS s
+                WHERE coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_wait_unbusy IS
+'Writes the query that tells whether no apply worker of a node has been inside one transaction for more than
+0.3 s; for until_sql. A pause would wait for it, and hold up all others meanwhile. WAL that is written is
+progress (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.write_wait_unbusy FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_read_sequences()
 RETURNS text
@@ -3962,12 +4214,16 @@ CREATE FUNCTION zodan.write_create_slot(p_slot text, p_version_num int)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot(%s, ''spock_output''%s)',
+SELECT pg_catalog.format($sql$SELECT s.lsn
+  FROM (SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dropped FROM pg_catalog.pg_replication_slots AS r
+         WHERE r.slot_name = %1$s AND r.wal_status = 'lost') AS d
+ CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output'%2$s) AS s$sql$,
     zodan.quote_text(p_slot), CASE WHEN p_version_num >= 170000 THEN ', failover := true' ELSE '' END)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_create_slot IS
 'Writes the query that makes a replication slot for Spock, marked for failover where PostgreSQL knows that
-(p_version_num from 170000 on) (design 4, step 5).';
+(p_version_num from 170000 on). One of that name that has lost its WAL is dropped first: it can never be used again
+(design 4, step 5).';
 REVOKE ALL ON FUNCTION zodan.write_create_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_user_objects()
@@ -4272,9 +4528,12 @@ DECLARE
     v_sub text := zodan.copy_name(v_new);
 BEGIN
     RETURN NEXT zodan.make_step(5, v_new, 'note what is on ' || v_new,
-        p_do := zodan.write_note_objects(), p_done := zodan.write_is_direct(p_cluster, v_sub),
+        p_do := pg_catalog.format('SELECT n.*, extract(epoch FROM pg_catalog.clock_timestamp()) AS at, %s AS starts FROM (%s) AS n',
+            zodan.write_server_start(), zodan.write_note_objects()), p_done := zodan.write_is_direct(p_cluster, v_sub),
         p_undo := zodan.write_drop_copied(v_new, zodan.placeholder('result', 'note', 'objects'),
             zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_section := 'copy');
+    RETURN NEXT zodan.make_step(5, v_source, 'note the files of the tables on ' || v_source,
+        p_do := zodan.write_note_files(), p_ref := 'files', p_section := 'copy');
     RETURN NEXT zodan.make_step(7, v_new, pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
             p_do := zodan.write_sub_create(v_sub, v_source, zodan.list_sets(p_cluster, v_source), true, true, '{all}', true),
             p_done := zodan.write_is_direct(p_cluster, v_sub),
@@ -4300,15 +4559,20 @@ $sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_
             p_done := zodan.write_is_direct(p_cluster),
             p_budget := p_patience,
             p_section := 'copy');
-    RETURN NEXT zodan.make_step(9, v_source, 'sync event on ' || v_source,
+    RETURN NEXT zodan.make_step(9, v_source, 'find the tables that were rewritten on ' || v_source,
+        p_do := zodan.write_find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten', p_section := 'approach');
+    RETURN NEXT zodan.make_step(10, v_new, 'see that the copy on ' || v_new || ' is whole',
+        p_do := zodan.write_see_sound(zodan.placeholder('result', 'note', 'at'), zodan.placeholder('result', 'note', 'starts'),
+            zodan.placeholder('result', 'rewritten', 'tables')), p_section := 'approach');
+    RETURN NEXT zodan.make_step(11, v_source, 'sync event on ' || v_source,
             p_do := zodan.write_sync_event(),
-            p_ref := 'level');
-    RETURN NEXT zodan.make_step(10, v_new, pg_catalog.format('wait until %s has applied it', v_new),
+            p_ref := 'level', p_section := 'approach');
+    RETURN NEXT zodan.make_step(12, v_new, pg_catalog.format('wait until %s has applied it', v_new),
             p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'level', 'lsn')),
-            p_budget := p_patience);
-    RETURN NEXT zodan.make_step(10, v_source, 'read the replication sets of ' || v_source,
+            p_budget := p_patience, p_section := 'approach');
+    RETURN NEXT zodan.make_step(12, v_source, 'read the replication sets of ' || v_source,
             p_do := zodan.write_read_sets(),
-            p_ref := 'sets');
+            p_ref := 'sets', p_section := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_copy IS
@@ -4325,8 +4589,8 @@ step 4). */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
-    RETURN NEXT zodan.make_step(11, v_new, pg_catalog.format('mirror the replication sets of %s on %s', p_cluster ->> 'source', v_new),
-            p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets', 'sets')));
+    RETURN NEXT zodan.make_step(13, v_new, pg_catalog.format('mirror the replication sets of %s on %s', p_cluster ->> 'source', v_new),
+            p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets', 'sets')), p_section := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_mirror IS
@@ -4352,7 +4616,7 @@ BEGIN
             p_do := zodan.write_create_slot(v_slot, (p_cluster #>> ARRAY['versions', p_provider])::int),
             p_done := pg_catalog.format('SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM ''lost'') AS ok',
             zodan.quote_text(v_slot)),
-            p_undo := zodan.write_drop_slot(v_slot));
+            p_undo := zodan.write_drop_slot(v_slot), p_section := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slot IS
@@ -4372,10 +4636,10 @@ DECLARE
     v_peer text;
 BEGIN
     FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
-        RETURN QUERY SELECT * FROM zodan.plan_slot(11, p_cluster, v_peer, v_new);
+        RETURN QUERY SELECT * FROM zodan.plan_slot(13, p_cluster, v_peer, v_new);
     END LOOP;
     FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
-        RETURN QUERY SELECT * FROM zodan.plan_slot(11, p_cluster, v_new, v_peer);
+        RETURN QUERY SELECT * FROM zodan.plan_slot(13, p_cluster, v_new, v_peer);
     END LOOP;
 END
 $zodan$;
@@ -4402,21 +4666,28 @@ BEGIN
     -- The source's comes last: Spock starts streams in this order, and what the source changes is what others wrote.
     FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name) UNION ALL SELECT v_source LOOP
         v_sub := zodan.subscription_name(v_peer, v_new);
-        RETURN NEXT zodan.make_step(12, v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
+        RETURN NEXT zodan.make_step(14, v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
             p_do := zodan.write_create_subscription(p_cluster, v_peer, v_new, false),
             p_done := zodan.write_subscription_exists(v_sub),
-            p_undo := zodan.write_drop_subscription(v_sub));
+            p_undo := zodan.write_drop_subscription(v_sub), p_section := 'approach');
     END LOOP;
     FOR v_peer, v_place IN
         SELECT p.name, p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
     LOOP
-        RETURN NEXT zodan.make_step(12, v_peer, 'sync event on ' || v_peer,
+        RETURN NEXT zodan.make_step(14, v_peer, 'sync event on ' || v_peer,
             p_do := zodan.write_sync_event(),
-            p_ref := 'mark' || v_place);
-        RETURN NEXT zodan.make_step(13, v_source, pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
+            p_ref := 'mark' || v_place, p_section := 'approach');
+        RETURN NEXT zodan.make_step(15, v_source, pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
             p_until := zodan.write_wait_applied(v_peer, zodan.placeholder('result', 'mark' || v_place, 'lsn')),
-            p_budget := p_patience);
+            p_budget := p_patience, p_section := 'approach');
     END LOOP;
+    -- Right before the pause: nothing large is under way on the source, and the new node has what is there.
+    RETURN NEXT zodan.make_step(16, v_source, pg_catalog.format('wait until no long transaction is applied on %s', v_source),
+        p_until := zodan.write_wait_unbusy(), p_budget := p_patience, p_section := 'approach');
+    RETURN NEXT zodan.make_step(17, v_source, 'sync event on ' || v_source,
+        p_do := zodan.write_sync_event(), p_ref := 'near', p_section := 'approach');
+    RETURN NEXT zodan.make_step(18, v_new, pg_catalog.format('wait until %s has applied it', v_new),
+        p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'near', 'lsn')), p_budget := p_patience, p_section := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
@@ -4424,6 +4695,92 @@ COMMENT ON FUNCTION zodan.plan_peers IS
 event on each peer after its slot, and the barrier that waits until the source has come past it, so that what the
 source holds at the flip is no older than the slots (design 4, steps 5 and 6).';
 REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_see_slots(
+    p_cluster jsonb,
+    p_phase int,
+    p_budget interval,
+    p_section text
+)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node's,
+which must not be beyond the position that its stream starts at, and on the new node those of the members (design 4, step 7). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_member text;
+BEGIN
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
+        RETURN NEXT zodan.make_step(p_phase, v_member, pg_catalog.format('see that the slot of %s on %s can be used', v_new, v_member),
+            p_do := zodan.write_see_slots(ARRAY[p_cluster #>> ARRAY['slots', v_member, v_new]], CASE WHEN v_member = p_cluster ->> 'source'
+                THEN zodan.placeholder('result', 'flip', 'lsn')
+                ELSE pg_catalog.format('(%s::pg_catalog.jsonb ->> %s)', zodan.placeholder('result', 'flip', 'positions'), zodan.quote_text(v_member)) END),
+            p_budget := p_budget, p_section := p_section);
+    END LOOP;
+    RETURN NEXT zodan.make_step(p_phase, v_new, 'see that the slots on ' || v_new || ' can be used',
+        p_do := zodan.write_see_slots(ARRAY(SELECT s.value FROM pg_catalog.jsonb_each_text(p_cluster #> ARRAY['slots', v_new]) AS s(key, value))),
+        p_budget := p_budget, p_section := p_section);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_see_slots IS
+'The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node''s,
+which must not be beyond the position that its stream starts at, and on the new node those of the members (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.plan_see_slots FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_turn(
+    p_cluster jsonb,
+    p_confirm text,
+    p_budget interval,
+    p_section text
+)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* The second half of the flip: ends the source's forwarded stream, confirms with p_confirm that the source has applied
+nothing meanwhile, and turns (design 4, step 7). */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_sub text := zodan.copy_name(v_new);
+BEGIN
+    -- Not taken back: enabled again, it would meet the transaction that its worker was stopped in, and Spock would discard
+    -- that. What fails from here on to the switch has the copy begun anew.
+    RETURN NEXT zodan.make_step(25, v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
+            p_do := pg_catalog.format('SELECT spock.sub_disable(%s, false) AS disabled', zodan.quote_text(v_sub)),
+            p_budget := p_budget,
+            p_section := p_section);
+    RETURN NEXT zodan.make_step(26, v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
+            p_until := pg_catalog.format('SELECT NOT active AS ok FROM pg_catalog.pg_replication_slots WHERE slot_name = %s',
+            zodan.quote_text(p_cluster ->> 'copy_slot')),
+            p_budget := p_budget,
+            p_section := p_section);
+    -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
+    RETURN NEXT zodan.make_step(26, v_new, pg_catalog.format('wait until the worker of %s has ended on %s', v_sub, v_new),
+            p_until := zodan.write_wait_worker_gone(v_sub), p_budget := p_budget, p_section := p_section);
+    RETURN NEXT zodan.make_step(27, v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
+            p_do := p_confirm, p_budget := p_budget, p_section := p_section);
+    RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 27, p_budget, p_section);
+    RETURN NEXT zodan.make_step(28, v_new, 'turn to the direct streams on ' || v_new,
+            p_do := zodan.write_switch(p_cluster),
+            p_done := zodan.write_is_direct(p_cluster),
+            p_budget := p_budget,
+            p_section := p_section);
+    -- A call that stopped here is taken up again whenever: Spock or a person may have disabled one meanwhile.
+    RETURN NEXT zodan.make_step(29, v_new, 'enable every stream on ' || v_new,
+            p_do := zodan.write_enable_streams(zodan.list_subscriptions(p_cluster)), p_section := p_section);
+    RETURN NEXT zodan.make_step(30, v_new, 'start every stream at once on ' || v_new,
+            p_do := zodan.write_start_streams(zodan.list_subscriptions(p_cluster)), p_section := p_section);
+    RETURN NEXT zodan.make_step(30, v_source, 'resume apply on ' || v_source,
+            p_do := 'SELECT spock.resume_apply_workers()',
+            p_budget := p_budget,
+            p_section := p_section);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_turn IS
+'The second half of the flip: ends the source''s forwarded stream, confirms with p_confirm that the source has applied
+nothing meanwhile, and turns (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.plan_turn FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_flip(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
@@ -4436,7 +4793,6 @@ checked by reading them again (design 4, step 7). */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
-    v_sub text := zodan.copy_name(v_new);
     v_positions text := zodan.write_positions(p_cluster -> 'peers');
     v_confirm text := pg_catalog.format($sql$DO $do$
 BEGIN
@@ -4449,7 +4805,7 @@ $do$$sql$, v_positions, zodan.placeholder('result', 'flip', 'positions'));
     c_section CONSTANT text := 'flip';
     c_budget CONSTANT interval := '8 s'::interval;
 BEGIN
-    RETURN NEXT zodan.make_step(14, v_source, 'pause apply on ' || v_source,
+    RETURN NEXT zodan.make_step(19, v_source, 'pause apply on ' || v_source,
             p_do := 'SELECT spock.pause_apply_workers()',
             p_undo := 'SELECT spock.resume_apply_workers()',
             p_budget := c_budget,
@@ -4457,49 +4813,27 @@ BEGIN
     -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it
     -- now. It has to be a transaction: only at the end of one does a worker see that it is to pause.
     FOR v_peer IN SELECT p.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS p(name) LOOP
-        RETURN NEXT zodan.make_step(15, v_peer, 'sync event on ' || v_peer,
+        RETURN NEXT zodan.make_step(20, v_peer, 'sync event on ' || v_peer,
             p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_section := c_section);
     END LOOP;
-    RETURN NEXT zodan.make_step(16, v_source, pg_catalog.format('wait until %s applies nothing any more', v_source),
+    RETURN NEXT zodan.make_step(21, v_source, pg_catalog.format('wait until %s applies nothing any more', v_source),
         p_do := zodan.write_wait_still(v_positions), p_budget := c_budget, p_section := c_section);
-    RETURN NEXT zodan.make_step(17, v_source, 'read how far ' || v_source || ' has its peers, sync event there',
+    RETURN NEXT zodan.make_step(22, v_source, 'read how far ' || v_source || ' has its peers, sync event there',
             p_do := pg_catalog.format('SELECT coalesce(%s, ''{}'') AS positions, spock.sync_event(false) AS lsn', v_positions),
             p_budget := c_budget,
             p_ref := 'flip',
             p_section := c_section);
-    RETURN NEXT zodan.make_step(18, v_new, pg_catalog.format('wait until %s has applied it', v_new),
+    RETURN NEXT zodan.make_step(23, v_new, pg_catalog.format('wait until %s has applied it', v_new),
             p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'flip', 'lsn')),
             p_budget := c_budget,
             p_section := c_section);
-    RETURN NEXT zodan.make_step(19, v_source, pg_catalog.format('see that %s applies nothing', v_source),
+    RETURN NEXT zodan.make_step(24, v_source, pg_catalog.format('see that %s applies nothing', v_source),
             p_do := v_confirm, p_budget := c_budget, p_section := c_section);
-    -- Not taken back: enabled again, it would meet the transaction that its worker was stopped in, and Spock would discard
-    -- that. What fails from here on to the switch has the copy begun anew.
-    RETURN NEXT zodan.make_step(20, v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
-            p_do := pg_catalog.format('SELECT spock.sub_disable(%s, false) AS disabled', zodan.quote_text(v_sub)),
-            p_budget := c_budget,
-            p_section := c_section);
-    RETURN NEXT zodan.make_step(21, v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
-            p_until := pg_catalog.format('SELECT NOT active AS ok FROM pg_catalog.pg_replication_slots WHERE slot_name = %s',
-            zodan.quote_text(p_cluster ->> 'copy_slot')),
-            p_budget := c_budget,
-            p_section := c_section);
-    -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
-    RETURN NEXT zodan.make_step(21, v_new, pg_catalog.format('wait until the worker of %s has ended on %s', v_sub, v_new),
-            p_until := zodan.write_wait_worker_gone(v_sub), p_budget := c_budget, p_section := c_section);
-    RETURN NEXT zodan.make_step(22, v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
-            p_do := v_confirm, p_budget := c_budget, p_section := c_section);
-    RETURN NEXT zodan.make_step(23, v_new, 'turn to the direct streams on ' || v_new,
-            p_do := zodan.write_switch(p_cluster),
-            p_done := zodan.write_is_direct(p_cluster),
-            p_budget := c_budget,
-            p_section := c_section);
-    RETURN NEXT zodan.make_step(24, v_new, 'start every stream at once on ' || v_new,
-            p_do := zodan.write_start_streams(zodan.list_subscriptions(p_cluster)), p_section := c_section);
-    RETURN NEXT zodan.make_step(24, v_source, 'resume apply on ' || v_source,
-            p_do := 'SELECT spock.resume_apply_workers()',
-            p_budget := c_budget,
-            p_section := c_section);
+    RETURN NEXT zodan.make_step(24, v_new, pg_catalog.format('see that nothing was discarded on %s', v_new),
+        p_do := zodan.write_see_sound(zodan.placeholder('result', 'note', 'at'), zodan.placeholder('result', 'note', 'starts')),
+        p_budget := c_budget, p_section := c_section);
+    RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 24, c_budget, c_section);
+    RETURN QUERY SELECT * FROM zodan.plan_turn(p_cluster, v_confirm, c_budget, c_section);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_flip IS
@@ -4520,20 +4854,20 @@ DECLARE
     v_sub text;
     v_member text;
 BEGIN
-    RETURN NEXT zodan.make_step(25, v_new,
+    RETURN NEXT zodan.make_step(31, v_new,
             pg_catalog.format('drop subscription %s on %s', zodan.copy_name(v_new), v_new),
             p_do := zodan.write_drop_subscription(zodan.copy_name(v_new)));
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
         v_sub := zodan.subscription_name(v_new, v_member);
-        RETURN NEXT zodan.make_step(25, v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
+        RETURN NEXT zodan.make_step(31, v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
             p_do := zodan.write_create_subscription(p_cluster, v_new, v_member, true),
             p_done := zodan.write_subscription_exists(v_sub),
             p_undo := zodan.write_drop_subscription(v_sub));
-        RETURN NEXT zodan.make_step(26, v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
+        RETURN NEXT zodan.make_step(32, v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
             p_until := zodan.write_wait_replicating(ARRAY[v_sub]),
             p_budget := p_patience);
     END LOOP;
-    RETURN NEXT zodan.make_step(26, v_new, 'wait for all subscriptions to replicate on ' || v_new,
+    RETURN NEXT zodan.make_step(32, v_new, 'wait for all subscriptions to replicate on ' || v_new,
             p_until := zodan.write_wait_replicating(zodan.list_subscriptions(p_cluster)),
             p_budget := p_patience);
 END
@@ -4554,30 +4888,41 @@ DECLARE
     v_member text;
     v_place bigint;
     v_refs text[] := '{}'::text[];
+    v_nodes text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)) || v_new;
 BEGIN
+    RETURN NEXT zodan.make_step(33, p_cluster ->> 'source', 'read the replication sets again on ' || (p_cluster ->> 'source'),
+        p_do := zodan.write_read_sets(), p_ref := 'sets again');
+    RETURN NEXT zodan.make_step(34, v_new, 'mirror what was added to them on ' || v_new,
+        p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets again', 'sets')));
     FOR v_member, v_place IN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
         v_refs := v_refs || zodan.placeholder('result', 'seq' || v_place, 'sequences');
-        RETURN NEXT zodan.make_step(27, v_member, 'read the sequences of ' || v_member,
+        RETURN NEXT zodan.make_step(33, v_member, 'read the sequences of ' || v_member,
             p_do := zodan.write_read_sequences(),
             p_ref := 'seq' || v_place);
-        RETURN NEXT zodan.make_step(28, v_member, 'sync event on ' || v_member,
+        RETURN NEXT zodan.make_step(34, v_member, 'sync event on ' || v_member,
             p_do := zodan.write_sync_event(),
             p_ref := 'event' || v_place);
-        RETURN NEXT zodan.make_step(29, v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
+        RETURN NEXT zodan.make_step(35, v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
             p_until := zodan.write_wait_applied(v_member, zodan.placeholder('result', 'event' || v_place, 'lsn')),
             p_budget := p_patience);
-        RETURN NEXT zodan.make_step(29, v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
+        RETURN NEXT zodan.make_step(35, v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
             p_until := zodan.write_wait_applied(v_new, zodan.placeholder('result', 'event', 'lsn')),
             p_budget := p_patience);
+        RETURN NEXT zodan.make_step(36, v_member, pg_catalog.format('see that nothing of %s was discarded on %s', v_new, v_member),
+            p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', CASE WHEN v_member = p_cluster ->> 'source' THEN 'level'
+                ELSE 'mark' || (SELECT p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
+                                 WHERE p.name = v_member) END, 'at'), v_new));
     END LOOP;
-    RETURN NEXT zodan.make_step(28, v_new, 'bring the sequences of ' || v_new || ' level',
+    RETURN NEXT zodan.make_step(34, v_new, 'bring the sequences of ' || v_new || ' level',
             p_do := zodan.write_level_sequences(v_refs));
-    RETURN NEXT zodan.make_step(28, v_new, 'sync event on ' || v_new,
+    RETURN NEXT zodan.make_step(34, v_new, 'sync event on ' || v_new,
             p_do := zodan.write_sync_event(),
             p_ref := 'event');
-    RETURN NEXT zodan.make_step(30, v_new, 'drop schema zodan if it is empty on ' || v_new,
+    RETURN NEXT zodan.make_step(36, v_new, 'see that nothing was discarded on ' || v_new,
+            p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', 'note', 'at')));
+    RETURN NEXT zodan.make_step(37, v_new, 'drop schema zodan if it is empty on ' || v_new,
             p_do := zodan.write_drop_empty_schema());
 END
 $zodan$;

@@ -1732,23 +1732,95 @@ when all are done, or when one has failed and nothing is under way any more; p_f
 every line of the journal, so that no transaction of its own is open while it waits (design 3).';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_find_written(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_table regclass;
+    v_rows bigint;
+    v_written text[] := '{}';
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
+        RETURN;
+    END IF;
+    FOR v_table IN
+        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
+           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+         ORDER BY 1
+    LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted AND l.mode = 'AccessExclusiveLock'
+            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()));
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
+           INTO v_rows;
+        IF v_rows > 0 THEN
+            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
+        END IF;
+    END LOOP;
+    IF v_written <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
+    END IF;
+END
+$do$$sql$, zodan.quote_text(p_node))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_find_written IS
+'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
+written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
+table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves no
+trace (design 6).';
+REVOKE ALL ON FUNCTION zodan.write_find_written FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL where
+there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how many rows each; ZD200
+where they cannot be counted (design 6). */
+DECLARE
+    v_node text;
+    v_answer jsonb;
+BEGIN
+    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node';
+    IF v_node IS NULL THEN
+        RETURN NULL;
+    END IF;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns) -> v_node;
+    RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint', p_hint,
+            'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them', v_node), 'detail', v_answer ->> 'message')
+        WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD200', 'hint', p_hint,
+            'message', pg_catalog.format('could not look for rows that were written on node "%s"', v_node),
+            'detail', pg_catalog.concat_ws(': ', v_answer ->> 'sqlstate', v_answer ->> 'message')) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_written IS
+'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL where
+there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how many rows each; ZD200
+where they cannot be counted (design 6).';
+REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
+
 CREATE OR REPLACE PROCEDURE zodan.undo_phases(
     p_operation bigint,
-    p_section text,
+    p_from int,
     p_dsns jsonb,
     p_verbose boolean,
     INOUT p_failure jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes back, last phase first, the steps of a section, or of the whole plan where p_section is NULL. Every
-undo_sql is harmless where nothing was done. Stops at the first failure, told in p_failure (design 3). */
+/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made
+on something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in p_failure
+(design 3). */
 DECLARE
     v_phases int[];
 BEGIN
     SELECT coalesce(pg_catalog.array_agg(DISTINCT s.phase), '{}') INTO v_phases
       FROM zodan.step AS s
-     WHERE s.operation_id = p_operation AND (p_section IS NULL OR s.section = p_section);
+     WHERE s.operation_id = p_operation AND (p_from IS NULL OR s.phase >= p_from);
     FOR v_index IN REVERSE pg_catalog.cardinality(v_phases) .. 1 LOOP
         CALL zodan.run_phase(p_operation, v_phases[v_index], true, p_dsns, p_verbose, p_failure);
         EXIT WHEN p_failure IS NOT NULL;
@@ -1756,8 +1828,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.undo_phases IS
-'Takes back, last phase first, the steps of a section, or of the whole plan where p_section is NULL. Every
-undo_sql is harmless where nothing was done. Stops at the first failure, told in p_failure (design 3).';
+'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made
+on something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in p_failure
+(design 3).';
 REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_hopeless(
@@ -1790,6 +1863,40 @@ COMMENT ON FUNCTION zodan.is_hopeless IS
 trouble (a copy that broke off cannot be taken up again by Spock) (design 3).';
 REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
 
+CREATE OR REPLACE PROCEDURE zodan.take_back_section(
+    p_operation bigint,
+    p_section text,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes a section back with everything that was made after it, and has all of that done again; what comes before the
+section stays. A copy is not taken back where users have written on the new node: p_failure then reports it (design 3, 4). */
+DECLARE
+    v_first record;
+BEGIN
+    IF p_section = 'copy' THEN
+        p_failure := zodan.find_written(p_operation, p_dsns,
+            pg_catalog.format('The copy has to start over, which deletes them: save them elsewhere, delete them there, then CALL zodan.resume(%s).', p_operation));
+        IF p_failure IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT pg_catalog.min(s.phase) AS phase, pg_catalog.min(s.ordinal) AS ordinal INTO v_first
+      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.section = p_section;
+    CALL zodan.undo_phases(p_operation, v_first.phase, p_dsns, p_verbose, p_failure);
+    UPDATE zodan.step AS s SET state = 'pending'
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section IS DISTINCT FROM 'once' AND s.ordinal >= v_first.ordinal;
+    COMMIT;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.take_back_section IS
+'Takes a section back with everything that was made after it, and has all of that done again; what comes before the
+section stays. A copy is not taken back where users have written on the new node: p_failure then reports it (design 3, 4).';
+REVOKE ALL ON PROCEDURE zodan.take_back_section FROM PUBLIC;
+
 CREATE OR REPLACE PROCEDURE zodan.settle_section(
     p_operation bigint,
     p_section text,
@@ -1801,8 +1908,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
 done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
-before anything waits for a node whose apply may still be paused; else everything of it is taken back, to be begun anew
-(design 3, 4). */
+before anything waits for a node whose apply may still be paused; so does, after the last step of the flip that cannot be
+taken back, everything before it. Else all of it is taken back, to be begun again (design 3, 4). */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -1820,7 +1927,7 @@ BEGIN
         ELSIF (v_answer #>> '{value,ok}')::boolean THEN
             EXIT WHEN zodan.is_hopeless(p_operation, p_section, v_step.ordinal, p_dsns);
             UPDATE zodan.step AS s SET state = 'done'
-             WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal <= v_step.ordinal;
+             WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal AND (s.section = p_section OR p_section = 'flip');
             FOREACH v_phase IN ARRAY ARRAY(SELECT DISTINCT s.phase FROM zodan.step AS s
                 WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal > v_step.ordinal ORDER BY s.phase)
             LOOP
@@ -1830,18 +1937,14 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
-    CALL zodan.undo_phases(p_operation, p_section, p_dsns, p_verbose, p_failure);
-    -- All of it is to be done again, what leaves nothing to take back too, and what was made on it.
-    UPDATE zodan.step AS s SET state = 'pending'
-     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section IS DISTINCT FROM 'once'
-       AND s.ordinal >= (SELECT pg_catalog.min(o.ordinal) FROM zodan.step AS o WHERE o.operation_id = p_operation AND o.section = p_section);
+    CALL zodan.take_back_section(p_operation, p_section, p_dsns, p_verbose, p_failure);
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_section IS
 'Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
 done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
-before anything waits for a node whose apply may still be paused; else everything of it is taken back, to be begun anew
-(design 3, 4).';
+before anything waits for a node whose apply may still be paused; so does, after the last step of the flip that cannot be
+taken back, everything before it. Else all of it is taken back, to be begun again (design 3, 4).';
 REVOKE ALL ON PROCEDURE zodan.settle_section FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.retry_section(
@@ -1850,36 +1953,57 @@ CREATE OR REPLACE PROCEDURE zodan.retry_section(
     p_dsns jsonb,
     p_verbose boolean,
     INOUT p_tries int,
+    INOUT p_copies int,
     INOUT p_failure jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* After a failure in the flip: settles it (always, so that nothing stays paused) and the copy, which is begun
-anew where it had been disabled, and clears p_failure if it may be tried again, which p_tries counts, 5 in all.
-Any other section is left as it is, for a look at what failed, until the operation is called again or rolled back
+/* After a failure on the way to the turn: settles the flip (always, so that nothing stays paused) and the copy, which
+is begun again where it had been disabled or is known not to be whole (ZD304), and clears p_failure if it may be tried again from
+where the new node is brought level. p_tries counts the flips, 5 in all, with a rest before the next; p_copies the copies, 2 in all.
+Any other failure is left as it is, for a look at what failed, until the operation is called again or rolled back
 (design 3, 4). */
 DECLARE
     v_failure jsonb;
+    v_rest timestamptz;
+    v_is_copied boolean := p_failure ->> 'sqlstate' IS DISTINCT FROM 'ZD304';
 BEGIN
-    IF p_section <> 'flip' THEN
+    IF p_section IS DISTINCT FROM 'flip' AND v_is_copied THEN
         RETURN;
+    ELSIF p_section = 'flip' THEN
+        p_tries := p_tries + 1;
+        CALL zodan.settle_section(p_operation, 'flip', p_dsns, p_verbose, v_failure);
     END IF;
-    p_tries := p_tries + 1;
-    CALL zodan.settle_section(p_operation, p_section, p_dsns, p_verbose, v_failure);
-    IF v_failure IS NULL THEN
+    p_copies := p_copies + (NOT v_is_copied)::int;
+    IF v_failure IS NOT NULL OR p_tries >= 5 OR p_copies >= 2 THEN
+        RETURN;
+    ELSIF v_is_copied THEN
         CALL zodan.settle_section(p_operation, 'copy', p_dsns, p_verbose, v_failure);
+    ELSE
+        CALL zodan.take_back_section(p_operation, 'copy', p_dsns, p_verbose, v_failure);
     END IF;
-    IF v_failure IS NOT NULL OR p_tries >= 5 THEN
+    IF v_failure IS NOT NULL THEN
+        -- What stands in the way of another try matters more than why one is needed.
+        p_failure := v_failure || pg_catalog.jsonb_build_object('detail', pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
         RETURN;
     END IF;
-    RAISE NOTICE 'section % is tried again: %', p_section, p_failure ->> 'detail';
+    RAISE NOTICE 'section % is tried again: %', CASE WHEN v_is_copied THEN p_section ELSE 'copy' END, p_failure ->> 'detail';
     p_failure := NULL;
+    UPDATE zodan.step AS s SET state = 'pending'
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section = 'approach'
+       AND NOT EXISTS (SELECT FROM zodan.step AS t WHERE t.operation_id = p_operation AND t.section = 'flip' AND t.state = 'done');
+    COMMIT;
+    v_rest := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5 * 2 ^ greatest(p_tries - 1, 0));
+    WHILE pg_catalog.clock_timestamp() < v_rest LOOP
+        PERFORM zodan.wait_a_moment();
+    END LOOP;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_section IS
-'After a failure in the flip: settles it (always, so that nothing stays paused) and the copy, which is begun
-anew where it had been disabled, and clears p_failure if it may be tried again, which p_tries counts, 5 in all.
-Any other section is left as it is, for a look at what failed, until the operation is called again or rolled back
+'After a failure on the way to the turn: settles the flip (always, so that nothing stays paused) and the copy, which
+is begun again where it had been disabled or is known not to be whole (ZD304), and clears p_failure if it may be tried again from
+where the new node is brought level. p_tries counts the flips, 5 in all, with a rest before the next; p_copies the copies, 2 in all.
+Any other failure is left as it is, for a look at what failed, until the operation is called again or rolled back
 (design 3, 4).';
 REVOKE ALL ON PROCEDURE zodan.retry_section FROM PUBLIC;
 
@@ -1892,15 +2016,16 @@ CREATE OR REPLACE PROCEDURE zodan.run_operation(
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
-already. A flip that fails is taken back and tried again. Gives NULL, or
+already. A flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or
 why it stopped; the journal says the same (design 3). */
 DECLARE
     v_phase int;
     v_section text;
     v_tries int := 0;
+    v_copies int := 0;
 BEGIN
     FOR v_section IN
-        -- The later one first: an unfinished flip leaves the copy's subscription disabled.
+        -- The later one first: a turn that happened stands for all that came before it.
         SELECT s.section FROM zodan.step AS s
          WHERE s.operation_id = p_operation AND s.section IN ('copy', 'flip')
          GROUP BY s.section HAVING pg_catalog.max(s.attempts) > 0
@@ -1914,8 +2039,8 @@ BEGIN
         SELECT pg_catalog.max(s.section) INTO v_section
           FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase = v_phase;
         CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
-        IF p_failure IS NOT NULL AND v_section IS NOT NULL THEN
-            CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, p_failure);
+        IF p_failure IS NOT NULL THEN
+            CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, v_copies, p_failure);
             IF p_failure IS NULL THEN
                 SELECT pg_catalog.min(s.phase) - 1 INTO v_phase
                   FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.state <> 'done';
@@ -1931,7 +2056,7 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
 'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
-already. A flip that fails is taken back and tried again. Gives NULL, or
+already. A flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or
 why it stopped; the journal says the same (design 3).';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
@@ -2184,85 +2309,6 @@ zodan.operation of this database; p_dsns gives connection strings by node where 
 (or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3).';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_find_written(p_node text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_table regclass;
-    v_rows bigint;
-    v_written text[] := '{}';
-BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
-        RETURN;
-    END IF;
-    FOR v_table IN
-        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
-         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
-           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-         ORDER BY 1
-    LOOP
-        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted AND l.mode = 'AccessExclusiveLock'
-            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()));
-        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
-           INTO v_rows;
-        IF v_rows > 0 THEN
-            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
-        END IF;
-    END LOOP;
-    IF v_written <> '{}' THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
-    END IF;
-END
-$do$$sql$, zodan.quote_text(p_node))
-$zodan$;
-COMMENT ON FUNCTION zodan.write_find_written IS
-'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
-written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
-table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves no
-trace (design 6).';
-REVOKE ALL ON FUNCTION zodan.write_find_written FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.refuse_written(p_operation bigint, p_dsns jsonb)
-RETURNS void
-LANGUAGE plpgsql
-AS $zodan$
-/* Fails where taking a join back would take rows away that users wrote on the new node, connected to through
-p_dsns. Errors: ZD111 with the tables and how many rows each; ZD200 they cannot be counted (design 6). */
-DECLARE
-    v_node text;
-    v_answer jsonb;
-BEGIN
-    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node';
-    IF v_node IS NULL THEN
-        RETURN;
-    END IF;
-    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns) -> v_node;
-    IF v_answer ->> 'sqlstate' = 'ZD111' THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD111',
-            MESSAGE = pg_catalog.format('rows were written on node "%s", and taking the join back would take them away', v_node),
-            DETAIL = v_answer ->> 'message',
-            HINT = pg_catalog.format('Finish the join: CALL zodan.resume(%1$s); or give them up: CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation);
-    ELSIF NOT (v_answer ->> 'ok')::boolean THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD200',
-            MESSAGE = pg_catalog.format('could not look for rows that were written on node "%s"', v_node),
-            DETAIL = pg_catalog.concat_ws(': ', v_answer ->> 'sqlstate', v_answer ->> 'message'),
-            HINT = pg_catalog.format('Mend the cause, or do without: CALL zodan.rollback(%s, p_discard_writes => true).', p_operation);
-    END IF;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.refuse_written IS
-'Fails where taking a join back would take rows away that users wrote on the new node, connected to through
-p_dsns. Errors: ZD111 with the tables and how many rows each; ZD200 they cannot be counted (design 6).';
-REVOKE ALL ON FUNCTION zodan.refuse_written FROM PUBLIC;
-
 CREATE OR REPLACE PROCEDURE zodan.rollback(
     p_operation bigint,
     p_dsns jsonb DEFAULT '{}',
@@ -2293,7 +2339,8 @@ BEGIN
     END IF;
     v_dsns := zodan.reopen(p_operation, p_dsns);
     IF NOT p_discard_writes THEN
-        PERFORM zodan.refuse_written(p_operation, v_dsns);
+        PERFORM zodan.raise_failure(zodan.find_written(p_operation, v_dsns, pg_catalog.format(
+            'Finish the join: CALL zodan.resume(%1$s); or give them up: CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
     END IF;
     CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
     PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
@@ -2378,11 +2425,12 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$
-SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn
+SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
+       extract(epoch FROM pg_catalog.clock_timestamp()) AS at
 $sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.write_sync_event IS
-'Writes the query that puts a sync event into the stream of a node and gives its position: who has come past it
+'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who has come past it
 has applied everything committed there before. It is no transaction of its own: a subscriber of Spock 5.0 notes the end of
 an empty transaction up to a second late, this at once. Where there is no node any more there is nothing to wait for, so
 that an interrupted removal can go on (design 4, step 3; 5, step 1).';

@@ -80,22 +80,22 @@ SELECT c.oid AS relid, n.nspname, c.relname, s.set_name
         OR (c.relpersistence = 'p' AND n.nspname !~ '^pg_'
             AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical')));
 
--- pglogical stops and retries where Spock writes here: there is never a row.
-CREATE VIEW spock.exception_log AS
-SELECT NULL::oid AS remote_origin,
-       NULL::timestamptz AS remote_commit_ts,
-       NULL::integer AS command_counter,
-       NULL::timestamptz AS retry_errored_at,
-       NULL::bigint AS remote_xid,
-       NULL::oid AS local_origin,
-       NULL::timestamptz AS local_commit_ts,
-       NULL::text AS table_schema,
-       NULL::text AS table_name,
-       NULL::text AS operation,
-       NULL::jsonb AS local_tup,
-       NULL::jsonb AS remote_old_tup,
-       NULL::jsonb AS remote_new_tup,
-       NULL::text AS ddl_statement,
-       NULL::text AS ddl_user,
-       NULL::text AS error_message
- WHERE false;
+-- pglogical stops and retries where Spock writes here: nothing but a test ever puts a row in.
+CREATE TABLE spock.exception_log (
+    remote_origin oid NOT NULL,
+    remote_commit_ts timestamptz NOT NULL,
+    command_counter integer NOT NULL,
+    retry_errored_at timestamptz NOT NULL,
+    remote_xid bigint NOT NULL,
+    local_origin oid,
+    local_commit_ts timestamptz,
+    table_schema text,
+    table_name text,
+    operation text,
+    local_tup jsonb,
+    remote_old_tup jsonb,
+    remote_new_tup jsonb,
+    ddl_statement text,
+    ddl_user text,
+    error_message text NOT NULL,
+    PRIMARY KEY (remote_origin, remote_commit_ts, command_counter, retry_errored_at));
