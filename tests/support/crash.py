@@ -88,9 +88,13 @@ class HeldCall:
         self._thread.join(_BUDGET_S)
         self.finish()
 
+    def let_go_on(self) -> None:
+        """Let the call go on, without waiting for its end."""
+        self._lock.close()
+
     def let_go(self) -> None:
         """Let the call go on, and wait for its end."""
-        self._lock.close()
+        self.let_go_on()
         self.finish()
 
     def finish(self) -> None:

@@ -1,0 +1,224 @@
+"""The turn to the direct streams: what nobody may switch, lose or discard unseen on the way there and after it."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from test_add_node__resume import planned
+
+from support.calls import add_node, call, exceptions, load_zodan
+from support.clusters import MakeCluster
+from support.crash import HeldCall, wait_unlocked
+from support.tables import CHAIN, KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
+from support.writers import Writers
+from zodan_sql.sandbox import Node, wait_until
+
+_BUDGET_S = 60.0
+_COPY = "note what is on n3"
+
+
+class Join:
+    """A join of n3 to n1 and n2 that can be held at a step."""
+
+    def __init__(self, make_cluster: MakeCluster) -> None:
+        self.cluster = make_cluster(members=2, blanks=1)
+        create_tables(self.cluster)
+        self.n1, self.n2, self.n3 = self.cluster.nodes
+        fill(self.n1, 2000)
+        wait_level([self.n1, self.n2])
+        load_zodan(self.n3)
+        self.arguments, self.steps = planned(self.n1, self.n3)
+
+    def held(self, words: str, side: str = "before") -> HeldCall:
+        """Call it, and have it stop at the first step whose title has these words."""
+        ordinal = next(number for number, title in self.steps if words in title)
+        return HeldCall(self.n3, f"{side} {ordinal}", "spock.add_node", self.arguments)
+
+    def attempts(self, title: str) -> int:
+        """Return how often the last operation began a step."""
+        rows = self.n3.execute(
+            "SELECT attempts FROM zodan.step WHERE title = %(title)s ORDER BY operation_id DESC LIMIT 1",
+            {"title": title},
+        )
+        return int(rows[0][0])
+
+    def discard(self) -> None:
+        """Have n3 set a change aside, as Spock does when it cannot apply one."""
+        self.n3.execute(
+            "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
+            " remote_xid, table_schema, table_name, operation, error_message)"
+            " SELECT node_id, now(), 1, clock_timestamp(), 1, 'public', 'app_keyed', 'INSERT', 'column is missing'"
+            " FROM spock.node WHERE node_name = 'n1'"
+        )
+
+    def check(self) -> None:
+        """Check that n3 is a member like any other, and that every row is equal everywhere."""
+        if self.n3 in self.cluster.blanks:
+            self.cluster.blanks.remove(self.n3)
+            self.cluster.members.append(self.n3)
+        self.cluster.wait_replicating()
+        wait_level(self.cluster.members)
+        assert_rows_equal(self.cluster.members, TABLES)
+        assert self.n3.execute("SELECT state FROM zodan.operation ORDER BY operation_id DESC LIMIT 1") == [("done",)]
+
+
+@pytest.fixture
+def join(make_cluster: MakeCluster) -> Join:
+    return Join(make_cluster)
+
+
+@pytest.mark.parametrize("switched_off", [["sub_n1_n3"], ["sub_n1_n3", "sub_n2_n3"]])
+def test_streams_that_were_switched_off_after_the_turn_do_not_undo_it(join: Join, switched_off: list[str]) -> None:
+    with Writers([join.n1, join.n2]) as writers:
+        join.held("create subscription sub_n3_n1").kill()
+        wait_unlocked(join.cluster.nodes)
+        join.n3.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n3', 0, 'early')")
+        for name in switched_off:
+            join.n3.execute("SELECT spock.sub_disable(%(name)s, false)", {"name": name})
+        call(join.n3, "zodan.resume", p_operation=1)
+    assert writers.failures == []
+    join.check()
+    assert join.n1.execute(f"SELECT node FROM {KEYED} WHERE id = 999999999999") == [("n3",)]
+    assert join.attempts(_COPY) == 1
+
+
+def test_what_was_discarded_before_the_turn_has_the_copy_start_over(join: Join) -> None:
+    with Writers([join.n1, join.n2]) as writers:
+        held = join.held("see that nothing was discarded on n3")
+        join.discard()
+        held.let_go()
+    assert held.error is None
+    assert writers.failures == []
+    join.check()
+    assert join.attempts(_COPY) == 2
+    # Nothing of n3 is published before the copy that it keeps is made: its slots are younger than that.
+    assert join.n3.execute(
+        "SELECT bool_and(s.started_at > c.finished_at AND s.attempts = 2) FROM zodan.step AS s, zodan.step AS c"
+        " WHERE s.node = 'n3' AND s.title LIKE 'create slot %%' AND c.title LIKE 'wait for the copy%%'"
+    ) == [(True,)]
+
+
+def test_a_copy_does_not_start_over_where_users_have_written(join: Join) -> None:
+    held = join.held("see that nothing was discarded on n3")
+    join.discard()
+    join.n3.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n3', 0, 'early')")
+    held.let_go()
+    assert held.error is not None
+    assert held.error.sqlstate == "ZD111"
+    assert held.error.diag.message_detail is not None
+    assert f"public.{KEYED}: 1" in held.error.diag.message_detail
+    assert "column is missing" in held.error.diag.message_detail
+    assert join.n3.execute(f"SELECT count(*) FROM {KEYED} WHERE id = 999999999999") == [(1,)]
+    join.n3.execute(f"DELETE FROM {KEYED} WHERE id = 999999999999")
+    call(join.n3, "zodan.resume", p_operation=1)
+    join.check()
+
+
+def test_what_was_discarded_after_the_turn_is_not_called_joined(join: Join) -> None:
+    held = join.held("create subscription sub_n3_n1")
+    join.discard()
+    held.let_go()
+    assert held.error is not None
+    assert held.error.sqlstate == "ZD402"
+    assert "INSERT on public.app_keyed, 1 rows" in str(held.error.diag.message_detail)
+    with pytest.raises(psycopg.Error) as again:
+        add_node(join.cluster, "n1", "n3")
+    assert again.value.sqlstate == "ZD402"
+    join.n3.execute("DELETE FROM spock.exception_log")
+    add_node(join.cluster, "n1", "n3")
+    join.check()
+
+
+@pytest.mark.parametrize(("node", "other"), [("n1", "n3"), ("n2", "n3"), ("n3", "n2")])
+def test_a_slot_that_is_lost_while_it_waits_is_made_again(join: Join, node: str, other: str) -> None:
+    with Writers([join.n1, join.n2]) as writers:
+        held = join.held("pause apply on n1")
+        join.cluster[node].execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE %(part)s",
+            {"part": f"spk_%sub_{node}_{other}"},
+        )
+        held.let_go()
+    assert held.error is None
+    assert writers.failures == []
+    join.check()
+    assert exceptions(join.cluster.members) == []
+    assert join.attempts(_COPY) == 1
+    assert join.attempts("pause apply on n1") == 2
+
+
+def test_a_table_that_is_rewritten_before_it_is_copied_is_copied_again(join: Join) -> None:
+    for node in (join.n1, join.n2):
+        node.execute("CREATE TABLE rw (id int PRIMARY KEY, v int DEFAULT 0)")
+        node.execute("CREATE TABLE vf (id int PRIMARY KEY, v int)")
+        node.execute("SELECT spock.repset_add_table('default', t) FROM unnest(ARRAY['rw', 'vf']::regclass[]) AS t")
+    join.n1.execute("INSERT INTO rw SELECT i, i FROM generate_series(1, 100) AS i")
+    join.n1.execute("INSERT INTO vf SELECT i, i FROM generate_series(1, 100) AS i")
+    wait_level([join.n1, join.n2])
+    held = join.held("create subscription zodan_copy_")
+    # The restore waits for this lock, with the snapshot taken. VACUUM FULL rewrites too, but keeps its rows visible to it.
+    with join.n3.connect() as lock, lock.transaction():
+        lock.execute("LOCK TABLE pg_catalog.pg_attrdef IN SHARE MODE")
+        held.let_go_on()
+        wait_until(lambda: _restore_waits(join.n3), _BUDGET_S, "the restore to wait")
+        for node in (join.n1, join.n2):
+            node.execute("ALTER TABLE rw ALTER v TYPE numeric")
+            node.execute("VACUUM FULL vf")
+    held.finish()
+    assert held.error is None
+    join.check()
+    assert join.n3.execute("SELECT count(*), (SELECT count(*) FROM vf) FROM rw") == [(100, 100)]
+    assert join.attempts(_COPY) == 2
+
+
+def _restore_waits(node: Node) -> str:
+    waits = node.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'pg_catalog.pg_attrdef'::regclass")
+    return "" if waits else "it does not wait yet"
+
+
+def test_a_table_that_is_added_meanwhile_is_published_by_the_new_node(join: Join) -> None:
+    held = join.held("create subscription sub_n3_n1")
+    for node in join.cluster.nodes:
+        node.execute("CREATE TABLE later (id int PRIMARY KEY)")
+    for node in (join.n1, join.n2):
+        node.execute("SELECT spock.repset_add_table('default', 'later')")
+    held.let_go()
+    assert held.error is None
+    join.check()
+    join.n3.execute("INSERT INTO later VALUES (3)")
+    wait_level(join.cluster.members)
+    assert [node.execute("SELECT id FROM later") for node in join.cluster.members] == [[(3,)]] * 3
+
+
+def test_a_long_transaction_on_the_source_is_waited_for(join: Join) -> None:
+    held = join.held("wait until no long transaction is applied on n1")
+    # The worker has written, and now waits for the lock in the middle of its transaction.
+    with join.n1.connect() as lock, join.n2.connect() as long, lock.transaction():
+        lock.execute(f"LOCK TABLE {CHAIN}")
+        with long.transaction():
+            long.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n2', 0, 'long')")
+            long.execute(f"INSERT INTO {CHAIN} VALUES (999999999999, 'n2')")
+        wait_until(lambda: _is_stuck(join.n1), _BUDGET_S, "apply to wait for the lock")
+        held.let_go_on()
+        wait_until(lambda: _is_waited_for(join), _BUDGET_S, "the join to wait for the transaction")
+        # Apply of what others send goes on: nothing is paused.
+        assert join.attempts("pause apply on n1") == 0
+    held.finish()
+    assert held.error is None
+    join.check()
+    assert join.attempts("pause apply on n1") == 1
+
+
+def _is_stuck(node: Node) -> str:
+    rows = node.execute(
+        f"SELECT 1 FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE NOT l.granted"
+        f" AND l.relation = '{CHAIN}'::regclass AND a.xact_start < clock_timestamp() - interval '1 s'"
+    )
+    return "" if rows else "it does not wait"
+
+
+def _is_waited_for(join: Join) -> str:
+    rows = join.n3.execute(
+        "SELECT started_at < clock_timestamp() - interval '1 s' AND state = 'running' FROM zodan.step"
+        " WHERE title LIKE 'wait until no long transaction%%'"
+    )
+    return "" if rows == [(True,)] else str(rows)
