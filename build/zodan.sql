@@ -475,6 +475,46 @@ COMMENT ON FUNCTION zodan.connection_name IS
 'The name of the kept connection to a node, the same length for every node name (design 3).';
 REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.name_session(p_purpose text, p_caller text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.left(p_purpose, 30) || ' by ' || p_caller
+$zodan$;
+COMMENT ON FUNCTION zodan.name_session IS
+'The application_name of a session that an operation opens on a node: what it is for, and by which caller, as
+zodan.name_caller names it. The purpose is cut where both do not fit into 63 bytes, the caller never (design 3).';
+REVOKE ALL ON FUNCTION zodan.name_session FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.name_caller(p_pid int)
+RETURNS text
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT a.pid || '.' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+           pg_catalog.current_setting('port'))), 8) || '.' || pg_catalog.left(pg_catalog.md5(extract(epoch FROM a.backend_start)::text), 8)
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.pid = p_pid
+$zodan$;
+COMMENT ON FUNCTION zodan.name_caller IS
+'Names a session of this server: process, a hash of the server''s life and one of when the session began. No other
+session on any server has this name, now or later. NULL where it has ended, or where the caller may not see when it began (design 3).';
+REVOKE ALL ON FUNCTION zodan.name_caller FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.judge_caller(p_session text)
+RETURNS text
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_catalog.pg_backend_pid()), '.', 2) <> c.parts[2] THEN 'unknown'
+            WHEN zodan.name_caller(c.parts[1]::int) = pg_catalog.array_to_string(c.parts, '.') THEN 'alive'
+            WHEN zodan.name_caller(c.parts[1]::int) IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = c.parts[1]::int) THEN 'unknown'
+            ELSE 'dead' END
+  FROM (SELECT pg_catalog.regexp_match(p_session, ' by (\d+)\.([0-9a-f]{8})\.([0-9a-f]{8})$') AS parts) AS c
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_caller IS
+'Tells what has become of the caller of a session, by the application_name that zodan.name_session gave it: alive or
+dead where it is a session of this server, in its present life; unknown where it is of another (design 3).';
+REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.close_connections()
 RETURNS void
 LANGUAGE plpgsql
@@ -514,7 +554,7 @@ BEGIN
     END IF;
     v_settings := zodan.parse_dsn(p_dsns ->> p_node);
     v_dsn := zodan.format_dsn('{"connect_timeout": "10", "keepalives_idle": "60"}'::jsonb || v_settings
-        || pg_catalog.jsonb_build_object('application_name', p_purpose));
+        || pg_catalog.jsonb_build_object('application_name', zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid()))));
     PERFORM dblink_connect(v_connection, v_dsn);
     PERFORM * FROM dblink(v_connection, $session$
 SELECT pg_catalog.concat(
@@ -537,6 +577,11 @@ SELECT pg_catalog.concat(
     pg_catalog.set_config('idle_session_timeout', '0', false),
     pg_catalog.set_config('standard_conforming_strings', 'on', false),
     pg_catalog.set_config('client_connection_check_interval', '1s', false),
+    -- A caller whose host is gone without a word is noticed in seconds, not in hours.
+    pg_catalog.set_config('tcp_keepalives_idle', '10', false),
+    pg_catalog.set_config('tcp_keepalives_interval', '5', false),
+    pg_catalog.set_config('tcp_keepalives_count', '2', false),
+    pg_catalog.set_config('tcp_user_timeout', '20s', false),
     pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
     pg_catalog.set_config('spock.include_ddl_repset', 'off', false))
 $session$) AS s(done text);
@@ -1350,51 +1395,81 @@ COMMENT ON FUNCTION zodan.read_patience IS
 number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
 REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_try_lock()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT t.ok, h.pid, h.name, h.holder
+  FROM (SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok) AS t
+  LEFT JOIN LATERAL (
+    SELECT a.pid, a.application_name AS name, pg_catalog.format('"%s" from %s since %s', a.application_name,
+               coalesce(pg_catalog.host(a.client_addr), 'a local socket'), a.backend_start) AS holder
+      FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+     WHERE NOT t.ok AND l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+       AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690
+     LIMIT 1) AS h ON true
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_try_lock IS
+'Writes the query that tries to take the cluster''s lock on a node. It returns one row: ok, and where another session
+has it, pid and name, its application_name, and holder, a description (design 3).';
+REVOKE ALL ON FUNCTION zodan.write_try_lock FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through
 the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
-names, so that of two callers exactly one gets all. Errors: ZD110 when another operation holds it, with who, where and
+names, so that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on another
+server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when another operation holds it, with who, where and
 since when; ZD201 when a node does not answer (design 3). */
 DECLARE
     v_node text;
+    v_until timestamptz;
+    v_holder text;
+    v_state text;
     v_answer jsonb;
 BEGIN
     FOR v_node IN SELECT k.node FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) ORDER BY k.node COLLATE "C" LOOP
-        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, $sql$
-            SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok,
-                   (SELECT pg_catalog.format('"%s" from %s since %s', a.application_name,
-                               coalesce(pg_catalog.host(a.client_addr), 'a local socket'), a.backend_start)
-                      FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
-                     WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
-                       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
-                                          WHERE d.datname = pg_catalog.current_database())
-                       AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690) AS holder
-            $sql$), p_dsns) -> v_node;
-        IF NOT (v_answer ->> 'ok')::boolean THEN
-            PERFORM zodan.close_connections();
-            RAISE EXCEPTION USING
-                ERRCODE = 'ZD201',
-                MESSAGE = pg_catalog.format('could not take the lock on node "%s"', v_node),
-                DETAIL = v_answer ->> 'message',
-                HINT = 'Check that the node can be reached, then call again.';
-        ELSIF NOT (v_answer #>> '{value,ok}')::boolean THEN
-            PERFORM zodan.close_connections();
-            RAISE EXCEPTION USING
-                ERRCODE = 'ZD110',
-                MESSAGE = pg_catalog.format('another operation is under way in this cluster, seen on node "%s"', v_node),
-                DETAIL = pg_catalog.format('The lock is held by %s.', coalesce(v_answer #>> '{value,holder}', 'a session that has just ended')),
-                HINT = 'Wait until it is done, then call again.';
-        END IF;
+        v_until := pg_catalog.clock_timestamp() + interval '3 s';
+        LOOP
+            v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_try_lock()), p_dsns) -> v_node;
+            IF NOT (v_answer ->> 'ok')::boolean THEN
+                PERFORM zodan.close_connections();
+                RAISE EXCEPTION USING
+                    ERRCODE = 'ZD201',
+                    MESSAGE = pg_catalog.format('could not take the lock on node "%s"', v_node),
+                    DETAIL = v_answer ->> 'message',
+                    HINT = 'Check that the node can be reached, then call again.';
+            END IF;
+            EXIT WHEN (v_answer #>> '{value,ok}')::boolean;
+            v_holder := coalesce(v_answer #>> '{value,holder}', 'a session that has just ended');
+            v_state := zodan.judge_caller(v_answer #>> '{value,name}');
+            IF v_state = 'dead' THEN
+                v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, pg_catalog.format(
+                    'SELECT pg_catalog.pg_terminate_backend(%s) AS ended', v_answer #>> '{value,pid}')), p_dsns);
+            END IF;
+            IF v_state = 'alive' OR pg_catalog.clock_timestamp() > v_until THEN
+                PERFORM zodan.close_connections();
+                RAISE EXCEPTION USING
+                    ERRCODE = 'ZD110',
+                    MESSAGE = pg_catalog.format('another operation is under way in this cluster, seen on node "%s"', v_node),
+                    DETAIL = pg_catalog.format('The lock is held by %s.', v_holder),
+                    HINT = 'Wait until it is done, then call again.';
+            END IF;
+            PERFORM zodan.wait_a_moment();
+        END LOOP;
     END LOOP;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.lock_members IS
 'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through
 the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
-names, so that of two callers exactly one gets all. Errors: ZD110 when another operation holds it, with who, where and
+names, so that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on another
+server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when another operation holds it, with who, where and
 since when; ZD201 when a node does not answer (design 3).';
 REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
 

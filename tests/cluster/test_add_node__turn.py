@@ -155,7 +155,7 @@ def test_a_table_that_is_rewritten_before_it_is_copied_is_copied_again(join: Joi
     join.n1.execute("INSERT INTO vf SELECT i, i FROM generate_series(1, 100) AS i")
     wait_level([join.n1, join.n2])
     held = join.held("create subscription zodan_copy_")
-    # The restore waits for this lock, with the snapshot taken. VACUUM FULL rewrites too, but keeps its rows visible to it.
+    # The restore waits for this lock, its snapshot taken. VACUUM FULL rewrites too, but keeps its rows visible to it.
     with join.n3.connect() as lock, lock.transaction():
         lock.execute("LOCK TABLE pg_catalog.pg_attrdef IN SHARE MODE")
         held.let_go_on()
@@ -222,3 +222,27 @@ def _is_waited_for(join: Join) -> str:
         " WHERE title LIKE 'wait until no long transaction%%'"
     )
     return "" if rows == [(True,)] else str(rows)
+
+
+def test_the_lock_of_a_dead_caller_is_taken_over_while_its_statement_runs(join: Join) -> None:
+    held = join.held("create slot spk_app_n1_sub_n1_n3")
+    # A slot is made only once this transaction is over.
+    with join.n1.connect() as long, long.transaction():
+        long.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n1', 0, 'long')")
+        held.let_go_on()
+        wait_until(lambda: _makes_a_slot(join.n1), _BUDGET_S, "the slot to be waited for")
+        held.kill()
+        again = join.held("create slot spk_app_n1_sub_n1_n3")
+        again.let_go_on()
+        wait_until(lambda: _makes_a_slot(join.n1), _BUDGET_S, "the slot to be waited for again")
+    again.finish()
+    assert again.error is None
+    join.check()
+
+
+def _makes_a_slot(node: Node) -> str:
+    rows = node.execute(
+        "SELECT 1 FROM pg_stat_activity AS a JOIN pg_locks AS l USING (pid) WHERE a.application_name LIKE 'zodan %%'"
+        " AND a.query LIKE '%%pg_create_logical_replication_slot%%' AND NOT l.granted"
+    )
+    return "" if rows else "it is not waited for"

@@ -45,6 +45,7 @@ class HeldCall:
     ) -> None:
         """Call it, at once or when the others at ``start`` do; wait until it stops, with ``start`` not."""
         self._start = start
+        self._node = node
         self._lock = node.connect()
         self._lock.execute("SELECT pg_advisory_lock(%s)", [HOOK_KEY])
         self._connection = node.connect()
@@ -84,7 +85,7 @@ class HeldCall:
 
     def kill(self) -> None:
         """Kill the caller's session."""
-        self._lock.execute("SELECT pg_terminate_backend(%s)", [self.pid])
+        self._node.execute("SELECT pg_terminate_backend(%(pid)s)", {"pid": self.pid})
         self._thread.join(_BUDGET_S)
         self.finish()
 
