@@ -3035,7 +3035,7 @@ AS $zodan$
 SELECT pg_catalog.format($sql$
 SELECT (SELECT w.sets FROM (%s) AS w) || pg_catalog.jsonb_build_object(
     'exceptions', (SELECT coalesce(pg_catalog.jsonb_agg(x.what), '[]')
-                     FROM (SELECT pg_catalog.format('%%s on %%I.%%I, %%s times', e.operation, e.table_schema, e.table_name, pg_catalog.count(*)) AS what
+                     FROM (SELECT pg_catalog.format('%%s on %%s, %%s times', coalesce(e.operation, 'a change'), coalesce(nullif(pg_catalog.concat_ws('.', e.table_schema, e.table_name), ''), 'no table'), pg_catalog.count(*)) AS what
                              FROM spock.exception_log AS e WHERE e.retry_errored_at > pg_catalog.now() - pg_catalog.make_interval(days => 1)
                             GROUP BY e.operation, e.table_schema, e.table_name) AS x)
 ) AS facts
@@ -4430,6 +4430,67 @@ placeholder for the result of zodan.write_note_objects) does not name. Only in t
 while it is node p_node, as it was when the copy came; anywhere else it drops nothing (design 4, step 2; 6).';
 REVOKE ALL ON FUNCTION zodan.write_drop_copied FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_end_sessions(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+WITH ours AS MATERIALIZED (
+    SELECT a.pid, a.backend_start, a.client_addr, pg_catalog.starts_with(a.application_name, %1$s) AS is_session
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.datname = pg_catalog.current_database() AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
+           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s
+              AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))))
+SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(a.pid)) AS ended
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+   AND (a.pid IN (SELECT o.pid FROM ours AS o WHERE o.is_session)
+        OR a.application_name IN ('pg_dump', 'pg_restore') AND EXISTS (
+           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))
+$sql$, zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_end_sessions IS
+'Writes the query that ends the sessions which the worker of a copy''s subscription has on the node where it runs, and in
+this database only. Spock names them after the subscription. Those of the pg_dump and pg_restore that it runs are the ones of that
+name that began after its own, or after the worker (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_end_sessions FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_disable_copy(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_name = %s',
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_disable_copy IS
+'Writes the query that disables a copy''s subscription, if it is there, so that nothing starts its worker again while it is
+being taken back (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_disable_copy FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_drop_copy(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
+BEGIN
+    WHILE pg_catalog.clock_timestamp() < v_until AND NOT (SELECT w.ok FROM (%1$s) AS w) LOOP
+        PERFORM e.ended FROM (%2$s) AS e;
+        PERFORM pg_catalog.pg_sleep(0.05);
+        -- Within a transaction pg_stat_activity is read once.
+        PERFORM pg_catalog.pg_stat_clear_snapshot();
+    END LOOP;
+    PERFORM d.dropped FROM (%3$s) AS d;
+END
+$do$$sql$, zodan.write_wait_worker_gone(p_subscription), zodan.write_end_sessions(p_subscription), zodan.write_drop_subscription(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_copy IS
+'Writes the statement that drops the disabled subscription of a copy, whatever its worker is doing. A worker that copies
+does not hear that it is to end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So
+its sessions are ended first, until the worker is gone, 30 s at most (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_drop_copy FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.write_clear_names(p_leave jsonb, p_node text)
 RETURNS text
 LANGUAGE plpgsql STABLE
@@ -4648,8 +4709,10 @@ BEGIN
     RETURN NEXT zodan.make_step(7, v_new, pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
             p_do := zodan.write_sub_create(v_sub, v_source, zodan.list_sets(p_cluster, v_source), true, true, '{all}', true),
             p_done := zodan.write_is_direct(p_cluster, v_sub),
-            p_undo := zodan.write_drop_subscription(v_sub),
+            p_undo := zodan.write_drop_copy(v_sub),
             p_section := 'copy');
+    RETURN NEXT zodan.make_step(7, v_source, 'the sessions of the copy on ' || v_source,
+            p_undo := zodan.write_end_sessions(v_sub), p_section := 'copy');
     RETURN NEXT zodan.make_step(8, v_new, 'wait for the copy to be complete on ' || v_new,
             p_until := pg_catalog.format($sql$
 SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
@@ -4668,6 +4731,7 @@ SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 
  WHERE s.sub_name = %1$s
 $sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_sub)),
             p_done := zodan.write_is_direct(p_cluster),
+            p_undo := zodan.write_disable_copy(v_sub),
             p_budget := p_patience,
             p_section := 'copy');
     RETURN NEXT zodan.make_step(9, v_source, 'find the tables that were rewritten on ' || v_source,

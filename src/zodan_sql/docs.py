@@ -86,7 +86,11 @@ MEANINGS = {
     "ZD301": "a wait saw no progress for as long as zodan.sync_timeout allows",
     "ZD302": "a statement took longer than its budget and was cancelled, or somebody cancelled it on the node",
     "ZD303": "the pause of apply did not hold during the flip; it is taken back and tried again by itself",
+    "ZD304": "the new node cannot have what the source has; before the turn its copy starts over by itself, once a call",
+    "ZD305": "a slot that a stream is to use is missing, or has lost its WAL; before the turn it is made again by itself",
     "ZD401": "the proof at the end found something left behind; the message lists it",
+    "ZD402": "the new node has joined, and a node has set changes aside; the message names them",
+    "ZD403": "the new node has joined, and another node that joined meanwhile has no stream to it",
     "ZD900": "the scripts ran and what they should have made is not there",
     "ZD901": "a statement names a connection string or a result that nobody gave",
 }
