@@ -1115,6 +1115,31 @@ COMMENT ON FUNCTION zodan.give_up_operations IS
 (design 5).';
 REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.replace_plan(
+    p_operation bigint,
+    p_plan zodan.plan_step[],
+    p_before zodan.step[]
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node and title,
+the first for the first, keeps its state, attempts and result (design 3). */
+BEGIN
+    DELETE FROM zodan.step WHERE operation_id = p_operation;
+    INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget, state, attempts, result)
+    SELECT p_operation, p.phase, p.ordinal, p.section, p.node, p.title, p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget,
+           coalesce(b.state, 'pending'), coalesce(b.attempts, 0), b.result
+      FROM (SELECT n.*, pg_catalog.row_number() OVER (PARTITION BY n.node, n.title ORDER BY n.ordinal) AS place FROM pg_catalog.unnest(p_plan) AS n) AS p
+      LEFT JOIN (SELECT s.*, pg_catalog.row_number() OVER (PARTITION BY s.node, s.title ORDER BY s.ordinal) AS place FROM pg_catalog.unnest(p_before) AS s) AS b
+        ON (b.node, b.title, b.place) = (p.node, p.title, p.place);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.replace_plan IS
+'Writes another plan into the journal of an operation in the place of p_before. A step of the same node and title,
+the first for the first, keeps its state, attempts and result (design 3).';
+REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.record_step(
     p_operation bigint,
     p_ordinal int,
@@ -2265,19 +2290,79 @@ then as this database''s own Spock knows them, then as the nodes reached so far 
 them. Gives them and everybody''s facts, by node; the connections stay open (design 3).';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb)
+CREATE OR REPLACE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
+RETURNS text[]
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
+  FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS m(name)
+ WHERE o.operation_id = p_operation AND o.kind IN ('add_node', 'remove_node') AND m.name <> o.node
+   AND EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                WHERE f.key NOT IN (m.name, o.node) AND o.members ? f.key AND f.value #>> '{spock,node}' = f.key)
+   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                    WHERE f.key NOT IN (m.name, o.node) AND f.value #>> '{spock,node}' = f.key AND f.value #> '{spock,nodes}' ? m.name)
+$zodan$;
+COMMENT ON FUNCTION zodan.find_gone IS
+'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other member that was
+reached knows them. Of a cluster of which nobody was reached nothing is said (design 3).';
+REVOKE ALL ON FUNCTION zodan.find_gone FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_came(p_operation bigint, p_facts jsonb)
+RETURNS text[]
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(DISTINCT n.name), '{}')
+  FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(f.value #> '{spock,nodes}') AS n(name)
+ WHERE o.operation_id = p_operation AND f.key <> o.node AND f.value #>> '{spock,node}' = f.key AND NOT o.members ? n.name
+$zodan$;
+COMMENT ON FUNCTION zodan.find_came IS
+'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a member
+knows them, and the operation does not (design 3).';
+REVOKE ALL ON FUNCTION zodan.find_came FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.pass_over(
+    p_operation bigint,
+    p_gone text[],
+    p_resumes boolean,
+    p_facts jsonb,
+    p_dsns jsonb
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps count
+as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join (design 3). */
+BEGIN
+    IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node') THEN
+        PERFORM zodan.replan_join(p_operation, p_gone, p_facts, p_dsns);
+    ELSE
+        UPDATE zodan.step SET state = 'done', attempts = CASE WHEN p_resumes THEN attempts ELSE 0 END
+         WHERE operation_id = p_operation AND node = ANY (p_gone);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.pass_over IS
+'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps count
+as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join (design 3).';
+REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
 cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
-by node, the connections open. A removal goes on without the nodes that cannot be reached if it is done with them: at its
+by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join is planned again
+without it. A removal goes on without the nodes that cannot be reached if it is done with them: at its
 end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
-reached; ZD110 it is still running, or another one is (design 3). */
+reached; ZD112 a node joined meanwhile, ZD113 the source is gone; ZD110 it is still running, or another one is (design 3). */
 DECLARE
     v_operation zodan.operation;
     v_found record;
     v_dsns jsonb;
+    v_gone text[];
+    v_came text[];
 BEGIN
     SELECT * INTO v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     IF v_operation.state IS NULL OR v_operation.state IN ('done', 'rolled back', 'given up') THEN
@@ -2289,6 +2374,17 @@ BEGIN
             HINT = 'See the rows of zodan.operation for those that were interrupted.';
     END IF;
     SELECT * INTO v_found FROM zodan.find_dsns(p_operation, p_given);
+    v_gone := zodan.find_gone(p_operation, v_found.p_facts);
+    v_found.p_facts := v_found.p_facts - v_gone;
+    v_found.p_dsns := v_found.p_dsns - v_gone;
+    v_came := zodan.find_came(p_operation, v_found.p_facts);
+    IF v_came <> '{}' AND p_resumes AND v_operation.kind = 'add_node' THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD112',
+            MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation, pg_catalog.array_to_string(v_came, ', ')),
+            HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again.', p_operation);
+    END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
                 WHERE f.value ? 'error' AND NOT (v_operation.kind = 'remove_node' AND NOT EXISTS (
                       SELECT FROM zodan.step AS s
@@ -2317,15 +2413,20 @@ BEGIN
     SELECT pg_catalog.jsonb_object_agg(d.key, d.value) INTO v_dsns
       FROM pg_catalog.jsonb_each(v_found.p_dsns) AS d(key, value) WHERE NOT v_found.p_facts -> d.key ? 'error';
     PERFORM zodan.lock_members(v_dsns);
+    IF v_gone <> '{}' THEN
+        RAISE NOTICE 'no member any longer, and passed over: %', pg_catalog.array_to_string(v_gone, ', ');
+        PERFORM zodan.pass_over(p_operation, v_gone, p_resumes, v_found.p_facts, v_dsns);
+    END IF;
     RETURN v_dsns;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
 'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
 cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
-by node, the connections open. A removal goes on without the nodes that cannot be reached if it is done with them: at its
+by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join is planned again
+without it. A removal goes on without the nodes that cannot be reached if it is done with them: at its
 end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
-reached; ZD110 it is still running, or another one is (design 3).';
+reached; ZD112 a node joined meanwhile, ZD113 the source is gone; ZD110 it is still running, or another one is (design 3).';
 REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
@@ -2369,7 +2470,7 @@ DECLARE
 BEGIN
     CALL zodan.require_autocommit('zodan.resume');
     PERFORM zodan.close_connections();
-    v_dsns := zodan.reopen(p_operation, p_dsns);
+    v_dsns := zodan.reopen(p_operation, p_dsns, true);
     PERFORM zodan.reopen_operation(p_operation, v_dsns);
     COMMIT;
     CALL zodan.run_operation(p_operation, v_dsns, p_verbose, v_failure);
@@ -2412,7 +2513,7 @@ BEGIN
             DETAIL = 'The node has stopped publishing, and what is written there since would be lost to the others.',
             HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
     END IF;
-    v_dsns := zodan.reopen(p_operation, p_dsns);
+    v_dsns := zodan.reopen(p_operation, p_dsns, false);
     IF NOT p_discard_writes THEN
         PERFORM zodan.raise_failure(zodan.find_written(p_operation, v_dsns, pg_catalog.format(
             'Finish the join: CALL zodan.resume(%1$s); or give them up: CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
@@ -5298,6 +5399,70 @@ COMMENT ON FUNCTION zodan.size_copy IS
 of a copy is measured. What could not be read is null: progress is for people, and no reason to stop (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.size_copy FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.replan_join(
+    p_operation bigint,
+    p_gone text[],
+    p_facts jsonb,
+    p_dsns jsonb
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Plans an unfinished join again without the members of p_gone. What was made for them on nodes that were reached is
+taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source is gone; ZD200 where
+something could not be taken back (design 3). */
+DECLARE
+    v_operation zodan.operation;
+    v_join jsonb;
+    v_plan zodan.plan_step[];
+    v_before zodan.step[];
+    v_step zodan.step;
+    v_answer jsonb;
+BEGIN
+    SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    IF v_operation.arguments ->> 'src_node_name' = ANY (p_gone) THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD113',
+            MESSAGE = pg_catalog.format('the source "%s" is no member any longer', v_operation.arguments ->> 'src_node_name'),
+            HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again with another source.', p_operation);
+    END IF;
+    SELECT pg_catalog.jsonb_build_object('source', v_operation.arguments ->> 'src_node_name', 'new', v_operation.node,
+               'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
+               'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C") FILTER (WHERE m.name <> v_operation.arguments ->> 'src_node_name'), '[]'))
+      INTO v_join FROM pg_catalog.jsonb_object_keys(v_operation.members) AS m(name)
+     WHERE m.name <> ALL (p_gone) AND m.name <> v_operation.node;
+    v_plan := zodan.plan_join(zodan.describe_cluster(p_facts, v_join, p_dsns)
+            || pg_catalog.jsonb_build_object('copy', zodan.size_copy(v_join ->> 'source', p_dsns)) || CASE
+            WHEN (v_operation.arguments ->> 'roles')::boolean THEN pg_catalog.jsonb_build_object('roles', p_facts #> ARRAY[v_join ->> 'source', 'roles']) ELSE '{}' END,
+        v_operation.arguments ->> 'new_node_location', v_operation.arguments ->> 'new_node_country', v_operation.arguments -> 'new_node_info', zodan.read_patience());
+    SELECT pg_catalog.array_agg(s ORDER BY s.ordinal) INTO v_before FROM zodan.step AS s WHERE s.operation_id = p_operation;
+    FOR v_step IN
+        SELECT s.* FROM pg_catalog.unnest(v_before) AS s
+         WHERE s.attempts > 0 AND s.undo_sql IS NOT NULL AND s.node <> ALL (p_gone)
+           AND NOT EXISTS (SELECT FROM pg_catalog.unnest(v_plan) AS n WHERE n.node = s.node AND n.title = s.title)
+         ORDER BY s.ordinal DESC
+    LOOP
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.undo_sql), p_dsns) -> v_step.node;
+        IF NOT (v_answer ->> 'ok')::boolean THEN
+            PERFORM zodan.close_connections();
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD200',
+                MESSAGE = pg_catalog.format('could not take back on node "%s" what was made for a member that is gone', v_step.node),
+                DETAIL = pg_catalog.concat_ws(': ', v_step.title, v_answer ->> 'message'),
+                HINT = pg_catalog.format('Fix the cause, then CALL zodan.resume(%s).', p_operation);
+        END IF;
+    END LOOP;
+    PERFORM zodan.replace_plan(p_operation, v_plan, v_before);
+    UPDATE zodan.operation SET members = members - p_gone WHERE operation_id = p_operation;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.replan_join IS
+'Plans an unfinished join again without the members of p_gone. What was made for them on nodes that were reached is
+taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source is gone; ZD200 where
+something could not be taken back (design 3).';
+REVOKE ALL ON FUNCTION zodan.replan_join FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.prepare_join(
     p_source text,
     p_source_dsn text,
@@ -5473,7 +5638,7 @@ BEGIN
     v_operation := zodan.find_interrupted('add_node', new_node_name);
     IF v_operation IS NOT NULL AND NOT dry_run THEN
         PERFORM zodan.check_same_call(v_operation, v_arguments);
-        v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(src_node_name, src_dsn, new_node_name, new_node_dsn));
+        v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(src_node_name, src_dsn, new_node_name, new_node_dsn), true);
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
         RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
     ELSE

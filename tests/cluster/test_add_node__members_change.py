@@ -1,0 +1,67 @@
+"""A join that was interrupted, and a cluster that is another one when it is taken up again."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+from test_add_node__resume import planned
+
+from support.calls import call, leftovers, load_zodan, state
+from support.clusters import MakeCluster
+from support.crash import HeldCall, wait_unlocked
+from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+
+
+@pytest.mark.parametrize("ending", ["resume", "rollback"])
+@pytest.mark.parametrize("point", ["pause apply on n1", "create subscription sub_n4_n1"])
+def test_a_member_that_is_gone_is_passed_over(make_cluster: MakeCluster, point: str, ending: str) -> None:
+    cluster = make_cluster(members=3, blanks=1)
+    create_tables(cluster)
+    n1, n2, n3, n4 = cluster.nodes
+    fill(n1, 500)
+    wait_level(cluster.members)
+    load_zodan(n1)
+    load_zodan(n4)
+    arguments, steps = planned(n1, n4)
+    ordinal = next(number for number, title in steps if title.startswith(point))
+    HeldCall(n4, f"before {ordinal}", "spock.add_node", arguments).kill()
+    wait_unlocked(cluster.nodes)
+    n3.stop("immediate")
+    call(n1, "spock.remove_node", target_node_name="n3", target_node_dsn=n3.dsn(), force=True, accept_divergence=True)
+    cluster.members.remove(n3)
+    dsns = Jsonb({"n1": n1.dsn(), "n2": n2.dsn()})
+    if ending == "rollback":
+        call(n4, "zodan.rollback", p_operation=1, p_dsns=dsns)
+        assert leftovers([n1, n2, n4], "n4") == []
+        assert [row for row in state([n4])["n4"] if row[0] != "relation"] == []
+    else:
+        call(n4, "zodan.resume", p_operation=1, p_dsns=dsns)
+        cluster.blanks.remove(n4)
+        cluster.members.append(n4)
+        cluster.wait_replicating()
+        wait_level(cluster.members)
+        assert_rows_equal(cluster.members, TABLES)
+        assert [n.execute("SELECT count(*) FROM spock.subscription") for n in cluster.members] == [[(2,)]] * 3
+    assert leftovers([n1, n2, n4], "n3") == []
+
+
+def test_a_source_that_is_gone_leaves_the_rollback(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=1)
+    create_tables(cluster)
+    n1, n2, n3, n4 = cluster.nodes
+    load_zodan(n2)
+    load_zodan(n4)
+    arguments, steps = planned(n1, n4)
+    ordinal = next(number for number, title in steps if title.startswith("pause apply on n1"))
+    HeldCall(n4, f"before {ordinal}", "spock.add_node", arguments).kill()
+    wait_unlocked(cluster.nodes)
+    n1.stop("immediate")
+    call(n2, "spock.remove_node", target_node_name="n1", target_node_dsn=n1.dsn(), force=True, accept_divergence=True)
+    dsns = Jsonb({"n2": n2.dsn(), "n3": n3.dsn()})
+    with pytest.raises(psycopg.Error) as refused:
+        call(n4, "zodan.resume", p_operation=1, p_dsns=dsns)
+    assert refused.value.sqlstate == "ZD113"
+    call(n4, "zodan.rollback", p_operation=1, p_dsns=dsns)
+    assert leftovers([n2, n3, n4], "n4") == []
+    assert leftovers([n2, n3, n4], "n1") == []
