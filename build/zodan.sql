@@ -2625,18 +2625,19 @@ COMMENT ON FUNCTION zodan.write_forget_node IS
 step 5).';
 REVOKE ALL ON FUNCTION zodan.write_forget_node FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text)
+CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
 RETURNS text[]
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
   FROM pg_catalog.jsonb_each(p_leave -> 'subscriptions') AS n(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(n.value) AS s(item)
- WHERE p_node IN (p_leave ->> 'target', n.key, s.item ->> 'provider')
+ WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the slots and origins by which the target of p_leave and the others stream to each other, those
-that can be on p_node (design 5, step 5).';
+'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is provider: so
+its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong to a server, so that one of the
+other role may be another database''s on the same server (design 5, step 5).';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_prove_gone(p_leave jsonb, p_node text)
@@ -2655,14 +2656,15 @@ BEGIN
     SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
         SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
         UNION ALL SELECT 'interface ' || i.if_name FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
-        UNION ALL SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
+        UNION ALL SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%3$s)
         UNION ALL SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%2$s)
-        UNION ALL SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
+        UNION ALL SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%3$s)) AS x;
     IF v_left IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
     END IF;
 END
-$do$$sql$, zodan.quote_text(v_target), zodan.quote_list(zodan.list_stream_names(p_leave, p_node)));
+$do$$sql$, zodan.quote_text(v_target), zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'provider')),
+    zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'subscriber')));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_prove_gone IS
@@ -2757,8 +2759,15 @@ SELECT pg_catalog.jsonb_build_object(
                         CROSS JOIN (spock.local_node AS l JOIN spock.node AS me ON me.node_id = l.node_id)
                         WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
                           AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
-    'origins', coalesce((SELECT pg_catalog.jsonb_agg(o.roname) FROM pg_catalog.pg_replication_origin AS o
-                          WHERE pg_catalog.left(o.roname, 4) = 'spk_'), '[]'),
+    -- Origins are the server's: those of this database have its name in front, which may be how that of another one begins.
+    'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain', d.others = 0))
+                           FROM pg_catalog.pg_replication_origin AS o
+                          CROSS JOIN LATERAL (
+                                SELECT pg_catalog.count(*) FILTER (WHERE b.datname = pg_catalog.current_database()) AS own,
+                                       pg_catalog.count(*) FILTER (WHERE b.datname <> pg_catalog.current_database()) AS others
+                                  FROM pg_catalog.pg_database AS b
+                                 WHERE pg_catalog.starts_with(o.roname, pg_catalog.regexp_replace(spock.spock_gen_slot_name(b.datname, 'x', 'x')::text, 'x_x$', ''))) AS d
+                          WHERE d.own = 1), '[]'),
     'strangers', coalesce((SELECT pg_catalog.jsonb_agg(n.node_name) FROM spock.node AS n
                             WHERE NOT EXISTS (SELECT FROM spock.local_node AS l WHERE l.node_id = n.node_id)
                               AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
@@ -2801,10 +2810,10 @@ SELECT subs.node, 'subscription', subs.name,
    AND (p_traces ? subs.provider OR p_facts -> subs.provider IS NULL)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item) WHERE s.item ->> 'name' = subs.slot)
 UNION ALL
-SELECT t.key, 'origin', o.name, 'no subscription uses it',
-       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), true
+SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it' ELSE 'no subscription uses it, but another database of this server may' END,
+       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), o.certain
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'origins') AS o(name)
+ CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(t.value -> 'origins') AS o(name text, certain boolean)
  WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
 UNION ALL
 SELECT t.key, 'node', n.name, 'no subscription leads to it or from it', pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
@@ -2821,7 +2830,8 @@ subscription streams from, origins and interfaces without an owner, subscription
 node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to
 be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
 orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between members: one
-outside the cluster, or one that is still to join, may be going to stream from it (design 6).';
+outside the cluster, or one that is still to join, may be going to stream from it; and for an origin
+that may be another database''s (design 6).';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_drop_origin(p_origin text)
@@ -2952,7 +2962,7 @@ BEGIN
       INTO v_steps, v_left
       FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o;
     IF v_left IS NOT NULL THEN
-        RAISE WARNING 'left alone, a subscriber outside the cluster may need it: %', v_left
+        RAISE WARNING 'left alone, a subscriber outside the cluster or another database may need it: %', v_left
             USING HINT = 'Where you know that nobody does, call again with p_all => true.';
     END IF;
     IF v_steps IS NULL THEN
@@ -4608,9 +4618,10 @@ BEGIN
         RAISE EXCEPTION 'slot "%%" is there already, %%', v_slot.slot_name,
             coalesce('and process ' || v_slot.active_pid || ' streams from it', 'and nobody streams from it; drop it if no subscriber needs it');
     END LOOP;
-    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%1$s);
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s);
 END
-$do$$sql$, zodan.quote_list(zodan.list_stream_names(p_leave, p_node)));
+$do$$sql$, zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'provider')),
+        zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'subscriber')));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_clear_names IS

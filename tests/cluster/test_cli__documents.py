@@ -74,6 +74,16 @@ def check_rescan(n1: Node, n2: Node) -> None:
     assert (fixed.code, found["operation"]["kind"], found["operation"]["state"]) == (0, "mend", "done")
     assert "nothing is left behind" in ask(n1, "rescan").out
 
+    # Origins belong to a server: those of another database there are its own, and where names allow both it is left alone.
+    for database, origin in (("other", "spk_other_n1_sub_n1_n2"), ("app_n1", "spk_app_n1_n9_sub_n9_n2")):
+        n2.execute(f"CREATE DATABASE {database}")
+        n2.execute("SELECT pg_replication_origin_create(%(origin)s)", {"origin": origin})
+    (doubtful,) = parse(ask(n1, "rescan", "--json").out, documents.RescanDocument)["leftovers"]
+    assert (doubtful["name"], doubtful["certain"]) == ("spk_app_n1_n9_sub_n9_n2", False)
+    ask(n1, "rescan", "--fix")
+    assert n2.execute("SELECT count(*) FROM pg_replication_origin WHERE roname ~ '_n1_'") == [(3,)]
+    n2.execute("SELECT pg_replication_origin_drop('spk_app_n1_n9_sub_n9_n2')")
+
     # A slot for a subscriber that is no member may be waited for by one outside; one between members cannot be.
     outside, between = "spk_app_n1_sub_n1_report", "spk_old_n1_sub_n1_n2"
     for slot in (outside, between):
