@@ -74,7 +74,7 @@ def check_rescan(n1: Node, n2: Node) -> None:
     assert (fixed.code, found["operation"]["kind"], found["operation"]["state"]) == (0, "mend", "done")
     assert "nothing is left behind" in ask(n1, "rescan").out
 
-    # Origins belong to a server: those of another database there are its own, and where names allow both it is left alone.
+    # Origins belong to a server: those of another database are its own, and one of either is left alone.
     for database, origin in (("other", "spk_other_n1_sub_n1_n2"), ("app_n1", "spk_app_n1_n9_sub_n9_n2")):
         n2.execute(f"CREATE DATABASE {database}")
         n2.execute("SELECT pg_replication_origin_create(%(origin)s)", {"origin": origin})
