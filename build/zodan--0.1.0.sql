@@ -966,6 +966,20 @@ done and in all and the table under way, of a stream lag_bytes to the position w
 further apart the longer the step waits (design 3).';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
+CREATE FUNCTION zodan.read_patience()
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
+            ELSE coalesce(s.value, '10 min')::interval END
+  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
+                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.read_patience IS
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
+REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
+
 CREATE FUNCTION zodan.start_operation(
     p_kind text,
     p_node text,
@@ -1146,36 +1160,37 @@ COMMENT ON FUNCTION zodan.record_sample IS
 'Writes into the journal what a step that waits has measured (design 3).';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_read_sets()
+CREATE FUNCTION zodan.write_read_sets(p_sets text[] DEFAULT NULL)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
+SELECT pg_catalog.format($sql$
+WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE %1$s IS NULL OR r.set_name::text = ANY (%1$s))
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
                 'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
-              FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid), '[]'),
+              FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'table', pg_catalog.format('%I.%I', n.nspname, c.relname), 'columns', t.set_att_list,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname), 'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
-              JOIN spock.replication_set AS r ON r.set_id = t.set_id
-              JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+              JOIN sets AS r ON r.set_id = t.set_id
               JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
     'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'sequence', pg_catalog.format('%I.%I', n.nspname, c.relname)))
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
               FROM spock.replication_set_seq AS q
-              JOIN spock.replication_set AS r ON r.set_id = q.set_id
-              JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+              JOIN sets AS r ON r.set_id = q.set_id
               JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets
-$sql$
+$sql$, CASE WHEN p_sets IS NULL THEN 'NULL::text[]' ELSE zodan.quote_list(p_sets) END)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_read_sets IS
 'Writes the query that reads the replication sets of a node: definitions, tables with column list and row
-filter, sequences. It gives one row, sets (design 4, step 4).';
+filter, sequences; where p_sets is given, those of these names only. It returns one row, sets (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
 
 CREATE FUNCTION zodan.server_facts()
@@ -1239,7 +1254,7 @@ SELECT pg_catalog.jsonb_build_object(
                          (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
                          (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))),
     'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled,
+                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled, 'sets', s.sub_replication_sets,
                           'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t))), '[]')
@@ -1369,20 +1384,6 @@ COMMENT ON PROCEDURE zodan.require_autocommit IS
 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
 an implicit transaction begins before its statement too, and looks like a block (design 3).';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
-
-CREATE FUNCTION zodan.read_patience()
-RETURNS interval
-LANGUAGE sql STABLE
-AS $zodan$
-SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
-            ELSE coalesce(s.value, '10 min')::interval END
-  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
-                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
-$zodan$;
-COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
-number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
-REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_try_lock()
 RETURNS text
@@ -2660,7 +2661,7 @@ COMMENT ON FUNCTION zodan.write_wait_applied IS
 placeholder) has been applied there, and measures how many bytes are missing; for until_sql (design 4).';
 REVOKE ALL ON FUNCTION zodan.write_wait_applied FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_mirror_sets(p_sets text)
+CREATE FUNCTION zodan.write_mirror_sets(p_sets text, p_names text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -2697,11 +2698,11 @@ BEGIN
         PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
     END LOOP;
 END
-$do$$sql$, p_sets, zodan.write_read_sets())
+$do$$sql$, p_sets, zodan.write_read_sets(p_names))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_mirror_sets IS
 'Writes the statement that makes a node''s replication sets what p_sets (a placeholder for the result of
-zodan.write_read_sets) says: it adds what is missing and takes out what is there beyond it. Harmless when repeated
+zodan.write_read_sets) says: in the sets of p_names it adds what is missing and takes out what is there beyond it. Harmless when repeated
 (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
 
@@ -3018,7 +3019,8 @@ SELECT pg_catalog.jsonb_build_object(
     'transactions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('pid %s (%s) for %s s', a.pid, a.usename, extract(epoch FROM pg_catalog.now() - a.xact_start)::int)), '[]')
                        FROM pg_catalog.pg_stat_activity AS a
                       WHERE a.backend_xid IS NOT NULL AND a.xact_start < pg_catalog.now() - pg_catalog.make_interval(secs => 60)),
-    'prepared', (SELECT coalesce(pg_catalog.jsonb_agg(x.gid), '[]') FROM pg_catalog.pg_prepared_xacts AS x),
+    'prepared', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s in database %s', x.gid, x.database)), '[]') FROM pg_catalog.pg_prepared_xacts AS x
+                  WHERE x.prepared < pg_catalog.now() - pg_catalog.make_interval(secs => 5)),
     'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active, 'status', r.wal_status,
                          'here', r.database IS NOT DISTINCT FROM pg_catalog.current_database(),
                          'held', w.place - r.restart_lsn, 'lag', w.place - r.confirmed_flush_lsn)), '[]')
@@ -3069,8 +3071,13 @@ SELECT pg_catalog.jsonb_build_object(
                  AND pg_catalog.pg_relation_size(t.oid) < 10000 * 1024),
     'unlogged', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t WHERE t.relpersistence = 'u'),
     'unkeyed', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
-                 WHERE t.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                     WHERE i.indrelid = t.oid AND i.indisvalid AND (i.indisprimary OR i.indisreplident))),
+                 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                     WHERE i.indrelid = t.oid AND i.indisvalid AND i.indimmediate
+                       AND (t.relreplident = 'd' AND i.indisprimary OR t.relreplident = 'i' AND i.indisreplident))),
+    'needed', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.name, n.columns), '{}')
+                 FROM (SELECT t.name, pg_catalog.array_agg(a.attname) AS columns FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
+                        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+                        GROUP BY t.name) AS n),
     'deferrable', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, k.conname)), '[]')
                      FROM tables AS t JOIN pg_catalog.pg_constraint AS k ON k.conrelid = t.oid WHERE k.contype IN ('p', 'u') AND k.condeferrable),
     'several_unique', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
@@ -3519,17 +3526,18 @@ SELECT c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observe
     SELECT zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'provider') FILTER (WHERE NOT p_join -> 'members' ? (x.item ->> 'provider'))) AS strange,
            zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name') FILTER (WHERE x.item -> 'forwards' @> '["all"]')) AS forwarding,
            zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name') FILTER (WHERE (x.item ->> 'delay')::interval > '0'::interval)) AS delayed,
-           pg_catalog.count(x.item) - pg_catalog.count(DISTINCT x.item ->> 'provider') AS doubled
+           pg_catalog.count(x.item) - pg_catalog.count(DISTINCT x.item ->> 'provider') AS doubled,
+           coalesce(pg_catalog.max((x.item ->> 'delay')::interval), '0') AS longest
       FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS s
  CROSS JOIN LATERAL (VALUES
     ('member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "' || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
      'Check the name and the connection string given, or mend the one in spock.node_interface.'),
     ('knows no other nodes', 'fail', s.strange IS NULL, coalesce('it also receives from ' || s.strange, 'members only'), 'subscriptions from the members that the source knows',
      'Remove what is left of the other node, or subscribe the source to it.'),
-    ('one subscription for each provider', 'warn', s.doubled = 0, pg_catalog.format('%s too many', s.doubled), 'one', 'Drop those that are too many, or see that their replication sets share no table.'),
+    ('one subscription for each provider', CASE WHEN m.name = p_join ->> 'source' THEN 'fail' ELSE 'warn' END, s.doubled = 0, pg_catalog.format('%s too many', s.doubled), 'one, for a join relies on one position in each stream of the source', 'Add the sets of the others to one subscription, and drop the others.'),
     ('no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL, coalesce(s.forwarding, 'none'), 'no subscription with forward_origins all: in a mesh every change then comes twice',
      'Set forward_origins of these subscriptions to {}.'),
-    ('no apply delay', 'warn', s.delayed IS NULL, coalesce(s.delayed, 'none'), 'subscriptions without apply_delay, for a join waits for them', 'Make them again without apply_delay, or give the join the time.'),
+    ('no apply delay', CASE WHEN m.name = p_join ->> 'source' AND s.longest >= pg_catalog.make_interval(secs => coalesce((p_join ->> 'patience')::double precision, 600)) THEN 'fail' ELSE 'warn' END, s.delayed IS NULL, coalesce(s.delayed, 'none'), 'subscriptions without apply_delay, for a join waits for them', 'Make them again without apply_delay, or raise zodan.sync_timeout above it.'),
     ('no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]', coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
      'no row in spock.exception_log of the last 24 hours', 'Read spock.exception_log: each row is a change that this node does not have.')
  ) AS c(name, severity, passed, observed, required, hint)
@@ -3552,27 +3560,96 @@ subscription from every other one, replicating, forwarding nothing and without d
 not know, and no exceptions of late (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_members FROM PUBLIC;
 
+CREATE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
+           (SELECT coalesce(pg_catalog.array_agg(DISTINCT t.name ORDER BY t.name), '{}')
+              FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(s.item -> 'sets') AS t(name)
+             WHERE p_join -> 'members' ? (s.item ->> 'provider'))
+       ELSE (SELECT coalesce(pg_catalog.array_agg(t.name ORDER BY t.name), '{}')
+               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock', 'sets']) AS t(name)) END
+$zodan$;
+COMMENT ON FUNCTION zodan.list_exchanged IS
+'The names of the replication sets that the members'' subscriptions take from one another; of a cluster of one, all that it
+has. A set that only an outside consumer takes is none of them (design 4, step 4).';
+REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
+
 CREATE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.check_result
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, m.name, CASE WHEN m.name = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, d.lacks IS NULL AND d.has IS NULL,
+SELECT c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> 'sequences' THEN 'fail' ELSE 'warn' END, d.lacks IS NULL AND d.has IS NULL,
        coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''), 'as on the source'),
        'what the source has', 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN (VALUES ('replication sets', 'sets', 'name'), ('tables in sets', 'tables', 'table'), ('sequences in sets', 'sequences', 'sequence')) AS c(name, kind, label)
+ CROSS JOIN (VALUES ('replication sets', 'sets', 'name', 'name'), ('tables in sets', 'tables', 'table', 'set'), ('sequences in sets', 'sequences', 'sequence', 'set')) AS c(name, kind, label, set)
  CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own, p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source) AS k
+ CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join || pg_catalog.jsonb_build_object('members', (p_join -> 'members') - coalesce(p_join ->> 'new', ''))) AS sets) AS x
  CROSS JOIN LATERAL (
+    -- EXCEPT is linear, however many tables there are.
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set', e.item ->> c.label))
-              FROM pg_catalog.jsonb_array_elements(k.source) AS e(item) WHERE e.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item)))) AS lacks,
+              FROM (SELECT s.item FROM pg_catalog.jsonb_array_elements(k.source) AS s(item) EXCEPT SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item)) AS e
+             WHERE e.item ->> c.set = ANY (x.sets))) AS lacks,
            zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set', e.item ->> c.label))
-              FROM pg_catalog.jsonb_array_elements(k.own) AS e(item) WHERE e.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.source) AS o(item)))) AS has) AS d
+              FROM (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item) EXCEPT SELECT s.item FROM pg_catalog.jsonb_array_elements(k.source) AS s(item)) AS e
+             WHERE e.item ->> c.set = ANY (x.sets))) AS has) AS d
  WHERE m.name <> p_join ->> 'source' AND k.own IS NOT NULL AND k.source IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sets IS
-'Every member has the replication sets of the source: definitions, and tables and sequences in them with columns
-and row filter. A failure for the new node once it has joined, a warning for another member (design 4, step 4).';
+'Every member has the replication sets of the source, as far as the members take them from one another: definitions, and
+tables and sequences in them with columns and row filter. Sequences are a warning for another member than the new node (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.check_sets FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_premises(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and(s.lacks IS NULL),
+       coalesce(pg_catalog.string_agg(pg_catalog.format('%s does not take %s', s.name, s.lacks), '; ') FILTER (WHERE s.lacks IS NOT NULL), 'as every member'),
+       'every replication set with tables that any member takes', 'Run spock.sub_add_repset on this node, and bring the rows that it lacks.'
+  FROM (SELECT m.name AS subscriber, i.item ->> 'name' AS name,
+               (SELECT pg_catalog.string_agg(x.name, ', ') FROM pg_catalog.unnest(zodan.list_exchanged(p_facts, p_join)) AS x(name)
+                 WHERE NOT i.item -> 'sets' ? x.name
+                   AND pg_catalog.jsonb_path_exists(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables'], '$[*] ? (@.set == $name)', pg_catalog.jsonb_build_object('name', x.name))) AS lacks
+          FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS i(item)
+            ON p_join -> 'members' ? (i.item ->> 'provider') AND (i.item ->> 'enabled')::boolean
+         WHERE p_facts -> m.name ? 'spock') AS s
+ GROUP BY s.subscriber
+UNION ALL
+SELECT c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
+          FROM (SELECT zodan.list_exchanged(p_facts, p_join) AS sets) AS x
+         CROSS JOIN pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
+         WHERE i.item ->> 'set' = ANY (x.sets)) AS f
+ CROSS JOIN LATERAL (VALUES
+    ('partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name)) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
+       WHERE n.root IS NOT NULL AND f.published ? n.name AND NOT f.published ? n.root),
+     'the root of every partition in a replication set: Spock copies no partition without it', 'Add the root with spock.repset_add_table on every member.'),
+    ('columns that need a value', (SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', n.key, l.list))) FROM pg_catalog.jsonb_each(f.t -> 'needed') AS n(key, value)
+        CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list FROM pg_catalog.jsonb_array_elements_text(n.value) AS k(name) WHERE NOT f.published -> n.key ? k.name) AS l
+       WHERE pg_catalog.jsonb_typeof(f.published -> n.key) = 'array' AND l.list IS NOT NULL),
+     'in every column list the columns that are NOT NULL without a default', 'Add these columns to the column list, or give them a default.')
+ ) AS c(name, list, required, hint)
+ WHERE f.t IS NOT NULL
+UNION ALL
+SELECT 'no other join under way', m.name, 'fail', j.list IS NULL, coalesce('slot of the copy of another node: ' || j.list, 'none'), 'no unfinished join of another node',
+       'Finish that join, or roll it back, where it was called.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (
+    SELECT pg_catalog.string_agg(s.item ->> 'name', ', ') AS list FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'host', 'slots']) AS s(item)
+     WHERE s.item ->> 'name' ~ '^spk_.*_zodan_co[0-9a-f]{8}$' AND (s.item ->> 'here')::boolean) AS j
+ WHERE p_facts -> m.name ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_premises IS
+'What the proof of a join stands on beyond zodan.check_members and zodan.check_sets: members take the same sets from one
+another; a published partition has its root published too, without which Spock does not copy it; a column list leaves out no column that
+needs a value; no other join is under way, which the members would not come to know of (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_premises FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_slots(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.check_result
@@ -3609,12 +3686,12 @@ CREATE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.check_result
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, m.name, 'warn', c.list = '[]', coalesce(zodan.name_some(c.list), 'none'), 'none: a slot is made only once they are over', c.hint
+SELECT c.name, m.name, c.severity, c.list = '[]', coalesce(zodan.name_some(c.list), 'none'), 'none: a slot is made only once they are over', c.hint
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL (VALUES
-    ('no long transactions', p_facts #> ARRAY[m.name, 'host', 'transactions'], 'Let them end, or end them with pg_terminate_backend, before the join.'),
-    ('no prepared transactions', p_facts #> ARRAY[m.name, 'host', 'prepared'], 'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
- ) AS c(name, list, hint)
+    ('no long transactions', 'warn', p_facts #> ARRAY[m.name, 'host', 'transactions'], 'Let them end, or end them with pg_terminate_backend, before the join.'),
+    ('no prepared transactions', 'fail', p_facts #> ARRAY[m.name, 'host', 'prepared'], 'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
+ ) AS c(name, severity, list, hint)
  WHERE p_facts -> m.name ? 'host'
 UNION ALL
 SELECT 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w.kept < w.allowed,
@@ -3645,16 +3722,20 @@ AS $zodan$
 SELECT c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
                p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e) AS f
+ -- A key is found in an object at once, in an array only by going through it.
+ CROSS JOIN LATERAL (
+    SELECT (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', true), '{}') FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)) AS published,
+           (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, true), '{}') FROM pg_catalog.jsonb_array_elements_text(f.t -> 'unkeyed') AS k(name)) AS unkeyed) AS u
  CROSS JOIN LATERAL (
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s in %s', i.item ->> 'table', i.item ->> 'set'))
               FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)
               JOIN pg_catalog.jsonb_array_elements(f.s -> 'sets') AS r(item) ON r.item ->> 'name' = i.item ->> 'set'
-             WHERE ((r.item ->> 'update')::boolean OR (r.item ->> 'delete')::boolean) AND f.t -> 'unkeyed' ? (i.item ->> 'table'))) AS unkeyed,
+             WHERE ((r.item ->> 'update')::boolean OR (r.item ->> 'delete')::boolean) AND u.unkeyed ? (i.item ->> 'table'))) AS unkeyed,
            zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS t(name, root)
-             WHERE NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item) WHERE i.item ->> 'table' IN (t.name, t.root)))) AS apart,
+             WHERE NOT u.published ?| ARRAY[t.name, t.root])) AS apart,
            CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor' THEN pg_catalog.format('%s large objects', f.t ->> 'large_objects') END AS large) AS l
  CROSS JOIN LATERAL (VALUES
-    ('keys of replicated tables', 'fail', l.unkeyed, 'a primary key or replica identity where updates or deletes are replicated', 'Add a primary key, or move the table to a set that replicates inserts only.'),
+    ('keys of replicated tables', 'fail', l.unkeyed, 'a primary key or index as replica identity, not deferrable, where updates or deletes are replicated', 'Add a primary key or REPLICA IDENTITY USING INDEX, or move the table to a set that replicates inserts only.'),
     ('tables not replicated', 'warn', l.apart, 'every table in a replication set', 'Add them with spock.repset_add_table, or know that their rows are not copied.'),
     ('deferrable keys', 'warn', zodan.name_some(f.t -> 'deferrable'), 'no deferrable primary or unique constraints: conflicts on them are not found', 'Make the constraint again NOT DEFERRABLE.'),
     ('several unique keys', 'warn', zodan.name_some(f.t -> 'several_unique'), 'one unique index for each table: conflicts are resolved on the replica identity only', 'Let only one node write what the other keys hold, or drop them.'),
@@ -3701,6 +3782,7 @@ UNION ALL SELECT * FROM zodan.check_new_node(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_new_server(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_members(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_sets(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_premises(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_capacity(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_slots(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_load(p_facts, p_join)
@@ -3816,7 +3898,7 @@ AS $zodan$
 /* Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before
 a join, or post, after it (design 2, 4). */
 DECLARE
-    v_join jsonb := p_join;
+    v_join jsonb := p_join || pg_catalog.jsonb_build_object('patience', extract(epoch FROM zodan.read_patience()));
     v_facts jsonb := zodan.gather_more(p_facts, p_dsns);
     v_probes jsonb := zodan.probe_pairs(p_facts, p_dsns);
     v_counts jsonb;
@@ -3848,7 +3930,7 @@ SELECT coalesce(pg_catalog.array_agg(s.name ORDER BY s.name), '{}')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster #> ARRAY['sets', p_node]) AS s(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_sets IS
-'The names of the replication sets that a member has; a subscription that asks for any other never
+'The names of the replication sets that a member has, of those that members take from one another; a subscription that asks for any other never
 replicates (design 4).';
 REVOKE ALL ON FUNCTION zodan.list_sets FROM PUBLIC;
 
@@ -3972,7 +4054,7 @@ SELECT pg_catalog.format($sql$(SELECT pg_catalog.jsonb_object_agg(n.node_name, o
    FROM spock.node AS n
    JOIN spock.subscription AS s ON s.sub_origin = n.node_id
    JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
-  WHERE n.node_name::text = ANY (%s))$sql$,
+  WHERE s.sub_enabled AND n.node_name::text = ANY (%s))$sql$,
     zodan.quote_list((SELECT pg_catalog.array_agg(p.name) FROM pg_catalog.jsonb_array_elements_text(p_peers) AS p(name))))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_positions IS
@@ -4822,7 +4904,7 @@ $sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_
             p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'level', 'lsn')),
             p_budget := p_patience, p_section := 'approach');
     RETURN NEXT zodan.make_step(12, v_source, 'read the replication sets of ' || v_source,
-            p_do := zodan.write_read_sets(),
+            p_do := zodan.write_read_sets(zodan.list_sets(p_cluster, v_source)),
             p_ref := 'sets', p_section := 'approach');
 END
 $zodan$;
@@ -4841,7 +4923,7 @@ DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
     RETURN NEXT zodan.make_step(13, v_new, pg_catalog.format('mirror the replication sets of %s on %s', p_cluster ->> 'source', v_new),
-            p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets', 'sets')), p_section := 'approach');
+            p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets', 'sets'), zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_section := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_mirror IS
@@ -5142,9 +5224,9 @@ DECLARE
     v_nodes text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)) || v_new;
 BEGIN
     RETURN NEXT zodan.make_step(33, p_cluster ->> 'source', 'read the replication sets again on ' || (p_cluster ->> 'source'),
-        p_do := zodan.write_read_sets(), p_ref := 'sets again');
+        p_do := zodan.write_read_sets(zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_ref := 'sets again');
     RETURN NEXT zodan.make_step(34, v_new, 'mirror what was added to them on ' || v_new,
-        p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets again', 'sets')));
+        p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets again', 'sets'), zodan.list_sets(p_cluster, p_cluster ->> 'source')));
     FOR v_member, v_place IN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
@@ -5344,8 +5426,9 @@ BEGIN
     END LOOP;
     RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - 'the copy', 'copy_slot', v_slots #> ARRAY['the copy', v_new],
         'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
-        'sets', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce(f.value #> '{spock,sets}', '[]'))
-                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)),
+        'sets', (SELECT pg_catalog.jsonb_object_agg(f.key, (SELECT coalesce(pg_catalog.jsonb_agg(s.name), '[]')
+                       FROM pg_catalog.jsonb_array_elements_text(f.value #> '{spock,sets}') AS s(name) WHERE s.name = ANY (x.sets)))
+                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets) AS x),
         'versions', (SELECT pg_catalog.jsonb_object_agg(f.key, f.value -> 'version_num')
                        FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
 END

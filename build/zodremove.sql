@@ -1002,6 +1002,20 @@ done and in all and the table under way, of a stream lag_bytes to the position w
 further apart the longer the step waits (design 3).';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.read_patience()
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
+            ELSE coalesce(s.value, '10 min')::interval END
+  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
+                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.read_patience IS
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
+REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.start_operation(
     p_kind text,
     p_node text,
@@ -1182,36 +1196,37 @@ COMMENT ON FUNCTION zodan.record_sample IS
 'Writes into the journal what a step that waits has measured (design 3).';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_read_sets()
+CREATE OR REPLACE FUNCTION zodan.write_read_sets(p_sets text[] DEFAULT NULL)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
+SELECT pg_catalog.format($sql$
+WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE %1$s IS NULL OR r.set_name::text = ANY (%1$s))
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
                 'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
-              FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid), '[]'),
+              FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'table', pg_catalog.format('%I.%I', n.nspname, c.relname), 'columns', t.set_att_list,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname), 'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
-              JOIN spock.replication_set AS r ON r.set_id = t.set_id
-              JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+              JOIN sets AS r ON r.set_id = t.set_id
               JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
     'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'sequence', pg_catalog.format('%I.%I', n.nspname, c.relname)))
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
               FROM spock.replication_set_seq AS q
-              JOIN spock.replication_set AS r ON r.set_id = q.set_id
-              JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+              JOIN sets AS r ON r.set_id = q.set_id
               JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets
-$sql$
+$sql$, CASE WHEN p_sets IS NULL THEN 'NULL::text[]' ELSE zodan.quote_list(p_sets) END)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_read_sets IS
 'Writes the query that reads the replication sets of a node: definitions, tables with column list and row
-filter, sequences. It gives one row, sets (design 4, step 4).';
+filter, sequences; where p_sets is given, those of these names only. It returns one row, sets (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.server_facts()
@@ -1275,7 +1290,7 @@ SELECT pg_catalog.jsonb_build_object(
                          (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
                          (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))),
     'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled,
+                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled, 'sets', s.sub_replication_sets,
                           'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t))), '[]')
@@ -1405,20 +1420,6 @@ COMMENT ON PROCEDURE zodan.require_autocommit IS
 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
 an implicit transaction begins before its statement too, and looks like a block (design 3).';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.read_patience()
-RETURNS interval
-LANGUAGE sql STABLE
-AS $zodan$
-SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
-            ELSE coalesce(s.value, '10 min')::interval END
-  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
-                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
-$zodan$;
-COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
-number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
-REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_try_lock()
 RETURNS text
@@ -2696,7 +2697,7 @@ COMMENT ON FUNCTION zodan.write_wait_applied IS
 placeholder) has been applied there, and measures how many bytes are missing; for until_sql (design 4).';
 REVOKE ALL ON FUNCTION zodan.write_wait_applied FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_mirror_sets(p_sets text)
+CREATE OR REPLACE FUNCTION zodan.write_mirror_sets(p_sets text, p_names text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -2733,11 +2734,11 @@ BEGIN
         PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
     END LOOP;
 END
-$do$$sql$, p_sets, zodan.write_read_sets())
+$do$$sql$, p_sets, zodan.write_read_sets(p_names))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_mirror_sets IS
 'Writes the statement that makes a node''s replication sets what p_sets (a placeholder for the result of
-zodan.write_read_sets) says: it adds what is missing and takes out what is there beyond it. Harmless when repeated
+zodan.write_read_sets) says: in the sets of p_names it adds what is missing and takes out what is there beyond it. Harmless when repeated
 (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
 

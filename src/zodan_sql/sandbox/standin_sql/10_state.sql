@@ -79,3 +79,9 @@ LANGUAGE sql STABLE AS $$
       JOIN pglogical.node_interface i ON i.if_id = l.node_local_interface
 $$;
 REVOKE ALL ON FUNCTION spock._local_dsn() FROM PUBLIC;
+
+-- Partitioned tables in replication sets: pglogical knows their leaves only.
+CREATE TABLE spock._root (
+    set_id oid NOT NULL,
+    set_reloid oid NOT NULL,
+    PRIMARY KEY (set_id, set_reloid));

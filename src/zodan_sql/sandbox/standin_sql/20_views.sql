@@ -60,7 +60,10 @@ SELECT set_id, spock._node_id(set_nodeid) AS set_nodeid, set_name,
 
 CREATE VIEW spock.replication_set_table AS
 SELECT set_id, set_reloid, set_att_list, set_row_filter
-  FROM pglogical.replication_set_table;
+  FROM pglogical.replication_set_table
+UNION ALL
+SELECT r.set_id, r.set_reloid::regclass, NULL, NULL
+  FROM spock._root r JOIN pg_catalog.pg_class c ON c.oid = r.set_reloid;
 
 CREATE VIEW spock.replication_set_seq AS
 SELECT set_id, set_seqoid

@@ -31,13 +31,21 @@ CREATE FUNCTION spock.repset_add_table(
     set_name name, relation regclass, synchronize_data boolean DEFAULT false, columns text[] DEFAULT NULL,
     row_filter text DEFAULT NULL, include_partitions boolean DEFAULT true)
 RETURNS boolean LANGUAGE sql VOLATILE AS $$
-    SELECT bool_and(pglogical.replication_set_add_table(set_name, t, synchronize_data, columns, row_filter))
+    INSERT INTO spock._root
+    SELECT s.set_id, c.oid
+      FROM pglogical.replication_set s JOIN pglogical.local_node l ON l.node_id = s.set_nodeid
+     CROSS JOIN pg_catalog.pg_class c
+     WHERE s.set_name = $1 AND c.oid = relation AND c.relkind = 'p'
+        ON CONFLICT DO NOTHING;
+    SELECT coalesce(bool_and(pglogical.replication_set_add_table(set_name, t, synchronize_data, columns, row_filter)), true)
       FROM spock._plain_tables(relation, include_partitions) t
 $$;
 
 CREATE FUNCTION spock.repset_remove_table(set_name name, relation regclass, include_partitions boolean DEFAULT true)
 RETURNS boolean LANGUAGE sql VOLATILE STRICT AS $$
-    SELECT bool_and(pglogical.replication_set_remove_table(set_name, t))
+    DELETE FROM spock._root r USING pglogical.replication_set s
+     WHERE s.set_id = r.set_id AND s.set_name = $1 AND r.set_reloid = relation;
+    SELECT coalesce(bool_and(pglogical.replication_set_remove_table(set_name, t)), true)
       FROM spock._plain_tables(relation, include_partitions) t
 $$;
 
