@@ -576,6 +576,20 @@ SELECT pg_catalog.concat(
          THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
     pg_catalog.set_config('idle_session_timeout', '0', false),
     pg_catalog.set_config('standard_conforming_strings', 'on', false),
+    -- What changes how functions print or parse: one spelling of a value on every node, whatever role and database have set.
+    pg_catalog.set_config('quote_all_identifiers', 'off', false),
+    pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
+    pg_catalog.set_config('IntervalStyle', 'postgres', false),
+    pg_catalog.set_config('TimeZone', 'UTC', false),
+    pg_catalog.set_config('extra_float_digits', '1', false),
+    pg_catalog.set_config('bytea_output', 'hex', false),
+    pg_catalog.set_config('xmlbinary', 'base64', false),
+    pg_catalog.set_config('xmloption', 'content', false),
+    pg_catalog.set_config('lc_monetary', 'C', false),
+    pg_catalog.set_config('array_nulls', 'on', false),
+    pg_catalog.set_config('transform_null_equals', 'off', false),
+    pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+    pg_catalog.set_config('default_transaction_deferrable', 'off', false),
     pg_catalog.set_config('client_connection_check_interval', '1s', false),
     -- A caller whose host is gone without a word is noticed in seconds, not in hours.
     pg_catalog.set_config('tcp_keepalives_idle', '10', false),
@@ -3035,7 +3049,9 @@ SELECT pg_catalog.jsonb_build_object(
                   WHERE s.name ~ '^(spock|pglogical|snowflake)\.' OR s.name IN ('shared_preload_libraries', 'max_connections',
                       'max_slot_wal_keep_size', 'max_active_replication_origins', 'max_replication_slots', 'data_directory',
                       'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
-                      'default_transaction_read_only')),
+                      'default_transaction_read_only', 'client_encoding', 'lc_monetary', 'xmloption', 'default_transaction_isolation')),
+    'converts', (SELECT s.reset_val <> 'SQL_ASCII' AND pg_catalog.pg_char_to_encoding(s.reset_val) <> d.encoding
+                   FROM pg_catalog.pg_settings AS s CROSS JOIN pg_catalog.pg_database AS d WHERE s.name = 'client_encoding' AND d.datname = pg_catalog.current_database()),
     -- With its unit, as SHOW gives it.
     'pause', pg_catalog.current_setting('spock.pause_timeout', true),
     'library', (SELECT pg_catalog.regexp_replace(p.probin, '^.*/|\.so$', '', 'g') FROM pg_catalog.pg_proc AS p
@@ -3110,6 +3126,9 @@ SELECT pg_catalog.jsonb_build_object(
                  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
                      WHERE i.indrelid = t.oid AND i.indisvalid AND i.indimmediate
                        AND (t.relreplident = 'd' AND i.indisprimary OR t.relreplident = 'i' AND i.indisreplident))),
+    'types', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT y.typname), '[]')
+                FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid JOIN pg_catalog.pg_type AS y ON a.atttypid IN (y.oid, y.typarray)
+               WHERE a.attnum > 0 AND y.typname IN ('money', 'xml') AND y.oid < 16384),
     'needed', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.name, n.columns), '{}')
                  FROM (SELECT t.name, pg_catalog.array_agg(a.attname) AS columns FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
                         WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
@@ -3391,6 +3410,32 @@ COMMENT ON FUNCTION zodan.check_settings IS
 the output plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only;
 and warnings of time limits that a copy would run into and of a pause too short for the flip (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_sessions(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables', 'types'] AS types, p_facts #>> ARRAY[p_join ->> 'source', 'host', 'settings', 'lc_monetary'] AS money) AS s
+ CROSS JOIN LATERAL (SELECT f.value #> '{host,settings}' AS is) AS g
+ CROSS JOIN LATERAL (VALUES
+    ('client encoding', 'fail', NOT (f.value #>> '{host,converts}')::boolean, g.is ->> 'client_encoding', 'the encoding of the database, in which nothing is converted',
+     'Run ALTER ROLE ... RESET client_encoding, ALTER DATABASE ... or ALTER SYSTEM, whichever set it.'),
+    ('monetary locale', 'fail', NOT coalesce(s.types ? 'money', false) OR g.is ->> 'lc_monetary' = s.money, g.is ->> 'lc_monetary', coalesce(s.money, '?') || ', as on the source, where there are columns of type money',
+     'Set lc_monetary to the same value on all nodes.'),
+    ('XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
+     'content, for a column of type xml may hold fragments', 'Set xmloption to content for the role and the database.'),
+    ('transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, g.is ->> 'default_transaction_isolation' = 'read committed',
+     g.is ->> 'default_transaction_isolation', 'read committed, for apply does not try again what cannot be serialized', 'Set default_transaction_isolation to read committed for the role and the database.')
+ ) AS c(name, severity, passed, observed, required, hint)
+ WHERE f.value ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_sessions IS
+'Settings of role, database and server that Spock''s own sessions take over, which change values on their way: the client
+encoding, lc_monetary where the source has columns of type money, xmloption where it has XML, and an isolation in which apply fails. Zodan sets what
+its own sessions need by itself (design 4).';
+REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.check_result
@@ -3812,6 +3857,7 @@ SELECT * FROM zodan.check_reachable(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_readable(p_facts)
 UNION ALL SELECT * FROM zodan.check_versions(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_settings(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_sessions(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_alike(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_clocks(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_new_node(p_facts, p_join)
@@ -3913,6 +3959,7 @@ SELECT * FROM zodan.check_reachable(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_readable(p_facts)
 UNION ALL SELECT * FROM zodan.check_versions(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_settings(p_facts, p_join)
+UNION ALL SELECT * FROM zodan.check_sessions(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_alike(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_clocks(p_facts, p_join)
 UNION ALL SELECT * FROM zodan.check_members(p_facts, p_join)

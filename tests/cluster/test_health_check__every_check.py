@@ -80,6 +80,7 @@ def snowflake(facts: Any) -> None:
 
 LONG_NAME = "x" * 60
 SLOT = {"name": "spk_old", "active": True, "status": "reserved", "here": True, "held": 0, "lag": 0}
+OTHER_SEQUENCES = [{"set": "default", "sequence": "public.s"}]
 SEQUENCE = {"last": 10, "step": 1, "snowflake": False}
 
 
@@ -118,6 +119,21 @@ BEFORE = [
     Case("writable", PEER, "fail", setting(PEER, "default_transaction_read_only", "on")),
     Case("no time limits", NEW, "warn", setting(NEW, "statement_timeout", "30000")),
     Case("pause_timeout", SOURCE, "warn", put(f"{SOURCE}/host/pause", "2s")),
+    Case("client encoding", PEER, "fail", put(f"{PEER}/host/converts", True)),
+    Case(
+        "monetary locale",
+        PEER,
+        "fail",
+        several(put(f"{SOURCE}/tables/types", ["money"]), setting(PEER, "lc_monetary", "ja_JP")),
+    ),
+    Case(
+        "XML option",
+        NEW,
+        "fail",
+        several(put(f"{SOURCE}/tables/types", ["xml"]), setting(NEW, "xmloption", "document")),
+    ),
+    Case("transaction isolation", NEW, "fail", setting(NEW, "default_transaction_isolation", "serializable")),
+    Case("transaction isolation", PEER, "warn", setting(PEER, "default_transaction_isolation", "serializable")),
     unlike("encoding", "fail", "encoding", "LATIN1"),
     unlike("collation", "warn", "locale/is", "c de_DE.utf8"),
     unlike("collation version", "warn", "locale/actual"),
@@ -194,7 +210,12 @@ BEFORE = [
     Case("no exceptions lately", PEER, "warn", put(f"{PEER}/streams/exceptions", ["UPDATE on public.t, 2 times"])),
     Case("replication sets", PEER, "fail", put(f"{PEER}/streams/sets/0/update", "maybe")),
     Case("tables in sets", PEER, "fail", put(f"{PEER}/streams/tables", [])),
-    Case("sequences in sets", PEER, "warn", put(f"{PEER}/streams/sequences", [{"set": "default", "sequence": "public.s"}])),
+    Case(
+        "sequences in sets",
+        PEER,
+        "warn",
+        put(f"{PEER}/streams/sequences", OTHER_SEQUENCES),
+    ),
     Case("max_replication_slots", NEW, "fail", put(f"{NEW}/slots", 32)),
     Case("max_wal_senders", SOURCE, "fail", put(f"{SOURCE}/walsenders", 31)),
     Case("max_worker_processes", NEW, "fail", put(f"{NEW}/workers", 30)),
@@ -233,7 +254,7 @@ AFTER = [
     Case("slot is streamed from", f"{PEER} -> {NEW}", "fail", put(f"{PEER}/host/slots", [])),
     Case("replication sets", NEW, "fail", put(f"{NEW}/streams/sets", [])),
     Case("tables in sets", NEW, "fail", put(f"{NEW}/streams/tables", [])),
-    Case("sequences in sets", NEW, "fail", put(f"{NEW}/streams/sequences", [{"set": "default", "sequence": "public.s"}])),
+    Case("sequences in sets", NEW, "fail", put(f"{NEW}/streams/sequences", OTHER_SEQUENCES)),
     Case("sequences ahead", NEW, "warn", put(f"{PEER}/tables/sequences/public.s", SEQUENCE)),
     Case("row counts", NEW, "warn", put(f"{NEW}/counts", dict.fromkeys((f"public.{table}" for table in TABLES), 3))),
 ]

@@ -1,0 +1,96 @@
+"""Settings of a role, a database or a server that every session gets, and what a join makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from test_add_node__premises import at, everywhere, join, refused
+
+from support.calls import call, load_zodan, remove_node, state
+from support.clusters import MakeCluster
+from support.tables import TABLES, assert_rows_equal, create_tables, wait_level
+from zodan_sql.sandbox import Cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(make_module_cluster: MakeCluster) -> Cluster:
+    cluster = make_module_cluster(members=2, blanks=1)
+    create_tables(cluster)
+    everywhere(
+        cluster,
+        "CREATE TABLE words (id int PRIMARY KEY, word text, price money, document xml)",
+        "CREATE TABLE counted (id serial PRIMARY KEY, word text)",
+        "CREATE SEQUENCE s",
+        "SELECT spock.repset_add_table('default', t) FROM unnest(ARRAY['words', 'counted']::regclass[]) AS t",
+    )
+    at(cluster["n1"], "INSERT INTO words VALUES (1, U&'caf\\00e9', 12.5, '<a/><b/>')", "SELECT setval('s', 10)")
+    at(cluster["n2"], "SELECT setval('s', 5000)")
+    wait_level(cluster.members)
+    load_zodan(cluster["n3"])
+    return cluster
+
+
+@pytest.fixture(params=["ROLE CURRENT_USER", "DATABASE app", "SYSTEM"])
+def where(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
+    """Where a setting is set; whatever it was is reset everywhere afterwards."""
+    yield request.param
+    for node in cluster.nodes:
+        at(node, f"ALTER {request.param} RESET ALL", "SELECT pg_reload_conf()")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "check"),
+    [
+        ("client_encoding", "LATIN1", "client encoding"),
+        ("xmloption", "document", "XML option"),
+        ("default_transaction_isolation", "serializable", "transaction isolation"),
+    ],
+)
+def test_a_setting_that_changes_values_is_refused(
+    cluster: Cluster, where: str, setting: str, value: str, check: str
+) -> None:
+    at(cluster["n3"], f"ALTER {where} SET {setting} = '{value}'", "SELECT pg_reload_conf()")
+    refused(cluster, check, value)
+
+
+def test_money_of_another_locale_is_refused(cluster: Cluster) -> None:
+    locale = at_most_one(cluster)
+    at(cluster["n3"], f"ALTER DATABASE app SET lc_monetary = '{locale}'")
+    refused(cluster, "monetary locale", locale)
+    at(cluster["n3"], "ALTER DATABASE app RESET ALL")
+
+
+def at_most_one(cluster: Cluster) -> str:
+    """Return a locale that the source does not use for money."""
+    is_ = str(cluster["n1"].execute("SHOW lc_monetary")[0][0])
+    return "POSIX" if is_ == "C" else "C"
+
+
+@pytest.mark.parametrize("noisy", ["n1", "n2", "n3"])
+def test_what_only_changes_how_values_are_printed_does_no_harm(cluster: Cluster, noisy: str) -> None:
+    n3, before = cluster["n3"], state(cluster.nodes)
+    at(
+        cluster[noisy],
+        "ALTER DATABASE app SET quote_all_identifiers = on",
+        "ALTER DATABASE app SET DateStyle = 'SQL, DMY'",
+        "ALTER DATABASE app SET IntervalStyle = 'sql_standard'",
+        "ALTER DATABASE app SET TimeZone = 'Asia/Kathmandu'",
+        "ALTER DATABASE app SET extra_float_digits = -5",
+        "ALTER DATABASE app SET bytea_output = 'escape'",
+    )
+    warned = join(cluster)
+    assert [line for line in warned if "database settings" not in line and "sequences" not in line][1:] == []
+    cluster.blanks.remove(n3)
+    cluster.members.append(n3)
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, (*TABLES, "words"))
+    assert n3.execute("SELECT nextval('s') > 5000") == [(True,)]
+    given = {"src_node_name": "n1", "src_dsn": cluster["n1"].dsn(), "new_node_name": "n3", "new_node_dsn": n3.dsn()}
+    call(n3, "spock.health_check", **given, check_type="post")
+    remove_node(cluster, "n3")
+    at(n3, "DROP TABLE words, counted, app_keyed, app_keyless, app_chain", "DROP SEQUENCE s")
+    for node in cluster.nodes:
+        at(node, "ALTER DATABASE app RESET ALL")
+    assert state(cluster.nodes) == before
