@@ -609,8 +609,7 @@ BEGIN
     IF v_sql ~* '^\s*(SELECT|WITH)\s' THEN
         v_sql := 'SELECT pg_catalog.to_jsonb(z)::text FROM (' || v_sql || ') AS z';
     END IF;
-    -- A connection that broke is never opened again behind the executor's back: that it broke may be the only sign that a
-    -- node has restarted and lost what it had applied but not flushed, and the flip has to be begun anew then.
+    -- A connection that broke is never opened again behind the executor's back (zodan.advance_lost).
     IF dblink_send_query(v_connection, v_sql) = 1 THEN
         RETURN NULL;
     END IF;
@@ -721,17 +720,19 @@ COMMENT ON FUNCTION zodan.hide_statement IS
 the transaction, should it fail; where the caller may not set that, nothing is done (design 3, 6).';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
 
-CREATE FUNCTION zodan.wait_a_moment()
+CREATE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Sleeps 0.005 s between two looks at the nodes. When the caller is cancelled meanwhile, the kept connections are
+/* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened: p_since is when something
+last did. When the caller is cancelled meanwhile, the kept connections are
 closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
 (design 3). */
 BEGIN
     -- A commit has ended what was set before, and here is where a cancelled or terminated caller is mostly met.
     PERFORM zodan.hide_statement();
-    PERFORM pg_catalog.pg_sleep(0.005);
+    PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
+        0.05 * extract(epoch FROM pg_catalog.clock_timestamp() - p_since)::double precision)));
 EXCEPTION WHEN query_canceled THEN
     PERFORM zodan.close_connections();
     PERFORM zodan.hide_statement();
@@ -739,22 +740,118 @@ EXCEPTION WHEN query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
-'Sleeps 0.005 s between two looks at the nodes. When the caller is cancelled meanwhile, the kept connections are
+'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened: p_since is when something
+last did. When the caller is cancelled meanwhile, the kept connections are
 closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
 (design 3).';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
-CREATE FUNCTION zodan.query_nodes(p_queries jsonb, p_dsns jsonb)
+CREATE FUNCTION zodan.read_patience()
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
+            ELSE coalesce(s.value, '10 min')::interval END
+  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
+                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.read_patience IS
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
+REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
+
+CREATE FUNCTION zodan.read_bound()
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
+            ELSE coalesce(s.value, '1 min')::interval END
+  FROM (SELECT nullif(pg_catalog.current_setting('zodan.look_timeout', true), '') AS value) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.read_bound IS
+'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an interval, or
+a number of seconds), else 1 min (design 3).';
+REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
+
+CREATE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb)
+RETURNS text
+LANGUAGE plpgsql
+AS $zodan$
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for: processes and
+prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that cannot be asked. Never raises but for a
+cancel (design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node) || ' asks';
+    v_found text;
+BEGIN
+    PERFORM dblink_connect(v_connection, zodan.format_dsn('{"connect_timeout": "10"}'::jsonb || zodan.parse_dsn(p_dsns ->> p_node)
+        || '{"application_name": "zodan asks"}'));
+    SELECT b.found INTO v_found FROM dblink(v_connection, pg_catalog.format($ask$
+        SELECT coalesce(
+               (SELECT pg_catalog.string_agg(DISTINCT coalesce(pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
+                           coalesce(nullif(h.application_name, ''), h.backend_type), pg_catalog.date_trunc('second', h.xact_start)),
+                           (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ') FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
+                  FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid) LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
+               a.wait_event_type || ' ' || a.wait_event) AS found
+          FROM pg_catalog.pg_stat_activity AS a
+         WHERE a.state = 'active' AND a.datname = pg_catalog.current_database() AND pg_catalog.right(a.application_name, %1$s) = %2$L
+         LIMIT 1$ask$, pg_catalog.length(zodan.name_caller(pg_catalog.pg_backend_pid())), zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
+    PERFORM dblink_disconnect(v_connection);
+    RETURN v_found;
+EXCEPTION WHEN OTHERS THEN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+    RETURN NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_blockers IS
+'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for: processes and
+prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that cannot be asked. Never raises but for a
+cancel (design 3).';
+REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
+
+CREATE FUNCTION zodan.is_connected(p_node text)
+RETURNS boolean
+LANGUAGE plpgsql
+AS $zodan$
+/* Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does not (design 3). */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+BEGIN
+    IF NOT v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        RETURN false;
+    END IF;
+    PERFORM t.one FROM dblink(v_connection, 'SELECT 1') AS t(one int);
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    PERFORM dblink_disconnect(v_connection);
+    RETURN false;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.is_connected IS
+'Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does not (design 3).';
+REVOKE ALL ON FUNCTION zodan.is_connected FROM PUBLIC;
+
+CREATE FUNCTION zodan.query_nodes(
+    p_queries jsonb,
+    p_dsns jsonb,
+    p_bound interval DEFAULT zodan.read_bound()
+)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs one query on each of several nodes at the same time and waits for all. p_queries is an object of node
-and query, each giving one row. Gives an object of node and result, as zodan.fetch_result gives it (design 3). */
+/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they take
+where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and result, as
+zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it waited for (design 3). */
 DECLARE
     v_results jsonb := '{}'::jsonb;
+    v_late jsonb := '{}'::jsonb;
     v_result jsonb;
     v_node text;
     v_sql text;
+    v_blockers text;
+    v_begun timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     FOR v_node, v_sql IN SELECT q.key, q.value FROM pg_catalog.jsonb_each_text(p_queries) AS q(key, value) LOOP
         v_result := zodan.send_statement(v_node, v_sql, p_dsns, '{}');
@@ -768,19 +865,25 @@ BEGIN
         LOOP
             v_result := zodan.fetch_result(v_node, p_dsns);
             IF v_result IS NOT NULL THEN
-                v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result);
+                v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result || coalesce(v_late -> v_node, '{}'));
+            ELSIF pg_catalog.clock_timestamp() > v_begun + p_bound AND NOT v_late ? v_node THEN
+                v_blockers := coalesce(zodan.find_blockers(v_node, p_dsns), 'nothing that is known');
+                v_late := v_late || pg_catalog.jsonb_build_object(v_node, pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD306', 'message',
+                    pg_catalog.format('no answer within %s, waiting for %s', p_bound, v_blockers)));
+                PERFORM zodan.cancel_statement(v_node);
             END IF;
         END LOOP;
         EXIT WHEN (SELECT pg_catalog.bool_and(v_results ? k.node) FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node))
             IS NOT FALSE;
-        PERFORM zodan.wait_a_moment();
+        PERFORM zodan.wait_a_moment(v_begun);
     END LOOP;
     RETURN v_results;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.query_nodes IS
-'Runs one query on each of several nodes at the same time and waits for all. p_queries is an object of node
-and query, each giving one row. Gives an object of node and result, as zodan.fetch_result gives it (design 3).';
+'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they take
+where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and result, as
+zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it waited for (design 3).';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_probe(p_targets jsonb)
@@ -979,20 +1082,6 @@ COMMENT ON TABLE zodan.sample IS 'What a step that waits has measured while it w
 done and in all and the table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the
 further apart the longer the step waits (design 3).';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
-
-CREATE FUNCTION zodan.read_patience()
-RETURNS interval
-LANGUAGE sql STABLE
-AS $zodan$
-SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
-            ELSE coalesce(s.value, '10 min')::interval END
-  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
-                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
-$zodan$;
-COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
-number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
-REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 CREATE FUNCTION zodan.start_operation(
     p_kind text,
@@ -1373,11 +1462,11 @@ COMMENT ON FUNCTION zodan.check_reachable IS
 gave, p_join names source, new node and members (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
-CREATE PROCEDURE zodan.require_autocommit(p_procedure text)
+CREATE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean DEFAULT true)
 LANGUAGE plpgsql
 AS $zodan$
-/* Ends the transaction that a procedure was called in, so that it can commit between its phases. Errors: ZD005
-inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
+/* Ends the transaction that a procedure was called in, so that it can commit between its phases. With p_lasts the
+caller's own time limits are refused, which would end it in the middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
 an implicit transaction begins before its statement too, and looks like a block (design 3). */
 BEGIN
     PERFORM zodan.hide_statement();
@@ -1389,13 +1478,24 @@ BEGIN
             MESSAGE = pg_catalog.format('%s cannot run inside a transaction block', p_procedure),
             HINT = 'Call it on its own, with autocommit on.';
     END IF;
+    IF p_lasts AND pg_catalog.current_setting('statement_timeout') <> '0' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD008',
+            MESSAGE = pg_catalog.format('statement_timeout is %s in this session, and would end %s in the middle', pg_catalog.current_setting('statement_timeout'), p_procedure),
+            HINT = 'Run SET statement_timeout = 0, then call again.';
+    ELSIF p_lasts AND coalesce(pg_catalog.current_setting('transaction_timeout', true), '0') <> '0' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD008',
+            MESSAGE = pg_catalog.format('transaction_timeout is %s in this session, and would end %s in the middle', pg_catalog.current_setting('transaction_timeout'), p_procedure),
+            HINT = 'Run SET transaction_timeout = 0, then call again.';
+    END IF;
     COMMIT;
     PERFORM zodan.hide_statement();
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.require_autocommit IS
-'Ends the transaction that a procedure was called in, so that it can commit between its phases. Errors: ZD005
-inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
+'Ends the transaction that a procedure was called in, so that it can commit between its phases. With p_lasts the
+caller''s own time limits are refused, which would end it in the middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
 an implicit transaction begins before its statement too, and looks like a block (design 3).';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
 
@@ -1608,6 +1708,144 @@ without progress) and measure (numbers for people, sampled). Gives the step''s n
 step that has no other (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
+CREATE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to a node again whose connection was lost, and takes the cluster's lock there again, which went with it. Returns
+{ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now (design 3). */
+DECLARE
+    v_answer jsonb;
+BEGIN
+    SELECT zodan.open_connection(p_node, p_dsns, pg_catalog.format('zodan %s %s', o.kind, o.node)) INTO v_answer
+      FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    IF (v_answer ->> 'ok')::boolean THEN
+        PERFORM zodan.lock_members(pg_catalog.jsonb_build_object(p_node, p_dsns -> p_node));
+    END IF;
+    RETURN v_answer;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.regain_node IS
+'Connects to a node again whose connection was lost, and takes the cluster''s lock there again, which went with it. Returns
+{ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now (design 3).';
+REVOKE ALL ON FUNCTION zodan.regain_node FROM PUBLIC;
+
+CREATE FUNCTION zodan.tell_wait(p_job jsonb, p_step zodan.step, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after 10 s, and
+whenever that time has doubled. Returns the step's new state (design 3). */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_due timestamptz := coalesce((p_job ->> 'told_due')::timestamptz, v_now + interval '10 s');
+    v_asked interval := coalesce((p_job ->> 'told_after')::interval, '10 s');
+    v_blockers text;
+BEGIN
+    IF v_now < v_due THEN
+        RETURN p_job || pg_catalog.jsonb_build_object('told_due', v_due, 'told_after', v_asked);
+    END IF;
+    v_blockers := zodan.find_blockers(p_step.node, p_dsns);
+    RAISE NOTICE 'step % has been running on "%" for %: %', p_step.ordinal, p_step.node, v_asked,
+        pg_catalog.concat(p_step.title, ', waiting for ' || v_blockers);
+    RETURN p_job || pg_catalog.jsonb_build_object('told_due', v_now + v_asked, 'told_after', 2 * v_asked, 'blockers', v_blockers);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.tell_wait IS
+'Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after 10 s, and
+whenever that time has doubled. Returns the step''s new state (design 3).';
+REVOKE ALL ON FUNCTION zodan.tell_wait FROM PUBLIC;
+
+CREATE FUNCTION zodan.advance_lost(p_job jsonb, p_step zodan.step, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves a step on whose node is not connected any longer: tries to connect again, once every 1 s, for as long as a
+wait may see no progress. Then it looks again whether the step is done already. In the flip no connection is opened again: that it
+broke may be the only sign that a node has restarted and lost what it had applied (design 3). */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_answer jsonb;
+BEGIN
+    IF v_now < coalesce((p_job ->> 'next')::timestamptz, v_now) THEN
+        RETURN p_job;
+    END IF;
+    v_answer := zodan.regain_node(p_step.operation_id, p_step.node, p_dsns);
+    IF (v_answer ->> 'ok')::boolean THEN
+        RAISE NOTICE 'connected to node "%" again', p_step.node;
+        RETURN '{"stage": "check", "sent": false}'::jsonb;
+    ELSIF v_now > (p_job ->> 'deadline')::timestamptz THEN
+        RETURN p_job || '{"stage": "failed"}';
+    END IF;
+    RETURN p_job || pg_catalog.jsonb_build_object('next', v_now + interval '1 s');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_lost IS
+'Moves a step on whose node is not connected any longer: tries to connect again, once every 1 s, for as long as a
+wait may see no progress. Then it looks again whether the step is done already. In the flip no connection is opened again: that it
+broke may be the only sign that a node has restarted and lost what it had applied (design 3).';
+REVOKE ALL ON FUNCTION zodan.advance_lost FROM PUBLIC;
+
+CREATE FUNCTION zodan.judge_failure(p_job jsonb, p_step zodan.step, p_answer jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Decides what an answer that is a failure means for a step: it failed, or, outside of the flip, its connection was lost and is
+to be opened again. What a statement waited for that was cancelled is added to what it says (design 3). */
+BEGIN
+    IF p_step.section IS DISTINCT FROM 'flip' AND NOT zodan.is_connected(p_step.node) THEN
+        RAISE NOTICE 'lost the connection to node "%", trying again: %', p_step.node, p_answer ->> 'message';
+        RETURN pg_catalog.jsonb_build_object('stage', 'lost', 'sent', false, 'answer', p_answer,
+            'deadline', pg_catalog.clock_timestamp() + zodan.read_patience());
+    END IF;
+    RETURN p_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', p_answer || CASE
+        WHEN p_job ->> 'blockers' IS NOT NULL THEN pg_catalog.jsonb_build_object('detail', 'It waited for ' || (p_job ->> 'blockers') || '.') ELSE '{}' END);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_failure IS
+'Decides what an answer that is a failure means for a step: it failed, or, outside of the flip, its connection was lost and is
+to be opened again. What a statement waited for that was cancelled is added to what it says (design 3).';
+REVOKE ALL ON FUNCTION zodan.judge_failure FROM PUBLIC;
+
+CREATE FUNCTION zodan.advance_sent(
+    p_job jsonb,
+    p_step zodan.step,
+    p_dsns jsonb,
+    p_budget interval
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves a step on whose statement is under way: NULL answers are waited for, one past its budget is cancelled, one whose
+connection was lost outside of the flip is to be sent again once the node is back (design 3). */
+DECLARE
+    v_stage text := p_job ->> 'stage';
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_answer jsonb := zodan.fetch_result(p_step.node, p_dsns);
+BEGIN
+    IF v_answer IS NULL THEN
+        IF v_now > (p_job ->> 'deadline')::timestamptz AND NOT p_job ? 'cancelled' THEN
+            p_job := p_job || pg_catalog.jsonb_build_object('cancelled', true, 'blockers', zodan.find_blockers(p_step.node, p_dsns));
+            PERFORM zodan.cancel_statement(p_step.node);
+            RETURN p_job;
+        END IF;
+        RETURN zodan.tell_wait(p_job, p_step, p_dsns);
+    ELSIF NOT (v_answer ->> 'ok')::boolean THEN
+        RETURN zodan.judge_failure(p_job, p_step, v_answer);
+    END IF;
+    RETURN CASE v_stage
+        WHEN 'check' THEN p_job || CASE WHEN (v_answer #>> '{value,ok}')::boolean
+            THEN '{"sent": false, "stage": "done", "found": true}'::jsonb ELSE '{"sent": false, "stage": "do"}' END
+        WHEN 'do' THEN (p_job - 'deadline') || pg_catalog.jsonb_build_object('sent', false, 'stage', 'until',
+            'result', v_answer -> 'value')
+        ELSE zodan.judge_wait(p_job, v_answer -> 'value', p_budget) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_sent IS
+'Moves a step on whose statement is under way: NULL answers are waited for, one past its budget is cancelled, one whose
+connection was lost outside of the flip is to be sent again once the node is back (design 3).';
+REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
+
 CREATE FUNCTION zodan.advance_job(
     p_job jsonb,
     p_step zodan.step,
@@ -1618,51 +1856,38 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Moves one step on by one notch without ever blocking, and gives its new state. Stages: check (is it done
-already?), do, until (polled), then done or failed with the answer that failed. sent tells that the stage's statement
-is under way on the node. A statement past its budget is cancelled (design 3). */
+already?), do, until (polled), then done or failed with the answer that failed; lost while its node is not connected. sent tells that the
+stage's statement is under way on the node. A statement past its budget is cancelled: that of the step, else as long as a wait may see
+no progress (design 3). */
 DECLARE
     v_stage text := p_job ->> 'stage';
     v_now timestamptz := pg_catalog.clock_timestamp();
-    v_budget interval := coalesce(p_step.budget, '10 min');
+    v_budget interval := coalesce(p_step.budget, zodan.read_patience());
     v_sql text := CASE v_stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql ELSE p_step.until_sql END;
     v_answer jsonb;
 BEGIN
-    IF NOT (p_job ->> 'sent')::boolean THEN
-        IF v_sql IS NULL THEN
-            RETURN p_job || pg_catalog.jsonb_build_object('stage',
-                CASE v_stage WHEN 'check' THEN 'do' WHEN 'do' THEN 'until' ELSE 'done' END);
-        ELSIF v_stage = 'until' AND v_now < (p_job ->> 'next')::timestamptz THEN
-            RETURN p_job;
-        END IF;
-        v_answer := zodan.send_statement(p_step.node, v_sql, p_dsns, p_results);
-        RETURN p_job || CASE
-            WHEN v_answer IS NOT NULL THEN pg_catalog.jsonb_build_object('stage', 'failed', 'answer', v_answer)
-            WHEN v_stage = 'until' AND p_job ? 'deadline' THEN '{"sent": true}'
-            ELSE pg_catalog.jsonb_build_object('sent', true, 'deadline', v_now + v_budget) END;
-    END IF;
-    v_answer := zodan.fetch_result(p_step.node, p_dsns);
-    IF v_answer IS NULL THEN
-        IF v_now > (p_job ->> 'deadline')::timestamptz AND NOT p_job ? 'cancelled' THEN
-            PERFORM zodan.cancel_statement(p_step.node);
-            RETURN p_job || '{"cancelled": true}';
-        END IF;
+    IF (p_job ->> 'sent')::boolean THEN
+        RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
+    ELSIF v_stage = 'lost' THEN
+        RETURN zodan.advance_lost(p_job, p_step, p_dsns);
+    ELSIF v_sql IS NULL THEN
+        RETURN p_job || pg_catalog.jsonb_build_object('stage',
+            CASE v_stage WHEN 'check' THEN 'do' WHEN 'do' THEN 'until' ELSE 'done' END);
+    ELSIF v_stage = 'until' AND v_now < (p_job ->> 'next')::timestamptz THEN
         RETURN p_job;
     END IF;
-    IF NOT (v_answer ->> 'ok')::boolean THEN
-        RETURN p_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', v_answer);
-    END IF;
-    RETURN CASE v_stage
-        WHEN 'check' THEN p_job || CASE WHEN (v_answer #>> '{value,ok}')::boolean
-            THEN '{"sent": false, "stage": "done", "found": true}'::jsonb ELSE '{"sent": false, "stage": "do"}' END
-        WHEN 'do' THEN (p_job - 'deadline') || pg_catalog.jsonb_build_object('sent', false, 'stage', 'until',
-            'result', v_answer -> 'value')
-        ELSE zodan.judge_wait(p_job, v_answer -> 'value', v_budget) END;
+    v_answer := zodan.send_statement(p_step.node, v_sql, p_dsns, p_results);
+    RETURN CASE
+        WHEN v_answer IS NOT NULL THEN zodan.judge_failure(p_job, p_step, v_answer)
+        WHEN v_stage = 'until' AND p_job ? 'deadline' THEN p_job || '{"sent": true}'
+        ELSE p_job || pg_catalog.jsonb_build_object('sent', true, 'deadline', v_now + v_budget) END;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
 'Moves one step on by one notch without ever blocking, and gives its new state. Stages: check (is it done
-already?), do, until (polled), then done or failed with the answer that failed. sent tells that the stage''s statement
-is under way on the node. A statement past its budget is cancelled (design 3).';
+already?), do, until (polled), then done or failed with the answer that failed; lost while its node is not connected. sent tells that the
+stage''s statement is under way on the node. A statement past its budget is cancelled: that of the step, else as long as a wait may see
+no progress (design 3).';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
@@ -1754,6 +1979,8 @@ DECLARE
     v_results jsonb;
     v_busy text[] := '{}'::text[];
     v_open boolean;
+    v_stage text;
+    v_moved timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
       FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.result IS NOT NULL;
@@ -1779,7 +2006,11 @@ BEGIN
                 PERFORM zodan.meet_test_hook('before', v_steps[v_index].ordinal);
             END IF;
             v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
+            v_stage := v_jobs[v_index] ->> 'stage';
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
+            IF v_stage <> v_jobs[v_index] ->> 'stage' THEN
+                v_moved := pg_catalog.clock_timestamp();
+            END IF;
             IF v_jobs[v_index] ? 'sample' THEN
                 PERFORM zodan.record_sample(p_operation, v_steps[v_index].ordinal, v_jobs[v_index] -> 'sample');
                 v_jobs[v_index] := v_jobs[v_index] - 'sample';
@@ -1801,7 +2032,7 @@ BEGIN
         EXIT WHEN NOT v_open;
         -- No snapshot is held from one look to the next: a copy may take hours, and vacuum goes on.
         COMMIT;
-        PERFORM zodan.wait_a_moment();
+        PERFORM zodan.wait_a_moment(v_moved);
     END LOOP;
 END
 $zodan$;
@@ -1868,7 +2099,7 @@ BEGIN
     IF v_node IS NULL THEN
         RETURN NULL;
     END IF;
-    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns) -> v_node;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns, NULL) -> v_node;
     RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint', p_hint,
             'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them', v_node), 'detail', v_answer ->> 'message')
         WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD200', 'hint', p_hint,
@@ -2026,6 +2257,42 @@ before anything waits for a node whose apply may still be paused; so does, after
 taken back, everything before it. Else all of it is taken back, to be begun again (design 3, 4).';
 REVOKE ALL ON PROCEDURE zodan.settle_section FROM PUBLIC;
 
+CREATE PROCEDURE zodan.regain_members(p_operation bigint, p_dsns jsonb, INOUT p_failure jsonb)
+LANGUAGE plpgsql
+AS $zodan$
+/* Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not, for as long as
+a wait may see no progress. Reports in p_failure a node that stays away (design 3). */
+DECLARE
+    v_node text;
+    v_answer jsonb;
+    v_until timestamptz := pg_catalog.clock_timestamp() + zodan.read_patience();
+    v_next timestamptz;
+BEGIN
+    FOR v_node IN SELECT k.node FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) ORDER BY k.node COLLATE "C" LOOP
+        CONTINUE WHEN zodan.is_connected(v_node);
+        RAISE NOTICE 'lost the connection to node "%", trying again', v_node;
+        LOOP
+            v_answer := zodan.regain_node(p_operation, v_node, p_dsns);
+            EXIT WHEN (v_answer ->> 'ok')::boolean;
+            IF pg_catalog.clock_timestamp() > v_until THEN
+                p_failure := pg_catalog.jsonb_build_object('sqlstate', 'ZD203', 'message', pg_catalog.format('lost the connection to node "%s"', v_node), 'detail', v_answer ->> 'message',
+                    'hint', pg_catalog.format('Bring the node back, then CALL zodan.resume(%s).', p_operation));
+                RETURN;
+            END IF;
+            COMMIT;
+            v_next := pg_catalog.clock_timestamp() + interval '1 s';
+            WHILE pg_catalog.clock_timestamp() < v_next LOOP
+                PERFORM zodan.wait_a_moment(v_next - interval '1 s');
+            END LOOP;
+        END LOOP;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.regain_members IS
+'Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not, for as long as
+a wait may see no progress. Reports in p_failure a node that stays away (design 3).';
+REVOKE ALL ON PROCEDURE zodan.regain_members FROM PUBLIC;
+
 CREATE PROCEDURE zodan.retry_section(
     p_operation bigint,
     p_section text,
@@ -2051,6 +2318,10 @@ BEGIN
         RETURN;
     ELSIF p_section = 'flip' THEN
         p_tries := p_tries + 1;
+        CALL zodan.regain_members(p_operation, p_dsns, v_failure);
+        IF v_failure IS NOT NULL THEN
+            RETURN;
+        END IF;
         CALL zodan.settle_section(p_operation, 'flip', p_dsns, p_verbose, v_failure);
     END IF;
     p_copies := p_copies + (NOT v_is_copied)::int;
@@ -5548,7 +5819,7 @@ BEGIN
            AND NOT EXISTS (SELECT FROM pg_catalog.unnest(v_plan) AS n WHERE n.node = s.node AND n.title = s.title)
          ORDER BY s.ordinal DESC
     LOOP
-        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.undo_sql), p_dsns) -> v_step.node;
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.undo_sql), p_dsns, NULL) -> v_step.node;
         IF NOT (v_answer ->> 'ok')::boolean THEN
             PERFORM zodan.close_connections();
             RAISE EXCEPTION USING
@@ -5738,7 +6009,7 @@ DECLARE
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
         'roles', roles);
 BEGIN
-    CALL zodan.require_autocommit('add_node');
+    CALL zodan.require_autocommit('add_node', NOT dry_run);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('add_node', new_node_name);
     IF v_operation IS NOT NULL AND NOT dry_run THEN
@@ -5852,7 +6123,7 @@ BEGIN
             HINT = 'Check that it runs, its address and its password.';
     END IF;
     -- Statements are sent to one node, whatever they bind for others.
-    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(c_node, p_sql), v_dsns) -> c_node;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(c_node, p_sql), v_dsns, NULL) -> c_node;
     PERFORM zodan.close_connections();
     IF NOT (v_answer ->> 'ok')::boolean THEN
         RAISE EXCEPTION USING
@@ -6544,7 +6815,7 @@ DECLARE
     v_checks zodan.check_result[];
     v_failure jsonb;
 BEGIN
-    CALL zodan.require_autocommit('remove_node');
+    CALL zodan.require_autocommit('remove_node', NOT dry_run);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('remove_node', target_node_name);
     IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name, target_node_dsn) THEN

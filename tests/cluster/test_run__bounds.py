@@ -1,0 +1,100 @@
+"""What holds an operation up: a lost connection, a lock that somebody holds, a time limit of the caller's."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from test_add_node__turn import Join
+
+from support.calls import add_node, call, exceptions
+from support.clusters import MakeCluster
+from support.tables import KEYED
+from support.writers import Writers
+from zodan_sql.sandbox import wait_until
+
+_BUDGET_S = 60.0
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("wait for the copy to be complete", "n3"),
+        ("create slot spk_app_n2_sub_n2_n3", "n2"),
+        ("pause apply", "n1"),
+        ("turn to the direct streams", "n3"),
+    ],
+)
+def test_a_lost_connection_is_opened_again(make_cluster: MakeCluster, words: str, where: str) -> None:
+    join = Join(make_cluster)
+    with Writers([join.n1, join.n2]) as writers:
+        held = join.held(words)
+        join.cluster[where].execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'zodan add%%'"
+        )
+        held.let_go()
+    assert held.error is None
+    assert writers.failures == []
+    join.check()
+    assert exceptions(join.cluster.members) == []
+
+
+def test_a_server_may_restart_while_it_is_waited_for(make_cluster: MakeCluster) -> None:
+    join = Join(make_cluster)
+    held = join.held("read the replication sets of n1")
+    join.n1.stop("fast")
+    held.let_go_on()
+    wait_until(lambda: _is_missed(join), _BUDGET_S, "the connection to be missed")
+    join.n1.start()
+    held.finish()
+    assert held.error is None
+    join.check()
+
+
+def _is_missed(join: Join) -> str:
+    log = join.n3.log_text()
+    return "" if 'lost the connection to node "n1"' in log else "it is not missed yet"
+
+
+def test_a_locked_table_is_named_with_who_holds_it(make_cluster: MakeCluster) -> None:
+    join = Join(make_cluster)
+    given = {name: join.arguments[name] for name in ("src_node_name", "src_dsn", "new_node_name", "new_node_dsn")}
+    join.n3.execute("ALTER ROLE CURRENT_USER SET zodan.look_timeout = '1 s'")
+    with join.n2.connect() as lock, lock.transaction():
+        lock.execute(f"LOCK TABLE {KEYED}")
+        pid = lock.info.backend_pid
+        for procedure in ("spock.health_check", "spock.add_node"):
+            with pytest.raises(psycopg.Error) as refused:
+                call(join.n3, procedure, **given)
+            assert refused.value.sqlstate == "ZD100"
+            assert f"waiting for process {pid} (" in str(refused.value.diag.message_detail), refused.value.diag
+    call(join.n3, "spock.health_check", **given)
+
+
+@pytest.mark.parametrize("limit", ["statement_timeout"])
+def test_time_limits_of_the_caller_are_refused(make_cluster: MakeCluster, limit: str) -> None:
+    join = Join(make_cluster)
+    join.n3.execute(f"ALTER ROLE CURRENT_USER SET {limit} = '50 s'")
+    with pytest.raises(psycopg.Error) as refused:
+        add_node(join.cluster, "n1", "n3")
+    assert refused.value.sqlstate == "ZD008"
+    assert refused.value.diag.message_hint == f"Run SET {limit} = 0, then call again."
+    assert join.n3.execute("SELECT count(*) FROM zodan.operation") == [(0,)]
+    # What does not last is not refused.
+    add_node(join.cluster, "n1", "n3", dry_run=True)
+
+
+def test_a_slot_that_waits_says_for_what(make_cluster: MakeCluster) -> None:
+    join = Join(make_cluster)
+    held = join.held("create slot spk_app_n2_sub_n2_n3")
+    with join.n2.connect() as long, long.transaction():
+        long.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n2', 0, 'long')")
+        pid = long.info.backend_pid
+        held.let_go_on()
+        wait_until(
+            lambda: "" if f"waiting for process {pid} (" in join.n3.log_text() else "nothing is said yet",
+            _BUDGET_S,
+            "the step to say what it waits for",
+        )
+    held.finish()
+    assert held.error is None
+    join.check()
