@@ -1398,6 +1398,8 @@ SELECT pg_catalog.jsonb_build_object(
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t))), '[]')
                         FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
+    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active', l.active)), '[]')
+                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database() AND NOT l.temporary),
     'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
                FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
 ) AS facts
@@ -3093,7 +3095,7 @@ SELECT subs.node, 'subscription', subs.name,
        pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
   FROM subs
  WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
-   AND (p_traces ? subs.provider OR p_facts -> subs.provider IS NULL)
+   AND (p_traces ? subs.provider OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item) WHERE s.item ->> 'name' = subs.slot)
 UNION ALL
 SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it' ELSE 'no subscription uses it, but another database of this server may' END,

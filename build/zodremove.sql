@@ -1398,6 +1398,8 @@ SELECT pg_catalog.jsonb_build_object(
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t))), '[]')
                         FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
+    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active', l.active)), '[]')
+                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database() AND NOT l.temporary),
     'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
                FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
 ) AS facts
@@ -3093,7 +3095,7 @@ SELECT subs.node, 'subscription', subs.name,
        pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
   FROM subs
  WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
-   AND (p_traces ? subs.provider OR p_facts -> subs.provider IS NULL)
+   AND (p_traces ? subs.provider OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item) WHERE s.item ->> 'name' = subs.slot)
 UNION ALL
 SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it' ELSE 'no subscription uses it, but another database of this server may' END,
@@ -3339,22 +3341,42 @@ SELECT 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]', '
        'Call on a member, or give the connection string of one as survivor_dsn.'
  WHERE (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key, false),
+SELECT 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key, f.key = p_leave ->> 'target' AND pg_catalog.jsonb_path_exists(
+           p_facts - f.key, '$.*.spock.nodes.keyvalue() ? (@.key == $node)', pg_catalog.jsonb_build_object('node', f.key)), false),
        coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "' || f.key || '"',
        'Check the name and the connection string; a node that was never created needs no removal.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  WHERE NOT f.value ? 'error'
 UNION ALL
-SELECT 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, (s.item ->> 'enabled')::boolean,
+SELECT 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept AND NOT (s.item ->> 'enabled')::boolean THEN 'warn' ELSE 'fail' END,
+       (s.item ->> 'enabled')::boolean AND s.item ->> 'status' <> 'down',
        CASE WHEN (s.item ->> 'enabled')::boolean THEN s.item ->> 'status' ELSE 'disabled' END,
-       'a subscription that is enabled, so that nothing committed on the target is lost',
-       pg_catalog.format('Mend and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.', s.item ->> 'name', m.name)
+       'a subscription that is enabled and runs, so that nothing committed on the target is lost',
+       pg_catalog.format(CASE WHEN (s.item ->> 'enabled')::boolean
+           THEN 'Fix what stops subscription "%s" on node "%s" first: its server log and spock.exception_log say it. Or disable it, and call with accept_divergence => true.'
+           ELSE 'Fix and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.' END, s.item ->> 'name', m.name)
   FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
  WHERE NOT (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, coalesce(p.place = p.first, false),
-       CASE WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
+SELECT 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, false,
+       'it cannot be reached, and would never get what is on its way to it', 'a member that gets everything that was committed on the target',
+       'Bring the member back first; or call with accept_divergence => true, and again once it is back.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE f.value ? 'error' AND f.key <> p_leave ->> 'target' AND NOT (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'fail' ELSE 'warn' END, false, o.list,
+       'no replication slot but those of the members', CASE WHEN o.active
+           THEN 'End what reads from these slots, and drop them, or let it read from another node.' ELSE 'Drop these slots there: they hold WAL for nobody.' END
+  FROM (SELECT (s.item ->> 'active')::boolean AS active, pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
+          FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_leave ->> 'target', 'spock', 'slots']) AS s(item)
+         WHERE NOT pg_catalog.jsonb_path_exists(p_facts, '$.*.spock.subscriptions[*] ? (@.slot == $slot)', pg_catalog.jsonb_build_object('slot', s.item -> 'name'))
+         GROUP BY 1) AS o
+ WHERE NOT (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
+       CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first THEN 'other members have let go of it before, and may have got further'
+            WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
             ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member', p.place, p.first - p.place) END,
        'as far in the stream of the dead node as every other member',
        'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
@@ -3527,6 +3549,11 @@ BEGIN
                 p_do := zodan.write_drop_slot(v_item ->> 'slot'));
         END IF;
     END LOOP;
+    -- A member that cannot be reached does not drop its own.
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'missing') AS m(name) LOOP
+        RETURN NEXT zodan.make_step(7, v_target, pg_catalog.format('drop the slot that %s used on %s', v_member, v_target),
+            p_do := zodan.write_drop_slot_of(v_target, zodan.subscription_name(v_target, v_member)));
+    END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
         RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target));
@@ -3670,7 +3697,8 @@ BEGIN
             DETAIL = pg_catalog.format('It leads to node "%s".', v_found),
             HINT = 'Give the name and the connection string of the same node.';
     END IF;
-    IF p_facts -> p_target ? 'error' THEN
+    -- One that answers and is no node any longer names nobody either: an earlier removal did not reach every member.
+    IF v_found IS NULL THEN
         v_known := zodan.local_dsns() || CASE WHEN p_survivor_dsn IS NULL THEN '{}' ELSE zodan.known_dsns(
             zodan.gather_facts(pg_catalog.jsonb_build_object('a survivor', p_survivor_dsn), c_purpose)) END;
     END IF;
@@ -3684,9 +3712,12 @@ BEGIN
     END LOOP;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
-    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead', p_facts -> p_target ? 'error',
+    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead', p_facts #>> ARRAY[p_target, 'spock', 'node'] IS NULL,
         'members', (SELECT coalesce(pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C"), '[]')
                       FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) WHERE k.node <> p_target),
+        'missing', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]') FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                     WHERE f.value ? 'error' AND f.key <> p_target),
+        'let_go', (SELECT pg_catalog.bool_or(NOT f.value #> '{spock,nodes}' ? p_target) FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.key <> p_target AND f.value ? 'spock'),
         'subscriptions', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce((
                               SELECT pg_catalog.jsonb_agg(s.item) FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
                                WHERE f.key = p_target OR s.item ->> 'provider' = p_target), '[]'))

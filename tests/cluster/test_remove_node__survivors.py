@@ -1,0 +1,93 @@
+"""A removal that cannot reach every member, or that cannot drain: found before anything is changed."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from support.calls import call, leftovers, load_zodan, state
+from support.clusters import MakeCluster
+from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, wait_level
+from zodan_sql.sandbox import Cluster, Node, wait_until
+
+_BUDGET_S = 60.0
+
+
+def refused(cluster: Cluster, check: str, words: str, up: list[Node], **options: object) -> None:
+    """Check that the removal of n3 is refused by a check, with these words, and that nothing was changed."""
+    before = state(up)
+    n1, n3 = cluster["n1"], cluster["n3"]
+    with pytest.raises(psycopg.Error) as error:
+        call(n1, "spock.remove_node", target_node_name="n3", target_node_dsn=n3.dsn(), **options)
+    assert error.value.sqlstate == "ZD100"
+    lines = (error.value.diag.message_detail or "").splitlines()
+    assert [line for line in lines if line.startswith(check) and words in line], lines
+    assert state(up) == before
+
+
+@pytest.fixture
+def cluster(make_cluster: MakeCluster) -> Cluster:
+    cluster = make_cluster(members=3, blanks=0)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    load_zodan(cluster["n1"])
+    return cluster
+
+
+def test_a_survivor_that_is_down_gets_its_rows_or_somebody_is_told(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.nodes
+    n2.stop()
+    n3.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n3', 0, 'last')")
+    refused(cluster, 'drains on "n3 -> n2"', "cannot be reached", [n1, n3], force=True)
+    given = {"target_node_name": "n3", "target_node_dsn": n3.dsn(), "force": True}
+    call(n1, "spock.remove_node", **given, accept_divergence=True)
+    assert leftovers([n1, n3], "n3") == []
+    # It comes back with what it had of n3: seen by a scan, and removed by the same call.
+    n2.start()
+    wait_until(lambda: "" if n2.is_running() else "it is down", _BUDGET_S, "n2 to start")
+    found = n1.execute("SELECT node, kind, name FROM zodan.rescan(%(dsn)s)", {"dsn": n1.dsn()})
+    assert ("n2", "subscription", "sub_n3_n2") in found
+    with pytest.raises(psycopg.Error) as told:
+        call(n1, "spock.remove_node", **given)
+    assert "let go of it before" in str(told.value.diag.message_detail)
+    call(n1, "spock.remove_node", **given, accept_divergence=True)
+    assert leftovers([n1, n2, n3], "n3") == []
+    assert n1.execute("SELECT * FROM zodan.rescan(%(dsn)s)", {"dsn": n1.dsn()}) == []
+    # What n2 has not got is on n1, and the two go on.
+    assert n2.execute(f"SELECT 1 FROM {KEYED} WHERE id = 999999999999") == []
+    n1.execute(f"INSERT INTO {KEYED} VALUES (999999999998, 'n1', 0, 'next')")
+    cluster.members.remove(n3)
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    assert n2.execute(f"SELECT 1 FROM {KEYED} WHERE id = 999999999998") == [(1,)]
+
+
+def test_a_drain_that_cannot_be(cluster: Cluster) -> None:
+    n1, _, n3 = cluster.nodes
+    n1.execute("SELECT spock.sub_disable('sub_n3_n1')")
+    refused(cluster, 'drains on "n3 -> n1"', "disabled", cluster.nodes)
+    n1.execute("SELECT spock.sub_enable('sub_n3_n1')")
+    cluster.wait_replicating()
+    # A slot that nobody reads from is warned of, and no reason to refuse.
+    n3.execute("SELECT pg_create_logical_replication_slot('report', 'spock_output')")
+    warned = call(n1, "spock.remove_node", target_node_name="n3", target_node_dsn=n3.dsn())
+    assert [line for line in warned if line.startswith("no outside subscriber") and "report" in line]
+    assert leftovers(cluster.nodes, "n3") == []
+    cluster.members.remove(n3)
+    assert_rows_equal(cluster.members, TABLES)
+
+
+def test_an_outside_subscriber_that_reads(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=["out"])
+    n1, _, n3 = cluster.members
+    out = cluster["out"]
+    load_zodan(n1)
+    out.execute("SELECT spock.node_create('out', %(dsn)s)", {"dsn": out.dsn()})
+    out.execute("SELECT spock.sub_create('outside', %(dsn)s, '{default}', false, false)", {"dsn": n3.dsn()})
+    wait_until(lambda: _status(out), _BUDGET_S, "the outside subscriber to read")
+    refused(cluster, "no outside subscriber", "outside", [n1, n3])
+
+
+def _status(node: Node) -> str:
+    ((status,),) = node.execute("SELECT status FROM spock.sub_show_status('outside')")
+    return "" if status == "replicating" else str(status)
