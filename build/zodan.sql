@@ -992,17 +992,33 @@ BEGIN
                     ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL ' || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
                   FROM missing AS m
                 UNION ALL
-                SELECT 2, pg_catalog.format('ALTER ROLE %%%%I SET %%%%I = %%%%L', m.rolname, pg_catalog.split_part(c.setting, '=', 1),
-                    pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1))
-                  FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid AND d.setdatabase = 0
-                 CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) AS c(setting)
+                -- A list is stored as one text; written back as one value it would become the name of one thing.
+                SELECT 2 + c.place / 10000.0, pg_catalog.format('ALTER ROLE %%%%I %%%%sSET %%%%I = %%%%s', m.rolname,
+                    CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
+                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries', 'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
+                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%' THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2, pg_catalog.length(e.found[1]) - 2), '""', '"')
+                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
+                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)', 'g') WITH ORDINALITY AS e(found, place))
+                         ELSE pg_catalog.quote_literal(v.value) END)
+                  FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid
+                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b WHERE b.datname = pg_catalog.current_database()))
+                 CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) WITH ORDINALITY AS c(setting, place)
+                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name, pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
                 UNION ALL
-                SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', g.rolname, u.rolname, CASE WHEN a.admin_option THEN ' WITH ADMIN OPTION' ELSE '' END)
-                  FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
-                  JOIN pg_catalog.pg_roles AS u ON u.oid = a.member
-                 WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))) AS s
+                SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', a.granted, a.member,
+                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE WHEN a.admin THEN ' WITH ADMIN OPTION' END))
+                  FROM (SELECT g.rolname AS granted, u.rolname AS member, pg_catalog.bool_or(a.admin_option) AS admin,
+                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'inherit_option')::boolean) AS inherit,
+                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'set_option')::boolean) AS sets
+                          FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
+                          JOIN pg_catalog.pg_roles AS u ON u.oid = a.member
+                         WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))
+                         GROUP BY 1, 2) AS a
+                UNION ALL
+                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname, m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
+                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x JOIN missing AS m ON m.oid = x.grantee) AS s
              ORDER BY s.rank, s.statement$query$,
-            (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r))
+            (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r), pg_catalog.current_database())
     LOOP
         EXECUTE v_statement;
     END LOOP;
@@ -1014,7 +1030,7 @@ $do$$sql$, zodan.placeholder('dsn', p_source))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_copy_roles IS
 'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
-attributes, settings, memberships, and passwords as the hashes that the source keeps. They go from server to server inside
+attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source keeps. They go from server to server inside
 this one statement, through dblink, which is created for its time where it is not installed; no journal and no message
 holds them (design 3, 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
@@ -1358,11 +1374,21 @@ SELECT pg_catalog.jsonb_build_object(
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
     'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
     'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
-    'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(d.refobjid)), '[]')
+    -- The role that initdb made is in no dependency.
+    'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(o.role)), '[]') FROM (
+                     SELECT 10::oid AS role WHERE EXISTS (
+                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space FROM pg_catalog.pg_class AS c
+                                      UNION ALL SELECT p.oid, p.proowner, p.pronamespace FROM pg_catalog.pg_proc AS p
+                                      UNION ALL SELECT t.oid, t.typowner, t.typnamespace FROM pg_catalog.pg_type AS t
+                                      UNION ALL SELECT n.oid, n.nspowner, n.oid FROM pg_catalog.pg_namespace AS n) AS x
+                          WHERE x.owner = 10 AND x.oid >= 16384 AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid AND d.deptype = 'e'))
+                     UNION ALL
+                     SELECT d.refobjid
                        FROM pg_catalog.pg_shdepend AS d
                       WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.deptype <> 'i'
                         AND d.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b
-                                       WHERE b.datname = pg_catalog.current_database())),
+                                       WHERE b.datname = pg_catalog.current_database())) AS o),
     'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
                     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                    WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
@@ -3334,9 +3360,10 @@ SELECT pg_catalog.jsonb_build_object(
                           coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale')),
                       'recorded', d.datcollversion, 'actual', pg_catalog.pg_database_collation_actual_version(d.oid))
                  FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()),
-    'database_settings', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', nullif(s.setrole::regrole::text, '-'), c.setting) ORDER BY s.setrole::regrole::text, c.setting), '[]')
+    'database_settings', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', CASE WHEN s.setrole <> 0 THEN s.setrole::regrole::text WHEN s.setdatabase = 0 THEN 'all roles:' END, c.setting)
+                                ORDER BY s.setdatabase = 0, s.setrole::regrole::text, c.setting), '[]')
                             FROM pg_catalog.pg_db_role_setting AS s CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS c(setting)
-                           WHERE s.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
+                           WHERE (s.setdatabase, s.setrole) = (0, 0) OR s.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
     'clients', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'client backend'),
     'origins', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_origin_status AS o),
     'size', pg_catalog.pg_database_size(pg_catalog.current_database()),
