@@ -4882,34 +4882,49 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$
-SELECT o.classid, o.objid, i.type, i.identity
-  FROM (SELECT 'pg_catalog.pg_extension'::regclass::oid AS classid, e.oid AS objid, NULL::oid AS space FROM pg_catalog.pg_extension AS e
-               WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')
-               UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid FROM pg_catalog.pg_namespace AS n
-        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
-        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace FROM pg_catalog.pg_proc AS p
-        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace FROM pg_catalog.pg_type AS t WHERE t.typtype IN ('d', 'e', 'r')
-        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace FROM pg_catalog.pg_operator AS r
-        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace FROM pg_catalog.pg_opfamily AS f
-        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace FROM pg_catalog.pg_collation AS l
-        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace FROM pg_catalog.pg_conversion AS v
-        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace FROM pg_catalog.pg_ts_config AS g
-        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace FROM pg_catalog.pg_ts_dict AS d
-        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL FROM pg_catalog.pg_publication AS b
-        UNION ALL SELECT 'pg_catalog.pg_event_trigger'::regclass, a.oid, NULL FROM pg_catalog.pg_event_trigger AS a
-        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL FROM pg_catalog.pg_foreign_data_wrapper AS w
-        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL FROM pg_catalog.pg_language AS y
-        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL FROM pg_catalog.pg_cast AS x) AS o
+SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
  WHERE o.objid >= 16384
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.deptype IN ('e', 'i', 'a'))
+                    WHERE d.classid = o.classid AND d.objid = o.objid
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))
 $sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.write_user_objects IS
 'Writes the query that lists the objects of a database that can be dropped on their own and belong neither to
-PostgreSQL, nor to an extension, nor to Spock or Zodan: class, oid, type and identity (design 4, step 2).';
+PostgreSQL, nor to an extension, nor to Spock or Zodan: class, oid, type and identity, and rank, in which order they go. It looks
+into every catalog whose objects are not parts of others (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.write_user_objects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_identity()
@@ -4937,37 +4952,75 @@ COMMENT ON FUNCTION zodan.write_note_objects IS
 objects, an array of class:oid, and identity, which database that was (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.write_note_objects FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_drop_object()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+            SELECT s.statement FROM (
+            SELECT 1 AS place, CASE v_object.type
+                WHEN 'user mapping' THEN (SELECT pg_catalog.format('DROP USER MAPPING IF EXISTS FOR %s SERVER %I', CASE WHEN m.umuser = 0 THEN 'PUBLIC' ELSE m.umuser::regrole::text END, f.srvname)
+                                            FROM pg_catalog.pg_user_mapping AS m JOIN pg_catalog.pg_foreign_server AS f ON f.oid = m.umserver WHERE m.oid = v_object.objid)
+                WHEN 'transform' THEN (SELECT pg_catalog.format('DROP TRANSFORM IF EXISTS FOR %s LANGUAGE %I CASCADE', pg_catalog.format_type(t.trftype, NULL), l.lanname)
+                                         FROM pg_catalog.pg_transform AS t JOIN pg_catalog.pg_language AS l ON l.oid = t.trflang WHERE t.oid = v_object.objid)
+                WHEN 'large object' THEN pg_catalog.format('SELECT pg_catalog.lo_unlink(%s)', v_object.objid)
+                WHEN 'subscription' THEN pg_catalog.format('ALTER SUBSCRIPTION %s DISABLE', v_object.identity)
+                WHEN 'default acl' THEN NULL
+                ELSE pg_catalog.format('DROP %s IF EXISTS %s CASCADE', CASE v_object.type WHEN 'composite type' THEN 'type' WHEN 'statistics object' THEN 'statistics'
+                         ELSE pg_catalog.replace(v_object.type, '-', ' ') END, v_object.identity) END AS statement
+            UNION ALL SELECT 2, pg_catalog.format('ALTER SUBSCRIPTION %s SET (slot_name = NONE)', v_object.identity) WHERE v_object.type = 'subscription'
+            UNION ALL SELECT 3, pg_catalog.format('DROP SUBSCRIPTION %s', v_object.identity) WHERE v_object.type = 'subscription'
+            UNION ALL
+            SELECT g.place, pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %s%s %s ALL ON %s %s %s', a.defaclrole::regrole, ' IN SCHEMA ' || nullif(a.defaclnamespace::regnamespace::text, '-'), g.verb,
+                       CASE a.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS' WHEN 'L' THEN 'LARGE OBJECTS' END,
+                       g.way, CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
+              FROM pg_catalog.pg_default_acl AS a
+             CROSS JOIN LATERAL (
+                    SELECT DISTINCT 4 AS place, 'REVOKE' AS verb, 'FROM' AS way, x.grantee FROM pg_catalog.aclexplode(a.defaclacl) AS x
+                    UNION ALL SELECT 5, 'GRANT', 'TO', a.defaclrole WHERE a.defaclnamespace = 0
+                    UNION ALL SELECT 6, 'GRANT', 'TO', 0 WHERE a.defaclnamespace = 0 AND a.defaclobjtype IN ('f', 'T')) AS g
+             WHERE v_object.type = 'default acl' AND a.oid = v_object.objid) AS s
+             WHERE s.statement IS NOT NULL ORDER BY s.place
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_drop_object IS
+'Writes the query that gives, a row each, the statements that drop v_object, a record with class, oid, type and identity
+as zodan.write_user_objects gives them. Default privileges are dropped by setting them to what they are without (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_drop_object FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.write_drop_copied(p_node text, p_objects text, p_identity text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_before jsonb := %s;
+    v_before jsonb := (SELECT coalesce(pg_catalog.jsonb_object_agg(b.name, true), '{}') FROM pg_catalog.jsonb_array_elements_text(%s::jsonb) AS b(name));
     v_object record;
+    v_statement text;
 BEGIN
     IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
         RETURN;
     ELSIF %s <> %s THEN
         RAISE EXCEPTION 'this is not the database that the copy went to';
     END IF;
-    FOR v_object IN
-        SELECT u.* FROM (%s) AS u WHERE NOT v_before ? (u.classid || ':' || u.objid)
-         ORDER BY u.classid = 'pg_catalog.pg_extension'::regclass, u.classid = 'pg_catalog.pg_namespace'::regclass DESC
-    LOOP
+    PERFORM pg_catalog.set_config(s.name, 'off', true) FROM pg_catalog.pg_settings AS s WHERE s.name = 'event_triggers';
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    FOR v_object IN SELECT u.* FROM (%s) AS u WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP
         -- What went with an earlier one has no identity any more.
-        IF (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid, 0) AS i) IS NOT NULL THEN
-            EXECUTE pg_catalog.format('DROP %%s IF EXISTS %%s CASCADE',
-                CASE v_object.type WHEN 'composite type' THEN 'type' ELSE pg_catalog.replace(v_object.type, '-', ' ') END, v_object.identity);
-        END IF;
+        CONTINUE WHEN (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid, 0) AS i) IS NULL;
+        FOR v_statement IN %s LOOP
+            EXECUTE v_statement;
+        END LOOP;
     END LOOP;
 END
-$do$$sql$, p_objects, zodan.quote_text(p_node), p_identity, zodan.write_identity(), zodan.write_user_objects())
+$do$$sql$, p_objects, zodan.quote_text(p_node), p_identity, zodan.write_identity(), zodan.write_user_objects(), zodan.write_drop_object())
 $zodan$;
 COMMENT ON FUNCTION zodan.write_drop_copied IS
 'Writes the statement that takes a copy back: it drops every object of the new database that p_objects (a
 placeholder for the result of zodan.write_note_objects) does not name. Only in the very database that was noted, and only
-while it is node p_node, as it was when the copy came; anywhere else it drops nothing (design 4, step 2; 6).';
+while it is node p_node, as it was when the copy came; anywhere else it drops nothing. A subscription of PostgreSQL''s own gives its slot
+up first: that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as PostgreSQL can do without them
+(design 4, step 2; 6).';
 REVOKE ALL ON FUNCTION zodan.write_drop_copied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_end_sessions(p_subscription text)

@@ -48,19 +48,18 @@ DECLARE
     v_id oid;
     v_slot name;
     v_origin name;
+    v_others pglogical.subscription[] := ARRAY(SELECT s FROM pglogical.subscription s);
 BEGIN
     IF enabled THEN
         PERFORM spock._check_forwarding(subscription_name, forward_origins);
     END IF;
     -- pglogical refuses a set that another subscription to the same provider has, where Spock only warns: for the time
     -- of the call the others have none. Nobody sees that, for it is undone in this transaction.
-    CREATE TEMPORARY TABLE _others ON COMMIT DROP AS SELECT s.sub_id, s.sub_replication_sets FROM pglogical.subscription s;
     UPDATE pglogical.subscription SET sub_replication_sets = '{}';
     v_id := pglogical.create_subscription(subscription_name, provider_dsn, replication_sets, synchronize_structure,
                                           synchronize_data, forward_origins, apply_delay, force_text_transfer);
     UPDATE pglogical.subscription s SET sub_replication_sets = o.sub_replication_sets
-      FROM pg_temp._others o WHERE o.sub_id = s.sub_id;
-    DROP TABLE pg_temp._others;
+      FROM unnest(v_others) o WHERE o.sub_id = s.sub_id;
     SELECT n.node_name INTO v_origin
       FROM pglogical.subscription s JOIN pglogical.node n ON n.node_id = s.sub_origin
      WHERE s.sub_id = v_id;
