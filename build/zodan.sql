@@ -1739,7 +1739,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
 it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
-without progress) and measure (numbers for people, sampled). Gives the step's new state; the last look is the result of a
+without progress), alive (somebody works at it, which starts the budget anew too) and measure (numbers for people, sampled). Gives the step's new state; the last look is the result of a
 step that has no other (design 3). */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -1751,8 +1751,8 @@ BEGIN
             'ok', false, 'sqlstate', 'ZD202', 'message', p_seen ->> 'trouble'));
     ELSIF (p_seen ->> 'ok')::boolean THEN
         RETURN v_job || pg_catalog.jsonb_build_object('stage', 'done',
-            'result', coalesce(nullif(v_job -> 'result', 'null'), nullif(p_seen - 'ok' - 'trouble', '{}')));
-    ELSIF p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
+            'result', coalesce(nullif(v_job -> 'result', 'null'), nullif(p_seen - 'ok' - 'trouble' - 'alive', '{}')));
+    ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
         v_job := v_job || pg_catalog.jsonb_build_object('progress', p_seen -> 'progress', 'deadline', v_now + p_budget);
     ELSIF v_now > (v_job ->> 'deadline')::timestamptz THEN
         RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
@@ -1768,7 +1768,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
 it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
-without progress) and measure (numbers for people, sampled). Gives the step''s new state; the last look is the result of a
+without progress), alive (somebody works at it, which starts the budget anew too) and measure (numbers for people, sampled). Gives the step''s new state; the last look is the result of a
 step that has no other (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
@@ -2986,6 +2986,27 @@ COMMENT ON FUNCTION zodan.write_prove_gone IS
 member the target''s node row, interface, subscription, slot or origin; on the target its own (design 5, step 5).';
 REVOKE ALL ON FUNCTION zodan.write_prove_gone FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_is_worker()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$a.datname = pg_catalog.current_database() AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_is_worker IS
+'Writes the condition that session a of pg_stat_activity is the apply worker of subscription s (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_is_worker FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_is_at_work()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension')$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_is_at_work IS
+'Writes the condition that session a of pg_stat_activity is in the middle of something and waits neither for a lock nor for
+its peer: a foreign key that is validated, one transaction that takes long. Nothing that can be counted moves meanwhile (design 3).';
+REVOKE ALL ON FUNCTION zodan.write_is_at_work FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.write_wait_applied(p_provider text, p_lsn text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -2993,6 +3014,7 @@ AS $zodan$
 SELECT pg_catalog.format($sql$
 SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
+       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE %3$s AND %4$s)), false) AS alive,
        CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
             WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
@@ -3003,7 +3025,7 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
   LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
  WHERE n.node_name = %1$s
-$sql$, zodan.quote_text(p_provider), p_lsn)
+$sql$, zodan.quote_text(p_provider), p_lsn, zodan.write_is_worker(), zodan.write_is_at_work())
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_applied IS
 'Writes the query that tells, on a subscriber, whether everything that p_provider committed before p_lsn (a
@@ -4477,11 +4499,9 @@ AS $zodan$
 SELECT pg_catalog.format($sql$
 SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog.string_agg(a.pid::text, ', ') AS progress
   FROM spock.subscription AS s
-  LEFT JOIN pg_catalog.pg_stat_activity AS a
-    ON a.datname = pg_catalog.current_database()
-   AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')
+  LEFT JOIN pg_catalog.pg_stat_activity AS a ON %s
  WHERE s.sub_name = %s
-$sql$, zodan.quote_text(p_subscription))
+$sql$, zodan.write_is_worker(), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_worker_gone IS
 'Writes the query that tells whether no apply worker of a subscription runs on its subscriber any more; for
@@ -4755,9 +4775,7 @@ SELECT pg_catalog.count(*) = 0 AS ok,
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NOT NULL
    AND a.xact_start < pg_catalog.clock_timestamp() - interval '0.3 s'
-   AND EXISTS (SELECT FROM spock.subscription AS s
-                WHERE coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))
-$sql$
+   AND EXISTS (SELECT FROM spock.subscription AS s WHERE $sql$ || zodan.write_is_worker() || ')'
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_unbusy IS
 'Writes the query that tells whether no apply worker of a node has been inside one transaction for more than
@@ -5023,7 +5041,7 @@ up first: that is at the publisher, and somebody else''s. No event trigger may f
 (design 4, step 2; 6).';
 REVOKE ALL ON FUNCTION zodan.write_drop_copied FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_end_sessions(p_subscription text)
+CREATE OR REPLACE FUNCTION zodan.write_copy_sessions(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -5032,20 +5050,30 @@ WITH ours AS MATERIALIZED (
     SELECT a.pid, a.backend_start, a.client_addr, pg_catalog.starts_with(a.application_name, %1$s) AS is_session
       FROM pg_catalog.pg_stat_activity AS a
      WHERE a.datname = pg_catalog.current_database() AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
-           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s
-              AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))))
-SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(a.pid)) AS ended
+           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND %2$s)))
+SELECT a.*
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
    AND (a.pid IN (SELECT o.pid FROM ours AS o WHERE o.is_session)
         OR a.application_name IN ('pg_dump', 'pg_restore') AND EXISTS (
            SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))
-$sql$, zodan.quote_text(p_subscription))
+$sql$, zodan.quote_text(p_subscription), zodan.write_is_worker())
+$zodan$;
+COMMENT ON FUNCTION zodan.write_copy_sessions IS
+'Writes the query that lists the sessions (rows of pg_stat_activity) which the worker of a copy''s subscription has on the
+node where it runs, and in this database only. Spock names them after the subscription. Those of the pg_dump and pg_restore that it
+runs are the ones of that name that began after its own, or after the worker (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_copy_sessions FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_end_sessions(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(c.pid)) AS ended FROM (' || zodan.write_copy_sessions(p_subscription) || ') AS c'
 $zodan$;
 COMMENT ON FUNCTION zodan.write_end_sessions IS
-'Writes the query that ends the sessions which the worker of a copy''s subscription has on the node where it runs, and in
-this database only. Spock names them after the subscription. Those of the pg_dump and pg_restore that it runs are the ones of that
-name that began after its own, or after the worker (design 4, step 2).';
+'Writes the query that ends the sessions of a copy on the node where it runs: those that zodan.write_copy_sessions lists
+(design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.write_end_sessions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_disable_copy(p_subscription text)
@@ -5314,6 +5342,8 @@ SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 
            (SELECT pg_catalog.sum(c.bytes_processed) FROM pg_catalog.pg_stat_progress_copy AS c),
            (SELECT pg_catalog.sum(i.blocks_done + i.tuples_done) FROM pg_catalog.pg_stat_progress_create_index AS i),
            pg_catalog.pg_database_size(pg_catalog.current_database())) AS progress,
+       EXISTS (SELECT FROM (%3$s) AS a WHERE %4$s)
+           OR coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE %5$s AND %4$s)), false) AS alive,
        CASE WHEN pg_catalog.count(s.*) = 0 THEN 'the subscription is gone'
             WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the copy failed and the subscription was disabled'
             WHEN pg_catalog.bool_or(l.sync_relname IS NULL AND l.sync_status IN ('s', 'd', 'c', 'f'))
@@ -5323,7 +5353,8 @@ SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 
   FROM spock.subscription AS s
   LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
  WHERE s.sub_name = %1$s
-$sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_sub)),
+$sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_sub), zodan.write_copy_sessions(v_sub),
+                zodan.write_is_at_work(), zodan.write_is_worker()),
             p_done := zodan.write_is_direct(p_cluster),
             p_undo := zodan.write_disable_copy(v_sub),
             p_budget := p_patience,

@@ -1739,7 +1739,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
 it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
-without progress) and measure (numbers for people, sampled). Gives the step's new state; the last look is the result of a
+without progress), alive (somebody works at it, which starts the budget anew too) and measure (numbers for people, sampled). Gives the step's new state; the last look is the result of a
 step that has no other (design 3). */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -1751,8 +1751,8 @@ BEGIN
             'ok', false, 'sqlstate', 'ZD202', 'message', p_seen ->> 'trouble'));
     ELSIF (p_seen ->> 'ok')::boolean THEN
         RETURN v_job || pg_catalog.jsonb_build_object('stage', 'done',
-            'result', coalesce(nullif(v_job -> 'result', 'null'), nullif(p_seen - 'ok' - 'trouble', '{}')));
-    ELSIF p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
+            'result', coalesce(nullif(v_job -> 'result', 'null'), nullif(p_seen - 'ok' - 'trouble' - 'alive', '{}')));
+    ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
         v_job := v_job || pg_catalog.jsonb_build_object('progress', p_seen -> 'progress', 'deadline', v_now + p_budget);
     ELSIF v_now > (v_job ->> 'deadline')::timestamptz THEN
         RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
@@ -1768,7 +1768,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
 it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
-without progress) and measure (numbers for people, sampled). Gives the step''s new state; the last look is the result of a
+without progress), alive (somebody works at it, which starts the budget anew too) and measure (numbers for people, sampled). Gives the step''s new state; the last look is the result of a
 step that has no other (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
@@ -2986,6 +2986,27 @@ COMMENT ON FUNCTION zodan.write_prove_gone IS
 member the target''s node row, interface, subscription, slot or origin; on the target its own (design 5, step 5).';
 REVOKE ALL ON FUNCTION zodan.write_prove_gone FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_is_worker()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$a.datname = pg_catalog.current_database() AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_is_worker IS
+'Writes the condition that session a of pg_stat_activity is the apply worker of subscription s (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_is_worker FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_is_at_work()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension')$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_is_at_work IS
+'Writes the condition that session a of pg_stat_activity is in the middle of something and waits neither for a lock nor for
+its peer: a foreign key that is validated, one transaction that takes long. Nothing that can be counted moves meanwhile (design 3).';
+REVOKE ALL ON FUNCTION zodan.write_is_at_work FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.write_wait_applied(p_provider text, p_lsn text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -2993,6 +3014,7 @@ AS $zodan$
 SELECT pg_catalog.format($sql$
 SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
+       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE %3$s AND %4$s)), false) AS alive,
        CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
             WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
@@ -3003,7 +3025,7 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
   LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
  WHERE n.node_name = %1$s
-$sql$, zodan.quote_text(p_provider), p_lsn)
+$sql$, zodan.quote_text(p_provider), p_lsn, zodan.write_is_worker(), zodan.write_is_at_work())
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_applied IS
 'Writes the query that tells, on a subscriber, whether everything that p_provider committed before p_lsn (a
@@ -3454,7 +3476,7 @@ CREATE OR REPLACE FUNCTION zodan.write_wait_drained(p_target text, p_lsn text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok, w.progress, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
+SELECT 'SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok, w.progress, w.alive, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
     || pg_catalog.format('NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE n.node_name = %s) AS gone',
            zodan.quote_text(p_target))
     || ' FROM (' || zodan.write_wait_applied(p_target, p_lsn) || ') AS a) AS w'

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from test_add_node__premises import at
+from test_add_node__resume import planned
 from test_add_node__turn import Join
 
 from support.calls import add_node, call, exceptions
 from support.clusters import MakeCluster
-from support.tables import KEYED
+from support.tables import KEYED, assert_rows_equal, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import wait_until
 
@@ -97,4 +99,50 @@ def test_a_slot_that_waits_says_for_what(make_cluster: MakeCluster) -> None:
         )
     held.finish()
     assert held.error is None
+    join.check()
+
+
+#: Rows that take their time on the node where they are indexed or applied, without anything to count meanwhile.
+_SLOW = """
+CREATE TABLE slow (id int PRIMARY KEY, v int)
+CREATE FUNCTION slowly(v int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN v; END'
+CREATE INDEX slow_v ON slow (public.slowly(v))
+CREATE FUNCTION slow_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(NEW.v); RETURN NEW; END'
+CREATE TRIGGER slow_row BEFORE INSERT ON slow FOR EACH ROW EXECUTE FUNCTION slow_row()
+ALTER TABLE slow ENABLE REPLICA TRIGGER slow_row
+"""
+
+
+def test_a_worker_that_works_is_progress(make_cluster: MakeCluster) -> None:
+    join = Join(make_cluster)
+    for node in (join.n1, join.n2):
+        at(node, *_SLOW.strip().split("\n"), "SELECT spock.repset_add_table('default', 'slow')")
+        at(node, "INSERT INTO slow VALUES (1, 0) ON CONFLICT DO NOTHING")
+        at(
+            node,
+            "CREATE OR REPLACE FUNCTION slowly(v int) RETURNS int LANGUAGE plpgsql IMMUTABLE"
+            " AS 'BEGIN IF v = 0 THEN PERFORM pg_sleep(6); END IF; RETURN v; END'",
+        )
+    wait_level([join.n1, join.n2])
+    join.n3.execute("ALTER ROLE CURRENT_USER SET zodan.sync_timeout = '3 s'")
+    join.steps = planned(join.n1, join.n3)[1]
+    held = join.held("sync event on n1")
+    join.n1.execute("INSERT INTO slow VALUES (2, 6)")
+    held.let_go()
+    assert held.error is None
+    join.check()
+    assert_rows_equal(join.cluster.members, ["slow"])
+
+
+def test_a_worker_that_waits_for_a_lock_is_none(make_cluster: MakeCluster) -> None:
+    join = Join(make_cluster)
+    join.n3.execute("ALTER ROLE CURRENT_USER SET zodan.sync_timeout = '3 s'")
+    held = join.held("sync event on n1")
+    with join.n3.connect() as lock, lock.transaction():
+        lock.execute(f"LOCK TABLE {KEYED}")
+        join.n1.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n1', 0, 'late')")
+        held.let_go()
+    assert held.error is not None
+    assert held.error.sqlstate == "ZD301"
+    call(join.n3, "zodan.resume", p_operation=1)
     join.check()
