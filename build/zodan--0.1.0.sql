@@ -3332,7 +3332,7 @@ SELECT pg_catalog.jsonb_build_object(
     -- This session has set some for itself: what counts is what it began with.
     'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.reset_val) FROM pg_catalog.pg_settings AS s
                   WHERE s.name ~ '^(spock|pglogical|snowflake)\.' OR s.name IN ('shared_preload_libraries', 'max_connections',
-                      'max_slot_wal_keep_size', 'max_active_replication_origins', 'max_replication_slots', 'data_directory',
+                      'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'max_active_replication_origins', 'max_replication_slots', 'data_directory',
                       'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
                       'default_transaction_read_only', 'client_encoding', 'lc_monetary', 'xmloption', 'default_transaction_isolation')),
     'converts', (SELECT s.reset_val <> 'SQL_ASCII' AND pg_catalog.pg_char_to_encoding(s.reset_val) <> d.encoding
@@ -4071,14 +4071,24 @@ SELECT 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w
           FROM pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'host']) AS h(size numeric, wal_rate numeric, settings jsonb)
          WHERE p_facts -> (p_join ->> 'source') ? 'host') AS w
 UNION ALL
+-- In seconds. Spock's copy does not read from its slot before it is complete.
+SELECT 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.allowed > i.needed,
+       pg_catalog.format('dropped after %s (idle_replication_slot_timeout)', pg_catalog.make_interval(secs => i.allowed)),
+       pg_catalog.format('more than %s, or 0: a slot waits for as long as the copy takes', pg_catalog.make_interval(secs => i.needed)),
+       'Set idle_replication_slot_timeout = 0 and reload, until the node has joined.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (SELECT coalesce((p_facts #>> ARRAY[m.name, 'host', 'settings', 'idle_replication_slot_timeout'])::double precision, 0) AS allowed,
+               600 + pg_catalog.round((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::numeric / 20971520) AS needed) AS i
+ WHERE p_facts -> m.name ? 'host'
+UNION ALL
 SELECT 'disk space', p_join ->> 'new', 'info', NULL::boolean,
        pg_catalog.format('the source has %s; free space on this server is unknown', pg_catalog.pg_size_pretty((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::bigint)),
        'room for the database and its WAL', 'Look at the free space of the file system of the data directory.'
  WHERE p_facts -> (p_join ->> 'source') ? 'host' AND p_facts -> (p_join ->> 'new') ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_load IS
-'What would make a join slow or fill a disk: long and prepared transactions on a member, which a slot waits for,
-and the WAL that the source keeps while it is copied, estimated from what it wrote on average. Disk space of the new node
+'What would make a join slow or fill a disk, or take away a slot that waits: long and prepared transactions on a member, which a
+slot waits for, and the WAL that the source keeps while it is copied, estimated from what it wrote on average. Disk space of the new node
 cannot be known in SQL: its passed is NULL (design 4, steps 2 and 5).';
 REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
 

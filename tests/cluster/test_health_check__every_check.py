@@ -237,6 +237,13 @@ BEFORE = [
             put(f"{SOURCE}/host/wal_rate", 2**20),
         ),
     ),
+    Case("slots that wait", PEER, "warn", setting(PEER, "idle_replication_slot_timeout", "60")),
+    Case(
+        "slots that wait",
+        SOURCE,
+        "warn",
+        several(setting(SOURCE, "idle_replication_slot_timeout", "3600"), put(f"{SOURCE}/host/size", 2**40)),
+    ),
     Case("keys of replicated tables", SOURCE, "fail", change(unkeyed)),
     Case("tables not replicated", SOURCE, "warn", put(f"{SOURCE}/tables/tables/public.alone", None)),
     Case("deferrable keys", SOURCE, "warn", put(f"{SOURCE}/tables/deferrable", ["public.t (t_pkey)"])),
