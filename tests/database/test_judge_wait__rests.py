@@ -26,13 +26,15 @@ def test_the_rest_to_the_next_look(
 
 
 _DEADLINE = """
-SELECT zodan.judge_wait(jsonb_build_object('progress', 1, 'since', now(), 'deadline', clock_timestamp() - interval '1 s'),
-                        '{"ok": false, "progress": 1}'::jsonb || %(more)s::jsonb, '10 min') ->> 'stage' IS NOT DISTINCT FROM 'failed'
+SELECT zodan.judge_wait(
+           jsonb_build_object('progress', 1, 'since', now(), 'deadline', clock_timestamp() - interval '1 s'),
+           '{"ok": false, "progress": 1}'::jsonb || %(more)s::jsonb, '10 min') ->> 'stage' IS NOT DISTINCT FROM 'failed'
 """
 
 
 @pytest.mark.parametrize(
-    ("more", "fails"), [("{}", True), ('{"alive": false}', True), ('{"alive": true}', False), ('{"progress": 2}', False)]
+    ("more", "fails"),
+    [("{}", True), ('{"alive": false}', True), ('{"alive": true}', False), ('{"progress": 2}', False)],
 )
 def test_who_works_is_not_given_up(zodan: psycopg.Connection[Any], more: str, fails: bool) -> None:
     assert zodan.execute(_DEADLINE, {"more": more}).fetchone() == (fails,)

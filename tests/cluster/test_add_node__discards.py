@@ -1,0 +1,97 @@
+"""Transactions that the new node cannot apply while it catches up: none passes for applied."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from test_add_node__premises import at
+from test_add_node__resume import planned
+from test_add_node__turn import Join
+
+from support.calls import call
+from support.clusters import MakeCluster
+from support.tables import KEYED, assert_rows_equal
+from support.writers import Writers
+from zodan_sql.sandbox import detect_engine
+
+_APART = ["CREATE TABLE apart (id int PRIMARY KEY)", "SELECT spock.repset_add_table('default', 'apart')"]
+
+
+#: What Spock can do with a transaction that it cannot apply; pglogical tries again for ever.
+_BEHAVIOURS = ["transdiscard", "discard", "sub_disable"] if detect_engine().is_real else ["retry"]
+
+
+@pytest.fixture(params=_BEHAVIOURS)
+def join(make_cluster: MakeCluster, request: pytest.FixtureRequest) -> Join:
+    """Return a join whose members have a table that only they will change."""
+    join = Join(make_cluster)
+    for node in join.cluster.nodes if join.cluster.engine.is_real else []:
+        node.execute(f"ALTER SYSTEM SET spock.exception_behaviour = '{request.param}'")
+        node.execute("SELECT pg_reload_conf()")
+    for node in (join.n1, join.n2):
+        at(node, *_APART)
+    join.n3.execute("ALTER ROLE CURRENT_USER SET zodan.sync_timeout = '5 s'")
+    join.steps = planned(join.n1, join.n3)[1]
+    return join
+
+
+def _insert(join: Join, values: str) -> None:
+    """Write one transaction into the table and into another, on n1."""
+    with join.n1.connect() as one, one.transaction():
+        one.execute(f"INSERT INTO apart VALUES ({values})".encode())
+        one.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n1', 0, 'with it')")
+
+
+def _resume(join: Join) -> None:
+    """Resume, as somebody does who has removed the cause; Spock may only then come to disable the subscription."""
+    for last in (False, True):
+        if join.cluster.engine.is_real:
+            join.n3.execute("SELECT spock.sub_enable(sub_name) FROM spock.subscription WHERE NOT sub_enabled")
+        try:
+            call(join.n3, "zodan.resume", p_operation=1)
+            return
+        except psycopg.DatabaseError as error:
+            if last or error.sqlstate != "ZD202":
+                raise
+
+
+def _check(join: Join) -> None:
+    join.check()
+    assert_rows_equal(join.cluster.members, ["apart"])
+    assert join.n3.execute(f"SELECT count(*), (SELECT 1 FROM {KEYED} WHERE id = 999999999999) FROM apart") == [(1, 1)]
+
+
+def test_a_column_that_comes_later(join: Join) -> None:
+    with Writers([join.n1, join.n2]) as writers:
+        held = join.held("sync event on n1")
+        for node in (join.n1, join.n2):
+            at(node, "ALTER TABLE apart ADD x int")
+        _insert(join, "1, 1")
+        held.let_go()
+        # The worker cannot even read it, and tries for ever; once it can, Spock may discard it.
+        assert held.error is not None
+        assert held.error.sqlstate in {"ZD202", "ZD301"}
+        at(join.n3, "ALTER TABLE apart ADD x int")
+        _resume(join)
+    assert writers.failures == []
+    _check(join)
+
+
+def test_a_row_that_is_refused(join: Join, request: pytest.FixtureRequest) -> None:
+    discards = "discard" in request.node.callspec.params["join"]
+    with Writers([join.n1, join.n2]) as writers:
+        held = join.held("sync event on n1")
+        at(join.n3, "ALTER TABLE apart ADD CHECK (id < 0)")
+        _insert(join, "1")
+        held.let_go()
+        if not discards:
+            # It is kept for later, and the caller is told why it does not go on.
+            assert held.error is not None
+            assert held.error.sqlstate in {"ZD202", "ZD301"}
+            at(join.n3, "ALTER TABLE apart DROP CONSTRAINT apart_id_check")
+            _resume(join)
+    # Where Spock has logged it, whatever it did with it then, the copy started over.
+    assert held.error is None or not discards
+    assert join.attempts("note what is on n3") == (2 if join.cluster.engine.is_real else 1)
+    assert writers.failures == []
+    _check(join)
