@@ -46,6 +46,10 @@ class Different(Violation):
     """Nodes do not hold the same rows."""
 
 
+class Returned(Violation):
+    """What a copy restored on a new node came to a member."""
+
+
 class Leftover(Violation):
     """Something of an operation is still there."""
 
@@ -82,11 +86,15 @@ class Commit:
 
 @dataclass(frozen=True)
 class Entry:
-    """A commit as it stands in a node's WAL, or a mark there; its LSN is its place, counted from 1."""
+    """A commit as it stands in a node's WAL, or a mark there; its LSN is its place, counted from 1.
+
+    A restore is what a copy has made: with DDL replication on it is sent to everybody who reads from there.
+    """
 
     commit: Commit | None
     local: bool = True
     published: bool = True
+    is_restore: bool = False
 
 
 class Copy(Enum):
@@ -108,7 +116,10 @@ class Subscription:
 
 @dataclass
 class Database:
-    """What a node holds: rows, and in the same transactions its subscriptions and origins."""
+    """What a node holds: rows, and in the same transactions its subscriptions and origins.
+
+    discarded counts what Spock has set aside in its log instead of applying it.
+    """
 
     registered: bool = False
     publishing: bool = True
@@ -117,6 +128,7 @@ class Database:
     seen: set[int] = field(default_factory=set)
     subscriptions: dict[Stream, Subscription] = field(default_factory=dict)
     origins: dict[Stream, int] = field(default_factory=dict)
+    discarded: int = 0
 
     def clone(self) -> Database:
         """Return a copy that shares nothing that changes."""
@@ -147,6 +159,12 @@ class Database:
                 self.rows[change.key] = commit.number
         self.seen.add(commit.number)
 
+    def take_again(self, commit: Commit) -> None:
+        """Carry out a commit once more: rows with a key end as they were, others are there twice."""
+        for change in commit.changes:
+            if change.kind is Kind.APPEND:
+                self.bag[change.key] += 1
+
 
 @dataclass
 class Slot:
@@ -167,6 +185,7 @@ class Worker:
     position: int
     forwards: bool
     snapshot: Database | None = None
+    files: int = 0
     begun: int | None = None
     discards: bool = False
     is_first: bool = True
@@ -193,6 +212,10 @@ class Node:
         self.slots: dict[Stream, Slot] = {}
         self.pending: list[Pending] = []
         self.starts = 1
+        # The file of the table without a key: a rewrite makes a new one, which no older snapshot can read.
+        self.files = 1
+        # Streams whose origin went back in a crash, and the data did not: Spock 5.
+        self.repeats: set[Stream] = set()
         # Shared memory: the pause, who has noticed it, and which transaction was begun last under each name.
         self.paused = False
         self.held: set[Stream] = set()
@@ -294,6 +317,30 @@ class Cluster:
         for stream in [stream for stream in self.workers if name in (stream.provider, stream.subscriber)]:
             self.cut(stream)
 
+    def set_back(self, stream: Stream) -> None:
+        """Let a subscriber forget in a crash how far it is in a stream, and keep what it has applied: Spock 5."""
+        slot = self.nodes[stream.provider].slots.get(stream)
+        node = self.nodes[stream.subscriber]
+        if slot is not None and node.live.origins.get(stream, 0) > slot.made:
+            slot.confirmed = node.live.origins[stream] = slot.made
+            node.repeats.add(stream)
+            node.flush()
+
+    def rewrite(self, name: str) -> None:
+        """Rewrite the table without a key on a node, as ALTER TABLE does; nothing of it is sent."""
+        self.nodes[name].files += 1
+
+    def discard(self, stream: Stream) -> None:
+        """Let a worker fail to apply its next transaction, and set it aside."""
+        if self.begin_apply(stream):
+            self.workers[stream].discards = True
+            self.apply(stream)
+
+    def lose_slot(self, stream: Stream) -> None:
+        """Let a provider drop a slot that nobody reads from."""
+        if not self.is_active(stream):
+            self.nodes[stream.provider].slots.pop(stream, None)
+
     def can_start(self, stream: Stream) -> bool:
         """Tell whether the worker of a subscription can be started."""
         provider, subscriber, _ = stream
@@ -313,8 +360,10 @@ class Cluster:
             self.create_slot(stream)
             node.live.subscriptions[stream] = replace(subscription, copy=Copy.BEGUN)
             self.flush(subscriber)
-            snapshot = self.nodes[provider].live.clone()
-            self.workers[stream] = Worker(self.nodes[provider].slots[stream].made, subscription.forwards, snapshot)
+            source = self.nodes[provider]
+            made = source.slots[stream].made
+            self.workers[stream] = Worker(made, subscription.forwards, source.live.clone(), source.files)
+            node.repeats.discard(stream)
         else:
             start = max(self.nodes[provider].slots[stream].confirmed, node.live.origins.get(stream, 0))
             self.workers[stream] = Worker(start, subscription.forwards)
@@ -397,8 +446,11 @@ class Cluster:
         subscriber = stream.subscriber
         worker, node = self.workers[stream], self.nodes[subscriber]
         if worker.snapshot is not None:
+            node.wal.append(Entry(None, is_restore=True))
             node.live.rows = worker.snapshot.rows
             node.live.bag = worker.snapshot.bag
+            if worker.files != self.nodes[stream.provider].files:
+                node.live.bag.clear()
             node.live.seen = worker.snapshot.seen
             node.live.origins[stream] = worker.position
             node.live.subscriptions[stream] = replace(node.live.subscriptions[stream], copy=Copy.NONE)
@@ -410,6 +462,9 @@ class Cluster:
         entry = self._find_next(stream)
         if entry is None:
             return False
+        if entry.is_restore:
+            self.is_broken = True
+            raise Returned(f"what {stream.provider} restored came to {subscriber}")
         if entry.commit is None:
             self._note(stream)
             return True
@@ -417,13 +472,10 @@ class Cluster:
             self.begin_apply(stream)
             if stream in node.held:
                 return False
-            if not worker.discards:
-                try:
-                    node.live.take(entry.commit, subscriber)
-                except Violation:
-                    self.is_broken = True
-                    raise
-                node.wal.append(Entry(entry.commit, local=False, published=node.live.publishing))
+            if worker.discards:
+                node.live.discarded += 1
+            else:
+                self._take(stream, entry.commit)
             worker.begun, worker.discards = None, False
         self._note(stream)
         if worker.is_orphaned:
@@ -431,6 +483,22 @@ class Cluster:
         elif node.paused:
             node.held.add(stream)
         return True
+
+    def _take(self, stream: Stream, commit: Commit) -> None:
+        """Carry out a commit that came; where something was discarded before, what builds on that is too."""
+        node = self.nodes[stream.subscriber]
+        try:
+            node.live.take(commit, node.name)
+        except Violation as violation:
+            if isinstance(violation, Doubled) and stream in node.repeats:
+                node.live.take_again(commit)
+            elif isinstance(violation, Dangling) and node.live.discarded:
+                node.live.discarded += 1
+                return
+            else:
+                self.is_broken = True
+                raise
+        node.wal.append(Entry(commit, local=False, published=node.live.publishing))
 
     def settle_down(self) -> None:
         """Let everything that can go on by itself do so, until nothing can."""

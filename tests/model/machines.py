@@ -6,15 +6,20 @@ back as often as it takes), the servers come to rest, and what has to hold is ch
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Literal, get_args
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from model.cluster_model import STALE, Change, Cluster, Kind, Leftover, Stream, Stuck
-from model.protocol import RIGHT, Operation, Variant, plan_addition, plan_removal
+from model.protocol import RIGHT, Operation, Variant, disable, plan_addition, plan_removal
 
 SOURCE, NEW, TARGET = "S", "N", "T"
 PEERS = ["A", "B"]
 CALLS_TO_FINISH = 12
+Fault = Literal["discard", "forget", "rewrite", "lose slot", "switch off"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 EVENTS_TO_FINISH = 2000
 
 # Where an example's trouble may begin: the flip and what leads to it, above all.
@@ -29,6 +34,7 @@ ADDITION_PHASES += [
     "detached",
     "confirm",
     "switch",
+    "enable",
     "resume",
 ]
 REMOVAL_PHASES = ["unpublish", "mark", "settled", "drain", "drained", "drained", "leave", "leave", "forget", "prove"]
@@ -228,12 +234,21 @@ class AdditionMachine(ClusterMachine):
 
     Rows are handed on only when every node that counts has them, as a steady mesh needs it. N counts from the pause
     on, while its caller lives, and for good when it has switched; late says that it counts only then.
+    faults says what else goes wrong: Spock discards what comes to N, forgets in a crash of N how far it is, tables are
+    rewritten, slots that wait are lost, direct streams are switched off.
     """
 
-    def __init__(self, variant: Variant = RIGHT, late: bool = False, phases: list[str] = ADDITION_PHASES) -> None:
+    def __init__(
+        self,
+        variant: Variant = RIGHT,
+        late: bool = False,
+        phases: list[str] = ADDITION_PHASES,
+        faults: Collection[Fault] = FAULTS,
+    ) -> None:
         super().__init__(variant)
         self.phases = phases
         self.late = late
+        self.faults = faults
 
     @initialize(
         peers=st.integers(1, 2),
@@ -260,8 +275,58 @@ class AdditionMachine(ClusterMachine):
         self.begin(Operation(self.cluster, steps, self.variant), self.phases[phase % len(self.phases)], rolls_back)
 
     def _has_joined(self) -> bool:
-        direct = self.cluster.nodes[NEW].live.subscriptions.get(Stream(self.members[1], NEW))
-        return direct is not None and direct.enabled
+        return 0 < self.cluster.nodes[NEW].live.origins.get(Stream(SOURCE, NEW), 0) != STALE
+
+    @property
+    def _is_under_way(self) -> bool:
+        return hasattr(self, "operation") and not self.operation.is_over
+
+    @precondition(lambda self: "discard" in self.faults and self._is_under_way and self.operation.phase != "whole")
+    @rule(number=numbers)
+    def discard(self, number: int) -> None:
+        """Let Spock set aside a transaction that came to N."""
+        stream = self._pick_stream(number, [stream for stream in self.cluster.workers if stream.subscriber == NEW])
+        if stream is not None:
+            self.cluster.discard(stream)
+
+    @precondition(lambda self: "rewrite" in self.faults and self._is_under_way)
+    @rule()
+    def rewrite(self) -> None:
+        """Rewrite a table on S."""
+        self.cluster.rewrite(SOURCE)
+
+    @precondition(lambda self: "forget" in self.faults and self._is_under_way and not self._has_joined())
+    @rule()
+    def crash_and_forget(self) -> None:
+        """Kill N and start it again, without how far its copy's stream was."""
+        self.cluster.crash(NEW)
+        self.cluster.set_back(Stream(SOURCE, NEW, "copy"))
+
+    @precondition(lambda self: "lose slot" in self.faults and self._is_under_way and self._may_lose_slots())
+    @rule(number=numbers)
+    def lose_slot(self, number: int) -> None:
+        """Let a member or N drop a slot that waits for its stream."""
+        slots = [s for node in self.cluster.nodes.values() for s in node.slots if NEW in s and s.name == "direct"]
+        stream = self._pick_stream(number, slots)
+        if stream is not None:
+            self.cluster.lose_slot(stream)
+
+    def _may_lose_slots(self) -> bool:
+        # Between the last look at them and the turn nothing can be done, and after it they are in use.
+        is_turning = self.operation.phase in ("confirm", "switch") and self.operation.process is not None
+        return not self._has_joined() and not is_turning
+
+    @precondition(lambda self: "switch off" in self.faults and self._is_under_way and self._may_switch_off())
+    @rule(number=numbers)
+    def switch_off(self, number: int) -> None:
+        """Disable a direct stream of N, as Spock does by itself, or a person."""
+        stream = Stream(self.members[number % len(self.members)], NEW)
+        if stream in self.cluster.nodes[NEW].live.subscriptions:
+            disable(self.cluster, stream)
+
+    def _may_switch_off(self) -> bool:
+        # Later the operation has seen it replicate, and it is nobody's fault but theirs.
+        return self._has_joined() and (self.operation.process is None or self.operation.phase in ("switch", "enable"))
 
     def nodes_to_write_on(self) -> list[str]:
         """Return the members, and N once it has switched."""
@@ -284,7 +349,10 @@ class AdditionMachine(ClusterMachine):
                 self.cluster.drop_origin(stream)
 
     def check(self) -> None:
-        """Check that all nodes are equal, or that nothing of N is left."""
+        """Check that all nodes are equal, or that nothing of N is left, or that it is told what was discarded."""
+        if self.operation.status == "incomplete":
+            assert self.cluster.nodes[NEW].live.discarded
+            return
         joined = self.operation.status == "done"
         nodes = [*self.members, NEW] if joined else self.members
         if not joined:

@@ -12,6 +12,7 @@ from typing import Any
 from model.cluster_model import Cluster, Copy, Leftover, Pending, Stream, Subscription
 
 FLIP_TRIES = 5
+COPY_TRIES = 2
 
 Results = dict[str, Any]
 Action = Callable[[Cluster, Results], Any]
@@ -47,6 +48,13 @@ class Variant:
     copy_begun_anew: bool = True
     drained_once: bool = True
     clean_takes_back_own: bool = True
+    durable_turn: bool = True
+    copy_takes_all_back: bool = True
+    discards_seen: bool = True
+    rewrites_seen: bool = True
+    restarts_seen: bool = True
+    slots_seen: bool = True
+    approach_again: bool = True
 
 
 RIGHT = Variant()
@@ -56,9 +64,20 @@ class StepFailed(Exception):
     """A step failed on its node; not a violation: the operation stops, tries again or is taken up later."""
 
 
+class StartOver(StepFailed):
+    """The copy is not whole: it has to be made again."""
+
+
+class Incomplete(StepFailed):
+    """The node has joined, and something was discarded on it: no repetition brings that back."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """One statement on one node, with its done, undo and until."""
+    """One statement on one node, with its done, undo and until.
+
+    A section is taken back as a whole; approach is what is done again before a flip is tried again.
+    """
 
     phase: str
     node: str
@@ -93,10 +112,13 @@ def slot_step(phase: str, stream: Stream) -> Step:
         do=lambda c, r: c.create_slot(stream),
         done=lambda c, r: stream in c.nodes[stream.provider].slots,
         undo=lambda c, r: c.drop_slot(stream),
+        section="approach",
     )
 
 
-def subscription_step(phase: str, stream: Stream, subscription: Subscription, variant: Variant) -> Step:
+def subscription_step(
+    phase: str, stream: Stream, subscription: Subscription, variant: Variant, section: str | None = None
+) -> Step:
     """Return the step that makes a subscription whose slot is there."""
 
     def create(cluster: Cluster, results: Results) -> None:
@@ -111,12 +133,13 @@ def subscription_step(phase: str, stream: Stream, subscription: Subscription, va
         do=create,
         done=lambda c, r: stream in c.nodes[stream.subscriber].live.subscriptions,
         undo=lambda c, r: c.drop_subscription(stream),
+        section=section,
     )
 
 
-def event_step(phase: str, node: str, ref: str) -> Step:
+def event_step(phase: str, node: str, ref: str, section: str | None = None) -> Step:
     """Return the step that writes a sync event."""
-    return Step(phase, node, f"sync event on {node}", do=lambda c, r: write_event(c, node), ref=ref)
+    return Step(phase, node, f"sync event on {node}", do=lambda c, r: write_event(c, node), ref=ref, section=section)
 
 
 def write_event(cluster: Cluster, name: str) -> int:
@@ -182,9 +205,44 @@ def is_copied(cluster: Cluster, stream: Stream) -> bool:
 
 
 def has_switched(cluster: Cluster, stream: Stream, variant: Variant) -> bool:
-    """Tell whether the new node has turned to the direct streams."""
-    direct = cluster.nodes[stream.subscriber].live.subscriptions.get(stream)
+    """Tell whether the new node has turned: the position of the source's direct stream is set last, and once."""
+    live = cluster.nodes[stream.subscriber].live
+    direct = live.subscriptions.get(stream)
+    if variant.own_copy and variant.durable_turn:
+        return live.origins.get(stream, 0) > 0
     return direct is not None and direct.enabled and (variant.own_copy or direct == Subscription(enabled=True))
+
+
+def see_sound(cluster: Cluster, new: str, results: Results, variant: Variant) -> None:
+    """Fail if what the copy brought is not what was there, or not everything that came after it was applied."""
+    node, noted = cluster.nodes[new], results["note"]
+    if variant.discards_seen and node.live.discarded > noted["discarded"]:
+        raise StartOver("something was discarded")
+    if variant.rewrites_seen and results["rewritten"]:
+        raise StartOver("a table was rewritten")
+    if variant.restarts_seen and node.repeats and node.starts > noted["starts"]:
+        raise StartOver("the server was started again")
+
+
+def see_whole(cluster: Cluster, new: str, results: Results, variant: Variant) -> None:
+    """Fail if anything that came since the copy was discarded."""
+    if variant.discards_seen and cluster.nodes[new].live.discarded > results["note"]["discarded"]:
+        raise Incomplete("something was discarded")
+
+
+def see_slot(cluster: Cluster, stream: Stream, start: int | None) -> None:
+    """Fail if a slot is lost, or is beyond the position that its stream is to start at."""
+    slot = cluster.nodes[stream.provider].slots.get(stream)
+    if slot is None or (start is not None and slot.confirmed > start):
+        raise StepFailed(f"the slot {stream} cannot be used")
+
+
+def is_replicating(cluster: Cluster, stream: Stream) -> bool:
+    """Tell whether a stream flows; fail when it never will."""
+    subscription = cluster.nodes[stream.subscriber].live.subscriptions.get(stream)
+    if subscription is None or not subscription.enabled:
+        raise StepFailed(f"the subscription {stream} is gone or disabled")
+    return stream in cluster.workers
 
 
 def positions(cluster: Cluster, source: str, peers: list[str]) -> dict[str, int]:
@@ -218,18 +276,30 @@ def confirm(found: dict[str, int], noted: dict[str, int]) -> None:
         raise StepFailed("apply went on before the stream had ended")
 
 
-def switch(cluster: Cluster, new: str, starts: dict[str, int], forwards: bool) -> None:
-    """In one transaction: set where each direct stream starts, enable them all."""
+def switch(cluster: Cluster, new: str, starts: dict[str, int], forwards: bool) -> Iterator[None]:
+    """Set where each direct stream starts, the source's last, and enable them all.
+
+    A position is set at once, whatever becomes of the transaction.
+    """
     live = cluster.nodes[new].live
+    if any(Stream(provider, new) in cluster.workers for provider in starts):
+        raise StepFailed("an origin is in use")
     for provider, position in starts.items():
-        stream = Stream(provider, new)
-        if stream in cluster.workers:
-            raise StepFailed("an origin is in use")
-        live.origins[stream] = position
-        live.subscriptions[stream] = Subscription(enabled=True)
+        live.origins[Stream(provider, new)] = position
+        cluster.flush(new)
+        yield
+    enable_streams(cluster, new, list(starts))
     if forwards:
-        source = Stream(next(reversed(starts)), new)
-        live.subscriptions[source] = Subscription(enabled=True, forwards=True)
+        live.subscriptions[Stream(next(reversed(starts)), new)] = Subscription(enabled=True, forwards=True)
+        cluster.flush(new)
+
+
+def enable_streams(cluster: Cluster, new: str, providers: list[str]) -> None:
+    """Enable every direct stream that is disabled."""
+    subscriptions = cluster.nodes[new].live.subscriptions
+    for stream in (Stream(provider, new) for provider in providers):
+        if not subscriptions[stream].enabled:
+            subscriptions[stream] = Subscription(enabled=True)
     cluster.flush(new)
 
 
@@ -273,9 +343,20 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
             "note",
             new,
             "note what is there",
+            do=lambda c, r: {"discarded": c.nodes[new].live.discarded, "starts": c.nodes[new].starts},
             done=lambda c, r: is_begun(c),
             undo=lambda c, r: empty(c, new),
             section="copy",
+            ref="note",
+        ),
+        Step(
+            "note",
+            source,
+            "note the files",
+            do=lambda c, r: c.nodes[source].files,
+            done=lambda c, r: is_begun(c),
+            section="copy",
+            ref="files",
         ),
         Step(
             "slot",
@@ -301,18 +382,27 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
             done=(lambda c, r: is_direct(c)) if variant.own_copy else None,
             section="copy",
         ),
-        event_step("level", source, "level"),
-        wait_step("levelled", source, new, "level"),
+        Step(
+            "rewritten",
+            source,
+            "find what was rewritten",
+            do=lambda c, r: c.nodes[source].files != r["files"],
+            section="approach",
+            ref="rewritten",
+        ),
+        Step("sound", new, "see that it is whole", do=lambda c, r: see_sound(c, new, r, variant), section="approach"),
+        event_step("level", source, "level", "approach"),
+        wait_step("levelled", source, new, "level", "approach"),
     ]
     if variant.peer_slots_first:
         steps += [slot_step("prepare", Stream(member, new)) for member in made_before]
     if variant.way_back_slots_first:
         steps += [slot_step("prepare", Stream(new, member)) for member in members]
     forwarding = Subscription(enabled=False)
-    steps += [subscription_step("mark", Stream(member, new), forwarding, variant) for member in made_before]
-    steps += [event_step("mark", peer, f"mark {peer}") for peer in peers]
+    steps += [subscription_step("mark", Stream(member, new), forwarding, variant, "approach") for member in made_before]
+    steps += [event_step("mark", peer, f"mark {peer}", "approach") for peer in peers]
     if variant.barrier:
-        steps += [wait_step("barrier", peer, source, f"mark {peer}") for peer in peers]
+        steps += [wait_step("barrier", peer, source, f"mark {peer}", "approach") for peer in peers]
     steps += plan_flip(source, peers, copy, variant)
     if not variant.way_back_slots_first:
         steps += [slot_step("late way back", Stream(new, member)) for member in members]
@@ -327,11 +417,12 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
                 "replicating",
                 stream.subscriber,
                 f"wait for {stream} to replicate",
-                until=lambda c, r, stream=stream: stream in c.workers,
+                until=lambda c, r, stream=stream: is_replicating(c, stream),
             )
         )
     steps += [event_step("prove", node, f"event {node}") for node in [*members, new]]
     steps += [wait_step("proven", *stream[:2], f"event {stream.provider}") for stream in mesh]
+    steps.append(Step("whole", new, "see that nothing was discarded", do=lambda c, r: see_whole(c, new, r, variant)))
     return steps
 
 
@@ -342,6 +433,22 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
 
     def look(cluster: Cluster, results: Results) -> None:
         confirm(positions(cluster, source, peers), results["flip"]["peers"])
+
+    def see_slots(phase: str) -> list[Step]:
+        looks = []
+        for member in [source, *peers] if variant.slots_seen else []:
+            ours, theirs = Stream(member, new), Stream(new, member)
+
+            def start(results: Results, member: str = member) -> int:
+                return results["flip"]["event"] if member == source else results["flip"]["peers"][member]
+
+            def see(cluster: Cluster, results: Results, ours: Stream = ours, start: Any = start) -> None:
+                see_slot(cluster, ours, start(results))
+
+            looks.append(Step(phase, member, f"see slot {ours}", do=see))
+            if variant.way_back_slots_first:
+                looks.append(Step(phase, new, f"see slot {theirs}", do=lambda c, r, s=theirs: see_slot(c, s, None)))
+        return looks
 
     if variant.pause:
         steps.append(
@@ -370,6 +477,8 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
     steps.append(Step("caught up", new, "wait for it", until=lambda c, r: applied(c, source, new, r["flip"]["event"])))
     if variant.confirm:
         steps.append(Step("held", source, f"see that {source} applies nothing", do=lambda c, r: look(c, r)))
+    steps.append(Step("held", new, "see that it is whole", do=lambda c, r: see_sound(c, new, r, variant)))
+    steps += see_slots("held")
     steps.append(
         Step(
             "detach",
@@ -393,7 +502,9 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
             Step("confirm", source, f"confirm that {source} has applied nothing", do=lambda c, r: look(c, r)),
         )
 
-    def turn(cluster: Cluster, results: Results) -> None:
+    steps += see_slots("confirm")
+
+    def turn(cluster: Cluster, results: Results) -> Iterator[None]:
         # As with the wait for the stream's end, which is of no use without it.
         if variant.copy_ended and variant.stream_end and copy in cluster.workers:
             raise StepFailed("the copy's origin is in use")
@@ -401,7 +512,7 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
         if not variant.position_of_source:
             starts = {peer: len(cluster.nodes[peer].wal) for peer in peers}
         starts[source] = cluster.nodes[new].live.origins[copy] if variant.position_of_copy else results["flip"]["event"]
-        switch(cluster, new, starts, forwards=not variant.forwarding_off)
+        yield from switch(cluster, new, starts, forwards=not variant.forwarding_off)
 
     steps.append(
         Step(
@@ -415,7 +526,8 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
             else None,
         )
     )
-    steps.append(Step("resume", new, "start every stream at once"))
+    if variant.durable_turn:
+        steps.append(Step("enable", new, "enable", do=lambda c, r: enable_streams(c, new, [source, *peers])))
     if variant.pause:
         steps.append(Step("resume", source, "resume apply", do=lambda c, r: c.set_paused(source, False)))
     return [replace(step, section="flip") for step in steps]
@@ -551,13 +663,17 @@ class Operation:
 
     def call(self, rollback: bool = False) -> None:
         """Begin, resume or roll back, in a new process with new connections."""
-        self.connections = {name: node.starts for name, node in self.cluster.nodes.items()}
+        self._open()
         if rollback:
             self.process = self._rollback()
         else:
             if self.variant.resume_looks:
                 self.done = {place for place in self.done if self.steps[place].section == "once"}
             self.process = self._run()
+
+    def _open(self) -> None:
+        """Connect to every node anew."""
+        self.connections = {name: node.starts for name, node in self.cluster.nodes.items()}
 
     def advance(self, pick: int = 0) -> None:
         """Let the process go on to its next event."""
@@ -580,7 +696,7 @@ class Operation:
     @property
     def is_over(self) -> bool:
         """Tell whether nothing is left to be called."""
-        return self.status in ("done", "rolled back")
+        return self.status in ("done", "incomplete", "rolled back")
 
     # What its process does; at each yield anything else may happen, its death included.
 
@@ -591,26 +707,39 @@ class Operation:
                 for section in ("flip", "copy"):
                     if any(self.steps[i].section == section for i in self.attempted):
                         yield from self._settle(section)
-            tries = 0
+            flips = copies = place = 0
             phases = list(dict.fromkeys(step.phase for step in self.steps))
-            place = 0
             while place < len(phases):
                 try:
                     yield from self._run_phase(phases[place])
                     place += 1
-                except StepFailed:
+                except StepFailed as failure:
                     section = next(step.section for step in self.steps if step.phase == phases[place])
-                    tries += 1
-                    if section != "flip":
-                        raise
-                    yield from self._settle("flip")
-                    yield from self._settle("copy")
-                    if tries >= FLIP_TRIES:
-                        raise
+                    flips += section == "flip"
+                    copies += isinstance(failure, StartOver)
+                    yield from self._retry(section, failure, flips >= FLIP_TRIES or copies >= COPY_TRIES)
                     place = phases.index(next(step.phase for i, step in enumerate(self.steps) if i not in self.done))
             self.status = "done"
+        except Incomplete:
+            self.status = "incomplete"
         except StepFailed:
             self.status = "failed"
+
+    def _retry(self, section: str | None, failure: StepFailed, is_last: bool) -> Iterator[None]:
+        """Settle what failed, to be tried again from where the new node is brought level; else fail again."""
+        if section == "flip":
+            self._open()
+            yield from self._settle("flip")
+        starts_over = isinstance(failure, StartOver)
+        if is_last or not (section == "flip" or starts_over):
+            raise failure
+        if starts_over:
+            yield from self._undo("copy")
+        else:
+            yield from self._settle("copy")
+        has_turned = any(self.steps[i].section == "flip" for i in self.done)
+        if self.variant.approach_again and not has_turned:
+            self.done = {i for i in self.done if self.steps[i].section != "approach"}
 
     def _rollback(self) -> Iterator[None]:
         self.status = "rolling back"
@@ -621,9 +750,11 @@ class Operation:
             self.status = "failed"
 
     def _reach(self, step: Step) -> None:
-        """Fail if the node was restarted since the connection to it was opened."""
-        if self.variant.kept_connections and self.connections[step.node] != self.cluster.nodes[step.node].starts:
-            raise StepFailed(f"the connection to {step.node} is gone")
+        """In the flip, fail if the node was restarted since the connection to it was opened; else open it again."""
+        if self.connections[step.node] != self.cluster.nodes[step.node].starts:
+            if self.variant.kept_connections and step.section == "flip":
+                raise StepFailed(f"the connection to {step.node} is gone")
+            self.connections[step.node] = self.cluster.nodes[step.node].starts
 
     def _settle(self, section: str) -> Iterator[None]:
         """Count a section's steps as done as far as the cluster shows it, or take all of it back."""
@@ -636,7 +767,8 @@ class Operation:
             if step.done(self.cluster, self.results):
                 if self._is_hopeless(section, place):
                     break
-                self.done.update(i for i in places if i <= place)
+                # A turn stands for everything before it.
+                self.done.update(i for i in range(place + 1) if section == "flip" or i in places)
                 for phase in dict.fromkeys(self.steps[i].phase for i in places if i > place):
                     yield from self._run_phase(phase)
                 return
@@ -655,10 +787,11 @@ class Operation:
         return False
 
     def _undo(self, section: str | None) -> Iterator[None]:
-        """Take back a section, or everything, last phase first."""
-        for place in reversed(range(len(self.steps))):
+        """Take back a section with everything that was made after it, or all there is, last phase first."""
+        first = next(i for i, step in enumerate(self.steps) if section in (None, step.section))
+        for place in reversed(range(first, len(self.steps))):
             step = self.steps[place]
-            if section is not None and step.section != section:
+            if section is not None and step.section != section and not self.variant.copy_takes_all_back:
                 continue
             is_ours = place in self.attempted and (step.undo_needs is None or step.undo_needs in self.results)
             if step.undo is not None and is_ours:
@@ -667,10 +800,8 @@ class Operation:
                 step.undo(self.cluster, self.results)
             self.done.discard(place)
         # What was made on it is to be made again.
-        first = next(i for i, step in enumerate(self.steps) if section in (None, step.section))
         self.done = {i for i in self.done if i < first or self.steps[i].section == "once"}
-        if section != "copy":
-            self.flip_is_open = False
+        self.flip_is_open = False
 
     def _run_phase(self, phase: str) -> Iterator[None]:
         """Run the steps of a phase side by side."""

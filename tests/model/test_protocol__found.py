@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 
-from model.cluster_model import Doubled, Lost, Stream, Stuck, Violation
+from model.cluster_model import Different, Doubled, Lost, Returned, Stream, Stuck, Violation
 from model.machines import NEW, SOURCE, TARGET, AdditionMachine, RemovalMachine
-from model.protocol import RIGHT, Variant
+from model.protocol import RIGHT, Variant, disable
 
 Ends = AbstractContextManager[Any]
 
 
-def _with_and_without(safeguard: str, violation: type[Violation]) -> list[tuple[Variant, Ends]]:
-    """Return the plan as it is, which holds, and the plan without a safeguard, which goes wrong like this."""
-    return [(RIGHT, nullcontext()), (replace(RIGHT, **{safeguard: False}), pytest.raises(violation))]
+def _with_and_without(violation: type[Violation], *safeguards: str) -> list[tuple[Variant, Ends]]:
+    """Return the plan as it is, which holds, and the plan without safeguards, which goes wrong like this."""
+    without = replace(RIGHT, **dict.fromkeys(safeguards, False))
+    return [(RIGHT, nullcontext()), (without, pytest.raises(violation))]
 
 
-@pytest.mark.parametrize(("variant", "ends"), _with_and_without("copy_begun_anew", Lost))
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "copy_begun_anew", "discards_seen"))
 def test_a_flip_that_is_taken_back_after_the_copy_was_disabled_loses_nothing(variant: Variant, ends: Ends) -> None:
     """The copy's worker is stopped inside a transaction; enabled again, it meets that transaction and discards it."""
     with ends:
@@ -36,7 +37,7 @@ def test_a_flip_that_is_taken_back_after_the_copy_was_disabled_loses_nothing(var
         machine.teardown()
 
 
-@pytest.mark.parametrize(("variant", "ends"), _with_and_without("copy_ended", Doubled))
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Doubled, "copy_ended"))
 def test_a_copy_whose_connection_is_lost_as_it_ends_brings_nothing_twice(variant: Variant, ends: Ends) -> None:
     """Its slot is let go of while its worker still ends a transaction that the direct stream then sends again."""
     with ends:
@@ -54,7 +55,7 @@ def test_a_copy_whose_connection_is_lost_as_it_ends_brings_nothing_twice(variant
         machine.teardown()
 
 
-@pytest.mark.parametrize(("variant", "ends"), _with_and_without("drained_once", Stuck))
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Stuck, "drained_once"))
 def test_a_removal_ends_though_a_survivor_died_inside_the_drop_of_its_subscription(
     variant: Variant, ends: Ends
 ) -> None:
@@ -70,11 +71,93 @@ def test_a_removal_ends_though_a_survivor_died_inside_the_drop_of_its_subscripti
         machine.teardown()
 
 
-@pytest.mark.parametrize(("variant", "ends"), _with_and_without("clean_takes_back_own", Stuck))
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Stuck, "clean_takes_back_own"))
 def test_a_join_that_has_cleared_nothing_yet_can_be_taken_back(variant: Variant, ends: Ends) -> None:
     """An origin of an earlier N is no work of this operation: no rollback drops it, and its proof stops at it."""
     with ends:
         machine = AdditionMachine(variant)
         machine.call(peers=1, phase=0, rolls_back=True, rows=0, stale=True)
         machine.kill_caller()
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "durable_turn"))
+def test_a_stream_that_is_switched_off_after_the_turn_does_not_undo_it(variant: Variant, ends: Ends) -> None:
+    """A user has written on N; to take the stream that is off for a turn that was not would drop that row."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["way back"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=1)
+        cluster = machine.cluster
+        cluster.insert(NEW, keyed=False)
+        machine.kill_caller()
+        disable(cluster, Stream(SOURCE, NEW))
+        machine.call_again()
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Returned, "copy_takes_all_back"))
+def test_nothing_that_a_second_copy_restores_travels_back(variant: Variant, ends: Ends) -> None:
+    """The slots on N are made before the flip; a copy that starts over under them is published to the members."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["detached"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=0)
+        machine.kill_caller()
+        machine.cluster.crash(NEW)
+        machine.call_again()
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "discards_seen"))
+@pytest.mark.parametrize("phase", ["levelled", "caught up", "way back"])
+def test_what_was_discarded_is_copied_again_or_told(phase: str, variant: Variant, ends: Ends) -> None:
+    """Spock sets aside what it cannot apply and goes on; nothing that waits for a position sees that."""
+    with ends:
+        machine = AdditionMachine(variant, phases=[phase])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=0)
+        cluster = machine.cluster
+        cluster.insert(SOURCE, keyed=False)
+        for stream in [stream for stream in cluster.workers if stream.subscriber == NEW]:
+            cluster.discard(stream)
+        if not cluster.nodes[NEW].live.discarded:
+            cluster.start_worker(Stream(SOURCE, NEW))
+            cluster.discard(Stream(SOURCE, NEW))
+        machine.teardown()
+        assert machine.operation.status == ("incomplete" if phase == "way back" else "done")
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Different, "rewrites_seen"))
+def test_a_table_that_is_rewritten_before_it_is_copied_is_copied_again(variant: Variant, ends: Ends) -> None:
+    """A snapshot finds nothing in a file that is younger than itself."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["copied"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+        cluster = machine.cluster
+        cluster.insert(SOURCE, keyed=False)
+        cluster.start_worker(Stream(SOURCE, NEW, "copy"))
+        cluster.rewrite(SOURCE)
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Different, "restarts_seen"))
+def test_a_server_that_forgot_how_far_it_was_is_copied_to_again(variant: Variant, ends: Ends) -> None:
+    """With Spock 5 the origin goes back in a crash and the rows do not: what comes again is there twice."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["levelled"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=0)
+        cluster, copy = machine.cluster, Stream(SOURCE, NEW, "copy")
+        cluster.insert(SOURCE, keyed=False)
+        machine.rest(flush=True)
+        cluster.crash(NEW)
+        cluster.set_back(copy)
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Stuck, "slots_seen"))
+@pytest.mark.parametrize("stream", [Stream("A", NEW), Stream(NEW, SOURCE)])
+def test_a_slot_that_is_lost_while_it_waits_is_made_again(stream: Stream, variant: Variant, ends: Ends) -> None:
+    """PostgreSQL drops slots that nobody reads from; a turn to a stream without one is for ever."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["caught up"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=0)
+        machine.cluster.lose_slot(stream)
         machine.teardown()
