@@ -3990,8 +3990,9 @@ SELECT c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> 'sequenc
        'what the source has', 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN (VALUES ('replication sets', 'sets', 'name', 'name'), ('tables in sets', 'tables', 'table', 'set'), ('sequences in sets', 'sequences', 'sequence', 'set')) AS c(name, kind, label, set)
- CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own, p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source) AS k
- CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join || pg_catalog.jsonb_build_object('members', (p_join -> 'members') - coalesce(p_join ->> 'new', ''))) AS sets) AS x
+ CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own, p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source OFFSET 0) AS k
+ -- OFFSET 0: once, and not again for every row.
+ CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join || pg_catalog.jsonb_build_object('members', (p_join -> 'members') - coalesce(p_join ->> 'new', ''))) AS sets OFFSET 0) AS x
  CROSS JOIN LATERAL (
     -- EXCEPT is linear, however many tables there are.
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set', e.item ->> c.label))
@@ -4026,9 +4027,10 @@ SELECT 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and(s.lacks IS N
 UNION ALL
 SELECT c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
-          FROM (SELECT zodan.list_exchanged(p_facts, p_join) AS sets) AS x
+          -- OFFSET 0: once, and not again for every row.
+          FROM (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x
          CROSS JOIN pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
-         WHERE i.item ->> 'set' = ANY (x.sets)) AS f
+         WHERE i.item ->> 'set' = ANY (x.sets) OFFSET 0) AS f
  CROSS JOIN LATERAL (VALUES
     ('partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name)) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
        WHERE n.root IS NOT NULL AND f.published ? n.name AND NOT f.published ? n.root),
@@ -4134,11 +4136,11 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
-               p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e) AS f
- -- A key is found in an object at once, in an array only by going through it.
+               p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e OFFSET 0) AS f
+ -- A key is found in an object at once, in an array only by going through it. OFFSET 0: once, and not again for every row.
  CROSS JOIN LATERAL (
     SELECT (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', true), '{}') FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)) AS published,
-           (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, true), '{}') FROM pg_catalog.jsonb_array_elements_text(f.t -> 'unkeyed') AS k(name)) AS unkeyed) AS u
+           (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, true), '{}') FROM pg_catalog.jsonb_array_elements_text(f.t -> 'unkeyed') AS k(name)) AS unkeyed OFFSET 0) AS u
  CROSS JOIN LATERAL (
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s in %s', i.item ->> 'table', i.item ->> 'set'))
               FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)
@@ -4183,26 +4185,32 @@ REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
 RETURNS SETOF zodan.check_result
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-SELECT * FROM zodan.check_reachable(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_readable(p_facts)
-UNION ALL SELECT * FROM zodan.check_versions(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_settings(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_sessions(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_alike(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_clocks(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_new_node(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_new_server(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_members(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_sets(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_premises(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_capacity(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_slots(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_load(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_pairs(p_probes, p_join)
-UNION ALL SELECT * FROM zodan.check_tables(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_sequences(p_facts, p_join)
+/* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more
+and zodan.probe_pairs gave; without a new node, those of the members alone. Looks at nothing else and changes nothing
+(design 4). */
+BEGIN
+    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
+    RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
+    RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_new_node(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_new_server(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_premises(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_capacity(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_load(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_tables(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sequences(p_facts, p_join);
+END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_join IS
 'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more
@@ -4285,21 +4293,26 @@ REVOKE ALL ON FUNCTION zodan.check_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_cluster(p_facts jsonb, p_join jsonb, p_probes jsonb)
 RETURNS SETOF zodan.check_result
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-SELECT * FROM zodan.check_reachable(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_readable(p_facts)
-UNION ALL SELECT * FROM zodan.check_versions(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_settings(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_sessions(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_alike(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_clocks(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_members(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_joined(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_sets(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_slots(p_facts, p_join)
-UNION ALL SELECT * FROM zodan.check_pairs(p_probes, p_join)
-UNION ALL SELECT * FROM zodan.check_rows(p_facts, p_join)
+/* What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
+node is among the members (design 4, step 9). */
+BEGIN
+    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
+    RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
+    RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_joined(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_rows(p_facts, p_join);
+END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_cluster IS
 'What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
@@ -5905,7 +5918,7 @@ BEGIN
         'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
         'sets', (SELECT pg_catalog.jsonb_object_agg(f.key, (SELECT coalesce(pg_catalog.jsonb_agg(s.name), '[]')
                        FROM pg_catalog.jsonb_array_elements_text(f.value #> '{spock,sets}') AS s(name) WHERE s.name = ANY (x.sets)))
-                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets) AS x),
+                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x),
         'versions', (SELECT pg_catalog.jsonb_object_agg(f.key, f.value -> 'version_num')
                        FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
 END

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from support.calls import add_node, exceptions, leftovers, load_zodan, remove_node
+from support.calls import add_node, call, exceptions, leftovers, load_zodan, remove_node
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster, Node, detect_engine
@@ -25,6 +25,18 @@ SELECT extract(epoch FROM max(s.finished_at) FILTER (WHERE s.title LIKE 'turn to
  WHERE o.node = %(node)s AND o.kind = 'add_node' GROUP BY o.operation_id
 """
 _ROWS_BEFORE_REMOVAL = 300_000
+_MANY_TABLES = 5000
+_FILL_MANY = """
+DO $$ BEGIN
+    FOR i IN 1 .. {tables} LOOP
+        EXECUTE format('CREATE TABLE many_%s (id int PRIMARY KEY, a int, b text)', i);
+        PERFORM spock.repset_add_table('default', format('many_%s', i));
+        IF i % 100 = 0 THEN
+            COMMIT;
+        END IF;
+    END LOOP;
+END $$
+"""
 
 
 def main() -> None:
@@ -55,6 +67,8 @@ def main() -> None:
             assert_rows_equal(cluster.members, TABLES)
             assert not writers.failures, writers.failures[:3]
             assert not exceptions(cluster.members)
+        with Cluster.create(Path(folder) / "many", ["n1", "n2", "n3", "n4"], ["n5"], engine) as cluster:
+            _examine_many(cluster, console)
     console.print(table)
     console.print(f"writes during the busy joins: {writers.writes}, failed: {writers.failed}")
 
@@ -98,4 +112,26 @@ def _remove(cluster: Cluster, table: Table) -> None:
     assert not leftovers(cluster.nodes, "n5")
 
 
-main()
+def _examine_many(cluster: Cluster, console: Console) -> None:
+    """Measure the health check of five nodes, four of which have thousands of tables, and a query of one's catalog."""
+    for node in cluster.members:
+        with node.connect() as connection:
+            connection.autocommit = True
+            connection.execute("SELECT set_config('spock.enable_ddl_replication', 'off', false)")
+            connection.execute(_FILL_MANY.replace("{tables}", str(_MANY_TABLES)).encode())
+    n1, n5 = cluster["n1"], cluster["n5"]
+    load_zodan(n5)
+    given = {"src_node_name": "n1", "src_dsn": n1.dsn(), "new_node_name": "n5", "new_node_dsn": n5.dsn()}
+    began = time.monotonic()
+    call(n5, "spock.health_check", **given)
+    took = time.monotonic() - began
+    began = time.monotonic()
+    n1.execute("SELECT attrelid::regclass, attname FROM pg_attribute")
+    bare = time.monotonic() - began
+    console.print(
+        f"health check, five nodes, {_MANY_TABLES} tables: {took:.1f} s, {took / bare:.0f} reads of pg_attribute"
+    )
+
+
+if __name__ == "__main__":
+    main()
