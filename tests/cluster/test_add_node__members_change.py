@@ -7,7 +7,7 @@ import pytest
 from psycopg.types.json import Jsonb
 from test_add_node__resume import planned
 
-from support.calls import call, leftovers, load_zodan, state
+from support.calls import add_node, call, leftovers, load_zodan, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
@@ -65,3 +65,30 @@ def test_a_source_that_is_gone_leaves_the_rollback(make_cluster: MakeCluster) ->
     call(n4, "zodan.rollback", p_operation=1, p_dsns=dsns)
     assert leftovers([n2, n3, n4], "n4") == []
     assert leftovers([n2, n3, n4], "n1") == []
+
+
+def test_a_node_that_joined_meanwhile_is_told(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=2)
+    create_tables(cluster)
+    n1, n2, n3, n4 = cluster.nodes
+    fill(n1, 500)
+    wait_level(cluster.members)
+    for node in (n3, n4):
+        load_zodan(node)
+    arguments, steps = planned(n1, n3)
+    # Before the copy, whose slot would keep n4 from joining.
+    ordinal = next(number for number, title in steps if title.startswith("note what is on n3"))
+    HeldCall(n3, f"before {ordinal}", "spock.add_node", arguments).kill()
+    wait_unlocked(cluster.nodes)
+    add_node(cluster, "n1", "n4")
+    cluster.wait_replicating()
+    with pytest.raises(psycopg.Error) as refused:
+        call(n3, "zodan.resume", p_operation=1, p_dsns=Jsonb({"n1": n1.dsn(), "n2": n2.dsn()}))
+    assert refused.value.sqlstate == "ZD112"
+    assert "n4" in str(refused.value.diag.message_detail) + str(refused.value.diag.message_primary)
+    call(n3, "zodan.rollback", p_operation=1, p_dsns=Jsonb({"n1": n1.dsn(), "n2": n2.dsn()}))
+    add_node(cluster, "n1", "n3")
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)
+    assert [n.execute("SELECT count(*) FROM spock.subscription") for n in cluster.members] == [[(3,)]] * 4
