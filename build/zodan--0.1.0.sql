@@ -493,11 +493,47 @@ COMMENT ON FUNCTION zodan.judge_caller IS
 dead where it is a session of this server, in its present life; unknown where it is of another (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
-CREATE FUNCTION zodan.close_connections()
+CREATE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every kept connection of this session, which frees the locks they hold (design 3). */
+/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
+chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3). */
+DECLARE
+    v_path text := (SELECT pg_catalog.format('pg_catalog, %I, pg_temp', n.nspname)
+                      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+                     WHERE e.extname = 'dblink');
+    v_travels text := pg_catalog.current_setting('spock.enable_ddl_replication', true);
+    v_routine regprocedure;
+BEGIN
+    IF v_path IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = pg_catalog.format('Zodan needs dblink in database "%s"', pg_catalog.current_database()),
+            HINT = 'Run CREATE EXTENSION dblink first.';
+    END IF;
+    FOR v_routine IN
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+         WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%' AND p.proname <> 'find_dblink'
+           AND ('search_path=' || v_path) <> ALL (coalesce(p.proconfig, '{}'))
+    LOOP
+        -- It is for this node alone.
+        PERFORM pg_catalog.set_config('spock.enable_ddl_replication', 'off', true);
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = %s', v_routine, v_path);
+    END LOOP;
+    PERFORM pg_catalog.set_config('spock.enable_ddl_replication', v_travels, true) WHERE v_travels IS NOT NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_dblink IS
+'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
+chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3).';
+REVOKE ALL ON FUNCTION zodan.find_dblink FROM PUBLIC;
+
+CREATE FUNCTION zodan.disconnect_all()
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes every connection that Zodan keeps in this session; for zodan.close_connections (design 3). */
 DECLARE
     v_connection text;
 BEGIN
@@ -508,8 +544,24 @@ BEGIN
     END LOOP;
 END
 $zodan$;
+COMMENT ON FUNCTION zodan.disconnect_all IS
+'Closes every connection that Zodan keeps in this session; for zodan.close_connections (design 3).';
+REVOKE ALL ON FUNCTION zodan.disconnect_all FROM PUBLIC;
+
+CREATE FUNCTION zodan.close_connections()
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it. Finds
+dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink (design 3). */
+BEGIN
+    PERFORM zodan.find_dblink();
+    PERFORM zodan.disconnect_all();
+END
+$zodan$;
 COMMENT ON FUNCTION zodan.close_connections IS
-'Closes every kept connection of this session, which frees the locks they hold (design 3).';
+'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it. Finds
+dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink (design 3).';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
 CREATE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
@@ -1013,23 +1065,7 @@ this one statement, through dblink, which is created for its time where it is no
 holds them (design 3, 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
 
--- The DBA chose dblink's schema. Routines of this layer call it by bare name and find it here and nowhere else.
-DO $zodan$
-DECLARE
-    v_path text;
-    v_routine regprocedure;
-BEGIN
-    SELECT pg_catalog.format('pg_catalog, %I, pg_temp', n.nspname) INTO STRICT v_path
-      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
-     WHERE e.extname = 'dblink';
-    FOR v_routine IN
-        SELECT p.oid FROM pg_catalog.pg_proc AS p
-         WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%'
-    LOOP
-        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = %s', v_routine, v_path);
-    END LOOP;
-END
-$zodan$;
+DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
         CREATE TYPE zodan.plan_step AS (
             phase int, ordinal int, ref text, section text, node text, title text,
@@ -1336,6 +1372,12 @@ SELECT pg_catalog.jsonb_build_object(
     'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
     'recovery', pg_catalog.pg_is_in_recovery(),
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
+    -- Schemas of their own in which everything belongs to extensions.
+    'fenced', (SELECT coalesce(pg_catalog.jsonb_agg(n.nspname), '[]') FROM pg_catalog.pg_namespace AS n
+                WHERE n.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid)
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid AND d.classid <> 'pg_catalog.pg_extension'::regclass
+                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
     'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
     'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
     -- The role that initdb made is in no dependency.
@@ -3431,11 +3473,6 @@ SELECT pg_catalog.jsonb_build_object(
     'lolor_bytes', pg_catalog.pg_relation_size(pg_catalog.to_regclass('lolor.pg_largeobject')),
     'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(u.subname), '[]') FROM pg_catalog.pg_subscription AS u
                        WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
-    'schemas', (SELECT coalesce(pg_catalog.jsonb_agg(s.nspname), '[]') FROM spaces AS s
-                 WHERE s.nspname <> 'public' AND NOT EXISTS (SELECT FROM owned AS o WHERE o.classid = 'pg_catalog.pg_namespace'::regclass AND o.objid = s.oid)),
-    'routines', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.format('%I.%I', s.nspname, p.proname)), '[]')
-                   FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
-                  WHERE NOT EXISTS (SELECT FROM owned AS o WHERE o.classid = 'pg_catalog.pg_proc'::regclass AND o.objid = p.oid)),
     'sequences', (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), pg_catalog.jsonb_build_object(
                              'last', q.last_value, 'step', q.increment_by, 'snowflake', EXISTS (
                                  SELECT FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_attrdef AS f ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
@@ -3504,6 +3541,143 @@ COMMENT ON FUNCTION zodan.copy_facts IS
 have rows, and bytes, the size of their main files, TOAST included; bytes is NULL where a row filter or a column list leaves out nobody knows how
 much. It gives one row (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.copy_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_user_objects()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = o.classid AND d.objid = o.objid
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_user_objects IS
+'Writes the query that lists the objects of a database that can be dropped on their own and belong neither to
+PostgreSQL, nor to an extension, nor to Spock or Zodan: class, oid, type and identity, and rank, in which order they go. It looks
+into every catalog whose objects are not parts of others (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_user_objects FROM PUBLIC;
+
+CREATE FUNCTION zodan.object_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.type, u.identity)), '[]') AS facts
+  FROM (%s) AS u
+ WHERE u.type NOT IN ('extension', 'language', 'default acl', 'large object') AND NOT (u.type = 'schema' AND u.identity = 'public')
+$sql$, zodan.write_user_objects())
+$zodan$;
+COMMENT ON FUNCTION zodan.object_facts IS
+'The query that lists what a database has that a copy may be about to create: type and identity of every object of its own, of
+whatever kind, but for those that a copy creates where they are missing only. It gives one row, facts, an array (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.object_facts FROM PUBLIC;
+
+CREATE FUNCTION zodan.structure_facts(p_objects jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$
+WITH objects AS MATERIALIZED (%1$s),
+spaces AS MATERIALIZED (
+    SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan')),
+-- Functions of users, with what they are used in: an index, a check, a generated column.
+used AS MATERIALIZED (
+    SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.prosrc, p.proconfig, d.classid, coalesce(k.contype::text, 'i') AS kind
+      FROM pg_catalog.pg_depend AS d
+      JOIN pg_catalog.pg_proc AS p ON d.refclassid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.refobjid
+      JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
+      LEFT JOIN pg_catalog.pg_constraint AS k ON d.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = d.objid
+      LEFT JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid
+     WHERE (k.contype = 'c' OR c.relkind IN ('i', 'I')) AND p.oid >= 16384
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid = 'pg_catalog.pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e'))
+SELECT pg_catalog.jsonb_build_object(
+    'same', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', o.type, o.identity)), '[]') FROM objects AS o
+              WHERE pg_catalog.concat_ws(' ', o.type, o.identity) IN (SELECT x.name FROM pg_catalog.jsonb_array_elements_text(%2$s::jsonb) AS x(name))),
+    'extensions', (SELECT coalesce(pg_catalog.jsonb_object_agg(e.extname, pg_catalog.jsonb_build_object('schema', n.nspname,
+                              'made', NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS o WHERE o.classid = 'pg_catalog.pg_namespace'::regclass AND o.objid = n.oid AND o.deptype = 'e'), 'used', EXISTS (
+                              SELECT FROM pg_catalog.pg_depend AS m
+                                JOIN pg_catalog.pg_depend AS d ON (d.refclassid, d.refobjid) = (m.classid, m.objid)
+                               WHERE m.refclassid = 'pg_catalog.pg_extension'::regclass AND m.refobjid = e.oid AND m.deptype = 'e'
+                                 -- Not a member itself, nor a part of one.
+                                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS i WHERE (i.classid, i.objid) = (d.classid, d.objid) AND (i.deptype = 'e' OR i.deptype = 'i' AND EXISTS (
+                                         SELECT FROM pg_catalog.pg_depend AS w WHERE (w.classid, w.objid) = (i.refclassid, i.refobjid) AND w.deptype = 'e')))))), '{}')
+                     FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace),
+    'holding', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname)), '[]')
+                  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                  JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                  JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+                 WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor') AND pg_catalog.pg_relation_size(c.oid) > 0),
+    'public', pg_catalog.to_regnamespace('public') IS NOT NULL,
+    'in_public', EXISTS (SELECT FROM objects AS o WHERE o.type <> 'schema' AND pg_catalog.starts_with(o.identity, 'public.')),
+    'generated', (SELECT coalesce(pg_catalog.jsonb_object_agg(g.name, g.columns), '{}')
+                    FROM (SELECT pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name, pg_catalog.array_agg(a.attname) AS columns
+                            FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+                           WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> '' GROUP BY s.nspname, c.relname) AS g),
+    'references', (SELECT coalesce(pg_catalog.jsonb_agg(r.item), '[]') FROM (
+        SELECT pg_catalog.jsonb_build_object('name', k.conname, 'table', pg_catalog.format('%%I.%%I', s.nspname, c.relname),
+                   'refers', pg_catalog.format('%%I.%%I', f.nspname, t.relname), 'rows', c.reltuples,
+                   'given', (SELECT pg_catalog.string_agg(pg_catalog.format('f.%%I IS NOT NULL', a.attname), ' AND ') FROM pg_catalog.pg_attribute AS a
+                              WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey)),
+                   'meets', (SELECT pg_catalog.string_agg(pg_catalog.format('r.%%I = f.%%I', b.attname, a.attname), ' AND ')
+                               FROM pg_catalog.generate_subscripts(k.conkey, 1) AS u(place)
+                               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.conkey[u.place]
+                               JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.oid AND b.attnum = k.confkey[u.place])) AS item
+          FROM pg_catalog.pg_constraint AS k
+          JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid JOIN spaces AS s ON s.oid = c.relnamespace
+          JOIN pg_catalog.pg_class AS t ON t.oid = k.confrelid JOIN pg_catalog.pg_namespace AS f ON f.oid = t.relnamespace
+         WHERE k.contype = 'f' AND k.convalidated AND k.conparentid = 0) AS r),
+    'peeking', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u WHERE u.kind = 'c' AND u.prosrc ~* '\m(from|join)\M'),
+    'unpinned', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u
+                  WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(u.proconfig) AS c(setting) WHERE c.setting LIKE 'search_path=%%')
+                    AND EXISTS (SELECT FROM pg_catalog.regexp_matches(u.prosrc, '([a-z_][a-z0-9_$]*)\s*\(|\m(?:from|join)\s+([a-z_][a-z0-9_$]*)\M(?!\s*\.)', 'gi') AS m(part)
+                                 WHERE m.part[2] IS NOT NULL
+                                    OR EXISTS (SELECT FROM pg_catalog.pg_proc AS q WHERE q.proname = pg_catalog.lower(m.part[1]) AND q.pronamespace <> 'pg_catalog'::regnamespace)))
+) AS facts
+$sql$, zodan.write_user_objects(), zodan.quote_text(p_objects::text))
+$zodan$;
+COMMENT ON FUNCTION zodan.structure_facts IS
+'The query that reads from a database what decides whether its structure can be made anew elsewhere. p_objects is what
+zodan.object_facts gave for the database that is to have it. It gives one row, facts, an object: same (those of p_objects that are here
+too), extensions (schema, whether it is made for itself, whether anything here depends on the extension), holding (tables of extensions with rows), public,
+generated (columns), references (foreign keys), unpinned and peeking (functions in indexes, and in checks), and names nothing of Spock (design 4,
+step 2).';
+REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
 RETURNS jsonb
@@ -3859,7 +4033,6 @@ SELECT c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'a
      WHERE f.n #>> ARRAY['host', 'role_attributes', r.role] <> f.s #>> ARRAY['host', 'role_attributes', r.role]) AS r
  CROSS JOIN LATERAL (
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_array_elements_text(f.s #> '{tables,tablespaces}') AS t(name) WHERE NOT f.n #> '{host,tablespaces}' ? t.name)) AS spaces,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(h.name) FROM pg_catalog.jsonb_array_elements_text(f.s #> '{tables,schemas}') AS h(name) WHERE f.n #> '{tables,schemas}' ? h.name)) AS schemas,
            CASE WHEN f.s -> 'extensions' ? 'lolor' AND EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(f.s #> '{streams,tables}') AS i(item) WHERE i.item ->> 'table' LIKE 'lolor.%') THEN
                CASE WHEN NOT f.n -> 'extensions' ? 'lolor' THEN 'lolor is missing' WHEN (f.n #>> '{tables,lolor_bytes}')::bigint > 0 THEN 'its tables are not empty' END END AS lolor,
            (SELECT pg_catalog.format('%s, as on %s', f.n #>> '{host,settings,snowflake.node}', pg_catalog.string_agg(o.key, ', ')) FROM pg_catalog.jsonb_each(p_facts) AS o(key, value)
@@ -3869,8 +4042,6 @@ SELECT c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'a
     ('extension versions', 'warn', x.extensions, 'the versions of the source', 'Install the packages of the same versions on the new node''s server.'),
     ('role attributes', 'warn', r.roles, 'the attributes and memberships of the source', 'Run ALTER ROLE and GRANT for these roles as on the source.'),
     ('tablespaces', 'fail', 'missing: ' || l.spaces, 'every tablespace that holds a table or index of the source', 'Create the tablespaces on the new node''s server.'),
-    ('schemas', 'fail', l.schemas, 'no schema that the copy is about to create', 'Drop these schemas on the new node.'),
-    ('routines', 'warn', zodan.name_some(f.n #> '{tables,routines}'), 'no routines of its own: where the source has them too, the copy fails', 'Drop them on the new node unless you know that the source has none of these names.'),
     ('lolor', 'fail', l.lolor, 'where the source replicates lolor''s tables: the extension, and its tables empty', 'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
     ('snowflake.node', 'warn', l.snowflake, 'a number that no other node has', 'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
  ) AS c(name, severity, list, required, hint)
@@ -3878,9 +4049,22 @@ SELECT c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'a
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_server IS
 'What the new node''s server and database must have, or must not have, for the structure of the source to fit:
-tablespaces, no schemas of the same name, lolor ready, a snowflake number of its own; and warnings where roles, extensions or
-objects differ (design 4).';
+tablespaces, lolor ready, a snowflake number of its own; and warnings where roles or extensions
+differ (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
+
+CREATE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(o.name ORDER BY o.name), '{}')
+  FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'fenced']) AS o(name)
+ WHERE p_facts #> ARRAY[p_join ->> 'new', 'fenced'] ? o.name AND o.name ~ '^[a-z_][a-z0-9_]*$'
+$zodan$;
+COMMENT ON FUNCTION zodan.list_fenced IS
+'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves them out. Only
+plain names, which Spock gives to pg_dump as a pattern (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.check_result
@@ -3944,6 +4128,209 @@ COMMENT ON FUNCTION zodan.list_exchanged IS
 'The names of the replication sets that the members'' subscriptions take from one another; of a cluster of one, all that it
 has. A set that only an outside consumer takes is none of them (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_try_structure(p_extensions jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_fault text;
+    v_faults jsonb := '{}'::jsonb;
+    v_filled jsonb := '[]'::jsonb;
+    v_name text;
+    v_facts jsonb;
+    v_has boolean;
+BEGIN
+    -- The error that ends this is no one's concern but the caller's.
+    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    BEGIN
+        CREATE SCHEMA zodan_trial;
+        CREATE TYPE zodan_trial.kind AS ENUM ('trial');
+        CREATE TABLE zodan_trial.trial (id pg_catalog.int4 PRIMARY KEY);
+        CREATE VIEW zodan_trial.looks AS SELECT t.id FROM zodan_trial.trial AS t;
+        EXECUTE 'CREATE ' || 'FUNCTION zodan_trial.tries() RETURNS pg_catalog.int4 LANGUAGE sql IMMUTABLE AS ''SELECT 1''';
+        CREATE INDEX trial_tries ON zodan_trial.trial ((id + 1));
+        ALTER TABLE zodan_trial.trial ADD CONSTRAINT trial_check CHECK (id > 0);
+        GRANT SELECT ON zodan_trial.trial TO CURRENT_USER;
+        COMMENT ON TABLE zodan_trial.trial IS 'trial';
+    EXCEPTION WHEN OTHERS THEN
+        v_fault := SQLERRM;
+    END;
+    FOR v_name, v_facts IN SELECT x.key, x.value FROM pg_catalog.jsonb_each(%s::jsonb) AS x(key, value)
+                            WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = x.key)
+    LOOP
+        BEGIN
+            IF (v_facts ->> 'made')::boolean AND v_facts ->> 'schema' <> 'pg_catalog' THEN
+                EXECUTE pg_catalog.format('CREATE SCHEMA IF NOT EXISTS %%I', v_facts ->> 'schema');
+            END IF;
+            EXECUTE pg_catalog.format('CREATE EXTENSION IF NOT EXISTS %%I SCHEMA %%I CASCADE', v_name, v_facts ->> 'schema');
+        EXCEPTION WHEN OTHERS THEN
+            v_faults := v_faults || pg_catalog.jsonb_build_object(v_name, SQLERRM);
+        END;
+    END LOOP;
+    FOR v_name IN SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+                    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                    JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+                   WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor')
+    LOOP
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %%s)', v_name) INTO v_has;
+        IF v_has THEN
+            v_filled := v_filled || pg_catalog.to_jsonb(v_name);
+        END IF;
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried',
+        DETAIL = pg_catalog.jsonb_build_object('objects', v_fault, 'extensions', v_faults, 'filled', v_filled)::text;
+END
+$do$$sql$, zodan.quote_text(p_extensions::text))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_try_structure IS
+'Writes the statement that tries, on a new node, what a copy is about to do there: create a schema with objects of some kinds, as
+an event trigger may forbid, and the extensions of p_extensions (as zodan.structure_facts gives them) that are not there. Everything is rolled
+back, by an error ZD000 whose DETAIL is an object: objects (the fault, NULL where it worked), extensions (an object of those that
+fail, with the fault) and filled (tables of extensions that have rows once the extension is there) (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_try_structure FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_try_references(p_references jsonb, p_filters jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_filters jsonb := %2$s;
+    v_broken jsonb := '[]'::jsonb;
+    v_unread jsonb := '[]'::jsonb;
+    v_key record;
+    v_is_broken boolean;
+    v_end timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
+BEGIN
+    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    -- As who copies it: row security and triggers are none of this.
+    PERFORM pg_catalog.set_config('row_security', 'off', true);
+    FOR v_key IN
+        SELECT k.* FROM pg_catalog.jsonb_to_recordset(%1$s) AS k(name text, "table" text, refers text, given text, meets text, rows float8)
+         WHERE v_filters ? k."table" ORDER BY k.rows
+    LOOP
+        IF v_key.rows > 5000000 OR pg_catalog.clock_timestamp() > v_end THEN
+            v_unread := v_unread || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s', v_key.name, v_key."table"));
+            CONTINUE;
+        END IF;
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)', v_key."table",
+            ' WHERE ' || (v_filters ->> v_key."table"), v_key.given,
+            CASE WHEN v_filters ? v_key.refers THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
+                v_key.refers, ' WHERE ' || (v_filters ->> v_key.refers), v_key.meets) ELSE '' END) INTO v_is_broken;
+        IF v_is_broken THEN
+            v_broken := v_broken || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s, to %%s', v_key.name, v_key."table", v_key.refers));
+        END IF;
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = pg_catalog.jsonb_build_object('broken', v_broken, 'unread', v_unread)::text;
+END
+$do$$sql$, zodan.quote_text(p_references::text) || '::jsonb', zodan.quote_text(p_filters::text) || '::jsonb')
+$zodan$;
+COMMENT ON FUNCTION zodan.write_try_references IS
+'Writes the statement that finds, on the source, foreign keys that would not hold where only what is replicated is copied.
+p_references is what zodan.structure_facts gives, p_filters an object of published tables and their row filter, NULL where all rows are
+published. Tables of more than 5000000 rows are not read, and after 30 s no further one. It ends
+by an error ZD000 whose DETAIL is an object: broken and unread, arrays of names (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_try_references FROM PUBLIC;
+
+CREATE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the structure
+of one can be made on the other: structure, and on the new node trial, on the source references. What could not be read is named in unread. What
+is tried is rolled back. Never raises (design 4, step 2). */
+DECLARE
+    v_new text := p_join ->> 'new';
+    v_source text := p_join ->> 'source';
+    v_facts jsonb := p_facts;
+    v_objects jsonb;
+    v_answers jsonb;
+    v_answer record;
+    v_filters jsonb;
+BEGIN
+    IF v_new IS NULL OR NOT v_facts -> v_source ? 'streams' OR NOT v_facts -> v_new ? 'tables' OR v_facts #>> ARRAY[v_new, 'spock', 'node'] IS NOT NULL THEN
+        RETURN v_facts;
+    END IF;
+    v_objects := zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, zodan.object_facts()), p_dsns) #> ARRAY[v_new, 'value', 'facts'];
+    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
+        v_new, zodan.structure_facts('[]'), v_source, zodan.structure_facts(coalesce(v_objects, '[]'))), p_dsns);
+    FOR v_answer IN SELECT a.key, a.value, a.value #> '{value,facts}' AS facts FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE WHEN v_answer.facts IS NULL
+            THEN pg_catalog.jsonb_build_object('unread', 'structure: ' || (v_answer.value ->> 'message'))
+            ELSE pg_catalog.jsonb_build_object('structure', v_answer.facts) END);
+    END LOOP;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.filter), '{}') INTO v_filters
+      FROM (SELECT i.item ->> 'table' AS name,
+                   CASE WHEN pg_catalog.bool_and(i.item ->> 'filter' IS NOT NULL) THEN pg_catalog.string_agg(pg_catalog.format('(%s)', i.item ->> 'filter'), ' OR ') END AS filter
+              FROM pg_catalog.jsonb_array_elements(v_facts #> ARRAY[v_source, 'streams', 'tables']) AS i(item)
+             WHERE i.item ->> 'set' = ANY (zodan.list_exchanged(v_facts, p_join)) GROUP BY i.item ->> 'table') AS t;
+    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
+        v_new, zodan.write_try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')),
+        v_source, zodan.write_try_references(coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]'), v_filters)), p_dsns);
+    FOR v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE WHEN v_answer.value ->> 'sqlstate' = 'ZD000'
+            THEN pg_catalog.jsonb_build_object(CASE v_answer.key WHEN v_new THEN 'trial' ELSE 'references' END, (v_answer.value ->> 'detail')::jsonb)
+            ELSE pg_catalog.jsonb_build_object('unread', 'what was tried: ' || (v_answer.value ->> 'message')) END);
+    END LOOP;
+    RETURN v_facts;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.gather_structure IS
+'Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the structure
+of one can be made on the other: structure, and on the new node trial, on the source references. What could not be read is named in unread. What
+is tried is rolled back. Never raises (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_structure(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'source' END, c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s, p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
+               (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
+                  FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
+                 WHERE i.item ->> 'set' = ANY (zodan.list_exchanged(p_facts, p_join))) AS published OFFSET 0) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(o.name) FROM pg_catalog.jsonb_array_elements_text(f.t -> 'same') AS o(name)
+             WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(zodan.list_fenced(p_facts, p_join)) AS z(name) WHERE o.name = 'schema ' || z.name))) AS same,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: in %s, on the source in %s', e.key, f.n #>> ARRAY['structure', 'extensions', e.key, 'schema'], e.value ->> 'schema'))
+              FROM pg_catalog.jsonb_each(f.t -> 'extensions') AS e(key, value)
+             WHERE (e.value ->> 'used')::boolean AND f.n #>> ARRAY['structure', 'extensions', e.key, 'schema'] <> e.value ->> 'schema')) AS elsewhere,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: %s', e.key, e.value)) FROM pg_catalog.jsonb_each_text(f.n #> '{trial,extensions}') AS e(key, value)
+             WHERE f.n -> 'available' ? e.key)) AS failing,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_array_elements_text(f.n #> '{trial,filled}') AS t(name) WHERE f.published ? t.name)) AS filled,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_array_elements_text(f.t -> 'holding') AS t(name)
+             WHERE NOT f.published ? t.name AND NOT f.n #> '{trial,filled}' ? t.name)) AS holding,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', g.key, l.list)) FROM pg_catalog.jsonb_each(f.t -> 'generated') AS g(key, value)
+             CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list FROM pg_catalog.jsonb_array_elements_text(g.value) AS k(name)
+                                  WHERE pg_catalog.jsonb_typeof(f.published -> g.key) = 'null' OR f.published -> g.key ? k.name) AS l
+             WHERE f.published ? g.key AND l.list IS NOT NULL AND f.n #>> '{extensions,spock}' LIKE '5.%')) AS generated) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('nothing of the same name', 'new', 'fail', l.same, 'no object that the copy is about to create', 'Drop these objects on the new node.'),
+    ('objects can be created', 'new', 'fail', f.n #>> '{trial,objects}', 'a database in which the connecting role may create objects: the copy does', 'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
+    ('schema public', 'new', 'fail', CASE WHEN (f.t ->> 'in_public')::boolean AND NOT (f.n #>> '{structure,public}')::boolean THEN 'missing' END,
+     'schema public, in which the source has objects', 'Run CREATE SCHEMA public on the new node.'),
+    ('schemas of extensions', 'new', 'fail', l.elsewhere, 'an extension that others depend on in the schema that it has on the source', 'Run ALTER EXTENSION ... SET SCHEMA on the new node, or drop it there.'),
+    ('extensions can be created', 'new', 'fail', l.failing, 'every extension of the source', 'Run CREATE EXTENSION on the new node to see the error, and remove its cause.'),
+    ('tables of extensions', 'new', 'fail', l.filled, 'no rows from the script of an extension in a table that is copied', 'Take these tables out of the replication sets on every member.'),
+    ('rows of extensions', 'source', 'warn', l.holding, 'no rows in tables of extensions that are in no replication set: they are not copied', 'Add these tables to a set on every member, or bring their rows by hand.'),
+    ('generated columns', 'source', 'fail', l.generated, 'with Spock 5, no generated column in what is replicated: its copy fails', 'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
+    ('foreign keys', 'source', 'fail', zodan.name_some(f.s #> '{references,broken}'), 'a row for every reference among the rows that are copied',
+     'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
+    ('foreign keys that were read', 'source', 'info', zodan.name_some(f.s #> '{references,unread}'), 'small enough to be looked at before', 'Expect the copy to fail at the end if rows are missing there.'),
+    ('checks that read tables', 'source', 'warn', zodan.name_some(f.t -> 'peeking'), 'no CHECK whose function reads a table, which may be empty while the copy fills another', 'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
+    ('functions with a search path', 'source', 'warn', zodan.name_some(f.t -> 'unpinned'), 'a search_path set for functions in indexes and checks: the copy has none', 'Run ALTER FUNCTION ... SET search_path for these.')
+ ) AS c(name, place, severity, list, required, hint)
+ WHERE f.t IS NOT NULL AND f.n ? 'structure'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_structure IS
+'Whether the structure and rows of the source can be made on the new node, over what zodan.gather_structure gave: nothing of the
+same name is there, objects and extensions can be created, foreign keys hold for what is copied, Spock can copy the columns. Warnings where the
+copy may fail by what a function does (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.check_result
@@ -4121,7 +4508,7 @@ SELECT c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list,
     ('unlogged tables', 'warn', zodan.name_some(f.t -> 'unlogged'), 'none: they are not replicated', 'Run ALTER TABLE ... SET LOGGED and add them to a set, or do without them.'),
     ('triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'), 'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node', 'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
     ('large objects', 'warn', l.large, 'none, or lolor, which replicates them', 'Install lolor and move the large objects into its tables.'),
-    ('other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'), 'no subscription of PostgreSQL''s own: the copy carries it to the new node', 'Drop it, or see that it stays disabled on the new node.')
+    ('other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'), 'no subscription of PostgreSQL''s own: the copy carries it to the new node', 'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: its slot is the source''s.')
  ) AS c(name, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.s IS NOT NULL
 $zodan$;
@@ -4165,6 +4552,7 @@ BEGIN
     RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_new_node(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_new_server(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_structure(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_premises(p_facts, p_join);
@@ -4296,6 +4684,7 @@ DECLARE
     v_counts jsonb;
 BEGIN
     IF p_type = 'pre' THEN
+        v_facts := zodan.gather_structure(v_facts, v_join, p_dsns);
         RETURN QUERY SELECT * FROM zodan.check_join(v_facts, v_join, v_probes);
         RETURN;
     END IF;
@@ -4851,19 +5240,20 @@ CREATE FUNCTION zodan.write_sub_create(
     p_structure boolean,
     p_data boolean,
     p_forward text[],
-    p_enabled boolean
+    p_enabled boolean,
+    p_skip text[] DEFAULT '{}'
 )
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format('SELECT spock.sub_create(subscription_name := %s, provider_dsn := %s, replication_sets := %s, '
-    'synchronize_structure := %s, synchronize_data := %s, forward_origins := %s, enabled := %s, skip_schema := ARRAY[''zodan'']) AS sub_id',
+    'synchronize_structure := %s, synchronize_data := %s, forward_origins := %s, enabled := %s, skip_schema := %s) AS sub_id',
     zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets),
-    p_structure::text, p_data::text, zodan.quote_list(p_forward), p_enabled::text)
+    p_structure::text, p_data::text, zodan.quote_list(p_forward), p_enabled::text, zodan.quote_list(ARRAY['zodan'] || p_skip))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_sub_create IS
-'Writes the query that creates a subscription from a provider, its connection string as a placeholder, schema zodan left
-out of any structure copy (design 4, steps 2, 5 and 8).';
+'Writes the query that creates a subscription from a provider, its connection string as a placeholder, schema zodan and
+those of p_skip left out of any structure copy (design 4, steps 2, 5 and 8).';
 REVOKE ALL ON FUNCTION zodan.write_sub_create FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_create_slot(p_slot text, p_version_num int)
@@ -4881,56 +5271,6 @@ COMMENT ON FUNCTION zodan.write_create_slot IS
 (p_version_num from 170000 on). One of that name that has lost its WAL is dropped first: it can never be used again
 (design 4, step 5).';
 REVOKE ALL ON FUNCTION zodan.write_create_slot FROM PUBLIC;
-
-CREATE FUNCTION zodan.write_user_objects()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$
-SELECT o.classid, o.objid, i.type, i.identity, o.rank
-  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
-        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
-                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
-        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
-        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
-        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
-        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
-        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
-        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
-        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
-        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
-        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
-        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
-        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
-        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
-        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
-        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
-        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
-        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
-        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
-        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
-        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
-        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
-        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
-        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
-        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
-        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
-                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
- CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
- WHERE o.objid >= 16384
-   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-   -- Default privileges hang on their schema, which may have been there before.
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
-                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))
-$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_user_objects IS
-'Writes the query that lists the objects of a database that can be dropped on their own and belong neither to
-PostgreSQL, nor to an extension, nor to Spock or Zodan: class, oid, type and identity, and rank, in which order they go. It looks
-into every catalog whose objects are not parts of others (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_user_objects FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_identity()
 RETURNS text
@@ -5316,7 +5656,8 @@ BEGIN
     RETURN NEXT zodan.make_step(5, v_source, 'note the files of the tables on ' || v_source,
         p_do := zodan.write_note_files(), p_ref := 'files', p_section := 'copy');
     RETURN NEXT zodan.make_step(7, v_new, pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
-            p_do := zodan.write_sub_create(v_sub, v_source, zodan.list_sets(p_cluster, v_source), true, true, '{all}', true),
+            p_do := zodan.write_sub_create(v_sub, v_source, zodan.list_sets(p_cluster, v_source), true, true, '{all}', true,
+                ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced', '[]')) AS s(name))),
             p_done := zodan.write_is_direct(p_cluster, v_sub),
             p_undo := zodan.write_drop_copy(v_sub),
             p_section := 'copy');
@@ -5879,7 +6220,7 @@ BEGIN
             || pg_catalog.jsonb_build_object(v_node, v_slot));
     END LOOP;
     RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - 'the copy', 'copy_slot', v_slots #> ARRAY['the copy', v_new],
-        'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
+        'fenced', pg_catalog.to_jsonb(zodan.list_fenced(p_facts, p_join)), 'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
         'sets', (SELECT pg_catalog.jsonb_object_agg(f.key, (SELECT coalesce(pg_catalog.jsonb_agg(s.name), '[]')
                        FROM pg_catalog.jsonb_array_elements_text(f.value #> '{spock,sets}') AS s(name) WHERE s.name = ANY (x.sets)))
                    FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x),

@@ -7,6 +7,15 @@ SELECT pg_catalog.set_config('spock.enable_ddl_replication', 'off', true),
        pg_catalog.set_config('client_min_messages', 'warning', true) \g /dev/null
 
 DO $zodan$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink')
+       AND EXISTS (SELECT FROM pg_catalog.pg_available_extensions AS a WHERE a.name = 'dblink') THEN
+        CREATE EXTENSION dblink;
+    END IF;
+END
+$zodan$;
+
+DO $zodan$
 DECLARE
     v_spock text := (SELECT e.extversion FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock');
 BEGIN
@@ -515,11 +524,47 @@ COMMENT ON FUNCTION zodan.judge_caller IS
 dead where it is a session of this server, in its present life; unknown where it is of another (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.close_connections()
+CREATE OR REPLACE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every kept connection of this session, which frees the locks they hold (design 3). */
+/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
+chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3). */
+DECLARE
+    v_path text := (SELECT pg_catalog.format('pg_catalog, %I, pg_temp', n.nspname)
+                      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+                     WHERE e.extname = 'dblink');
+    v_travels text := pg_catalog.current_setting('spock.enable_ddl_replication', true);
+    v_routine regprocedure;
+BEGIN
+    IF v_path IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD102',
+            MESSAGE = pg_catalog.format('Zodan needs dblink in database "%s"', pg_catalog.current_database()),
+            HINT = 'Run CREATE EXTENSION dblink first.';
+    END IF;
+    FOR v_routine IN
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+         WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%' AND p.proname <> 'find_dblink'
+           AND ('search_path=' || v_path) <> ALL (coalesce(p.proconfig, '{}'))
+    LOOP
+        -- It is for this node alone.
+        PERFORM pg_catalog.set_config('spock.enable_ddl_replication', 'off', true);
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = %s', v_routine, v_path);
+    END LOOP;
+    PERFORM pg_catalog.set_config('spock.enable_ddl_replication', v_travels, true) WHERE v_travels IS NOT NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_dblink IS
+'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
+chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3).';
+REVOKE ALL ON FUNCTION zodan.find_dblink FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.disconnect_all()
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes every connection that Zodan keeps in this session; for zodan.close_connections (design 3). */
 DECLARE
     v_connection text;
 BEGIN
@@ -530,8 +575,24 @@ BEGIN
     END LOOP;
 END
 $zodan$;
+COMMENT ON FUNCTION zodan.disconnect_all IS
+'Closes every connection that Zodan keeps in this session; for zodan.close_connections (design 3).';
+REVOKE ALL ON FUNCTION zodan.disconnect_all FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.close_connections()
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it. Finds
+dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink (design 3). */
+BEGIN
+    PERFORM zodan.find_dblink();
+    PERFORM zodan.disconnect_all();
+END
+$zodan$;
 COMMENT ON FUNCTION zodan.close_connections IS
-'Closes every kept connection of this session, which frees the locks they hold (design 3).';
+'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it. Finds
+dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink (design 3).';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
@@ -1035,23 +1096,7 @@ this one statement, through dblink, which is created for its time where it is no
 holds them (design 3, 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
 
--- The DBA chose dblink's schema. Routines of this layer call it by bare name and find it here and nowhere else.
-DO $zodan$
-DECLARE
-    v_path text;
-    v_routine regprocedure;
-BEGIN
-    SELECT pg_catalog.format('pg_catalog, %I, pg_temp', n.nspname) INTO STRICT v_path
-      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
-     WHERE e.extname = 'dblink';
-    FOR v_routine IN
-        SELECT p.oid FROM pg_catalog.pg_proc AS p
-         WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%'
-    LOOP
-        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = %s', v_routine, v_path);
-    END LOOP;
-END
-$zodan$;
+DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
 DO $zodan$
 BEGIN
@@ -1372,6 +1417,12 @@ SELECT pg_catalog.jsonb_build_object(
     'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
     'recovery', pg_catalog.pg_is_in_recovery(),
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
+    -- Schemas of their own in which everything belongs to extensions.
+    'fenced', (SELECT coalesce(pg_catalog.jsonb_agg(n.nspname), '[]') FROM pg_catalog.pg_namespace AS n
+                WHERE n.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid)
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid AND d.classid <> 'pg_catalog.pg_extension'::regclass
+                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
     'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
     'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
     -- The role that initdb made is in no dependency.

@@ -1,0 +1,244 @@
+"""What would have a copy fail late: refused before anything is changed, and harmless neighbours that are not."""
+
+from __future__ import annotations
+
+import pytest
+from test_add_node__premises import at, everywhere, refused
+
+from support.calls import add_node, load_zodan
+from support.clusters import MakeCluster
+from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+from zodan_sql.sandbox import Cluster, Node
+
+_ADD = "SELECT spock.repset_add_table('default', '{}')"
+_REMOVE = "SELECT spock.repset_remove_table('default', '{}')"
+
+
+@pytest.fixture(scope="module")
+def cluster(make_module_cluster: MakeCluster) -> Cluster:
+    """Two members and a blank; whatever a test makes on them it takes away again."""
+    cluster = make_module_cluster(members=2, blanks=1)
+    create_tables(cluster)
+    fill(cluster["n1"], 100)
+    wait_level(cluster.members)
+    load_zodan(cluster["n3"])
+    return cluster
+
+
+#: Made on n3 as on the members: kind of object, statement, and what takes it away.
+_SAME = {
+    "type": ("CREATE TYPE mood AS ENUM ('good')", "DROP TYPE mood"),
+    "domain": ("CREATE DOMAIN positive AS int", "DROP DOMAIN positive"),
+    "operator": (
+        "CREATE OPERATOR === (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int)",
+        "DROP OPERATOR === (int, int)",
+    ),
+    "function": ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "DROP FUNCTION f()"),
+    "schema": ("CREATE SCHEMA extra", "DROP SCHEMA extra"),
+    "collation": ("CREATE COLLATION swedish (LOCALE = 'C')", "DROP COLLATION swedish"),
+    "publication": ("CREATE PUBLICATION news", "DROP PUBLICATION news"),
+    "foreign-data wrapper": ("CREATE FOREIGN DATA WRAPPER nowhere", "DROP FOREIGN DATA WRAPPER nowhere"),
+    "access method": (
+        "CREATE ACCESS METHOD pile TYPE TABLE HANDLER heap_tableam_handler",
+        "DROP ACCESS METHOD pile",
+    ),
+    "text search dictionary": (
+        "CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple)",
+        "DROP TEXT SEARCH DICTIONARY words",
+    ),
+    "cast": ("CREATE CAST (point AS text) WITH INOUT", "DROP CAST (point AS text)"),
+}
+
+
+@pytest.mark.parametrize("kind", _SAME)
+def test_an_object_of_the_same_name(cluster: Cluster, kind: str) -> None:
+    make, drop = _SAME[kind]
+    at(cluster["n3"], make)
+    everywhere(cluster, make)
+    refused(cluster, "nothing of the same name", "type" if kind == "domain" else kind)
+    everywhere(cluster, drop)
+    at(cluster["n3"], drop)
+
+
+def test_an_event_trigger_that_forbids(cluster: Cluster) -> None:
+    at(
+        cluster["n3"],
+        "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " $$BEGIN IF tg_tag = 'CREATE TABLE' THEN RAISE EXCEPTION 'no tables here'; END IF; END$$",
+        "CREATE EVENT TRIGGER no_tables ON ddl_command_start EXECUTE FUNCTION forbid()",
+    )
+    refused(cluster, "objects can be created", "no tables here")
+    at(cluster["n3"], "DROP EVENT TRIGGER no_tables", "DROP FUNCTION forbid()")
+
+
+def test_no_schema_public(cluster: Cluster) -> None:
+    n3 = cluster["n3"]
+    at(n3, "CREATE SCHEMA ext", "ALTER EXTENSION dblink SET SCHEMA ext", "ALTER SCHEMA public RENAME TO other")
+    load_zodan(n3)
+    refused(cluster, "schema public", "missing")
+    at(n3, "ALTER SCHEMA other RENAME TO public", "ALTER EXTENSION dblink SET SCHEMA public", "DROP SCHEMA ext")
+    load_zodan(n3)
+
+
+def test_an_extension_that_others_need_in_its_schema(cluster: Cluster) -> None:
+    everywhere(
+        cluster,
+        "CREATE SCHEMA ext",
+        "ALTER EXTENSION dblink SET SCHEMA ext",
+        "CREATE VIEW looks AS SELECT * FROM ext.dblink('', '') AS t(a int)",
+    )
+    refused(cluster, "schemas of extensions", "dblink: in public, on the source in ext")
+    everywhere(cluster, "DROP VIEW looks", "ALTER EXTENSION dblink SET SCHEMA public", "DROP SCHEMA ext")
+
+
+def test_an_extension_that_cannot_be_created(cluster: Cluster) -> None:
+    everywhere(cluster, "CREATE EXTENSION pg_trgm")
+    at(cluster["n3"], "CREATE FUNCTION similarity(text, text) RETURNS real LANGUAGE sql AS 'SELECT 1::real'")
+    refused(cluster, "extensions can be created", "pg_trgm: ")
+    at(cluster["n3"], "DROP FUNCTION similarity")
+    everywhere(cluster, "DROP EXTENSION pg_trgm")
+
+
+def test_a_table_that_an_extension_fills(cluster: Cluster) -> None:
+    n3 = cluster["n3"]
+    make = ("CREATE TABLE seeded (id int PRIMARY KEY)", "INSERT INTO seeded VALUES (1)")
+    for node in cluster.nodes:
+        at(node, *make, "ALTER EXTENSION dblink ADD TABLE seeded")
+    everywhere(cluster, _ADD.format("seeded"))
+    refused(cluster, "tables of extensions", "public.seeded")
+    everywhere(cluster, _REMOVE.format("seeded"))
+    # In no set, and only the members have rows: that is said.
+    at(n3, "DELETE FROM seeded")
+    rows = checks(cluster, "rows of extensions")
+    assert [(severity, passed, observed) for severity, passed, observed in rows] == [("warn", False, "public.seeded")]
+    for node in cluster.nodes:
+        at(node, "ALTER EXTENSION dblink DROP TABLE seeded", "DROP TABLE seeded")
+
+
+def checks(cluster: Cluster, name: str) -> list[tuple[object, ...]]:
+    """Return severity, passed and observed of a check, before a join of n3."""
+    n1, n3 = cluster["n1"], cluster["n3"]
+    return n3.execute(
+        "SELECT severity, passed, observed FROM zodan.checks('pre', 'n1', %(source)s, 'n3', %(new)s)"
+        " WHERE name = %(name)s",
+        {"source": n1.dsn(), "new": n3.dsn(), "name": name},
+    )
+
+
+@pytest.mark.parametrize(
+    ("check", "statement"),
+    [
+        ("checks that read tables", "ALTER TABLE holder ADD CHECK (looks_up(id))"),
+        ("functions with a search path", "CREATE INDEX holder_calls ON holder (calls(id))"),
+    ],
+)
+def test_functions_that_may_fail_in_a_copy_are_named(cluster: Cluster, check: str, statement: str) -> None:
+    everywhere(
+        cluster,
+        "CREATE TABLE holder (id int PRIMARY KEY)",
+        "CREATE FUNCTION looks_up(int) RETURNS boolean LANGUAGE sql SET search_path = public"
+        " AS 'SELECT EXISTS (SELECT FROM app_keyed) OR true'",
+        "CREATE FUNCTION helper(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'",
+        "CREATE FUNCTION calls(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN helper($1); END'",
+        statement,
+    )
+    ((severity, passed, observed),) = checks(cluster, check)
+    assert (severity, passed) == ("warn", False)
+    assert "(integer)" in str(observed)
+    everywhere(cluster, "DROP TABLE holder", "DROP FUNCTION looks_up, calls, helper")
+    ((_, passed, _),) = checks(cluster, check)
+    assert passed
+
+
+def test_a_reference_to_what_is_not_copied(cluster: Cluster) -> None:
+    everywhere(
+        cluster,
+        "CREATE TABLE ref (id int PRIMARY KEY)",
+        "CREATE TABLE fact (id int PRIMARY KEY, r int REFERENCES ref)",
+        "INSERT INTO ref VALUES (1), (2)",
+        "INSERT INTO fact VALUES (1, 1), (2, NULL)",
+        _ADD.format("fact"),
+    )
+    refused(cluster, "foreign keys", "fact_r_fkey on public.fact, to public.ref")
+    # Nor where the row that is referred to is left out.
+    everywhere(cluster, "SELECT spock.repset_add_table('default', 'ref', row_filter := 'id > 1')")
+    refused(cluster, "foreign keys", "fact_r_fkey")
+    everywhere(cluster, _REMOVE.format("ref"), _REMOVE.format("fact"), "DROP TABLE fact, ref")
+
+
+def test_a_source_that_violates_its_own_key(cluster: Cluster) -> None:
+    everywhere(
+        cluster,
+        "CREATE TABLE ref (id int PRIMARY KEY)",
+        "CREATE TABLE fact (id int PRIMARY KEY, r int REFERENCES ref)",
+        "INSERT INTO ref VALUES (1)",
+        "INSERT INTO fact VALUES (1, 1)",
+        "SET session_replication_role = replica",
+        "DELETE FROM ref",
+        _ADD.format("ref"),
+        _ADD.format("fact"),
+    )
+    refused(cluster, "foreign keys", "fact_r_fkey")
+    everywhere(cluster, _REMOVE.format("ref"), _REMOVE.format("fact"), "DROP TABLE fact, ref")
+
+
+def test_a_generated_column(cluster: Cluster) -> None:
+    ((old,),) = cluster["n3"].execute("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = 'spock'")
+    everywhere(
+        cluster,
+        "CREATE TABLE inv (id int PRIMARY KEY, net numeric, gross numeric GENERATED ALWAYS AS (net * 2) STORED)",
+        _ADD.format("inv"),
+    )
+    if old:
+        refused(cluster, "generated columns", "public.inv (gross)")
+    else:
+        # Spock 6 copies them, as test_neighbours_that_do_no_harm shows.
+        assert checks(cluster, "generated columns") == [("fail", True, "as needed")]
+    everywhere(cluster, _REMOVE.format("inv"), "DROP TABLE inv")
+
+
+def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
+    n3 = cluster["n3"]
+    ((old,),) = n3.execute("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = 'spock'")
+    net = "columns := '{id,net}'" if old else "columns := NULL"
+    # What only n3 has; an event trigger that only notes; dblink in a schema of its own, everywhere.
+    at(
+        n3,
+        "CREATE TYPE mine AS ENUM ('x')",
+        "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE LOG 'ddl: %', tg_tag; END$$",
+        "CREATE EVENT TRIGGER notes ON ddl_command_end EXECUTE FUNCTION note()",
+    )
+    for node in cluster.nodes:
+        at(node, "CREATE SCHEMA ext", "ALTER EXTENSION dblink SET SCHEMA ext")
+    load_zodan(n3)
+    everywhere(
+        cluster,
+        "CREATE VIEW looks AS SELECT * FROM ext.dblink('', '') AS t(a int)",
+        # No row refers to what is not copied; a key that is not valid.
+        "CREATE TABLE ref (id int PRIMARY KEY)",
+        "CREATE TABLE fact (id int PRIMARY KEY, r int REFERENCES ref)",
+        "CREATE TABLE loose (id int PRIMARY KEY, r int)",
+        "INSERT INTO fact VALUES (1, NULL)",
+        "INSERT INTO loose VALUES (1, 7)",
+        "ALTER TABLE loose ADD FOREIGN KEY (r) REFERENCES ref NOT VALID",
+        "CREATE TABLE inv (id int PRIMARY KEY, net numeric, gross numeric GENERATED ALWAYS AS (net * 2) STORED)",
+        "INSERT INTO inv VALUES (1, 2)",
+        _ADD.format("fact"),
+        _ADD.format("loose"),
+        f"SELECT spock.repset_add_table('default', 'inv', {net})",
+        # Functions that say where they look.
+        "CREATE FUNCTION pinned(int) RETURNS int LANGUAGE sql IMMUTABLE SET search_path = public AS 'SELECT $1'",
+        "CREATE INDEX fact_pinned ON fact (pinned(id))",
+    )
+    told = add_node(cluster, "n1", "n3")
+    assert [line for line in told if line.startswith(("functions with", "checks that"))] == []
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, [*TABLES, "fact", "loose"])
+    assert n3.execute("SELECT gross FROM inv") == [(4,)]
+    assert [_extension_schema(node) for node in cluster.nodes] == ["ext"] * 3
+
+
+def _extension_schema(node: Node) -> str:
+    ((schema,),) = node.execute("SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'dblink'")
+    return str(schema)
