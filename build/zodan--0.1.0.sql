@@ -4320,7 +4320,7 @@ SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'so
     ('generated columns', 'source', 'fail', l.generated, 'with Spock 5, no generated column in what is replicated: its copy fails', 'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
     ('foreign keys', 'source', 'fail', zodan.name_some(f.s #> '{references,broken}'), 'a row for every reference among the rows that are copied',
      'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
-    ('foreign keys that were read', 'source', 'info', zodan.name_some(f.s #> '{references,unread}'), 'small enough to be looked at before', 'Expect the copy to fail at the end if rows are missing there.'),
+    ('foreign keys that were read', 'source', 'warn', zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before', 'Look for rows without the one that they refer to: the copy would fail at its end.'),
     ('checks that read tables', 'source', 'warn', zodan.name_some(f.t -> 'peeking'), 'no CHECK whose function reads a table, which may be empty while the copy fills another', 'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
     ('functions with a search path', 'source', 'warn', zodan.name_some(f.t -> 'unpinned'), 'a search_path set for functions in indexes and checks: the copy has none', 'Run ALTER FUNCTION ... SET search_path for these.')
  ) AS c(name, place, severity, list, required, hint)

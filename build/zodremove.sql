@@ -61,6 +61,8 @@ BEGIN
                 SELECT p.oid FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('zodan')
                     OR p.pronamespace = 'spock'::regnamespace AND p.proname IN ('add_node', 'remove_node', 'health_check')
+                 -- The youngest first: a default of one routine may name an older one.
+                 ORDER BY p.oid DESC
             LOOP
                 EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
             END LOOP;

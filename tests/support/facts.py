@@ -15,7 +15,8 @@ from zodan_sql.sandbox import Cluster, Node
 Doctor = Callable[["Facts"], None]
 
 _GATHER = """
-SELECT zodan.gather_more(s.p_facts, s.p_dsns), s.p_join, zodan.probe_pairs(s.p_facts, s.p_dsns)
+SELECT zodan.gather_structure(zodan.gather_more(s.p_facts, s.p_dsns), s.p_join, s.p_dsns), s.p_join,
+       zodan.probe_pairs(s.p_facts, s.p_dsns)
   FROM zodan.survey_members(%(source)s, %(source_dsn)s, %(new)s, %(new_dsn)s, 'test') AS s
 """
 
