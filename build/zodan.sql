@@ -533,13 +533,12 @@ AS $zodan$
 /* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
 chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3). */
 DECLARE
-    v_path text := (SELECT pg_catalog.format('pg_catalog, %I, pg_temp', n.nspname)
-                      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
-                     WHERE e.extname = 'dblink');
+    v_schema name := (SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+                       WHERE e.extname = 'dblink');
     v_travels text := pg_catalog.current_setting('spock.enable_ddl_replication', true);
     v_routine regprocedure;
 BEGIN
-    IF v_path IS NULL THEN
+    IF v_schema IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD102',
             MESSAGE = pg_catalog.format('Zodan needs dblink in database "%s"', pg_catalog.current_database()),
@@ -548,11 +547,11 @@ BEGIN
     FOR v_routine IN
         SELECT p.oid FROM pg_catalog.pg_proc AS p
          WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%' AND p.proname <> 'find_dblink'
-           AND ('search_path=' || v_path) <> ALL (coalesce(p.proconfig, '{}'))
+           AND pg_catalog.format('search_path=pg_catalog, %I, pg_temp', v_schema) <> ALL (coalesce(p.proconfig, '{}'))
     LOOP
         -- It is for this node alone.
         PERFORM pg_catalog.set_config('spock.enable_ddl_replication', 'off', true);
-        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = %s', v_routine, v_path);
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', v_routine, v_schema);
     END LOOP;
     PERFORM pg_catalog.set_config('spock.enable_ddl_replication', v_travels, true) WHERE v_travels IS NOT NULL;
 END
