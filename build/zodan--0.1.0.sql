@@ -942,8 +942,8 @@ RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
-that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed it
-is created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
+that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed its
+functions are created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
 then of connection and replication, with the fault, NULL where it worked (design 3). */
 BEGIN
     RETURN pg_catalog.format($sql$DO $do$
@@ -959,10 +959,13 @@ DECLARE
 BEGIN
     -- The error that ends this is no one's concern but the caller's.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink') THEN
-        CREATE EXTENSION dblink SCHEMA public;
-    END IF;
     SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
+    IF v_schema IS NULL THEN
+        -- Not the extension itself: the caller may be about to create it here.
+        v_schema := 'pg_temp';
+        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_connect(text, text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_connect''';
+        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_disconnect(text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_disconnect''';
+    END IF;
     FOR v_node, v_target, v_kind, v_mode IN
         SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each_text(v_targets) AS t(key, value)
          CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode) ORDER BY t.key, m.place
@@ -989,8 +992,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_probe IS
 'Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
-that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed it
-is created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
+that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed its
+functions are created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
 then of connection and replication, with the fault, NULL where it worked (design 3).';
 REVOKE ALL ON FUNCTION zodan.write_probe FROM PUBLIC;
 
@@ -4143,6 +4146,8 @@ DECLARE
 BEGIN
     -- The error that ends this is no one's concern but the caller's.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    -- What the caller has created and not committed is no fault of the database's.
+    PERFORM pg_catalog.set_config('lock_timeout', '1s', true);
     BEGIN
         CREATE SCHEMA zodan_trial;
         CREATE TYPE zodan_trial.kind AS ENUM ('trial');
@@ -4164,7 +4169,9 @@ BEGIN
                 EXECUTE pg_catalog.format('CREATE SCHEMA IF NOT EXISTS %%I', v_facts ->> 'schema');
             END IF;
             EXECUTE pg_catalog.format('CREATE EXTENSION IF NOT EXISTS %%I SCHEMA %%I CASCADE', v_name, v_facts ->> 'schema');
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        WHEN OTHERS THEN
             v_faults := v_faults || pg_catalog.jsonb_build_object(v_name, SQLERRM);
         END;
     END LOOP;

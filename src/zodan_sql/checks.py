@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 
 from zodan_sql.errors import ZodanError
-from zodan_sql.operation import connect, read_function, read_rows
+from zodan_sql.operation import Where, connect, read_function, read_rows
 from zodan_sql.words import size
 
 DISK_SPACE = "disk space"
@@ -56,9 +56,9 @@ class CheckResult:
         return "FAIL" if self.severity == "fail" else "WARN"
 
 
-def examine(dsn: str, arguments: Mapping[str, str]) -> list[CheckResult]:
-    """Return the rows of zodan.checks, called by name in a database that has Zodan. Raises ZodanError."""
-    return read_function(dsn, "checks", arguments, CheckResult)
+def examine(where: Where, arguments: Mapping[str, str]) -> list[CheckResult]:
+    """Return the rows of zodan.checks, called by name where Zodan is. Raises ZodanError."""
+    return read_function(where, "checks", arguments, CheckResult)
 
 
 def recorded(dsn: str, number: int) -> list[CheckResult]:

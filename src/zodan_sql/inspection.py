@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from zodan_sql.operation import OnMessage, read_rows
+from zodan_sql.operation import OnMessage, Where, read_rows
 
 #: good: it replicates. off: somebody switched it off. busy: it is on its way. bad: look at it.
 Health = Literal["good", "busy", "off", "bad"]
@@ -69,14 +69,14 @@ class Leftover:
     certain: bool
 
 
-def topology(dsn: str, through: str | None = None) -> list[Stream]:
-    """Return who streams to whom in the cluster of the member ``through``, by default ``dsn``, as called in ``dsn``."""
-    return read_rows(dsn, _TOPOLOGY, {"through": through or dsn}, Stream)
+def topology(where: Where, through: str) -> list[Stream]:
+    """Return who streams to whom in the cluster of the member ``through``, as called in ``where``."""
+    return read_rows(where, _TOPOLOGY, {"through": through}, Stream)
 
 
-def rescan(dsn: str, on_message: OnMessage) -> list[Leftover]:
-    """Return what was left behind in the cluster of the member ``dsn``; those out of reach are warned of."""
-    return read_rows(dsn, _RESCAN, {"through": dsn}, Leftover, on_message)
+def rescan(where: Where, through: str, on_message: OnMessage) -> list[Leftover]:
+    """Return what was left behind in the cluster of the member ``through``; those out of reach are warned of."""
+    return read_rows(where, _RESCAN, {"through": through}, Leftover, on_message)
 
 
 def masked(streams: Iterable[Stream], redact: Callable[[str], str]) -> list[Stream]:

@@ -7,7 +7,8 @@ psql gives the same; what stands here is what a script cannot do: look first, ve
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -17,7 +18,7 @@ from psycopg import sql
 from zodan_sql import render
 from zodan_sql.errors import ZodanError, from_database, precondition_error
 from zodan_sql.journal import INTERRUPTED, Operation, read_operations
-from zodan_sql.operation import connect
+from zodan_sql.operation import Where, connect
 from zodan_sql.redact import Redactor, describe
 from zodan_sql.script import without_meta, without_transaction
 
@@ -65,6 +66,27 @@ def installed_version(dsn: str, option: str = "--dsn") -> str | None:
         return _version(connection) if _is_complete(connection) else None
 
 
+@contextmanager
+def borrowed(dsn: str) -> Iterator[Where]:
+    """Give where Zodan can be read from: the database itself where it is installed, else a connection.
+
+    In the transaction of that connection it was loaded, and all of that is rolled back in the end. Raises ZodanError.
+    """
+    if installed_version(dsn) is not None:
+        yield dsn
+        return
+    with connect(dsn, autocommit=False) as connection:
+        try:
+            try:
+                _load(connection, create_dblink=True)
+            except psycopg.Error as error:
+                raise from_database(error) from None
+            yield connection
+        finally:
+            if not connection.closed:
+                connection.rollback()
+
+
 def own_version() -> str:
     """Return the version of the scripts of this package."""
     return render.read_version(render.find_templates())
@@ -101,14 +123,18 @@ def _redacted(error: ZodanError, redact: Redactor) -> ZodanError:
     )
 
 
-def _install(connection: Connection, create_dblink: bool) -> InstallResult:
+def _load(connection: Connection, create_dblink: bool) -> None:
     switch_off_ddl_replication(connection)
     _check_spock(connection)
     _check_no_extension(connection)
     _check_dblink(connection, create_dblink)
-    before = _version(connection) if _is_complete(connection) else None
     for name in SCRIPTS:
         connection.execute(read_script(name))
+
+
+def _install(connection: Connection, create_dblink: bool) -> InstallResult:
+    before = _version(connection) if _is_complete(connection) else None
+    _load(connection, create_dblink)
     _verify(connection)
     version = _version(connection)
     return InstallResult("", "already there" if before == version else "installed", version or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, LiteralString, TypeVar, cast
 
@@ -21,6 +22,9 @@ CONNECT_TIMEOUT = 10
 OnMessage = Callable[[str, str, str], None]
 
 Row = TypeVar("Row")
+
+#: A connection string, or a connection in whose transaction Zodan is for a while.
+Where = str | psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
@@ -78,30 +82,31 @@ def call(
             raise from_database(error) from None
 
 
-def plan(dsn: str, function: str, arguments: Mapping[str, object]) -> list[PlannedStep]:
+def plan(where: Where, function: str, arguments: Mapping[str, object]) -> list[PlannedStep]:
     """Return the rows of a plan function of schema zodan, in order."""
-    return sorted(read_function(dsn, function, arguments, PlannedStep), key=lambda step: step.ordinal)
+    return sorted(read_function(where, function, arguments, PlannedStep), key=lambda step: step.ordinal)
 
 
-def read_function(dsn: str, function: str, arguments: Mapping[str, object], kind: type[Row]) -> list[Row]:
+def read_function(where: Where, function: str, arguments: Mapping[str, object], kind: type[Row]) -> list[Row]:
     """Return the rows of a function of schema zodan, in its order, as ``kind``, a dataclass. Raises ZodanError."""
     statement = sql.SQL("SELECT {} FROM zodan.{}({})").format(
         sql.SQL(", ").join(sql.Identifier(column.name) for column in fields(cast(Any, kind))),
         sql.Identifier(function),
         _named(arguments),
     )
-    return read_rows(dsn, statement, _values(arguments), kind)
+    return read_rows(where, statement, _values(arguments), kind)
 
 
 def read_rows(
-    dsn: str,
+    where: Where,
     query: LiteralString | sql.Composed,
     parameters: Mapping[str, object],
     kind: type[Row],
     on_message: OnMessage | None = None,
 ) -> list[Row]:
     """Return the rows of a query as ``kind``, whose fields its columns are. Raises ZodanError."""
-    with connect(dsn) as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
+    opened = connect(where) if isinstance(where, str) else nullcontext(where)
+    with opened as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
         if on_message is not None:
             connection.add_notice_handler(lambda said: _hand_on(said, on_message))
         try:

@@ -331,7 +331,7 @@ def test_every_command_that_runs_an_operation_has_progress(
     run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        inspection, "rescan", lambda dsn, _: [Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=True)]
+        inspection, "rescan", lambda *_: [Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=True)]
     )
     there = ["--dsn", OTHER]
     commands = [

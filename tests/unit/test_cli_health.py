@@ -70,13 +70,6 @@ def test_half_a_new_node_is_a_mistake(run: Run) -> None:
     assert run(*MEMBER, "--new-node-name", "n4")[0] == 2
 
 
-def test_without_zodan_it_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "installed_version", lambda dsn: None)
-    code, _, err = run(*MEMBER)
-    assert code == 3
-    assert "zodan-sql install" in err
-
-
 @pytest.mark.parametrize(
     ("free", "address", "started", "severity", "passed"),
     [

@@ -124,12 +124,12 @@ def test_topology_and_rescan_are_documents_too(run: Any, monkeypatch: pytest.Mon
         Stream("n1", "n2", "sub_n1_n2", "replicating", False, 7),
         Stream("n3", None, None, "alone", None, None),
     ]
-    monkeypatch.setattr(inspection, "topology", lambda dsn: streams)
+    monkeypatch.setattr(inspection, "topology", lambda *_: streams)
     for option in ("--json", "--format=json"):
         found = parse(run("topology", "--dsn", DSN, option)[1], documents.TopologyDocument)
         assert (found["nodes"], [each["health"] for each in found["streams"]]) == (["n1", "n2", "n3"], ["bad", "off"])
     slot = Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=False)
-    monkeypatch.setattr(inspection, "rescan", lambda dsn, _: [slot])
+    monkeypatch.setattr(inspection, "rescan", lambda *_: [slot])
     code, out, _ = run("rescan", "--dsn", DSN, "--json")
     assert (code, parse(out, documents.RescanDocument)["leftovers"][0]["name"]) == (1, "spk_x")
 

@@ -13,10 +13,9 @@ from zodan_sql.cli.documents import leftover_entries, stream_entries
 from zodan_sql.cli.operations import Json, ProgressMode
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
+from zodan_sql.install import borrowed
 
-MemberDsn = Annotated[
-    str, typer.Option("--dsn", metavar="DSN", help="A member that has Zodan, by which the others are found.")
-]
+MemberDsn = Annotated[str, typer.Option("--dsn", metavar="DSN", help="A member, by which the others are found.")]
 
 
 class Format(StrEnum):
@@ -42,8 +41,8 @@ def topology(
     """Show who streams to whom in a cluster, with status and lag."""
     as_json = as_json or format_ is Format.JSON
     with reporting([dsn], "topology" if as_json else None) as screen:
-        need(dsn)
-        streams = inspection.topology(dsn)
+        with borrowed(dsn) as where:
+            streams = inspection.topology(where, dsn)
         if as_json:
             screen.fill({"nodes": inspection.node_names(streams), "streams": stream_entries(streams)})
         elif format_ is Format.TEXT:
@@ -68,8 +67,8 @@ def rescan(
     with --all only.
     """
     with reporting([dsn], "rescan" if as_json else None, progress) as screen:
-        need(dsn)
-        found = inspection.rescan(dsn, screen.message)
+        with borrowed(dsn) as where:
+            found = inspection.rescan(where, dsn, screen.message)
         screen.fill({"leftovers": leftover_entries(found)})
         for leftover in found:
             mark = "" if leftover.certain else "? "
@@ -78,6 +77,7 @@ def rescan(
         if not found:
             screen.line("nothing is left behind in this cluster")
         elif fix:
+            need(dsn)
             run(
                 screen,
                 Call(dsn, "mend", "cluster", schema="zodan"),

@@ -13,8 +13,8 @@ from zodan_sql import install as installer
 from zodan_sql.checks import CheckResult
 from zodan_sql.cli.documents import check_entries
 from zodan_sql.cli.screen import Screen, reporting
-from zodan_sql.errors import EXIT_CODES, caller_error, precondition_error
-from zodan_sql.redact import describe, parse_dsn
+from zodan_sql.errors import EXIT_CODES, caller_error
+from zodan_sql.redact import parse_dsn
 
 _STYLES = {"FAIL": "red", "WARN": "yellow", "INFO": "cyan", "PASS": "green"}
 #: Columns of what is printed where there is no terminal to fit.
@@ -57,11 +57,8 @@ def health_check(
             parse_dsn(new_node_dsn, "--new-node-dsn")
             arguments |= {"new_node_name": new_node_name, "new_node_dsn": new_node_dsn}
         where = dsn or new_node_dsn or src_dsn
-        if installer.installed_version(where) is None:
-            raise precondition_error(
-                f"Zodan is not installed in {describe(where)}", "Install it with zodan-sql install --dsn ..."
-            )
-        results = checks.examine(where, arguments)
+        with installer.borrowed(where) as lent:
+            results = checks.examine(lent, arguments)
         if new_node_dsn is not None:
             results = checks.with_disk_space(results, src_dsn, new_node_dsn)
         failed, warned = (sum(result.mark == mark for result in results) for mark in ("FAIL", "WARN"))

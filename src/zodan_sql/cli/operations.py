@@ -17,6 +17,7 @@ from zodan_sql.cli.documents import operation_entry, plan_entries
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.errors import caller_error
+from zodan_sql.install import borrowed
 from zodan_sql.operation import PlannedStep
 from zodan_sql.redact import describe, parse_dsn
 
@@ -182,8 +183,8 @@ def plan(
                 "or --target-node-name and --target-dsn.",
             )
         arguments |= {name: True for name, on in switches.items() if on}
-        need(where)
-        found = operation.plan(where, function, arguments)
+        with borrowed(where) as lent:
+            found = operation.plan(lent, function, arguments)
         if as_json:
             screen.fill({"plan": plan_entries(found)})
         else:

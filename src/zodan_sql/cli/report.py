@@ -52,6 +52,6 @@ def report(
 def _look(redact: Redactor, dsn: str, through: str | None) -> tuple[list[inspection.Stream] | None, str]:
     """Return the topology, or why there is none: a report of what happened is due when nodes are down, too."""
     try:
-        return inspection.topology(dsn, through), ""
+        return inspection.topology(dsn, through or dsn), ""
     except ZodanError as error:
         return None, redact(error.message)
