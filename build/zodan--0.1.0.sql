@@ -276,12 +276,21 @@ COMMENT ON FUNCTION zodan.format_dsn IS
 the names sorted, so that one node has one spelling everywhere (design 3).';
 REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
 
+CREATE FUNCTION zodan.list_secrets()
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ARRAY['password', 'sslpassword', 'scram_client_key', 'scram_server_key', 'oauth_client_secret']
+$zodan$;
+COMMENT ON FUNCTION zodan.list_secrets IS
+'The settings of a connection string whose values nobody may see (design 3).';
+REVOKE ALL ON FUNCTION zodan.list_secrets FROM PUBLIC;
+
 CREATE FUNCTION zodan.redact_dsn(p_dsn text)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT
 AS $zodan$
-SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn) - ARRAY['password', 'sslpassword', 'passfile', 'scram_client_key',
-           'scram_server_key', 'oauth_client_secret'])
+SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn) - zodan.list_secrets() - 'passfile')
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_dsn IS
 'Gives a connection string without its secrets, for people to read. Errors: ZD001 (design 3).';
@@ -302,7 +311,7 @@ BEGIN
     FOR v_settings IN
         SELECT zodan.parse_dsn(d.value) FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
     LOOP
-        FOREACH v_secret IN ARRAY ARRAY[v_settings ->> 'password', v_settings ->> 'sslpassword'] LOOP
+        FOR v_secret IN SELECT v_settings ->> s.name FROM pg_catalog.unnest(zodan.list_secrets()) AS s(name) LOOP
             -- A one- or two-letter password would mask half the alphabet; the patterns below still find it in place.
             IF pg_catalog.char_length(v_secret) > 2 THEN
                 v_text := pg_catalog.replace(v_text, zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
@@ -311,7 +320,7 @@ BEGIN
         END LOOP;
     END LOOP;
     v_text := pg_catalog.regexp_replace(v_text,
-        '((?:ssl)?password\s*=\s*)(''(?:[^''\\]|\\.|'''')*''|''''(?:[^''\\]|\\.)*''''|(?:[^\s''"&\\]|\\.)+)', '\1****', 'gi');
+        '((?:password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=\s*)(''(?:[^''\\]|\\.|'''')*''|''''(?:[^''\\]|\\.)*''''|(?:[^\s''"&\\]|\\.)+)', '\1****', 'gi');
     RETURN pg_catalog.regexp_replace(v_text, '(postgres(?:ql)?://[^:/@\s]*:)[^@\s]*@', '\1****@', 'gi');
 END
 $zodan$;
@@ -760,16 +769,48 @@ COMMENT ON FUNCTION zodan.cancel_statement IS
 REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
 
 CREATE FUNCTION zodan.hide_statement()
-RETURNS void
+RETURNS bigint
 LANGUAGE sql
 AS $zodan$
-SELECT pg_catalog.set_config('log_min_error_statement', 'panic', true)
- WHERE pg_catalog.has_parameter_privilege('log_min_error_statement', 'SET')
+SELECT pg_catalog.count(pg_catalog.set_config(s.name, s.value, s.passes))
+  FROM (VALUES ('log_min_error_statement', 'panic', true),
+               -- Looked at when the statement has ended, after the last of its transactions.
+               ('log_min_duration_statement', '-1', false), ('log_min_duration_sample', '-1', false), ('log_transaction_sample_rate', '0', false),
+               ('auto_explain.log_min_duration', '-1', false)) AS s(name, value, passes)
+ WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
+   AND (s.passes OR pg_catalog.current_setting(s.name, true) IS DISTINCT FROM s.value)
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
 'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of
-the transaction, should it fail; where the caller may not set that, nothing is done (design 3, 6).';
+the transaction, should it fail, and of the session, should it last long; where the caller may not set that, nothing is done (design 3, 6).';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
+
+CREATE FUNCTION zodan.warn_of_secrets(p_statement text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Warns where this server has noted the caller's statement before it began, and with it its passwords, which nothing here can
+prevent: log_statement, and pg_stat_statements before PostgreSQL 17 (design 3, 6). */
+BEGIN
+    IF p_statement !~* 'password|postgres(ql)?://[^:/@]*:' THEN
+        RETURN;
+    END IF;
+    IF pg_catalog.current_setting('log_statement') = 'all' THEN
+        RAISE WARNING 'log_statement is all here: the passwords of this call are in this server''s log'
+            USING HINT = 'Run SET log_statement = none before the next call, or give connection strings with a passfile instead of a password.';
+    END IF;
+    IF pg_catalog.current_setting('server_version_num')::int < 170000
+       AND coalesce(pg_catalog.current_setting('pg_stat_statements.track_utility', true)::boolean, false)
+       AND pg_catalog.current_setting('pg_stat_statements.track', true) <> 'none' THEN
+        RAISE WARNING 'pg_stat_statements keeps this call with its passwords'
+            USING HINT = 'Run SET pg_stat_statements.track_utility = off before the next call, or give connection strings with a passfile instead of a password. pg_stat_statements_reset() forgets it.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.warn_of_secrets IS
+'Warns where this server has noted the caller''s statement before it began, and with it its passwords, which nothing here can
+prevent: log_statement, and pg_stat_statements before PostgreSQL 17 (design 3, 6).';
+REVOKE ALL ON FUNCTION zodan.warn_of_secrets FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
 RETURNS void
@@ -1542,6 +1583,7 @@ caller's own time limits are refused, which would end it in the middle. Errors: 
 an implicit transaction begins before its statement too, and looks like a block (design 3). */
 BEGIN
     PERFORM zodan.hide_statement();
+    PERFORM zodan.warn_of_secrets(pg_catalog.current_query());
     -- Only the extended protocol has a visible portal of the empty name.
     IF pg_catalog.now() <> pg_catalog.statement_timestamp()
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_cursors AS c WHERE c.name = '') THEN
@@ -4870,7 +4912,7 @@ $do$$sql$, p_positions)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_wait_still IS
 'Writes the statement that waits, on the paused source, until the positions (an expression) have been the same for
-{{ defaults.still_looks }} looks, {{ defaults.still_seconds }} s apart. It needs no certainty: the positions are read again after the stream has ended (design 4,
+5 looks, 0.02 s apart. It needs no certainty: the positions are read again after the stream has ended (design 4,
 step 7).';
 REVOKE ALL ON FUNCTION zodan.write_wait_still FROM PUBLIC;
 
@@ -4982,7 +5024,7 @@ COMMENT ON FUNCTION zodan.write_start_streams IS
 'Writes the statement that has the workers of the subscriptions named started one right after the other. Left to
 itself Spock''s manager looks once a second whether the last worker it started is there, so that one stream would run
 seconds ahead of another, with changes to rows that the other is still to bring; a reload of the configuration of the new
-server makes it look at once. It tries for {{ defaults.start_seconds }} s at most: the wait that follows knows what to do about a stream that does not start
+server makes it look at once. It tries for 10 s at most: the wait that follows knows what to do about a stream that does not start
 (design 4, step 7).';
 REVOKE ALL ON FUNCTION zodan.write_start_streams FROM PUBLIC;
 

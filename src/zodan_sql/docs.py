@@ -237,7 +237,8 @@ def _errors_page(text: str) -> Iterator[str]:
 def _words(expression: str) -> str:
     """Return the words of a message given as an SQL expression: its first literal that is not a key or an operand."""
     for found in _LITERAL.finditer(expression):
-        if not found[1]:
+        # A literal without a letter joins what others say.
+        if not found[1] and re.search("[a-z]", found[2]):
             words = re.sub(r"%(?:\d\$)?[sIL]", "…", found[2].replace("''", "'"))
             return _escape(words).replace("|", "\\|").strip(" :")
     return ""

@@ -21,6 +21,14 @@ CONNECT_TIMEOUT = 10
 #: Takes a message's severity (NOTICE, WARNING, ...), its text, and its hint.
 OnMessage = Callable[[str, str, str], None]
 
+_HIDE = """
+SELECT pg_catalog.set_config(s.name, s.value, false)
+  FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_duration_sample', '-1'),
+               ('log_transaction_sample_rate', '0'), ('auto_explain.log_min_duration', '-1'),
+               ('pg_stat_statements.track_utility', 'off')) AS s(name, value)
+ WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
+"""
+
 Row = TypeVar("Row")
 
 #: A connection string, or a connection in whose transaction Zodan is for a while.
@@ -49,7 +57,12 @@ def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> psyc
     settings.setdefault("connect_timeout", str(CONNECT_TIMEOUT))
     settings.setdefault("fallback_application_name", "zodan-sql")
     try:
-        return psycopg.connect(autocommit=autocommit, **settings)  # type: ignore[arg-type]
+        connection = psycopg.connect(autocommit=autocommit, **settings)  # type: ignore[arg-type]
+        # What a server notes when a statement begins, or is bound, is there before Zodan can hide it.
+        connection.execute(_HIDE)
+        if not autocommit:
+            connection.commit()
+        return connection
     except psycopg.Error as error:
         failed = from_database(error)
         failed.hint = failed.hint or "Check that the server runs, its address, the password and its pg_hba.conf."

@@ -14,10 +14,11 @@ from zodan_sql.errors import ZodanError, caller_error
 
 MASK = "****"
 
-_SECRET_SETTINGS = ("password", "sslpassword")
+#: As sql/templates/macros/defaults.sql.j2 has them.
+SECRET_SETTINGS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
 # A value is quoted, or quoted within a quoted string, or runs to the next space.
 _KEYWORD = re.compile(
-    r"(?P<name>\b(?:ssl)?password\s*=\s*)(?:''(?:(?!'').)*''|'(?:[^'\\]|\\.)*'?|(?:\\.|[^\s&])*)",
+    rf"(?P<name>\b(?:{'|'.join(SECRET_SETTINGS)})\s*=\s*)(?:''(?:(?!'').)*''|'(?:[^'\\]|\\.)*'?|(?:\\.|[^\s&])*)",
     re.DOTALL | re.IGNORECASE,
 )
 # To the last @ of the word: a password that should have been percent-encoded is one all the same.
@@ -51,7 +52,7 @@ class Redactor:
                 settings = parse_dsn(dsn, "")
             except ZodanError:
                 continue
-            secrets.update(settings.get(name, "") for name in _SECRET_SETTINGS)
+            secrets.update(settings.get(name, "") for name in SECRET_SETTINGS)
         spellings = {
             spelling
             for secret in secrets
