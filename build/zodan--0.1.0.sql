@@ -5451,6 +5451,25 @@ COMMENT ON FUNCTION zodan.write_end_sessions IS
 (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.write_end_sessions FROM PUBLIC;
 
+CREATE FUNCTION zodan.write_cause()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$coalesce(
+    (SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+       FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+               -- As it may begin inside a character, it is read as bytes.
+               FROM pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(pg_catalog.pg_current_logfile('stderr'),
+                        greatest((pg_catalog.pg_stat_file(pg_catalog.pg_current_logfile('stderr'))).size - 100000, 0), 100000, true), 'escape'),
+                    '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
+              GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+    pg_catalog.format('the server log there says why, shortly before %s', pg_catalog.clock_timestamp()))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_cause IS
+'Writes the expression that gives, for people, why something broke off on the node where it runs: the last errors in that
+server''s log, where it collects one, else where to look (design 3).';
+REVOKE ALL ON FUNCTION zodan.write_cause FROM PUBLIC;
+
 CREATE FUNCTION zodan.write_disable_copy(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -5721,16 +5740,16 @@ SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 
        EXISTS (SELECT FROM (%3$s) AS a WHERE %4$s)
            OR coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE %5$s AND %4$s)), false) AS alive,
        CASE WHEN pg_catalog.count(s.*) = 0 THEN 'the subscription is gone'
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the copy failed and the subscription was disabled'
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the copy failed and the subscription was disabled: ' || %6$s
             WHEN pg_catalog.bool_or(l.sync_relname IS NULL AND l.sync_status IN ('s', 'd', 'c', 'f'))
                  AND (SELECT t.status FROM spock.sub_show_status(%1$s) AS t) = 'down'
-            THEN 'the copy broke off and cannot be taken up again' END AS trouble,
+            THEN 'the copy broke off and cannot be taken up again: ' || %6$s END AS trouble,
        (%2$s) AS measure
   FROM spock.subscription AS s
   LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
  WHERE s.sub_name = %1$s
 $sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_sub), zodan.write_copy_sessions(v_sub),
-                zodan.write_is_at_work(), zodan.write_is_worker()),
+                zodan.write_is_at_work(), zodan.write_is_worker(), zodan.write_cause()),
             p_done := zodan.write_is_direct(p_cluster),
             p_undo := zodan.write_disable_copy(v_sub),
             p_budget := p_patience,
