@@ -1468,6 +1468,11 @@ SELECT pg_catalog.jsonb_build_object(
                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                                    WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid AND d.classid <> 'pg_catalog.pg_extension'::regclass
                                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
+    -- Those that hold rows, each after those that it is made of.
+    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid), '[]')
+                FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+               WHERE c.relkind = 'm' AND c.relispopulated AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
     'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
     'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
     -- The role that initdb made is in no dependency.
@@ -3866,7 +3871,9 @@ AS $zodan$
 SELECT CASE t.kind WHEN 'replication' THEN 'reachable for replication' ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
        CASE WHEN t.target <> '' AND p_join ->> 'new' IN (t.source, t.target) THEN 'fail' ELSE 'warn' END, t.fault IS NULL,
        coalesce(t.fault, 'connected'), CASE t.kind WHEN 'replication' THEN 'a connection in replication mode' ELSE 'a connection' END || ' from node to node',
-       'Check address, firewall, password and pg_hba.conf between the two servers.'
+       CASE WHEN t.fault LIKE '%$libdir/dblink%' THEN 'Install PostgreSQL''s contrib modules on the server of "' || t.source || '".'
+            WHEN t.target = '' THEN 'Run this statement''s parts by hand on "' || t.source || '" to see what forbids them: a function of dblink in pg_temp.'
+            ELSE 'Check address, firewall, password and pg_hba.conf between the two servers.' END
   FROM (SELECT p.key AS source, o.key AS target, k.key AS kind, k.value AS fault
           FROM pg_catalog.jsonb_each(p_probes) AS p(key, value)
          CROSS JOIN LATERAL pg_catalog.jsonb_each(p.value) AS o(key, value)
@@ -3997,6 +4004,9 @@ SELECT c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required, co
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL (SELECT f.value -> 'host' AS n, p_facts #> ARRAY[p_join ->> 'source', 'host'] AS s) AS h
  CROSS JOIN LATERAL (SELECT h.n -> 'settings' AS n, h.s -> 'settings' AS s) AS g
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.jsonb_array_elements_text(h.s -> 'database_settings') AS e(name) WHERE NOT h.n -> 'database_settings' ? e.name)) AS lacks,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.jsonb_array_elements_text(h.n -> 'database_settings') AS e(name) WHERE NOT h.s -> 'database_settings' ? e.name)) AS beyond) AS d
  CROSS JOIN LATERAL (VALUES
     ('encoding', 'fail', h.n ->> 'encoding', h.s ->> 'encoding', 'Create the database with the encoding of the source.'),
     ('collation', 'warn', h.n #>> '{locale,is}', h.s #>> '{locale,is}', 'Create the database with provider and locale of the source.'),
@@ -4008,7 +4018,8 @@ SELECT c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required, co
     ('DDL replication', 'warn', pg_catalog.concat_ws(', ', 'enable ' || (g.n ->> 'spock.enable_ddl_replication'), 'sets ' || (g.n ->> 'spock.include_ddl_repset'), 'functions ' || (g.n ->> 'spock.allow_ddl_from_functions')),
      pg_catalog.concat_ws(', ', 'enable ' || (g.s ->> 'spock.enable_ddl_replication'), 'sets ' || (g.s ->> 'spock.include_ddl_repset'), 'functions ' || (g.s ->> 'spock.allow_ddl_from_functions')),
      'Set spock.enable_ddl_replication, include_ddl_repset and allow_ddl_from_functions to the same values on all nodes.'),
-    ('database settings', 'warn', zodan.name_some(h.n -> 'database_settings'), zodan.name_some(h.s -> 'database_settings'), 'Repeat the ALTER DATABASE ... SET of the source here: no copy carries it.')
+    ('database settings', 'warn', coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks ' || d.lacks, 'has beyond ' || d.beyond), ''), 'the same'), 'the same',
+     'Repeat here the ALTER DATABASE ... SET and ALTER ROLE ... SET of the source that are named: no copy carries them.')
  ) AS c(name, severity, observed, required, hint)
  WHERE f.key <> p_join ->> 'source' AND h.n IS NOT NULL AND h.s IS NOT NULL
 UNION ALL
@@ -4513,16 +4524,16 @@ SELECT c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.r
       FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
      CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS u
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(coalesce(s.held, 0)) || ' held') FILTER (WHERE NOT s.active)) AS idle,
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(coalesce(s.held, 0)) || ' held') FILTER (WHERE NOT s.active AND NOT u.slots ? s.name)) AS idle,
            zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.held) || ' held') FILTER (WHERE NOT s.active AND s.held > 268435456)) AS holding,
            zodan.name_some(pg_catalog.jsonb_agg(s.name || ' is ' || s.status) FILTER (WHERE s.status IN ('lost', 'unreserved') AND u.slots ? s.name)) AS lost,
            zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.lag) || ' behind') FILTER (WHERE s.lag > 67108864 AND s.here)) AS slow
       FROM pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[m.name, 'host', 'slots'])
                AS s(name text, active boolean, status text, here boolean, held numeric, lag numeric)) AS l
  CROSS JOIN LATERAL (VALUES
-    ('no inactive slots', 'warn', l.idle, 'a subscriber on every slot', 'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
+    ('no inactive slots', 'warn', l.idle, 'a subscriber on every slot that is none of the cluster''s own', 'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
     ('WAL held by inactive slots', 'warn', l.holding, pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
-     'Drop the slot if its subscriber does not come back: it fills the disk.'),
+     'Bring its subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells): it fills the disk.'),
     ('no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from', 'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
     ('lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint) || ' at most not yet confirmed by a subscriber', 'Wait until the subscribers have caught up, or find what slows them.')
  ) AS c(name, severity, list, required, hint)
@@ -6119,6 +6130,34 @@ COMMENT ON FUNCTION zodan.plan_return IS
 until all replicate (design 4, step 8).';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_view_is_filled(p_view text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%s) AND NOT c.relispopulated) AS ok',
+    zodan.quote_text(p_view))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_view_is_filled IS
+'Writes the query that tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is not there any
+more; for done_sql (design 4, step 9).';
+REVOKE ALL ON FUNCTION zodan.write_view_is_filled FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_refresh_view(p_view text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', s.reset_val, true) FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
+    REFRESH MATERIALIZED VIEW %s;
+END
+$do$$sql$, p_view)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_refresh_view IS
+'Writes the statement that fills a materialized view, its name schema-qualified and quoted, with the search_path that sessions of
+this database have: functions in it may rely on that (design 4, step 9).';
+REVOKE ALL ON FUNCTION zodan.write_refresh_view FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -6129,6 +6168,7 @@ DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
     v_place bigint;
+    v_view text;
     v_refs text[] := '{}'::text[];
     v_nodes text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)) || v_new;
 BEGIN
@@ -6152,7 +6192,7 @@ BEGIN
         RETURN NEXT zodan.make_step(35, v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
             p_until := zodan.write_wait_applied(v_new, zodan.placeholder('result', 'event', 'lsn')),
             p_budget := p_patience);
-        RETURN NEXT zodan.make_step(36, v_member, pg_catalog.format('see that nothing of %s was discarded on %s', v_new, v_member),
+        RETURN NEXT zodan.make_step(37, v_member, pg_catalog.format('see that nothing of %s was discarded on %s', v_new, v_member),
             p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', CASE WHEN v_member = p_cluster ->> 'source' THEN 'level'
                 ELSE 'mark' || (SELECT p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
                                  WHERE p.name = v_member) END, 'at'), v_new));
@@ -6162,9 +6202,14 @@ BEGIN
     RETURN NEXT zodan.make_step(34, v_new, 'sync event on ' || v_new,
             p_do := zodan.write_sync_event(),
             p_ref := 'event');
-    RETURN NEXT zodan.make_step(36, v_new, 'see that nothing was discarded on ' || v_new,
+    -- A copy brings their definitions only.
+    FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name) LOOP
+        RETURN NEXT zodan.make_step(36, v_new, pg_catalog.format('refresh materialized view %s on %s', v_view, v_new),
+            p_do := zodan.write_refresh_view(v_view), p_done := zodan.write_view_is_filled(v_view), p_budget := p_patience);
+    END LOOP;
+    RETURN NEXT zodan.make_step(37, v_new, 'see that nothing was discarded on ' || v_new,
             p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', 'note', 'at')));
-    RETURN NEXT zodan.make_step(37, v_new, 'drop schema zodan if it is empty on ' || v_new,
+    RETURN NEXT zodan.make_step(38, v_new, 'drop schema zodan if it is empty on ' || v_new,
             p_do := zodan.write_drop_empty_schema());
 END
 $zodan$;
@@ -6334,7 +6379,7 @@ BEGIN
             || pg_catalog.jsonb_build_object(v_node, v_slot));
     END LOOP;
     RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - 'the copy', 'copy_slot', v_slots #> ARRAY['the copy', v_new],
-        'fenced', pg_catalog.to_jsonb(zodan.list_fenced(p_facts, p_join)), 'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
+        'views', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'views'], '[]'), 'fenced', pg_catalog.to_jsonb(zodan.list_fenced(p_facts, p_join)), 'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
         'sets', (SELECT pg_catalog.jsonb_object_agg(f.key, (SELECT coalesce(pg_catalog.jsonb_agg(s.name), '[]')
                        FROM pg_catalog.jsonb_array_elements_text(f.value #> '{spock,sets}') AS s(name) WHERE s.name = ANY (x.sets)))
                    FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x),

@@ -226,6 +226,10 @@ def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
         _ADD.format("fact"),
         _ADD.format("loose"),
         f"SELECT spock.repset_add_table('default', 'inv', {net})",
+        # Materialized views, one made of the other, and one that nobody has filled.
+        "CREATE MATERIALIZED VIEW first AS SELECT id FROM loose",
+        'CREATE MATERIALIZED VIEW "Second one" AS SELECT count(*) FROM first',
+        "CREATE MATERIALIZED VIEW never AS SELECT id FROM loose WITH NO DATA",
         # Functions that say where they look.
         "CREATE FUNCTION pinned(int) RETURNS int LANGUAGE sql IMMUTABLE SET search_path = public AS 'SELECT $1'",
         "CREATE INDEX fact_pinned ON fact (pinned(id))",
@@ -236,6 +240,8 @@ def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, [*TABLES, "fact", "loose"])
     assert n3.execute("SELECT gross FROM inv") == [(4,)]
+    assert n3.execute('SELECT * FROM first, "Second one"') == [(1, 1)]
+    assert n3.execute("SELECT relispopulated FROM pg_class WHERE relname = 'never'") == [(False,)]
     assert [_extension_schema(node) for node in cluster.nodes] == ["ext"] * 3
 
 

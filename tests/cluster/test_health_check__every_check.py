@@ -361,3 +361,32 @@ def test_of_a_node_that_is_not_there_nothing_is_assumed(healthy: Healthy) -> Non
 def test_a_slot_of_a_stranger_stops_no_join(healthy: Healthy) -> None:
     facts = healthy.before.doctored(slot(status="lost"))
     assert [result for result in facts.check("check_join") if result.passed is False] == []
+
+
+def test_settings_that_differ_are_named_with_their_role(healthy: Healthy) -> None:
+    facts = healthy.before.doctored(
+        several(
+            put(f"{SOURCE}/host/database_settings", ["app work_mem=5MB", "jit=off"]),
+            put(f"{PEER}/host/database_settings", ["jit=off", "all roles: lock_timeout=1s"]),
+        )
+    )
+    (found,) = [r for r in facts.check("check_join") if (r.name, r.scope) == ("database settings", PEER)]
+    assert found.observed == "lacks app work_mem=5MB; has beyond all roles: lock_timeout=1s"
+
+
+def test_a_slot_of_the_clusters_own_is_not_taken_for_a_strangers(healthy: Healthy) -> None:
+    (own,) = [s for s in healthy.before.facts[PEER]["spock"]["subscriptions"] if s["provider"] == SOURCE]
+
+    def idle(facts: Any) -> None:
+        for each in facts[SOURCE]["host"]["slots"]:
+            each["active"] = each["active"] and each["name"] != own["slot"]
+
+    failed = healthy.before.doctored(change(idle)).check("check_join")
+    assert [r.observed for r in failed if (r.name, r.scope) == ("no inactive slots", SOURCE)] == ["none"]
+
+
+def test_who_lacks_dblink_is_not_sent_to_his_firewall(healthy: Healthy) -> None:
+    fault = 'could not access file "$libdir/dblink": No such file or directory'
+    facts = healthy.before.doctored(lambda facts: facts.probes[NEW][SOURCE].update(connection=fault))
+    (found,) = [r for r in facts.check("check_join") if r.observed == fault]
+    assert "contrib modules" in found.hint
