@@ -46,6 +46,7 @@ $zodan$;
 DO $zodan$
 DECLARE
     v_routine regprocedure;
+    v_open record;
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
         RAISE EXCEPTION USING
@@ -57,6 +58,24 @@ BEGIN
     -- the number of this one, and no samples.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL THEN
+            IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0', '.')::int[] THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'ZD104',
+                    MESSAGE = pg_catalog.format('Zodan %s is in database "%s", and this is %s', zodan.version(), pg_catalog.current_database(), '0.1.0'),
+                    HINT = 'Load the scripts of that version, or a later one.';
+            END IF;
+            IF pg_catalog.to_regclass('zodan.operation') IS NOT NULL THEN
+                SELECT o.operation_id, o.kind, o.node INTO v_open FROM zodan.operation AS o
+                 WHERE o.state IN ('running', 'failed')
+                   AND NOT EXISTS (SELECT FROM zodan.operation AS l WHERE l.kind = o.kind AND l.node = o.node AND l.operation_id > o.operation_id)
+                 ORDER BY o.operation_id LIMIT 1;
+                IF FOUND THEN
+                    RAISE EXCEPTION USING
+                        ERRCODE = 'ZD105',
+                        MESSAGE = pg_catalog.format('%s of node "%s", operation %s of Zodan %s, is not finished', v_open.kind, v_open.node, v_open.operation_id, zodan.version()),
+                        HINT = pg_catalog.format('Run CALL zodan.resume(%s) or CALL zodan.rollback(%s), then load this version.', v_open.operation_id, v_open.operation_id);
+                END IF;
+            END IF;
             FOR v_routine IN
                 SELECT p.oid FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('zodan')

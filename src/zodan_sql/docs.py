@@ -77,6 +77,8 @@ MEANINGS = {
     "ZD101": "a node cannot be reached",
     "ZD102": "the database lacks what Zodan needs: PostgreSQL 15, Spock, dblink",
     "ZD103": "Zodan is there already in the other form: scripts or extension",
+    "ZD104": "a newer version of Zodan is there already",
+    "ZD105": "an operation of another version of Zodan is not finished: it has to be, before that version is replaced",
     "ZD110": "another operation is under way in this cluster; DETAIL tells who holds the lock, and since when",
     "ZD111": "a rollback would take rows away that were written on the new node; DETAIL names the tables",
     "ZD112": "a node joined the cluster after the operation began, and its plan does not know it",

@@ -80,7 +80,7 @@ CREATE FUNCTION zodan.prepare_leave(p_target text, p_target_dsn text, p_survivor
     p_accept boolean, p_lock boolean, OUT p_plan zodan.plan_step[], OUT p_dsns jsonb) LANGUAGE plpgsql AS 'BEGIN END';
 CREATE FUNCTION zodan.start_operation(p_kind text, p_node text, p_arguments jsonb, p_dsns jsonb,
     p_plan zodan.plan_step[]) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
-INSERT INTO zodan.operation (kind, node, arguments, members) VALUES ('add_node', 'n', '{}', '{}');
+INSERT INTO zodan.operation (kind, node, arguments, members, state) VALUES ('add_node', 'n', '{}', '{}', 'done');
 """
 _ANOTHER = "CREATE OR REPLACE FUNCTION zodan.version() RETURNS text LANGUAGE sql AS $$SELECT '0.0.1'$$"
 _COLUMNS = """
@@ -113,6 +113,35 @@ def test_dblink_in_a_schema_of_its_own(engine: Engine, server: Node, make_databa
         with pytest.raises(psycopg.Error) as raised:
             connection.execute("SELECT zodan.plan_remove_node('n9', 'host=127.0.0.1 port=1 connect_timeout=2')")
         assert raised.value.sqlstate == "ZD100"
+
+
+def test_a_newer_version_is_not_replaced(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
+    with make_database("spock") as connection:
+        run(engine, server, connection, "zodan.sql")
+        connection.execute(_ANOTHER.replace("0.0.1", "0.10.0"))
+        done = load(engine, server.dsn(dbname=connection.info.dbname), find_build() / "zodan.sql")
+        assert done.returncode != 0
+        assert "Zodan 0.10.0 is in database" in done.stderr
+        assert connection.execute("SELECT zodan.version()").fetchone() == ("0.10.0",)
+
+
+@pytest.mark.parametrize(("state", "stays"), [("failed", True), ("running", True), ("done", False)])
+def test_no_version_is_replaced_under_an_operation(
+    engine: Engine, server: Node, make_database: MakeDatabase, state: str, stays: bool
+) -> None:
+    with make_database("spock") as connection:
+        run(engine, server, connection, "zodan.sql", "zodremove.sql")
+        connection.execute(
+            "INSERT INTO zodan.operation (kind, node, arguments, members, state)"
+            " VALUES ('add_node', 'n4', '{}', '{}', %s)",
+            [state],
+        )
+        # The same version may be loaded again.
+        run(engine, server, connection, "zodan.sql", "zodremove.sql")
+        connection.execute(_ANOTHER)
+        done = load(engine, server.dsn(dbname=connection.info.dbname), find_build() / "zodan.sql")
+        assert (done.returncode != 0) == stays
+        assert ("operation 1 of Zodan 0.0.1, is not finished" in done.stderr) == stays
 
 
 def test_dblink_may_be_moved_afterwards(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
