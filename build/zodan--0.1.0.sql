@@ -3422,7 +3422,7 @@ SELECT $sql$
 SELECT pg_catalog.jsonb_build_object(
     -- This session has set some for itself: what counts is what it began with.
     'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.reset_val) FROM pg_catalog.pg_settings AS s
-                  WHERE s.name ~ '^(spock|pglogical|snowflake)\.' OR s.name IN ('shared_preload_libraries', 'max_connections',
+                  WHERE s.name ~ '^(spock|pglogical|snowflake)\.' OR s.name IN ('shared_preload_libraries', 'max_connections', 'max_locks_per_transaction', 'max_prepared_transactions',
                       'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'max_active_replication_origins', 'max_replication_slots', 'data_directory',
                       'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
                       'default_transaction_read_only', 'client_encoding', 'lc_monetary', 'xmloption', 'default_transaction_isolation')),
@@ -3518,6 +3518,8 @@ SELECT pg_catalog.jsonb_build_object(
                    FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
     'tablespaces', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT p.spcname), '[]')
                       FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace JOIN pg_catalog.pg_tablespace AS p ON p.oid = c.reltablespace),
+    -- What one restore locks in its transaction: relations, and the TOAST tables of some, which have an index.
+    'lockable', (SELECT pg_catalog.count(*) + 2 * pg_catalog.count(nullif(c.reltoastrelid, 0)) FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace),
     'large_objects', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata AS l),
     'lolor_bytes', pg_catalog.pg_relation_size(pg_catalog.to_regclass('lolor.pg_largeobject')),
     'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(u.subname), '[]') FROM pg_catalog.pg_subscription AS u
@@ -4050,6 +4052,9 @@ SELECT c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hin
  CROSS JOIN LATERAL (
     SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(zodan.subscription_name(m.name, p_join ->> 'new'))), 0) AS longest
       FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)) AS names
+ CROSS JOIN LATERAL (
+    SELECT pg_catalog.min(k.name) AS name FROM pg_catalog.jsonb_object_keys(f.s #> '{spock,nodes}') AS k(name)
+     WHERE k.name <> p_join ->> 'new' AND pg_catalog.hashtext(k.name) & 65535 = pg_catalog.hashtext(p_join ->> 'new') & 65535) AS same
  CROSS JOIN LATERAL (VALUES
     ('not a node yet', f.n #>> '{spock,node}' IS NULL, coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
      'a database that is no Spock node', 'Give the connection string of the database that is to join, or remove its old node first.'),
@@ -4059,6 +4064,8 @@ SELECT c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hin
      'another server than the source, whose apply is paused for a moment', 'Use a database on another server.'),
     ('name is free', NOT f.s #> '{spock,nodes}' ? (p_join ->> 'new'), CASE WHEN f.s #> '{spock,nodes}' ? (p_join ->> 'new') THEN 'the cluster knows a node of this name' ELSE 'free' END,
      'a name that no member knows', 'Choose another name, or remove the node of this name first.'),
+    ('number is free', same.name IS NULL, coalesce(pg_catalog.format('Spock gives "%s" and "%s" the same number', same.name, p_join ->> 'new'), 'free'),
+     'a name whose 16-bit hash no other node''s name has', 'Choose another name.'),
     ('name is short enough', names.longest <= 63, pg_catalog.format('%s bytes for the longest subscription name', names.longest),
      '63 bytes at most', 'Choose a shorter node name.'),
     ('roles', missing.roles = '', CASE WHEN missing.roles = '' THEN 'all there' ELSE 'missing: ' || missing.roles END,
@@ -4069,7 +4076,7 @@ SELECT c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hin
  WHERE NOT f.n ? 'error' AND NOT f.s ? 'error' AND f.s ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_node IS
-'The new node is empty, is no node yet and lives on a server of its own; its name is free and every name made
+'The new node is empty, is no node yet and lives on a server of its own; its name and the number that Spock makes of it are free and every name made
 from it fits 63 bytes; it has the roles and can have the extensions of the source (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_new_node FROM PUBLIC;
 
@@ -4528,6 +4535,16 @@ SELECT 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.allowed > i.needed,
  CROSS JOIN LATERAL (SELECT coalesce((p_facts #>> ARRAY[m.name, 'host', 'settings', 'idle_replication_slot_timeout'])::double precision, 0) AS allowed,
                600 + pg_catalog.round((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::numeric / 20971520) AS needed) AS i
  WHERE p_facts -> m.name ? 'host'
+UNION ALL
+-- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so that more may fit.
+SELECT 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
+       pg_catalog.format('room for %s locks', o.allowed), pg_catalog.format('%s, for what the structure of the source has', o.needed),
+       'Raise max_locks_per_transaction in postgresql.conf and restart the server.'
+  FROM (SELECT n.name, (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'lockable'])::bigint AS needed,
+               (h.settings ->> 'max_locks_per_transaction')::bigint * ((h.settings ->> 'max_connections')::bigint + (h.settings ->> 'max_prepared_transactions')::bigint) AS allowed
+          FROM (VALUES (p_join ->> 'source'), (p_join ->> 'new')) AS n(name)
+         CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[n.name, 'host', 'settings'] AS settings) AS h
+         WHERE h.settings IS NOT NULL AND p_facts -> (p_join ->> 'source') ? 'tables') AS o
 UNION ALL
 SELECT 'disk space', p_join ->> 'new', 'info', NULL::boolean,
        pg_catalog.format('the source has %s; free space on this server is unknown', pg_catalog.pg_size_pretty((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::bigint)),

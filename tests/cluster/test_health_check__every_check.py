@@ -148,6 +148,8 @@ BEFORE = [
     Case("empty", NEW, "fail", put(f"{NEW}/relations", 1)),
     Case("server of its own", NEW, "fail", change(lambda f: f[NEW].update(server=f[SOURCE]["server"]))),
     Case("name is free", NEW, "fail", put(f"{SOURCE}/spock/nodes/{NEW}", "host=elsewhere")),
+    # Spock makes the same number of both.
+    Case("number is free", NEW, "fail", put(f"{SOURCE}/spock/nodes/n103038", "host=elsewhere")),
     Case("name is short enough", NEW, "fail", lambda facts: facts.join["members"].append(LONG_NAME)),
     Case("roles", NEW, "fail", change(lambda f: f[SOURCE]["needed_roles"].append("owner_of_all"))),
     Case("extensions", NEW, "fail", put(f"{SOURCE}/extensions/postgis", "3.4")),
@@ -267,6 +269,13 @@ BEFORE = [
         "warn",
         several(setting(SOURCE, "idle_replication_slot_timeout", "3600"), put(f"{SOURCE}/host/size", 2**40)),
     ),
+    Case(
+        "max_locks_per_transaction",
+        NEW,
+        "warn",
+        several(setting(NEW, "max_locks_per_transaction", "1"), setting(NEW, "max_connections", "1")),
+    ),
+    Case("max_locks_per_transaction", SOURCE, "warn", put(f"{SOURCE}/tables/lockable", 10**6)),
     Case("keys of replicated tables", SOURCE, "fail", change(unkeyed)),
     Case("tables not replicated", SOURCE, "warn", put(f"{SOURCE}/tables/tables/public.alone", None)),
     Case("deferrable keys", SOURCE, "warn", put(f"{SOURCE}/tables/deferrable", ["public.t (t_pkey)"])),
