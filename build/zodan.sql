@@ -5406,11 +5406,14 @@ SELECT pg_catalog.format($sql$SELECT s.lsn
   FROM (SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dropped FROM pg_catalog.pg_replication_slots AS r
          WHERE r.slot_name = %1$s AND r.wal_status = 'lost') AS d
  CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output'%2$s) AS s$sql$,
-    zodan.quote_text(p_slot), CASE WHEN p_version_num >= 170000 THEN ', failover := true' ELSE '' END)
+    zodan.quote_text(p_slot), CASE WHEN p_version_num >= 170000 THEN $sql$, failover := coalesce(
+        nullif(pg_catalog.current_setting('spock.use_native_failover_slots', true), '')::boolean,
+        (SELECT pg_catalog.bool_or(o.failover) FROM pg_catalog.pg_replication_slots AS o WHERE o.plugin = 'spock_output' AND o.database = pg_catalog.current_database()),
+        true)$sql$ ELSE '' END)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_create_slot IS
-'Writes the query that makes a replication slot for Spock, marked for failover where PostgreSQL knows that
-(p_version_num from 170000 on). One of that name that has lost its WAL is dropped first: it can never be used again
+'Writes the query that makes a replication slot for Spock, marked for failover as Spock itself would there, where PostgreSQL knows
+that (p_version_num from 170000 on): as spock.use_native_failover_slots says, else as the slots that are there, else marked. One of that name that has lost its WAL is dropped first: it can never be used again
 (design 4, step 5).';
 REVOKE ALL ON FUNCTION zodan.write_create_slot FROM PUBLIC;
 

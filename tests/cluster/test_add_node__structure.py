@@ -242,6 +242,13 @@ def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
     assert n3.execute("SELECT gross FROM inv") == [(4,)]
     assert n3.execute('SELECT * FROM first, "Second one"') == [(1, 1)]
     assert n3.execute("SELECT relispopulated FROM pg_class WHERE relname = 'never'") == [(False,)]
+    # Slots are marked for failover as Spock marks its own.
+    for node in cluster.nodes:
+        ((marks,),) = node.execute(
+            "SELECT count(DISTINCT to_jsonb(s) ->> 'failover') FROM pg_replication_slots AS s"
+            " WHERE plugin = 'spock_output'"
+        )
+        assert marks <= 1
     assert [_extension_schema(node) for node in cluster.nodes] == ["ext"] * 3
 
 
