@@ -3486,8 +3486,16 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$
 SELECT pg_catalog.jsonb_build_object(
-    -- This session has set some for itself: what counts is what it began with.
-    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.reset_val) FROM pg_catalog.pg_settings AS s
+    -- What Spock's workers begin with: this session has set some for itself, and its connection string may have set others.
+    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, CASE WHEN s.source IN ('client', 'session') AND s.context IN ('user', 'superuser') THEN coalesce(
+                            (SELECT pg_catalog.substr(c.setting, pg_catalog.length(s.name) + 2)
+                               FROM pg_catalog.pg_db_role_setting AS d CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) AS c(setting)
+                              WHERE pg_catalog.starts_with(c.setting, s.name || '=')
+                                AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b WHERE b.datname = pg_catalog.current_database()))
+                                AND d.setrole IN (0, (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = session_user))
+                              ORDER BY d.setrole DESC, d.setdatabase DESC LIMIT 1),
+                            (SELECT f.setting FROM pg_catalog.pg_file_settings AS f WHERE f.name = s.name AND f.applied ORDER BY f.seqno DESC LIMIT 1),
+                            s.boot_val) ELSE s.reset_val END) FROM pg_catalog.pg_settings AS s
                   WHERE s.name ~ '^(spock|pglogical|snowflake)\.' OR s.name IN ('shared_preload_libraries', 'max_connections', 'max_locks_per_transaction', 'max_prepared_transactions',
                       'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'max_active_replication_origins', 'max_replication_slots', 'data_directory',
                       'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',

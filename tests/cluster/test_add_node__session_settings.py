@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from test_add_node__premises import at, everywhere, join, refused
 
@@ -94,3 +95,16 @@ def test_what_only_changes_how_values_are_printed_does_no_harm(cluster: Cluster,
     for node in cluster.nodes:
         at(node, "ALTER DATABASE app RESET ALL")
     assert state(cluster.nodes) == before
+
+
+def test_a_connection_string_hides_no_setting_of_the_server(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    create_tables(cluster)
+    load_zodan(n2)
+    n2.execute("ALTER DATABASE app SET default_transaction_read_only = on")
+    hiding = n2.dsn() + " options='-c default_transaction_read_only=off'"
+    with psycopg.connect(hiding, autocommit=True) as connection, pytest.raises(psycopg.Error) as refused:
+        connection.execute("CALL spock.add_node('n1', %(source)s, 'n2', %(new)s)", {"source": n1.dsn(), "new": hiding})
+    assert refused.value.sqlstate == "ZD100"
+    assert 'writable on "n2"' in str(refused.value.diag.message_detail)
