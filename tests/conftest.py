@@ -19,7 +19,7 @@ from support.clusters import MakeCluster
 from support.secrets import PASSWORD
 from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
 
-_LOG_TAIL = 400
+_LOG_TAIL = 120
 _CLUSTERS = pytest.StashKey[list[Cluster]]()
 _LAST = "test_secrets__whole_run.py"
 
