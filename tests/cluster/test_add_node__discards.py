@@ -8,9 +8,9 @@ from test_add_node__premises import at
 from test_add_node__resume import planned
 from test_add_node__turn import Join
 
-from support.calls import call
+from support.calls import add_node, call, load_zodan, remove_node
 from support.clusters import MakeCluster
-from support.tables import KEYED, assert_rows_equal
+from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import detect_engine
 
@@ -95,3 +95,23 @@ def test_a_row_that_is_refused(join: Join, request: pytest.FixtureRequest) -> No
     assert join.attempts("note what is on n3") == (2 if join.cluster.engine.is_real else 1)
     assert writers.failures == []
     _check(join)
+
+
+def test_a_discarded_statement_without_a_table_stops_no_check(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=1)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    n1, _, n3 = cluster.nodes
+    load_zodan(n3)
+    # As Spock notes a DDL statement that it could not carry out.
+    n1.execute(
+        "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
+        " remote_xid, operation, error_message)"
+        " SELECT node_id, now(), 1, clock_timestamp(), 1, 'DDL', 'it failed' FROM spock.node WHERE node_name = 'n2'"
+    )
+    told = add_node(cluster, "n1", "n3")
+    assert [line for line in told if "DDL on no table, 1 times" in line]
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)
+    remove_node(cluster, "n3")
