@@ -4265,6 +4265,21 @@ COMMENT ON FUNCTION zodan.list_exchanged IS
 has. A set that only an outside consumer takes is none of them (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.list_published(p_facts jsonb, p_join jsonb)
+RETURNS SETOF jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT i.item
+  -- OFFSET 0: once, and not again for every row.
+  FROM (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x
+ CROSS JOIN pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
+ WHERE i.item ->> 'set' = ANY (x.sets)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_published IS
+'The tables of the source in the replication sets that the members take from one another, a row a table and set, as
+zodan.write_read_sets gives them: set, table, columns and filter (design 4, step 4).';
+REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.write_try_structure(p_extensions jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -4405,8 +4420,7 @@ BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.filter), '{}') INTO v_filters
       FROM (SELECT i.item ->> 'table' AS name,
                    CASE WHEN pg_catalog.bool_and(i.item ->> 'filter' IS NOT NULL) THEN pg_catalog.string_agg(pg_catalog.format('(%s)', i.item ->> 'filter'), ' OR ') END AS filter
-              FROM pg_catalog.jsonb_array_elements(v_facts #> ARRAY[v_source, 'streams', 'tables']) AS i(item)
-             WHERE i.item ->> 'set' = ANY (zodan.list_exchanged(v_facts, p_join)) GROUP BY i.item ->> 'table') AS t;
+              FROM zodan.list_published(v_facts, p_join) AS i(item) GROUP BY i.item ->> 'table') AS t;
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
         v_new, zodan.write_try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')),
         v_source, zodan.write_try_references(coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]'), v_filters)), p_dsns);
@@ -4431,8 +4445,7 @@ AS $zodan$
 SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'source' END, c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s, p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
                (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
-                  FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
-                 WHERE i.item ->> 'set' = ANY (zodan.list_exchanged(p_facts, p_join))) AS published OFFSET 0) AS f
+                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
  CROSS JOIN LATERAL (
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(o.name) FROM pg_catalog.jsonb_array_elements_text(f.t -> 'same') AS o(name)
              WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(zodan.list_fenced(p_facts, p_join)) AS z(name) WHERE o.name = 'schema ' || z.name))) AS same,
@@ -4519,9 +4532,7 @@ UNION ALL
 SELECT c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
           -- OFFSET 0: once, and not again for every row.
-          FROM (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x
-         CROSS JOIN pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
-         WHERE i.item ->> 'set' = ANY (x.sets) OFFSET 0) AS f
+          FROM zodan.list_published(p_facts, p_join) AS i(item) OFFSET 0) AS f
  CROSS JOIN LATERAL (VALUES
     ('partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name)) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
        WHERE n.root IS NOT NULL AND f.published ? n.name AND NOT f.published ? n.root),
@@ -6429,7 +6440,7 @@ BEGIN
         'views', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'views'], '[]'), 'fenced', pg_catalog.to_jsonb(zodan.list_fenced(p_facts, p_join)), 'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
         'sets', (SELECT pg_catalog.jsonb_object_agg(f.key, (SELECT coalesce(pg_catalog.jsonb_agg(s.name), '[]')
                        FROM pg_catalog.jsonb_array_elements_text(f.value #> '{spock,sets}') AS s(name) WHERE s.name = ANY (x.sets)))
-                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x),
+                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets) AS x),
         'versions', (SELECT pg_catalog.jsonb_object_agg(f.key, f.value -> 'version_num')
                        FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
 END
