@@ -1869,7 +1869,8 @@ DECLARE
 BEGIN
     IF p_seen ->> 'trouble' IS NOT NULL THEN
         RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
-            'ok', false, 'sqlstate', 'ZD202', 'message', p_seen ->> 'trouble'));
+            -- It may quote a server's log.
+            'ok', false, 'sqlstate', 'ZD202', 'message', zodan.redact_text(p_seen ->> 'trouble')));
     ELSIF (p_seen ->> 'ok')::boolean THEN
         RETURN v_job || pg_catalog.jsonb_build_object('stage', 'done',
             'result', coalesce(nullif(v_job -> 'result', 'null'), nullif(p_seen - 'ok' - 'trouble' - 'alive', '{}')));

@@ -25,6 +25,16 @@ def test_the_rest_to_the_next_look(
     assert shortest <= row[0] <= longest
 
 
+_TROUBLE = """
+SELECT zodan.judge_wait('{}', '{"trouble": "it broke off: bad string host=a password=s3cret-9 port=1"}', '10 min')
+       #>> '{answer,message}'
+"""
+
+
+def test_what_a_log_says_is_masked(zodan: psycopg.Connection[Any]) -> None:
+    assert zodan.execute(_TROUBLE).fetchone() == ("it broke off: bad string host=a password=**** port=1",)
+
+
 _DEADLINE = """
 SELECT zodan.judge_wait(
            jsonb_build_object('progress', 1, 'since', now(), 'deadline', clock_timestamp() - interval '1 s'),
