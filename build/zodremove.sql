@@ -825,10 +825,13 @@ RETURNS bigint
 LANGUAGE sql
 AS $zodan$
 SELECT pg_catalog.count(pg_catalog.set_config(s.name, s.value, s.passes))
-  FROM (VALUES ('log_min_error_statement', 'panic', true),
+  FROM (VALUES
                -- Looked at when the statement has ended, after the last of its transactions.
-               ('log_min_duration_statement', '-1', false), ('log_min_duration_sample', '-1', false), ('log_transaction_sample_rate', '0', false),
-               ('auto_explain.log_min_duration', '-1', false)) AS s(name, value, passes)
+               ('log_min_duration_statement', '-1', false),
+               ('log_min_duration_sample', '-1', false),
+               ('log_transaction_sample_rate', '0', false),
+               ('auto_explain.log_min_duration', '-1', false),
+               ('log_min_error_statement', 'panic', true)) AS s(name, value, passes)
  WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
    AND (s.passes OR pg_catalog.current_setting(s.name, true) IS DISTINCT FROM s.value)
 $zodan$;
