@@ -3670,6 +3670,47 @@ COMMENT ON FUNCTION zodan.object_facts IS
 whatever kind, but for those that a copy creates where they are missing only. It gives one row, facts, an array (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.object_facts FROM PUBLIC;
 
+CREATE FUNCTION zodan.partition_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$
+WITH RECURSIVE partitioned AS MATERIALIZED (
+    SELECT c.oid, c.relkind, c.relispartition, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relispartition OR c.relkind = 'p'),
+-- Types whose hash is that of an OID, which the same value does not have in another database.
+unstable AS (
+    SELECT t.oid FROM pg_catalog.pg_type AS t
+     WHERE t.typtype = 'e' OR t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^reg' AND t.typcategory = 'N'
+     UNION
+    SELECT t.oid FROM unstable AS u
+      JOIN pg_catalog.pg_type AS t ON t.typelem = u.oid OR t.typbasetype = u.oid
+        OR EXISTS (SELECT FROM pg_catalog.pg_range AS r WHERE r.rngtypid = t.oid AND r.rngsubtype = u.oid)
+        OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.atttypid = u.oid AND a.attnum > 0))
+SELECT pg_catalog.jsonb_build_object(
+    'foreign', (SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, (
+                           SELECT pg_catalog.jsonb_agg(p.name) FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(id) JOIN partitioned AS p ON p.oid = a.id)), '{}')
+                  FROM partitioned AS c WHERE c.relkind = 'f'),
+    'hashed', (SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, (
+                          SELECT pg_catalog.jsonb_agg(DISTINCT p.name)
+                            FROM (SELECT a.id FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(id) UNION ALL SELECT d.relid FROM pg_catalog.pg_partition_tree(c.oid) AS d) AS a(id)
+                            JOIN partitioned AS p ON p.oid = a.id)), '{}')
+                 FROM pg_catalog.pg_partitioned_table AS h JOIN partitioned AS c ON c.oid = h.partrelid
+                WHERE h.partstrat = 'h'
+                  AND (EXISTS (SELECT FROM pg_catalog.unnest(h.partclass::oid[]) AS k(class) JOIN pg_catalog.pg_opclass AS o ON o.oid = k.class
+                                WHERE o.opcintype = 'anyenum'::regtype)
+                    OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN unstable AS u ON u.oid = a.atttypid
+                                WHERE a.attrelid = c.oid AND a.attnum = ANY (h.partattrs::int2[]))))
+) AS facts
+$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.partition_facts IS
+'The query that reads the partitions that a copy, or what is streamed, cannot bring to another node. It gives one row, facts, an
+object: foreign (each foreign table that is a partition, with the tables above it) and hashed (each table that is partitioned by the hash of
+an OID, with the tables above and below it) (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.partition_facts FROM PUBLIC;
+
 CREATE FUNCTION zodan.structure_facts(p_objects jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -3712,6 +3753,7 @@ SELECT pg_catalog.jsonb_build_object(
                     FROM (SELECT pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name, pg_catalog.array_agg(a.attname) AS columns
                             FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
                            WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> '' GROUP BY s.nspname, c.relname) AS g),
+    'partitions', (%3$s),
     'references', (SELECT coalesce(pg_catalog.jsonb_agg(r.item), '[]') FROM (
         SELECT pg_catalog.jsonb_build_object('name', k.conname, 'table', pg_catalog.format('%%I.%%I', s.nspname, c.relname),
                    'refers', pg_catalog.format('%%I.%%I', f.nspname, t.relname), 'rows', c.reltuples,
@@ -3732,13 +3774,13 @@ SELECT pg_catalog.jsonb_build_object(
                                  WHERE m.part[2] IS NOT NULL
                                     OR EXISTS (SELECT FROM pg_catalog.pg_proc AS q WHERE q.proname = pg_catalog.lower(m.part[1]) AND q.pronamespace <> 'pg_catalog'::regnamespace)))
 ) AS facts
-$sql$, zodan.write_user_objects(), zodan.quote_text(p_objects::text))
+$sql$, zodan.write_user_objects(), zodan.quote_text(p_objects::text), zodan.partition_facts())
 $zodan$;
 COMMENT ON FUNCTION zodan.structure_facts IS
 'The query that reads from a database what decides whether its structure can be made anew elsewhere. p_objects is what
 zodan.object_facts gave for the database that is to have it. It gives one row, facts, an object: same (those of p_objects that are here
 too), extensions (schema, whether it is made for itself, whether anything here depends on the extension), holding (tables of extensions with rows), public,
-generated (columns), references (foreign keys), unpinned and peeking (functions in indexes, and in checks), and names nothing of Spock (design 4,
+generated (columns), partitions (what zodan.partition_facts gives), references (foreign keys), unpinned and peeking (functions in indexes, and in checks), and names nothing of Spock (design 4,
 step 2).';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
@@ -4398,7 +4440,9 @@ SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'so
            zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', g.key, l.list)) FROM pg_catalog.jsonb_each(f.t -> 'generated') AS g(key, value)
              CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list FROM pg_catalog.jsonb_array_elements_text(g.value) AS k(name)
                                   WHERE pg_catalog.jsonb_typeof(f.published -> g.key) = 'null' OR f.published -> g.key ? k.name) AS l
-             WHERE f.published ? g.key AND l.list IS NOT NULL AND f.n #>> '{extensions,spock}' LIKE '5.%')) AS generated) AS l
+             WHERE f.published ? g.key AND l.list IS NOT NULL AND f.n #>> '{extensions,spock}' LIKE '5.%')) AS generated,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key) FROM pg_catalog.jsonb_each(f.t #> '{partitions,foreign}') AS e(key, value) WHERE f.published ?| ARRAY(SELECT x.name FROM pg_catalog.jsonb_array_elements_text(e.value) AS x(name)))) AS remote,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key) FROM pg_catalog.jsonb_each(f.t #> '{partitions,hashed}') AS e(key, value) WHERE f.published ?| ARRAY(SELECT x.name FROM pg_catalog.jsonb_array_elements_text(e.value) AS x(name)))) AS hashed) AS l
  CROSS JOIN LATERAL (VALUES
     ('nothing of the same name', 'new', 'fail', l.same, 'no object that the copy is about to create', 'Drop these objects on the new node.'),
     ('objects can be created', 'new', 'fail', f.n #>> '{trial,objects}', 'a database in which the connecting role may create objects: the copy does', 'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
@@ -4409,6 +4453,10 @@ SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'so
     ('tables of extensions', 'new', 'fail', l.filled, 'no rows from the script of an extension in a table that is copied', 'Take these tables out of the replication sets on every member.'),
     ('rows of extensions', 'source', 'warn', l.holding, 'no rows in tables of extensions that are in no replication set: they are not copied', 'Add these tables to a set on every member, or bring their rows by hand.'),
     ('generated columns', 'source', 'fail', l.generated, 'with Spock 5, no generated column in what is replicated: its copy fails', 'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
+    ('foreign partitions', 'source', 'fail', l.remote, 'no foreign table below a table that is copied: the copy would read and write the rows of its server',
+     'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
+    ('partitions by hash', 'source', 'fail', l.hashed, 'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
+     'Take these tables with their partitions out of the replication sets on every member, or partition them by list or by the hash of another column.'),
     ('foreign keys', 'source', 'fail', zodan.name_some(f.s #> '{references,broken}'), 'a row for every reference among the rows that are copied',
      'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
     ('foreign keys that were read', 'source', 'warn', zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before', 'Look for rows without the one that they refer to: the copy would fail at its end.'),

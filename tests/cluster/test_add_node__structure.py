@@ -197,6 +197,52 @@ def test_a_generated_column(cluster: Cluster) -> None:
     everywhere(cluster, _REMOVE.format("inv"), "DROP TABLE inv")
 
 
+def unpublish(cluster: Cluster, *tables: str) -> None:
+    """Take tables of schema public out of their sets: a partition may have left its table's set with it, or not."""
+    for table in tables:
+        everywhere(
+            cluster,
+            "SELECT spock.repset_remove_table(set_name, format('%I.%I', nspname, relname)::regclass)"
+            f" FROM spock.tables WHERE relname = '{table}' AND set_name IS NOT NULL",
+        )
+
+
+@pytest.mark.parametrize("key", ["kind", "kinds", "span", "place", "(coalesce(kind, 'good'::mood))"])
+def test_partitions_by_the_hash_of_an_oid(cluster: Cluster, key: str) -> None:
+    everywhere(
+        cluster,
+        "CREATE TYPE mood AS ENUM ('good', 'bad')",
+        "CREATE TYPE moods AS RANGE (SUBTYPE = mood)",
+        "CREATE TABLE parted (id int, kind mood, kinds mood[], span moods, place regclass) PARTITION BY LIST (id)",
+        f"CREATE TABLE hashed PARTITION OF parted DEFAULT PARTITION BY HASH ({key})",
+        "CREATE TABLE leaf PARTITION OF hashed FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        "SELECT spock.repset_add_table('default_insert_only', 'parted')",
+    )
+    refused(cluster, "partitions by hash", "public.hashed")
+    unpublish(cluster, "parted", "hashed", "leaf")
+    assert checks(cluster, "partitions by hash") == [("fail", True, "as needed")]
+    everywhere(cluster, "DROP TABLE parted", "DROP TYPE moods, mood")
+
+
+def test_a_foreign_table_as_a_partition(cluster: Cluster) -> None:
+    everywhere(
+        cluster,
+        "CREATE EXTENSION postgres_fdw",
+        "CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'far.invalid')",
+        "CREATE TABLE parted (id int, at int) PARTITION BY LIST (at)",
+        "CREATE TABLE near PARTITION OF parted FOR VALUES IN (1)",
+        "CREATE FOREIGN TABLE far PARTITION OF parted FOR VALUES IN (2) SERVER far",
+    )
+    # Nobody copies it: no harm.
+    assert checks(cluster, "foreign partitions") == [("fail", True, "as needed")]
+    everywhere(cluster, "SELECT spock.repset_add_table('default_insert_only', 'parted')")
+    refused(cluster, "foreign partitions", "public.far")
+    everywhere(cluster, "ALTER TABLE parted DETACH PARTITION far")
+    assert checks(cluster, "foreign partitions") == [("fail", True, "as needed")]
+    unpublish(cluster, "parted", "near", "far")
+    everywhere(cluster, "DROP TABLE parted", "DROP EXTENSION postgres_fdw CASCADE")
+
+
 def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
     n3 = cluster["n3"]
     ((old,),) = n3.execute("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = 'spock'")
@@ -230,6 +276,17 @@ def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
         "CREATE MATERIALIZED VIEW first AS SELECT id FROM loose",
         'CREATE MATERIALIZED VIEW "Second one" AS SELECT count(*) FROM first',
         "CREATE MATERIALIZED VIEW never AS SELECT id FROM loose WITH NO DATA",
+        # Partitions by an enum, but not by its hash, and by the hash of its text; rows of a table and of its child.
+        "CREATE TYPE mood AS ENUM ('good', 'bad')",
+        "CREATE TABLE listed (id int, kind mood, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind)",
+        "CREATE TABLE bad PARTITION OF listed FOR VALUES IN ('bad') PARTITION BY HASH (id)",
+        "CREATE TABLE bads PARTITION OF bad FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        "CREATE TABLE parent (id int PRIMARY KEY)",
+        "CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent)",
+        "INSERT INTO listed VALUES (1, 'bad')",
+        "INSERT INTO parent VALUES (1)",
+        "INSERT INTO child VALUES (2)",
+        *(_ADD.format(table) for table in ("listed", "parent", "child")),
         # Functions that say where they look.
         "CREATE FUNCTION pinned(int) RETURNS int LANGUAGE sql IMMUTABLE SET search_path = public AS 'SELECT $1'",
         "CREATE INDEX fact_pinned ON fact (pinned(id))",
@@ -238,7 +295,7 @@ def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
     assert [line for line in told if line.startswith(("functions with", "checks that"))] == []
     cluster.wait_replicating()
     wait_level(cluster.members)
-    assert_rows_equal(cluster.members, [*TABLES, "fact", "loose"])
+    assert_rows_equal(cluster.members, [*TABLES, "fact", "loose", "listed", "parent", "child"])
     assert n3.execute("SELECT gross FROM inv") == [(4,)]
     assert n3.execute('SELECT * FROM first, "Second one"') == [(1, 1)]
     assert n3.execute("SELECT relispopulated FROM pg_class WHERE relname = 'never'") == [(False,)]

@@ -191,6 +191,18 @@ BEFORE = [
             put(f"{NEW}/extensions/spock", "5.0.11"),
         ),
     ),
+    Case(
+        "foreign partitions",
+        SOURCE,
+        "fail",
+        put(f"{SOURCE}/structure/partitions/foreign", {"a.far": ["public.app_keyed"]}),
+    ),
+    Case(
+        "partitions by hash",
+        SOURCE,
+        "fail",
+        put(f"{SOURCE}/structure/partitions/hashed", {"a.hashed": ["public.app_keyed"]}),
+    ),
     Case("foreign keys", SOURCE, "fail", put(f"{SOURCE}/references/broken", ["a on b, to c"])),
     Case("foreign keys that were read", SOURCE, "warn", put(f"{SOURCE}/references/unread", ["a on b"])),
     Case("checks that read tables", SOURCE, "warn", put(f"{SOURCE}/structure/peeking", ["f(integer)"])),

@@ -75,7 +75,7 @@ SELECT c.oid AS relid, n.nspname, c.relname, s.set_name
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN (SELECT rt.set_reloid, rs.set_name
-               FROM pglogical.replication_set_table rt
+               FROM spock.replication_set_table rt
                JOIN pglogical.replication_set rs ON rs.set_id = rt.set_id
                JOIN pglogical.local_node l ON l.node_id = rs.set_nodeid) s ON s.set_reloid = c.oid
  WHERE c.relkind IN ('r', 'p')
