@@ -988,7 +988,7 @@ AS $zodan$
 /* Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
 that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed its
 functions are created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
-then of connection and replication, with the fault, NULL where it worked (design 3). */
+then of connection, identity and replication, with the fault, NULL where it worked (design 3). */
 BEGIN
     RETURN pg_catalog.format($sql$DO $do$
 DECLARE
@@ -996,10 +996,12 @@ DECLARE
     v_faults jsonb := '{}'::jsonb;
     v_schema text;
     v_node text;
-    v_target text;
+    v_target jsonb;
     v_kind text;
     v_mode text;
     v_fault text;
+    v_who text;
+    v_place text;
 BEGIN
     -- The error that ends this is no one's concern but the caller's.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
@@ -1009,9 +1011,10 @@ BEGIN
         v_schema := 'pg_temp';
         EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_connect(text, text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_connect''';
         EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_disconnect(text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_disconnect''';
+        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_record''';
     END IF;
     FOR v_node, v_target, v_kind, v_mode IN
-        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each_text(v_targets) AS t(key, value)
+        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each(v_targets) AS t(key, value)
          CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode) ORDER BY t.key, m.place
     LOOP
         -- What cannot be reached plainly is not tried again: each try may last 10 s.
@@ -1019,7 +1022,13 @@ BEGIN
         v_fault := NULL;
         BEGIN
             EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)')
-                USING 'zodan_probe', v_target || ' connect_timeout=10' || v_mode;
+                USING 'zodan_probe', (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
+            IF v_kind = 'connection' THEN
+                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema, '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
+                  USING 'zodan_probe', %s;
+                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, pg_catalog.jsonb_build_object('identity',
+                    CASE WHEN v_who IS DISTINCT FROM v_target ->> 'who' THEN 'another one: ' || v_place END));
+            END IF;
             EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
@@ -1030,15 +1039,18 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
 END
 $do$$sql$,
-        (SELECT pg_catalog.string_agg(pg_catalog.format('%s, %s', zodan.quote_text(t.key), zodan.placeholder('dsn', t.value)), ', ')
-           FROM pg_catalog.jsonb_each_text(p_targets) AS t(key, value)));
+        (SELECT pg_catalog.string_agg(pg_catalog.format('%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
+                    zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
+           FROM pg_catalog.jsonb_each(p_targets) AS t(key, value)),
+        zodan.quote_text('SELECT ' || zodan.write_who() || ', pg_catalog.format(''database "%s" of the server at %s, port %s'', pg_catalog.current_database(),
+            coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), ''a socket''), pg_catalog.current_setting(''port''))'));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_probe IS
 'Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
 that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed its
 functions are created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
-then of connection and replication, with the fault, NULL where it worked (design 3).';
+then of connection, identity and replication, with the fault, NULL where it worked (design 3).';
 REVOKE ALL ON FUNCTION zodan.write_probe FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_copy_roles(p_source text)
@@ -1394,6 +1406,19 @@ COMMENT ON FUNCTION zodan.write_read_sets IS
 filter, sequences; where p_sets is given, those of these names only. It returns one row, sets (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
 
+CREATE FUNCTION zodan.write_who()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port'),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_who IS
+'Writes the expression that tells the database it runs in from any other, as long as its server runs, whatever the role may see and
+however the session prints: two connection strings mean the same database where it gives the same (design 4).';
+REVOKE ALL ON FUNCTION zodan.write_who FROM PUBLIC;
+
 CREATE FUNCTION zodan.server_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -1407,6 +1432,7 @@ SELECT pg_catalog.jsonb_build_object(
                   WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
                       'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
                       'data_directory', 'spock.pause_timeout', 'server_encoding')),
+    'who', $sql$ || zodan.write_who() || $sql$,
     'server', pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('port'),
         (SELECT s.setting FROM pg_catalog.pg_settings AS s WHERE s.name = 'data_directory')),
     'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
@@ -3830,7 +3856,7 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Gives an object of node, then of target, then of connection and
+member each uses the connection string that it knows itself. Gives an object of node, then of target, then of connection, identity and
 replication, with the fault, NULL where it worked. Nothing is changed (design 3, 4). */
 DECLARE
     v_dsns jsonb;
@@ -3839,7 +3865,8 @@ BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(t.way, t.dsn), '{}'), pg_catalog.jsonb_object_agg(t.node, t.targets) INTO v_dsns, v_queries
       FROM (SELECT f.key AS node, pg_catalog.concat_ws(' -> ', f.key, o.key) AS way,
                    coalesce(zodan.known_dsns(pg_catalog.jsonb_build_object('own', f.value)) -> o.key, o.value) AS dsn,
-                   pg_catalog.jsonb_object_agg(o.key, pg_catalog.concat_ws(' -> ', f.key, o.key)) OVER (PARTITION BY f.key) AS targets
+                   pg_catalog.jsonb_object_agg(o.key, pg_catalog.jsonb_build_object(
+                       'way', pg_catalog.concat_ws(' -> ', f.key, o.key), 'who', p_facts #> ARRAY[o.key, 'who'])) OVER (PARTITION BY f.key) AS targets
               FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
              CROSS JOIN pg_catalog.jsonb_each(p_dsns) AS o(key, value)
              -- Only a superuser can keep a statement, and the connection strings in it, out of the server's log.
@@ -3854,7 +3881,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.probe_pairs IS
 'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Gives an object of node, then of target, then of connection and
+member each uses the connection string that it knows itself. Gives an object of node, then of target, then of connection, identity and
 replication, with the fault, NULL where it worked. Nothing is changed (design 3, 4).';
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
@@ -3877,11 +3904,14 @@ CREATE FUNCTION zodan.check_pairs(p_probes jsonb, p_join jsonb)
 RETURNS SETOF zodan.check_result
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT CASE t.kind WHEN 'replication' THEN 'reachable for replication' ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
+SELECT CASE t.kind WHEN 'replication' THEN 'reachable for replication' WHEN 'identity' THEN 'the same from everywhere' ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
        CASE WHEN t.target <> '' AND p_join ->> 'new' IN (t.source, t.target) THEN 'fail' ELSE 'warn' END, t.fault IS NULL,
-       coalesce(t.fault, 'connected'), CASE t.kind WHEN 'replication' THEN 'a connection in replication mode' ELSE 'a connection' END || ' from node to node',
+       coalesce(t.fault, CASE t.kind WHEN 'identity' THEN 'the same database' ELSE 'connected' END),
+       CASE t.kind WHEN 'replication' THEN 'a connection in replication mode from node to node'
+                   WHEN 'identity' THEN 'a connection string that means the same database on every server' ELSE 'a connection from node to node' END,
        CASE WHEN t.fault LIKE '%$libdir/dblink%' THEN 'Install PostgreSQL''s contrib modules on the server of "' || t.source || '".'
             WHEN t.target = '' THEN 'Run this statement''s parts by hand on "' || t.source || '" to see what forbids them: a function of dblink in pg_temp.'
+            WHEN t.kind = 'identity' THEN 'Give a connection string whose host and port mean that database on "' || t.source || '" too: an address, no local name or socket.'
             ELSE 'Check address, firewall, password and pg_hba.conf between the two servers.' END
   FROM (SELECT p.key AS source, o.key AS target, k.key AS kind, k.value AS fault
           FROM pg_catalog.jsonb_each(p_probes) AS p(key, value)
@@ -3889,7 +3919,8 @@ SELECT CASE t.kind WHEN 'replication' THEN 'reachable for replication' ELSE 'rea
          CROSS JOIN LATERAL pg_catalog.jsonb_each_text(o.value) AS k(key, value)) AS t
 $zodan$;
 COMMENT ON FUNCTION zodan.check_pairs IS
-'Every node reaches every other one, also for replication. p_probes is what zodan.probe_pairs gave. A failure
+'Every node reaches every other one, also for replication, and the
+same database as the caller does. p_probes is what zodan.probe_pairs gave. A failure
 where the new node is one of the two, else a warning: what replicates between members is looked at by itself, and they need
 no dblink (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;

@@ -1040,7 +1040,7 @@ AS $zodan$
 /* Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
 that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed its
 functions are created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
-then of connection and replication, with the fault, NULL where it worked (design 3). */
+then of connection, identity and replication, with the fault, NULL where it worked (design 3). */
 BEGIN
     RETURN pg_catalog.format($sql$DO $do$
 DECLARE
@@ -1048,10 +1048,12 @@ DECLARE
     v_faults jsonb := '{}'::jsonb;
     v_schema text;
     v_node text;
-    v_target text;
+    v_target jsonb;
     v_kind text;
     v_mode text;
     v_fault text;
+    v_who text;
+    v_place text;
 BEGIN
     -- The error that ends this is no one's concern but the caller's.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
@@ -1061,9 +1063,10 @@ BEGIN
         v_schema := 'pg_temp';
         EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_connect(text, text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_connect''';
         EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_disconnect(text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_disconnect''';
+        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_record''';
     END IF;
     FOR v_node, v_target, v_kind, v_mode IN
-        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each_text(v_targets) AS t(key, value)
+        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each(v_targets) AS t(key, value)
          CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode) ORDER BY t.key, m.place
     LOOP
         -- What cannot be reached plainly is not tried again: each try may last 10 s.
@@ -1071,7 +1074,13 @@ BEGIN
         v_fault := NULL;
         BEGIN
             EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)')
-                USING 'zodan_probe', v_target || ' connect_timeout=10' || v_mode;
+                USING 'zodan_probe', (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
+            IF v_kind = 'connection' THEN
+                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema, '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
+                  USING 'zodan_probe', %s;
+                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, pg_catalog.jsonb_build_object('identity',
+                    CASE WHEN v_who IS DISTINCT FROM v_target ->> 'who' THEN 'another one: ' || v_place END));
+            END IF;
             EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
@@ -1082,15 +1091,18 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
 END
 $do$$sql$,
-        (SELECT pg_catalog.string_agg(pg_catalog.format('%s, %s', zodan.quote_text(t.key), zodan.placeholder('dsn', t.value)), ', ')
-           FROM pg_catalog.jsonb_each_text(p_targets) AS t(key, value)));
+        (SELECT pg_catalog.string_agg(pg_catalog.format('%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
+                    zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
+           FROM pg_catalog.jsonb_each(p_targets) AS t(key, value)),
+        zodan.quote_text('SELECT ' || zodan.write_who() || ', pg_catalog.format(''database "%s" of the server at %s, port %s'', pg_catalog.current_database(),
+            coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), ''a socket''), pg_catalog.current_setting(''port''))'));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_probe IS
 'Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
 that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed its
 functions are created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
-then of connection and replication, with the fault, NULL where it worked (design 3).';
+then of connection, identity and replication, with the fault, NULL where it worked (design 3).';
 REVOKE ALL ON FUNCTION zodan.write_probe FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_copy_roles(p_source text)
@@ -1460,6 +1472,19 @@ COMMENT ON FUNCTION zodan.write_read_sets IS
 filter, sequences; where p_sets is given, those of these names only. It returns one row, sets (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_who()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port'),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_who IS
+'Writes the expression that tells the database it runs in from any other, as long as its server runs, whatever the role may see and
+however the session prints: two connection strings mean the same database where it gives the same (design 4).';
+REVOKE ALL ON FUNCTION zodan.write_who FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.server_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -1473,6 +1498,7 @@ SELECT pg_catalog.jsonb_build_object(
                   WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
                       'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
                       'data_directory', 'spock.pause_timeout', 'server_encoding')),
+    'who', $sql$ || zodan.write_who() || $sql$,
     'server', pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('port'),
         (SELECT s.setting FROM pg_catalog.pg_settings AS s WHERE s.name = 'data_directory')),
     'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),

@@ -96,6 +96,8 @@ BEFORE = [
     Case("reachable", PEER, "fail", put(PEER, {"error": "connection refused"})),
     Case("readable", PEER, "fail", put(f"{PEER}/unread", "host: permission denied")),
     Case("reachable from each other", f"{PEER} -> {NEW}", "fail", probe(PEER, NEW, "connection")),
+    Case("the same from everywhere", f"{PEER} -> {NEW}", "fail", probe(PEER, NEW, "identity")),
+    Case("the same from everywhere", f"{SOURCE} -> {PEER}", "warn", probe(SOURCE, PEER, "identity")),
     Case("reachable from each other", f"{PEER} -> {SOURCE}", "warn", probe(PEER, SOURCE, "connection")),
     Case("reachable for replication", f"{NEW} -> {SOURCE}", "fail", probe(NEW, SOURCE, "replication")),
     Case("PostgreSQL version", PEER, "fail", put(f"{PEER}/version_num", 140002)),

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.calls import add_node, call, load_zodan
+from support.calls import add_node, call, load_zodan, state
 from support.clusters import MakeCluster
 from support.secrets import find
 from support.tables import create_tables, fill, wait_level
@@ -169,3 +169,27 @@ def test_a_source_that_is_another_node_is_a_check(make_cluster: MakeCluster) -> 
     load_zodan(caller)
     given = {"src_node_name": "n9", "src_dsn": cluster[PEER].dsn()}
     assert ("member is who it should be", "n9", "fail") in found(caller, "pre", given)
+
+
+def test_a_connection_string_that_means_another_server_elsewhere(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port is left to each server's environment, where the member has its own: it would stream to itself."""
+    cluster = make_cluster(members=2, blanks=1)
+    caller, peer, new = cluster[SOURCE], cluster[PEER], cluster[NEW]
+    load_zodan(caller)
+    given = arguments(cluster, NEW)
+    vague = {**given, "new_node_dsn": given["new_node_dsn"].replace(f"port={new.port} ", "")}
+    for node, port in ((caller, new.port), (new, new.port), (peer, peer.port)):
+        monkeypatch.setenv("PGPORT", str(port))
+        node.restart()
+    cluster.wait_replicating()
+    fault = ("the same from everywhere", f"{PEER} -> {NEW}", "fail")
+    assert fault in found(caller, "pre", vague)
+    assert not [name for name, _, _ in found(caller, "pre", given) if name == fault[0]]
+    before = state(cluster.nodes)
+    with pytest.raises(psycopg.Error) as raised:
+        call(caller, "spock.add_node", **vague)
+    assert raised.value.sqlstate == "ZD100"
+    assert f'database "app" of the server at 127.0.0.1, port {peer.port}' in str(raised.value.diag.message_detail)
+    assert state(cluster.nodes) == before
