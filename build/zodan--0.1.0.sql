@@ -3702,18 +3702,25 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$
 WITH RECURSIVE partitioned AS MATERIALIZED (
-    SELECT c.oid, c.relkind, c.relispartition, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+    SELECT c.oid, c.relkind, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relispartition OR c.relkind = 'p'),
--- Types whose hash is that of an OID, which the same value does not have in another database.
-unstable AS (
-    SELECT t.oid FROM pg_catalog.pg_type AS t
-     WHERE t.typtype = 'e' OR t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^reg' AND t.typcategory = 'N'
+-- What is hashed: the types of the keys, and of what these are made of. Of an expression its operator class tells the type.
+hashed AS (
+    SELECT h.partrelid, k.type
+      FROM pg_catalog.pg_partitioned_table AS h
+     CROSS JOIN LATERAL (
+        SELECT a.atttypid AS type FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = h.partrelid AND a.attnum = ANY (h.partattrs::int2[])
+         UNION ALL
+        SELECT o.opcintype FROM pg_catalog.pg_opclass AS o WHERE o.oid = ANY (h.partclass::oid[])) AS k
+     WHERE h.partstrat = 'h'
      UNION
-    SELECT t.oid FROM unstable AS u
-      JOIN pg_catalog.pg_type AS t ON t.typelem = u.oid OR t.typbasetype = u.oid
-        OR EXISTS (SELECT FROM pg_catalog.pg_range AS r WHERE r.rngtypid = t.oid AND r.rngsubtype = u.oid)
-        OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.atttypid = u.oid AND a.attnum > 0))
+    SELECT h.partrelid, m.type
+      FROM hashed AS h JOIN pg_catalog.pg_type AS t ON t.oid = h.type
+     CROSS JOIN LATERAL (
+        SELECT t.typelem AS type UNION ALL SELECT t.typbasetype
+         UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+         UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0) AS m)
 SELECT pg_catalog.jsonb_build_object(
     'foreign', (SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, (
                            SELECT pg_catalog.jsonb_agg(p.name) FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(id) JOIN partitioned AS p ON p.oid = a.id)), '{}')
@@ -3722,12 +3729,11 @@ SELECT pg_catalog.jsonb_build_object(
                           SELECT pg_catalog.jsonb_agg(DISTINCT p.name)
                             FROM (SELECT a.id FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(id) UNION ALL SELECT d.relid FROM pg_catalog.pg_partition_tree(c.oid) AS d) AS a(id)
                             JOIN partitioned AS p ON p.oid = a.id)), '{}')
-                 FROM pg_catalog.pg_partitioned_table AS h JOIN partitioned AS c ON c.oid = h.partrelid
-                WHERE h.partstrat = 'h'
-                  AND (EXISTS (SELECT FROM pg_catalog.unnest(h.partclass::oid[]) AS k(class) JOIN pg_catalog.pg_opclass AS o ON o.oid = k.class
-                                WHERE o.opcintype = 'anyenum'::regtype)
-                    OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN unstable AS u ON u.oid = a.atttypid
-                                WHERE a.attrelid = c.oid AND a.attnum = ANY (h.partattrs::int2[]))))
+                 FROM partitioned AS c
+                -- The hash of these is that of an OID, which the same value does not have in another database.
+                WHERE c.oid IN (SELECT h.partrelid FROM hashed AS h JOIN pg_catalog.pg_type AS t ON t.oid = h.type
+                                 WHERE t.typtype = 'e' OR t.oid = 'anyenum'::regtype
+                                    OR t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^reg' AND t.typcategory = 'N'))
 ) AS facts
 $sql$
 $zodan$;
@@ -4472,8 +4478,9 @@ SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'so
              CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list FROM pg_catalog.jsonb_array_elements_text(g.value) AS k(name)
                                   WHERE pg_catalog.jsonb_typeof(f.published -> g.key) = 'null' OR f.published -> g.key ? k.name) AS l
              WHERE f.published ? g.key AND l.list IS NOT NULL AND f.n #>> '{extensions,spock}' LIKE '5.%')) AS generated,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key) FROM pg_catalog.jsonb_each(f.t #> '{partitions,foreign}') AS e(key, value) WHERE f.published ?| ARRAY(SELECT x.name FROM pg_catalog.jsonb_array_elements_text(e.value) AS x(name)))) AS remote,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key) FROM pg_catalog.jsonb_each(f.t #> '{partitions,hashed}') AS e(key, value) WHERE f.published ?| ARRAY(SELECT x.name FROM pg_catalog.jsonb_array_elements_text(e.value) AS x(name)))) AS hashed) AS l
+           (SELECT pg_catalog.jsonb_object_agg(k.kind, zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key) FROM pg_catalog.jsonb_each(k.tables) AS e(key, related)
+                       WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(e.related) AS r(name) WHERE f.published ? r.name))))
+              FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
  CROSS JOIN LATERAL (VALUES
     ('nothing of the same name', 'new', 'fail', l.same, 'no object that the copy is about to create', 'Drop these objects on the new node.'),
     ('objects can be created', 'new', 'fail', f.n #>> '{trial,objects}', 'a database in which the connecting role may create objects: the copy does', 'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
@@ -4484,9 +4491,9 @@ SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'so
     ('tables of extensions', 'new', 'fail', l.filled, 'no rows from the script of an extension in a table that is copied', 'Take these tables out of the replication sets on every member.'),
     ('rows of extensions', 'source', 'warn', l.holding, 'no rows in tables of extensions that are in no replication set: they are not copied', 'Add these tables to a set on every member, or bring their rows by hand.'),
     ('generated columns', 'source', 'fail', l.generated, 'with Spock 5, no generated column in what is replicated: its copy fails', 'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
-    ('foreign partitions', 'source', 'fail', l.remote, 'no foreign table below a table that is copied: the copy would read and write the rows of its server',
+    ('foreign partitions', 'source', 'fail', l.partitions ->> 'foreign', 'no foreign table below a table that is copied: the copy would read and write the rows of its server',
      'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
-    ('partitions by hash', 'source', 'fail', l.hashed, 'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
+    ('partitions by hash', 'source', 'fail', l.partitions ->> 'hashed', 'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
      'Take these tables with their partitions out of the replication sets on every member, or partition them by list or by the hash of another column.'),
     ('foreign keys', 'source', 'fail', zodan.name_some(f.s #> '{references,broken}'), 'a row for every reference among the rows that are copied',
      'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),

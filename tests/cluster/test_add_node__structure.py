@@ -207,13 +207,18 @@ def unpublish(cluster: Cluster, *tables: str) -> None:
         )
 
 
-@pytest.mark.parametrize("key", ["kind", "kinds", "span", "place", "(coalesce(kind, 'good'::mood))"])
+@pytest.mark.parametrize(
+    "key", ["kind", "kinds", "span", "spans", "pair", "feeling", "place", "(coalesce(kind, 'good'::mood))"]
+)
 def test_partitions_by_the_hash_of_an_oid(cluster: Cluster, key: str) -> None:
     everywhere(
         cluster,
         "CREATE TYPE mood AS ENUM ('good', 'bad')",
-        "CREATE TYPE moods AS RANGE (SUBTYPE = mood)",
-        "CREATE TABLE parted (id int, kind mood, kinds mood[], span moods, place regclass) PARTITION BY LIST (id)",
+        "CREATE TYPE moods AS RANGE (SUBTYPE = mood, MULTIRANGE_TYPE_NAME = multimoods)",
+        "CREATE TYPE pair AS (left_one mood, right_one int)",
+        "CREATE DOMAIN feeling AS mood",
+        "CREATE TABLE parted (id int, kind mood, kinds mood[], span moods, spans multimoods, pair pair,"
+        " feeling feeling, place regclass) PARTITION BY LIST (id)",
         f"CREATE TABLE hashed PARTITION OF parted DEFAULT PARTITION BY HASH ({key})",
         "CREATE TABLE leaf PARTITION OF hashed FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
         "SELECT spock.repset_add_table('default_insert_only', 'parted')",
@@ -221,7 +226,7 @@ def test_partitions_by_the_hash_of_an_oid(cluster: Cluster, key: str) -> None:
     refused(cluster, "partitions by hash", "public.hashed")
     unpublish(cluster, "parted", "hashed", "leaf")
     assert checks(cluster, "partitions by hash") == [("fail", True, "as needed")]
-    everywhere(cluster, "DROP TABLE parted", "DROP TYPE moods, mood")
+    everywhere(cluster, "DROP TABLE parted", "DROP DOMAIN feeling", "DROP TYPE pair, moods, mood")
 
 
 def test_a_foreign_table_as_a_partition(cluster: Cluster) -> None:
