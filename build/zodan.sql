@@ -1038,9 +1038,10 @@ RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
-that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed its
-functions are created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
-then of connection, identity and replication, with the fault, NULL where it worked (design 3). */
+that works, for replication. p_targets is an object of node and an object: way, the name of its placeholder, and who, what
+zodan.write_who gives for the database that the caller reaches, NULL where he reaches none. Where dblink is not installed its functions are
+created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is
+known) and replication, with the fault, NULL where it worked (design 3). */
 BEGIN
     RETURN pg_catalog.format($sql$DO $do$
 DECLARE
@@ -1052,6 +1053,7 @@ DECLARE
     v_kind text;
     v_mode text;
     v_fault text;
+    v_string text;
     v_who text;
     v_place text;
 BEGIN
@@ -1072,16 +1074,18 @@ BEGIN
         -- What cannot be reached plainly is not tried again: each try may last 10 s.
         CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
         v_fault := NULL;
+        v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
         BEGIN
-            EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)')
-                USING 'zodan_probe', (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
             IF v_kind = 'connection' THEN
+                -- In a connection that ends with the query, however that ends.
                 EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema, '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
-                  USING 'zodan_probe', %s;
-                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, pg_catalog.jsonb_build_object('identity',
-                    CASE WHEN v_who IS DISTINCT FROM v_target ->> 'who' THEN 'another one: ' || v_place END));
+                  USING v_string, %s;
+                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL THEN '{}'
+                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who' THEN 'another one: ' || v_place END) END);
+            ELSE
+                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)') USING 'zodan_probe', v_string;
+                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
             END IF;
-            EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
             v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
@@ -1100,9 +1104,10 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_probe IS
 'Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
-that works, for replication. p_targets is an object of node and the name of its placeholder. Where dblink is not installed its
-functions are created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node,
-then of connection, identity and replication, with the fault, NULL where it worked (design 3).';
+that works, for replication. p_targets is an object of node and an object: way, the name of its placeholder, and who, what
+zodan.write_who gives for the database that the caller reaches, NULL where he reaches none. Where dblink is not installed its functions are
+created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is
+known) and replication, with the fault, NULL where it worked (design 3).';
 REVOKE ALL ON FUNCTION zodan.write_probe FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_copy_roles(p_source text)
@@ -3991,9 +3996,8 @@ SELECT CASE t.kind WHEN 'replication' THEN 'reachable for replication' WHEN 'ide
          CROSS JOIN LATERAL pg_catalog.jsonb_each_text(o.value) AS k(key, value)) AS t
 $zodan$;
 COMMENT ON FUNCTION zodan.check_pairs IS
-'Every node reaches every other one, also for replication, and the
-same database as the caller does. p_probes is what zodan.probe_pairs gave. A failure
-where the new node is one of the two, else a warning: what replicates between members is looked at by itself, and they need
+'Every node reaches every other one, also for replication, and the same database as the
+caller does. p_probes is what zodan.probe_pairs gave. A failure where the new node is one of the two, else a warning: what replicates between members is looked at by itself, and they need
 no dblink (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
 

@@ -193,3 +193,12 @@ def test_a_connection_string_that_means_another_server_elsewhere(
     assert raised.value.sqlstate == "ZD100"
     assert f'database "app" of the server at 127.0.0.1, port {peer.port}' in str(raised.value.diag.message_detail)
     assert state(cluster.nodes) == before
+
+    # Where the caller reaches nothing, nobody can say whether a member that does reach something is right.
+    for node, port in ((caller, 1), (peer, new.port)):
+        monkeypatch.setenv("PGPORT", str(port))
+        node.restart()
+    cluster.wait_replicating()
+    names = {name for name, where, _ in found(caller, "pre", vague) if NEW in where}
+    assert "reachable" in names
+    assert fault[0] not in names
