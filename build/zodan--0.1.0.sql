@@ -1411,17 +1411,17 @@ COMMENT ON FUNCTION zodan.write_read_sets IS
 filter, sequences; where p_sets is given, those of these names only. It returns one row, sets (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_who()
+CREATE FUNCTION zodan.write_who(p_database boolean DEFAULT true)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port'),
-    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()))$sql$
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')$sql$ || CASE WHEN p_database THEN $sql$,
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())$sql$ ELSE '' END || ')'
 $zodan$;
 COMMENT ON FUNCTION zodan.write_who IS
-'Writes the expression that tells the database it runs in from any other, as long as its server runs, whatever the role may see and
-however the session prints: two connection strings mean the same database where it gives the same (design 4).';
+'Writes the expression that tells the database it runs in from any other, without p_database its server, as long as that runs, whatever the role may
+see and however the session prints: two connection strings mean the same where it gives the same (design 4).';
 REVOKE ALL ON FUNCTION zodan.write_who FROM PUBLIC;
 
 CREATE FUNCTION zodan.server_facts()
@@ -1438,8 +1438,7 @@ SELECT pg_catalog.jsonb_build_object(
                       'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
                       'data_directory', 'spock.pause_timeout', 'server_encoding')),
     'who', $sql$ || zodan.write_who() || $sql$,
-    'server', pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('port'),
-        (SELECT s.setting FROM pg_catalog.pg_settings AS s WHERE s.name = 'data_directory')),
+    'server', $sql$ || zodan.write_who(p_database => false) || $sql$,
     'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
     'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
     'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a

@@ -137,6 +137,42 @@ def test_adding(cluster: Cluster, unchanged: None, case: Case) -> None:
     check_failure(cluster, "spock.add_node", joining(cluster, **overrides(cluster)), sqlstate, words, at="n3")
 
 
+_OTHER_ZONES = (
+    "DATABASE beside SET timezone = 'Pacific/Auckland'",
+    "ROLE elsewhere SET timezone = 'Pacific/Auckland'",
+    "ROLE elsewhere IN DATABASE beside SET timezone = 'Asia/Kathmandu'",
+    "DATABASE beside SET DateStyle = 'SQL, DMY'",
+)
+
+
+def test_a_database_beside_the_source_in_another_time_zone(cluster: Cluster, unchanged: None) -> None:
+    """Whatever a database or a role has set, it is on the source's own server, and told so in the same words.
+
+    The database stays: to drop it may wait for minutes, for the sleep of the stand-in's supervisor.
+    """
+    n1 = cluster["n1"]
+    beside = make_conninfo(n1.dsn(dbname="beside"), user="elsewhere")
+    with closing(n1.connect(dbname="postgres")) as admin:
+        admin.execute("CREATE DATABASE beside")
+        admin.execute("CREATE ROLE elsewhere SUPERUSER LOGIN")
+        admin.execute(f"ALTER ROLE elsewhere PASSWORD {literal(PASSWORD)}")
+    with closing(n1.connect(dbname="beside")) as connection:
+        connection.execute("CREATE EXTENSION spock CASCADE")
+        connection.execute("CREATE EXTENSION dblink")
+    joined = joining(cluster, new_node_dsn=beside)
+    plain = failure(cluster["n3"], "spock.add_node", **joined)
+    assert plain.sqlstate == "ZD100"
+    assert [line for line in plain.detail.splitlines() if line.startswith('server of its own on "n3": the same')]
+    started = "SELECT pg_postmaster_start_time()::text"
+    for zone in _OTHER_ZONES:
+        n1.execute(f"ALTER {zone}")
+        with closing(psycopg.connect(beside)) as connection:
+            assert connection.execute(started).fetchall() != n1.execute(started)
+        other = failure(cluster["n3"], "spock.add_node", **joined)
+        assert (other.sqlstate, other.message, other.detail) == (plain.sqlstate, plain.message, plain.detail), zone
+        n1.execute(f"ALTER {zone.partition(' SET ')[0]} RESET ALL")
+
+
 REMOVING: dict[str, Case] = {
     "target that nobody knows": (lambda c: {"target_node_name": "n9"}, "ZD003", 'leads to node "n1"'),
     "dsn of another member": (lambda c: {"target_node_dsn": c["n2"].dsn()}, "ZD003", 'leads to node "n2"'),
