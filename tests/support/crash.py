@@ -21,6 +21,11 @@ from zodan_sql.sandbox import Node, detect_engine, wait_until
 #: The lock that the executor's test hook waits for (macros/defaults.sql.j2 names it too).
 HOOK_KEY = 5712036017245691
 _BUDGET_S = 60.0
+#: What replicates on a node, and since when.
+_WORKERS = (
+    "SELECT backend_start, pid, backend_type, application_name, state, wait_event FROM pg_stat_activity"
+    " WHERE backend_type ~ 'pglogical|spock|walsender' ORDER BY backend_start"
+)
 
 Operation = Literal["add_node", "remove_node"]
 #: What breaks. "own node" is the one that joins or leaves, and the caller is connected to it.
@@ -341,6 +346,7 @@ class Stage:
             with suppress(psycopg.Error):
                 rows = node.execute("SELECT subscription_name, status FROM spock.sub_show_status()")
                 lines.append(f"{node.name}: {[' '.join(row) for row in rows]}")
+                lines += [f"  {' '.join(map(str, row))}" for row in node.execute(_WORKERS)]
         return "\n".join(lines)
 
 

@@ -24,7 +24,8 @@ _LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.65535")
 _LOG_TAIL = 20
 # A conflict that ended as it should takes three lines; the stand-in's way to wake a worker prints its memory.
 _LOG_NOISE = re.compile(
-    r"LOG:  level: |Resolution: apply_remote|DETAIL:  existing local tuple|CONTEXT:  apply (INS|UPD|DEL)"
+    r"LOG:  (level: |logging memory contexts|Grand total: )|Resolution: apply_remote|DETAIL:  existing local tuple"
+    r"|CONTEXT:  apply (INS|UPD|DEL)"
 )
 
 
