@@ -820,52 +820,97 @@ COMMENT ON FUNCTION zodan.cancel_statement IS
 (design 3).';
 REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.hide_statement()
-RETURNS bigint
-LANGUAGE sql
+CREATE OR REPLACE FUNCTION zodan.list_notes()
+RETURNS jsonb
+LANGUAGE sql STABLE
 AS $zodan$
-SELECT pg_catalog.count(pg_catalog.set_config(s.name, s.value, s.passes))
-  FROM (VALUES
-               -- Looked at when the statement has ended, after the last of its transactions.
-               ('log_min_duration_statement', '-1', false),
-               ('log_min_duration_sample', '-1', false),
-               ('log_transaction_sample_rate', '0', false),
-               ('auto_explain.log_min_duration', '-1', false),
-               ('log_min_error_statement', 'panic', true)) AS s(name, value, passes)
- WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
-   AND (s.passes OR pg_catalog.current_setting(s.name, true) IS DISTINCT FROM s.value)
+SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.note, 'hint', n.hint)), '[]')
+  FROM (SELECT c.query, c.query ~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@' AS holds,
+               -- Only the extended protocol has a visible portal of the empty name.
+               EXISTS (SELECT FROM pg_catalog.pg_cursors AS p WHERE p.name = '') AS extended
+          FROM pg_catalog.current_query() AS c(query)) AS s
+ CROSS JOIN LATERAL (SELECT s.holds OR s.extended AND pg_catalog.current_setting('log_parameter_max_length') <> '0' AS shown) AS l
+ CROSS JOIN LATERAL (VALUES
+    (l.shown AND pg_catalog.current_setting('log_statement') = 'all',
+     'log_statement is all here: the passwords of this call are in this server''s log', 'Run SET log_statement = none before the next call'),
+    -- That long took to parse it, and to bind.
+    (l.shown AND s.extended AND (pg_catalog.current_setting('log_min_duration_statement') = '0'
+        OR pg_catalog.current_setting('log_min_duration_sample') = '0' AND pg_catalog.current_setting('log_statement_sample_rate')::float8 > 0
+        OR pg_catalog.current_setting('log_transaction_sample_rate')::float8 > 0),
+     'durations are logged here, of what a driver binds too: the passwords of this call are in this server''s log',
+     'Run SET log_min_duration_statement = -1, and the same for log_min_duration_sample, and SET log_transaction_sample_rate = 0 before the next call'),
+    (s.extended AND NOT s.holds AND pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0',
+     'log_parameter_max_length_on_error is not 0 here: where this call fails, its passwords are in this server''s log',
+     'Run SET log_parameter_max_length_on_error = 0 before the next call'),
+    -- It keeps a query, and from PostgreSQL 17 on a CALL, without its constants.
+    (s.holds AND s.query !~* '^\s*(SELECT|WITH)\M'
+        AND (pg_catalog.current_setting('server_version_num')::int < 170000 OR s.query !~* '^\s*CALL\M')
+        AND coalesce(pg_catalog.current_setting('pg_stat_statements.track_utility', true)::boolean, false)
+        AND pg_catalog.current_setting('pg_stat_statements.track', true) <> 'none',
+     'pg_stat_statements keeps this call with its passwords',
+     'Forget it with pg_stat_statements_reset(), and run SET pg_stat_statements.track_utility = off before the next call')
+ ) AS n(noted, note, hint)
+ WHERE n.noted
 $zodan$;
-COMMENT ON FUNCTION zodan.hide_statement IS
-'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of
-the transaction, should it fail, and of the session, should it last long; where the caller may not set that, nothing is done (design 3, 6).';
-REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
+COMMENT ON FUNCTION zodan.list_notes IS
+'Lists where this server has noted the caller''s statement, or what it binds, before it began, which nothing here can
+prevent: an array of objects note and hint, on the condition that a password was given (design 3, 6).';
+REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.warn_of_secrets(p_statement text)
+CREATE OR REPLACE FUNCTION zodan.hide_statement(VARIADIC p_given text[])
 RETURNS void
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql
 AS $zodan$
-/* Warns where this server has noted the caller's statement before it began, and with it its passwords, which nothing here can
-prevent: log_statement, and pg_stat_statements before PostgreSQL 17 (design 3, 6). */
+/* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of
+the session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
+password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in whatever is given a connection string (design 3, 6). */
+DECLARE
+    -- Read before it is set.
+    v_notes jsonb := zodan.list_notes();
+    v_note jsonb;
+    v_left text;
+    c_statement CONSTANT text := extract(epoch FROM pg_catalog.statement_timestamp());
 BEGIN
-    IF p_statement !~* 'password|postgres(ql)?://[^:/@]*:' THEN
+    -- Once a statement, whatever it calls.
+    IF pg_catalog.current_setting('zodan.hidden', true) = c_statement THEN
         RETURN;
     END IF;
-    IF pg_catalog.current_setting('log_statement') = 'all' THEN
-        RAISE WARNING 'log_statement is all here: the passwords of this call are in this server''s log'
-            USING HINT = 'Run SET log_statement = none before the next call, or give connection strings with a passfile instead of a password.';
+    PERFORM pg_catalog.set_config('zodan.hidden', c_statement, false);
+    -- Until this is done a statement that takes p_given is explained with it (auto_explain, from PostgreSQL 16 on).
+    PERFORM pg_catalog.set_config(s.name, s.value, false)
+       FROM (VALUES
+               ('log_min_duration_statement', '-1'),
+               ('log_min_duration_sample', '-1'),
+               ('log_transaction_sample_rate', '0'),
+               ('auto_explain.log_min_duration', '-1'),
+               ('log_min_error_statement', 'panic')) AS s(name, value)
+      WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
+        AND pg_catalog.current_setting(s.name, true) IS DISTINCT FROM s.value;
+    IF pg_catalog.array_to_string(p_given, ' ') !~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@' THEN
+        RETURN;
     END IF;
-    IF pg_catalog.current_setting('server_version_num')::int < 170000
-       AND coalesce(pg_catalog.current_setting('pg_stat_statements.track_utility', true)::boolean, false)
-       AND pg_catalog.current_setting('pg_stat_statements.track', true) <> 'none' THEN
-        RAISE WARNING 'pg_stat_statements keeps this call with its passwords'
-            USING HINT = 'Run SET pg_stat_statements.track_utility = off before the next call, or give connection strings with a passfile instead of a password. pg_stat_statements_reset() forgets it.';
+    FOR v_note IN SELECT n.item FROM pg_catalog.jsonb_array_elements(v_notes) AS n(item) LOOP
+        RAISE WARNING '%', v_note ->> 'note' USING HINT = (v_note ->> 'hint') || ', or give connection strings with a passfile instead of a password.';
+    END LOOP;
+    SELECT pg_catalog.string_agg(s.name, ', ') INTO v_left
+      FROM (VALUES
+            ('log_min_duration_statement', '-1'),
+            ('log_min_duration_sample', '-1'),
+            ('log_transaction_sample_rate', '0'),
+            ('auto_explain.log_min_duration', '-1')
+           ) AS s(name, value)
+     WHERE pg_catalog.current_setting(s.name, true) <> s.value;
+    IF v_left IS NOT NULL AND pg_catalog.current_query() ~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@' THEN
+        RAISE WARNING 'this server logs the passwords of this call, since you may not set %', v_left
+            USING HINT = 'Call as a superuser, or give connection strings with a passfile instead of a password.';
     END IF;
 END
 $zodan$;
-COMMENT ON FUNCTION zodan.warn_of_secrets IS
-'Warns where this server has noted the caller''s statement before it began, and with it its passwords, which nothing here can
-prevent: log_statement, and pg_stat_statements before PostgreSQL 17 (design 3, 6).';
-REVOKE ALL ON FUNCTION zodan.warn_of_secrets FROM PUBLIC;
+COMMENT ON FUNCTION zodan.hide_statement IS
+'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of
+the session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
+password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in whatever is given a connection string (design 3, 6).';
+REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
 RETURNS void
@@ -876,13 +921,10 @@ last did. When the caller is cancelled meanwhile, the kept connections are
 closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
 (design 3). */
 BEGIN
-    -- A commit has ended what was set before, and here is where a cancelled or terminated caller is mostly met.
-    PERFORM zodan.hide_statement();
     PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
         0.05 * extract(epoch FROM pg_catalog.clock_timestamp() - p_since)::double precision)));
 EXCEPTION WHEN query_canceled THEN
     PERFORM zodan.close_connections();
-    PERFORM zodan.hide_statement();
     RAISE;
 END
 $zodan$;
@@ -1679,15 +1721,14 @@ COMMENT ON FUNCTION zodan.check_reachable IS
 gave, p_join names source, new node and members (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
-CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean DEFAULT true)
+CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
 LANGUAGE plpgsql
 AS $zodan$
-/* Ends the transaction that a procedure was called in, so that it can commit between its phases. With p_lasts the
+/* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it was given (zodan.hide_statement). With p_lasts the
 caller's own time limits are refused, which would end it in the middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
 an implicit transaction begins before its statement too, and looks like a block (design 3). */
 BEGIN
-    PERFORM zodan.hide_statement();
-    PERFORM zodan.warn_of_secrets(pg_catalog.current_query());
+    PERFORM zodan.hide_statement(VARIADIC p_given);
     -- Only the extended protocol has a visible portal of the empty name.
     IF pg_catalog.now() <> pg_catalog.statement_timestamp()
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_cursors AS c WHERE c.name = '') THEN
@@ -1708,11 +1749,10 @@ BEGIN
             HINT = 'Run SET transaction_timeout = 0, then call again.';
     END IF;
     COMMIT;
-    PERFORM zodan.hide_statement();
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.require_autocommit IS
-'Ends the transaction that a procedure was called in, so that it can commit between its phases. With p_lasts the
+'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it was given (zodan.hide_statement). With p_lasts the
 caller''s own time limits are refused, which would end it in the middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
 an implicit transaction begins before its statement too, and looks like a block (design 3).';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
@@ -2638,7 +2678,6 @@ AS $zodan$
 BEGIN
     IF p_failure IS NOT NULL THEN
         PERFORM zodan.close_connections();
-        PERFORM zodan.hide_statement();
         RAISE EXCEPTION USING
             ERRCODE = p_failure ->> 'sqlstate',
             MESSAGE = p_failure ->> 'message',
@@ -2937,7 +2976,7 @@ DECLARE
     v_dsns jsonb;
     v_failure jsonb;
 BEGIN
-    CALL zodan.require_autocommit('zodan.resume');
+    CALL zodan.require_autocommit('zodan.resume', true, p_dsns::text);
     PERFORM zodan.close_connections();
     v_dsns := zodan.reopen(p_operation, p_dsns, true);
     PERFORM zodan.reopen_operation(p_operation, v_dsns);
@@ -2971,7 +3010,7 @@ DECLARE
     v_dsns jsonb;
     v_failure jsonb;
 BEGIN
-    CALL zodan.require_autocommit('zodan.rollback');
+    CALL zodan.require_autocommit('zodan.rollback', true, p_dsns::text);
     PERFORM zodan.close_connections();
     IF EXISTS (SELECT FROM zodan.operation AS o JOIN zodan.step AS s ON s.operation_id = o.operation_id
                 WHERE o.operation_id = p_operation AND o.kind = 'remove_node' AND s.section = 'final' AND s.attempts > 0) THEN
@@ -3402,6 +3441,7 @@ DECLARE
     v_found record;
     v_unreached text;
 BEGIN
+    PERFORM zodan.hide_statement(p_dsn);
     PERFORM zodan.close_connections();
     SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
     PERFORM zodan.close_connections();
@@ -3438,7 +3478,7 @@ DECLARE
     v_failure jsonb;
     v_left text;
 BEGIN
-    CALL zodan.require_autocommit('zodan.mend');
+    CALL zodan.require_autocommit('zodan.mend', true, p_dsn);
     PERFORM zodan.close_connections();
     SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
     PERFORM zodan.lock_members(v_found.p_dsns);
@@ -3488,6 +3528,7 @@ reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD1
 DECLARE
     v_found record;
 BEGIN
+    PERFORM zodan.hide_statement(p_dsn);
     PERFORM zodan.close_connections();
     SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
     PERFORM zodan.close_connections();
@@ -3993,7 +4034,7 @@ Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5). */
 DECLARE
     v_plan zodan.plan_step[];
 BEGIN
-    PERFORM zodan.hide_statement();
+    PERFORM zodan.hide_statement(target_node_dsn, survivor_dsn);
     PERFORM zodan.close_connections();
     SELECT p.p_plan INTO v_plan FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, false) AS p;
     PERFORM zodan.close_connections();
@@ -4031,7 +4072,7 @@ DECLARE
     v_checks zodan.check_result[];
     v_failure jsonb;
 BEGIN
-    CALL zodan.require_autocommit('remove_node', NOT dry_run);
+    CALL zodan.require_autocommit('remove_node', NOT dry_run, target_node_dsn, survivor_dsn);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('remove_node', target_node_name);
     IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name, target_node_dsn) THEN

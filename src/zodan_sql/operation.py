@@ -25,6 +25,7 @@ _HIDE = """
 SELECT pg_catalog.set_config(s.name, s.value, false)
   FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_duration_sample', '-1'),
                ('log_transaction_sample_rate', '0'), ('auto_explain.log_min_duration', '-1'),
+               ('log_parameter_max_length_on_error', '0'),
                ('pg_stat_statements.track_utility', 'off')) AS s(name, value)
  WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
 """
