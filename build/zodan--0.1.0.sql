@@ -1172,13 +1172,13 @@ REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
 
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
-        CREATE TYPE zodan.plan_step AS (
-            phase int, ordinal int, ref text, section text, node text, title text,
-            do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
+CREATE TYPE zodan.plan_step AS (
+    phase int, ordinal int, ref text, section text, node text, title text,
+    do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
 COMMENT ON TYPE zodan.plan_step IS 'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
 
-        CREATE TYPE zodan.check_result AS (
-            name text, scope text, severity text, passed boolean, observed text, required text, hint text);
+CREATE TYPE zodan.check_result AS (
+    name text, scope text, severity text, passed boolean, observed text, required text, hint text);
 COMMENT ON TYPE zodan.check_result IS 'What a check found: its name, the node or pair of nodes it looked at, severity
 (fail, warn, info), whether it passed, what was seen, what is needed, and one thing to do when it did not pass (design 3).';
 

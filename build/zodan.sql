@@ -1225,22 +1225,136 @@ REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
 DO $zodan$
+DECLARE
+    v_type pg_catalog.pg_type;
+    v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
+        (1, 'phase', 'int'),
+        (2, 'ordinal', 'int'),
+        (3, 'ref', 'text'),
+        (4, 'section', 'text'),
+        (5, 'node', 'text'),
+        (6, 'title', 'text'),
+        (7, 'do_sql', 'text'),
+        (8, 'done_sql', 'text'),
+        (9, 'undo_sql', 'text'),
+        (10, 'until_sql', 'text'),
+        (11, 'budget', 'interval')
+    ) AS c(place, name, type) ORDER BY c.place);
+    v_there text[];
+    v_routine regprocedure;
+    v_others boolean;
 BEGIN
-    IF pg_catalog.to_regtype('zodan.plan_step') IS NULL THEN
-        CREATE TYPE zodan.plan_step AS (
-            phase int, ordinal int, ref text, section text, node text, title text,
-            do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
+    SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.plan_step');
+    IF FOUND THEN
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype) FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
+        IF v_there = v_wanted THEN
+            RETURN;
+        END IF;
+        -- These were written for the earlier columns. The scripts create them again.
+        FOR v_routine IN
+            SELECT p.oid FROM pg_catalog.pg_proc AS p
+             WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
+               AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (v_type.oid, v_type.typarray))
+             ORDER BY p.oid DESC
+        LOOP
+            EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
+        END LOOP;
+        IF v_routine IS NOT NULL THEN
+            RAISE WARNING 'Zodan of another version was here: load both scripts, zodan.sql and zodremove.sql';
+        END IF;
+        -- A type that rows are stored in cannot be changed.
+        IF v_there = v_wanted[1:pg_catalog.cardinality(v_there)] AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+                WHERE a.atttypid IN (v_type.oid, v_type.typarray) AND c.relkind IN ('r', 'p', 'm')) THEN
+            FOR v_place IN pg_catalog.cardinality(v_there) + 1 .. pg_catalog.cardinality(v_wanted) LOOP
+                EXECUTE pg_catalog.format('ALTER TYPE zodan.plan_step ADD ATTRIBUTE %s', v_wanted[v_place]);
+            END LOOP;
+            RETURN;
+        END IF;
+        SELECT pg_catalog.count(*) > 0 INTO v_others FROM pg_catalog.pg_depend AS d
+         WHERE d.deptype = 'n' AND (d.refclassid, d.refobjid) IN (('pg_catalog.pg_type'::regclass, v_type.oid),
+               ('pg_catalog.pg_type'::regclass, v_type.typarray), ('pg_catalog.pg_class'::regclass, v_type.typrelid));
+        IF v_others THEN
+            -- A user's view, function or table keeps the type that it was made with.
+            IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
+                ALTER EXTENSION zodan DROP TYPE zodan.plan_step;
+            END IF;
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.plan_step RENAME TO %I', pg_catalog.concat(v_type.typname, '_', v_type.oid));
+        ELSE
+            DROP TYPE zodan.plan_step;
+        END IF;
     END IF;
+    CREATE TYPE zodan.plan_step AS (
+        phase int, ordinal int, ref text, section text, node text, title text,
+    do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
 END
 $zodan$;
 COMMENT ON TYPE zodan.plan_step IS 'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
 
 DO $zodan$
+DECLARE
+    v_type pg_catalog.pg_type;
+    v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
+        (1, 'name', 'text'),
+        (2, 'scope', 'text'),
+        (3, 'severity', 'text'),
+        (4, 'passed', 'boolean'),
+        (5, 'observed', 'text'),
+        (6, 'required', 'text'),
+        (7, 'hint', 'text')
+    ) AS c(place, name, type) ORDER BY c.place);
+    v_there text[];
+    v_routine regprocedure;
+    v_others boolean;
 BEGIN
-    IF pg_catalog.to_regtype('zodan.check_result') IS NULL THEN
-        CREATE TYPE zodan.check_result AS (
-            name text, scope text, severity text, passed boolean, observed text, required text, hint text);
+    SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.check_result');
+    IF FOUND THEN
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype) FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
+        IF v_there = v_wanted THEN
+            RETURN;
+        END IF;
+        -- These were written for the earlier columns. The scripts create them again.
+        FOR v_routine IN
+            SELECT p.oid FROM pg_catalog.pg_proc AS p
+             WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
+               AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (v_type.oid, v_type.typarray))
+             ORDER BY p.oid DESC
+        LOOP
+            EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
+        END LOOP;
+        IF v_routine IS NOT NULL THEN
+            RAISE WARNING 'Zodan of another version was here: load both scripts, zodan.sql and zodremove.sql';
+        END IF;
+        -- A type that rows are stored in cannot be changed.
+        IF v_there = v_wanted[1:pg_catalog.cardinality(v_there)] AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+                WHERE a.atttypid IN (v_type.oid, v_type.typarray) AND c.relkind IN ('r', 'p', 'm')) THEN
+            FOR v_place IN pg_catalog.cardinality(v_there) + 1 .. pg_catalog.cardinality(v_wanted) LOOP
+                EXECUTE pg_catalog.format('ALTER TYPE zodan.check_result ADD ATTRIBUTE %s', v_wanted[v_place]);
+            END LOOP;
+            RETURN;
+        END IF;
+        SELECT pg_catalog.count(*) > 0 INTO v_others FROM pg_catalog.pg_depend AS d
+         WHERE d.deptype = 'n' AND (d.refclassid, d.refobjid) IN (('pg_catalog.pg_type'::regclass, v_type.oid),
+               ('pg_catalog.pg_type'::regclass, v_type.typarray), ('pg_catalog.pg_class'::regclass, v_type.typrelid));
+        IF v_others THEN
+            -- A user's view, function or table keeps the type that it was made with.
+            IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
+                ALTER EXTENSION zodan DROP TYPE zodan.check_result;
+            END IF;
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.check_result RENAME TO %I', pg_catalog.concat(v_type.typname, '_', v_type.oid));
+        ELSE
+            DROP TYPE zodan.check_result;
+        END IF;
     END IF;
+    CREATE TYPE zodan.check_result AS (
+        name text, scope text, severity text, passed boolean, observed text, required text, hint text);
 END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS 'What a check found: its name, the node or pair of nodes it looked at, severity
@@ -1259,8 +1373,32 @@ CREATE TABLE IF NOT EXISTS zodan.operation (
     finished_at timestamptz,
     checks jsonb
 );
--- An earlier install has the table without it.
-ALTER TABLE zodan.operation ADD COLUMN IF NOT EXISTS checks jsonb;
+DO $zodan$
+DECLARE
+    v_column text;
+BEGIN
+    FOR v_column IN
+        SELECT c.column FROM (VALUES
+            (1, $column$operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY$column$),
+            (2, $column$kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'mend'))$column$),
+            (3, $column$node text NOT NULL$column$),
+            (4, $column$arguments jsonb NOT NULL$column$),
+            (5, $column$members jsonb NOT NULL$column$),
+            (6, $column$state text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'failed', 'done', 'rolled back', 'given up'))$column$),
+            (7, $column$error text$column$),
+            (8, $column$called_by text NOT NULL DEFAULT session_user$column$),
+            (9, $column$started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()$column$),
+            (10, $column$finished_at timestamptz$column$),
+            (11, $column$checks jsonb$column$)
+        ) AS c(place, "column")
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                            WHERE a.attrelid = 'zodan.operation'::regclass AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+         ORDER BY c.place
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE zodan.operation ADD COLUMN %s', v_column);
+    END LOOP;
+END
+$zodan$;
 COMMENT ON TABLE zodan.operation IS 'One row an operation called in this database: what was asked, of whom, and how it
 ended. arguments, members (node and connection string) and checks (what was examined before it began, as zodan.checks
 gives it) hold no secrets. State "running" with no session holding the
@@ -1287,6 +1425,38 @@ CREATE TABLE IF NOT EXISTS zodan.step (
     finished_at timestamptz,
     PRIMARY KEY (operation_id, ordinal)
 );
+DO $zodan$
+DECLARE
+    v_column text;
+BEGIN
+    FOR v_column IN
+        SELECT c.column FROM (VALUES
+            (1, $column$operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE$column$),
+            (2, $column$phase int NOT NULL$column$),
+            (3, $column$ordinal int NOT NULL$column$),
+            (4, $column$section text$column$),
+            (5, $column$node text NOT NULL$column$),
+            (6, $column$title text NOT NULL$column$),
+            (7, $column$do_sql text$column$),
+            (8, $column$done_sql text$column$),
+            (9, $column$undo_sql text$column$),
+            (10, $column$until_sql text$column$),
+            (11, $column$budget interval$column$),
+            (12, $column$state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'done', 'failed', 'undone'))$column$),
+            (13, $column$attempts int NOT NULL DEFAULT 0$column$),
+            (14, $column$result jsonb$column$),
+            (15, $column$error text$column$),
+            (16, $column$started_at timestamptz$column$),
+            (17, $column$finished_at timestamptz$column$)
+        ) AS c(place, "column")
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                            WHERE a.attrelid = 'zodan.step'::regclass AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+         ORDER BY c.place
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE zodan.step ADD COLUMN %s', v_column);
+    END LOOP;
+END
+$zodan$;
 COMMENT ON TABLE zodan.step IS 'The journal: the plan of each operation, a row a step, with how far it came. Steps of
 one phase run at the same time. Statements name connection strings as {dsn:node} and results as {result:ordinal.field},
 so that no secret is ever stored. A step with a section belongs to a group that is taken back and tried again as a
@@ -1301,6 +1471,25 @@ CREATE TABLE IF NOT EXISTS zodan.sample (
     PRIMARY KEY (operation_id, ordinal, taken_at),
     FOREIGN KEY (operation_id, ordinal) REFERENCES zodan.step ON DELETE CASCADE
 );
+DO $zodan$
+DECLARE
+    v_column text;
+BEGIN
+    FOR v_column IN
+        SELECT c.column FROM (VALUES
+            (1, $column$operation_id bigint NOT NULL$column$),
+            (2, $column$ordinal int NOT NULL$column$),
+            (3, $column$taken_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()$column$),
+            (4, $column$measure jsonb NOT NULL$column$)
+        ) AS c(place, "column")
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                            WHERE a.attrelid = 'zodan.sample'::regclass AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+         ORDER BY c.place
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE zodan.sample ADD COLUMN %s', v_column);
+    END LOOP;
+END
+$zodan$;
 COMMENT ON TABLE zodan.sample IS 'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
 done and in all and the table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the
 further apart the longer the step waits (design 3).';

@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from support.scripts import load
+from zodan_sql.install import install
 from zodan_sql.render import find_build
 from zodan_sql.sandbox import Engine, Node
 
@@ -104,6 +105,103 @@ def test_over_an_earlier_install(engine: Engine, server: Node, make_database: Ma
         assert routines(earlier) == routines(fresh)
         assert earlier.execute(_COLUMNS).fetchall() == fresh.execute(_COLUMNS).fetchall()
         assert earlier.execute("SELECT node, checks FROM zodan.operation").fetchall() == [("n", None)]
+
+
+#: What an older Zodan's types and tables may lack, and whether the types are changed in their place for it.
+_OLDER = {
+    "last columns": (
+        ["ALTER TYPE zodan.check_result DROP ATTRIBUTE hint", "ALTER TYPE zodan.plan_step DROP ATTRIBUTE budget"],
+        True,
+    ),
+    "two columns of one": (["ALTER TYPE zodan.check_result DROP ATTRIBUTE hint, DROP ATTRIBUTE required"], True),
+    "columns between": (
+        ["ALTER TYPE zodan.check_result DROP ATTRIBUTE scope", "ALTER TYPE zodan.plan_step DROP ATTRIBUTE ref"],
+        False,
+    ),
+    "a column of another type": (["ALTER TYPE zodan.check_result ALTER ATTRIBUTE passed TYPE text"], False),
+    "columns of the journal": (
+        [
+            "ALTER TABLE zodan.step DROP COLUMN error, DROP COLUMN attempts",
+            "ALTER TABLE zodan.operation DROP COLUMN called_by",
+        ],
+        True,
+    ),
+}
+_TYPES = """
+SELECT a.attrelid::regclass::text,
+       string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' ORDER BY a.attnum)
+  FROM pg_attribute AS a
+ WHERE a.attrelid IN ('zodan.plan_step'::regclass, 'zodan.check_result'::regclass)
+   AND a.attnum > 0 AND NOT a.attisdropped
+ GROUP BY a.attrelid ORDER BY 1
+"""
+_USERS = """
+CREATE VIEW public.of_type AS SELECT (c).name, (c).severity FROM (SELECT NULL::zodan.check_result) AS x(c);
+CREATE VIEW public.of_step AS SELECT s.ordinal, (p).title FROM zodan.step AS s, (SELECT NULL::zodan.plan_step) AS x(p);
+CREATE FUNCTION public.of_steps(zodan.plan_step[]) RETURNS int LANGUAGE sql AS 'SELECT cardinality($1)';
+"""
+
+
+@pytest.mark.parametrize("by", ["psql", "install"])
+@pytest.mark.parametrize("another", [False, True], ids=["this version", "another version"])
+@pytest.mark.parametrize("older", _OLDER)
+def test_types_and_tables_get_the_columns_they_lack(
+    engine: Engine, server: Node, make_database: MakeDatabase, older: str, another: bool, by: str
+) -> None:
+    statements, in_place = _OLDER[older]
+    with make_database("spock", "dblink") as fresh, make_database("spock", "dblink") as earlier:
+        for connection in (fresh, earlier):
+            run(engine, server, connection, "zodan.sql", "zodremove.sql")
+        earlier.execute(_USERS)  # type: ignore[arg-type, unused-ignore]
+        # Another version is not loaded over an interrupted operation; this one is.
+        earlier.execute(
+            "INSERT INTO zodan.operation (kind, node, arguments, members, state)"
+            " VALUES ('add_node', 'n', '{}', '{}', %s)",
+            ["done" if another else "failed"],
+        )
+        earlier.execute("INSERT INTO zodan.step (operation_id, phase, ordinal, node, title) VALUES (1, 1, 1, 'n', 't')")
+        before = earlier.execute("SELECT 'zodan.check_result'::regtype::oid").fetchone()
+        for statement in statements:
+            earlier.execute(statement)  # type: ignore[arg-type, unused-ignore]
+        if another:
+            earlier.execute(_ANOTHER)
+        if by == "psql":
+            run(engine, server, earlier, "zodan.sql", "zodremove.sql")
+            assert run(engine, server, earlier, "zodan.sql", "zodremove.sql") == ""
+        else:
+            (result,) = install([server.dsn(dbname=earlier.info.dbname)])
+            assert result.error is None, result.error
+        assert earlier.execute(_TYPES).fetchall() == fresh.execute(_TYPES).fetchall()
+        assert set(earlier.execute(_COLUMNS)) == set(fresh.execute(_COLUMNS))
+        assert routines(earlier) == routines(fresh)
+        assert (earlier.execute("SELECT 'zodan.check_result'::regtype::oid").fetchone() == before) == in_place
+        # They do their work, on what was there, too.
+        checks = "SELECT count(*) FROM zodan.checks('pre', 'n1', %s) WHERE hint IS NOT NULL"
+        dsn = server.dsn(dbname=earlier.info.dbname)
+        assert (earlier.execute(checks, [dsn]).fetchone() or (0,))[0] > 0
+        plan = "SELECT ordinal, title, budget FROM unnest(zodan.read_plan('add_node', 'n'))"
+        assert earlier.execute(plan).fetchall() == ([] if another else [(1, "t", None)])
+        # So do those that users made.
+        assert earlier.execute("SELECT * FROM of_type").fetchall() == [(None, None)]
+        assert earlier.execute("SELECT * FROM of_step").fetchall() == [(1, None)]
+
+
+def test_rows_of_a_type_that_a_user_stores_stay(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
+    with make_database("spock", "dblink") as connection:
+        run(engine, server, connection, "zodan.sql", "zodremove.sql")
+        connection.execute("ALTER TYPE zodan.check_result DROP ATTRIBUTE hint")
+        connection.execute("CREATE TABLE noted (c zodan.check_result, all_of zodan.check_result[])")
+        connection.execute("INSERT INTO noted (c.name, c.passed) VALUES ('empty', true)")
+        assert "load both scripts" in run(engine, server, connection, "zodan.sql", "zodremove.sql")
+        assert run(engine, server, connection, "zodremove.sql", "zodan.sql") == ""
+        assert connection.execute("SELECT (c).name, (c).passed FROM noted").fetchall() == [("empty", True)]
+        # It may be brought to the new one where its owner wants it.
+        assert (
+            connection.execute(
+                "SELECT ((c).name, NULL, NULL, NULL, NULL, NULL, 'x')::zodan.check_result FROM noted"
+            ).rowcount
+            == 1
+        )
 
 
 def test_dblink_in_a_schema_of_its_own(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
