@@ -1533,6 +1533,16 @@ COMMENT ON FUNCTION zodan.server_facts IS
 row, facts, an object. It names nothing of Spock, which may be missing there (design 2).';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
 
+CREATE FUNCTION zodan.write_is_worker()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$a.datname = pg_catalog.current_database() AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_is_worker IS
+'Writes the condition that session a of pg_stat_activity is the apply worker of subscription s (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_is_worker FROM PUBLIC;
+
 CREATE FUNCTION zodan.spock_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -1551,7 +1561,11 @@ SELECT pg_catalog.jsonb_build_object(
                           'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled, 'sets', s.sub_replication_sets,
                           'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
-                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t))), '[]')
+                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
+                          -- One that has just begun may not be in Spock's table yet.
+                          'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                                            WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
+                                              AND $sql$ || zodan.write_is_worker() || $sql$))), '[]')
                         FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
     'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active', l.active)), '[]')
                 FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database() AND NOT l.temporary),
@@ -3114,16 +3128,6 @@ COMMENT ON FUNCTION zodan.write_prove_gone IS
 member the target''s node row, interface, subscription, slot or origin; on the target its own (design 5, step 5).';
 REVOKE ALL ON FUNCTION zodan.write_prove_gone FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_is_worker()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$a.datname = pg_catalog.current_database() AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_is_worker IS
-'Writes the condition that session a of pg_stat_activity is the apply worker of subscription s (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_is_worker FROM PUBLIC;
-
 CREATE FUNCTION zodan.write_is_at_work()
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -4292,12 +4296,15 @@ SELECT c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observe
  WHERE f.value ? 'spock'
 UNION ALL
 SELECT 'replicating', provider.name || ' -> ' || m.name, 'fail', coalesce(s.status = 'replicating', false),
-       coalesce(s.status, 'no subscription'), 'a subscription that replicates',
-       pg_catalog.format('Mend the subscription on node "%s" first; its server log and spock.exception_log tell the cause.', m.name)
+       CASE WHEN s.lost THEN 'down, but its worker runs: Spock has lost track of it' ELSE coalesce(s.status, 'no subscription') END,
+       'a subscription that replicates',
+       pg_catalog.format(CASE WHEN s.lost THEN 'Restart the server of node "%s": Spock can neither stop this worker nor start another.'
+           ELSE 'Fix the subscription on node "%s" first; its server log and spock.exception_log tell the cause.' END, m.name)
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS provider(name)
   LEFT JOIN LATERAL (
-    SELECT pg_catalog.max(x.item ->> 'status') AS status
+    SELECT pg_catalog.max(x.item ->> 'status') AS status,
+           coalesce(pg_catalog.bool_or(x.item ->> 'status' = 'down' AND (x.item ->> 'works')::boolean), false) AS lost
       FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS x(item)
      WHERE x.item ->> 'provider' = provider.name) AS s ON true
  WHERE provider.name <> m.name AND p_facts -> m.name ? 'spock'

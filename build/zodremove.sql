@@ -1788,6 +1788,16 @@ COMMENT ON FUNCTION zodan.server_facts IS
 row, facts, an object. It names nothing of Spock, which may be missing there (design 2).';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_is_worker()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$a.datname = pg_catalog.current_database() AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.write_is_worker IS
+'Writes the condition that session a of pg_stat_activity is the apply worker of subscription s (design 4, step 2).';
+REVOKE ALL ON FUNCTION zodan.write_is_worker FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.spock_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -1806,7 +1816,11 @@ SELECT pg_catalog.jsonb_build_object(
                           'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled, 'sets', s.sub_replication_sets,
                           'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
-                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t))), '[]')
+                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
+                          -- One that has just begun may not be in Spock's table yet.
+                          'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                                            WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
+                                              AND $sql$ || zodan.write_is_worker() || $sql$))), '[]')
                         FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
     'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active', l.active)), '[]')
                 FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database() AND NOT l.temporary),
@@ -3368,16 +3382,6 @@ COMMENT ON FUNCTION zodan.write_prove_gone IS
 'Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
 member the target''s node row, interface, subscription, slot or origin; on the target its own (design 5, step 5).';
 REVOKE ALL ON FUNCTION zodan.write_prove_gone FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_is_worker()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$a.datname = pg_catalog.current_database() AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_is_worker IS
-'Writes the condition that session a of pg_stat_activity is the apply worker of subscription s (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_is_worker FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_is_at_work()
 RETURNS text

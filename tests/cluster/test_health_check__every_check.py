@@ -413,3 +413,18 @@ def test_who_lacks_dblink_is_not_sent_to_his_firewall(healthy: Healthy) -> None:
     facts = healthy.before.doctored(lambda facts: facts.probes[NEW][SOURCE].update(connection=fault))
     (found,) = [r for r in facts.check("check_join") if r.observed == fault]
     assert "contrib modules" in found.hint
+
+
+def test_a_worker_that_spock_lost_is_told_from_one_that_stopped(healthy: Healthy) -> None:
+    down = f"{PEER}/spock/subscriptions/0"
+    found = {}
+    for works in (False, True):
+        doctor = several(put(f"{down}/status", "down"), put(f"{down}/works", works))
+        (row,) = [
+            r for r in healthy.before.doctored(doctor).check("check_join") if r.name == "replicating" and not r.passed
+        ]
+        found[works] = row
+    assert "Restart the server" in (found[True].hint or "")
+    assert "lost track" in (found[True].observed or "")
+    assert "server log" in (found[False].hint or "")
+    assert found[False].observed == "down"

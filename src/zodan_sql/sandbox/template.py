@@ -49,7 +49,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def _key(engine: Engine, dbname: str) -> str:
     parts = [engine.description, str(engine.pg_bin), dbname, str(os_user.server_user()), settings.USER]
-    parts += [settings.server_settings(engine, {}, {})]
+    parts += [settings.server_settings(engine, {}, {}), Path(__file__).read_text()]
     if not engine.is_real:
         parts += [path.read_text() for path in standin.sql_files()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -97,3 +97,19 @@ def _create_database(node: Node, engine: Engine) -> None:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(node.dbname)))
     with psycopg.connect(node.local_dsn(), autocommit=True) as connection:
         create_extensions(connection, engine)
+    if not engine.is_real:
+        _settle_managers(node)
+
+
+def _settle_managers(node: Node) -> None:
+    """See that pglogical's supervisor has no manager to start in the databases that are no node.
+
+    It would start one in each whenever a subscription changes, and each ends at once. Where its place is given to a
+    worker before the supervisor has looked (wait_for_worker_startup reads the place's generation too late), that
+    worker is taken for dead and its place given away again: it goes on, "down" for good. Spock has the same code.
+    """
+    with psycopg.connect(node.local_dsn("postgres"), autocommit=True) as connection:
+        connection.execute("ALTER DATABASE template1 ALLOW_CONNECTIONS false")
+        # A manager stays where there is a node.
+        connection.execute("CREATE EXTENSION pglogical")
+        connection.execute("SELECT pglogical.create_node('postgres', 'dbname=postgres')")
