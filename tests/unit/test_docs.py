@@ -88,5 +88,5 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_protocol_page_names_every_phase() -> None:
     phases = (render.find_templates() / "macros" / "phases.sql.j2").read_text(encoding="utf-8")
-    page = (_DOCS / "protocol.md").read_text(encoding="utf-8")
+    page = (_DOCS / "explanation" / "protocol.md").read_text(encoding="utf-8")
     assert [name for name in re.findall(r'"(\w+)": \d+', phases) if f"`{name}`" not in page] == []
