@@ -33,7 +33,7 @@ check: $(READY)
 build: $(READY) ## render sql/templates into build/
 	$(BIN)/zodan-sql build
 
-docs: $(READY) $(if $(PICTURES),pictures) ## write docs/reference from the SQL and the command line; with PICTURES=1 the pictures too
+docs: $(READY) $(if $(PICTURES),pictures) ## write docs/reference from the SQL and the command line; PICTURES=1: the pictures too
 	$(BIN)/python -m zodan_sql.docs
 
 pictures: $(READY) $(SERVER) ## draw docs/images from a run of the demo
