@@ -10,7 +10,7 @@ READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 SERVER := $(VENV)/.server-$(shell cksum < scripts/setup-server 2>/dev/null | cut -d ' ' -f 1)
 BROWSER := $(VENV)/.browser-$(shell cksum < scripts/setup-browser 2>/dev/null | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all check build docs install lint bench setup clean
+.PHONY: demo test test-all check build docs pictures install lint bench setup clean
 
 demo: $(READY) $(SERVER) ## a sandbox cluster: load, a node joins, rows compared, the node leaves
 	$(BIN)/zodan-sql demo
@@ -33,8 +33,11 @@ check: $(READY)
 build: $(READY) ## render sql/templates into build/
 	$(BIN)/zodan-sql build
 
-docs: $(READY) ## write docs/reference from the SQL and the command line
+docs: $(READY) $(if $(PICTURES),pictures) ## write docs/reference from the SQL and the command line; PICTURES=1: the pictures too
 	$(BIN)/python -m zodan_sql.docs
+
+pictures: $(READY) $(SERVER) ## draw docs/images from a run of the demo
+	$(BIN)/python scripts/draw_pictures.py
 
 install: ## put the extension where CREATE EXTENSION finds it; needs no Python
 	@folder="$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension" && \

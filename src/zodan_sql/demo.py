@@ -56,6 +56,10 @@ UNION ALL SELECT 'origin', roname FROM pg_catalog.pg_replication_origin WHERE ro
 """
 
 
+#: Takes a topology of the demonstration's cluster.
+SeeTopology = Callable[[Sequence[inspection.Stream]], None]
+
+
 class Show(Protocol):
     """Where the demonstration is shown."""
 
@@ -102,8 +106,11 @@ class Writer(threading.Thread):
         self.join()
 
 
-def run(show: Show, pg_bin: Path | None = None) -> bool:
-    """Show it all in a sandbox of its own and return whether every row was equal and nothing was left behind."""
+def run(show: Show, pg_bin: Path | None = None, see: SeeTopology = lambda _: None) -> bool:
+    """Show it all in a sandbox of its own and return whether every row was equal and nothing was left behind.
+
+    ``see`` is handed each topology that is shown.
+    """
     started = time.monotonic()
     engine = detect_engine(pg_bin)
     show.line(f"engine: {engine.description}")
@@ -114,19 +121,19 @@ def run(show: Show, pg_bin: Path | None = None) -> bool:
             cluster = Cluster.create(base / "cluster", MEMBERS, [JOINING], engine=engine)
         with cluster:
             show.line(f"cluster of {', '.join(MEMBERS)} is up, {JOINING} is empty ({time.monotonic() - started:.1f} s)")
-            fine = _show(cluster, show)
+            fine = _show(cluster, show, see)
     _verdict(show, fine, f"everything as it should be, in {time.monotonic() - started:.0f} s", "NOT as it should be")
     return fine
 
 
-def _show(cluster: Cluster, show: Show) -> bool:
+def _show(cluster: Cluster, show: Show, see: SeeTopology) -> bool:
     with show.working("loading rows", list):
         _prepare(cluster)
     show.line(f"{ROWS_BEFORE} rows in each of {' and '.join(TABLES)}; writers at work on {' and '.join(WRITERS)}")
     fine = _show_join(cluster, show)
-    _show_picture(cluster, show)
+    _show_picture(cluster, show, see)
     fine &= _show_removal(cluster, show)
-    _show_picture(cluster, show)
+    _show_picture(cluster, show, see)
     return fine
 
 
@@ -237,9 +244,10 @@ def _digest(node: Node, table: str) -> tuple[object, ...]:
     return node.execute(_DIGEST.format(table))[0]
 
 
-def _show_picture(cluster: Cluster, show: Show) -> None:
+def _show_picture(cluster: Cluster, show: Show, see: SeeTopology) -> None:
     """Draw who streams to whom, as the node that joins and leaves, where Zodan is, hears through the source."""
     streams = inspection.topology(cluster[JOINING].dsn(), through=cluster[SOURCE].dsn())
+    see(streams)
     show.line()
     for text in (*picture.matrix(streams), picture.summary(streams)):
         show.line(f"    {text}", style="cyan")

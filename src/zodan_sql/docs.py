@@ -215,7 +215,8 @@ def _escape(text: str) -> str:
 def _errors_page(text: str) -> Iterator[str]:
     yield from _head("Errors", "the RAISE statements in sql/templates and the meanings in src/zodan_sql/docs.py")
     yield "Every error has an SQLSTATE of class ZD, a message that names node and object, a DETAIL with the facts and a"
-    yield "HINT with one thing to do. `…` stands for a name or a number. What to do: [operations](../operations.md)."
+    yield "HINT with one thing to do. `…` stands for a name or a number. What to do: see"
+    yield "[when a call stops](../how-to/recover.md#what-to-do-about-an-error)."
     yield "\n| class | means | exit code of the command line |\n|---|---|---|"
     for group, meaning in CLASSES.items():
         yield f"| {group}nn | {meaning} | {EXIT_CODES[group]} |"

@@ -34,7 +34,7 @@ def follow(cluster: Cluster, page: str, *scripts: str) -> subprocess.CompletedPr
 
 def test_the_hand_tools(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=3, blanks=1)
-    page = (_DOCS / "hand-tools.md").read_text(encoding="utf-8")
+    page = (_DOCS / "how-to" / "hand-tools.md").read_text(encoding="utf-8")
     said = follow(cluster, page, "zodan.sql").stdout.splitlines()
     assert "n4|n1|replicating" in said or "n4|n1|initializing" in said
     assert said[-4:] == ["t|t|t", "t|t|t", "f", "t"]
@@ -47,7 +47,7 @@ def test_a_newcomer_with_psql_only(make_cluster: MakeCluster) -> None:
     fill(cluster["n1"], 1000)
     n4 = cluster["n4"]
     before = n4.execute("SELECT oid::regprocedure::text FROM pg_proc")
-    page = (_DOCS / "psql.md").read_text(encoding="utf-8")
+    page = (_DOCS / "how-to" / "psql.md").read_text(encoding="utf-8")
     done = follow(cluster, page, "zodan.sql", "zodremove.sql")
     assert 'NOTICE:  node "n4" has joined: 4 members, operation 1' in done.stderr
     assert "n4|n1|replicating|" in done.stdout

@@ -12,7 +12,7 @@ from support.watching import look
 from zodan_sql.sandbox import Cluster, Engine, down
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_TUTORIAL = _REPOSITORY / "docs" / "tutorial.md"
+_TUTORIAL = _REPOSITORY / "docs" / "tutorial" / "first-join.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -20,7 +20,7 @@ from zodan_sql.install import InstallResult
 from zodan_sql.samples import Sample
 
 DSN = "host=a dbname=app password=s3cret"
-PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
 
 OPERATION = journal.Operation(17, "add_node", "n4", "done", "2026-01-01 10:00:00+00:00", 3.25, "")
 STEP = journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)

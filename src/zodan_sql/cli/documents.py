@@ -1,4 +1,4 @@
-"""The JSON documents of --json, one type a command; docs/json.md describes them for people.
+"""The JSON documents of --json, one type a command; docs/reference/json.md describes them for people.
 
 Keys are added, never renamed or taken away. Times are ISO 8601 with their zone, durations seconds, sizes bytes.
 """

@@ -34,7 +34,8 @@ def health_check(
         str, typer.Option("--check-type", metavar="pre|post", help="What must hold before a node joins, or afterwards.")
     ] = "pre",
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/json.md.")
+        bool,
+        typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/reference/json.md."),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also print what passed.")] = False,
     dsn: Annotated[

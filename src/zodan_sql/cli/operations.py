@@ -67,7 +67,7 @@ DiscardWrites = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also print the statements.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/json.md.")
+    bool, typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/reference/json.md.")
 ]
 ProgressMode = Annotated[
     Mode,
