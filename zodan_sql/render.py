@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 
 _PACKAGE = Path(__file__).resolve().parent
-_REPOSITORY = _PACKAGE.parent.parent
+_REPOSITORY = _PACKAGE.parent
 _VERSION = re.compile(r"default_version = '([^']+)'")
 
 #: Contents page of each rendered file; ``{version}`` is filled in.
