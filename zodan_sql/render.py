@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 
 _PACKAGE = Path(__file__).resolve().parent
+# Of an installed package this is the folder of all packages, where "build" may be somebody else's: it is asked last.
 _REPOSITORY = _PACKAGE.parent
 _VERSION = re.compile(r"default_version = '([^']+)'")
 
@@ -36,13 +37,13 @@ class RenderError(Exception):
 
 
 def find_templates() -> Path:
-    """Return the folder of the templates: the repository's, or the installed package's copy."""
-    return _first_folder(_REPOSITORY / "sql" / "templates", _PACKAGE / "templates")
+    """Return the folder of the templates: the installed package's copy, or the repository's."""
+    return _first_folder(_PACKAGE / "templates", _REPOSITORY / "sql" / "templates")
 
 
 def find_build() -> Path:
-    """Return the folder of the rendered files: the repository's, or the installed package's copy."""
-    return _first_folder(_REPOSITORY / "build", _PACKAGE / "sql")
+    """Return the folder of the rendered files: the installed package's copy, or the repository's."""
+    return _first_folder(_PACKAGE / "sql", _REPOSITORY / "build")
 
 
 def _first_folder(*candidates: Path) -> Path:

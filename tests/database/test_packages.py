@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -174,6 +175,19 @@ def test_the_commands_work_without_the_repository(installed: Installed, server: 
         assert routines(ours) == routines(theirs)
         assert len(routines(ours)) > 100
     assert "removed" in installed.run("zodan-sql", "uninstall", "--dsn", dsn)
+
+
+def test_a_foreign_package_named_build_is_not_taken_for_the_rendered_files(installed: Installed) -> None:
+    decoys = [installed.site / "build", installed.site / "sql"]
+    (installed.site / "sql" / "templates").mkdir(parents=True)
+    (installed.site / "build").mkdir()
+    (installed.site / "build" / "__init__.py").touch()
+    try:
+        assert installed.run("zodan-sql", "--version") == f"{own_version()}\n"
+        assert installed.run("zodan-sql", "build", "--check") == ""
+    finally:
+        for decoy in decoys:
+            shutil.rmtree(decoy)
 
 
 def test_what_needs_an_extra_says_so(installed: Installed) -> None:
