@@ -11,7 +11,9 @@ import pytest
 from psycopg import sql
 
 from support.secrets import find
-from zodan_sql import cli, install, render
+from zodan_sql import cli
+from zodan_sql.building import render
+from zodan_sql.client import install
 from zodan_sql.sandbox import Node, wait_until
 
 Connection = psycopg.Connection[Any]

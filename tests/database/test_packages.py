@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 from psycopg import sql
 
 from support.scripts import load
-from zodan_sql.install import SCRIPTS, own_version
-from zodan_sql.render import find_build, find_templates
+from zodan_sql.building.render import find_build, find_templates
+from zodan_sql.client.install import SCRIPTS, own_version
 from zodan_sql.sandbox import Engine, Node
 
 _REPOSITORY = Path(__file__).resolve().parents[2]

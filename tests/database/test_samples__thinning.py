@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from zodan_sql import render
+from zodan_sql.building import render
 
 Connection = psycopg.Connection[Any]
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from zodan_sql import cli, inspection, install, journal, operation, render, script
+from zodan_sql import cli
+from zodan_sql.building import render, script
+from zodan_sql.client import install, journal, operation
+from zodan_sql.client import topology as inspection
+from zodan_sql.client.install import InstallResult
+from zodan_sql.client.operation import PlannedStep
+from zodan_sql.client.topology import Leftover
 from zodan_sql.errors import ZodanError
-from zodan_sql.inspection import Leftover
-from zodan_sql.install import InstallResult
-from zodan_sql.operation import PlannedStep
 
 SRC = "host=a dbname=app password=s3cret-src"
 NEW = "postgresql://me:s3cret-new@b/app"
@@ -125,7 +128,7 @@ def test_lint_prints_a_line_a_finding(run: Run, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("module", ["pglast", "sqlfluff.core"])
 def test_lint_says_which_parser_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    for loaded in [name for name in sys.modules if name.startswith("zodan_sql.lint.")]:
+    for loaded in [name for name in sys.modules if name.startswith("zodan_sql.building.lint.")]:
         if not loaded.endswith(".findings"):
             monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, module, None)

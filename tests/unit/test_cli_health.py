@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from support.documents import parse
-from zodan_sql import checks, cli, install
-from zodan_sql.checks import CheckResult
+from zodan_sql import cli
 from zodan_sql.cli import documents
+from zodan_sql.client import checks, install
+from zodan_sql.client.checks import CheckResult
 
 SRC = "host=a dbname=app password=s3cret-src"
 NEW = "postgresql://me:s3cret-new@b/app"

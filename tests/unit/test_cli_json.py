@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from support.documents import parse
-from zodan_sql import checks, cli, inspection, install, journal, operation, samples
-from zodan_sql.checks import CheckResult
+from zodan_sql import cli
 from zodan_sql.cli import documents
+from zodan_sql.client import checks, install, journal, operation, samples
+from zodan_sql.client import topology as inspection
+from zodan_sql.client.checks import CheckResult
+from zodan_sql.client.install import InstallResult
+from zodan_sql.client.samples import Sample
+from zodan_sql.client.topology import Leftover, Stream
 from zodan_sql.errors import ZodanError
-from zodan_sql.inspection import Leftover, Stream
-from zodan_sql.install import InstallResult
-from zodan_sql.samples import Sample
 
 DSN = "host=a dbname=app password=s3cret"
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zodan_sql import docs, render
+from zodan_sql.building import reference as docs
+from zodan_sql.building import render
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DOCS = _REPOSITORY / "docs"
@@ -59,7 +60,7 @@ def test_a_hand_tool_has_its_example_as_a_statement(pages: dict[str, str]) -> No
 
 
 def test_every_sqlstate_has_a_meaning_and_every_meaning_an_sqlstate() -> None:
-    python = (path.read_text() for path in (_REPOSITORY / "zodan_sql").rglob("*.py") if path.name != "docs.py")
+    python = (path.read_text() for path in (_REPOSITORY / "zodan_sql").rglob("*.py") if path.name != "reference.py")
     used = docs.find_codes([*render.render().values(), *python])
     assert used == set(docs.MEANINGS)
     assert {code[:3] for code in used} == set(docs.CLASSES)

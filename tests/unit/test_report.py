@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from zodan_sql.checks import CheckResult
-from zodan_sql.inspection import Stream
-from zodan_sql.redact import Redactor
-from zodan_sql.report import Record, RecordedStep, Surroundings, chart, draw
-from zodan_sql.report.axis import Axis
-from zodan_sql.report.timeline import bars
-from zodan_sql.samples import Sample
+from zodan_sql.client.checks import CheckResult
+from zodan_sql.client.redaction import Redactor
+from zodan_sql.client.samples import Sample
+from zodan_sql.client.topology import Stream
+from zodan_sql.showing.report import Record, RecordedStep, Surroundings, chart, draw
+from zodan_sql.showing.report.axis import Axis
+from zodan_sql.showing.report.timeline import bars
 from zodan_sql.words import span
 
 BEGAN = datetime(2026, 1, 1, 10, tzinfo=UTC)

@@ -8,9 +8,9 @@ import pytest
 from test_report import RECORD, STEPS
 
 from support.pages import check_page, cut_off
-from zodan_sql.inspection import Stream
-from zodan_sql.redact import Redactor
-from zodan_sql.report import draw
+from zodan_sql.client.redaction import Redactor
+from zodan_sql.client.topology import Stream
+from zodan_sql.showing.report import draw
 
 _WHITE = "".join(f"{name}: white !important;" for name in ("color", "fill", "stroke", "background", "border-color"))
 

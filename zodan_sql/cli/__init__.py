@@ -10,7 +10,7 @@ import typer
 
 from zodan_sql.cli import cluster, databases, develop, health, operations, report, sandbox
 from zodan_sql.cli.screen import EXIT_USAGE, Screen
-from zodan_sql.install import own_version
+from zodan_sql.client.install import own_version
 
 
 def _app(name: str, text: str) -> typer.Typer:

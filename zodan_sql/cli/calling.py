@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import psycopg
 import typer
 
-from zodan_sql import checks, journal, operation, samples
-from zodan_sql import install as installer
 from zodan_sql.cli.documents import check_entries, operation_entry, sample_entries, step_entries
 from zodan_sql.cli.screen import Screen
+from zodan_sql.client import checks, journal, operation, samples
+from zodan_sql.client import install as installer
+from zodan_sql.client.redaction import describe
+from zodan_sql.client.samples import Watch
 from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError
-from zodan_sql.redact import describe
-from zodan_sql.samples import Watch
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from zodan_sql import lint as linter
-from zodan_sql import render
+from zodan_sql.building import lint as linter
+from zodan_sql.building import render
 from zodan_sql.cli.screen import EXIT_FOUND, reporting
 
 

@@ -10,15 +10,16 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from zodan_sql import inspection, journal, operation
-from zodan_sql.checks import CheckResult
+from zodan_sql.client import journal, operation
+from zodan_sql.client import topology as inspection
+from zodan_sql.client.checks import CheckResult
+from zodan_sql.client.samples import Sample
 from zodan_sql.errors import ZodanError
-from zodan_sql.samples import Sample
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from zodan_sql.install import InstallResult
+    from zodan_sql.client.install import InstallResult
     from zodan_sql.sandbox import SandboxStatus
 
 

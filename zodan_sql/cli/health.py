@@ -8,13 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from zodan_sql import checks
-from zodan_sql import install as installer
-from zodan_sql.checks import CheckResult
 from zodan_sql.cli.documents import check_entries
 from zodan_sql.cli.screen import Screen, reporting
+from zodan_sql.client import checks
+from zodan_sql.client import install as installer
+from zodan_sql.client.checks import CheckResult
+from zodan_sql.client.redaction import parse_dsn
 from zodan_sql.errors import EXIT_CODES, caller_error
-from zodan_sql.redact import parse_dsn
 
 _STYLES = {"FAIL": "red", "WARN": "yellow", "INFO": "cyan", "PASS": "green"}
 #: Columns of what is printed where there is no terminal to fit.

@@ -11,15 +11,15 @@ from typing import Annotated
 import typer
 from typer.models import OptionInfo
 
-from zodan_sql import journal, operation
 from zodan_sql.cli.calling import Call, need, provide, read_journal, run
 from zodan_sql.cli.documents import operation_entry, plan_entries
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
+from zodan_sql.client import journal, operation
+from zodan_sql.client.install import borrowed
+from zodan_sql.client.operation import PlannedStep
+from zodan_sql.client.redaction import describe, parse_dsn
 from zodan_sql.errors import caller_error
-from zodan_sql.install import borrowed
-from zodan_sql.operation import PlannedStep
-from zodan_sql.redact import describe, parse_dsn
 
 
 def _dsn(name: str, text: str) -> OptionInfo:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from zodan_sql.journal import Step
-from zodan_sql.samples import DATA, Sample, Watch, describe, describe_bytes, describe_tables, rate
+from zodan_sql.client.journal import Step
+from zodan_sql.client.samples import DATA, Sample, Watch, describe, describe_bytes, describe_tables, rate
 
 #: How the server tells that a step is done, was found done, or was taken back.
 _STEP = re.compile(r"(?P<mark>[+=-]) (?P<ordinal>\d+): (?P<title>.*)", re.DOTALL)

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from zodan_sql import inspection
-from zodan_sql import report as reports
 from zodan_sql.cli.calling import need
 from zodan_sql.cli.operations import JournalDsn, Number
 from zodan_sql.cli.screen import reporting
+from zodan_sql.client import topology as inspection
+from zodan_sql.client.redaction import Redactor
 from zodan_sql.errors import ZodanError, caller_error
-from zodan_sql.redact import Redactor
+from zodan_sql.showing import report as reports
 
 
 def report(

@@ -96,7 +96,7 @@ def demo(pg_bin: PgBin = None) -> None:
     Makes a sandbox of its own, compares every row on every node, and removes everything again.
     """
     with reporting() as screen:
-        from zodan_sql import demo as demonstration
+        from zodan_sql.sandbox import demo as demonstration
 
         if not demonstration.run(screen, pg_bin):
             raise typer.Exit(EXIT_FOUND)

@@ -14,13 +14,13 @@ import psycopg
 import typer
 from rich.console import Console
 
+from zodan_sql.building.lint.findings import LintUnavailable
+from zodan_sql.building.render import RenderError
 from zodan_sql.cli.documents import ErrorEntry, WarningEntry, error_entry
 from zodan_sql.cli.progress import Mode, PhaseProgress, PlainProgress, ReadPlan, is_step, watching
+from zodan_sql.client.redaction import Redactor
+from zodan_sql.client.samples import Watch
 from zodan_sql.errors import CANCELLED, EXIT_CODES, EXIT_INTERRUPTED, ZodanError, from_database, precondition_error
-from zodan_sql.lint.findings import LintUnavailable
-from zodan_sql.redact import Redactor
-from zodan_sql.render import RenderError
-from zodan_sql.samples import Watch
 
 EXIT_FOUND = 1
 EXIT_USAGE = EXIT_CODES["ZD0"]

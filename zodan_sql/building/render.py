@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jinja2
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 # Of an installed package this is the folder of all packages, where "build" may be somebody else's: it is asked last.
 _REPOSITORY = _PACKAGE.parent
 _VERSION = re.compile(r"default_version = '([^']+)'")

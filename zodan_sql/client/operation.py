@@ -12,8 +12,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
+from zodan_sql.client.redaction import parse_dsn
 from zodan_sql.errors import from_database
-from zodan_sql.redact import parse_dsn
 
 #: Seconds to wait for a server that does not answer, unless the connection string says otherwise.
 CONNECT_TIMEOUT = 10

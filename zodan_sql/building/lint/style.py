@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sqlfluff.core import FluffConfig, Linter
 
-from zodan_sql.lint.findings import Finding
-from zodan_sql.script import without_meta
+from zodan_sql.building.lint.findings import Finding
+from zodan_sql.building.script import without_meta
 
 _CONFIG = Path(__file__).with_name("sqlfluff.cfg")
 

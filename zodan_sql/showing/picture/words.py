@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zodan_sql.inspection import REPLICATING, UNREACHABLE, Stream, node_names
+from zodan_sql.client.topology import REPLICATING, UNREACHABLE, Stream, node_names
 from zodan_sql.words import size
 
 

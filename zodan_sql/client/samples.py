@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
+from zodan_sql.client.operation import connect, read_rows
 from zodan_sql.errors import ZodanError
-from zodan_sql.operation import connect, read_rows
 from zodan_sql.words import size, span
 
 #: The stage of a copy in which rows come; before it the tables are made, after it their indexes.

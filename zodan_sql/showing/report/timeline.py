@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
-from zodan_sql.report.axis import LABEL, WIDTH, Axis, Part, grid, x
-from zodan_sql.report.record import RecordedStep
+from zodan_sql.showing.report.axis import LABEL, WIDTH, Axis, Part, grid, x
+from zodan_sql.showing.report.record import RecordedStep
 from zodan_sql.words import span
 
 _BAR = 15.0

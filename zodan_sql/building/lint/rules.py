@@ -13,8 +13,8 @@ from typing import Any
 
 from pglast import ast, enums
 
-from zodan_sql.lint.findings import Finding
-from zodan_sql.lint.source import Expression, Routine, Source, walk, without_comments
+from zodan_sql.building.lint.findings import Finding
+from zodan_sql.building.lint.source import Expression, Routine, Source, walk, without_comments
 
 #: The design's section 2: a file uses its own folder and those after it.
 LAYERS = ("public", "plan", "run", "check", "state", "remote", "text")

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
-from zodan_sql import render
-from zodan_sql.operation import connect
+from zodan_sql.building import render
+from zodan_sql.client.operation import connect
 
 #: Shown for an operation that the journal has as running although nobody is at work on it.
 INTERRUPTED = "interrupted"

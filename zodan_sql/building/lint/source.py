@@ -17,8 +17,8 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
-from zodan_sql.lint.findings import Finding
-from zodan_sql.script import without_meta
+from zodan_sql.building.lint.findings import Finding
+from zodan_sql.building.script import without_meta
 
 SYNTAX = "ZL000"
 

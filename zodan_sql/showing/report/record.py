@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from zodan_sql import checks, journal, samples
-from zodan_sql.checks import CheckResult
+from zodan_sql.client import checks, journal, samples
+from zodan_sql.client.checks import CheckResult
+from zodan_sql.client.operation import PlannedStep, read_rows
+from zodan_sql.client.redaction import describe
+from zodan_sql.client.samples import Sample
 from zodan_sql.errors import caller_error
-from zodan_sql.operation import PlannedStep, read_rows
-from zodan_sql.redact import describe
-from zodan_sql.samples import Sample
 
 _OPERATION = """
 SELECT o.operation_id AS number, o.kind, o.node, o.state, o.arguments, o.members, nullif(o.error, '') AS error,

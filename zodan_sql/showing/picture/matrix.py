@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from zodan_sql.inspection import Stream, node_names
-from zodan_sql.picture.words import unreachable
+from zodan_sql.client.topology import Stream, node_names
+from zodan_sql.showing.picture.words import unreachable
 from zodan_sql.words import size
 
 _CORNER = "from \\ to"

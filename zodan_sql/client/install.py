@@ -15,12 +15,12 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from zodan_sql import render
+from zodan_sql.building import render
+from zodan_sql.building.script import without_meta, without_transaction
+from zodan_sql.client.journal import INTERRUPTED, Operation, read_operations
+from zodan_sql.client.operation import Where, connect
+from zodan_sql.client.redaction import Redactor, describe
 from zodan_sql.errors import ZodanError, from_database, precondition_error
-from zodan_sql.journal import INTERRUPTED, Operation, read_operations
-from zodan_sql.operation import Where, connect
-from zodan_sql.redact import Redactor, describe
-from zodan_sql.script import without_meta, without_transaction
 
 OLDEST_SPOCK = (5, 0, 7)
 SCRIPTS = ("zodan.sql", "zodremove.sql")

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from zodan_sql.inspection import Health, Stream, node_names
-from zodan_sql.picture.words import describe, missing, summary, unreachable
+from zodan_sql.client.topology import Health, Stream, node_names
+from zodan_sql.showing.picture.words import describe, missing, summary, unreachable
 from zodan_sql.words import size
 
 _NODE_HEIGHT = 40

@@ -13,8 +13,10 @@ from typing import Protocol
 
 import psycopg
 
-from zodan_sql import inspection, install, journal, operation, picture
+from zodan_sql.client import install, journal, operation
+from zodan_sql.client import topology as inspection
 from zodan_sql.sandbox import Cluster, Node, SandboxError, detect_engine, wait_until
+from zodan_sql.showing import picture
 
 MEMBERS = ("n1", "n2", "n3")
 JOINING = "n4"

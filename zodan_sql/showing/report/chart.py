@@ -8,8 +8,8 @@ from datetime import datetime
 from html import escape
 from itertools import groupby
 
-from zodan_sql.report.axis import LABEL, WIDTH, Axis, Part, grid, x
-from zodan_sql.samples import DATA, Sample
+from zodan_sql.client.samples import DATA, Sample
+from zodan_sql.showing.report.axis import LABEL, WIDTH, Axis, Part, grid, x
 from zodan_sql.words import size, span
 
 _TOP = 26.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zodan_sql.inspection import Health, Stream, node_names
-from zodan_sql.picture.words import describe, unreachable
+from zodan_sql.client.topology import Health, Stream, node_names
+from zodan_sql.showing.picture.words import describe, unreachable
 from zodan_sql.words import size
 
 #: Lines of the kinds; what is good is green, dashes tell the others apart without colour.

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 import jinja2
 from markupsafe import Markup
 
-from zodan_sql import picture
-from zodan_sql.inspection import Stream, masked
-from zodan_sql.report import chart, timeline
-from zodan_sql.report.axis import Axis
-from zodan_sql.report.record import Record, RecordedStep
+from zodan_sql.client.topology import Stream, masked
+from zodan_sql.showing import picture
+from zodan_sql.showing.report import chart, timeline
+from zodan_sql.showing.report.axis import Axis
+from zodan_sql.showing.report.record import Record, RecordedStep
 from zodan_sql.words import size, span
 
 _KINDS = {"add_node": "Adding node {}", "remove_node": "Removing node {}", "mend": "Mending the {}"}
@@ -27,7 +27,7 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
     Every text of the journal passes through ``redact``, although the journal holds no secret.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("zodan_sql.report", "."),
+        loader=jinja2.PackageLoader("zodan_sql.showing.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

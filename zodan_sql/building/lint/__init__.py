@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zodan_sql.lint.findings import Finding, LintUnavailable
+from zodan_sql.building.lint.findings import Finding, LintUnavailable
 
 __all__ = ["Finding", "LintUnavailable", "lint", "read_templates"]
 
@@ -23,9 +23,9 @@ def lint(files: dict[str, str], templates: dict[str, str]) -> list[Finding]:
     the same template, is told once. Raises LintUnavailable when a parser is not installed.
     """
     try:
-        from zodan_sql.lint.rules import RULES, Project
-        from zodan_sql.lint.source import read
-        from zodan_sql.lint.style import style
+        from zodan_sql.building.lint.rules import RULES, Project
+        from zodan_sql.building.lint.source import read
+        from zodan_sql.building.lint.style import style
     except ImportError as error:
         raise LintUnavailable(error.name or str(error)) from error
 
