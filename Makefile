@@ -23,7 +23,7 @@ test-all: check setup ## the long tests too
 
 check: $(READY)
 	$(BIN)/zodan-sql build --check
-	$(BIN)/python -m zodan_sql.building.reference --check
+	$(BIN)/python -m zodan_sql.docs --check
 	$(BIN)/zodan-sql lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +34,7 @@ build: $(READY) ## render sql/templates into build/
 	$(BIN)/zodan-sql build
 
 docs: $(READY) ## write docs/reference from the SQL and the command line
-	$(BIN)/python -m zodan_sql.building.reference
+	$(BIN)/python -m zodan_sql.docs
 
 install: ## put the extension where CREATE EXTENSION finds it; needs no Python
 	@folder="$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension" && \

@@ -12,8 +12,7 @@ import pytest
 
 from zodan_sql import cli
 from zodan_sql.building import render, script
-from zodan_sql.client import install, journal, operation
-from zodan_sql.client import topology as inspection
+from zodan_sql.client import install, journal, operation, topology
 from zodan_sql.client.install import InstallResult
 from zodan_sql.client.operation import PlannedStep
 from zodan_sql.client.topology import Leftover
@@ -334,7 +333,7 @@ def test_every_command_that_runs_an_operation_has_progress(
     run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        inspection, "rescan", lambda *_: [Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=True)]
+        topology, "rescan", lambda *_: [Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=True)]
     )
     there = ["--dsn", OTHER]
     commands = [

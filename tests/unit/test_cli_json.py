@@ -13,8 +13,7 @@ import pytest
 from support.documents import parse
 from zodan_sql import cli
 from zodan_sql.cli import documents
-from zodan_sql.client import checks, install, journal, operation, samples
-from zodan_sql.client import topology as inspection
+from zodan_sql.client import checks, install, journal, operation, samples, topology
 from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.install import InstallResult
 from zodan_sql.client.samples import Sample
@@ -126,12 +125,12 @@ def test_topology_and_rescan_are_documents_too(run: Any, monkeypatch: pytest.Mon
         Stream("n1", "n2", "sub_n1_n2", "replicating", False, 7),
         Stream("n3", None, None, "alone", None, None),
     ]
-    monkeypatch.setattr(inspection, "topology", lambda *_: streams)
+    monkeypatch.setattr(topology, "streams", lambda *_: streams)
     for option in ("--json", "--format=json"):
         found = parse(run("topology", "--dsn", DSN, option)[1], documents.TopologyDocument)
         assert (found["nodes"], [each["health"] for each in found["streams"]]) == (["n1", "n2", "n3"], ["bad", "off"])
     slot = Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=False)
-    monkeypatch.setattr(inspection, "rescan", lambda *_: [slot])
+    monkeypatch.setattr(topology, "rescan", lambda *_: [slot])
     code, out, _ = run("rescan", "--dsn", DSN, "--json")
     assert (code, parse(out, documents.RescanDocument)["leftovers"][0]["name"]) == (1, "spk_x")
 

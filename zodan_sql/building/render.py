@@ -13,8 +13,8 @@ from pathlib import Path
 import jinja2
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Of an installed package this is the folder of all packages, where "build" may be somebody else's: it is asked last.
-_REPOSITORY = _PACKAGE.parent
+#: Of an installed package this is the folder of all packages, where "build" may be somebody else's: it is asked last.
+REPOSITORY = _PACKAGE.parent
 _VERSION = re.compile(r"default_version = '([^']+)'")
 
 #: Contents page of each rendered file; ``{version}`` is filled in.
@@ -38,12 +38,12 @@ class RenderError(Exception):
 
 def find_templates() -> Path:
     """Return the folder of the templates: the installed package's copy, or the repository's."""
-    return _first_folder(_PACKAGE / "templates", _REPOSITORY / "sql" / "templates")
+    return _first_folder(_PACKAGE / "templates", REPOSITORY / "sql" / "templates")
 
 
 def find_build() -> Path:
     """Return the folder of the rendered files: the installed package's copy, or the repository's."""
-    return _first_folder(_PACKAGE / "sql", _REPOSITORY / "build")
+    return _first_folder(_PACKAGE / "sql", REPOSITORY / "build")
 
 
 def _first_folder(*candidates: Path) -> Path:

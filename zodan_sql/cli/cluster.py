@@ -12,7 +12,7 @@ from zodan_sql.cli.documents import leftover_entries, stream_entries
 from zodan_sql.cli.operations import Json, ProgressMode
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
-from zodan_sql.client import topology as inspection
+from zodan_sql.client import topology as topologies
 from zodan_sql.client.install import borrowed
 from zodan_sql.showing import picture
 
@@ -43,13 +43,13 @@ def topology(
     as_json = as_json or format_ is Format.JSON
     with reporting([dsn], "topology" if as_json else None) as screen:
         with borrowed(dsn) as where:
-            streams = inspection.topology(where, dsn)
+            streams = topologies.streams(where, dsn)
         if as_json:
-            screen.fill({"nodes": inspection.node_names(streams), "streams": stream_entries(streams)})
+            screen.fill({"nodes": topologies.node_names(streams), "streams": stream_entries(streams)})
         elif format_ is Format.TEXT:
             show_topology(screen, streams)
         else:
-            typer.echo(_DRAW[format_](inspection.masked(streams, screen.redact)), nl=False)
+            typer.echo(_DRAW[format_](topologies.masked(streams, screen.redact)), nl=False)
 
 
 def rescan(
@@ -69,7 +69,7 @@ def rescan(
     """
     with reporting([dsn], "rescan" if as_json else None, progress) as screen:
         with borrowed(dsn) as where:
-            found = inspection.rescan(where, dsn, screen.message)
+            found = topologies.rescan(where, dsn, screen.message)
         screen.fill({"leftovers": leftover_entries(found)})
         for leftover in found:
             mark = "" if leftover.certain else "? "
@@ -90,7 +90,7 @@ def rescan(
             raise typer.Exit(EXIT_FOUND)
 
 
-def show_topology(screen: Screen, streams: list[inspection.Stream]) -> None:
+def show_topology(screen: Screen, streams: list[topologies.Stream]) -> None:
     """Print the table of a topology, a line about the whole, and one for each thing that is wrong."""
     for line in picture.matrix(streams, screen.width):
         screen.line(line)

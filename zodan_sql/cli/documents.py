@@ -10,8 +10,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from zodan_sql.client import journal, operation
-from zodan_sql.client import topology as inspection
+from zodan_sql.client import journal, operation, topology
 from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.samples import Sample
 from zodan_sql.errors import ZodanError
@@ -294,11 +293,11 @@ def server_entries(status: SandboxStatus) -> list[ServerEntry]:
     ]
 
 
-def stream_entries(streams: Iterable[inspection.Stream]) -> list[StreamEntry]:
+def stream_entries(streams: Iterable[topology.Stream]) -> list[StreamEntry]:
     """Return a topology as it is in a document."""
     return cast(list[StreamEntry], [asdict(stream) | {"health": stream.health} for stream in streams])
 
 
-def leftover_entries(leftovers: Iterable[inspection.Leftover]) -> list[LeftoverEntry]:
+def leftover_entries(leftovers: Iterable[topology.Leftover]) -> list[LeftoverEntry]:
     """Return what was left behind as it is in a document."""
     return cast(list[LeftoverEntry], [asdict(leftover) for leftover in leftovers])

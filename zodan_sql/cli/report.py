@@ -10,7 +10,7 @@ import typer
 from zodan_sql.cli.calling import need
 from zodan_sql.cli.operations import JournalDsn, Number
 from zodan_sql.cli.screen import reporting
-from zodan_sql.client import topology as inspection
+from zodan_sql.client import topology
 from zodan_sql.client.redaction import Redactor
 from zodan_sql.errors import ZodanError, caller_error
 from zodan_sql.showing import report as reports
@@ -49,9 +49,9 @@ def report(
         screen.line(str(html))
 
 
-def _look(redact: Redactor, dsn: str, through: str | None) -> tuple[list[inspection.Stream] | None, str]:
+def _look(redact: Redactor, dsn: str, through: str | None) -> tuple[list[topology.Stream] | None, str]:
     """Return the topology, or why there is none: a report of what happened is due when nodes are down, too."""
     try:
-        return inspection.topology(dsn, through or dsn), ""
+        return topology.streams(dsn, through or dsn), ""
     except ZodanError as error:
         return None, redact(error.message)

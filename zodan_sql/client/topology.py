@@ -69,7 +69,7 @@ class Leftover:
     certain: bool
 
 
-def topology(where: Where, through: str) -> list[Stream]:
+def streams(where: Where, through: str) -> list[Stream]:
     """Return who streams to whom in the cluster of the member ``through``, as called in ``where``."""
     return read_rows(where, _TOPOLOGY, {"through": through}, Stream)
 

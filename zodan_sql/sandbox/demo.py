@@ -13,8 +13,7 @@ from typing import Protocol
 
 import psycopg
 
-from zodan_sql.client import install, journal, operation
-from zodan_sql.client import topology as inspection
+from zodan_sql.client import install, journal, operation, topology
 from zodan_sql.sandbox import Cluster, Node, SandboxError, detect_engine, wait_until
 from zodan_sql.showing import picture
 
@@ -241,7 +240,7 @@ def _digest(node: Node, table: str) -> tuple[object, ...]:
 
 def _show_picture(cluster: Cluster, show: Show) -> None:
     """Draw who streams to whom, as the node that joins and leaves, where Zodan is, hears through the source."""
-    streams = inspection.topology(cluster[JOINING].dsn(), through=cluster[SOURCE].dsn())
+    streams = topology.streams(cluster[JOINING].dsn(), through=cluster[SOURCE].dsn())
     show.line()
     for text in (*picture.matrix(streams), picture.summary(streams)):
         show.line(f"    {text}", style="cyan")
