@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from zodan_sql import cli
 from zodan_sql.building import render, script
-from zodan_sql.client import install, journal, operation, topology
+from zodan_sql.client import install, journal, operation, redaction, topology
 from zodan_sql.client.install import InstallResult
 from zodan_sql.client.operation import PlannedStep
 from zodan_sql.client.topology import Leftover
@@ -142,6 +143,19 @@ def test_a_template_that_does_not_render_is_said_plainly(run: Run, monkeypatch: 
 
     monkeypatch.setattr(render, "render", fail)
     assert run("lint") == (70, "", "error: could not render zodan.sql.j2:3: 'x' is undefined\n")
+
+
+def test_defaults_that_cannot_be_read_are_said_plainly(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "macros").mkdir()
+    (tmp_path / "macros" / "defaults.sql.j2").write_text("{% set secrets = %}\n")
+    monkeypatch.setattr(render, "find_templates", lambda: tmp_path)
+    for cached in (render._defaults, redaction._keyword):
+        cached.cache_clear()
+    code, out, err = run("add-node", *ADD)
+    assert (code, out) == (70, "")
+    assert re.fullmatch(r"error: could not render \S*defaults\.sql\.j2:1: .*\n", err)
 
 
 def test_add_node_passes_only_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:

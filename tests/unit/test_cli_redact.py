@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zodan_sql.client.redaction import MASK, Redactor, describe, parse_dsn
+from zodan_sql.client.connection import describe, parse_dsn
+from zodan_sql.client.redaction import MASK, Redactor
 from zodan_sql.errors import ZodanError
 
 SECRET = "hunter2!"

@@ -7,14 +7,19 @@ the same templates give the same bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import jinja2
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Of an installed package this is the folder of all packages, where "build" may be somebody else's: it is asked last.
 REPOSITORY = _PACKAGE.parent
+Value = TypeVar("Value")
+
 _VERSION = re.compile(r"default_version = '([^']+)'")
 
 #: Contents page of each rendered file; ``{version}`` is filled in.
@@ -61,9 +66,28 @@ def read_version(templates: Path) -> str:
     return found.group(1)
 
 
-def read_default(name: str) -> object:
-    """Return a bound or default by its name in macros/defaults.sql.j2, where each stands once."""
-    return getattr(_environment(find_templates()).get_template("macros/defaults.sql.j2").module, name)
+def read_default(name: str, kind: type[Value]) -> Value:
+    """Return a bound or default, of type ``kind``, by its name in macros/defaults.sql.j2, where each stands once."""
+    value = getattr(_defaults(), name, None)
+    if not isinstance(value, kind):
+        raise RenderError(f"macros/defaults.sql.j2 has no {kind.__name__} named {name}")
+    return value
+
+
+@cache
+def _defaults() -> object:
+    with _told("macros/defaults.sql.j2") as page:
+        return _environment(find_templates()).get_template(page).module
+
+
+@contextmanager
+def _told(page: str) -> Iterator[str]:
+    """Turn what goes wrong with a page into a RenderError that names the template and the line."""
+    try:
+        yield page
+    except jinja2.TemplateError as error:
+        where = f"{getattr(error, 'filename', None) or page}:{getattr(error, 'lineno', '?')}"
+        raise RenderError(f"could not render {where}: {error}") from error
 
 
 def _environment(templates: Path) -> jinja2.Environment:
@@ -92,11 +116,8 @@ def render(templates: Path | None = None, earlier: Sequence[str] = EARLIER_VERSI
     pages = [(name.format(version=version), page) for name, page in CONTENTS.items()]
     pages += [(UPGRADE[0].format(earlier=each, version=version), UPGRADE[1]) for each in earlier]
     for name, page in pages:
-        try:
+        with _told(page):
             files[name] = environment.get_template(page).render()
-        except jinja2.TemplateError as error:
-            where = f"{getattr(error, 'filename', None) or page}:{getattr(error, 'lineno', '?')}"
-            raise RenderError(f"could not render {where}: {error}") from error
     return files
 
 

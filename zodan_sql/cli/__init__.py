@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from zodan_sql.building.render import RenderError
 from zodan_sql.cli import cluster, databases, develop, health, operations, report, sandbox
-from zodan_sql.cli.screen import EXIT_USAGE, Screen
+from zodan_sql.cli.screen import EXIT_BUG, EXIT_USAGE, Screen
 from zodan_sql.client.install import own_version
 
 
@@ -98,4 +99,7 @@ def _run(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> N
         # What is wrong with a command line is quoted from it: an unquoted connection string, with its password.
         Screen(given).warn(f"error: {error.format_message()}")  # type: ignore[attr-defined]
         code = EXIT_USAGE
+    except RenderError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = EXIT_BUG
     sys.exit(code if isinstance(code, int) else 0)

@@ -13,7 +13,7 @@ from zodan_sql.cli.documents import check_entries, operation_entry, sample_entri
 from zodan_sql.cli.screen import Screen
 from zodan_sql.client import checks, journal, operation, samples
 from zodan_sql.client import install as installer
-from zodan_sql.client.redaction import describe
+from zodan_sql.client.connection import describe
 from zodan_sql.client.samples import Watch
 from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError
 

@@ -13,7 +13,7 @@ from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.client import checks
 from zodan_sql.client import install as installer
 from zodan_sql.client.checks import CheckResult
-from zodan_sql.client.redaction import parse_dsn
+from zodan_sql.client.connection import parse_dsn
 from zodan_sql.errors import EXIT_CODES, caller_error
 
 _STYLES = {"FAIL": "red", "WARN": "yellow", "INFO": "cyan", "PASS": "green"}

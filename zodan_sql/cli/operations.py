@@ -16,9 +16,9 @@ from zodan_sql.cli.documents import operation_entry, plan_entries
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.client import journal, operation
+from zodan_sql.client.connection import describe, parse_dsn
 from zodan_sql.client.install import borrowed
 from zodan_sql.client.operation import PlannedStep
-from zodan_sql.client.redaction import describe, parse_dsn
 from zodan_sql.errors import caller_error
 
 

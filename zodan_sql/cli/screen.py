@@ -168,13 +168,11 @@ def _told(screen: Screen) -> Iterator[None]:
     except LintUnavailable as error:
         screen.warn(f"error: {error}", style="red")
         raise typer.Exit(EXIT_USAGE) from None
-    except RenderError as error:
-        screen.warn(f"error: {error}", style="red")
-        raise typer.Exit(EXIT_BUG) from None
     except KeyboardInterrupt:
         screen.interrupted()
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except (typer.Exit, typer.Abort):
+    # What redaction goes by is in the templates: where they cannot be read, main says so without a screen.
+    except (typer.Exit, typer.Abort, RenderError):
         raise
     except Exception as error:
         # The sandbox's own error, which cannot be imported where what the sandbox stands on is missing.

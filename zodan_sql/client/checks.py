@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psycopg
 
-from zodan_sql.client.operation import Where, connect, read_function, read_rows
+from zodan_sql.client.connection import Where, connect, read_rows
+from zodan_sql.client.operation import read_function
 from zodan_sql.errors import ZodanError
 from zodan_sql.words import size
 

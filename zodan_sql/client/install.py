@@ -10,25 +10,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
 
 from zodan_sql.building import render
 from zodan_sql.building.script import without_meta, without_transaction
+from zodan_sql.client.connection import Connection, Where, connect, describe
 from zodan_sql.client.journal import INTERRUPTED, Operation, read_operations
-from zodan_sql.client.operation import Where, connect
-from zodan_sql.client.redaction import Redactor, describe
+from zodan_sql.client.redaction import Redactor
 from zodan_sql.errors import ZodanError, from_database, precondition_error
 
-OLDEST_SPOCK = (5, 0, 7)
 SCRIPTS = ("zodan.sql", "zodremove.sql")
 PROCEDURES = ("add_node", "remove_node", "health_check")
 
 _DDL_REPLICATION = ["spock.enable_ddl_replication", "spock.include_ddl_repset"]
-
-Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
@@ -180,12 +177,15 @@ def _check_spock(connection: Connection) -> None:
     version = _one(connection, "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'spock'")
     if version is None:
         raise precondition_error("Spock is not installed in this database", "CREATE EXTENSION spock")
-    numbers = tuple(int(number) for number in re.findall(r"\d+", str(version))[:3])
-    if numbers < OLDEST_SPOCK:
-        oldest = ".".join(map(str, OLDEST_SPOCK))
+    oldest = render.read_default("spock_minimum", str)
+    if _numbers(str(version)) < _numbers(oldest):
         raise precondition_error(
             f"Spock is {version}, must be {oldest} or later", f"Upgrade Spock to {oldest} or later."
         )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def _check_no_extension(connection: Connection) -> None:

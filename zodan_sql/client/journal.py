@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg
 from psycopg.rows import class_row
 
 from zodan_sql.building import render
-from zodan_sql.client.operation import connect
+from zodan_sql.client.connection import Connection, connect
 
 #: Shown for an operation that the journal has as running although nobody is at work on it.
 INTERRUPTED = "interrupted"
@@ -75,10 +73,10 @@ def operations(dsn: str) -> list[Operation]:
         return read_operations(connection)
 
 
-def read_operations(connection: psycopg.Connection[Any]) -> list[Operation]:
+def read_operations(connection: Connection) -> list[Operation]:
     """Return the same through a connection that is open."""
     with connection.cursor(row_factory=class_row(Operation)) as cursor:
-        return cursor.execute(_OPERATIONS, {"lock_key": render.read_default("lock_key")}).fetchall()
+        return cursor.execute(_OPERATIONS, {"lock_key": render.read_default("lock_key", int)}).fetchall()
 
 
 def steps(dsn: str, number: int) -> list[Step]:

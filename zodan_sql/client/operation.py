@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, cast
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row
 
-from zodan_sql.client.redaction import parse_dsn
+from zodan_sql.client.connection import OnMessage, Row, Where, connect, listen, read_rows
 from zodan_sql.errors import from_database
-
-#: Seconds to wait for a server that does not answer, unless the connection string says otherwise.
-CONNECT_TIMEOUT = 10
-
-#: Takes a message's severity (NOTICE, WARNING, ...), its text, and its hint.
-OnMessage = Callable[[str, str, str], None]
-
-_HIDE = """
-SELECT pg_catalog.set_config(s.name, s.value, false)
-  FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'), ('log_min_duration_sample', '-1'),
-               ('log_transaction_sample_rate', '0'), ('auto_explain.log_min_duration', '-1'),
-               ('log_parameter_max_length_on_error', '0'),
-               ('pg_stat_statements.track_utility', 'off')) AS s(name, value)
- WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
-"""
-
-Row = TypeVar("Row")
-
-#: A connection string, or a connection in whose transaction Zodan is for a while.
-Where = str | psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
@@ -50,24 +28,6 @@ class PlannedStep:
     undo_sql: str | None
     until_sql: str | None
     budget: Any
-
-
-def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> psycopg.Connection[Any]:
-    """Open a connection. Raises ZodanError with what the server, or the way to it, said."""
-    settings = parse_dsn(dsn, option)
-    settings.setdefault("connect_timeout", str(CONNECT_TIMEOUT))
-    settings.setdefault("fallback_application_name", "zodan-sql")
-    try:
-        connection = psycopg.connect(autocommit=autocommit, **settings)  # type: ignore[arg-type]
-        # What a server notes when a statement begins, or is bound, is there before Zodan can hide it.
-        connection.execute(_HIDE)
-        if not autocommit:
-            connection.commit()
-        return connection
-    except psycopg.Error as error:
-        failed = from_database(error)
-        failed.hint = failed.hint or "Check that the server runs, its address, the password and its pg_hba.conf."
-        raise failed from None
 
 
 def call(
@@ -87,7 +47,7 @@ def call(
     """
     statement = sql.SQL("CALL {}({})").format(sql.Identifier(schema, procedure), _named(arguments))
     with connect(dsn) as connection:
-        connection.add_notice_handler(lambda said: _hand_on(said, on_message))
+        listen(connection, on_message)
         try:
             if statements:
                 connection.execute("SET client_min_messages = debug1")
@@ -109,32 +69,6 @@ def read_function(where: Where, function: str, arguments: Mapping[str, object], 
         _named(arguments),
     )
     return read_rows(where, statement, _values(arguments), kind)
-
-
-def read_rows(
-    where: Where,
-    query: LiteralString | sql.Composed,
-    parameters: Mapping[str, object],
-    kind: type[Row],
-    on_message: OnMessage | None = None,
-) -> list[Row]:
-    """Return the rows of a query as ``kind``, whose fields its columns are. Raises ZodanError."""
-    opened = connect(where) if isinstance(where, str) else nullcontext(where)
-    with opened as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
-        if on_message is not None:
-            connection.add_notice_handler(lambda said: _hand_on(said, on_message))
-        try:
-            return cursor.execute(query, parameters).fetchall()
-        except psycopg.Error as error:
-            raise from_database(error) from None
-
-
-def _hand_on(said: psycopg.errors.Diagnostic, on_message: OnMessage) -> None:
-    severity = said.severity_nonlocalized or "NOTICE"
-    # The server itself has things to say to whoever listens for DEBUG.
-    if severity.startswith("DEBUG") and said.source_function != "exec_stmt_raise":
-        return
-    on_message(severity, said.message_primary or "", said.message_hint or "")
 
 
 def _named(arguments: Mapping[str, object]) -> sql.Composed:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import psycopg
 from psycopg.rows import class_row
 
-from zodan_sql.client.operation import connect, read_rows
+from zodan_sql.client.connection import Connection, connect, read_rows
 from zodan_sql.errors import ZodanError
 from zodan_sql.words import size, span
 
@@ -78,7 +77,7 @@ class Watch:
     def __init__(self, dsn: str, number: int | None, kind: str, node: str) -> None:
         self._dsn = dsn
         self._named: dict[str, object] = {"number": number, "kind": kind, "node": node}
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: Connection | None = None
 
     def newest(self) -> list[Sample]:
         """Return the newest sample of each step that waits now; none where the database does not tell."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from zodan_sql.client.operation import OnMessage, Where, read_rows
+from zodan_sql.client.connection import OnMessage, Where, read_rows
 
 #: good: it replicates. off: somebody switched it off. busy: it is on its way. bad: look at it.
 Health = Literal["good", "busy", "off", "bad"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from zodan_sql.client import checks, journal, samples
 from zodan_sql.client.checks import CheckResult
-from zodan_sql.client.operation import PlannedStep, read_rows
-from zodan_sql.client.redaction import describe
+from zodan_sql.client.connection import describe, read_rows
+from zodan_sql.client.operation import PlannedStep
 from zodan_sql.client.samples import Sample
 from zodan_sql.errors import caller_error
 
