@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zodan_sql.building import reference, render
+from zodan_sql.building import reference, render, routines
+from zodan_sql.client.install import SCRIPTS
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DOCS = _REPOSITORY / "docs"
@@ -41,19 +42,30 @@ def test_every_page_says_in_its_first_line_that_it_is_generated(pages: dict[str,
 def test_every_routine_is_in_the_reference_with_all_it_says(pages: dict[str, str]) -> None:
     files = render.render()
     extension = next(text for name, text in files.items() if name.startswith("zodan--"))
-    routines = reference.read_routines(extension)
-    assert len(routines) == len(re.findall(r"^CREATE (?:FUNCTION|PROCEDURE) ", extension, re.MULTILINE))
+    found = reference.read_routines(extension)
+    assert len(found) == len(re.findall(r"^CREATE (?:FUNCTION|PROCEDURE) ", extension, re.MULTILINE))
     page = pages["sql.md"]
-    for routine in routines:
+    for routine in found:
         assert routine.name in page
-    for names in reference.FOR_PEOPLE.values():
+    for names in routines.FOR_PEOPLE.values():
         for name in names:
             assert f"### {name}\n" in page
 
 
+def test_the_lists_of_routines_are_those_of_the_scripts() -> None:
+    files = render.render()
+    extension = next(text for name, text in files.items() if name.startswith("zodan--"))
+    names = {routine.name for routine in reference.read_routines(extension)}
+    assert {name.removeprefix("spock.") for name in names if name.startswith("spock.")} == set(routines.IN_SPOCK)
+    assert {f"zodan.{name}" for name in routines.WITH_DOCUMENTED_PARAMETERS} <= names
+    for script in SCRIPTS:
+        made = {routine.name.removeprefix("spock.") for routine in reference.read_routines(files[script])}
+        assert len(made & set(routines.ONE_OF_EACH_SCRIPT)) == 1, script
+
+
 def test_a_hand_tool_has_its_example_as_a_statement(pages: dict[str, str]) -> None:
     page = pages["sql.md"]
-    for name in reference.FOR_PEOPLE["Single steps by hand"]:
+    for name in routines.FOR_PEOPLE["Single steps by hand"]:
         entry = page.partition(f"### {name}\n")[2].partition("\n### ")[0]
         assert re.search(rf"```sql\nSELECT .*{re.escape(name)}\(.*;\n```", entry), name
 

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from zodan_sql.building import render
+from zodan_sql.building.routines import IN_SPOCK, ONE_OF_EACH_SCRIPT
 from zodan_sql.building.script import without_meta, without_transaction
 from zodan_sql.client.connection import Connection, Where, connect, describe
 from zodan_sql.client.journal import INTERRUPTED, Operation, read_operations
@@ -23,7 +24,6 @@ from zodan_sql.client.redaction import Redactor
 from zodan_sql.errors import ZodanError, from_database, precondition_error
 
 SCRIPTS = ("zodan.sql", "zodremove.sql")
-PROCEDURES = ("add_node", "remove_node", "health_check")
 
 _DDL_REPLICATION = ["spock.enable_ddl_replication", "spock.include_ddl_repset"]
 
@@ -151,7 +151,7 @@ def _uninstall(connection: Connection, force: bool) -> InstallResult:
                             WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
                               AND d.deptype = 'e')
         """,
-        [list(PROCEDURES)],
+        [list(IN_SPOCK)],
     ).fetchall()
     for (signature,) in procedures:
         connection.execute(sql.SQL("DROP ROUTINE {}").format(sql.SQL(signature)))
@@ -238,17 +238,17 @@ def _verify(connection: Connection) -> None:
 
 
 def _is_complete(connection: Connection) -> bool:
-    found = _one(
-        connection,
+    found = connection.execute(
         """
         SELECT pg_catalog.count(DISTINCT p.proname)
           FROM pg_catalog.pg_proc AS p
-         WHERE p.pronamespace = pg_catalog.to_regnamespace('spock') AND p.proname IN ('add_node', 'remove_node')
+         WHERE p.pronamespace = pg_catalog.to_regnamespace('spock') AND p.proname = ANY (%s)
            AND pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL
            AND pg_catalog.to_regclass('zodan.sample') IS NOT NULL
         """,
-    )
-    return bool(found == 2)
+        [list(ONE_OF_EACH_SCRIPT)],
+    ).fetchone()
+    return found is not None and found[0] == len(ONE_OF_EACH_SCRIPT)
 
 
 def _version(connection: Connection) -> str | None:

@@ -15,12 +15,11 @@ from pglast import ast, enums
 
 from zodan_sql.building.lint.findings import Finding
 from zodan_sql.building.lint.source import Expression, Routine, Source, walk, without_comments
+from zodan_sql.building.routines import WITH_DOCUMENTED_PARAMETERS
 
 #: The design's section 2: a file uses its own folder and those after it.
 LAYERS = ("public", "plan", "run", "check", "state", "remote", "text")
 LONGEST_ROUTINE = 80
-#: Besides public/, what people call (the design's section 1): its parameters are the documented ones.
-DOORS = frozenset({"plan_add_node", "plan_remove_node", "checks", "topology"})
 
 _BUILT_IN_VARIABLES = re.compile(r"found|sqlstate|sqlerrm|new|old|tg_\w+|\$\d+|\(unnamed row\)|__.*")
 _DECLARES_ROUTINE = re.compile(
@@ -208,7 +207,7 @@ def _files(project: Project) -> Iterator[Finding]:
 def _names(project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
     modes = enums.FunctionParameterMode
     parameters = {parameter.name: parameter.mode for parameter in routine.parameters if parameter.name}
-    is_door = project.folder(routine) == "public" or routine.name in DOORS
+    is_door = project.folder(routine) == "public" or routine.name in WITH_DOCUMENTED_PARAMETERS
     for name, mode in parameters.items():
         # Columns of a result keep their own names; the public procedures have the documented ones.
         is_result = mode == modes.FUNC_PARAM_TABLE or (mode == modes.FUNC_PARAM_OUT and routine.returns is not None)
