@@ -9,14 +9,12 @@ import typer
 
 from zodan_sql.cli.calling import Call, need, run
 from zodan_sql.cli.documents import leftover_entries, stream_entries
-from zodan_sql.cli.operations import Json, ProgressMode
+from zodan_sql.cli.options import Json, MemberDsn, ProgressMode
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
 from zodan_sql.client import topology as topologies
 from zodan_sql.client.install import borrowed
 from zodan_sql.showing import picture
-
-MemberDsn = Annotated[str, typer.Option("--dsn", metavar="DSN", help="A member, by which the others are found.")]
 
 
 class Format(StrEnum):

@@ -7,14 +7,10 @@ from typing import Annotated
 import typer
 
 from zodan_sql.cli.documents import database_entries
-from zodan_sql.cli.operations import Json
+from zodan_sql.cli.options import Dsns, Json
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.client import install as installer
 from zodan_sql.client.install import InstallResult
-
-Dsns = Annotated[
-    list[str], typer.Option("--dsn", metavar="DSN", help="A database; give the option once for each of several.")
-]
 
 
 def install(

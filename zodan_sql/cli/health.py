@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zodan_sql.cli.documents import check_entries
+from zodan_sql.cli.options import Json
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.client import checks
 from zodan_sql.client import install as installer
@@ -33,9 +34,7 @@ def health_check(
     check_type: Annotated[
         str, typer.Option("--check-type", metavar="pre|post", help="What must hold before a node joins, or afterwards.")
     ] = "pre",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/json.md.")
-    ] = False,
+    as_json: Json = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also print what passed.")] = False,
     dsn: Annotated[
         str | None,
@@ -48,7 +47,7 @@ def health_check(
 
     Changes nothing. Exit code 3 when a check of severity fail did not pass.
     """
-    with reporting([src_dsn, new_node_dsn or "", dsn or ""], "health-check" if as_json else None) as screen:
+    with reporting([src_dsn, new_node_dsn, dsn], "health-check" if as_json else None) as screen:
         if (new_node_name is None) != (new_node_dsn is None):
             raise caller_error("only one of --new-node-name and --new-node-dsn is given", "Give both, or neither.")
         parse_dsn(src_dsn, "--src-dsn")

@@ -9,10 +9,27 @@ from types import MappingProxyType
 from typing import Annotated
 
 import typer
-from typer.models import OptionInfo
 
 from zodan_sql.cli.calling import Call, need, provide, read_journal, run
 from zodan_sql.cli.documents import operation_entry, plan_entries
+from zodan_sql.cli.options import (
+    AcceptDivergence,
+    Country,
+    DryRun,
+    Force,
+    Info,
+    JournalDsn,
+    Json,
+    Location,
+    NodeDsns,
+    NoInstall,
+    Number,
+    ProgressMode,
+    Roles,
+    SurvivorDsn,
+    Verbose,
+    dsn_option,
+)
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.client import journal, operation
@@ -21,62 +38,15 @@ from zodan_sql.client.install import borrowed
 from zodan_sql.client.operation import PlannedStep
 from zodan_sql.errors import caller_error
 
-
-def _dsn(name: str, text: str) -> OptionInfo:
-    option: OptionInfo = typer.Option(name, metavar="DSN", help=text, show_default=False)
-    return option
-
-
 SrcNodeName = Annotated[str, typer.Option("--src-node-name", help="A member of the cluster, to copy from.")]
-SrcDsn = Annotated[str, _dsn("--src-dsn", "Its connection string, valid on every node.")]
+SrcDsn = Annotated[str, dsn_option("--src-dsn", "Its connection string, valid on every node.")]
 NewNodeName = Annotated[str, typer.Option("--new-node-name", help="The node to add.")]
-NewNodeDsn = Annotated[str, _dsn("--new-node-dsn", "Its connection string, valid on every node.")]
-Location = Annotated[str | None, typer.Option("--new-node-location", help="Where the node is.", show_default="NY")]
-Country = Annotated[str | None, typer.Option("--new-node-country", help="Its country.", show_default="USA")]
-Info = Annotated[str | None, typer.Option("--new-node-info", metavar="JSON", help="Anything about the node.")]
-Roles = Annotated[
-    bool,
-    typer.Option("--with-roles", "--roles", help="Bring the roles that the new server lacks, password hashes too."),
-]
+NewNodeDsn = Annotated[str, dsn_option("--new-node-dsn", "Its connection string, valid on every node.")]
 TargetNodeName = Annotated[str, typer.Option("--target-node-name", help="The node to remove.")]
-TargetDsn = Annotated[str, _dsn("--target-dsn", "Its connection string.")]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Remove it although it cannot be reached; also give --survivor-dsn or --dsn."),
-]
-AcceptDivergence = Annotated[
-    bool, typer.Option("--accept-divergence", help="With --force, although the others do not all have the same.")
-]
-SurvivorDsn = Annotated[
-    str | None, _dsn("--survivor-dsn", "With --force: the connection string of a member that stays.")
-]
-Number = Annotated[int, typer.Argument(metavar="OPERATION", help="Its number: see zodan-sql operations.")]
-JournalDsn = Annotated[str, _dsn("--dsn", "The database that the operation was called in.")]
-NodeDsns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--node-dsn",
-        metavar="NODE=DSN",
-        help="A node and its connection string, where the cluster does not know it; once for each of several.",
-        show_default=False,
-    ),
-]
+TargetDsn = Annotated[str, dsn_option("--target-dsn", "Its connection string.")]
 DiscardWrites = Annotated[
     bool, typer.Option("--discard-writes", help="Although users have written on the new node: their rows go too.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Also print the statements.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/json.md.")
-]
-ProgressMode = Annotated[
-    Mode,
-    typer.Option(
-        "--progress",
-        help="How progress is shown: auto, live on a terminal and plain elsewhere; plain, in lines; none, not at all.",
-    ),
-]
-NoInstall = Annotated[bool, typer.Option("--no-install", help="Fail where Zodan is missing instead of installing it.")]
 
 
 def add_node(
@@ -90,25 +60,18 @@ def add_node(
     roles: Roles = False,
     verbose: Verbose = False,
     dry_run: DryRun = False,
-    dsn: Annotated[str | None, _dsn("--dsn", "The database to call in; by default the new node's.")] = None,
+    dsn: Annotated[str | None, dsn_option("--dsn", "The database to call in; by default the new node's.")] = None,
     no_install: NoInstall = False,
     progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Add a node to a running cluster."""
-    with reporting([src_dsn, new_node_dsn, dsn or ""], "add-node" if as_json else None, progress) as screen:
+    with reporting([src_dsn, new_node_dsn, dsn], "add-node" if as_json else None, progress) as screen:
         arguments = _add_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
-        # A line a step is what the server calls verbose; ours adds the statements.
-        switches = {"verb": verbose or not dry_run, "dry_run": dry_run, "roles": roles}
-        where = dsn or new_node_dsn
-        provide(screen, where, change=not (no_install or dry_run))
-        if dry_run and as_json:
-            more = {"roles": True} if roles else {}
-            screen.fill({"plan": plan_entries(operation.plan(where, "plan_add_node", arguments | more))})
-            return
-        run(screen, Call(where, "add_node", new_node_name), arguments, switches, verbose)
+        called = Call(dsn or new_node_dsn, "add_node", new_node_name)
+        _begin(screen, called, arguments, {"roles": roles}, "verb", verbose, dry_run, no_install)
 
 
 def remove_node(
@@ -120,43 +83,40 @@ def remove_node(
     survivor_dsn: SurvivorDsn = None,
     dry_run: DryRun = False,
     dsn: Annotated[
-        str | None, _dsn("--dsn", "The database to call in; by default the target's, with --force the survivor's.")
+        str | None,
+        dsn_option("--dsn", "The database to call in; by default the target's, with --force the survivor's."),
     ] = None,
     no_install: NoInstall = False,
     progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Remove a node from a running cluster."""
-    with reporting([target_dsn, survivor_dsn or "", dsn or ""], "remove-node" if as_json else None, progress) as screen:
+    with reporting([target_dsn, survivor_dsn, dsn], "remove-node" if as_json else None, progress) as screen:
         where = _remove_where(dsn, target_dsn, survivor_dsn, force)
         arguments = _remove_arguments(target_node_name, target_dsn, survivor_dsn)
         ways = {"force": force, "accept_divergence": accept_divergence}
-        switches = {"verbose_mode": verbose or not dry_run, **ways, "dry_run": dry_run}
-        provide(screen, where, change=not (no_install or dry_run))
-        if dry_run and as_json:
-            arguments |= {name: True for name, on in ways.items() if on}
-            screen.fill({"plan": plan_entries(operation.plan(where, "plan_remove_node", arguments))})
-            return
-        run(screen, Call(where, "remove_node", target_node_name), arguments, switches, verbose)
+        called = Call(where, "remove_node", target_node_name)
+        _begin(screen, called, arguments, ways, "verbose_mode", verbose, dry_run, no_install)
 
 
 def plan(
     src_node_name: Annotated[str | None, typer.Option(help="To add: a member, to copy from.")] = None,
-    src_dsn: Annotated[str | None, _dsn("--src-dsn", "To add: its connection string.")] = None,
+    src_dsn: Annotated[str | None, dsn_option("--src-dsn", "To add: its connection string.")] = None,
     new_node_name: Annotated[str | None, typer.Option(help="To add: the new node.")] = None,
-    new_node_dsn: Annotated[str | None, _dsn("--new-node-dsn", "To add: its connection string.")] = None,
+    new_node_dsn: Annotated[str | None, dsn_option("--new-node-dsn", "To add: its connection string.")] = None,
     new_node_location: Location = None,
     new_node_country: Country = None,
     new_node_info: Info = None,
     roles: Roles = False,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
-    target_dsn: Annotated[str | None, _dsn("--target-dsn", "To remove: its connection string.")] = None,
+    target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: its connection string.")] = None,
     force: Force = False,
     accept_divergence: AcceptDivergence = False,
     survivor_dsn: SurvivorDsn = None,
     verbose: Verbose = False,
     dsn: Annotated[
-        str | None, _dsn("--dsn", "The database to ask; by default that which add-node or remove-node would call in.")
+        str | None,
+        dsn_option("--dsn", "The database to ask; by default that which add-node or remove-node would call in."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +125,7 @@ def plan(
     Takes the options of either, and changes nothing.
     """
     given = [src_dsn, new_node_dsn, target_dsn, survivor_dsn, dsn]
-    with reporting([each for each in given if each], "plan" if as_json else None) as screen:
+    with reporting(given, "plan" if as_json else None) as screen:
         adds = (src_node_name, src_dsn, new_node_name, new_node_dsn)
         removes = (target_node_name, target_dsn)
         if all(adds) and not any(removes):
@@ -254,6 +214,27 @@ def steps(number: Number, dsn: JournalDsn, as_json: Json = False) -> None:
                 for s in found
             ],
         )
+
+
+def _begin(
+    screen: Screen,
+    called: Call,
+    arguments: dict[str, object],
+    ways: Mapping[str, bool],
+    line_a_step: str,
+    verbose: bool,
+    dry_run: bool,
+    no_install: bool,
+) -> None:
+    """Call add_node or remove_node; for --dry-run with --json, read the plan that the call would only print."""
+    provide(screen, called.dsn, change=not (no_install or dry_run))
+    if dry_run and screen.as_json:
+        chosen = {name: True for name, on in ways.items() if on}
+        screen.fill({"plan": plan_entries(operation.plan(called.dsn, f"plan_{called.procedure}", arguments | chosen))})
+        return
+    # A line a step is what the server calls verbose; ours adds the statements.
+    switches = {line_a_step: verbose or not dry_run, **ways, "dry_run": dry_run}
+    run(screen, called, arguments, switches, verbose)
 
 
 def _add_arguments(

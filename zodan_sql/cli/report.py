@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zodan_sql.cli.calling import need
-from zodan_sql.cli.operations import JournalDsn, Number
+from zodan_sql.cli.options import JournalDsn, Number
 from zodan_sql.cli.screen import reporting
 from zodan_sql.client import topology
 from zodan_sql.client.redaction import Redactor
@@ -34,7 +34,7 @@ def report(
 
     The plan, a timeline, the rate of the copy and the lag in time, failures, the topology; nothing from outside.
     """
-    with reporting([dsn, through or ""]) as screen:
+    with reporting([dsn, through]) as screen:
         need(dsn)
         record = reports.read(dsn, number)
         streams, why = _look(screen.redact, dsn, through)

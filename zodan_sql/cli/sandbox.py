@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zodan_sql.cli.documents import server_entries
-from zodan_sql.cli.operations import Json
+from zodan_sql.cli.options import Base, Json, PgBin
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
 
 if TYPE_CHECKING:
@@ -17,15 +16,6 @@ if TYPE_CHECKING:
 # The package behind this stands on testgres, which only an extra brings: it is imported where it is used.
 
 app = typer.Typer(help="A local cluster to try things on.", no_args_is_help=True, rich_markup_mode=None)
-
-Base = Annotated[
-    Path | None,
-    typer.Option("--base", metavar="FOLDER", help="Where the sandbox is.", envvar="ZODAN_SANDBOX", show_default=False),
-]
-PgBin = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="The bin folder of the server to use.", envvar="ZODAN_PG_BIN"),
-]
 
 
 @app.command()

@@ -32,7 +32,7 @@ _PROGRESS = ("NOTICE", "INFO", "LOG")
 class Screen:
     """Where a command prints. Colours and what moves are rich's, and absent where stdout is no terminal."""
 
-    def __init__(self, dsns: Iterable[str] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> None:
+    def __init__(self, dsns: Iterable[str | None] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> None:
         """``document`` is the command's name where a JSON document is wanted on stdout, None for words."""
         self._mode = mode
         self.redact = Redactor(dsns)
@@ -141,7 +141,7 @@ class Screen:
 
 
 @contextmanager
-def reporting(dsns: Iterable[str] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> Iterator[Screen]:
+def reporting(dsns: Iterable[str | None] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> Iterator[Screen]:
     """Give a screen that knows the passwords of ``dsns``, and turn what goes wrong into words and an exit code.
 
     With ``document``, the name of the command, a JSON document is printed at the end, whatever that is.
