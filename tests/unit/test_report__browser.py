@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_report import RECORD, STEPS
 
 from support.pages import check_page, cut_off
+from support.reports import RECORD, STEPS
 from zodan_sql.client.redaction import Redactor
 from zodan_sql.client.topology import Stream
 from zodan_sql.showing.report import draw
