@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.commands import Run
 from zodan_sql import cli
 from zodan_sql.building import render, script
 from zodan_sql.client import install, journal, operation, redaction, topology
@@ -24,20 +24,6 @@ NEW = "postgresql://me:s3cret-new@b/app"
 ADD = ["--src-node-name", "n1", "--src-dsn", SRC, "--new-node-name", "n4", "--new-node-dsn", NEW]
 OTHER = "host=c dbname=other password=s3cret-other"
 REMOVE = ["--target-node-name", "n4", "--target-dsn", NEW]
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(arguments)
-        printed = capsys.readouterr()
-        assert "s3cret" not in printed.out + printed.err
-        return exit_.value.code or 0, printed.out, printed.err  # type: ignore[return-value]
-
-    return run
 
 
 @pytest.fixture

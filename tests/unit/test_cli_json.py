@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from support.documents import parse
-from zodan_sql import cli
 from zodan_sql.cli import documents
 from zodan_sql.client import checks, install, journal, operation, samples, topology
 from zodan_sql.client.checks import CheckResult
@@ -28,18 +27,6 @@ STEP = journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)
 CHECK = CheckResult("roles", "n4", "fail", None, "password=s3cret", "all roles", "look")
 SAMPLE = Sample(1, datetime(2026, 1, 1, tzinfo=UTC), 1.5, "data", 1, 2, 300, None, "public.t", 20)
 ADD = ["--src-node-name", "n1", "--src-dsn", DSN, "--new-node-name", "n4", "--new-node-dsn", DSN]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(arguments)
-        printed = capsys.readouterr()
-        assert "s3cret" not in printed.out + printed.err
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(autouse=True)
