@@ -190,6 +190,11 @@ def test_a_foreign_package_named_build_is_not_taken_for_the_rendered_files(insta
             shutil.rmtree(decoy)
 
 
+def test_the_reference_is_not_written_beside_an_installed_package(installed: Installed) -> None:
+    assert installed.run("python", "-m", "zodan_sql.docs", code=1) == "docs/reference is in the repository only\n"
+    assert not (installed.site / "docs").exists()
+
+
 def test_what_needs_an_extra_says_so(installed: Installed) -> None:
     assert 'pip install "zodan-sql[lint]"' in installed.run("zodan-sql", "lint", code=2)
     assert "pip install 'zodan-sql[sandbox]'" in installed.run("zodan-sql", "sandbox", "status", code=3)

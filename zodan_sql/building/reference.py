@@ -305,6 +305,9 @@ def _choices(kind: object) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the pages, or with --check tell which are stale; 1 when one is."""
+    if render.is_installed():
+        print("docs/reference is in the repository only")
+        return 1
     folder = render.REPOSITORY / "docs" / "reference"
     if (sys.argv[1:] if arguments is None else arguments) == ["--check"]:
         stale = stale_pages(folder)

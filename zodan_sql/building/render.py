@@ -41,6 +41,11 @@ class RenderError(Exception):
     """A template is missing, or says something that cannot be rendered."""
 
 
+def is_installed() -> bool:
+    """Tell whether this is an installed package, which has copies of its own, and not the repository."""
+    return (_PACKAGE / "templates").is_dir()
+
+
 def find_templates() -> Path:
     """Return the folder of the templates: the installed package's copy, or the repository's."""
     return _first_folder(_PACKAGE / "templates", REPOSITORY / "sql" / "templates")
