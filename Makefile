@@ -80,4 +80,4 @@ venv-package:
 
 clean: ## everything that make made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find zodan_sql tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from test_add_node__premises import at
-from test_add_node__turn import Join
 
 from support.calls import call
 from support.clusters import MakeCluster
+from support.joins import Join
+from support.objects import at
 
 
 @pytest.mark.parametrize("collects", [True, False])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from test_add_node__premises import at
-from test_add_node__resume import planned
-from test_add_node__turn import Join
 
 from support.calls import add_node, call, load_zodan, remove_node
 from support.clusters import MakeCluster
+from support.joins import Join, planned
+from support.objects import at
 from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import detect_engine

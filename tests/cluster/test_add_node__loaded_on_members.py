@@ -11,7 +11,7 @@ from support.scripts import literal, load, psql
 from support.secrets import WRONG, find
 from support.sets import read_sets
 from support.tables import wait_level
-from zodan_sql.render import find_build
+from zodan_sql.building.render import find_build
 from zodan_sql.sandbox import Cluster, Engine, Node
 
 _SCRIPTS = ("zodan.sql", "zodremove.sql")

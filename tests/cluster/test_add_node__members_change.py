@@ -5,11 +5,11 @@ from __future__ import annotations
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
-from test_add_node__resume import planned
 
 from support.calls import add_node, call, leftovers, load_zodan, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
+from support.joins import planned
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
 
 

@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support.calls import load_zodan
 from support.clusters import MakeCluster
 from support.tables import KEYED
-from zodan_sql.install import install
+from zodan_sql.client.install import install
 from zodan_sql.sandbox import Cluster, Node, wait_until
 
 _BUDGET_S = 60.0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import psycopg
 import pytest
 
-from support.calls import add_node, call, load_zodan, remove_node, state
+from support.calls import add_node, remove_node
 from support.clusters import MakeCluster
-from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
-from zodan_sql.sandbox import Cluster, Node
+from support.joins import make_filled, refused
+from support.objects import at, everywhere
+from support.tables import TABLES, assert_rows_equal, wait_level
+from zodan_sql.sandbox import Cluster
 
 _ADD = "SELECT spock.repset_add_table('default', '{}')"
 
@@ -18,42 +17,7 @@ _ADD = "SELECT spock.repset_add_table('default', '{}')"
 @pytest.fixture(scope="module")
 def cluster(make_module_cluster: MakeCluster) -> Cluster:
     """Two members and a blank; whatever a test makes on them it takes away again."""
-    cluster = make_module_cluster(members=2, blanks=1)
-    create_tables(cluster)
-    fill(cluster["n1"], 100)
-    wait_level(cluster.members)
-    load_zodan(cluster["n3"])
-    return cluster
-
-
-def everywhere(cluster: Cluster, *statements: str) -> None:
-    """Run statements on each member, out of sight of DDL replication."""
-    for node in cluster.members:
-        at(node, *statements)
-
-
-def at(node: Node, *statements: str) -> None:
-    with node.connect() as connection:
-        for name in ("enable_ddl_replication", "include_ddl_repset"):
-            connection.execute("SELECT set_config(%(name)s, 'off', false)", {"name": f"spock.{name}"})
-        for statement in statements:
-            connection.execute(statement.encode())
-
-
-def join(cluster: Cluster) -> list[str]:
-    n1, n3 = cluster["n1"], cluster["n3"]
-    return call(n3, "spock.add_node", src_node_name="n1", src_dsn=n1.dsn(), new_node_name="n3", new_node_dsn=n3.dsn())
-
-
-def refused(cluster: Cluster, check: str, words: str) -> None:
-    """Check that a join is refused by this check, with these words, and that nothing was changed."""
-    before: Any = state(cluster.nodes)
-    with pytest.raises(psycopg.Error) as error:
-        join(cluster)
-    assert error.value.sqlstate == "ZD100"
-    lines = (error.value.diag.message_detail or "").splitlines()
-    assert [line for line in lines if line.startswith(check) and words in line], lines
-    assert state(cluster.nodes) == before
+    return make_filled(make_module_cluster, 100)
 
 
 def test_a_partition_without_its_root(cluster: Cluster) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import psycopg
 import pytest
 
 from support.calls import add_node, call, exceptions, leftovers, load_zodan, remove_node, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
+from support.joins import planned
 from support.secrets import find
 from support.tables import CHAIN, KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
-from zodan_sql.sandbox import Cluster, Node
+from zodan_sql.sandbox import Cluster
 
 #: Where the caller dies: words of the step's title, before or after it.
 _POINTS = [
@@ -21,18 +20,6 @@ _POINTS = [
     ("after", "disable subscription"),
     ("after", "wait until n3 has applied the sync event of n1"),
 ]
-
-
-def planned(source: Node, new: Node) -> tuple[dict[str, str], list[tuple[Any, ...]]]:
-    """Return the arguments of a join, and the ordinal and title of each of its steps."""
-    arguments = {
-        "src_node_name": source.name,
-        "src_dsn": source.dsn(),
-        "new_node_name": new.name,
-        "new_node_dsn": new.dsn(),
-    }
-    names = ", ".join(f"{name} => %({name})s" for name in arguments)
-    return arguments, new.execute(f"SELECT ordinal, title FROM zodan.plan_add_node({names}) ORDER BY 1", arguments)
 
 
 def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from test_add_node__premises import at
 
 from support.calls import add_node, load_zodan
 from support.clusters import MakeCluster
+from support.objects import at
 from support.tables import create_tables, wait_level
 from zodan_sql.sandbox import Node
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from test_add_node__premises import at, everywhere, join, refused
 
 from support.calls import call, load_zodan, remove_node, state
 from support.clusters import MakeCluster
+from support.joins import join, refused
+from support.objects import at, everywhere
 from support.tables import TABLES, assert_rows_equal, create_tables, wait_level
 from zodan_sql.sandbox import Cluster
 

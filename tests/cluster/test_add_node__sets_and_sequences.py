@@ -14,6 +14,7 @@ from support.clusters import MakeCluster
 from support.secrets import find
 from support.sets import read_sets
 from support.tables import wait_level
+from zodan_sql.building.render import read_default
 from zodan_sql.sandbox import Cluster, Node
 
 _DDL = """
@@ -133,8 +134,7 @@ def check_dry_run(cluster: Cluster, at: Node, procedure: str, arguments: dict[st
     names = ", ".join(f"{name} => %({name})s" for name in arguments)
     with closing(cluster["n2"].connect()) as other:
         # The cluster's lock, as another operation holds it.
-        (key,) = other.execute("SELECT 5712036017245690").fetchone() or (None,)
-        other.execute("SELECT pg_advisory_lock(%s)", [key])
+        other.execute("SELECT pg_advisory_lock(%s)", [read_default("lock_key", int)])
         printed = call(at, f"spock.{procedure}", dry_run=True, **arguments)
         plan = at.execute(f"SELECT * FROM zodan.plan_{procedure}({names})", arguments)
         titles = at.execute(

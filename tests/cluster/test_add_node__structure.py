@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from test_add_node__premises import at, everywhere, refused
 
 from support.calls import add_node, load_zodan
 from support.clusters import MakeCluster
-from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+from support.joins import make_filled, refused
+from support.objects import at, everywhere
+from support.tables import TABLES, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node
 
 _ADD = "SELECT spock.repset_add_table('default', '{}')"
@@ -17,12 +18,7 @@ _REMOVE = "SELECT spock.repset_remove_table('default', '{}')"
 @pytest.fixture(scope="module")
 def cluster(make_module_cluster: MakeCluster) -> Cluster:
     """Two members and a blank; whatever a test makes on them it takes away again."""
-    cluster = make_module_cluster(members=2, blanks=1)
-    create_tables(cluster)
-    fill(cluster["n1"], 100)
-    wait_level(cluster.members)
-    load_zodan(cluster["n3"])
-    return cluster
+    return make_filled(make_module_cluster, 100)
 
 
 #: Made on n3 as on the members: kind of object, statement, and what takes it away.

@@ -4,62 +4,17 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from test_add_node__resume import planned
 
-from support.calls import add_node, call, exceptions, load_zodan
+from support.calls import add_node, call, exceptions
 from support.clusters import MakeCluster
-from support.crash import HeldCall, wait_unlocked
-from support.tables import CHAIN, KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
+from support.crash import wait_unlocked
+from support.joins import Join
+from support.tables import CHAIN, KEYED, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import Node, wait_until
 
 _BUDGET_S = 60.0
 _COPY = "note what is on n3"
-
-
-class Join:
-    """A join of n3 to n1 and n2 that can be held at a step."""
-
-    def __init__(self, make_cluster: MakeCluster) -> None:
-        self.cluster = make_cluster(members=2, blanks=1)
-        create_tables(self.cluster)
-        self.n1, self.n2, self.n3 = self.cluster.nodes
-        fill(self.n1, 2000)
-        wait_level([self.n1, self.n2])
-        load_zodan(self.n3)
-        self.arguments, self.steps = planned(self.n1, self.n3)
-
-    def held(self, words: str, side: str = "before") -> HeldCall:
-        """Call it, and have it stop at the first step whose title has these words."""
-        ordinal = next(number for number, title in self.steps if words in title)
-        return HeldCall(self.n3, f"{side} {ordinal}", "spock.add_node", self.arguments)
-
-    def attempts(self, title: str) -> int:
-        """Return how often the last operation began a step."""
-        rows = self.n3.execute(
-            "SELECT attempts FROM zodan.step WHERE title = %(title)s ORDER BY operation_id DESC LIMIT 1",
-            {"title": title},
-        )
-        return int(rows[0][0])
-
-    def discard(self) -> None:
-        """Have n3 set a change aside, as Spock does when it cannot apply one."""
-        self.n3.execute(
-            "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
-            " remote_xid, table_schema, table_name, operation, error_message)"
-            " SELECT node_id, now(), 1, clock_timestamp(), 1, 'public', 'app_keyed', 'INSERT', 'column is missing'"
-            " FROM spock.node WHERE node_name = 'n1'"
-        )
-
-    def check(self) -> None:
-        """Check that n3 is a member like any other, and that every row is equal everywhere."""
-        if self.n3 in self.cluster.blanks:
-            self.cluster.blanks.remove(self.n3)
-            self.cluster.members.append(self.n3)
-        self.cluster.wait_replicating()
-        wait_level(self.cluster.members)
-        assert_rows_equal(self.cluster.members, TABLES)
-        assert self.n3.execute("SELECT state FROM zodan.operation ORDER BY operation_id DESC LIMIT 1") == [("done",)]
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from test_add_node__premises import at
-from test_rollback__leftovers import everything
 
 from support.clusters import MakeCluster
+from support.objects import at, everything
 from support.shell import run
 from support.tables import create_tables, wait_level
 

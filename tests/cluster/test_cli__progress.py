@@ -15,8 +15,8 @@ from support.documents import parse
 from support.shell import Ended, run
 from support.slow import TABLE, create_slow_table
 from support.tables import KEYED, assert_rows_equal, create_tables, fill, wait_level
-from zodan_sql import samples
 from zodan_sql.cli import documents
+from zodan_sql.client import samples
 from zodan_sql.sandbox import Cluster, Node
 
 #: Rows of a table of which one takes two milliseconds to be copied: five seconds.

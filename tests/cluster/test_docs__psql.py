@@ -10,7 +10,7 @@ from support.calls import leftovers, load_zodan
 from support.clusters import MakeCluster
 from support.scripts import load, psql, variable
 from support.tables import KEYED, create_tables, fill
-from zodan_sql.render import find_build
+from zodan_sql.building.render import find_build
 from zodan_sql.sandbox import Cluster, wait_until
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"

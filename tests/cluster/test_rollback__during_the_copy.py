@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from psycopg.types.json import Jsonb
-from test_add_node__turn import Join
 
 from support.calls import call, state
 from support.clusters import MakeCluster
+from support.joins import Join
 from support.tables import KEYED
 from zodan_sql.sandbox import Node, wait_until
 

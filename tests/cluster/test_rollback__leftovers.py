@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from test_add_node__premises import at
-from test_add_node__resume import planned
-
 from support.calls import add_node, call, load_zodan
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
+from support.joins import planned
+from support.objects import at, everything
 from support.tables import TABLES, assert_rows_equal, create_tables, wait_level
-from zodan_sql.sandbox import Node
 
 #: One of every kind that a structure copy carries.
 _OBJECTS = """
@@ -65,20 +61,6 @@ _PARTS = {
     "pg_attrdef", "pg_constraint", "pg_trigger", "pg_rewrite", "pg_policy", "pg_amop", "pg_amproc", "pg_enum",
     "pg_publication_rel", "pg_publication_namespace", "pg_largeobject_metadata",
 }  # fmt: skip
-
-
-def everything(node: Node) -> set[tuple[Any, ...]]:
-    """Return every object of a database that PostgreSQL did not come with, from every catalog there is."""
-    catalogs = node.execute(
-        "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE a.attname = 'oid'"
-        " AND c.relkind = 'r' AND c.relnamespace = 'pg_catalog'::regnamespace AND NOT c.relisshared"
-    )
-    found = {
-        (name, *row)
-        for (name,) in catalogs
-        for row in node.execute(f"SELECT oid FROM pg_catalog.{name} WHERE oid >= 16384")
-    }
-    return found | {("pg_subscription", *row) for row in node.execute("SELECT oid FROM pg_subscription")}
 
 
 def test_a_rollback_leaves_nothing_of_any_kind(make_cluster: MakeCluster) -> None:

@@ -17,8 +17,8 @@ import pytest
 
 from support import watching
 from support.secrets import PLANTED
-from zodan_sql.install import install
-from zodan_sql.render import find_build
+from zodan_sql.building.render import find_build
+from zodan_sql.client.install import install
 from zodan_sql.sandbox import Node
 
 KINDS = {"notice", "error", "command", "file", "row", "log"}

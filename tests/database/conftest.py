@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from zodan_sql.install import install
+from zodan_sql.client.install import install
 from zodan_sql.sandbox import Node
 
 

@@ -15,8 +15,8 @@ import pytest
 from psycopg import sql
 
 from support.scripts import psql
-from zodan_sql import lint, render
-from zodan_sql.install import install
+from zodan_sql.building import lint, render
+from zodan_sql.client.install import install
 from zodan_sql.sandbox import Engine, Node, wait_until
 
 _REPOSITORY = Path(__file__).resolve().parents[2]

@@ -11,7 +11,9 @@ import pytest
 from psycopg import sql
 
 from support.secrets import find
-from zodan_sql import cli, install, render
+from zodan_sql import cli
+from zodan_sql.building import render
+from zodan_sql.client import install
 from zodan_sql.sandbox import Node, wait_until
 
 Connection = psycopg.Connection[Any]
@@ -196,7 +198,7 @@ def test_uninstall_refuses_while_somebody_holds_the_lock(dsn: str, database: Con
     install.install([dsn])
     begin(database)
     with psycopg.connect(dsn, autocommit=True) as holder:
-        holder.execute("SELECT pg_advisory_lock(%s)", [render.read_default("lock_key")])
+        holder.execute("SELECT pg_advisory_lock(%s)", [render.read_default("lock_key", int)])
         assert_refused(dsn)
         (forced,) = install.uninstall([dsn], force=True)
     assert forced.outcome == "removed"

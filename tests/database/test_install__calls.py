@@ -8,7 +8,8 @@ import threading
 import psycopg
 import pytest
 
-from zodan_sql import cli, install, operation
+from zodan_sql import cli
+from zodan_sql.client import install, operation
 from zodan_sql.errors import ZodanError
 from zodan_sql.sandbox import Node, wait_until
 

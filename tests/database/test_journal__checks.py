@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from zodan_sql import checks
-from zodan_sql.checks import CheckResult
+from zodan_sql.client import checks
+from zodan_sql.client.checks import CheckResult
 
 Connection = psycopg.Connection[Any]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,8 +19,8 @@ from packaging.requirements import Requirement
 from psycopg import sql
 
 from support.scripts import load
-from zodan_sql.install import SCRIPTS, own_version
-from zodan_sql.render import find_build, find_templates
+from zodan_sql.building.render import find_build, find_templates
+from zodan_sql.client.install import SCRIPTS, own_version
 from zodan_sql.sandbox import Engine, Node
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -174,6 +175,24 @@ def test_the_commands_work_without_the_repository(installed: Installed, server: 
         assert routines(ours) == routines(theirs)
         assert len(routines(ours)) > 100
     assert "removed" in installed.run("zodan-sql", "uninstall", "--dsn", dsn)
+
+
+def test_a_foreign_package_named_build_is_not_taken_for_the_rendered_files(installed: Installed) -> None:
+    decoys = [installed.site / "build", installed.site / "sql"]
+    (installed.site / "sql" / "templates").mkdir(parents=True)
+    (installed.site / "build").mkdir()
+    (installed.site / "build" / "__init__.py").touch()
+    try:
+        assert installed.run("zodan-sql", "--version") == f"{own_version()}\n"
+        assert installed.run("zodan-sql", "build", "--check") == ""
+    finally:
+        for decoy in decoys:
+            shutil.rmtree(decoy)
+
+
+def test_the_reference_is_not_written_beside_an_installed_package(installed: Installed) -> None:
+    assert installed.run("python", "-m", "zodan_sql.docs", code=1) == "docs/reference is in the repository only\n"
+    assert not (installed.site / "docs").exists()
 
 
 def test_what_needs_an_extra_says_so(installed: Installed) -> None:

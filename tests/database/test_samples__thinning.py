@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from zodan_sql import render
+from zodan_sql.building import render
 
 Connection = psycopg.Connection[Any]
 
@@ -46,7 +46,7 @@ def test_rests_grow_from_the_shortest_to_the_longest(zodan: Connection) -> None:
 
 
 def test_a_day_leaves_no_more_than_was_promised(zodan: Connection) -> None:
-    promised = render.read_default("samples_a_day")
+    promised = render.read_default("samples_a_day", int)
     assert isinstance(promised, int)
     assert promised * 0.5 < len(looked(zodan, "0.5 s", "1 day")) <= promised
 

@@ -11,8 +11,8 @@ import pytest
 from psycopg import sql
 
 from support.scripts import load
-from zodan_sql.install import install
-from zodan_sql.render import find_build
+from zodan_sql.building.render import find_build
+from zodan_sql.client.install import install
 from zodan_sql.sandbox import Engine, Node
 
 _ROUTINES = """

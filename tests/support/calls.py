@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zodan_sql.install import install
+from zodan_sql.client.install import install
 from zodan_sql.sandbox import Cluster, Node
 
 

@@ -16,10 +16,11 @@ from support.calls import call, exceptions, leftovers, load_zodan, state
 from support.clusters import MakeCluster
 from support.tables import CHAIN, KEYLESS, TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
+from zodan_sql.building.render import read_default
 from zodan_sql.sandbox import Node, detect_engine, wait_until
 
-#: The lock that the executor's test hook waits for (macros/defaults.sql.j2 names it too).
-HOOK_KEY = 5712036017245691
+#: The lock that the executor's test hook waits for.
+HOOK_KEY = read_default("test_hook_key", int)
 _BUDGET_S = 60.0
 #: What replicates on a node, and since when.
 _WORKERS = (

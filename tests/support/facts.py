@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from support.calls import load_zodan
-from zodan_sql.checks import CheckResult
+from zodan_sql.client.checks import CheckResult
 from zodan_sql.sandbox import Cluster, Node
 
 Doctor = Callable[["Facts"], None]

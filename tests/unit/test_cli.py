@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zodan_sql import cli, inspection, install, journal, operation, render, script
+from support.commands import Run
+from zodan_sql import cli
+from zodan_sql.building import render, script
+from zodan_sql.client import install, journal, operation, redaction, topology
+from zodan_sql.client.install import InstallResult
+from zodan_sql.client.operation import PlannedStep
+from zodan_sql.client.topology import Leftover
 from zodan_sql.errors import ZodanError
-from zodan_sql.inspection import Leftover
-from zodan_sql.install import InstallResult
-from zodan_sql.operation import PlannedStep
 
 SRC = "host=a dbname=app password=s3cret-src"
 NEW = "postgresql://me:s3cret-new@b/app"
 ADD = ["--src-node-name", "n1", "--src-dsn", SRC, "--new-node-name", "n4", "--new-node-dsn", NEW]
 OTHER = "host=c dbname=other password=s3cret-other"
 REMOVE = ["--target-node-name", "n4", "--target-dsn", NEW]
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(arguments)
-        printed = capsys.readouterr()
-        assert "s3cret" not in printed.out + printed.err
-        return exit_.value.code or 0, printed.out, printed.err  # type: ignore[return-value]
-
-    return run
 
 
 @pytest.fixture
@@ -125,7 +114,7 @@ def test_lint_prints_a_line_a_finding(run: Run, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("module", ["pglast", "sqlfluff.core"])
 def test_lint_says_which_parser_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    for loaded in [name for name in sys.modules if name.startswith("zodan_sql.lint.")]:
+    for loaded in [name for name in sys.modules if name.startswith("zodan_sql.building.lint.")]:
         if not loaded.endswith(".findings"):
             monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, module, None)
@@ -140,6 +129,19 @@ def test_a_template_that_does_not_render_is_said_plainly(run: Run, monkeypatch: 
 
     monkeypatch.setattr(render, "render", fail)
     assert run("lint") == (70, "", "error: could not render zodan.sql.j2:3: 'x' is undefined\n")
+
+
+def test_defaults_that_cannot_be_read_are_said_plainly(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "macros").mkdir()
+    (tmp_path / "macros" / "defaults.sql.j2").write_text("{% set secrets = %}\n")
+    monkeypatch.setattr(render, "find_templates", lambda: tmp_path)
+    for cached in (render._defaults, redaction._keyword):
+        cached.cache_clear()
+    code, out, err = run("add-node", *ADD)
+    assert (code, out) == (70, "")
+    assert re.fullmatch(r"error: could not render \S*defaults\.sql\.j2:1: .*\n", err)
 
 
 def test_add_node_passes_only_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:
@@ -331,7 +333,7 @@ def test_every_command_that_runs_an_operation_has_progress(
     run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        inspection, "rescan", lambda *_: [Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=True)]
+        topology, "rescan", lambda *_: [Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=True)]
     )
     there = ["--dsn", OTHER]
     commands = [

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from support.commands import Run, run_main
 from support.documents import parse
-from zodan_sql import checks, cli, install
-from zodan_sql.checks import CheckResult
 from zodan_sql.cli import documents
+from zodan_sql.client import checks, install
+from zodan_sql.client.checks import CheckResult
 
 SRC = "host=a dbname=app password=s3cret-src"
 NEW = "postgresql://me:s3cret-new@b/app"
@@ -25,23 +26,13 @@ RESULTS = [
     CheckResult("disk space", "n4", "info", None, "unknown", "room", "Look at it."),
 ]
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(install, "installed_version", lambda dsn: install.own_version())
     monkeypatch.setattr(checks, "examine", lambda dsn, arguments: RESULTS)
     monkeypatch.setattr(checks, "with_disk_space", lambda results, src, new: results)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(["health-check", *arguments])
-        printed = capsys.readouterr()
-        assert "s3cret" not in printed.out + printed.err
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return run
+    return partial(run_main, capsys, "health-check")
 
 
 def test_the_table_shows_what_did_not_pass(run: Run) -> None:

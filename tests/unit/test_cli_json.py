@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from support.documents import parse
-from zodan_sql import checks, cli, inspection, install, journal, operation, samples
-from zodan_sql.checks import CheckResult
 from zodan_sql.cli import documents
+from zodan_sql.client import checks, install, journal, operation, samples, topology
+from zodan_sql.client.checks import CheckResult
+from zodan_sql.client.install import InstallResult
+from zodan_sql.client.samples import Sample
+from zodan_sql.client.topology import Leftover, Stream
 from zodan_sql.errors import ZodanError
-from zodan_sql.inspection import Leftover, Stream
-from zodan_sql.install import InstallResult
-from zodan_sql.samples import Sample
 
 DSN = "host=a dbname=app password=s3cret"
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
@@ -27,18 +27,6 @@ STEP = journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)
 CHECK = CheckResult("roles", "n4", "fail", None, "password=s3cret", "all roles", "look")
 SAMPLE = Sample(1, datetime(2026, 1, 1, tzinfo=UTC), 1.5, "data", 1, 2, 300, None, "public.t", 20)
 ADD = ["--src-node-name", "n1", "--src-dsn", DSN, "--new-node-name", "n4", "--new-node-dsn", DSN]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(arguments)
-        printed = capsys.readouterr()
-        assert "s3cret" not in printed.out + printed.err
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(autouse=True)
@@ -124,12 +112,12 @@ def test_topology_and_rescan_are_documents_too(run: Any, monkeypatch: pytest.Mon
         Stream("n1", "n2", "sub_n1_n2", "replicating", False, 7),
         Stream("n3", None, None, "alone", None, None),
     ]
-    monkeypatch.setattr(inspection, "topology", lambda *_: streams)
+    monkeypatch.setattr(topology, "streams", lambda *_: streams)
     for option in ("--json", "--format=json"):
         found = parse(run("topology", "--dsn", DSN, option)[1], documents.TopologyDocument)
         assert (found["nodes"], [each["health"] for each in found["streams"]]) == (["n1", "n2", "n3"], ["bad", "off"])
     slot = Leftover("n1", "slot", "spk_x", "unused", "SELECT 1", certain=False)
-    monkeypatch.setattr(inspection, "rescan", lambda *_: [slot])
+    monkeypatch.setattr(topology, "rescan", lambda *_: [slot])
     code, out, _ = run("rescan", "--dsn", DSN, "--json")
     assert (code, parse(out, documents.RescanDocument)["leftovers"][0]["name"]) == (1, "spk_x")
 

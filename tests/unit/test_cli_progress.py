@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from zodan_sql.cli.progress import PhaseProgress, PlainProgress, watching
-from zodan_sql.journal import Step
-from zodan_sql.samples import Sample, Watch, describe, rate
+from zodan_sql.client.journal import Step
+from zodan_sql.client.samples import Sample, Watch, describe, rate
 
 PLAN = [
     Step(1, 1, "n1", "look at n1", "pending", None, None),

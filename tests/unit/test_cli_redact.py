@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from zodan_sql.client.connection import describe, parse_dsn
+from zodan_sql.client.redaction import MASK, Redactor
 from zodan_sql.errors import ZodanError
-from zodan_sql.redact import MASK, Redactor, describe, parse_dsn
 
 SECRET = "hunter2!"
 

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from zodan_sql import docs, render
+from zodan_sql.building import reference, render, routines
+from zodan_sql.client.install import SCRIPTS
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DOCS = _REPOSITORY / "docs"
@@ -53,20 +54,20 @@ def find_stilted(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
-    return docs.render_pages()
+    return reference.render_pages()
 
 
 def test_the_reference_is_what_the_sources_say() -> None:
-    assert docs.stale_pages(_DOCS / "reference") == [], "run make docs"
+    assert reference.stale_pages(_DOCS / "reference") == [], "run make docs"
 
 
 def test_a_stale_page_is_found_and_told(tmp_path: Path, pages: dict[str, str]) -> None:
     for name, text in pages.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert docs.stale_pages(tmp_path) == []
+    assert reference.stale_pages(tmp_path) == []
     (tmp_path / "sql.md").write_text("by hand")
     (tmp_path / "cli.md").unlink()
-    assert docs.stale_pages(tmp_path) == ["sql.md", "cli.md"]
+    assert reference.stale_pages(tmp_path) == ["sql.md", "cli.md"]
 
 
 def test_every_page_says_in_its_first_line_that_it_is_generated(pages: dict[str, str]) -> None:
@@ -77,28 +78,39 @@ def test_every_page_says_in_its_first_line_that_it_is_generated(pages: dict[str,
 def test_every_routine_is_in_the_reference_with_all_it_says(pages: dict[str, str]) -> None:
     files = render.render()
     extension = next(text for name, text in files.items() if name.startswith("zodan--"))
-    routines = docs.read_routines(extension)
-    assert len(routines) == len(re.findall(r"^CREATE (?:FUNCTION|PROCEDURE) ", extension, re.MULTILINE))
+    found = reference.read_routines(extension)
+    assert len(found) == len(re.findall(r"^CREATE (?:FUNCTION|PROCEDURE) ", extension, re.MULTILINE))
     page = pages["sql.md"]
-    for routine in routines:
+    for routine in found:
         assert routine.name in page
-    for names in docs.FOR_PEOPLE.values():
+    for names in routines.FOR_PEOPLE.values():
         for name in names:
             assert f"### {name}\n" in page
 
 
+def test_the_lists_of_routines_are_those_of_the_scripts() -> None:
+    files = render.render()
+    extension = next(text for name, text in files.items() if name.startswith("zodan--"))
+    names = {routine.name for routine in reference.read_routines(extension)}
+    assert {name.removeprefix("spock.") for name in names if name.startswith("spock.")} == set(routines.IN_SPOCK)
+    assert {f"zodan.{name}" for name in routines.WITH_DOCUMENTED_PARAMETERS} <= names
+    for script in SCRIPTS:
+        made = {routine.name.removeprefix("spock.") for routine in reference.read_routines(files[script])}
+        assert len(made & set(routines.ONE_OF_EACH_SCRIPT)) == 1, script
+
+
 def test_a_hand_tool_has_its_example_as_a_statement(pages: dict[str, str]) -> None:
     page = pages["sql.md"]
-    for name in docs.FOR_PEOPLE["Single steps by hand"]:
+    for name in routines.FOR_PEOPLE["Single steps by hand"]:
         entry = page.partition(f"### {name}\n")[2].partition("\n### ")[0]
         assert re.search(rf"```sql\nSELECT .*{re.escape(name)}\(.*;\n```", entry), name
 
 
 def test_every_sqlstate_has_a_meaning_and_every_meaning_an_sqlstate() -> None:
-    python = (path.read_text() for path in (_REPOSITORY / "src").rglob("*.py") if path.name != "docs.py")
-    used = docs.find_codes([*render.render().values(), *python])
-    assert used == set(docs.MEANINGS)
-    assert {code[:3] for code in used} == set(docs.CLASSES)
+    python = (path.read_text() for path in (_REPOSITORY / "zodan_sql").rglob("*.py") if path.name != "reference.py")
+    used = reference.find_codes([*render.render().values(), *python])
+    assert used == set(reference.MEANINGS)
+    assert {code[:3] for code in used} == set(reference.CLASSES)
 
 
 def test_every_command_is_in_the_reference(pages: dict[str, str]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zodan_sql import lint, render
-from zodan_sql.lint.rules import LONGEST_ROUTINE, RULES
+from zodan_sql.building import lint, render
+from zodan_sql.building.lint.rules import LONGEST_ROUTINE, RULES
 
 LINTED = "zodan.sql"
 

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from zodan_sql import picture
-from zodan_sql.inspection import Stream, node_names
+from zodan_sql.client.topology import Stream, node_names
+from zodan_sql.showing import picture
 from zodan_sql.words import size
 
 SVG = "{http://www.w3.org/2000/svg}"

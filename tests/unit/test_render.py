@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zodan_sql import render
+from zodan_sql.building import render
 
 CONTROL = "default_version = '1.2.3'\n"
 

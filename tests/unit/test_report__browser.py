@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_report import RECORD, STEPS
 
 from support.pages import check_page, cut_off
-from zodan_sql.inspection import Stream
-from zodan_sql.redact import Redactor
-from zodan_sql.report import draw
+from support.reports import RECORD, STEPS
+from zodan_sql.client.redaction import Redactor
+from zodan_sql.client.topology import Stream
+from zodan_sql.showing.report import draw
 
 _WHITE = "".join(f"{name}: white !important;" for name in ("color", "fill", "stroke", "background", "border-color"))
 

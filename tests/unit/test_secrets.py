@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from support.secrets import PASSWORD, WRONG, Net, find, words
-from zodan_sql.redact import Redactor
+from zodan_sql.client.redaction import Redactor
 
 WAYS: dict[str, Callable[[str], str]] = {
     "as it is": str,

@@ -1,8 +1,0 @@
-"""Pictures of a cluster: who streams to whom, as text, Mermaid, Graphviz and SVG. They draw, and ask nobody."""
-
-from zodan_sql.picture.graph import dot, mermaid
-from zodan_sql.picture.matrix import matrix
-from zodan_sql.picture.svg import svg
-from zodan_sql.picture.words import summary, troubles
-
-__all__ = ["dot", "matrix", "mermaid", "summary", "svg", "troubles"]

@@ -1,0 +1,94 @@
+"""A join of a third node to two: planned, held at a step, refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.calls import call, load_zodan, state
+from support.clusters import MakeCluster
+from support.crash import HeldCall
+from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+from zodan_sql.sandbox import Cluster, Node
+
+
+def make_filled(make: MakeCluster, rows: int) -> Cluster:
+    """Make two members with so many rows, level, and a blank that has Zodan."""
+    cluster = make(members=2, blanks=1)
+    create_tables(cluster)
+    fill(cluster["n1"], rows)
+    wait_level(cluster.members)
+    load_zodan(cluster["n3"])
+    return cluster
+
+
+def planned(source: Node, new: Node) -> tuple[dict[str, str], list[tuple[Any, ...]]]:
+    """Return the arguments of a join, and the ordinal and title of each of its steps."""
+    arguments = {
+        "src_node_name": source.name,
+        "src_dsn": source.dsn(),
+        "new_node_name": new.name,
+        "new_node_dsn": new.dsn(),
+    }
+    names = ", ".join(f"{name} => %({name})s" for name in arguments)
+    return arguments, new.execute(f"SELECT ordinal, title FROM zodan.plan_add_node({names}) ORDER BY 1", arguments)
+
+
+def join(cluster: Cluster) -> list[str]:
+    """Have n3 join through n1, and return what was said."""
+    n1, n3 = cluster["n1"], cluster["n3"]
+    return call(n3, "spock.add_node", src_node_name="n1", src_dsn=n1.dsn(), new_node_name="n3", new_node_dsn=n3.dsn())
+
+
+def refused(cluster: Cluster, check: str, words: str) -> None:
+    """Check that a join is refused by this check, with these words, and that nothing was changed."""
+    before: Any = state(cluster.nodes)
+    with pytest.raises(psycopg.Error) as error:
+        join(cluster)
+    assert error.value.sqlstate == "ZD100"
+    lines = (error.value.diag.message_detail or "").splitlines()
+    assert [line for line in lines if line.startswith(check) and words in line], lines
+    assert state(cluster.nodes) == before
+
+
+class Join:
+    """A join of n3 to n1 and n2 that can be held at a step."""
+
+    def __init__(self, make_cluster: MakeCluster) -> None:
+        self.cluster = make_filled(make_cluster, 2000)
+        self.n1, self.n2, self.n3 = self.cluster.nodes
+        self.arguments, self.steps = planned(self.n1, self.n3)
+
+    def held(self, words: str, side: str = "before") -> HeldCall:
+        """Call it, and have it stop at the first step whose title has these words."""
+        ordinal = next(number for number, title in self.steps if words in title)
+        return HeldCall(self.n3, f"{side} {ordinal}", "spock.add_node", self.arguments)
+
+    def attempts(self, title: str) -> int:
+        """Return how often the last operation began a step."""
+        rows = self.n3.execute(
+            "SELECT attempts FROM zodan.step WHERE title = %(title)s ORDER BY operation_id DESC LIMIT 1",
+            {"title": title},
+        )
+        return int(rows[0][0])
+
+    def discard(self) -> None:
+        """Have n3 set a change aside, as Spock does when it cannot apply one."""
+        self.n3.execute(
+            "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
+            " remote_xid, table_schema, table_name, operation, error_message)"
+            " SELECT node_id, now(), 1, clock_timestamp(), 1, 'public', 'app_keyed', 'INSERT', 'column is missing'"
+            " FROM spock.node WHERE node_name = 'n1'"
+        )
+
+    def check(self) -> None:
+        """Check that n3 is a member like any other, and that every row is equal everywhere."""
+        if self.n3 in self.cluster.blanks:
+            self.cluster.blanks.remove(self.n3)
+            self.cluster.members.append(self.n3)
+        self.cluster.wait_replicating()
+        wait_level(self.cluster.members)
+        assert_rows_equal(self.cluster.members, TABLES)
+        assert self.n3.execute("SELECT state FROM zodan.operation ORDER BY operation_id DESC LIMIT 1") == [("done",)]

@@ -1,0 +1,47 @@
+"""Lint of the rendered SQL: everything parsed, the house rules, and sqlfluff (design, section 2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zodan_sql.building.lint.findings import Finding, LintUnavailable
+
+__all__ = ["Finding", "LintUnavailable", "lint", "read_templates"]
+
+
+def read_templates(folder: Path) -> dict[str, str]:
+    """Return the text of every template by its path below ``folder``."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.j2"))
+    }
+
+
+def lint(files: dict[str, str], templates: dict[str, str]) -> list[Finding]:
+    """Lint rendered files, given by name, against the templates they come from.
+
+    Returns the findings in order of file and line. What several files have in common, because they include
+    the same template, is told once. Raises LintUnavailable when a parser is not installed.
+    """
+    try:
+        from zodan_sql.building.lint.rules import RULES, Project
+        from zodan_sql.building.lint.source import read
+        from zodan_sql.building.lint.style import style
+    except ImportError as error:
+        raise LintUnavailable(error.name or str(error)) from error
+
+    scripts = {name: text for name, text in files.items() if name.endswith(".sql")}
+    project = Project([read(name, text) for name, text in scripts.items()], templates)
+    findings = [finding for source in project.sources for finding in source.findings]
+    findings += [finding for rule in RULES for finding in rule.look(project)]
+    findings += [finding for name, text in scripts.items() for finding in style(name, text)]
+    return _once(findings, list(scripts))
+
+
+def _once(findings: list[Finding], order: list[str]) -> list[Finding]:
+    first: dict[tuple[str, str], str] = {}
+    ranks = {name: rank for rank, name in enumerate(order)}
+    kept = []
+    for finding in sorted(findings, key=lambda each: (ranks.get(each.file, -1), each)):
+        if first.setdefault((finding.code, finding.message), finding.file) == finding.file:
+            kept.append(finding)
+    return sorted(set(kept))

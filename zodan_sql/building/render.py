@@ -1,0 +1,154 @@
+"""Render the SQL templates into the files of ``build/`` (design, section 2).
+
+Rendering has no effects but the files it writes: no clock, no network, undefined names are errors, and
+the same templates give the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import jinja2
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: Of an installed package this is the folder of all packages, where "build" may be somebody else's: it is asked last.
+REPOSITORY = _PACKAGE.parent
+Value = TypeVar("Value")
+
+_VERSION = re.compile(r"default_version = '([^']+)'")
+
+#: Contents page of each rendered file; ``{version}`` is filled in.
+CONTENTS = {
+    "zodan.sql": "zodan.sql.j2",
+    "zodremove.sql": "zodremove.sql.j2",
+    "zodan--{version}.sql": "extension.sql.j2",
+    "zodan.control": "zodan.control.j2",
+}
+
+#: Contents page of the script that brings an earlier version of the extension up to this one.
+UPGRADE = ("zodan--{earlier}--{version}.sql", "upgrade.sql.j2")
+
+#: Versions released before this one, each of which gets such a script.
+EARLIER_VERSIONS: tuple[str, ...] = ()
+
+
+class RenderError(Exception):
+    """A template is missing, or says something that cannot be rendered."""
+
+
+def is_installed() -> bool:
+    """Tell whether this is an installed package, which has copies of its own, and not the repository."""
+    return (_PACKAGE / "templates").is_dir()
+
+
+def find_templates() -> Path:
+    """Return the folder of the templates: the installed package's copy, or the repository's."""
+    return _first_folder(_PACKAGE / "templates", REPOSITORY / "sql" / "templates")
+
+
+def find_build() -> Path:
+    """Return the folder of the rendered files: the installed package's copy, or the repository's."""
+    return _first_folder(_PACKAGE / "sql", REPOSITORY / "build")
+
+
+def _first_folder(*candidates: Path) -> Path:
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise RenderError(f"none of these folders exists: {', '.join(map(str, candidates))}")
+
+
+def read_version(templates: Path) -> str:
+    """Return the version, which stands in the control file and nowhere else."""
+    found = _VERSION.search((templates / "zodan.control.j2").read_text(encoding="utf-8"))
+    if found is None:
+        raise RenderError("zodan.control.j2 names no default_version")
+    return found.group(1)
+
+
+def read_default(name: str, kind: type[Value]) -> Value:
+    """Return a bound or default, of type ``kind``, by its name in macros/defaults.sql.j2, where each stands once."""
+    value = getattr(_defaults(), name, None)
+    if not isinstance(value, kind):
+        raise RenderError(f"macros/defaults.sql.j2 has no {kind.__name__} named {name}")
+    return value
+
+
+@cache
+def _defaults() -> object:
+    with _told("macros/defaults.sql.j2") as page:
+        return _environment(find_templates()).get_template(page).module
+
+
+@contextmanager
+def _told(page: str) -> Iterator[str]:
+    """Turn what goes wrong with a page into a RenderError that names the template and the line."""
+    try:
+        yield page
+    except jinja2.TemplateError as error:
+        where = f"{getattr(error, 'filename', None) or page}:{getattr(error, 'lineno', '?')}"
+        raise RenderError(f"could not render {where}: {error}") from error
+
+
+def _environment(templates: Path) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def render(templates: Path | None = None, earlier: Sequence[str] = EARLIER_VERSIONS) -> dict[str, str]:
+    """Render every contents page.
+
+    Takes the folder of templates (the project's own by default) and the versions to upgrade from, and returns the
+    text of each file by its name. Raises RenderError with the template and the line for anything undefined or
+    malformed.
+    """
+    folder = templates or find_templates()
+    version = read_version(folder)
+    environment = _environment(folder)
+    environment.globals["version"] = version
+    files = {}
+    pages = [(name.format(version=version), page) for name, page in CONTENTS.items()]
+    pages += [(UPGRADE[0].format(earlier=each, version=version), UPGRADE[1]) for each in earlier]
+    for name, page in pages:
+        with _told(page):
+            files[name] = environment.get_template(page).render()
+    return files
+
+
+def build(folder: Path | None = None, templates: Path | None = None) -> list[Path]:
+    """Write every rendered file into ``folder`` (``build/`` by default) and return their paths.
+
+    Files of earlier versions are removed, so that the folder holds what the templates say and no more.
+    """
+    target = folder or find_build()
+    target.mkdir(parents=True, exist_ok=True)
+    files = render(templates)
+    for stale in set(target.glob("zodan--*.sql")) - {target / name for name in files}:
+        stale.unlink()
+    paths = []
+    for name, text in files.items():
+        path = target / name
+        path.write_text(text, encoding="utf-8", newline="\n")
+        paths.append(path)
+    return paths
+
+
+def stale_files(folder: Path | None = None, templates: Path | None = None) -> list[str]:
+    """Return the names of the files in ``folder`` that differ from what the templates render to."""
+    target = folder or find_build()
+    return [
+        name
+        for name, text in render(templates).items()
+        if not (target / name).is_file() or (target / name).read_text(encoding="utf-8") != text
+    ]

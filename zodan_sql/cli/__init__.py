@@ -1,0 +1,105 @@
+"""The command line: it parses, calls the layers below, and prints (design, sections 1 and 2)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from zodan_sql.building.render import RenderError
+from zodan_sql.cli import cluster, databases, develop, health, operations, report, sandbox
+from zodan_sql.cli.screen import EXIT_BUG, EXIT_USAGE, Screen
+from zodan_sql.client.install import own_version
+
+
+def _app(name: str, text: str) -> typer.Typer:
+    # A traceback with its variables would show passwords.
+    return typer.Typer(
+        name=name, help=text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+
+
+_ABOUT = "Adds a node to a running Spock cluster, or removes one, while the others keep taking writes."
+app = _app("zodan-sql", _ABOUT)
+app.command("build")(develop.build)
+app.command("lint")(develop.lint)
+app.command("install")(databases.install)
+app.command("uninstall")(databases.uninstall)
+app.command("add-node")(operations.add_node)
+app.command("remove-node")(operations.remove_node)
+app.command("health-check")(health.health_check)
+app.command("plan")(operations.plan)
+app.command("resume")(operations.resume)
+app.command("rollback")(operations.rollback)
+app.command("operations")(operations.operations)
+app.command("steps")(operations.steps)
+app.command("topology")(cluster.topology)
+app.command("rescan")(cluster.rescan)
+app.command("report")(report.report)
+app.command("demo")(sandbox.demo)
+app.add_typer(sandbox.app, name="sandbox")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(own_version())
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+def _options(version: Version = False) -> None:
+    """Take what stands before the command."""
+
+
+app.callback(help=_ABOUT)(_options)
+
+#: The commands of zodan-sql under the names that people's runbooks have.
+_add_app = _app("zodan.py", "Adds a node to a running Spock cluster: the same as zodan-sql add-node and health-check.")
+_add_app.command("add_node")(operations.add_node)
+_add_app.command("health-check")(health.health_check)
+_remove_app = _app("zodremove.py", "Removes a node from a running Spock cluster: the same as zodan-sql remove-node.")
+_remove_app.command("remove_node")(operations.remove_node)
+# With one command alone the parser would leave out its name.
+_remove_app.callback()(lambda: None)
+
+#: What the parser raises for a command line that it does not understand; typer exports only its descendants.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line, that of the process by default, and exit with its code.
+
+    Exit codes: 0 done, 1 build or lint found something, 2 caller's mistake, 3 precondition, 4 remote step failed,
+    5 a wait ran out, 6 finished incomplete, 7 database error, 70 bug, 130 interrupted.
+    """
+    _run(app, "zodan-sql", arguments)
+
+
+def zodan_py(arguments: Sequence[str] | None = None) -> None:
+    """Run ``zodan.py add_node`` or ``zodan.py health-check``; exit codes as of main."""
+    _run(_add_app, "zodan.py", arguments)
+
+
+def zodremove_py(arguments: Sequence[str] | None = None) -> None:
+    """Run ``zodremove.py remove_node``; exit codes as of main."""
+    _run(_remove_app, "zodremove.py", arguments)
+
+
+def _run(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> None:
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = commands(args=given or ["--help"], prog_name=name, standalone_mode=False)
+    except _UsageError as error:
+        # What is wrong with a command line is quoted from it: an unquoted connection string, with its password.
+        Screen(given).warn(f"error: {error.format_message()}")  # type: ignore[attr-defined]
+        code = EXIT_USAGE
+    except RenderError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = EXIT_BUG
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,151 @@
+"""An operation called from the shell: Zodan there, progress shown, and how to go on when it breaks off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psycopg
+import typer
+
+from zodan_sql.cli.documents import check_entries, operation_entry, sample_entries, step_entries
+from zodan_sql.cli.screen import Screen
+from zodan_sql.client import checks, journal, operation, samples
+from zodan_sql.client import install as installer
+from zodan_sql.client.connection import describe
+from zodan_sql.client.samples import Watch
+from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is called: where, and by what its operation is found again when it is interrupted."""
+
+    dsn: str
+    procedure: str
+    node: str = ""
+    number: int | None = None
+    schema: str = "spock"
+
+    @property
+    def title(self) -> str:
+        """What is going on, in words."""
+        doing = {
+            "add_node": f"adding {self.node}",
+            "remove_node": f"removing {self.node}",
+            "mend": "mending what was left behind",
+        }
+        return doing.get(self.procedure, f"{self.procedure} of operation {self.number}")
+
+    def find_number(self) -> int | None:
+        """Return the number of the operation if it has not come to its end."""
+        if self.number is not None:
+            return self.number
+        return journal.find_unfinished(self.dsn, self.procedure, self.node)
+
+    def find_newest(self) -> journal.Operation | None:
+        """Return the operation called by its number, else the last of this kind on this node."""
+        found = [
+            each
+            for each in journal.operations(self.dsn)
+            if each.number == self.number
+            or (self.number is None and (each.kind, each.node) == (self.procedure, self.node))
+        ]
+        return found[-1] if found else None
+
+    def watch(self) -> Watch:
+        """Return what reads the samples of its steps while they wait."""
+        return Watch(self.dsn, self.number, self.procedure, self.node)
+
+    def read_plan(self) -> Sequence[journal.Step]:
+        """Return its steps, none where it has not begun or is over."""
+        with suppress(ZodanError, psycopg.Error):
+            if number := self.find_number():
+                return journal.steps(self.dsn, number)
+        return []
+
+
+def run(screen: Screen, called: Call, arguments: dict[str, object], switches: dict[str, bool], verbose: bool) -> None:
+    """Call it, with progress; its journal goes into the JSON document if one is wanted, however it ends."""
+    if not screen.as_json:
+        _run(screen, called, arguments, switches, verbose)
+        return
+    before = called.find_newest()
+    try:
+        _run(screen, called, arguments, switches, verbose)
+    finally:
+        with suppress(ZodanError, psycopg.Error):
+            _fill(screen, called, before)
+
+
+def _fill(screen: Screen, called: Call, before: journal.Operation | None) -> None:
+    found = called.find_newest()
+    # One that had come to its end before is another: this call failed before it began an operation.
+    if found is not None and (before is None or found != before):
+        screen.fill(read_journal(called.dsn, found))
+
+
+def read_journal(dsn: str, found: journal.Operation) -> dict[str, object]:
+    """Return what the journal has of an operation, as it is in a document."""
+    return {
+        "operation": operation_entry(found),
+        "steps": step_entries(journal.steps(dsn, found.number)),
+        "checks": check_entries(checks.recorded(dsn, found.number)),
+        "samples": sample_entries(samples.read(dsn, found.number)),
+    }
+
+
+def _run(screen: Screen, called: Call, arguments: dict[str, object], switches: dict[str, bool], verbose: bool) -> None:
+    given = {**arguments, **{name: True for name, on in switches.items() if on}}
+    try:
+        with screen.working(called.title, called.read_plan, called.watch()):
+            operation.call(
+                called.dsn, called.procedure, given, screen.message, schema=called.schema, statements=verbose
+            )
+    except KeyboardInterrupt:
+        screen.interrupted()
+        _tell_what_is_left(screen, called)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except ZodanError as error:
+        if error.sqlstate.startswith("ZD"):
+            raise
+        # The session died or was cancelled: the server could not say any more how to go on.
+        screen.error(error)
+        _tell_what_is_left(screen, called)
+        raise typer.Exit(error.exit_code) from None
+
+
+def _tell_what_is_left(screen: Screen, called: Call) -> None:
+    try:
+        number = called.find_number()
+    except (ZodanError, psycopg.Error):
+        screen.warn("what is done stays done: see zodan-sql operations --dsn ..., then zodan-sql resume or rollback")
+        return
+    if number is None:
+        screen.warn("no operation is left unfinished")
+        return
+    screen.warn(f"operation {number} is not finished; what is done stays done")
+    screen.warn(f"  to finish it: zodan-sql resume {number} --dsn ...")
+    screen.warn(f"  to take it back: zodan-sql rollback {number} --dsn ...")
+
+
+def provide(screen: Screen, dsn: str, *, change: bool) -> None:
+    """See that this version of Zodan is in a database: install it if that may be changed, else fail."""
+    if not change:
+        need(dsn)
+    elif installer.installed_version(dsn) != installer.own_version():
+        (result,) = installer.install([dsn])
+        if result.error is not None:
+            raise result.error
+        screen.line(f"installed Zodan {result.version} in {result.database}")
+
+
+def need(dsn: str) -> None:
+    """Fail where Zodan is not installed."""
+    if installer.installed_version(dsn) is None:
+        raise ZodanError(
+            f"Zodan is not installed in {describe(dsn)}",
+            sqlstate="ZD100",
+            hint="Install it with zodan-sql install --dsn ...",
+        )

@@ -1,0 +1,303 @@
+"""The JSON documents of --json, one type a command; docs/reference/json.md describes them for people.
+
+Keys are added, never renamed or taken away. Times are ISO 8601 with their zone, durations seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+from zodan_sql.client import journal, operation, topology
+from zodan_sql.client.checks import CheckResult
+from zodan_sql.client.samples import Sample
+from zodan_sql.errors import ZodanError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from zodan_sql.client.install import InstallResult
+    from zodan_sql.sandbox import SandboxStatus
+
+
+class ErrorEntry(TypedDict):
+    """What went wrong, as on stderr."""
+
+    sqlstate: str
+    message: str
+    detail: str
+    hint: str
+
+
+class WarningEntry(TypedDict):
+    """What a server warned of."""
+
+    message: str
+    hint: str
+
+
+class Envelope(TypedDict):
+    """What every document has; error is null when the command did what it was asked."""
+
+    command: str
+    error: ErrorEntry | None
+    warnings: list[WarningEntry]
+
+
+class OperationEntry(TypedDict):
+    """A row of zodan.operation; state is running, failed, interrupted, done or rolled back."""
+
+    number: int
+    kind: str
+    node: str
+    state: str
+    started: str
+    took_s: float | None
+    error: str | None
+
+
+class StepEntry(TypedDict):
+    """A row of zodan.step; state is pending, running, done, failed or undone."""
+
+    phase: int
+    ordinal: int
+    node: str
+    title: str
+    state: str
+    took_s: float | None
+    error: str | None
+
+
+class CheckEntry(TypedDict):
+    """A row of zodan.checks; severity is fail, warn or info, passed is null where something cannot be known."""
+
+    name: str
+    scope: str
+    severity: str
+    passed: bool | None
+    observed: str
+    required: str
+    hint: str
+
+
+class SampleEntry(TypedDict):
+    """A row of zodan.sample: of a copy, which has a stage, or of a stream; what is not known is null."""
+
+    ordinal: int
+    taken: str
+    waited_s: float | None
+    stage: str | None
+    tables_done: int | None
+    tables_total: int | None
+    bytes_done: int | None
+    bytes_total: int | None
+    table: str | None
+    table_bytes: int | None
+    lag_bytes: int | None
+
+
+class PlannedStepEntry(TypedDict):
+    """A row of a plan. Statements name connection strings and results by placeholder."""
+
+    phase: int
+    ordinal: int
+    section: str | None
+    node: str
+    title: str
+    do_sql: str | None
+    done_sql: str | None
+    undo_sql: str | None
+    until_sql: str | None
+    budget_s: float | None
+
+
+class DatabaseEntry(TypedDict):
+    """What became of a database: installed, already there, removed, not there or failed."""
+
+    database: str
+    outcome: str
+    version: str
+    note: str
+    error: ErrorEntry | None
+
+
+class ServerEntry(TypedDict):
+    """A server of the sandbox; role is member or blank, dsn has no password."""
+
+    name: str
+    role: str
+    running: bool
+    port: int
+    dsn: str
+    psql: str
+    subscriptions: dict[str, str]
+
+
+class StreamEntry(TypedDict):
+    """A row of zodan.topology; a node alone or unreachable has no subscriber."""
+
+    provider: str
+    subscriber: str | None
+    subscription: str | None
+    status: str | None
+    active: bool | None
+    lag_bytes: int | None
+    health: str
+
+
+class LeftoverEntry(TypedDict):
+    """A row of zodan.rescan; the statement is for that node. Not certain: somebody outside the cluster may use it."""
+
+    node: str
+    kind: str
+    name: str
+    reason: str
+    statement: str
+    certain: bool
+
+
+class CallDocument(Envelope, total=False):
+    """add-node, remove-node, resume, rollback and rescan --fix; absent where it failed before it had begun."""
+
+    operation: OperationEntry
+    steps: list[StepEntry]
+    checks: list[CheckEntry]
+    samples: list[SampleEntry]
+
+
+class HealthDocument(Envelope, total=False):
+    """health-check; absent where it failed before it had looked."""
+
+    check_type: str
+    checks: list[CheckEntry]
+    failed: int
+    warned: int
+
+
+class PlanDocument(Envelope, total=False):
+    """plan, and add-node and remove-node with --dry-run."""
+
+    plan: list[PlannedStepEntry]
+
+
+class OperationsDocument(Envelope, total=False):
+    """operations."""
+
+    operations: list[OperationEntry]
+
+
+class StepsDocument(CallDocument, total=False):
+    """steps."""
+
+
+class InstallDocument(Envelope, total=False):
+    """install and uninstall."""
+
+    databases: list[DatabaseEntry]
+
+
+class SandboxDocument(Envelope, total=False):
+    """sandbox status; engine is empty and servers are none where there is no sandbox."""
+
+    base: str
+    engine: str
+    running: bool
+    servers: list[ServerEntry]
+
+
+class TopologyDocument(Envelope, total=False):
+    """topology."""
+
+    nodes: list[str]
+    streams: list[StreamEntry]
+
+
+class RescanDocument(CallDocument, total=False):
+    """rescan; leftovers are those that were found, before --fix mended them."""
+
+    leftovers: list[LeftoverEntry]
+
+
+def operation_entry(found: journal.Operation) -> OperationEntry:
+    """Return an operation as it is in a document."""
+    return cast(OperationEntry, _entry(found, started=("started", _iso), error=("error", lambda text: text or None)))
+
+
+def _iso(started: str) -> str:
+    return started.replace(" ", "T", 1)
+
+
+def step_entries(steps: Iterable[journal.Step]) -> list[StepEntry]:
+    """Return steps of a journal as they are in a document."""
+    return cast(list[StepEntry], [asdict(step) for step in steps])
+
+
+def check_entries(results: Iterable[CheckResult]) -> list[CheckEntry]:
+    """Return checks as they are in a document."""
+    return cast(list[CheckEntry], [asdict(result) for result in results])
+
+
+def sample_entries(samples: Iterable[Sample]) -> list[SampleEntry]:
+    """Return samples as they are in a document."""
+    return cast(list[SampleEntry], [_entry(sample, taken_at=("taken", datetime.isoformat)) for sample in samples])
+
+
+def plan_entries(steps: Iterable[operation.PlannedStep]) -> list[PlannedStepEntry]:
+    """Return a plan as it is in a document."""
+    return cast(list[PlannedStepEntry], [_entry(step, budget=("budget_s", timedelta.total_seconds)) for step in steps])
+
+
+def _entry(row: DataclassInstance, **changed: tuple[str, Callable[[Any], object]]) -> dict[str, object]:
+    """Return a row as an object, those of its fields that are named under another name and in another form."""
+    entry = {}
+    for name, value in asdict(row).items():
+        new, turn = changed.get(name, (name, lambda same: same))
+        entry[new] = None if value is None else turn(value)
+    return entry
+
+
+def error_entry(error: ZodanError) -> ErrorEntry:
+    """Return an error as it is in a document."""
+    return {"sqlstate": error.sqlstate, "message": error.message, "detail": error.detail, "hint": error.hint}
+
+
+def database_entries(results: Iterable[InstallResult]) -> list[DatabaseEntry]:
+    """Return what became of databases as it is in a document."""
+    return [
+        {
+            "database": result.database,
+            "outcome": result.outcome,
+            "version": result.version,
+            "note": result.note,
+            "error": None if result.error is None else error_entry(result.error),
+        }
+        for result in results
+    ]
+
+
+def server_entries(status: SandboxStatus) -> list[ServerEntry]:
+    """Return the servers of a sandbox as they are in a document."""
+    return [
+        {
+            "name": node.name,
+            "role": node.role,
+            "running": node.running,
+            "port": node.port,
+            "dsn": node.dsn,
+            "psql": node.psql,
+            "subscriptions": node.subscriptions,
+        }
+        for node in status.nodes
+    ]
+
+
+def stream_entries(streams: Iterable[topology.Stream]) -> list[StreamEntry]:
+    """Return a topology as it is in a document."""
+    return cast(list[StreamEntry], [asdict(stream) | {"health": stream.health} for stream in streams])
+
+
+def leftover_entries(leftovers: Iterable[topology.Leftover]) -> list[LeftoverEntry]:
+    """Return what was left behind as it is in a document."""
+    return cast(list[LeftoverEntry], [asdict(leftover) for leftover in leftovers])

@@ -1,0 +1,341 @@
+"""add-node, remove-node and plan; resume and rollback; operations and steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from types import MappingProxyType
+from typing import Annotated
+
+import typer
+
+from zodan_sql.cli.calling import Call, need, provide, read_journal, run
+from zodan_sql.cli.documents import operation_entry, plan_entries
+from zodan_sql.cli.options import (
+    AcceptDivergence,
+    Country,
+    DryRun,
+    Force,
+    Info,
+    JournalDsn,
+    Json,
+    Location,
+    NodeDsns,
+    NoInstall,
+    Number,
+    ProgressMode,
+    Roles,
+    SurvivorDsn,
+    Verbose,
+    dsn_option,
+)
+from zodan_sql.cli.progress import Mode
+from zodan_sql.cli.screen import Screen, reporting
+from zodan_sql.client import journal, operation
+from zodan_sql.client.connection import describe, parse_dsn
+from zodan_sql.client.install import borrowed
+from zodan_sql.client.operation import PlannedStep
+from zodan_sql.errors import caller_error
+
+SrcNodeName = Annotated[str, typer.Option("--src-node-name", help="A member of the cluster, to copy from.")]
+SrcDsn = Annotated[str, dsn_option("--src-dsn", "Its connection string, valid on every node.")]
+NewNodeName = Annotated[str, typer.Option("--new-node-name", help="The node to add.")]
+NewNodeDsn = Annotated[str, dsn_option("--new-node-dsn", "Its connection string, valid on every node.")]
+TargetNodeName = Annotated[str, typer.Option("--target-node-name", help="The node to remove.")]
+TargetDsn = Annotated[str, dsn_option("--target-dsn", "Its connection string.")]
+DiscardWrites = Annotated[
+    bool, typer.Option("--discard-writes", help="Although users have written on the new node: their rows go too.")
+]
+
+
+def add_node(
+    src_node_name: SrcNodeName,
+    src_dsn: SrcDsn,
+    new_node_name: NewNodeName,
+    new_node_dsn: NewNodeDsn,
+    new_node_location: Location = None,
+    new_node_country: Country = None,
+    new_node_info: Info = None,
+    roles: Roles = False,
+    verbose: Verbose = False,
+    dry_run: DryRun = False,
+    dsn: Annotated[str | None, dsn_option("--dsn", "The database to call in; by default the new node's.")] = None,
+    no_install: NoInstall = False,
+    progress: ProgressMode = Mode.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Add a node to a running cluster."""
+    with reporting([src_dsn, new_node_dsn, dsn], "add-node" if as_json else None, progress) as screen:
+        arguments = _add_arguments(
+            src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
+        )
+        called = Call(dsn or new_node_dsn, "add_node", new_node_name)
+        _begin(screen, called, arguments, {"roles": roles}, "verb", verbose, dry_run, no_install)
+
+
+def remove_node(
+    target_node_name: TargetNodeName,
+    target_dsn: TargetDsn,
+    verbose: Verbose = False,
+    force: Force = False,
+    accept_divergence: AcceptDivergence = False,
+    survivor_dsn: SurvivorDsn = None,
+    dry_run: DryRun = False,
+    dsn: Annotated[
+        str | None,
+        dsn_option("--dsn", "The database to call in; by default the target's, with --force the survivor's."),
+    ] = None,
+    no_install: NoInstall = False,
+    progress: ProgressMode = Mode.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Remove a node from a running cluster."""
+    with reporting([target_dsn, survivor_dsn, dsn], "remove-node" if as_json else None, progress) as screen:
+        where = _remove_where(dsn, target_dsn, survivor_dsn, force)
+        arguments = _remove_arguments(target_node_name, target_dsn, survivor_dsn)
+        ways = {"force": force, "accept_divergence": accept_divergence}
+        called = Call(where, "remove_node", target_node_name)
+        _begin(screen, called, arguments, ways, "verbose_mode", verbose, dry_run, no_install)
+
+
+def plan(
+    src_node_name: Annotated[str | None, typer.Option(help="To add: a member, to copy from.")] = None,
+    src_dsn: Annotated[str | None, dsn_option("--src-dsn", "To add: its connection string.")] = None,
+    new_node_name: Annotated[str | None, typer.Option(help="To add: the new node.")] = None,
+    new_node_dsn: Annotated[str | None, dsn_option("--new-node-dsn", "To add: its connection string.")] = None,
+    new_node_location: Location = None,
+    new_node_country: Country = None,
+    new_node_info: Info = None,
+    roles: Roles = False,
+    target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
+    target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: its connection string.")] = None,
+    force: Force = False,
+    accept_divergence: AcceptDivergence = False,
+    survivor_dsn: SurvivorDsn = None,
+    verbose: Verbose = False,
+    dsn: Annotated[
+        str | None,
+        dsn_option("--dsn", "The database to ask; by default that which add-node or remove-node would call in."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the steps of add-node or remove-node.
+
+    Takes the options of either, and changes nothing.
+    """
+    given = [src_dsn, new_node_dsn, target_dsn, survivor_dsn, dsn]
+    with reporting(given, "plan" if as_json else None) as screen:
+        adds = (src_node_name, src_dsn, new_node_name, new_node_dsn)
+        removes = (target_node_name, target_dsn)
+        if all(adds) and not any(removes):
+            arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
+            where, function = dsn or str(new_node_dsn), "plan_add_node"
+            switches = {"roles": roles}
+        elif all(removes) and not any(adds):
+            where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
+            arguments = _remove_arguments(str(target_node_name), str(target_dsn), survivor_dsn)
+            switches = {"force": force, "accept_divergence": accept_divergence}
+        else:
+            raise caller_error(
+                "the options are neither those of add-node nor those of remove-node",
+                "Give --src-node-name, --src-dsn, --new-node-name and --new-node-dsn, "
+                "or --target-node-name and --target-dsn.",
+            )
+        arguments |= {name: True for name, on in switches.items() if on}
+        with borrowed(where) as lent:
+            found = operation.plan(lent, function, arguments)
+        if as_json:
+            screen.fill({"plan": plan_entries(found)})
+        else:
+            _show(screen, found, verbose)
+
+
+def resume(
+    number: Number,
+    dsn: JournalDsn,
+    node_dsn: NodeDsns = None,
+    verbose: Verbose = False,
+    progress: ProgressMode = Mode.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Finish an interrupted operation from the true state of the cluster."""
+    _take_up("resume", number, dsn, node_dsn or [], verbose, progress, as_json)
+
+
+def rollback(
+    number: Number,
+    dsn: JournalDsn,
+    node_dsn: NodeDsns = None,
+    discard_writes: DiscardWrites = False,
+    verbose: Verbose = False,
+    progress: ProgressMode = Mode.AUTO,
+    as_json: Json = False,
+) -> None:
+    """Take an interrupted operation back, as if it had never been called."""
+    ways = {"p_discard_writes": discard_writes}
+    _take_up("rollback", number, dsn, node_dsn or [], verbose, progress, as_json, ways)
+
+
+def operations(dsn: JournalDsn, as_json: Json = False) -> None:
+    """List what was called in a database, and how it ended."""
+    with reporting([dsn], "operations" if as_json else None) as screen:
+        need(dsn)
+        found = journal.operations(dsn)
+        if as_json:
+            screen.fill({"operations": [operation_entry(each) for each in found]})
+            return
+        if not found:
+            screen.line("there was no operation")
+            return
+        screen.table(
+            ("number", "kind", "node", "state", "started", "took", "error"),
+            [(str(o.number), o.kind, o.node, o.state, o.started, _seconds(o.took_s), o.error or "") for o in found],
+        )
+
+
+def steps(number: Number, dsn: JournalDsn, as_json: Json = False) -> None:
+    """Show the journal of an operation: every step, and how far it came."""
+    with reporting([dsn], "steps" if as_json else None) as screen:
+        need(dsn)
+        found = journal.steps(dsn, number)
+        if not found:
+            raise caller_error(
+                f"there is no operation {number} in {describe(dsn)}", "See zodan-sql operations for those there are."
+            )
+        if as_json:
+            (whole,) = (each for each in journal.operations(dsn) if each.number == number)
+            screen.fill(read_journal(dsn, whole))
+            return
+        screen.table(
+            ("phase", "step", "node", "state", "took", "title", "error"),
+            [
+                (str(s.phase), str(s.ordinal), s.node, s.state, _seconds(s.took_s), s.title, s.error or "")
+                for s in found
+            ],
+        )
+
+
+def _begin(
+    screen: Screen,
+    called: Call,
+    arguments: dict[str, object],
+    ways: Mapping[str, bool],
+    line_a_step: str,
+    verbose: bool,
+    dry_run: bool,
+    no_install: bool,
+) -> None:
+    """Call add_node or remove_node; for --dry-run with --json, read the plan that the call would only print."""
+    provide(screen, called.dsn, change=not (no_install or dry_run))
+    if dry_run and screen.as_json:
+        chosen = {name: True for name, on in ways.items() if on}
+        screen.fill({"plan": plan_entries(operation.plan(called.dsn, f"plan_{called.procedure}", arguments | chosen))})
+        return
+    # A line a step is what the server calls verbose; ours adds the statements.
+    switches = {line_a_step: verbose or not dry_run, **ways, "dry_run": dry_run}
+    run(screen, called, arguments, switches, verbose)
+
+
+def _add_arguments(
+    src_node_name: str,
+    src_dsn: str,
+    new_node_name: str,
+    new_node_dsn: str,
+    location: str | None,
+    country: str | None,
+    info: str | None,
+) -> dict[str, object]:
+    """Return the arguments of add_node that were given; what was not is the server's to decide."""
+    parse_dsn(src_dsn, "--src-dsn")
+    parse_dsn(new_node_dsn, "--new-node-dsn")
+    arguments: dict[str, object] = {
+        "src_node_name": src_node_name,
+        "src_dsn": src_dsn,
+        "new_node_name": new_node_name,
+        "new_node_dsn": new_node_dsn,
+        "new_node_location": location,
+        "new_node_country": country,
+        "new_node_info": None if info is None else _json_object(info),
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _remove_arguments(name: str, target_dsn: str, survivor_dsn: str | None) -> dict[str, object]:
+    parse_dsn(target_dsn, "--target-dsn")
+    arguments: dict[str, object] = {"target_node_name": name, "target_node_dsn": target_dsn}
+    if survivor_dsn is not None:
+        parse_dsn(survivor_dsn, "--survivor-dsn")
+        arguments["survivor_dsn"] = survivor_dsn
+    return arguments
+
+
+def _remove_where(dsn: str | None, target_dsn: str, survivor_dsn: str | None, force: bool) -> str:
+    """Return the connection string of the database to call in: with force not the target's, which may be dead."""
+    where = dsn or (survivor_dsn if force else target_dsn)
+    if where is None:
+        raise caller_error(
+            "--force removes a node that cannot be reached, so it has to be called in another database",
+            "Give --survivor-dsn, the connection string of a member that stays, or --dsn.",
+        )
+    return where
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise caller_error("--new-node-info is not a JSON object", """Write it as '{"name": "value"}'.""")
+    return value
+
+
+def _take_up(
+    procedure: str,
+    number: int,
+    dsn: str,
+    node_dsns: Sequence[str],
+    verbose: bool,
+    progress: Mode,
+    as_json: bool,
+    ways: Mapping[str, bool] = MappingProxyType({}),
+) -> None:
+    """Call zodan.resume or zodan.rollback."""
+    pairs = [given.partition("=") for given in node_dsns]
+    with reporting([dsn, *(pair[2] for pair in pairs)], procedure if as_json else None, progress) as screen:
+        for node, _, node_dsn in pairs:
+            if not node:
+                raise caller_error("--node-dsn names no node", "Write it as --node-dsn 'n1=host=... dbname=...'.")
+            parse_dsn(node_dsn, "--node-dsn, after the name of the node and =,")
+        arguments: dict[str, object] = {"p_operation": number}
+        if pairs:
+            arguments["p_dsns"] = {node: node_dsn for node, _, node_dsn in pairs}
+        need(dsn)
+        called = Call(dsn, procedure, number=number, schema="zodan")
+        run(screen, called, arguments, {"p_verbose": True, **ways}, verbose)
+
+
+def _show(screen: Screen, steps: list[PlannedStep], verbose: bool) -> None:
+    width = max((len(step.node) for step in steps), default=0)
+    for phase, members in groupby(steps, key=lambda step: step.phase):
+        screen.line(f"phase {phase}")
+        for step in members:
+            screen.line(f"  {step.ordinal:>3}  {step.node:<{width}}  {step.title}")
+            if verbose:
+                _show_statements(screen, step)
+
+
+def _show_statements(screen: Screen, step: PlannedStep) -> None:
+    for label, statement in (
+        ("do", step.do_sql),
+        ("done when", step.done_sql),
+        ("until", step.until_sql and f"{step.until_sql}" + (f"  within {step.budget}" if step.budget else "")),
+        ("undo", step.undo_sql),
+    ):
+        if statement:
+            screen.line(f"       {label}: {statement}", style="dim")
+
+
+def _seconds(took_s: float | None) -> str:
+    return "" if took_s is None else f"{took_s:.1f} s"

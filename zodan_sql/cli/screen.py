@@ -1,0 +1,185 @@
+"""What the commands print: everything passes through the redactor; errors go to stderr with their exit code.
+
+With --json, one document is on stdout and nothing else: everything that is for people goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+import psycopg
+import typer
+from rich.console import Console
+
+from zodan_sql.building.lint.findings import LintUnavailable
+from zodan_sql.building.render import RenderError
+from zodan_sql.cli.documents import ErrorEntry, WarningEntry, error_entry
+from zodan_sql.cli.progress import Mode, PhaseProgress, PlainProgress, ReadPlan, is_step, watching
+from zodan_sql.client.redaction import Redactor
+from zodan_sql.client.samples import Watch
+from zodan_sql.errors import CANCELLED, EXIT_CODES, EXIT_INTERRUPTED, ZodanError, from_database, precondition_error
+
+EXIT_FOUND = 1
+EXIT_USAGE = EXIT_CODES["ZD0"]
+EXIT_BUG = EXIT_CODES["ZD9"]
+
+_PROGRESS = ("NOTICE", "INFO", "LOG")
+
+
+class Screen:
+    """Where a command prints. Colours and what moves are rich's, and absent where stdout is no terminal."""
+
+    def __init__(self, dsns: Iterable[str | None] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> None:
+        """``document`` is the command's name where a JSON document is wanted on stdout, None for words."""
+        self._mode = mode
+        self.redact = Redactor(dsns)
+        self.as_json = document is not None
+        self._out = Console(highlight=False, markup=False, soft_wrap=True, stderr=self.as_json)
+        self._err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
+        self._progress: PhaseProgress | None = None
+        self._command = document
+        self._filled: dict[str, object] = {}
+        self._error: ErrorEntry | None = None
+        self._warnings: list[WarningEntry] = []
+
+    @property
+    def width(self) -> int:
+        """How many characters a line of stdout holds."""
+        return self._out.width
+
+    def fill(self, document: Mapping[str, object]) -> None:
+        """Put the command's own keys into the JSON document, as zodan_sql.cli.documents has them."""
+        self._filled |= document
+
+    def close(self) -> None:
+        """Print the JSON document, if one is wanted."""
+        if self._command is None:
+            return
+        whole = {"command": self._command, "error": self._error, "warnings": self._warnings, **self._filled}
+        typer.echo(json.dumps(self._redacted(whole), indent=2, ensure_ascii=False))
+
+    def _redacted(self, value: object) -> object:
+        """Mask text by text: masked as a whole, a document would lose the quotes that end its strings."""
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, Mapping):
+            return {name: self._redacted(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._redacted(item) for item in value]
+        return value
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print columns as wide as what is in them; the last takes what it needs."""
+        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head) - 1)]
+        for row in (head, *rows):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            self.line("  ".join([*cells, row[-1]]).rstrip())
+
+    def line(self, text: str = "", style: str | None = None) -> None:
+        """Print a line on stdout."""
+        self._out.print(self.redact(text), style=style)
+
+    def warn(self, text: str, style: str | None = None) -> None:
+        """Print a line on stderr."""
+        with self._progress.hidden() if self._progress is not None else nullcontext():
+            self._err.print(self.redact(text), style=style)
+
+    def error(self, error: ZodanError) -> None:
+        """Print message, DETAIL and HINT on stderr; the first of a command is its document's."""
+        self.note(error)
+        self.warn(f"error {error.sqlstate}: {error.message}", style="red")
+        if error.detail:
+            self.warn(f"  detail: {error.detail}")
+        if error.hint:
+            self.warn(f"  hint: {error.hint}")
+
+    def note(self, error: ZodanError) -> None:
+        """Put an error into the JSON document without a word; the first stays."""
+        self._error = self._error or error_entry(error)
+
+    def message(self, severity: str, text: str, hint: str = "") -> None:
+        """Print what a server said: progress on stdout, a line a step or a phase; warnings on stderr."""
+        if severity in _PROGRESS:
+            if self._mode is Mode.NONE and is_step(text):
+                return
+            if self._progress is None or not self._progress.take(self.redact(text)):
+                self.line(text)
+        elif severity.startswith("DEBUG"):
+            self.line(text, style="dim")
+        else:
+            self._warnings.append({"message": text, "hint": hint})
+            self.warn(f"{severity.lower()}: {text}", style="yellow")
+            if hint:
+                self.warn(f"  hint: {hint}")
+
+    def interrupted(self) -> None:
+        """Say that the user, or whoever sent the signal, wanted it to end."""
+        self.note(ZodanError("interrupted", sqlstate=CANCELLED))
+        self.warn("interrupted", style="yellow")
+
+    @contextmanager
+    def working(self, text: str, read_plan: ReadPlan, watch: Watch | None = None) -> Iterator[None]:
+        """Show how far the operation under way has come; its plan is read when it has begun, ``watch`` again and again.
+
+        On a terminal that lives, unless plain lines are asked for.
+        """
+        if self._mode is not Mode.AUTO or not self._out.is_terminal:
+            plain = PlainProgress(self.line)
+            with watching(watch, plain.measured) if watch and self._mode is not Mode.NONE else nullcontext():
+                yield
+            return
+        progress = PhaseProgress(self._out, self.redact(text), read_plan)
+        with progress.shown(), watching(watch, progress.measured) if watch else nullcontext():
+            self._progress = progress
+            try:
+                yield
+            finally:
+                self._progress = None
+
+
+@contextmanager
+def reporting(dsns: Iterable[str | None] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> Iterator[Screen]:
+    """Give a screen that knows the passwords of ``dsns``, and turn what goes wrong into words and an exit code.
+
+    With ``document``, the name of the command, a JSON document is printed at the end, whatever that is.
+    """
+    screen = Screen(dsns, document, mode)
+    try:
+        with _told(screen):
+            yield screen
+    finally:
+        screen.close()
+
+
+@contextmanager
+def _told(screen: Screen) -> Iterator[None]:
+    try:
+        yield
+    except ZodanError as error:
+        screen.error(error)
+        raise typer.Exit(error.exit_code) from None
+    except psycopg.Error as error:
+        known = from_database(error)
+        screen.error(known)
+        raise typer.Exit(known.exit_code) from None
+    except LintUnavailable as error:
+        screen.warn(f"error: {error}", style="red")
+        raise typer.Exit(EXIT_USAGE) from None
+    except KeyboardInterrupt:
+        screen.interrupted()
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    # What redaction goes by is in the templates: where they cannot be read, main says so without a screen.
+    except (typer.Exit, typer.Abort, RenderError):
+        raise
+    except Exception as error:
+        # The sandbox's own error, which cannot be imported where what the sandbox stands on is missing.
+        hint = getattr(error, "hint", None)
+        if isinstance(hint, str):
+            screen.error(precondition_error(str(error.args[0]), hint))
+            raise typer.Exit(EXIT_CODES["ZD1"]) from None
+        screen.note(ZodanError(f"{type(error).__name__}: {error}", sqlstate="ZD900", hint="Report this as a bug."))
+        screen.warn(f"this is a bug of Zodan, please report it:\n{traceback.format_exc()}")
+        raise typer.Exit(EXIT_BUG) from None

@@ -1,0 +1,1 @@
+"""What the package asks of databases and does in them: connects, installs, calls, and reads what they answer."""

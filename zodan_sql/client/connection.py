@@ -1,0 +1,118 @@
+"""Connections: what a connection string says, how one is opened, and rows read through it (design, section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import cache
+from typing import Any, LiteralString, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import class_row
+
+from zodan_sql.building import render
+from zodan_sql.errors import caller_error, from_database
+
+#: Takes a message's severity (NOTICE, WARNING, ...), its text, and its hint.
+OnMessage = Callable[[str, str, str], None]
+
+Connection = psycopg.Connection[Any]
+
+#: A connection string, or a connection in whose transaction Zodan is for a while.
+Where = str | Connection
+
+Row = TypeVar("Row")
+
+_HIDE = """
+SELECT pg_catalog.set_config(s.name, s.value, false)
+  FROM (VALUES {}) AS s(name, value)
+ WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
+"""
+
+
+def parse_dsn(dsn: str, option: str) -> dict[str, str]:
+    """Return a connection string's settings. ``option`` names it in the error, which never repeats the string."""
+    try:
+        settings = conninfo_to_dict(dsn)
+    except psycopg.Error:
+        settings = {}
+    if not settings:
+        # The parser's own words hold pieces of the string, and a piece may be one of a password.
+        raise caller_error(
+            f"{option} is not a connection string",
+            "Write key=value pairs with values quoted where they hold spaces, or postgresql://user@host:port/database.",
+        ) from None
+    return {name: str(value) for name, value in settings.items()}
+
+
+def describe(dsn: str, option: str = "--dsn") -> str:
+    """Return what a connection string leads to, for a message: database, host and port, and nothing else."""
+    settings = parse_dsn(dsn, option)
+    database = settings.get("dbname") or settings.get("service") or settings.get("user") or "default"
+    host, port = settings.get("host") or settings.get("hostaddr"), settings.get("port")
+    return f'database "{database}"' + (f" on {host}" if host else "") + (f" port {port}" if port else "")
+
+
+def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> Connection:
+    """Open a connection. Raises ZodanError with what the server, or the way to it, said."""
+    settings = parse_dsn(dsn, option)
+    settings.setdefault("connect_timeout", str(render.read_default("connect_timeout", int)))
+    settings.setdefault("fallback_application_name", "zodan-sql")
+    try:
+        connection = psycopg.connect(autocommit=autocommit, **settings)  # type: ignore[arg-type]
+        # What a server notes when a statement begins, or is bound, is there before Zodan can hide it.
+        connection.execute(_hide())
+        if not autocommit:
+            connection.commit()
+        return connection
+    except psycopg.Error as error:
+        failed = from_database(error)
+        failed.hint = failed.hint or "Check that the server runs, its address, the password and its pg_hba.conf."
+        raise failed from None
+
+
+@cache
+def _hide() -> sql.Composed:
+    """Return what keeps statements out of a server's log and statistics, as far as a session may."""
+    ended: dict[str, str] = render.read_default("unlogged", dict)
+    settings = {
+        "log_statement": "none",
+        **ended,
+        "log_parameter_max_length_on_error": "0",
+        "pg_stat_statements.track_utility": "off",
+    }
+    rows = (sql.SQL("({}, {})").format(name, value) for name, value in settings.items())
+    return sql.SQL(_HIDE).format(sql.SQL(", ").join(rows))
+
+
+def read_rows(
+    where: Where,
+    query: LiteralString | sql.Composed,
+    parameters: Mapping[str, object],
+    kind: type[Row],
+    on_message: OnMessage | None = None,
+) -> list[Row]:
+    """Return the rows of a query as ``kind``, whose fields its columns are. Raises ZodanError."""
+    opened = connect(where) if isinstance(where, str) else nullcontext(where)
+    with opened as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
+        if on_message is not None:
+            listen(connection, on_message)
+        try:
+            return cursor.execute(query, parameters).fetchall()
+        except psycopg.Error as error:
+            raise from_database(error) from None
+
+
+def listen(connection: Connection, on_message: OnMessage) -> None:
+    """Hand on what a server says while statements run."""
+    connection.add_notice_handler(lambda said: _hand_on(said, on_message))
+
+
+def _hand_on(said: psycopg.errors.Diagnostic, on_message: OnMessage) -> None:
+    severity = said.severity_nonlocalized or "NOTICE"
+    # The server itself has things to say to whoever listens for DEBUG.
+    if severity.startswith("DEBUG") and said.source_function != "exec_stmt_raise":
+        return
+    on_message(severity, said.message_primary or "", said.message_hint or "")

@@ -1,0 +1,92 @@
+"""What ran in a database, how far it came, and whether somebody is still at work (design, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg.rows import class_row
+
+from zodan_sql.building import render
+from zodan_sql.client.connection import Connection, connect
+
+#: Shown for an operation that the journal has as running although nobody is at work on it.
+INTERRUPTED = "interrupted"
+
+# A member is locked while an operation is under way; a caller that is no member shows by its call only.
+_UNDER_WAY = r"""
+EXISTS (SELECT FROM pg_catalog.pg_locks AS l
+         WHERE l.locktype = 'advisory' AND l.granted
+           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                              WHERE d.datname = pg_catalog.current_database())
+           AND l.classid::bigint << 32 | l.objid::bigint = %(lock_key)s)
+OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+              AND a.state = 'active' AND a.query ~* '^\s*CALL\s+"?(spock|zodan)"?\.')
+"""
+_OPERATIONS = f"""
+SELECT o.operation_id AS number, o.kind, o.node,
+       CASE WHEN o.state = 'running' AND NOT ({_UNDER_WAY}) THEN '{INTERRUPTED}' ELSE o.state END AS state,
+       pg_catalog.to_char(o.started_at, 'YYYY-MM-DD HH24:MI:SSTZH:TZM') AS started,
+       extract(epoch FROM o.finished_at - o.started_at)::float8 AS took_s, o.error
+  FROM zodan.operation AS o
+ ORDER BY o.operation_id
+"""
+_STEPS = """
+SELECT s.phase, s.ordinal, s.node, s.title, s.state,
+       extract(epoch FROM s.finished_at - s.started_at)::float8 AS took_s, s.error
+  FROM zodan.step AS s
+ WHERE s.operation_id = %(number)s
+ ORDER BY s.ordinal
+"""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A row of zodan.operation."""
+
+    number: int
+    kind: str
+    node: str
+    #: As in the table, or INTERRUPTED.
+    state: str
+    started: str
+    took_s: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of zodan.step."""
+
+    phase: int
+    ordinal: int
+    node: str
+    title: str
+    state: str
+    took_s: float | None
+    error: str | None
+
+
+def operations(dsn: str) -> list[Operation]:
+    """Return what ran, or runs, in a database that has Zodan, oldest first."""
+    with connect(dsn) as connection:
+        return read_operations(connection)
+
+
+def read_operations(connection: Connection) -> list[Operation]:
+    """Return the same through a connection that is open."""
+    with connection.cursor(row_factory=class_row(Operation)) as cursor:
+        return cursor.execute(_OPERATIONS, {"lock_key": render.read_default("lock_key", int)}).fetchall()
+
+
+def steps(dsn: str, number: int) -> list[Step]:
+    """Return the journal of an operation, in the order of its plan; nothing where there is no such operation."""
+    with connect(dsn) as connection, connection.cursor(row_factory=class_row(Step)) as cursor:
+        return cursor.execute(_STEPS, {"number": number}).fetchall()
+
+
+def find_unfinished(dsn: str, kind: str, node: str) -> int | None:
+    """Return the number of the newest operation of a kind on a node, None if that came to its end."""
+    with connect(dsn) as connection:
+        row = connection.execute("SELECT zodan.find_interrupted(%s, %s)", [kind, node]).fetchone()
+    return row[0] if row else None

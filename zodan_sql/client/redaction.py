@@ -1,0 +1,70 @@
+"""Keeping passwords out of everything that is printed (design, section 6)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from functools import cache
+from urllib.parse import quote, quote_plus
+
+from zodan_sql.building import render
+from zodan_sql.client.connection import parse_dsn
+from zodan_sql.errors import ZodanError
+
+MASK = "****"
+
+# To the last @ of the word: a password that should have been percent-encoded is one all the same.
+_USERINFO = re.compile(r"(?P<name>://[^\s:@/?]*:)\S*(?=@)")
+_SHORT = 4
+
+
+def secret_settings() -> list[str]:
+    """Return the settings of a connection string whose values nobody may see."""
+    names: list[str] = render.read_default("secrets", list)
+    return names
+
+
+@cache
+def _keyword() -> re.Pattern[str]:
+    # A value is quoted, or quoted within a quoted string, or runs to the next space.
+    value = r"(?:''(?:(?!'').)*''|'(?:[^'\\]|\\.)*'?|(?:\\.|[^\s&])*)"
+    return re.compile(rf"(?P<name>\b(?:{'|'.join(secret_settings())})\s*=\s*){value}", re.DOTALL | re.IGNORECASE)
+
+
+class Redactor:
+    """Masks passwords in text: by their place in a connection string, and those of given DSNs wherever they are."""
+
+    def __init__(self, dsns: Iterable[str | None] = ()) -> None:
+        self._secrets: list[re.Pattern[str]] = []
+        secrets = {os.environ.get("PGPASSWORD", "")}
+        for dsn in filter(None, dsns):
+            try:
+                settings = parse_dsn(dsn, "")
+            except ZodanError:
+                continue
+            secrets.update(settings.get(name, "") for name in secret_settings())
+        spellings = {
+            spelling
+            for secret in secrets
+            for spelling in (
+                secret,
+                quote(secret, safe=""),
+                quote_plus(secret),
+                secret.replace("\\", "\\\\").replace("'", "\\'"),
+                secret.replace("'", "''"),
+            )
+        }
+        for spelling in sorted(spellings - {""}, key=len, reverse=True):
+            pattern = re.escape(spelling)
+            if len(spelling) < _SHORT:
+                pattern = rf"(?<!\w){pattern}(?!\w)"
+            self._secrets.append(re.compile(pattern))
+
+    def __call__(self, text: str) -> str:
+        """Return the text with every password masked."""
+        for pattern in (_USERINFO, _keyword()):
+            text = pattern.sub(rf"\g<name>{MASK}", text)
+        for secret in self._secrets:
+            text = secret.sub(MASK, text)
+        return text

@@ -1,0 +1,8 @@
+"""Pictures of a cluster: who streams to whom, as text, Mermaid, Graphviz and SVG. They draw, and ask nobody."""
+
+from zodan_sql.showing.picture.graph import dot, mermaid
+from zodan_sql.showing.picture.matrix import matrix
+from zodan_sql.showing.picture.svg import svg
+from zodan_sql.showing.picture.words import summary, troubles
+
+__all__ = ["dot", "matrix", "mermaid", "summary", "svg", "troubles"]

@@ -1,0 +1,101 @@
+"""The page itself."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import jinja2
+from markupsafe import Markup
+
+from zodan_sql.client.topology import Stream, masked
+from zodan_sql.showing import picture
+from zodan_sql.showing.report import chart, timeline
+from zodan_sql.showing.report.axis import Axis
+from zodan_sql.showing.report.record import Record, RecordedStep
+from zodan_sql.words import size, span
+
+_KINDS = {"add_node": "Adding node {}", "remove_node": "Removing node {}", "mend": "Mending the {}"}
+
+
+def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream] | None = None, why: str = "") -> str:
+    """Return the page: HTML that needs nothing from outside. ``why`` tells why there is no topology.
+
+    Every text of the journal passes through ``redact``, although the journal holds no secret.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("zodan_sql.showing.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: redact(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    record = replace(record, steps=[replace(step, title=redact(step.title)) for step in record.steps])
+    bars = timeline.bars(record.steps, record.surroundings.read_at)
+    axis = Axis(bars)
+    rates, lags = _measured(record)
+    behind = [each for each in lags if any(value for _, value in each.points)]
+    marks = Counter(check.mark for check in record.checks)
+    took = None if record.finished_at is None else (record.finished_at - record.started_at).total_seconds()
+    return environment.get_template("page.html.j2").render(
+        title=_KINDS.get(record.kind, "{}").format(record.node),
+        record=record,
+        arguments={name: _text(value) for name, value in record.arguments.items()},
+        took="" if took is None else span(took),
+        moment=_moment,
+        span=span,
+        size=size,
+        bars={bar.step.ordinal: bar for bar in bars},
+        axis=axis,
+        gantt=Markup(timeline.gantt(bars, _nodes(record))) if bars else "",
+        kinds={bar.kind for bar in bars},
+        idle=len(axis.stretches) > 1,
+        failed=[step for step in record.steps if step.state == "failed"],
+        again=[step for step in record.steps if step.attempts > 1],
+        verified=[(step, _found(step)) for step in record.steps if step.checks],
+        marks=marks,
+        noted=[check for check in record.checks if check.mark != "PASS"],
+        passed=[check for check in record.checks if check.mark == "PASS"],
+        copies=[sample for sample in record.samples if sample.is_copy][-1:],
+        rates=Markup(chart.draw([chart.Series(0, "copy", rates)], "rate of the copy in time", "/s")) if rates else "",
+        waits=len(lags),
+        lags=Markup(chart.draw(behind, "lag in time")) if behind else "",
+        phases=len({step.phase for step in record.steps}),
+        done=sum(step.state == "done" for step in record.steps),
+        picture=None if streams is None else Markup(picture.svg(masked(streams, redact))),
+        troubles=picture.troubles(streams or []),
+        why=why,
+    )
+
+
+def _measured(record: Record) -> tuple[list[chart.Point], list[chart.Series]]:
+    """Return what the charts show: the rate of the copy, and the lag of each stream waited for."""
+    begun = [step.started_at for step in record.steps if step.started_at is not None]
+    if not begun:
+        return [], []
+    titles = {step.ordinal: f"step {step.ordinal}, {step.title}" for step in record.steps}
+    return chart.copy_rate(record.samples, min(begun)), chart.lags(record.samples, titles, min(begun))
+
+
+def _found(step: RecordedStep) -> str:
+    """Return what a step that only looks has seen at the end."""
+    result = step.result or {}
+    lag = (result.get("measure") or {}).get("lag_bytes")
+    facts = (result.get("progress"), None if lag is None else f"{size(lag)} behind")
+    return ", ".join(str(fact) for fact in facts if fact is not None)
+
+
+def _nodes(record: Record) -> list[str]:
+    return list(dict.fromkeys([*record.members, *(step.node for step in record.steps)]))
+
+
+def _moment(when: datetime | None) -> str:
+    return "" if when is None else when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
