@@ -142,8 +142,15 @@ CREATE FUNCTION public.of_steps(zodan.plan_step[]) RETURNS int LANGUAGE sql AS '
 """
 
 
-@pytest.mark.parametrize("by", ["psql", "install"])
-@pytest.mark.parametrize("another", [False, True], ids=["this version", "another version"])
+@pytest.mark.parametrize(
+    ("another", "by"),
+    [
+        pytest.param(False, "psql", id="this version, psql"),
+        pytest.param(True, "install", id="another version, install"),
+        pytest.param(False, "install", id="this version, install", marks=pytest.mark.slow),
+        pytest.param(True, "psql", id="another version, psql", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("older", _OLDER)
 def test_types_and_tables_get_the_columns_they_lack(
     engine: Engine, server: Node, make_database: MakeDatabase, older: str, another: bool, by: str
