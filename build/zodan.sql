@@ -5756,7 +5756,8 @@ SELECT pg_catalog.format($sql$SELECT s.lsn
          WHERE r.slot_name = %1$s AND r.wal_status = 'lost') AS d
  CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output'%2$s) AS s$sql$,
     zodan.quote_text(p_slot), CASE WHEN p_version_num >= 170000 THEN $sql$, failover := coalesce(
-        nullif(pg_catalog.current_setting('spock.use_native_failover_slots', true), '')::boolean,
+        -- Spock 6 does not have it: a file may set it still, and nobody reads it then.
+        (SELECT g.setting::boolean FROM pg_catalog.pg_settings AS g WHERE g.name = 'spock.use_native_failover_slots'),
         (SELECT pg_catalog.bool_or(o.failover) FROM pg_catalog.pg_replication_slots AS o WHERE o.plugin = 'spock_output' AND o.database = pg_catalog.current_database()),
         true)$sql$ ELSE '' END)
 $zodan$;
