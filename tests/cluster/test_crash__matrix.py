@@ -1,8 +1,8 @@
 """Whatever dies at whatever step of an operation, it can be finished, and an addition can be taken back.
 
 A sample runs always: every second step of an addition and every step of a removal once, every fault and ending about
-equally often. The other half of the sample and the whole matrix are slow. Each test
-prints its part as a table, steps x faults, one letter a cell (support.crash.Stage.run tells which).
+equally often. The other half of the sample and the whole matrix are slow. Each test prints its part as a table, steps x
+faults, one letter a cell (support.crash.Stage.run tells which).
 """
 
 from __future__ import annotations
