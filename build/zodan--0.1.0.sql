@@ -395,7 +395,7 @@ BEGIN
         IF v_value IS NULL THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD901',
-                MESSAGE = pg_catalog.format('nothing fills the placeholder {%s:%s}', v_match[2], v_match[3]),
+                MESSAGE = pg_catalog.format('nothing fills the placeholder "%s:%s"', v_match[2], v_match[3]),
                 HINT = 'Report this with the rows of zodan.step.';
         END IF;
         v_sql := v_sql || v_match[1] || zodan.quote_text(v_value);
@@ -1170,16 +1170,21 @@ this one statement, through dblink, which is created for its time where it is no
 holds them (design 3, 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
 
+
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
 CREATE TYPE zodan.plan_step AS (
     phase int, ordinal int, ref text, section text, node text, title text,
-    do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
-COMMENT ON TYPE zodan.plan_step IS 'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
+    do_sql text, done_sql text, undo_sql text, until_sql text, budget interval
+);
+COMMENT ON TYPE zodan.plan_step IS
+'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
 
 CREATE TYPE zodan.check_result AS (
-    name text, scope text, severity text, passed boolean, observed text, required text, hint text);
-COMMENT ON TYPE zodan.check_result IS 'What a check found: its name, the node or pair of nodes it looked at, severity
+    name text, scope text, severity text, passed boolean, observed text, required text, hint text
+);
+COMMENT ON TYPE zodan.check_result IS
+'What a check found: its name, the node or pair of nodes it looked at, severity
 (fail, warn, info), whether it passed, what was seen, what is needed, and one thing to do when it did not pass (design 3).';
 
 CREATE TABLE zodan.operation (
@@ -1195,7 +1200,8 @@ CREATE TABLE zodan.operation (
     finished_at timestamptz,
     checks jsonb
 );
-COMMENT ON TABLE zodan.operation IS 'One row an operation called in this database: what was asked, of whom, and how it
+COMMENT ON TABLE zodan.operation IS
+'One row an operation called in this database: what was asked, of whom, and how it
 ended. arguments, members (node and connection string) and checks (what was examined before it began, as zodan.checks
 gives it) hold no secrets. State "running" with no session holding the
 locks means that the caller died; call the operation again to finish it (design 3).';
@@ -1221,7 +1227,8 @@ CREATE TABLE zodan.step (
     finished_at timestamptz,
     PRIMARY KEY (operation_id, ordinal)
 );
-COMMENT ON TABLE zodan.step IS 'The journal: the plan of each operation, a row a step, with how far it came. Steps of
+COMMENT ON TABLE zodan.step IS
+'The journal: the plan of each operation, a row a step, with how far it came. Steps of
 one phase run at the same time. Statements name connection strings as {dsn:node} and results as {result:ordinal.field},
 so that no secret is ever stored. A step with a section belongs to a group that is taken back and tried again as a
 whole. budget is how long until_sql may see no progress (design 3).';
@@ -1235,7 +1242,8 @@ CREATE TABLE zodan.sample (
     PRIMARY KEY (operation_id, ordinal, taken_at),
     FOREIGN KEY (operation_id, ordinal) REFERENCES zodan.step ON DELETE CASCADE
 );
-COMMENT ON TABLE zodan.sample IS 'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
+COMMENT ON TABLE zodan.sample IS
+'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
 done and in all and the table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the
 further apart the longer the step waits (design 3).';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
@@ -3209,6 +3217,7 @@ zodan.write_read_sets) says: in the sets of p_names it adds what is missing and 
 (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
 
+
 CREATE FUNCTION zodan.trace_facts(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -3492,6 +3501,7 @@ its status on the subscriber, whether its slot is being streamed from, and how m
 subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
 reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1).';
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
+
 
 CREATE FUNCTION zodan.host_facts()
 RETURNS text
@@ -6870,6 +6880,7 @@ are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD10
 (design 1, 4).';
 REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
 
+
 CREATE FUNCTION zodan.run_on(p_dsn text, p_sql text, p_dsns jsonb DEFAULT '{}')
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -7099,6 +7110,7 @@ COMMENT ON FUNCTION zodan.node_drop IS
 'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Gives whether there was one.
 Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors: those of zodan.run_on (design 5, step 4).';
 REVOKE ALL ON FUNCTION zodan.node_drop FROM PUBLIC;
+
 
 CREATE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
 RETURNS boolean
@@ -7658,6 +7670,7 @@ cannot be reached are passed over with force: call again once they are back. ver
 interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another
 operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5).';
 REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
+
 
 -- What ran belongs to the database, not to the extension: a dump carries it.
 SELECT pg_catalog.pg_extension_config_dump('zodan.operation', '');

@@ -447,7 +447,7 @@ BEGIN
         IF v_value IS NULL THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD901',
-                MESSAGE = pg_catalog.format('nothing fills the placeholder {%s:%s}', v_match[2], v_match[3]),
+                MESSAGE = pg_catalog.format('nothing fills the placeholder "%s:%s"', v_match[2], v_match[3]),
                 HINT = 'Report this with the rows of zodan.step.';
         END IF;
         v_sql := v_sql || v_match[1] || zodan.quote_text(v_value);
@@ -1222,6 +1222,7 @@ this one statement, through dblink, which is created for its time where it is no
 holds them (design 3, 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
 
+
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
 DO $zodan$
@@ -1292,7 +1293,8 @@ BEGIN
     do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
 END
 $zodan$;
-COMMENT ON TYPE zodan.plan_step IS 'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
+COMMENT ON TYPE zodan.plan_step IS
+'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
 
 DO $zodan$
 DECLARE
@@ -1357,7 +1359,8 @@ BEGIN
         name text, scope text, severity text, passed boolean, observed text, required text, hint text);
 END
 $zodan$;
-COMMENT ON TYPE zodan.check_result IS 'What a check found: its name, the node or pair of nodes it looked at, severity
+COMMENT ON TYPE zodan.check_result IS
+'What a check found: its name, the node or pair of nodes it looked at, severity
 (fail, warn, info), whether it passed, what was seen, what is needed, and one thing to do when it did not pass (design 3).';
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
@@ -1399,7 +1402,8 @@ BEGIN
     END LOOP;
 END
 $zodan$;
-COMMENT ON TABLE zodan.operation IS 'One row an operation called in this database: what was asked, of whom, and how it
+COMMENT ON TABLE zodan.operation IS
+'One row an operation called in this database: what was asked, of whom, and how it
 ended. arguments, members (node and connection string) and checks (what was examined before it began, as zodan.checks
 gives it) hold no secrets. State "running" with no session holding the
 locks means that the caller died; call the operation again to finish it (design 3).';
@@ -1457,7 +1461,8 @@ BEGIN
     END LOOP;
 END
 $zodan$;
-COMMENT ON TABLE zodan.step IS 'The journal: the plan of each operation, a row a step, with how far it came. Steps of
+COMMENT ON TABLE zodan.step IS
+'The journal: the plan of each operation, a row a step, with how far it came. Steps of
 one phase run at the same time. Statements name connection strings as {dsn:node} and results as {result:ordinal.field},
 so that no secret is ever stored. A step with a section belongs to a group that is taken back and tried again as a
 whole. budget is how long until_sql may see no progress (design 3).';
@@ -1490,7 +1495,8 @@ BEGIN
     END LOOP;
 END
 $zodan$;
-COMMENT ON TABLE zodan.sample IS 'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
+COMMENT ON TABLE zodan.sample IS
+'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
 done and in all and the table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the
 further apart the longer the step waits (design 3).';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
@@ -3464,6 +3470,7 @@ zodan.write_read_sets) says: in the sets of p_names it adds what is missing and 
 (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
 
+
 CREATE OR REPLACE FUNCTION zodan.trace_facts(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -3747,6 +3754,7 @@ its status on the subscriber, whether its slot is being streamed from, and how m
 subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
 reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1).';
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
+
 
 CREATE OR REPLACE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
 RETURNS boolean
@@ -4306,6 +4314,7 @@ cannot be reached are passed over with force: call again once they are back. ver
 interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another
 operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5).';
 REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
+
 
 DO $zodan$
 BEGIN

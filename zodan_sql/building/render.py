@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jinja2
+
+from zodan_sql.building import declaration
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Of an installed package this is the folder of all packages, where "build" may be somebody else's: it is asked last.
@@ -95,8 +97,24 @@ def _told(page: str) -> Iterator[str]:
         raise RenderError(f"could not render {where}: {error}") from error
 
 
+@jinja2.pass_context
+def _create(context: jinja2.runtime.Context, path: str) -> str:
+    """Return the SQL that creates what the template ``path``, a folder and a name, declares."""
+    page = f"{path}.sql.j2"
+    environment = context.environment
+
+    def upgrade(kind: str, name: str, columns: str) -> str:
+        return environment.get_template(f"macros/upgrade_{kind}.sql.j2").render(name=name, columns=columns)
+
+    try:
+        declared = declaration.read(environment.get_template(page).render())
+        return declaration.write(declared, replace=bool(context["replace"]), upgrade=upgrade)
+    except declaration.DeclarationError as error:
+        raise RenderError(f"could not render {page}: {error}") from error
+
+
 def _environment(templates: Path) -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -104,6 +122,8 @@ def _environment(templates: Path) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    environment.globals["create"] = _create
+    return environment
 
 
 def render(templates: Path | None = None, earlier: Sequence[str] = EARLIER_VERSIONS) -> dict[str, str]:
@@ -116,7 +136,13 @@ def render(templates: Path | None = None, earlier: Sequence[str] = EARLIER_VERSI
     folder = templates or find_templates()
     version = read_version(folder)
     environment = _environment(folder)
-    environment.globals["version"] = version
+    constants: dict[str, Any] = {"version": version}
+    for name in ("defaults", "phases"):
+        page = f"macros/{name}.sql.j2"
+        if (folder / page).is_file():
+            with _told(page):
+                constants[name] = environment.get_template(page).module
+    environment.globals |= constants
     files = {}
     pages = [(name.format(version=version), page) for name, page in CONTENTS.items()]
     pages += [(UPGRADE[0].format(earlier=each, version=version), UPGRADE[1]) for each in earlier]
