@@ -1,4 +1,4 @@
--- Rendered by "zodan-sql build" from sql/templates/extension.sql.j2: do not edit.
+-- Rendered by "zodan-sql build" from sql/templates/pages/extension.sql.j2: do not edit.
 \echo Use "CREATE EXTENSION zodan" to load this file. \quit
 DO $zodan$
 DECLARE
@@ -357,6 +357,33 @@ $zodan$;
 COMMENT ON FUNCTION zodan.quote_list IS
 'Writes a list of texts as an SQL array of literals, ARRAY[...]::text[] (design 3).';
 REVOKE ALL ON FUNCTION zodan.quote_list FROM PUBLIC;
+
+CREATE FUNCTION zodan.quote_name(p_name text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT CASE
+    WHEN p_name ~ '[{$]' THEN
+        'U&"' || pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
+            p_name, '\', '\\'), '"', '""'), '{', '\007b'), '$', '\0024') || '"'
+    ELSE pg_catalog.quote_ident(p_name)
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.quote_name IS
+'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar quote
+that it stands in (design 3).';
+REVOKE ALL ON FUNCTION zodan.quote_name FROM PUBLIC;
+
+CREATE FUNCTION zodan.quote_result(p_value text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE WHEN p_value ~ '^\{(dsn|result):[^{}]*\}$' THEN p_value ELSE zodan.quote_text(p_value) END
+$zodan$;
+COMMENT ON FUNCTION zodan.quote_result IS
+'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement is
+sent. Any other text becomes a literal (design 3).';
+REVOKE ALL ON FUNCTION zodan.quote_result FROM PUBLIC;
 
 CREATE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
 RETURNS text
@@ -3031,7 +3058,7 @@ COMMENT ON FUNCTION zodan.write_drop_subscription IS
 provider (design 3, 5).';
 REVOKE ALL ON FUNCTION zodan.write_drop_subscription FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_drop_slot(p_slot text)
+CREATE FUNCTION zodan.drop_slot(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -3053,12 +3080,13 @@ BEGIN
         PERFORM pg_catalog.pg_sleep(0.05);
     END LOOP;
 END
-$do$$sql$, zodan.quote_text(p_slot))
+$do$$sql$,
+    zodan.quote_text(p_slot))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_slot IS
-'Writes the statement that drops a replication slot if it is there. A sender that still streams from it, of a
-subscription that is gone, is told to end first and waited for, 30 s at most (design 5).';
-REVOKE ALL ON FUNCTION zodan.write_drop_slot FROM PUBLIC;
+COMMENT ON FUNCTION zodan.drop_slot IS
+'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is told to end
+first; the statement waits for that, 30 s at most (design 5).';
+REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_sync_event()
 RETURNS text
@@ -3104,37 +3132,37 @@ its slots are named; or that it receives, where p_role is subscriber: so its ori
 other role may be another database''s on the same server (design 5, step 5).';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_prove_gone(p_leave jsonb, p_node text)
+CREATE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
 RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql IMMUTABLE
 AS $zodan$
-/* Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
-member the target's node row, interface, subscription, slot or origin; on the target its own (design 5, step 5). */
-DECLARE
-    v_target text := p_leave ->> 'target';
-BEGIN
-    RETURN pg_catalog.format($sql$DO $do$
+SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_left text;
 BEGIN
     SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
         SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
-        UNION ALL SELECT 'interface ' || i.if_name FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
-        UNION ALL SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%3$s)
-        UNION ALL SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%2$s)
-        UNION ALL SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%3$s)) AS x;
+        UNION ALL
+        SELECT 'interface ' || i.if_name
+          FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
+        UNION ALL
+        SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
+        UNION ALL
+        SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%3$s)
+        UNION ALL
+        SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
     IF v_left IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
     END IF;
 END
-$do$$sql$, zodan.quote_text(v_target), zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'provider')),
-    zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'subscriber')));
-END
+$do$$sql$,
+    zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_prove_gone IS
-'Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
-member the target''s node row, interface, subscription, slot or origin; on the target its own (design 5, step 5).';
-REVOKE ALL ON FUNCTION zodan.write_prove_gone FROM PUBLIC;
+COMMENT ON FUNCTION zodan.prove_gone IS
+'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the interface of
+node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target its own (design 5,
+step 5).';
+REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_is_at_work()
 RETURNS text
@@ -5019,45 +5047,39 @@ COMMENT ON FUNCTION zodan.write_drop_empty_schema IS
 (design 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.write_drop_empty_schema FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_create_subscription(
-    p_cluster jsonb,
+CREATE FUNCTION zodan.create_subscription(
+    p_slot text,
+    p_subscription text,
     p_provider text,
-    p_subscriber text,
-    p_enabled boolean
+    p_sets text[],
+    p_enabled text
 )
 RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql IMMUTABLE
 AS $zodan$
-/* Writes the statement that makes, on a subscriber, a subscription that copies nothing and uses the slot made
-for it before. It is made disabled, so that Spock makes no slot of its own, then its slot name is checked, and with
-p_enabled it is switched on in the same transaction. An origin of that name from an earlier life is dropped first: its
-position would be taken for ours (design 4, steps 5 and 8). */
-DECLARE
-    v_name text := zodan.subscription_name(p_provider, p_subscriber);
+SELECT pg_catalog.format($sql$DO $do$
 BEGIN
-    RETURN pg_catalog.format($sql$DO $do$
-BEGIN
-    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %2$s;
-    PERFORM spock.sub_create(subscription_name := %1$s, provider_dsn := %3$s, replication_sets := %4$s,
-        synchronize_structure := false, synchronize_data := false, forward_origins := '{}', enabled := false);
-    IF NOT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %1$s AND sub_slot_name = %2$s) THEN
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname)
+       FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %1$s;
+    PERFORM spock.sub_create(subscription_name := %2$s, provider_dsn := %3$s,
+        replication_sets := %4$s, synchronize_structure := false, synchronize_data := false, forward_origins := '{}',
+        enabled := false);
+    IF NOT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %2$s AND sub_slot_name = %1$s) THEN
         RAISE EXCEPTION 'the subscription does not use the slot that was made for it';
     END IF;
-    %5$s
+    IF %5$s::boolean THEN
+        PERFORM spock.sub_enable(%2$s);
+    END IF;
 END
 $do$$sql$,
-        zodan.quote_text(v_name), zodan.quote_text(p_cluster #>> ARRAY['slots', p_provider, p_subscriber]),
-        zodan.placeholder('dsn', p_provider), zodan.quote_list(zodan.list_sets(p_cluster,
-            CASE WHEN p_provider = p_cluster ->> 'new' THEN p_cluster ->> 'source' ELSE p_provider END)),
-        CASE WHEN p_enabled THEN pg_catalog.format('PERFORM spock.sub_enable(%s);', zodan.quote_text(v_name)) ELSE '' END);
-END
+    zodan.quote_text(p_slot), zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets), zodan.quote_text(p_enabled))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_create_subscription IS
-'Writes the statement that makes, on a subscriber, a subscription that copies nothing and uses the slot made
-for it before. It is made disabled, so that Spock makes no slot of its own, then its slot name is checked, and with
-p_enabled it is switched on in the same transaction. An origin of that name from an earlier life is dropped first: its
-position would be taken for ours (design 4, steps 5 and 8).';
-REVOKE ALL ON FUNCTION zodan.write_create_subscription FROM PUBLIC;
+COMMENT ON FUNCTION zodan.create_subscription IS
+'Makes, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is made
+disabled, so that Spock makes no slot of its own, then its slot name is checked, and where p_enabled is true it is enabled in
+the same transaction. An origin of that name from an earlier life is dropped first: its position would be taken for this
+one''s (design 4, steps 5 and 8).';
+REVOKE ALL ON FUNCTION zodan.create_subscription FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_is_direct(p_cluster jsonb, p_subscription text DEFAULT NULL)
 RETURNS text
@@ -5069,7 +5091,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.write_is_direct IS
 'Writes the query that tells whether the new node has turned to its direct streams, which stands for everything
 before that, or, where one is named, whether a subscription exists; for done_sql. The sign of the turn is the position of
-the origin of the source''s direct stream: zodan.write_switch sets it last and once, and nobody moves it back by enabling or
+the origin of the source''s direct stream: zodan.switch_streams sets it last and once, and nobody moves it back by enabling or
 disabling a subscription (design 4, step 7).';
 REVOKE ALL ON FUNCTION zodan.write_is_direct FROM PUBLIC;
 
@@ -5130,21 +5152,17 @@ COMMENT ON FUNCTION zodan.write_wait_worker_gone IS
 until_sql (design 4, step 7).';
 REVOKE ALL ON FUNCTION zodan.write_wait_worker_gone FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_switch(p_cluster jsonb)
+CREATE FUNCTION zodan.switch_streams(
+    p_positions text,
+    p_copy text,
+    p_peers text[],
+    p_subscriptions text[],
+    p_slot text
+)
 RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql IMMUTABLE
 AS $zodan$
-/* Writes the statement that sets, on the new node, where each direct stream starts, and enables them all. The
-source's starts where the copy's subscription has got to, a peer's where the source has; one that is unknown
-stops it: none is ever guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the
-source's comes last, when all others are right: that is the turn, and zodan.write_is_direct looks for it. The copy's
-subscription is not turned into the source's stream but left behind: its
-worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
-subscription and discard it when it comes again (design 4, step 7). */
-DECLARE
-    v_new text := p_cluster ->> 'new';
-BEGIN
-    RETURN pg_catalog.format($sql$DO $do$
+SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_positions jsonb := %1$s;
     v_peer text;
@@ -5168,26 +5186,21 @@ BEGIN
     IF v_source IS NULL THEN
         RAISE EXCEPTION 'the position of the copy is not known';
     END IF;
-    PERFORM spock.sub_enable(s.sub_name) FROM spock.subscription AS s WHERE NOT s.sub_enabled AND s.sub_name::text = ANY (%4$s);
+    PERFORM spock.sub_enable(s.sub_name)
+       FROM spock.subscription AS s WHERE NOT s.sub_enabled AND s.sub_name::text = ANY (%4$s);
     PERFORM pg_catalog.pg_replication_origin_advance(%5$s, v_source);
 END
 $do$$sql$,
-        zodan.placeholder('result', 'flip', 'positions'),
-        zodan.quote_text(zodan.copy_name(v_new)),
-        zodan.quote_list((SELECT pg_catalog.array_agg(m.name) FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name))),
-        zodan.quote_list(zodan.list_subscriptions(p_cluster)),
-        zodan.quote_text(p_cluster #>> ARRAY['slots', p_cluster ->> 'source', v_new]));
-END
+    zodan.quote_result(p_positions), zodan.quote_text(p_copy), zodan.quote_list(p_peers), zodan.quote_list(p_subscriptions), zodan.quote_text(p_slot))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_switch IS
-'Writes the statement that sets, on the new node, where each direct stream starts, and enables them all. The
-source''s starts where the copy''s subscription has got to, a peer''s where the source has; one that is unknown
-stops it: none is ever guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the
-source''s comes last, when all others are right: that is the turn, and zodan.write_is_direct looks for it. The copy''s
-subscription is not turned into the source''s stream but left behind: its
-worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
-subscription and discard it when it comes again (design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_switch FROM PUBLIC;
+COMMENT ON FUNCTION zodan.switch_streams IS
+'Sets, on the new node, where each direct stream starts, and enables them all. The source''s starts where the copy''s
+subscription p_copy has got to, a peer''s where the source has (p_positions); one that is unknown stops it: none is ever
+guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the source''s (p_slot) comes
+last, when all others are right: that is the turn, and zodan.is_direct looks for it. The copy''s subscription is not turned
+into the source''s stream but left behind: its worker may have been stopped inside a transaction, and Spock would take that
+for the failure of a transaction of this subscription and discard it when it comes again (design 4, step 7).';
+REVOKE ALL ON FUNCTION zodan.switch_streams FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_enable_streams(p_subscriptions text[])
 RETURNS text
@@ -5708,33 +5721,32 @@ does not hear that it is to end: it waits for what its own session on this node 
 its sessions are ended first, until the worker is gone, 30 s at most (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.write_drop_copy FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_clear_names(p_leave jsonb, p_node text)
+CREATE FUNCTION zodan.clear_names(p_slots text[], p_origins text[])
 RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql IMMUTABLE
 AS $zodan$
-/* Writes the statement that makes sure, on a node, that the names of a new node's streams are free: unused origins
-of those names are dropped, a slot stops the join, for it may hold what a subscriber that is no member of this cluster
-still needs (design 6). */
-BEGIN
-    RETURN pg_catalog.format($sql$DO $do$
+SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_slot record;
 BEGIN
-    FOR v_slot IN SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%1$s) LOOP
+    FOR v_slot IN
+        SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%1$s)
+    LOOP
         RAISE EXCEPTION 'slot "%%" is there already, %%', v_slot.slot_name,
-            coalesce('and process ' || v_slot.active_pid || ' streams from it', 'and nobody streams from it; drop it if no subscriber needs it');
+            coalesce('and process ' || v_slot.active_pid || ' streams from it',
+                'and nobody streams from it; drop it if no subscriber needs it');
     END LOOP;
-    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s);
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname)
+       FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s);
 END
-$do$$sql$, zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'provider')),
-        zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'subscriber')));
-END
+$do$$sql$,
+    zodan.quote_list(p_slots), zodan.quote_list(p_origins))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_clear_names IS
-'Writes the statement that makes sure, on a node, that the names of a new node''s streams are free: unused origins
-of those names are dropped, a slot stops the join, for it may hold what a subscriber that is no member of this cluster
-still needs (design 6).';
-REVOKE ALL ON FUNCTION zodan.write_clear_names FROM PUBLIC;
+COMMENT ON FUNCTION zodan.clear_names IS
+'Makes sure, on a node, that the names of a new node''s streams are free: unused origins of the names in p_origins are
+dropped. A slot of the names in p_slots stops the join, because it may hold what a subscriber outside of this cluster still
+needs (design 6).';
+REVOKE ALL ON FUNCTION zodan.clear_names FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_clean(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
@@ -5755,14 +5767,19 @@ DECLARE
                  GROUP BY s.key) AS x));
     v_copy jsonb := pg_catalog.jsonb_build_object('slot', p_cluster ->> 'copy_slot', 'provider', v_source);
     v_node text;
+    v_origins text[];
+    v_slots text[];
 BEGIN
     v_leave := pg_catalog.jsonb_set(v_leave, ARRAY['subscriptions', v_new], v_leave #> ARRAY['subscriptions', v_new] || v_copy);
     FOR v_node IN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) UNION ALL SELECT v_new
     LOOP
+        v_origins := zodan.list_stream_names(v_leave, v_node, 'subscriber');
+        v_slots := zodan.list_stream_names(v_leave, v_node, 'provider');
         RETURN NEXT zodan.make_step(1, v_node,
             pg_catalog.format('see that no stream of an earlier node %s is on %s', v_new, v_node),
-            p_do := zodan.write_clear_names(v_leave, v_node), p_undo := zodan.write_prove_gone(v_leave, v_node), p_section := 'once');
+            p_do := zodan.clear_names(p_slots => v_slots, p_origins => v_origins),
+            p_undo := zodan.prove_gone(p_target => v_new, p_origins => v_origins, p_slots => v_slots), p_section := 'once');
         IF v_node <> v_new THEN
             RETURN NEXT zodan.make_step(2, v_node, pg_catalog.format('%s does not know node %s', v_node, v_new),
                 p_undo := zodan.write_forget_node(v_new));
@@ -5770,7 +5787,7 @@ BEGIN
     END LOOP;
     RETURN NEXT zodan.make_step(6, v_source,
         pg_catalog.format('slot %s, which the copy will make on %s', p_cluster ->> 'copy_slot', v_source),
-        p_undo := zodan.write_drop_slot(p_cluster ->> 'copy_slot'), p_section := 'copy');
+        p_undo := zodan.drop_slot(p_cluster ->> 'copy_slot'), p_section := 'copy');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_clean IS
@@ -6013,7 +6030,7 @@ BEGIN
             p_do := zodan.write_create_slot(v_slot, (p_cluster #>> ARRAY['versions', p_provider])::int),
             p_done := pg_catalog.format('SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM ''lost'') AS ok',
             zodan.quote_text(v_slot)),
-            p_undo := zodan.write_drop_slot(v_slot), p_section := 'approach');
+            p_undo := zodan.drop_slot(v_slot), p_section := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slot IS
@@ -6064,7 +6081,8 @@ BEGIN
     FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name) UNION ALL SELECT v_source LOOP
         v_sub := zodan.subscription_name(v_peer, v_new);
         RETURN NEXT zodan.make_step(14, v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
-            p_do := zodan.write_create_subscription(p_cluster, v_peer, v_new, false),
+            p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_peer, v_new], p_subscription => v_sub,
+                p_provider => v_peer, p_sets => zodan.list_sets(p_cluster, v_peer), p_enabled => 'false'),
             p_done := zodan.write_subscription_exists(v_sub),
             p_undo := zodan.write_drop_subscription(v_sub), p_section := 'approach');
     END LOOP;
@@ -6159,7 +6177,10 @@ BEGIN
             p_do := p_confirm, p_budget := p_budget, p_section := p_section);
     RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 27, p_budget, p_section);
     RETURN NEXT zodan.make_step(28, v_new, 'turn to the direct streams on ' || v_new,
-            p_do := zodan.write_switch(p_cluster),
+            p_do := zodan.switch_streams(p_positions => zodan.placeholder('result', 'flip', 'positions'), p_copy => v_sub,
+                p_peers => ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name)),
+                p_subscriptions => zodan.list_subscriptions(p_cluster),
+                p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
             p_done := zodan.write_is_direct(p_cluster),
             p_budget := p_budget,
             p_section := p_section);
@@ -6257,7 +6278,8 @@ BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
         v_sub := zodan.subscription_name(v_new, v_member);
         RETURN NEXT zodan.make_step(31, v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
-            p_do := zodan.write_create_subscription(p_cluster, v_new, v_member, true),
+            p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_new, v_member], p_subscription => v_sub,
+                p_provider => v_new, p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source'), p_enabled => 'true'),
             p_done := zodan.write_subscription_exists(v_sub),
             p_undo := zodan.write_drop_subscription(v_sub));
         RETURN NEXT zodan.make_step(32, v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
@@ -7347,7 +7369,7 @@ BEGIN
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
             RETURN NEXT zodan.make_step(7, v_item ->> 'provider',
                 pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
-                p_do := zodan.write_drop_slot(v_item ->> 'slot'));
+                p_do := zodan.drop_slot(v_item ->> 'slot'));
         END IF;
     END LOOP;
     -- A member that cannot be reached does not drop its own.
@@ -7359,12 +7381,16 @@ BEGIN
         RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target));
         RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
-            p_do := zodan.write_prove_gone(p_leave, v_member));
+            p_do := zodan.prove_gone(p_target => v_target,
+                p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
+                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')));
     END LOOP;
     RETURN NEXT zodan.make_step(9, v_target,
         pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
     RETURN NEXT zodan.make_step(10, v_target, 'prove that nothing is left on ' || v_target,
-        p_do := zodan.write_prove_gone(p_leave, v_target));
+        p_do := zodan.prove_gone(p_target => v_target,
+            p_origins => zodan.list_stream_names(p_leave, v_target, 'subscriber'),
+            p_slots => zodan.list_stream_names(p_leave, v_target, 'provider')));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_withdraw IS
@@ -7429,7 +7455,9 @@ BEGIN
         RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target), p_section := 'final');
         RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
-            p_do := zodan.write_prove_gone(p_leave, v_member));
+            p_do := zodan.prove_gone(p_target => v_target,
+                p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
+                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')));
     END LOOP;
 END
 $zodan$;

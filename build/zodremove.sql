@@ -1,4 +1,4 @@
--- Rendered by "zodan-sql build" from sql/templates/zodremove.sql.j2: do not edit.
+-- Rendered by "zodan-sql build" from sql/templates/pages/zodremove.sql.j2: do not edit.
 -- Zodan 0.1.0: CALL spock.remove_node(...). Load with psql; twice does no harm.
 \set ON_ERROR_STOP on
 BEGIN;
@@ -409,6 +409,33 @@ $zodan$;
 COMMENT ON FUNCTION zodan.quote_list IS
 'Writes a list of texts as an SQL array of literals, ARRAY[...]::text[] (design 3).';
 REVOKE ALL ON FUNCTION zodan.quote_list FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.quote_name(p_name text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT CASE
+    WHEN p_name ~ '[{$]' THEN
+        'U&"' || pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(
+            p_name, '\', '\\'), '"', '""'), '{', '\007b'), '$', '\0024') || '"'
+    ELSE pg_catalog.quote_ident(p_name)
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.quote_name IS
+'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar quote
+that it stands in (design 3).';
+REVOKE ALL ON FUNCTION zodan.quote_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.quote_result(p_value text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE WHEN p_value ~ '^\{(dsn|result):[^{}]*\}$' THEN p_value ELSE zodan.quote_text(p_value) END
+$zodan$;
+COMMENT ON FUNCTION zodan.quote_result IS
+'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement is
+sent. Any other text becomes a literal (design 3).';
+REVOKE ALL ON FUNCTION zodan.quote_result FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
 RETURNS text
@@ -3284,7 +3311,7 @@ COMMENT ON FUNCTION zodan.write_drop_subscription IS
 provider (design 3, 5).';
 REVOKE ALL ON FUNCTION zodan.write_drop_subscription FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_slot(p_slot text)
+CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -3306,12 +3333,13 @@ BEGIN
         PERFORM pg_catalog.pg_sleep(0.05);
     END LOOP;
 END
-$do$$sql$, zodan.quote_text(p_slot))
+$do$$sql$,
+    zodan.quote_text(p_slot))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_slot IS
-'Writes the statement that drops a replication slot if it is there. A sender that still streams from it, of a
-subscription that is gone, is told to end first and waited for, 30 s at most (design 5).';
-REVOKE ALL ON FUNCTION zodan.write_drop_slot FROM PUBLIC;
+COMMENT ON FUNCTION zodan.drop_slot IS
+'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is told to end
+first; the statement waits for that, 30 s at most (design 5).';
+REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_sync_event()
 RETURNS text
@@ -3357,37 +3385,37 @@ its slots are named; or that it receives, where p_role is subscriber: so its ori
 other role may be another database''s on the same server (design 5, step 5).';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_prove_gone(p_leave jsonb, p_node text)
+CREATE OR REPLACE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
 RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql IMMUTABLE
 AS $zodan$
-/* Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
-member the target's node row, interface, subscription, slot or origin; on the target its own (design 5, step 5). */
-DECLARE
-    v_target text := p_leave ->> 'target';
-BEGIN
-    RETURN pg_catalog.format($sql$DO $do$
+SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_left text;
 BEGIN
     SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
         SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
-        UNION ALL SELECT 'interface ' || i.if_name FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
-        UNION ALL SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%3$s)
-        UNION ALL SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%2$s)
-        UNION ALL SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%3$s)) AS x;
+        UNION ALL
+        SELECT 'interface ' || i.if_name
+          FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
+        UNION ALL
+        SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
+        UNION ALL
+        SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%3$s)
+        UNION ALL
+        SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
     IF v_left IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
     END IF;
 END
-$do$$sql$, zodan.quote_text(v_target), zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'provider')),
-    zodan.quote_list(zodan.list_stream_names(p_leave, p_node, 'subscriber')));
-END
+$do$$sql$,
+    zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_prove_gone IS
-'Writes the statement that fails, with ZD401 and a list, when anything of a removal is left on a node: on a
-member the target''s node row, interface, subscription, slot or origin; on the target its own (design 5, step 5).';
-REVOKE ALL ON FUNCTION zodan.write_prove_gone FROM PUBLIC;
+COMMENT ON FUNCTION zodan.prove_gone IS
+'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the interface of
+node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target its own (design 5,
+step 5).';
+REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_is_at_work()
 RETURNS text
@@ -3991,7 +4019,7 @@ BEGIN
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
             RETURN NEXT zodan.make_step(7, v_item ->> 'provider',
                 pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
-                p_do := zodan.write_drop_slot(v_item ->> 'slot'));
+                p_do := zodan.drop_slot(v_item ->> 'slot'));
         END IF;
     END LOOP;
     -- A member that cannot be reached does not drop its own.
@@ -4003,12 +4031,16 @@ BEGIN
         RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target));
         RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
-            p_do := zodan.write_prove_gone(p_leave, v_member));
+            p_do := zodan.prove_gone(p_target => v_target,
+                p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
+                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')));
     END LOOP;
     RETURN NEXT zodan.make_step(9, v_target,
         pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
     RETURN NEXT zodan.make_step(10, v_target, 'prove that nothing is left on ' || v_target,
-        p_do := zodan.write_prove_gone(p_leave, v_target));
+        p_do := zodan.prove_gone(p_target => v_target,
+            p_origins => zodan.list_stream_names(p_leave, v_target, 'subscriber'),
+            p_slots => zodan.list_stream_names(p_leave, v_target, 'provider')));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_withdraw IS
@@ -4073,7 +4105,9 @@ BEGIN
         RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.write_forget_node(v_target), p_section := 'final');
         RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
-            p_do := zodan.write_prove_gone(p_leave, v_member));
+            p_do := zodan.prove_gone(p_target => v_target,
+                p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
+                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')));
     END LOOP;
 END
 $zodan$;

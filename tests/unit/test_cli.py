@@ -134,8 +134,8 @@ def test_a_template_that_does_not_render_is_said_plainly(run: Run, monkeypatch: 
 def test_defaults_that_cannot_be_read_are_said_plainly(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "macros").mkdir()
-    (tmp_path / "macros" / "defaults.sql.j2").write_text("{% set secrets = %}\n")
+    (tmp_path / "constants").mkdir()
+    (tmp_path / "constants" / "defaults.sql.j2").write_text("{% set secrets = %}\n")
     monkeypatch.setattr(render, "find_templates", lambda: tmp_path)
     for cached in (render._defaults, redaction._keyword):
         cached.cache_clear()

@@ -98,10 +98,11 @@ def test_a_body_quoted_otherwise_is_refused_since_its_doc_would_be_lost() -> Non
 
 def test_a_file_that_declares_nothing_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
+    (tmp_path / "pages").mkdir()
     (tmp_path / "text" / "nothing.sql.j2").write_text("SELECT 1;\n")
-    (tmp_path / "zodan.control.j2").write_text("default_version = '1.2.3'\n")
+    (tmp_path / "pages" / "zodan.control.j2").write_text("default_version = '1.2.3'\n")
     for page in render.CONTENTS.values():
-        if page != "zodan.control.j2":
+        if page != "pages/zodan.control.j2":
             (tmp_path / page).write_text('{% set replace = true %}\n{{ create("text/nothing") }}\n')
     with pytest.raises(render.RenderError, match=r"text/nothing\.sql\.j2: must be"):
         render.render(tmp_path)

@@ -36,6 +36,7 @@ def routine(
 def find(sql: str, layer: str = "check", templates: dict[str, str] | None = None) -> list[lint.Finding]:
     known = {f"{layer}/do_it.sql.j2": "", "public/add_node.sql.j2": "", "text/redact_text.sql.j2": ""}
     known |= {"run/run_plan.sql.j2": "", "remote/send_it.sql.j2": "", "text/quote_it.sql.j2": ""}
+    known |= {"statement/slot/drop_it.sql.j2": ""}
     return lint.lint({LINTED: sql}, {**known, **(templates or {})})
 
 
@@ -203,7 +204,24 @@ CASES = [
         routine("SELECT zodan.quote_it('x')", returns="text", language="sql"),
         routine("SELECT zodan.send_it('x')", returns="text", language="sql"),
     ),
-    ("ZL011", "check", routine("NULL;"), routine("NULL;", comment="Does it.")),
+    ("ZL011", "check", routine("NULL;"), routine("NULL;", comment="Up to {{ defaults.rows }} rows.")),
+    ("ZL011", "check", "SELECT '{}' || '{x}';\n", "SELECT '{% if %}';\n"),
+    (
+        "ZL012",
+        "plan",
+        routine("PERFORM zodan.drop_it(p_a => 1, p_b => 2);"),
+        routine("PERFORM zodan.drop_it(1, p_b => 2);"),
+    ),
+    ("ZL012", "plan", routine("PERFORM zodan.drop_it(1);"), routine("PERFORM zodan.drop_it(1, 2);")),
+    ("ZL012", "plan", routine("PERFORM zodan.quote_it(1, 2);"), routine("PERFORM zodan.drop_it(1, 2);")),
+    (
+        "ZL013",
+        "check",
+        routine("RAISE EXCEPTION USING ERRCODE = 'ZD001', MESSAGE = 'x', HINT = 'Do it.';"),
+        routine("RAISE EXCEPTION USING ERRCODE = 'ZD001', MESSAGE = 'x';"),
+    ),
+    ("ZL013", "check", routine("RAISE WARNING 'x';"), routine("RAISE EXCEPTION 'x';")),
+    ("ZL013", "check", routine("NULL;"), routine("RAISE EXCEPTION 'x' USING HINT = 'Do it.';")),
     ("CP01", "check", "SELECT 1;\n", "select 1;\n"),
     ("LT05", "check", routine("NULL;", comment="x" * 130 + " (design 3)"), f"SELECT '{'x' * 130}';\n"),
 ]
@@ -264,6 +282,36 @@ def test_what_several_files_share_is_told_once() -> None:
     assert [str(finding) for finding in findings] == ["a.sql:1 ZL001 zodan.do_it: has no COMMENT"]
 
 
+STATEMENT = "DO $do$\nBEGIN\n    {}\nEND\n$do$\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "passes", "fails"),
+    [
+        ("ZL000", "NULL;", "NUL;"),
+        ("ZL003", "PERFORM FROM spock.node;", "PERFORM FROM node;"),
+        ("ZL003", "PERFORM pg_catalog.now();", "PERFORM now();"),
+        ("ZL004", "NULL;", "BEGIN NULL; EXCEPTION WHEN OTHERS THEN NULL; END;"),
+        ("ZL007", "NULL;", "NULL;\n" * LONGEST_ROUTINE),
+    ],
+)
+def test_a_statement_for_another_node_is_read_as_routines_are(code: str, passes: str, fails: str) -> None:
+    path = "statement/slot/drop_it.sql.j2"
+
+    def found(body: str, path: str = path) -> set[tuple[str, str]]:
+        findings = lint.lint({}, {path: ""}, {path: STATEMENT.format(body)})
+        return {(finding.code, finding.file) for finding in findings}
+
+    assert (code, path) not in found(passes)
+    assert (code, path) in found(fails)
+
+
+def test_a_statement_that_reaches_out_may_catch_any_error() -> None:
+    path = "statement/remote/try_it.sql.j2"
+    text = STATEMENT.format("BEGIN NULL; EXCEPTION WHEN OTHERS THEN NULL; END;")
+    assert lint.lint({}, {path: ""}, {path: text}) == []
+
+
 def test_the_project_is_clean() -> None:
-    findings = lint.lint(render.render(), lint.read_templates(render.find_templates()))
-    assert findings == []
+    templates = lint.read_templates(render.find_templates())
+    assert lint.lint(render.render(), templates, render.render_statements()) == []

@@ -14,10 +14,10 @@ CONTROL = "default_version = '1.2.3'\n"
 @pytest.fixture
 def templates(tmp_path: Path) -> Path:
     folder = tmp_path / "templates"
-    folder.mkdir()
+    (folder / "pages").mkdir(parents=True)
     for page in render.CONTENTS.values():
         (folder / page).write_text("-- {{ version }}\n")
-    (folder / "zodan.control.j2").write_text(CONTROL)
+    (folder / "pages" / "zodan.control.j2").write_text(CONTROL)
     return folder
 
 
@@ -50,13 +50,13 @@ def test_the_version_stands_in_the_control_file_only(templates: Path) -> None:
     ],
 )
 def test_what_cannot_be_rendered_is_an_error_that_names_the_place(templates: Path, text: str, where: str) -> None:
-    (templates / "zodan.sql.j2").write_text(text)
+    (templates / "pages" / "zodan.sql.j2").write_text(text)
     with pytest.raises(render.RenderError, match=where.replace(".", r"\.")):
         render.render(templates)
 
 
 def test_a_control_file_without_a_version_is_an_error(templates: Path) -> None:
-    (templates / "zodan.control.j2").write_text("relocatable = false\n")
+    (templates / "pages" / "zodan.control.j2").write_text("relocatable = false\n")
     with pytest.raises(render.RenderError, match="default_version"):
         render.render(templates)
 
@@ -65,7 +65,7 @@ def test_build_writes_the_files_and_removes_those_of_earlier_versions(templates:
     folder = tmp_path / "build"
     render.build(folder, templates)
     assert render.stale_files(folder, templates) == []
-    (templates / "zodan.control.j2").write_text(CONTROL.replace("1.2.3", "1.3.0"))
+    (templates / "pages" / "zodan.control.j2").write_text(CONTROL.replace("1.2.3", "1.3.0"))
     assert set(render.stale_files(folder, templates)) == set(render.render(templates))
     render.build(folder, templates)
     assert {path.name for path in folder.iterdir()} == set(render.render(templates))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import jinja2
 
-from zodan_sql.building import declaration
+from zodan_sql.building import declaration, statement
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Of an installed package this is the folder of all packages, where "build" may be somebody else's: it is asked last.
@@ -26,14 +26,14 @@ _VERSION = re.compile(r"default_version = '([^']+)'")
 
 #: Contents page of each rendered file; ``{version}`` is filled in.
 CONTENTS = {
-    "zodan.sql": "zodan.sql.j2",
-    "zodremove.sql": "zodremove.sql.j2",
-    "zodan--{version}.sql": "extension.sql.j2",
-    "zodan.control": "zodan.control.j2",
+    "zodan.sql": "pages/zodan.sql.j2",
+    "zodremove.sql": "pages/zodremove.sql.j2",
+    "zodan--{version}.sql": "pages/extension.sql.j2",
+    "zodan.control": "pages/zodan.control.j2",
 }
 
 #: Contents page of the script that brings an earlier version of the extension up to this one.
-UPGRADE = ("zodan--{earlier}--{version}.sql", "upgrade.sql.j2")
+UPGRADE = ("zodan--{earlier}--{version}.sql", "pages/upgrade.sql.j2")
 
 #: Versions released before this one, each of which gets such a script.
 EARLIER_VERSIONS: tuple[str, ...] = ()
@@ -67,23 +67,23 @@ def _first_folder(*candidates: Path) -> Path:
 
 def read_version(templates: Path) -> str:
     """Return the version, which stands in the control file and nowhere else."""
-    found = _VERSION.search((templates / "zodan.control.j2").read_text(encoding="utf-8"))
+    found = _VERSION.search((templates / "pages" / "zodan.control.j2").read_text(encoding="utf-8"))
     if found is None:
         raise RenderError("zodan.control.j2 names no default_version")
     return found.group(1)
 
 
 def read_default(name: str, kind: type[Value]) -> Value:
-    """Return a bound or default, of type ``kind``, by its name in macros/defaults.sql.j2, where each stands once."""
+    """Return a bound or default, of type ``kind``, by its name in constants/defaults.sql.j2, where each stands once."""
     value = getattr(_defaults(), name, None)
     if not isinstance(value, kind):
-        raise RenderError(f"macros/defaults.sql.j2 has no {kind.__name__} named {name}")
+        raise RenderError(f"constants/defaults.sql.j2 has no {kind.__name__} named {name}")
     return value
 
 
 @cache
 def _defaults() -> object:
-    with _told("macros/defaults.sql.j2") as page:
+    with _told("constants/defaults.sql.j2") as page:
         return _environment(find_templates()).get_template(page).module
 
 
@@ -99,17 +99,41 @@ def _told(page: str) -> Iterator[str]:
 
 @jinja2.pass_context
 def _create(context: jinja2.runtime.Context, path: str) -> str:
-    """Return the SQL that creates what the template ``path``, a folder and a name, declares."""
+    """Return the SQL that creates what the template ``path``, a folder and a name, declares.
+
+    What is in statement/ becomes the function that writes the statement, unless it declares one itself.
+    """
     page = f"{path}.sql.j2"
     environment = context.environment
 
     def upgrade(kind: str, name: str, columns: str) -> str:
-        return environment.get_template(f"macros/upgrade_{kind}.sql.j2").render(name=name, columns=columns)
+        return environment.get_template(f"pages/upgrade_{kind}.sql.j2").render(name=name, columns=columns)
 
     try:
-        declared = declaration.read(environment.get_template(page).render())
+        declared = _declaration(path, environment.get_template(page).render())
         return declaration.write(declared, replace=bool(context["replace"]), upgrade=upgrade)
-    except declaration.DeclarationError as error:
+    except (declaration.DeclarationError, statement.StatementError) as error:
+        raise RenderError(f"could not render {page}: {error}") from error
+
+
+def _declaration(path: str, text: str) -> declaration.Declaration:
+    room, _, name = path.rpartition("/")
+    if room.partition("/")[0] == "statement" and not _declares_itself(text):
+        return statement.declare(name, statement.read(text))
+    return declaration.read(text)
+
+
+def _declares_itself(text: str) -> bool:
+    return "*/\nCREATE FUNCTION zodan." in text
+
+
+@jinja2.pass_context
+def _part(context: jinja2.runtime.Context, name: str) -> str:
+    """Return what several statements have in common: the SQL in the file statement/part/name."""
+    page = f"statement/part/{name}.sql.j2"
+    try:
+        return statement.read(context.environment.get_template(page).render()).sql
+    except statement.StatementError as error:
         raise RenderError(f"could not render {page}: {error}") from error
 
 
@@ -122,7 +146,19 @@ def _environment(templates: Path) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.globals["create"] = _create
+    environment.globals |= {"create": _create, "part": _part}
+    return environment
+
+
+def _with_constants(folder: Path) -> jinja2.Environment:
+    environment = _environment(folder)
+    constants: dict[str, Any] = {"version": read_version(folder)}
+    for name in ("defaults", "phases"):
+        page = f"constants/{name}.sql.j2"
+        if (folder / page).is_file():
+            with _told(page):
+                constants[name] = environment.get_template(page).module
+    environment.globals |= constants
     return environment
 
 
@@ -135,14 +171,7 @@ def render(templates: Path | None = None, earlier: Sequence[str] = EARLIER_VERSI
     """
     folder = templates or find_templates()
     version = read_version(folder)
-    environment = _environment(folder)
-    constants: dict[str, Any] = {"version": version}
-    for name in ("defaults", "phases"):
-        page = f"macros/{name}.sql.j2"
-        if (folder / page).is_file():
-            with _told(page):
-                constants[name] = environment.get_template(page).module
-    environment.globals |= constants
+    environment = _with_constants(folder)
     files = {}
     pages = [(name.format(version=version), page) for name, page in CONTENTS.items()]
     pages += [(UPGRADE[0].format(earlier=each, version=version), UPGRADE[1]) for each in earlier]
@@ -150,6 +179,30 @@ def render(templates: Path | None = None, earlier: Sequence[str] = EARLIER_VERSI
         with _told(page):
             files[name] = environment.get_template(page).render()
     return files
+
+
+def render_statements(templates: Path | None = None) -> dict[str, str]:
+    """Render every statement for another node by itself, with something harmless for each parameter.
+
+    Returns the text of each, doc comment included, by the path of its template. What they have in common, in
+    statement/part, stands in those that use it. Raises RenderError.
+    """
+    folder = templates or find_templates()
+    environment = _with_constants(folder)
+    statements = {}
+    for path in sorted(folder.glob("statement/**/*.sql.j2")):
+        page = path.relative_to(folder).as_posix()
+        if path.parent.name == "part":
+            continue
+        with _told(page):
+            text = environment.get_template(page).render()
+        if not _declares_itself(text):
+            try:
+                found = statement.read(text)
+            except statement.StatementError as error:
+                raise RenderError(f"could not render {page}: {error}") from error
+            statements[page] = f"/* {found.doc} */\n{statement.example(found)}\n"
+    return statements
 
 
 def build(folder: Path | None = None, templates: Path | None = None) -> list[Path]:

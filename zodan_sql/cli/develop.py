@@ -32,7 +32,9 @@ def build(
 def lint() -> None:
     """Hold the rendered SQL against the house rules."""
     with reporting() as screen:
-        findings = linter.lint(render.render(), linter.read_templates(render.find_templates()))
+        findings = linter.lint(
+            render.render(), linter.read_templates(render.find_templates()), render.render_statements()
+        )
         for finding in findings:
             screen.line(str(finding))
         if findings:

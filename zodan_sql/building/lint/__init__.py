@@ -16,8 +16,10 @@ def read_templates(folder: Path) -> dict[str, str]:
     }
 
 
-def lint(files: dict[str, str], templates: dict[str, str]) -> list[Finding]:
-    """Lint rendered files, given by name, against the templates they come from.
+def lint(files: dict[str, str], templates: dict[str, str], statements: dict[str, str] | None = None) -> list[Finding]:
+    """Lint rendered files, given by name, against the templates they come from, and the statements for other nodes.
+
+    The statements are given by the path of their template, each with something in the place of its parameters.
 
     Returns the findings in order of file and line. What several files have in common, because they include
     the same template, is told once. Raises LintUnavailable when a parser is not installed.
@@ -30,11 +32,13 @@ def lint(files: dict[str, str], templates: dict[str, str]) -> list[Finding]:
         raise LintUnavailable(error.name or str(error)) from error
 
     scripts = {name: text for name, text in files.items() if name.endswith(".sql")}
-    project = Project([read(name, text) for name, text in scripts.items()], templates)
+    inner = statements or {}
+    sources = [read(name, text) for name, text in (scripts | inner).items()]
+    project = Project(sources, templates, files)
     findings = [finding for source in project.sources for finding in source.findings]
     findings += [finding for rule in RULES for finding in rule.look(project)]
-    findings += [finding for name, text in scripts.items() for finding in style(name, text)]
-    return _once(findings, list(scripts))
+    findings += [finding for name, text in (scripts | inner).items() for finding in style(name, text)]
+    return _once(findings, [*scripts, *inner])
 
 
 def _once(findings: list[Finding], order: list[str]) -> list[Finding]:

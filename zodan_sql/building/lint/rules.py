@@ -18,8 +18,21 @@ from zodan_sql.building.lint.source import Expression, Routine, Source, walk, wi
 from zodan_sql.building.routines import WITH_DOCUMENTED_PARAMETERS
 
 #: The design's section 2: a file uses its own folder and those after it.
-LAYERS = ("public", "plan", "run", "check", "state", "remote", "text")
+LAYERS = (
+    "public",
+    "by_hand",
+    "begin",
+    "run",
+    "plan",
+    "check",
+    "survey",
+    "state",
+    "statement",
+    "remote",
+    "text",
+)
 LONGEST_ROUTINE = 80
+REACHING_OUT = ("remote", "statement/remote")
 
 _BUILT_IN_VARIABLES = re.compile(r"found|sqlstate|sqlerrm|new|old|tg_\w+|\$\d+|\(unnamed row\)|__.*")
 _DECLARES_ROUTINE = re.compile(
@@ -27,11 +40,14 @@ _DECLARES_ROUTINE = re.compile(
     re.IGNORECASE,
 )
 _DBLINK = re.compile(r"\bdblink\w*\s*[(.]", re.IGNORECASE)
-_DESIGN_SECTION = re.compile(r"\bdesign \d")
+_JINJA = re.compile(r"\{\{|\{%|\{#")
 _DSN = re.compile(r"dsn", re.IGNORECASE)
 _TELLS_NO_SECRET = re.compile(
     r"zodan\.redact_\w+|pg_catalog\.(?:char_length|octet_length|length|pg_typeof|jsonb_object_keys)"
 )
+#: libpg_query's numbers: the level of RAISE EXCEPTION, and the options that it must have.
+_ERROR = 21
+_RAISE_OPTIONS = {"ERRCODE": 0, "MESSAGE": 1, "HINT": 3}
 
 #: Types that stand unqualified: those of pg_catalog, which search_path cannot hide unless asked to.
 _CATALOG_TYPES = """
@@ -52,18 +68,29 @@ class Project:
 
     sources: list[Source]
     templates: dict[str, str]
+    files: dict[str, str]
     folders: dict[str, str] = field(init=False)
+    rooms: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.folders = {
-            path.name.removesuffix(".sql.j2"): path.parent.name
+        self.rooms = {
+            path.name.removesuffix(".sql.j2"): path.parent.as_posix()
             for path in map(PurePosixPath, self.templates)
-            if path.parent.name in LAYERS and path.name.endswith(".sql.j2")
+            if path.parts[0] in LAYERS and path.name.endswith(".sql.j2")
         }
+        self.folders = {name: room.partition("/")[0] for name, room in self.rooms.items()}
 
     def folder(self, routine: Routine) -> str | None:
         """Return the template folder a routine comes from."""
         return self.folders.get(routine.name)
+
+    def reaches_out(self, routine: Routine) -> bool:
+        """Tell whether a routine may use dblink and catch any error: what does so stands in two rooms."""
+        return self.rooms.get(routine.name) in REACHING_OUT
+
+    def is_statement(self, name: str) -> bool:
+        """Tell whether zodan.name writes a statement for another node."""
+        return self.folders.get(name) == "statement"
 
     def routines(self) -> Iterator[Routine]:
         """Yield every routine of every file."""
@@ -147,18 +174,35 @@ def _unqualified(expression: Expression, bare: str | tuple[()] = ()) -> Iterator
 
 
 def _when_others(project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
-    if project.folder(routine) == "remote":
+    if project.reaches_out(routine):
         return
     for kind, fields, line in routine.nodes:
         if kind == "PLpgSQL_condition" and fields.get("condname") == "others":
-            yield line, "WHEN OTHERS outside remote/"
+            yield line, "WHEN OTHERS outside remote/ and statement/remote/"
+
+
+def _blocks(project: Project) -> Iterator[Finding]:
+    """Look at DO blocks as the rules on routines look at those: statements for other nodes are most of them."""
+    for source in project.sources:
+        for block in source.blocks:
+            lines = block.end_line - block.line + 1
+            if lines >= LONGEST_ROUTINE:
+                yield Finding(source.file, block.line, "ZL007", f"DO: {lines} lines, must be under {LONGEST_ROUTINE}")
+            if PurePosixPath(source.file).parent.as_posix() in REACHING_OUT:
+                continue
+            for kind, fields, line in block.nodes:
+                if kind == "PLpgSQL_condition" and fields.get("condname") == "others":
+                    yield Finding(source.file, line, "ZL004", "DO: WHEN OTHERS outside remote/ and statement/remote/")
 
 
 def _dblink(project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
-    if project.folder(routine) == "remote":
+    if project.reaches_out(routine):
         return
     if found := _DBLINK.search(without_comments(routine.body)):
-        yield routine.body_line + routine.body.count("\n", 0, found.start()), "dblink outside remote/"
+        yield (
+            routine.body_line + routine.body.count("\n", 0, found.start()),
+            "dblink outside remote/ and statement/remote/",
+        )
 
 
 def _secrets(_project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
@@ -192,7 +236,7 @@ def _length(_project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
 def _files(project: Project) -> Iterator[Finding]:
     for path, text in sorted(project.templates.items()):
         declared = len(_DECLARES_ROUTINE.findall(text))
-        if PurePosixPath(path).parent.name in LAYERS and declared > 1:
+        if PurePosixPath(path).parts[0] in LAYERS and declared > 1:
             yield Finding(path, 1, "ZL008", f"declares {declared} routines, must be one")
     for routine in project.routines():
         if project.folder(routine) is None:
@@ -236,21 +280,56 @@ def _layers(project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
                 yield expression.line_of(node), f"of {folder}/ calls zodan.{name} of {other}/, a layer above it"
 
 
-def _section(_project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
-    if routine.comment and not _DESIGN_SECTION.search(routine.comment):
-        yield routine.comment_line, 'COMMENT names no section of the design ("design 3")'
+def _unrendered(project: Project) -> Iterator[Finding]:
+    for file, text in project.files.items():
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := _JINJA.search(line):
+                yield Finding(file, number, "ZL011", f'"{found[0]}" was not rendered')
+
+
+def _told_by_name(project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
+    """Find calls that give a statement several parameters by place: the place of each in the SQL, which may move."""
+    for expression in routine.expressions:
+        for node, _ in walk(expression.tree):
+            if not isinstance(node, ast.FuncCall) or len(node.funcname) != 2 or len(node.args or ()) < 2:
+                continue
+            name = node.funcname[1].sval
+            by_place = not all(isinstance(each, ast.NamedArgExpr) for each in node.args)
+            if by_place and project.is_statement(name):
+                yield expression.line_of(node), f"calls zodan.{name} with parameters by place: name them"
+
+
+def _raises(_project: Project, routine: Routine) -> Iterator[tuple[int, str]]:
+    """Find errors that lack what a caller needs: a code to go by, and one thing to do."""
+    for kind, fields, line in routine.nodes:
+        if kind != "PLpgSQL_stmt_raise" or fields.get("elog_level", _ERROR) < _ERROR:
+            continue
+        options = {each["PLpgSQL_raise_option"].get("opt_type") for each in fields.get("options", ())}
+        if not fields.get("options") and not fields.get("message"):
+            continue
+        missing = [name for name, option in _RAISE_OPTIONS.items() if option not in options]
+        if missing:
+            yield line, f"RAISE without {', '.join(missing)}"
 
 
 RULES = (
     Rule("ZL001", "comment", "every routine has a COMMENT", _each_routine("ZL001", _comment)),
     Rule("ZL002", "revoke", "every routine is revoked from PUBLIC", _each_routine("ZL002", _revoke)),
     Rule("ZL003", "qualified", "relations, functions and types of ours are schema-qualified", _qualified),
-    Rule("ZL004", "when-others", "WHEN OTHERS only in remote/", _each_routine("ZL004", _when_others)),
-    Rule("ZL005", "dblink", "dblink only in remote/", _each_routine("ZL005", _dblink)),
+    Rule(
+        "ZL004",
+        "when-others",
+        "WHEN OTHERS only in remote/ and statement/remote/",
+        _each_routine("ZL004", _when_others),
+    ),
+    Rule("ZL005", "dblink", "dblink only in remote/ and statement/remote/", _each_routine("ZL005", _dblink)),
     Rule("ZL006", "secrets", "a DSN is never in format() or RAISE", _each_routine("ZL006", _secrets)),
     Rule("ZL007", "length", f"a routine is under {LONGEST_ROUTINE} lines", _each_routine("ZL007", _length)),
     Rule("ZL008", "files", "one routine a file, the file named after it", _files),
     Rule("ZL009", "names", "parameters p_, locals v_, constants c_", _each_routine("ZL009", _names)),
     Rule("ZL010", "layers", "a routine calls its own layer and those below", _each_routine("ZL010", _layers)),
-    Rule("ZL011", "section", "a COMMENT names the design's section", _each_routine("ZL011", _section)),
+    Rule("ZL004", "when-others", "WHEN OTHERS and length in DO blocks, as in routines", _blocks),
+    Rule("ZL011", "unrendered", "no {{ and no {% in what is rendered", _unrendered),
+    Rule("ZL012", "by-name", "a statement gets its parameters by name", _each_routine("ZL012", _told_by_name)),
+    Rule("ZL013", "raise", "an error has ERRCODE, MESSAGE and HINT", _each_routine("ZL013", _raises)),
 )

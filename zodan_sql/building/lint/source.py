@@ -100,6 +100,15 @@ class Routine:
 
 
 @dataclass
+class Block:
+    """A DO block of a file."""
+
+    line: int
+    end_line: int
+    nodes: list[tuple[str, dict[str, Any], int]]
+
+
+@dataclass
 class Source:
     """A rendered file, taken apart."""
 
@@ -108,6 +117,8 @@ class Source:
     #: Everything that is not a routine, its COMMENT or its REVOKE; DO blocks by their expressions.
     statements: list[Expression]
     findings: list[Finding]
+    #: Of DO blocks, as those of a routine; each with the lines of its block.
+    blocks: list[Block] = field(default_factory=list)
 
 
 def walk(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -155,8 +166,9 @@ def _take(source: Source, text: Text, statement: Any, offset: int, end: int) -> 
             routine.revoked |= public and not statement.is_grant
     elif isinstance(statement, ast.DoStmt):
         body, body_offset = _body(text, statement.args, offset)
-        expressions, _ = _read_plpgsql(source, text, body, body_offset, "DO $zodan$", "$zodan$")
+        expressions, nodes = _read_plpgsql(source, text, body, body_offset, "DO $zodan$", "$zodan$")
         source.statements.extend(expressions)
+        source.blocks.append(Block(line, text.line(end), nodes))
     else:
         source.statements.append(Expression(line, statement, text))
 
