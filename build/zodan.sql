@@ -1327,13 +1327,84 @@ DO $zodan$
 DECLARE
     v_type pg_catalog.pg_type;
     v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
-        (1, 'name', 'text'),
-        (2, 'scope', 'text'),
-        (3, 'severity', 'text'),
-        (4, 'passed', 'boolean'),
-        (5, 'observed', 'text'),
-        (6, 'required', 'text'),
-        (7, 'hint', 'text')
+        (1, 'key', 'text'),
+        (2, 'name', 'text'),
+        (3, 'scope', 'text'),
+        (4, 'severity', 'text'),
+        (5, 'passed', 'boolean'),
+        (6, 'observed', 'text'),
+        (7, 'required', 'text'),
+        (8, 'hint', 'text')
+    ) AS c(place, name, type) ORDER BY c.place);
+    v_there text[];
+    v_routine regprocedure;
+    v_others boolean;
+BEGIN
+    SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.finding');
+    IF FOUND THEN
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype) FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
+        IF v_there = v_wanted THEN
+            RETURN;
+        END IF;
+        -- These were written for the earlier columns. The scripts create them again.
+        FOR v_routine IN
+            SELECT p.oid FROM pg_catalog.pg_proc AS p
+             WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
+               AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (v_type.oid, v_type.typarray))
+             ORDER BY p.oid DESC
+        LOOP
+            EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
+        END LOOP;
+        IF v_routine IS NOT NULL THEN
+            RAISE WARNING 'Zodan of another version was here: load both scripts, zodan.sql and zodremove.sql';
+        END IF;
+        -- A type that rows are stored in cannot be changed.
+        IF v_there = v_wanted[1:pg_catalog.cardinality(v_there)] AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+                WHERE a.atttypid IN (v_type.oid, v_type.typarray) AND c.relkind IN ('r', 'p', 'm')) THEN
+            FOR v_place IN pg_catalog.cardinality(v_there) + 1 .. pg_catalog.cardinality(v_wanted) LOOP
+                EXECUTE pg_catalog.format('ALTER TYPE zodan.finding ADD ATTRIBUTE %s', v_wanted[v_place]);
+            END LOOP;
+            RETURN;
+        END IF;
+        SELECT pg_catalog.count(*) > 0 INTO v_others FROM pg_catalog.pg_depend AS d
+         WHERE d.deptype = 'n' AND (d.refclassid, d.refobjid) IN (('pg_catalog.pg_type'::regclass, v_type.oid),
+               ('pg_catalog.pg_type'::regclass, v_type.typarray), ('pg_catalog.pg_class'::regclass, v_type.typrelid));
+        IF v_others THEN
+            -- A user's view, function or table keeps the type that it was made with.
+            IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
+                ALTER EXTENSION zodan DROP TYPE zodan.finding;
+            END IF;
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.finding RENAME TO %I', pg_catalog.concat(v_type.typname, '_', v_type.oid));
+        ELSE
+            DROP TYPE zodan.finding;
+        END IF;
+    END IF;
+    CREATE TYPE zodan.finding AS (
+        key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text);
+END
+$zodan$;
+COMMENT ON TYPE zodan.finding IS
+'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of nodes
+it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen, what is needed,
+and one thing to do when it did not pass.';
+
+DO $zodan$
+DECLARE
+    v_type pg_catalog.pg_type;
+    v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
+        (1, 'key', 'text'),
+        (2, 'name', 'text'),
+        (3, 'scope', 'text'),
+        (4, 'severity', 'text'),
+        (5, 'passed', 'boolean'),
+        (6, 'observed', 'text'),
+        (7, 'required', 'text'),
+        (8, 'hint', 'text'),
+        (9, 'verdict', 'text')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -1383,12 +1454,26 @@ BEGIN
         END IF;
     END IF;
     CREATE TYPE zodan.check_result AS (
-        name text, scope text, severity text, passed boolean, observed text, required text, hint text);
+        key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text, verdict text);
 END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
-'What a check found: its name, the node or pair of nodes it looked at, severity
-(fail, warn, info), whether it passed, what was seen, what is needed, and one thing to do when it did not pass (design 3).';
+'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
+
+CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
+RETURNS zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_replace(f.observed, '\s*\n\s*', ' ', 'g'),
+           f.required, f.hint,
+           CASE WHEN f.severity = 'info' OR f.passed IS NULL THEN 'INFO' WHEN f.passed THEN 'PASS'
+                WHEN f.severity = 'fail' THEN 'FAIL' ELSE 'WARN' END)::zodan.check_result
+  FROM (SELECT p_finding.*) AS f
+$zodan$;
+COMMENT ON FUNCTION zodan.give_verdict IS
+'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not, INFO where it
+only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a connection have several.';
+REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
     operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -1546,10 +1631,10 @@ DECLARE
 BEGIN
     INSERT INTO zodan.operation (kind, node, arguments, members, checks)
     SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value)),
-           (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', c.name, 'scope', c.scope, 'severity', c.severity,
-                       'passed', c.passed, 'observed', zodan.redact_text(pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), p_dsns),
-                       'required', c.required, 'hint', c.hint) ORDER BY c.place)
-              FROM pg_catalog.unnest(p_checks) WITH ORDINALITY AS c(name, scope, severity, passed, observed, required, hint, place))
+           (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(c) - 'place'
+                       || pg_catalog.jsonb_build_object('observed', zodan.redact_text(c.observed, p_dsns)) ORDER BY c.place)
+              FROM pg_catalog.unnest(p_checks) WITH ORDINALITY
+                       AS c(key, name, scope, severity, passed, observed, required, hint, verdict, place))
       FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
     RETURNING operation_id INTO v_operation;
     INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget)
@@ -1944,10 +2029,10 @@ of node and connection string in its one spelling (design 5).';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'reachable', f.key, 'fail', NOT f.value ? 'error',
+SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
        coalesce(f.value ->> 'error', 'connected'), 'a connection from the calling database',
        pg_catalog.format('Check that node "%s" runs, its address, password and pg_hba.conf.', f.key)
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -2075,17 +2160,12 @@ CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises when a check of severity fail did not pass, with all of them in DETAIL and the first one's HINT, and
-warns of those of severity warn. Errors: ZD100 (design 3). */
+/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those that warn. Errors: ZD100 (design 3). */
 DECLARE
     v_check zodan.check_result;
     v_failed zodan.check_result[];
 BEGIN
-    -- What libpq says of a failed connection has several lines; a check is one.
-    SELECT pg_catalog.array_agg(ROW(c.name, c.scope, c.severity, c.passed,
-               pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), c.required, c.hint)::zodan.check_result)
-      INTO v_failed
-      FROM pg_catalog.unnest(p_checks) AS c WHERE NOT c.passed AND c.severity = 'fail';
+    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL';
     IF v_failed IS NOT NULL THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
@@ -2097,15 +2177,14 @@ BEGIN
             HINT = v_failed[1].hint;
     END IF;
     FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
-        IF NOT v_check.passed THEN
+        IF v_check.verdict = 'WARN' THEN
             RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
         END IF;
     END LOOP;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises when a check of severity fail did not pass, with all of them in DETAIL and the first one''s HINT, and
-warns of those of severity warn. Errors: ZD100 (design 3).';
+'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those that warn. Errors: ZD100 (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
@@ -4232,10 +4311,10 @@ replication, with the fault, NULL where it worked. Nothing is changed (design 3,
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_readable(p_facts jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'readable', f.key, 'fail', NOT f.value ? 'unread',
+SELECT 'readable', 'readable', f.key, 'fail', NOT f.value ? 'unread',
        coalesce('could not read ' || (f.value ->> 'unread'), 'all facts read'), 'catalogs that the role may read',
        'Connect as a superuser, and see the message for what else is in the way.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -4247,10 +4326,11 @@ COMMENT ON FUNCTION zodan.check_readable IS
 REVOKE ALL ON FUNCTION zodan.check_readable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_pairs(p_probes jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT CASE t.kind WHEN 'replication' THEN 'reachable for replication' WHEN 'identity' THEN 'the same from everywhere' ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
+SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'identity' THEN 'same-from-everywhere' ELSE 'reachable-from-each-other' END,
+       CASE t.kind WHEN 'replication' THEN 'reachable for replication' WHEN 'identity' THEN 'the same from everywhere' ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
        CASE WHEN t.target <> '' AND p_join ->> 'new' IN (t.source, t.target) THEN 'fail' ELSE 'warn' END, t.fault IS NULL,
        coalesce(t.fault, CASE t.kind WHEN 'identity' THEN 'the same database' ELSE 'connected' END),
        CASE t.kind WHEN 'replication' THEN 'a connection in replication mode from node to node'
@@ -4271,10 +4351,10 @@ no dblink (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_versions(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'not installed'), c.required, c.hint
+SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'not installed'), c.required, c.hint
   FROM (SELECT e.key, e.value, s.value AS source,
                pg_catalog.regexp_match(e.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS spock,
                pg_catalog.regexp_match(s.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS source_spock
@@ -4282,26 +4362,26 @@ SELECT c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed
          CROSS JOIN (SELECT p_facts -> (p_join ->> 'source') AS value) AS s
          WHERE NOT e.value ? 'error') AS f
  CROSS JOIN LATERAL (VALUES
-    ('PostgreSQL version', 'fail', (f.value ->> 'version_num')::int >= 150000
+    ('postgresql-version', 'PostgreSQL version', 'fail', (f.value ->> 'version_num')::int >= 150000
          AND (f.key IS DISTINCT FROM p_join ->> 'new' OR f.source ? 'error'
               OR (f.value ->> 'version_num')::int / 10000 >= (f.source ->> 'version_num')::int / 10000),
      f.value ->> 'version', '15 or later, and on the new node no older major version than on the source',
      'Install the PostgreSQL version of the source.'),
-    ('same PostgreSQL major version', 'warn', (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
+    ('same-postgresql-major', 'same PostgreSQL major version', 'warn', (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
      f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source', 'Install the PostgreSQL version of the source, unless this join is how the cluster is upgraded.'),
-    ('same PostgreSQL minor version', 'warn', f.value -> 'version_num' = f.source -> 'version_num',
+    ('same-postgresql-minor', 'same PostgreSQL minor version', 'warn', f.value -> 'version_num' = f.source -> 'version_num',
      f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source', 'Bring all nodes to the newest minor version.'),
-    ('Spock', 'fail', (f.value #>> '{spock,pauses}')::boolean, coalesce(f.value ->> 'spock_error', f.value #>> '{extensions,spock}'),
+    ('spock', 'Spock', 'fail', (f.value #>> '{spock,pauses}')::boolean, coalesce(f.value ->> 'spock_error', f.value #>> '{extensions,spock}'),
      '5.0.7 or later',
      pg_catalog.format('Run CREATE EXTENSION spock, or ALTER EXTENSION spock UPDATE, in database "%s" of node "%s".', f.value ->> 'dbname', f.key)),
-    ('same Spock version', 'fail', f.spock IS NULL OR f.source_spock IS NULL OR f.spock[1] = f.source_spock[1],
+    ('same-spock', 'same Spock version', 'fail', f.spock IS NULL OR f.source_spock IS NULL OR f.spock[1] = f.source_spock[1],
      f.value #>> '{extensions,spock}', coalesce(f.source_spock[1], '?') || ', as on the source',
      'Install the Spock version of the source, then run ALTER EXTENSION spock UPDATE.'),
-    ('same Spock patch level', 'warn', f.spock IS NULL OR f.source_spock IS NULL OR f.spock[2] = f.source_spock[2],
+    ('same-spock-patch', 'same Spock patch level', 'warn', f.spock IS NULL OR f.source_spock IS NULL OR f.spock[2] = f.source_spock[2],
      f.value #>> '{extensions,spock}', coalesce(f.source #>> '{extensions,spock}', '?') || ', as on the source',
      'Bring all nodes to the newest patch level of Spock.')
- ) AS c(name, severity, passed, observed, required, hint)
- WHERE NOT f.source ? 'error' OR c.name IN ('PostgreSQL version', 'Spock')
+ ) AS c(key, name, severity, passed, observed, required, hint)
+ WHERE NOT f.source ? 'error' OR c.key IN ('postgresql-version', 'spock')
 $zodan$;
 COMMENT ON FUNCTION zodan.check_versions IS
 'PostgreSQL 15 or later everywhere and on the new node no older than on the source (its pg_dump must read
@@ -4309,44 +4389,44 @@ the source); Spock 5.0.7 or later, which can pause its apply workers, of one min
 REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
+SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL (
     SELECT pg_catalog.string_agg(t.name || ' = ' || (f.value #>> ARRAY['host', 'settings', t.name]), ', ') AS list
       FROM (VALUES ('statement_timeout'), ('lock_timeout'), ('transaction_timeout'), ('idle_in_transaction_session_timeout')) AS t(name)
      WHERE f.value #>> ARRAY['host', 'settings', t.name] <> '0') AS limits
  CROSS JOIN LATERAL (VALUES
-    ('wal_level', 'fail', f.value #>> '{settings,wal_level}' = 'logical', f.value #>> '{settings,wal_level}', 'logical',
+    ('wal-level', 'wal_level', 'fail', f.value #>> '{settings,wal_level}' = 'logical', f.value #>> '{settings,wal_level}', 'logical',
      'Set wal_level = logical in postgresql.conf and restart the server.'),
-    ('track_commit_timestamp', 'fail', f.value #>> '{settings,track_commit_timestamp}' = 'on',
+    ('track-commit-timestamp', 'track_commit_timestamp', 'fail', f.value #>> '{settings,track_commit_timestamp}' = 'on',
      f.value #>> '{settings,track_commit_timestamp}', 'on',
      'Set track_commit_timestamp = on in postgresql.conf and restart the server.'),
-    ('output_plugin_libraries', 'fail',
+    ('output-plugin-libraries', 'output_plugin_libraries', 'fail',
      f.value #>> '{settings,output_plugin_libraries}' IS NULL OR 'spock_output' = ANY (pg_catalog.regexp_split_to_array(
          pg_catalog.translate(f.value #>> '{settings,output_plugin_libraries}', ' "', ''), ',')),
      coalesce(f.value #>> '{settings,output_plugin_libraries}', 'no such setting'), 'a list with spock_output in it',
      'Add spock_output to output_plugin_libraries in postgresql.conf and reload.'),
-    ('not a standby', 'fail', NOT (f.value ->> 'recovery')::boolean, CASE WHEN (f.value ->> 'recovery')::boolean THEN 'in recovery' ELSE 'primary' END,
+    ('not-a-standby', 'not a standby', 'fail', NOT (f.value ->> 'recovery')::boolean, CASE WHEN (f.value ->> 'recovery')::boolean THEN 'in recovery' ELSE 'primary' END,
      'a primary server', 'Give the connection string of the primary.'),
-    ('superuser', 'fail', (f.value ->> 'superuser')::boolean, CASE WHEN (f.value ->> 'superuser')::boolean THEN 'superuser' ELSE 'not a superuser' END,
+    ('superuser', 'superuser', 'fail', (f.value ->> 'superuser')::boolean, CASE WHEN (f.value ->> 'superuser')::boolean THEN 'superuser' ELSE 'not a superuser' END,
      'a superuser, as Spock demands', 'Connect as a superuser.'),
-    ('shared_preload_libraries', 'fail', f.value #>> '{host,library}' IS NULL OR f.value #>> '{host,library}' = ANY (
+    ('shared-preload-libraries', 'shared_preload_libraries', 'fail', f.value #>> '{host,library}' IS NULL OR f.value #>> '{host,library}' = ANY (
          pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(f.value #>> '{host,settings,shared_preload_libraries}', '[ "]|\$libdir/|\.so', '', 'g'), ',')),
      f.value #>> '{host,settings,shared_preload_libraries}', 'a list with ' || coalesce(f.value #>> '{host,library}', 'Spock''s library') || ' in it',
      'Add it to shared_preload_libraries in postgresql.conf and restart the server.'),
-    ('writable', 'fail', f.value #>> '{host,settings,default_transaction_read_only}' = 'off' AND coalesce(f.value #>> '{host,settings,spock.readonly}', 'off') <> 'all',
+    ('writable', 'writable', 'fail', f.value #>> '{host,settings,default_transaction_read_only}' = 'off' AND coalesce(f.value #>> '{host,settings,spock.readonly}', 'off') <> 'all',
      pg_catalog.format('default_transaction_read_only %s, spock.readonly %s', f.value #>> '{host,settings,default_transaction_read_only}', coalesce(f.value #>> '{host,settings,spock.readonly}', 'not set')),
      'a database that may be written to', 'Set default_transaction_read_only and spock.readonly to off for the database and the role.'),
-    ('no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'), 'none, for the copy is one long statement',
+    ('time-limits', 'no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'), 'none, for the copy is one long statement',
      'Reset them for the role and the database that the connection string names.'),
-    ('pause_timeout', 'warn', coalesce(nullif(f.value #>> '{host,pause}', '')::interval, '10 s') >= '10 s'::interval,
+    ('pause-timeout', 'pause_timeout', 'warn', coalesce(nullif(f.value #>> '{host,pause}', '')::interval, '10 s') >= '10 s'::interval,
      coalesce(nullif(f.value #>> '{host,pause}', ''), 'not set'), '10 s or more, for the flip is taken back when a pause ends too soon',
      'Raise spock.pause_timeout in postgresql.conf and reload.')
- ) AS c(name, severity, passed, observed, required, hint)
- WHERE NOT f.value ? 'error' AND (f.value ? 'host' OR c.name IN ('wal_level', 'track_commit_timestamp', 'output_plugin_libraries', 'not a standby', 'superuser'))
+ ) AS c(key, name, severity, passed, observed, required, hint)
+ WHERE NOT f.value ? 'error' AND (f.value ? 'host' OR c.key IN ('wal-level', 'track-commit-timestamp', 'output-plugin-libraries', 'not-a-standby', 'superuser'))
 $zodan$;
 COMMENT ON FUNCTION zodan.check_settings IS
 'The server settings and rights without which a join would fail half-way: logical WAL, commit timestamps,
@@ -4355,23 +4435,23 @@ and warnings of time limits that a copy would run into and of a pause too short 
 REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sessions(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
+SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables', 'types'] AS types, p_facts #>> ARRAY[p_join ->> 'source', 'host', 'settings', 'lc_monetary'] AS money) AS s
  CROSS JOIN LATERAL (SELECT f.value #> '{host,settings}' AS is) AS g
  CROSS JOIN LATERAL (VALUES
-    ('client encoding', 'fail', NOT (f.value #>> '{host,converts}')::boolean, g.is ->> 'client_encoding', 'the encoding of the database, in which nothing is converted',
+    ('client-encoding', 'client encoding', 'fail', NOT (f.value #>> '{host,converts}')::boolean, g.is ->> 'client_encoding', 'the encoding of the database, in which nothing is converted',
      'Run ALTER ROLE ... RESET client_encoding, ALTER DATABASE ... or ALTER SYSTEM, whichever set it.'),
-    ('monetary locale', 'fail', NOT coalesce(s.types ? 'money', false) OR g.is ->> 'lc_monetary' = s.money, g.is ->> 'lc_monetary', coalesce(s.money, '?') || ', as on the source, where there are columns of type money',
+    ('monetary-locale', 'monetary locale', 'fail', NOT coalesce(s.types ? 'money', false) OR g.is ->> 'lc_monetary' = s.money, g.is ->> 'lc_monetary', coalesce(s.money, '?') || ', as on the source, where there are columns of type money',
      'Set lc_monetary to the same value on all nodes.'),
-    ('XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
+    ('xml-option', 'XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
      'content, for a column of type xml may hold fragments', 'Set xmloption to content for the role and the database.'),
-    ('transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, g.is ->> 'default_transaction_isolation' = 'read committed',
+    ('transaction-isolation', 'transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, g.is ->> 'default_transaction_isolation' = 'read committed',
      g.is ->> 'default_transaction_isolation', 'read committed, for apply does not try again what cannot be serialized', 'Set default_transaction_isolation to read committed for the role and the database.')
- ) AS c(name, severity, passed, observed, required, hint)
+ ) AS c(key, name, severity, passed, observed, required, hint)
  WHERE f.value ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sessions IS
@@ -4381,10 +4461,10 @@ its own sessions need by itself (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required, coalesce(nullif(c.observed, ''), 'not set'),
+SELECT c.key, c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required, coalesce(nullif(c.observed, ''), 'not set'),
        coalesce(nullif(c.required, ''), 'not set') || ', as on the source', c.hint
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL (SELECT f.value -> 'host' AS n, p_facts #> ARRAY[p_join ->> 'source', 'host'] AS s) AS h
@@ -4393,22 +4473,22 @@ SELECT c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required, co
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.jsonb_array_elements_text(h.s -> 'database_settings') AS e(name) WHERE NOT h.n -> 'database_settings' ? e.name)) AS lacks,
            zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.jsonb_array_elements_text(h.n -> 'database_settings') AS e(name) WHERE NOT h.s -> 'database_settings' ? e.name)) AS beyond) AS d
  CROSS JOIN LATERAL (VALUES
-    ('encoding', 'fail', h.n ->> 'encoding', h.s ->> 'encoding', 'Create the database with the encoding of the source.'),
-    ('collation', 'warn', h.n #>> '{locale,is}', h.s #>> '{locale,is}', 'Create the database with provider and locale of the source.'),
-    ('collation version', 'warn', h.n #>> '{locale,actual}', h.s #>> '{locale,actual}',
+    ('encoding', 'encoding', 'fail', h.n ->> 'encoding', h.s ->> 'encoding', 'Create the database with the encoding of the source.'),
+    ('collation', 'collation', 'warn', h.n #>> '{locale,is}', h.s #>> '{locale,is}', 'Create the database with provider and locale of the source.'),
+    ('collation-version', 'collation version', 'warn', h.n #>> '{locale,actual}', h.s #>> '{locale,actual}',
      'Expect text to sort differently here, or use a server with the same version of the library.'),
-    ('conflict resolution', 'fail', coalesce(g.n ->> 'spock.conflict_resolution', g.n ->> 'pglogical.conflict_resolution'),
+    ('conflict-resolution', 'conflict resolution', 'fail', coalesce(g.n ->> 'spock.conflict_resolution', g.n ->> 'pglogical.conflict_resolution'),
      coalesce(g.s ->> 'spock.conflict_resolution', g.s ->> 'pglogical.conflict_resolution'), 'Set spock.conflict_resolution to the same value on all nodes.'),
-    ('exception behaviour', 'warn', g.n ->> 'spock.exception_behaviour', g.s ->> 'spock.exception_behaviour', 'Set spock.exception_behaviour to the same value on all nodes.'),
-    ('DDL replication', 'warn', pg_catalog.concat_ws(', ', 'enable ' || (g.n ->> 'spock.enable_ddl_replication'), 'sets ' || (g.n ->> 'spock.include_ddl_repset'), 'functions ' || (g.n ->> 'spock.allow_ddl_from_functions')),
+    ('exception-behaviour', 'exception behaviour', 'warn', g.n ->> 'spock.exception_behaviour', g.s ->> 'spock.exception_behaviour', 'Set spock.exception_behaviour to the same value on all nodes.'),
+    ('ddl-replication', 'DDL replication', 'warn', pg_catalog.concat_ws(', ', 'enable ' || (g.n ->> 'spock.enable_ddl_replication'), 'sets ' || (g.n ->> 'spock.include_ddl_repset'), 'functions ' || (g.n ->> 'spock.allow_ddl_from_functions')),
      pg_catalog.concat_ws(', ', 'enable ' || (g.s ->> 'spock.enable_ddl_replication'), 'sets ' || (g.s ->> 'spock.include_ddl_repset'), 'functions ' || (g.s ->> 'spock.allow_ddl_from_functions')),
      'Set spock.enable_ddl_replication, include_ddl_repset and allow_ddl_from_functions to the same values on all nodes.'),
-    ('database settings', 'warn', coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks ' || d.lacks, 'has beyond ' || d.beyond), ''), 'the same'), 'the same',
+    ('database-settings', 'database settings', 'warn', coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks ' || d.lacks, 'has beyond ' || d.beyond), ''), 'the same'), 'the same',
      'Repeat here the ALTER DATABASE ... SET and ALTER ROLE ... SET of the source that are named: no copy carries them.')
- ) AS c(name, severity, observed, required, hint)
+ ) AS c(key, name, severity, observed, required, hint)
  WHERE f.key <> p_join ->> 'source' AND h.n IS NOT NULL AND h.s IS NOT NULL
 UNION ALL
-SELECT 'collation up to date', f.key, 'warn', f.value #> '{host,locale,recorded}' = f.value #> '{host,locale,actual}',
+SELECT 'collation-current', 'collation up to date', f.key, 'warn', f.value #> '{host,locale,recorded}' = f.value #> '{host,locale,actual}',
        pg_catalog.format('made with version %s, the library is %s', coalesce(f.value #>> '{host,locale,recorded}', 'unknown'), coalesce(f.value #>> '{host,locale,actual}', 'unknown')),
        'indexes in the order that the library sorts by', 'Run REINDEX DATABASE, then ALTER DATABASE ... REFRESH COLLATION VERSION.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -4421,10 +4501,10 @@ the database, which no copy carries (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_alike FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_clocks(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5 THEN 'warn' ELSE 'fail' END, c.skew <= 2,
+SELECT 'clock', 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5 THEN 'warn' ELSE 'fail' END, c.skew <= 2,
        pg_catalog.format('%s s from the clock of the source', pg_catalog.round(c.skew, 1)), '2 s at most',
        'Synchronise the clocks of all servers, for example with chrony.'
   FROM (SELECT f.key, greatest(0, (n.at - n.received) - (s.at - s.sent), (s.at - s.received) - (n.at - n.sent)) AS skew
@@ -4440,25 +4520,25 @@ favour (design 4).';
 REVOKE ALL ON FUNCTION zodan.check_clocks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_capacity(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
+SELECT c.key, c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
        pg_catalog.format('%s of %s in use', c.used, c.allowed), pg_catalog.format('%s free', c.needed),
        pg_catalog.format('Raise %s in postgresql.conf and restart the server.', pg_catalog.split_part(c.name, ' ', 1))
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL (SELECT CASE WHEN f.key = p_join ->> 'new' THEN pg_catalog.jsonb_array_length(p_join -> 'members')
                                  WHEN f.key = p_join ->> 'source' THEN 2 ELSE 1 END AS streams) AS s
  CROSS JOIN LATERAL (VALUES
-    ('max_replication_slots', (f.value ->> 'slots')::int, s.streams, (f.value #>> '{settings,max_replication_slots}')::int),
-    ('max_wal_senders', (f.value ->> 'walsenders')::int, s.streams, (f.value #>> '{settings,max_wal_senders}')::int),
-    ('max_worker_processes', (f.value ->> 'workers')::int,
+    ('max-replication-slots', 'max_replication_slots', (f.value ->> 'slots')::int, s.streams, (f.value #>> '{settings,max_replication_slots}')::int),
+    ('max-wal-senders', 'max_wal_senders', (f.value ->> 'walsenders')::int, s.streams, (f.value #>> '{settings,max_wal_senders}')::int),
+    ('max-worker-processes', 'max_worker_processes', (f.value ->> 'workers')::int,
      CASE WHEN f.key = p_join ->> 'new' THEN s.streams + 1 ELSE 1 END, (f.value #>> '{settings,max_worker_processes}')::int),
-    (CASE WHEN f.value #> '{host,settings}' ? 'max_active_replication_origins' THEN 'max_active_replication_origins' ELSE 'max_replication_slots (origins)' END,
+    ('replication-origins', CASE WHEN f.value #> '{host,settings}' ? 'max_active_replication_origins' THEN 'max_active_replication_origins' ELSE 'max_replication_slots (origins)' END,
      (f.value #>> '{host,origins}')::int, CASE WHEN f.key = p_join ->> 'new' THEN s.streams ELSE 1 END,
      coalesce((f.value #>> '{host,settings,max_active_replication_origins}')::int, (f.value #>> '{settings,max_replication_slots}')::int)),
-    ('max_connections', (f.value #>> '{host,clients}')::int, s.streams + 1, (f.value #>> '{host,settings,max_connections}')::int)
- ) AS c(name, used, needed, allowed)
+    ('max-connections', 'max_connections', (f.value #>> '{host,clients}')::int, s.streams + 1, (f.value #>> '{host,settings,max_connections}')::int)
+ ) AS c(key, name, used, needed, allowed)
  WHERE NOT f.value ? 'error' AND c.used IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_capacity IS
@@ -4467,10 +4547,10 @@ for the copy on the source, and one a member on the new node (and Spock''s own w
 REVOKE ALL ON FUNCTION zodan.check_capacity FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_new_node(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hint
+SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hint
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
  CROSS JOIN LATERAL (
     SELECT coalesce(pg_catalog.string_agg(r.role, ', ') FILTER (WHERE NOT f.n -> 'roles' ? r.role), '') AS roles
@@ -4486,23 +4566,23 @@ SELECT c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hin
     SELECT pg_catalog.min(k.name) AS name FROM pg_catalog.jsonb_object_keys(f.s #> '{spock,nodes}') AS k(name)
      WHERE k.name <> p_join ->> 'new' AND pg_catalog.hashtext(k.name) & 65535 = pg_catalog.hashtext(p_join ->> 'new') & 65535) AS same
  CROSS JOIN LATERAL (VALUES
-    ('not a node yet', f.n #>> '{spock,node}' IS NULL, coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
+    ('not-a-node', 'not a node yet', f.n #>> '{spock,node}' IS NULL, coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
      'a database that is no Spock node', 'Give the connection string of the database that is to join, or remove its old node first.'),
-    ('empty', (f.n ->> 'relations')::int = 0, (f.n ->> 'relations') || ' relations', 'no user relations',
+    ('empty', 'empty', (f.n ->> 'relations')::int = 0, (f.n ->> 'relations') || ' relations', 'no user relations',
      'Join an empty database: its structure and data come from the source.'),
-    ('server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
+    ('own-server', 'server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
      'another server than the source, whose apply is paused for a moment', 'Use a database on another server.'),
-    ('name is free', NOT f.s #> '{spock,nodes}' ? (p_join ->> 'new'), CASE WHEN f.s #> '{spock,nodes}' ? (p_join ->> 'new') THEN 'the cluster knows a node of this name' ELSE 'free' END,
+    ('name-free', 'name is free', NOT f.s #> '{spock,nodes}' ? (p_join ->> 'new'), CASE WHEN f.s #> '{spock,nodes}' ? (p_join ->> 'new') THEN 'the cluster knows a node of this name' ELSE 'free' END,
      'a name that no member knows', 'Choose another name, or remove the node of this name first.'),
-    ('number is free', same.name IS NULL, coalesce(pg_catalog.format('Spock gives "%s" and "%s" the same number', same.name, p_join ->> 'new'), 'free'),
+    ('number-free', 'number is free', same.name IS NULL, coalesce(pg_catalog.format('Spock gives "%s" and "%s" the same number', same.name, p_join ->> 'new'), 'free'),
      'a name whose 16-bit hash no other node''s name has', 'Choose another name.'),
-    ('name is short enough', names.longest <= 63, pg_catalog.format('%s bytes for the longest subscription name', names.longest),
+    ('name-length', 'name is short enough', names.longest <= 63, pg_catalog.format('%s bytes for the longest subscription name', names.longest),
      '63 bytes at most', 'Choose a shorter node name.'),
-    ('roles', missing.roles = '', CASE WHEN missing.roles = '' THEN 'all there' ELSE 'missing: ' || missing.roles END,
+    ('roles', 'roles', missing.roles = '', CASE WHEN missing.roles = '' THEN 'all there' ELSE 'missing: ' || missing.roles END,
      'every role that owns or may use an object on the source', 'Call with roles => true, or create the missing roles there, for example from pg_dumpall --roles-only.'),
-    ('extensions', lacking.extensions = '', CASE WHEN lacking.extensions = '' THEN 'all available' ELSE 'not available: ' || lacking.extensions END,
+    ('extensions', 'extensions', lacking.extensions = '', CASE WHEN lacking.extensions = '' THEN 'all available' ELSE 'not available: ' || lacking.extensions END,
      'every extension of the source available on the server', 'Install the packages of the missing extensions on the new node''s server.')
- ) AS c(name, passed, observed, required, hint)
+ ) AS c(key, name, passed, observed, required, hint)
  WHERE NOT f.n ? 'error' AND NOT f.s ? 'error' AND f.s ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_node IS
@@ -4511,10 +4591,10 @@ from it fits 63 bytes; it has the roles and can have the extensions of the sourc
 REVOKE ALL ON FUNCTION zodan.check_new_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_new_server(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
  CROSS JOIN LATERAL (
     SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s %s, the source has %s', e.key, f.n #>> ARRAY['host', 'versions', e.key], e.value))) AS extensions
@@ -4531,12 +4611,12 @@ SELECT c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'a
              WHERE o.key <> p_join ->> 'new' AND f.s -> 'extensions' ? 'snowflake' AND o.value #> '{host,settings,snowflake.node}' = f.n #> '{host,settings,snowflake.node}'
             HAVING pg_catalog.count(*) > 0) AS snowflake) AS l
  CROSS JOIN LATERAL (VALUES
-    ('extension versions', 'warn', x.extensions, 'the versions of the source', 'Install the packages of the same versions on the new node''s server.'),
-    ('role attributes', 'warn', r.roles, 'the attributes and memberships of the source', 'Run ALTER ROLE and GRANT for these roles as on the source.'),
-    ('tablespaces', 'fail', 'missing: ' || l.spaces, 'every tablespace that holds a table or index of the source', 'Create the tablespaces on the new node''s server.'),
-    ('lolor', 'fail', l.lolor, 'where the source replicates lolor''s tables: the extension, and its tables empty', 'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
-    ('snowflake.node', 'warn', l.snowflake, 'a number that no other node has', 'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
- ) AS c(name, severity, list, required, hint)
+    ('extension-versions', 'extension versions', 'warn', x.extensions, 'the versions of the source', 'Install the packages of the same versions on the new node''s server.'),
+    ('role-attributes', 'role attributes', 'warn', r.roles, 'the attributes and memberships of the source', 'Run ALTER ROLE and GRANT for these roles as on the source.'),
+    ('tablespaces', 'tablespaces', 'fail', 'missing: ' || l.spaces, 'every tablespace that holds a table or index of the source', 'Create the tablespaces on the new node''s server.'),
+    ('lolor', 'lolor', 'fail', l.lolor, 'where the source replicates lolor''s tables: the extension, and its tables empty', 'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
+    ('snowflake-node', 'snowflake.node', 'warn', l.snowflake, 'a number that no other node has', 'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
+ ) AS c(key, name, severity, list, required, hint)
  WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_server IS
@@ -4559,10 +4639,10 @@ plain names, which Spock gives to pg_dump as a pattern (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'it is no node'), c.required, c.hint
+SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'it is no node'), c.required, c.hint
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL (SELECT p_facts -> m.name AS value) AS f
  CROSS JOIN LATERAL (
@@ -4573,20 +4653,20 @@ SELECT c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observe
            coalesce(pg_catalog.max((x.item ->> 'delay')::interval), '0') AS longest
       FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS s
  CROSS JOIN LATERAL (VALUES
-    ('member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "' || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
+    ('member-identity', 'member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "' || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
      'Check the name and the connection string given, or mend the one in spock.node_interface.'),
-    ('knows no other nodes', 'fail', s.strange IS NULL, coalesce('it also receives from ' || s.strange, 'members only'), 'subscriptions from the members that the source knows',
+    ('other-nodes', 'knows no other nodes', 'fail', s.strange IS NULL, coalesce('it also receives from ' || s.strange, 'members only'), 'subscriptions from the members that the source knows',
      'Remove what is left of the other node, or subscribe the source to it.'),
-    ('one subscription for each provider', CASE WHEN m.name = p_join ->> 'source' THEN 'fail' ELSE 'warn' END, s.doubled = 0, pg_catalog.format('%s too many', s.doubled), 'one, for a join relies on one position in each stream of the source', 'Add the sets of the others to one subscription, and drop the others.'),
-    ('no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL, coalesce(s.forwarding, 'none'), 'no subscription with forward_origins all: in a mesh every change then comes twice',
+    ('single-subscriptions', 'one subscription for each provider', CASE WHEN m.name = p_join ->> 'source' THEN 'fail' ELSE 'warn' END, s.doubled = 0, pg_catalog.format('%s too many', s.doubled), 'one, for a join relies on one position in each stream of the source', 'Add the sets of the others to one subscription, and drop the others.'),
+    ('forwarding', 'no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL, coalesce(s.forwarding, 'none'), 'no subscription with forward_origins all: in a mesh every change then comes twice',
      'Set forward_origins of these subscriptions to {}.'),
-    ('no apply delay', CASE WHEN m.name = p_join ->> 'source' AND s.longest >= pg_catalog.make_interval(secs => coalesce((p_join ->> 'patience')::double precision, 600)) THEN 'fail' ELSE 'warn' END, s.delayed IS NULL, coalesce(s.delayed, 'none'), 'subscriptions without apply_delay, for a join waits for them', 'Make them again without apply_delay, or raise zodan.sync_timeout above it.'),
-    ('no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]', coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
+    ('apply-delay', 'no apply delay', CASE WHEN m.name = p_join ->> 'source' AND s.longest >= pg_catalog.make_interval(secs => coalesce((p_join ->> 'patience')::double precision, 600)) THEN 'fail' ELSE 'warn' END, s.delayed IS NULL, coalesce(s.delayed, 'none'), 'subscriptions without apply_delay, for a join waits for them', 'Make them again without apply_delay, or raise zodan.sync_timeout above it.'),
+    ('exceptions', 'no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]', coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
      'no row in spock.exception_log of the last 24 hours', 'Read spock.exception_log: each row is a change that this node does not have.')
- ) AS c(name, severity, passed, observed, required, hint)
+ ) AS c(key, name, severity, passed, observed, required, hint)
  WHERE f.value ? 'spock'
 UNION ALL
-SELECT 'replicating', provider.name || ' -> ' || m.name, 'fail', coalesce(s.status = 'replicating', false),
+SELECT 'replicating', 'replicating', provider.name || ' -> ' || m.name, 'fail', coalesce(s.status = 'replicating', false),
        CASE WHEN s.lost THEN 'down, but its worker runs: Spock has lost track of it' ELSE coalesce(s.status, 'no subscription') END,
        'a subscription that replicates',
        pg_catalog.format(CASE WHEN s.lost THEN 'Restart the server of node "%s": Spock can neither stop this worker nor start another.'
@@ -4798,10 +4878,10 @@ is tried is rolled back. Never raises (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_structure(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'source' END, c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+SELECT c.key, c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'source' END, c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s, p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
                (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
                   FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
@@ -4824,25 +4904,25 @@ SELECT c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'so
                        WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(e.related) AS r(name) WHERE f.published ? r.name))))
               FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
  CROSS JOIN LATERAL (VALUES
-    ('nothing of the same name', 'new', 'fail', l.same, 'no object that the copy is about to create', 'Drop these objects on the new node.'),
-    ('objects can be created', 'new', 'fail', f.n #>> '{trial,objects}', 'a database in which the connecting role may create objects: the copy does', 'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
-    ('schema public', 'new', 'fail', CASE WHEN (f.t ->> 'in_public')::boolean AND NOT (f.n #>> '{structure,public}')::boolean THEN 'missing' END,
+    ('same-names', 'nothing of the same name', 'new', 'fail', l.same, 'no object that the copy is about to create', 'Drop these objects on the new node.'),
+    ('creatable-objects', 'objects can be created', 'new', 'fail', f.n #>> '{trial,objects}', 'a database in which the connecting role may create objects: the copy does', 'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
+    ('schema-public', 'schema public', 'new', 'fail', CASE WHEN (f.t ->> 'in_public')::boolean AND NOT (f.n #>> '{structure,public}')::boolean THEN 'missing' END,
      'schema public, in which the source has objects', 'Run CREATE SCHEMA public on the new node.'),
-    ('schemas of extensions', 'new', 'fail', l.elsewhere, 'an extension that others depend on in the schema that it has on the source', 'Run ALTER EXTENSION ... SET SCHEMA on the new node, or drop it there.'),
-    ('extensions can be created', 'new', 'fail', l.failing, 'every extension of the source', 'Run CREATE EXTENSION on the new node to see the error, and remove its cause.'),
-    ('tables of extensions', 'new', 'fail', l.filled, 'no rows from the script of an extension in a table that is copied', 'Take these tables out of the replication sets on every member.'),
-    ('rows of extensions', 'source', 'warn', l.holding, 'no rows in tables of extensions that are in no replication set: they are not copied', 'Add these tables to a set on every member, or bring their rows by hand.'),
-    ('generated columns', 'source', 'fail', l.generated, 'with Spock 5, no generated column in what is replicated: its copy fails', 'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
-    ('foreign partitions', 'source', 'fail', l.partitions ->> 'foreign', 'no foreign table below a table that is copied: the copy would read and write the rows of its server',
+    ('extension-schemas', 'schemas of extensions', 'new', 'fail', l.elsewhere, 'an extension that others depend on in the schema that it has on the source', 'Run ALTER EXTENSION ... SET SCHEMA on the new node, or drop it there.'),
+    ('creatable-extensions', 'extensions can be created', 'new', 'fail', l.failing, 'every extension of the source', 'Run CREATE EXTENSION on the new node to see the error, and remove its cause.'),
+    ('extension-tables', 'tables of extensions', 'new', 'fail', l.filled, 'no rows from the script of an extension in a table that is copied', 'Take these tables out of the replication sets on every member.'),
+    ('extension-rows', 'rows of extensions', 'source', 'warn', l.holding, 'no rows in tables of extensions that are in no replication set: they are not copied', 'Add these tables to a set on every member, or bring their rows by hand.'),
+    ('generated-columns', 'generated columns', 'source', 'fail', l.generated, 'with Spock 5, no generated column in what is replicated: its copy fails', 'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
+    ('foreign-partitions', 'foreign partitions', 'source', 'fail', l.partitions ->> 'foreign', 'no foreign table below a table that is copied: the copy would read and write the rows of its server',
      'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
-    ('partitions by hash', 'source', 'fail', l.partitions ->> 'hashed', 'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
+    ('partitions-by-hash', 'partitions by hash', 'source', 'fail', l.partitions ->> 'hashed', 'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
      'Take these tables with their partitions out of the replication sets on every member, or partition them by list or by the hash of another column.'),
-    ('foreign keys', 'source', 'fail', zodan.name_some(f.s #> '{references,broken}'), 'a row for every reference among the rows that are copied',
+    ('foreign-keys', 'foreign keys', 'source', 'fail', zodan.name_some(f.s #> '{references,broken}'), 'a row for every reference among the rows that are copied',
      'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
-    ('foreign keys that were read', 'source', 'warn', zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before', 'Look for rows without the one that they refer to: the copy would fail at its end.'),
-    ('checks that read tables', 'source', 'warn', zodan.name_some(f.t -> 'peeking'), 'no CHECK whose function reads a table, which may be empty while the copy fills another', 'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
-    ('functions with a search path', 'source', 'warn', zodan.name_some(f.t -> 'unpinned'), 'a search_path set for functions in indexes and checks: the copy has none', 'Run ALTER FUNCTION ... SET search_path for these.')
- ) AS c(name, place, severity, list, required, hint)
+    ('unread-foreign-keys', 'foreign keys that were read', 'source', 'warn', zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before', 'Look for rows without the one that they refer to: the copy would fail at its end.'),
+    ('table-reading-checks', 'checks that read tables', 'source', 'warn', zodan.name_some(f.t -> 'peeking'), 'no CHECK whose function reads a table, which may be empty while the copy fills another', 'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
+    ('search-paths', 'functions with a search path', 'source', 'warn', zodan.name_some(f.t -> 'unpinned'), 'a search_path set for functions in indexes and checks: the copy has none', 'Run ALTER FUNCTION ... SET search_path for these.')
+ ) AS c(key, name, place, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_structure IS
@@ -4852,14 +4932,14 @@ copy may fail by what a function does (design 4, step 2).';
 REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> 'sequences' THEN 'fail' ELSE 'warn' END, d.lacks IS NULL AND d.has IS NULL,
+SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> 'sequences' THEN 'fail' ELSE 'warn' END, d.lacks IS NULL AND d.has IS NULL,
        coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''), 'as on the source'),
        'what the source has', 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN (VALUES ('replication sets', 'sets', 'name', 'name'), ('tables in sets', 'tables', 'table', 'set'), ('sequences in sets', 'sequences', 'sequence', 'set')) AS c(name, kind, label, set)
+ CROSS JOIN (VALUES ('replication-sets', 'replication sets', 'sets', 'name', 'name'), ('set-tables', 'tables in sets', 'tables', 'table', 'set'), ('set-sequences', 'sequences in sets', 'sequences', 'sequence', 'set')) AS c(key, name, kind, label, set)
  CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own, p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source OFFSET 0) AS k
  -- OFFSET 0: once, and not again for every row.
  CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join || pg_catalog.jsonb_build_object('members', (p_join -> 'members') - coalesce(p_join ->> 'new', ''))) AS sets OFFSET 0) AS x
@@ -4879,10 +4959,10 @@ tables and sequences in them with columns and row filter. Sequences are a warnin
 REVOKE ALL ON FUNCTION zodan.check_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_premises(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and(s.lacks IS NULL),
+SELECT 'same-sets', 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and(s.lacks IS NULL),
        coalesce(pg_catalog.string_agg(pg_catalog.format('%s does not take %s', s.name, s.lacks), '; ') FILTER (WHERE s.lacks IS NOT NULL), 'as every member'),
        'every replication set with tables that any member takes', 'Run spock.sub_add_repset on this node, and bring the rows that it lacks.'
   FROM (SELECT m.name AS subscriber, i.item ->> 'name' AS name,
@@ -4895,22 +4975,22 @@ SELECT 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and(s.lacks IS N
          WHERE p_facts -> m.name ? 'spock') AS s
  GROUP BY s.subscriber
 UNION ALL
-SELECT c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+SELECT c.key, c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
           -- OFFSET 0: once, and not again for every row.
           FROM zodan.list_published(p_facts, p_join) AS i(item) OFFSET 0) AS f
  CROSS JOIN LATERAL (VALUES
-    ('partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name)) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
+    ('partition-roots', 'partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name)) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
        WHERE n.root IS NOT NULL AND f.published ? n.name AND NOT f.published ? n.root),
      'the root of every partition in a replication set: Spock copies no partition without it', 'Add the root with spock.repset_add_table on every member.'),
-    ('columns that need a value', (SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', n.key, l.list))) FROM pg_catalog.jsonb_each(f.t -> 'needed') AS n(key, value)
+    ('needed-columns', 'columns that need a value', (SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', n.key, l.list))) FROM pg_catalog.jsonb_each(f.t -> 'needed') AS n(key, value)
         CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list FROM pg_catalog.jsonb_array_elements_text(n.value) AS k(name) WHERE NOT f.published -> n.key ? k.name) AS l
        WHERE pg_catalog.jsonb_typeof(f.published -> n.key) = 'array' AND l.list IS NOT NULL),
      'in every column list the columns that are NOT NULL without a default', 'Add these columns to the column list, or give them a default.')
- ) AS c(name, list, required, hint)
+ ) AS c(key, name, list, required, hint)
  WHERE f.t IS NOT NULL
 UNION ALL
-SELECT 'no other join under way', m.name, 'fail', j.list IS NULL, coalesce('slot of the copy of another node: ' || j.list, 'none'), 'no unfinished join of another node',
+SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.list IS NULL, coalesce('slot of the copy of another node: ' || j.list, 'none'), 'no unfinished join of another node',
        'Finish that join, or roll it back, where it was called.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL (
@@ -4925,10 +5005,10 @@ needs a value; no other join is under way, which the members would not come to k
 REVOKE ALL ON FUNCTION zodan.check_premises FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_slots(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN (
     SELECT coalesce(pg_catalog.jsonb_agg(x.item -> 'slot'), '[]') AS slots
@@ -4942,12 +5022,12 @@ SELECT c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.r
       FROM pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[m.name, 'host', 'slots'])
                AS s(name text, active boolean, status text, here boolean, held numeric, lag numeric)) AS l
  CROSS JOIN LATERAL (VALUES
-    ('no inactive slots', 'warn', l.idle, 'a subscriber on every slot that is none of the cluster''s own', 'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
-    ('WAL held by inactive slots', 'warn', l.holding, pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
+    ('inactive-slots', 'no inactive slots', 'warn', l.idle, 'a subscriber on every slot that is none of the cluster''s own', 'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
+    ('held-wal', 'WAL held by inactive slots', 'warn', l.holding, pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
      'Bring its subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells): it fills the disk.'),
-    ('no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from', 'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
-    ('lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint) || ' at most not yet confirmed by a subscriber', 'Wait until the subscribers have caught up, or find what slows them.')
- ) AS c(name, severity, list, required, hint)
+    ('lost-slots', 'no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from', 'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
+    ('lag', 'lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint) || ' at most not yet confirmed by a subscriber', 'Wait until the subscribers have caught up, or find what slows them.')
+ ) AS c(key, name, severity, list, required, hint)
  WHERE p_facts -> m.name ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_slots IS
@@ -4956,18 +5036,18 @@ none far behind (design 6).';
 REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, m.name, c.severity, c.list = '[]', coalesce(zodan.name_some(c.list), 'none'), 'none: a slot is made only once they are over', c.hint
+SELECT c.key, c.name, m.name, c.severity, c.list = '[]', coalesce(zodan.name_some(c.list), 'none'), 'none: a slot is made only once they are over', c.hint
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL (VALUES
-    ('no long transactions', 'warn', p_facts #> ARRAY[m.name, 'host', 'transactions'], 'Let them end, or end them with pg_terminate_backend, before the join.'),
-    ('no prepared transactions', 'fail', p_facts #> ARRAY[m.name, 'host', 'prepared'], 'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
- ) AS c(name, severity, list, hint)
+    ('long-transactions', 'no long transactions', 'warn', p_facts #> ARRAY[m.name, 'host', 'transactions'], 'Let them end, or end them with pg_terminate_backend, before the join.'),
+    ('prepared-transactions', 'no prepared transactions', 'fail', p_facts #> ARRAY[m.name, 'host', 'prepared'], 'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
+ ) AS c(key, name, severity, list, hint)
  WHERE p_facts -> m.name ? 'host'
 UNION ALL
-SELECT 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w.kept < w.allowed,
+SELECT 'wal-kept', 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w.kept < w.allowed,
        pg_catalog.format('about %s while %s are copied at an assumed %s a second; max_slot_wal_keep_size %s', pg_catalog.pg_size_pretty(w.kept),
            pg_catalog.pg_size_pretty(w.size), pg_catalog.pg_size_pretty(20971520::bigint),
            CASE WHEN w.allowed = -1 THEN 'unlimited' ELSE pg_catalog.pg_size_pretty(w.allowed) END),
@@ -4978,7 +5058,7 @@ SELECT 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w
          WHERE p_facts -> (p_join ->> 'source') ? 'host') AS w
 UNION ALL
 -- In seconds. Spock's copy does not read from its slot before it is complete.
-SELECT 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.allowed > i.needed,
+SELECT 'waiting-slots', 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.allowed > i.needed,
        pg_catalog.format('dropped after %s (idle_replication_slot_timeout)', pg_catalog.make_interval(secs => i.allowed)),
        pg_catalog.format('more than %s, or 0: a slot waits for as long as the copy takes', pg_catalog.make_interval(secs => i.needed)),
        'Set idle_replication_slot_timeout = 0 and reload, until the node has joined.'
@@ -4988,7 +5068,7 @@ SELECT 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.allowed > i.needed,
  WHERE p_facts -> m.name ? 'host'
 UNION ALL
 -- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so that more may fit.
-SELECT 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
+SELECT 'max-locks-per-transaction', 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
        pg_catalog.format('room for %s locks', o.allowed), pg_catalog.format('%s, for what the structure of the source has', o.needed),
        'Raise max_locks_per_transaction in postgresql.conf and restart the server.'
   FROM (SELECT n.name, (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'lockable'])::bigint AS needed,
@@ -4997,7 +5077,7 @@ SELECT 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
          CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[n.name, 'host', 'settings'] AS settings) AS h
          WHERE h.settings IS NOT NULL AND p_facts -> (p_join ->> 'source') ? 'tables') AS o
 UNION ALL
-SELECT 'disk space', p_join ->> 'new', 'info', NULL::boolean,
+SELECT 'disk-space', 'disk space', p_join ->> 'new', 'info', NULL::boolean,
        pg_catalog.format('the source has %s; free space on this server is unknown', pg_catalog.pg_size_pretty((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::bigint)),
        'room for the database and its WAL', 'Look at the free space of the file system of the data directory.'
  WHERE p_facts -> (p_join ->> 'source') ? 'host' AND p_facts -> (p_join ->> 'new') ? 'host'
@@ -5009,10 +5089,10 @@ cannot be known in SQL: its passed is NULL (design 4, steps 2 and 5).';
 REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_tables(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
                p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e OFFSET 0) AS f
  -- A key is found in an object at once, in an array only by going through it. OFFSET 0: once, and not again for every row.
@@ -5028,15 +5108,15 @@ SELECT c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list,
              WHERE NOT u.published ?| ARRAY[t.name, t.root])) AS apart,
            CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor' THEN pg_catalog.format('%s large objects', f.t ->> 'large_objects') END AS large) AS l
  CROSS JOIN LATERAL (VALUES
-    ('keys of replicated tables', 'fail', l.unkeyed, 'a primary key or index as replica identity, not deferrable, where updates or deletes are replicated', 'Add a primary key or REPLICA IDENTITY USING INDEX, or move the table to a set that replicates inserts only.'),
-    ('tables not replicated', 'warn', l.apart, 'every table in a replication set', 'Add them with spock.repset_add_table, or know that their rows are not copied.'),
-    ('deferrable keys', 'warn', zodan.name_some(f.t -> 'deferrable'), 'no deferrable primary or unique constraints: conflicts on them are not found', 'Make the constraint again NOT DEFERRABLE.'),
-    ('several unique keys', 'warn', zodan.name_some(f.t -> 'several_unique'), 'one unique index for each table: conflicts are resolved on the replica identity only', 'Let only one node write what the other keys hold, or drop them.'),
-    ('unlogged tables', 'warn', zodan.name_some(f.t -> 'unlogged'), 'none: they are not replicated', 'Run ALTER TABLE ... SET LOGGED and add them to a set, or do without them.'),
-    ('triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'), 'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node', 'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
-    ('large objects', 'warn', l.large, 'none, or lolor, which replicates them', 'Install lolor and move the large objects into its tables.'),
-    ('other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'), 'no subscription of PostgreSQL''s own: the copy carries it to the new node', 'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: its slot is the source''s.')
- ) AS c(name, severity, list, required, hint)
+    ('keys', 'keys of replicated tables', 'fail', l.unkeyed, 'a primary key or index as replica identity, not deferrable, where updates or deletes are replicated', 'Add a primary key or REPLICA IDENTITY USING INDEX, or move the table to a set that replicates inserts only.'),
+    ('unreplicated-tables', 'tables not replicated', 'warn', l.apart, 'every table in a replication set', 'Add them with spock.repset_add_table, or know that their rows are not copied.'),
+    ('deferrable-keys', 'deferrable keys', 'warn', zodan.name_some(f.t -> 'deferrable'), 'no deferrable primary or unique constraints: conflicts on them are not found', 'Make the constraint again NOT DEFERRABLE.'),
+    ('several-keys', 'several unique keys', 'warn', zodan.name_some(f.t -> 'several_unique'), 'one unique index for each table: conflicts are resolved on the replica identity only', 'Let only one node write what the other keys hold, or drop them.'),
+    ('unlogged-tables', 'unlogged tables', 'warn', zodan.name_some(f.t -> 'unlogged'), 'none: they are not replicated', 'Run ALTER TABLE ... SET LOGGED and add them to a set, or do without them.'),
+    ('triggers', 'triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'), 'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node', 'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
+    ('large-objects', 'large objects', 'warn', l.large, 'none, or lolor, which replicates them', 'Install lolor and move the large objects into its tables.'),
+    ('other-subscriptions', 'other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'), 'no subscription of PostgreSQL''s own: the copy carries it to the new node', 'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: its slot is the source''s.')
+ ) AS c(key, name, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.s IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_tables IS
@@ -5045,10 +5125,10 @@ a key in a set that replicates updates or deletes: the new node cannot have such
 REVOKE ALL ON FUNCTION zodan.check_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sequences(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'sequences', p_join ->> 'source', 'warn', q.plain IS NULL,
+SELECT 'sequences', 'sequences', p_join ->> 'source', 'warn', q.plain IS NULL,
        coalesce('each node counts for itself: ' || q.plain, 'no plain sequences'), 'keys that are unique across nodes',
        'Give each node its own range or step, or use snowflake sequences.'
   FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(s.key)) AS plain
@@ -5062,7 +5142,7 @@ will give the same value sooner or later. A warning (design 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more
@@ -5098,17 +5178,17 @@ and zodan.probe_pairs gave; without a new node, those of the members alone. Look
 REVOKE ALL ON FUNCTION zodan.check_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_joined(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'known everywhere', m.name, 'fail', u.list IS NULL, coalesce('does not know ' || u.list, 'knows every member'), 'every member in spock.node',
+SELECT 'known-everywhere', 'known everywhere', m.name, 'fail', u.list IS NULL, coalesce('does not know ' || u.list, 'knows every member'), 'every member in spock.node',
        'Join the missing node again, or look for what removed its row from spock.node.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL (SELECT zodan.name_some(pg_catalog.jsonb_agg(o.name)) AS list FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS o(name)
                       WHERE NOT p_facts #> ARRAY[m.name, 'spock', 'nodes'] ? o.name) AS u
  WHERE p_facts -> m.name ? 'spock'
 UNION ALL
-SELECT 'subscriptions of the new node', p_join ->> 'new', 'fail', pg_catalog.count(s.item) = 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1),
+SELECT 'new-node-subscriptions', 'subscriptions of the new node', p_join ->> 'new', 'fail', pg_catalog.count(s.item) = 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1),
        pg_catalog.format('%s replicate', pg_catalog.count(s.item)), pg_catalog.format('%s, one from and one to every member', 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1)),
        'Look at the subscriptions that do not replicate, or are not there, and at the server logs.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
@@ -5116,7 +5196,7 @@ SELECT 'subscriptions of the new node', p_join ->> 'new', 'fail', pg_catalog.cou
     ON s.item ->> 'status' = 'replicating' AND (m.name = p_join ->> 'new' OR s.item ->> 'provider' = p_join ->> 'new')
 HAVING p_join ->> 'new' IS NOT NULL
 UNION ALL
-SELECT 'slot is streamed from', (s.item ->> 'provider') || ' -> ' || m.name, 'fail', coalesce(l.active, false),
+SELECT 'slot-active', 'slot is streamed from', (s.item ->> 'provider') || ' -> ' || m.name, 'fail', coalesce(l.active, false),
        CASE WHEN l.active IS NULL THEN pg_catalog.format('no slot "%s"', s.item ->> 'slot') WHEN l.active THEN 'active' ELSE 'inactive' END,
        'an active slot on the provider', 'Enable the subscription; where its slot is gone, the subscriber has to be joined again.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
@@ -5124,7 +5204,7 @@ SELECT 'slot is streamed from', (s.item ->> 'provider') || ' -> ' || m.name, 'fa
   LEFT JOIN LATERAL pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[s.item ->> 'provider', 'host', 'slots']) AS l(name text, active boolean) ON l.name = s.item ->> 'slot'
  WHERE p_facts -> (s.item ->> 'provider') ? 'host'
 UNION ALL
-SELECT 'sequences ahead', p_join ->> 'new', 'warn', b.list IS NULL, coalesce('behind another member: ' || b.list, 'none behind'),
+SELECT 'sequences-ahead', 'sequences ahead', p_join ->> 'new', 'warn', b.list IS NULL, coalesce('behind another member: ' || b.list, 'none behind'),
        'sequences no lower than on any member', 'Run setval for these sequences before applications write to this node.'
   FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(DISTINCT o.key)) AS list
           FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
@@ -5141,10 +5221,10 @@ step 9).';
 REVOKE ALL ON FUNCTION zodan.check_joined FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_rows(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'row counts', m.name, 'warn', coalesce(pg_catalog.bool_and(t.near), true),
+SELECT 'row-counts', 'row counts', m.name, 'warn', coalesce(pg_catalog.bool_and(t.near), true),
        coalesce(zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s has %s rows, %s on the source', t.name, t.own, t.source)) FILTER (WHERE NOT t.near)) || '; ', '')
            || pg_catalog.format('%s tables counted, %s estimated, %s not known', pg_catalog.count(t.name) FILTER (WHERE t.counted),
                   pg_catalog.count(t.name) FILTER (WHERE NOT t.counted AND t.near IS NOT NULL), pg_catalog.count(t.name) FILTER (WHERE t.near IS NULL)),
@@ -5171,7 +5251,7 @@ COMMENT ON FUNCTION zodan.check_rows IS
 REVOKE ALL ON FUNCTION zodan.check_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_cluster(p_facts jsonb, p_join jsonb, p_probes jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
@@ -5212,7 +5292,7 @@ DECLARE
 BEGIN
     IF p_type = 'pre' THEN
         v_facts := zodan.gather_structure(v_facts, v_join, p_dsns);
-        RETURN QUERY SELECT * FROM zodan.check_join(v_facts, v_join, v_probes);
+        RETURN QUERY SELECT c.* FROM zodan.check_join(v_facts, v_join, v_probes) AS f CROSS JOIN zodan.give_verdict(f) AS c;
         RETURN;
     END IF;
     IF v_join ->> 'new' IS NOT NULL THEN
@@ -5222,7 +5302,8 @@ BEGIN
           FROM pg_catalog.jsonb_each(v_facts) AS f(key, value) WHERE f.value ? 'tables'), p_dsns);
     SELECT pg_catalog.jsonb_object_agg(f.key, f.value || pg_catalog.jsonb_build_object('counts', coalesce(v_counts #> ARRAY[f.key, 'value', 'facts'], '{}')))
       INTO v_facts FROM pg_catalog.jsonb_each(v_facts) AS f(key, value);
-    RETURN QUERY SELECT * FROM zodan.check_cluster(v_facts, v_join || '{"joined": true}', v_probes);
+    RETURN QUERY SELECT c.* FROM zodan.check_cluster(v_facts, v_join || '{"joined": true}', v_probes) AS f
+     CROSS JOIN zodan.give_verdict(f) AS c;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.examine IS
@@ -6944,7 +7025,7 @@ BEGIN
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
-        p_checks := ARRAY(SELECT c FROM pg_catalog.unnest(p_checks) AS c WHERE c.name NOT IN ('roles', 'role attributes'));
+        p_checks := ARRAY(SELECT c FROM pg_catalog.unnest(p_checks) AS c WHERE c.key NOT IN ('roles', 'role-attributes'));
     END IF;
     PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
@@ -7008,7 +7089,6 @@ examined. passed is NULL where something cannot be known. Never raises for what 
 connection string, ZD002 names missing or equal, ZD004 unknown check_type (design 1, 4). */
 DECLARE
     v_survey record;
-    v_checks zodan.check_result[];
 BEGIN
     PERFORM zodan.hide_statement(src_dsn, new_node_dsn);
     IF check_type IS NULL OR check_type NOT IN ('pre', 'post') THEN
@@ -7019,11 +7099,8 @@ BEGIN
     END IF;
     PERFORM zodan.close_connections();
     SELECT * INTO v_survey FROM zodan.survey_members(src_node_name, src_dsn, new_node_name, new_node_dsn, 'zodan health_check');
-    SELECT pg_catalog.array_agg(c) INTO v_checks FROM zodan.examine(check_type, v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
+    RETURN QUERY SELECT * FROM zodan.examine(check_type, v_survey.p_facts, v_survey.p_join, v_survey.p_dsns);
     PERFORM zodan.close_connections();
-    -- What libpq says of a failed connection has several lines; a check is one.
-    RETURN QUERY SELECT c.name, c.scope, c.severity, c.passed, pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), c.required, c.hint
-      FROM pg_catalog.unnest(v_checks) AS c;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.checks IS
@@ -7120,22 +7197,19 @@ DECLARE
     v_checks zodan.check_result[];
     v_check zodan.check_result;
     v_failed zodan.check_result[];
-    v_mark text;
 BEGIN
     SELECT pg_catalog.array_agg(c) INTO v_checks
       FROM zodan.checks(check_type, src_node_name, src_dsn, new_node_name, new_node_dsn) AS c;
     FOREACH v_check IN ARRAY v_checks LOOP
-        v_mark := CASE WHEN v_check.severity = 'info' OR v_check.passed IS NULL THEN 'INFO' WHEN v_check.passed THEN 'PASS'
-                       WHEN v_check.severity = 'fail' THEN 'FAIL' ELSE 'WARN' END;
-        IF v_mark IN ('FAIL', 'WARN') THEN
-            RAISE NOTICE '% % on "%": %; needed: %', v_mark, v_check.name, v_check.scope, v_check.observed, v_check.required USING HINT = v_check.hint;
-        ELSIF v_mark = 'INFO' OR verb THEN
-            RAISE NOTICE '% % on "%": %', v_mark, v_check.name, v_check.scope, v_check.observed;
+        IF v_check.verdict IN ('FAIL', 'WARN') THEN
+            RAISE NOTICE '% % on "%": %; needed: %', v_check.verdict, v_check.name, v_check.scope, v_check.observed, v_check.required USING HINT = v_check.hint;
+        ELSIF v_check.verdict = 'INFO' OR verb THEN
+            RAISE NOTICE '% % on "%": %', v_check.verdict, v_check.name, v_check.scope, v_check.observed;
         END IF;
     END LOOP;
-    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(v_checks) AS c WHERE NOT c.passed AND c.severity = 'fail';
+    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(v_checks) AS c WHERE c.verdict = 'FAIL';
     RAISE NOTICE '% checks: % failed, % warned', pg_catalog.cardinality(v_checks), coalesce(pg_catalog.cardinality(v_failed), 0),
-        (SELECT pg_catalog.count(*) FROM pg_catalog.unnest(v_checks) AS c WHERE NOT c.passed AND c.severity = 'warn');
+        (SELECT pg_catalog.count(*) FROM pg_catalog.unnest(v_checks) AS c WHERE c.verdict = 'WARN');
     IF v_failed IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD100',

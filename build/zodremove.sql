@@ -1327,13 +1327,84 @@ DO $zodan$
 DECLARE
     v_type pg_catalog.pg_type;
     v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
-        (1, 'name', 'text'),
-        (2, 'scope', 'text'),
-        (3, 'severity', 'text'),
-        (4, 'passed', 'boolean'),
-        (5, 'observed', 'text'),
-        (6, 'required', 'text'),
-        (7, 'hint', 'text')
+        (1, 'key', 'text'),
+        (2, 'name', 'text'),
+        (3, 'scope', 'text'),
+        (4, 'severity', 'text'),
+        (5, 'passed', 'boolean'),
+        (6, 'observed', 'text'),
+        (7, 'required', 'text'),
+        (8, 'hint', 'text')
+    ) AS c(place, name, type) ORDER BY c.place);
+    v_there text[];
+    v_routine regprocedure;
+    v_others boolean;
+BEGIN
+    SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.finding');
+    IF FOUND THEN
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype) FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
+        IF v_there = v_wanted THEN
+            RETURN;
+        END IF;
+        -- These were written for the earlier columns. The scripts create them again.
+        FOR v_routine IN
+            SELECT p.oid FROM pg_catalog.pg_proc AS p
+             WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
+               AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (v_type.oid, v_type.typarray))
+             ORDER BY p.oid DESC
+        LOOP
+            EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
+        END LOOP;
+        IF v_routine IS NOT NULL THEN
+            RAISE WARNING 'Zodan of another version was here: load both scripts, zodan.sql and zodremove.sql';
+        END IF;
+        -- A type that rows are stored in cannot be changed.
+        IF v_there = v_wanted[1:pg_catalog.cardinality(v_there)] AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+                WHERE a.atttypid IN (v_type.oid, v_type.typarray) AND c.relkind IN ('r', 'p', 'm')) THEN
+            FOR v_place IN pg_catalog.cardinality(v_there) + 1 .. pg_catalog.cardinality(v_wanted) LOOP
+                EXECUTE pg_catalog.format('ALTER TYPE zodan.finding ADD ATTRIBUTE %s', v_wanted[v_place]);
+            END LOOP;
+            RETURN;
+        END IF;
+        SELECT pg_catalog.count(*) > 0 INTO v_others FROM pg_catalog.pg_depend AS d
+         WHERE d.deptype = 'n' AND (d.refclassid, d.refobjid) IN (('pg_catalog.pg_type'::regclass, v_type.oid),
+               ('pg_catalog.pg_type'::regclass, v_type.typarray), ('pg_catalog.pg_class'::regclass, v_type.typrelid));
+        IF v_others THEN
+            -- A user's view, function or table keeps the type that it was made with.
+            IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
+                ALTER EXTENSION zodan DROP TYPE zodan.finding;
+            END IF;
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.finding RENAME TO %I', pg_catalog.concat(v_type.typname, '_', v_type.oid));
+        ELSE
+            DROP TYPE zodan.finding;
+        END IF;
+    END IF;
+    CREATE TYPE zodan.finding AS (
+        key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text);
+END
+$zodan$;
+COMMENT ON TYPE zodan.finding IS
+'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of nodes
+it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen, what is needed,
+and one thing to do when it did not pass.';
+
+DO $zodan$
+DECLARE
+    v_type pg_catalog.pg_type;
+    v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
+        (1, 'key', 'text'),
+        (2, 'name', 'text'),
+        (3, 'scope', 'text'),
+        (4, 'severity', 'text'),
+        (5, 'passed', 'boolean'),
+        (6, 'observed', 'text'),
+        (7, 'required', 'text'),
+        (8, 'hint', 'text'),
+        (9, 'verdict', 'text')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -1383,12 +1454,26 @@ BEGIN
         END IF;
     END IF;
     CREATE TYPE zodan.check_result AS (
-        name text, scope text, severity text, passed boolean, observed text, required text, hint text);
+        key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text, verdict text);
 END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
-'What a check found: its name, the node or pair of nodes it looked at, severity
-(fail, warn, info), whether it passed, what was seen, what is needed, and one thing to do when it did not pass (design 3).';
+'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
+
+CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
+RETURNS zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_replace(f.observed, '\s*\n\s*', ' ', 'g'),
+           f.required, f.hint,
+           CASE WHEN f.severity = 'info' OR f.passed IS NULL THEN 'INFO' WHEN f.passed THEN 'PASS'
+                WHEN f.severity = 'fail' THEN 'FAIL' ELSE 'WARN' END)::zodan.check_result
+  FROM (SELECT p_finding.*) AS f
+$zodan$;
+COMMENT ON FUNCTION zodan.give_verdict IS
+'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not, INFO where it
+only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a connection have several.';
+REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
     operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -1546,10 +1631,10 @@ DECLARE
 BEGIN
     INSERT INTO zodan.operation (kind, node, arguments, members, checks)
     SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value)),
-           (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', c.name, 'scope', c.scope, 'severity', c.severity,
-                       'passed', c.passed, 'observed', zodan.redact_text(pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), p_dsns),
-                       'required', c.required, 'hint', c.hint) ORDER BY c.place)
-              FROM pg_catalog.unnest(p_checks) WITH ORDINALITY AS c(name, scope, severity, passed, observed, required, hint, place))
+           (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(c) - 'place'
+                       || pg_catalog.jsonb_build_object('observed', zodan.redact_text(c.observed, p_dsns)) ORDER BY c.place)
+              FROM pg_catalog.unnest(p_checks) WITH ORDINALITY
+                       AS c(key, name, scope, severity, passed, observed, required, hint, verdict, place))
       FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
     RETURNING operation_id INTO v_operation;
     INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget)
@@ -1944,10 +2029,10 @@ of node and connection string in its one spelling (design 5).';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'reachable', f.key, 'fail', NOT f.value ? 'error',
+SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
        coalesce(f.value ->> 'error', 'connected'), 'a connection from the calling database',
        pg_catalog.format('Check that node "%s" runs, its address, password and pg_hba.conf.', f.key)
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -2075,17 +2160,12 @@ CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises when a check of severity fail did not pass, with all of them in DETAIL and the first one's HINT, and
-warns of those of severity warn. Errors: ZD100 (design 3). */
+/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those that warn. Errors: ZD100 (design 3). */
 DECLARE
     v_check zodan.check_result;
     v_failed zodan.check_result[];
 BEGIN
-    -- What libpq says of a failed connection has several lines; a check is one.
-    SELECT pg_catalog.array_agg(ROW(c.name, c.scope, c.severity, c.passed,
-               pg_catalog.regexp_replace(c.observed, '\s*\n\s*', ' ', 'g'), c.required, c.hint)::zodan.check_result)
-      INTO v_failed
-      FROM pg_catalog.unnest(p_checks) AS c WHERE NOT c.passed AND c.severity = 'fail';
+    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL';
     IF v_failed IS NOT NULL THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
@@ -2097,15 +2177,14 @@ BEGIN
             HINT = v_failed[1].hint;
     END IF;
     FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
-        IF NOT v_check.passed THEN
+        IF v_check.verdict = 'WARN' THEN
             RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
         END IF;
     END LOOP;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises when a check of severity fail did not pass, with all of them in DETAIL and the first one''s HINT, and
-warns of those of severity warn. Errors: ZD100 (design 3).';
+'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those that warn. Errors: ZD100 (design 3).';
 REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
@@ -3801,27 +3880,27 @@ CREATE OR REPLACE FUNCTION zodan.check_leave(
     p_force boolean,
     p_accept boolean
 )
-RETURNS SETOF zodan.check_result
+RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT r.name, r.scope, CASE WHEN p_force THEN 'warn' ELSE 'fail' END, r.passed, r.observed, r.required,
+SELECT r.key, r.name, r.scope, CASE WHEN p_force THEN 'warn' ELSE 'fail' END, r.passed, r.observed, r.required,
        CASE WHEN r.scope = p_leave ->> 'target'
             THEN 'Bring the node back; if it is gone for good, call on a member with force => true.'
             ELSE 'Bring the node back, or call with force => true and again once it is back.' END
   FROM zodan.check_reachable(p_facts, p_leave) AS r
 UNION ALL
-SELECT 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]', 'no member can be reached through it', 'a member to remove it from',
+SELECT 'member-found', 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]', 'no member can be reached through it', 'a member to remove it from',
        'Call on a member, or give the connection string of one as survivor_dsn.'
  WHERE (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key, f.key = p_leave ->> 'target' AND pg_catalog.jsonb_path_exists(
+SELECT 'is-a-node', 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key, f.key = p_leave ->> 'target' AND pg_catalog.jsonb_path_exists(
            p_facts - f.key, '$.*.spock.nodes.keyvalue() ? (@.key == $node)', pg_catalog.jsonb_build_object('node', f.key)), false),
        coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "' || f.key || '"',
        'Check the name and the connection string; a node that was never created needs no removal.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  WHERE NOT f.value ? 'error'
 UNION ALL
-SELECT 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept AND NOT (s.item ->> 'enabled')::boolean THEN 'warn' ELSE 'fail' END,
+SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept AND NOT (s.item ->> 'enabled')::boolean THEN 'warn' ELSE 'fail' END,
        (s.item ->> 'enabled')::boolean AND s.item ->> 'status' <> 'down',
        CASE WHEN (s.item ->> 'enabled')::boolean THEN s.item ->> 'status' ELSE 'disabled' END,
        'a subscription that is enabled and runs, so that nothing committed on the target is lost',
@@ -3832,13 +3911,13 @@ SELECT 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept 
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
  WHERE NOT (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, false,
+SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, false,
        'it cannot be reached, and would never get what is on its way to it', 'a member that gets everything that was committed on the target',
        'Bring the member back first; or call with accept_divergence => true, and again once it is back.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  WHERE f.value ? 'error' AND f.key <> p_leave ->> 'target' AND NOT (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'fail' ELSE 'warn' END, false, o.list,
+SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'fail' ELSE 'warn' END, false, o.list,
        'no replication slot but those of the members', CASE WHEN o.active
            THEN 'End what reads from these slots, and drop them, or let it read from another node.' ELSE 'Drop these slots there: they hold WAL for nobody.' END
   FROM (SELECT (s.item ->> 'active')::boolean AS active, pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
@@ -3847,7 +3926,7 @@ SELECT 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'f
          GROUP BY 1) AS o
  WHERE NOT (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
+SELECT 'equally-far', 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
        CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first THEN 'other members have let go of it before, and may have got further'
             WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
             ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member', p.place, p.first - p.place) END,
@@ -4242,7 +4321,8 @@ BEGIN
         PERFORM zodan.lock_members(v_survey.p_dsns);
         SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
     END IF;
-    SELECT pg_catalog.array_agg(c) INTO p_checks FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept) AS c;
+    SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO p_checks
+      FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept) AS f;
     PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
     p_plan := zodan.plan_leave(v_survey.p_leave, zodan.read_patience());

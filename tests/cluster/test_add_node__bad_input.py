@@ -11,6 +11,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from support.calls import add_node, load_zodan, remove_node, state
+from support.checks import name_of
 from support.clusters import MakeCluster
 from support.failures import failure
 from support.scripts import literal, psql
@@ -162,7 +163,7 @@ def test_a_database_beside_the_source_in_another_time_zone(cluster: Cluster, unc
     joined = joining(cluster, new_node_dsn=beside)
     plain = failure(cluster["n3"], "spock.add_node", **joined)
     assert plain.sqlstate == "ZD100"
-    assert [line for line in plain.detail.splitlines() if line.startswith('server of its own on "n3": the same')]
+    assert [line for line in plain.detail.splitlines() if line.startswith(f'{name_of("own-server")} on "n3": the same')]
     started = "SELECT pg_postmaster_start_time()::text"
     for zone in _OTHER_ZONES:
         n1.execute(f"ALTER {zone}")
@@ -241,8 +242,9 @@ def test_all_faults_are_told_at_once(cluster: Cluster, engine: Engine) -> None:
     failed = failure(n4, "spock.add_node", **joining(cluster, new_node_dsn=n4.dsn(dbname="crowded")))
     assert failed.sqlstate == "ZD100"
     lines = failed.detail.splitlines()
-    for name in [*faults, "roles", "empty"]:
-        assert [line for line in lines if line.startswith(f'{name} on "n3": ') and "; needed: " in line], failed.detail
+    for key in [*(name.replace("_", "-") for name in faults), "roles", "empty"]:
+        start = f'{name_of(key)} on "n3": '
+        assert [line for line in lines if line.startswith(start) and "; needed: " in line], failed.detail
     assert "missing: only_here" in failed.detail
     assert str(len(lines)) == failed.message.split()[0]
     assert state(cluster.nodes) == before
@@ -255,9 +257,9 @@ def test_a_member_that_is_down(cluster: Cluster) -> None:
     running = [node for node in cluster.nodes if node is not n2]
     n2.stop()
     before = state(running)
-    check_failure(cluster, "spock.add_node", joining(cluster), "ZD100", 'reachable on "n2"', at="n3")
+    check_failure(cluster, "spock.add_node", joining(cluster), "ZD100", f'{name_of("reachable")} on "n2"', at="n3")
     arguments = {"target_node_name": "n1", "target_node_dsn": cluster["n1"].dsn()}
-    check_failure(cluster, "spock.remove_node", arguments, "ZD100", 'reachable on "n2"', at="n3")
+    check_failure(cluster, "spock.remove_node", arguments, "ZD100", f'{name_of("reachable")} on "n2"', at="n3")
     assert state(running) == before
     n2.start()
     cluster.wait_replicating()

@@ -27,7 +27,7 @@ def test_a_partition_without_its_root(cluster: Cluster) -> None:
         "CREATE TABLE m26 PARTITION OF m FOR VALUES FROM (0) TO (1000)",
         "SELECT spock.repset_add_table('default', 'm26', include_partitions := false)",
     )
-    refused(cluster, "partitions with their root", "public.m26")
+    refused(cluster, "partition-roots", "public.m26")
     everywhere(cluster, "SELECT spock.repset_remove_table('default', 'm26')", "DROP TABLE m")
 
 
@@ -35,13 +35,13 @@ def test_filters_that_differ(cluster: Cluster) -> None:
     everywhere(cluster, "CREATE TABLE f (id int PRIMARY KEY, region int)")
     for number, node in enumerate(cluster.members, 1):
         at(node, f"SELECT spock.repset_add_table('default', 'f', row_filter := 'region = {number}')")
-    refused(cluster, "tables in sets", "public.f")
+    refused(cluster, "set-tables", "public.f")
     everywhere(cluster, "SELECT spock.repset_remove_table('default', 'f')", "DROP TABLE f")
 
 
 def test_a_table_that_one_member_publishes(cluster: Cluster) -> None:
     at(cluster["n2"], "CREATE TABLE only2 (id int PRIMARY KEY)", _ADD.format("only2"))
-    refused(cluster, "tables in sets", "public.only2")
+    refused(cluster, "set-tables", "public.only2")
     at(cluster["n2"], "SELECT spock.repset_remove_table('default', 'only2')", "DROP TABLE only2")
 
 
@@ -56,7 +56,7 @@ def test_a_table_that_one_member_publishes(cluster: Cluster) -> None:
 )
 def test_a_key_that_cannot_be_used_any_longer(cluster: Cluster, made: str) -> None:
     everywhere(cluster, "CREATE TABLE k (id int PRIMARY KEY)", _ADD.format("k"), made)
-    refused(cluster, "keys of replicated tables", "public.k")
+    refused(cluster, "keys", "public.k")
     everywhere(cluster, "SELECT spock.repset_remove_table('default', 'k')", "DROP TABLE k")
 
 
@@ -66,7 +66,7 @@ def test_a_column_list_without_what_needs_a_value(cluster: Cluster) -> None:
         "CREATE TABLE c (id int PRIMARY KEY, needed int NOT NULL, free int NOT NULL DEFAULT 1, other int)",
         "SELECT spock.repset_add_table('default', 'c', columns := '{id}')",
     )
-    refused(cluster, "columns that need a value", "public.c (needed)")
+    refused(cluster, "needed-columns", "public.c (needed)")
     everywhere(cluster, "SELECT spock.repset_remove_table('default', 'c')", "DROP TABLE c")
 
 
@@ -75,14 +75,14 @@ def test_two_subscriptions_from_one_provider(cluster: Cluster) -> None:
     everywhere(cluster, "SELECT spock.repset_create('extra')")
     n1.execute("SELECT spock.sub_create('second', %(dsn)s, '{extra}', false, false)", {"dsn": n2.dsn()})
     cluster.wait_replicating()
-    refused(cluster, "one subscription for each provider", "1 too many")
+    refused(cluster, "single-subscriptions", "1 too many")
     at(n1, "SELECT spock.sub_drop('second')")
     everywhere(cluster, "SELECT spock.repset_drop('extra')")
 
 
 def test_the_copy_of_another_node(cluster: Cluster) -> None:
     at(cluster["n2"], "SELECT pg_create_logical_replication_slot('spk_app_n2_zodan_co0e97236a', 'spock_output')")
-    refused(cluster, "no other join under way", "spk_app_n2_zodan_co0e97236a")
+    refused(cluster, "other-joins", "spk_app_n2_zodan_co0e97236a")
     at(cluster["n2"], "SELECT pg_drop_replication_slot('spk_app_n2_zodan_co0e97236a')")
 
 

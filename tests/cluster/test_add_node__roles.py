@@ -84,7 +84,7 @@ def test_the_role_that_initdb_made_is_needed_where_it_owns_something(make_cluste
             needed = session.execute("SELECT relowner::regrole::text FROM pg_class WHERE relname = 'owned'").fetchone()
             assert needed == ("platform",)
             rows = n2.execute(
-                "SELECT passed, observed FROM zodan.checks('pre', 'n1', %(dsn)s, 'n2', %(new)s) WHERE name = 'roles'",
+                "SELECT passed, observed FROM zodan.checks('pre', 'n1', %(dsn)s, 'n2', %(new)s) WHERE key = 'roles'",
                 {"dsn": psycopg.conninfo.make_conninfo(n1.dsn(), user="second", password="x"), "new": n2.dsn()},
             )
         finally:
@@ -101,7 +101,7 @@ def test_settings_of_all_roles_are_named(make_cluster: MakeCluster) -> None:
     at(n1, "ALTER ROLE ALL SET log_duration = on")
     rows = n2.execute(
         "SELECT passed, observed FROM zodan.checks('pre', 'n1', %(dsn)s, 'n2', %(new)s)"
-        " WHERE name = 'database settings'",
+        " WHERE key = 'database-settings'",
         {"dsn": n1.dsn(), "new": n2.dsn()},
     )
     assert rows == [(False, "lacks all roles: log_duration=on")]

@@ -51,7 +51,7 @@ def test_an_object_of_the_same_name(cluster: Cluster, kind: str) -> None:
     make, drop = _SAME[kind]
     at(cluster["n3"], make)
     everywhere(cluster, make)
-    refused(cluster, "nothing of the same name", "type" if kind == "domain" else kind)
+    refused(cluster, "same-names", "type" if kind == "domain" else kind)
     everywhere(cluster, drop)
     at(cluster["n3"], drop)
 
@@ -63,7 +63,7 @@ def test_an_event_trigger_that_forbids(cluster: Cluster) -> None:
         " $$BEGIN IF tg_tag = 'CREATE TABLE' THEN RAISE EXCEPTION 'no tables here'; END IF; END$$",
         "CREATE EVENT TRIGGER no_tables ON ddl_command_start EXECUTE FUNCTION forbid()",
     )
-    refused(cluster, "objects can be created", "no tables here")
+    refused(cluster, "creatable-objects", "no tables here")
     at(cluster["n3"], "DROP EVENT TRIGGER no_tables", "DROP FUNCTION forbid()")
 
 
@@ -71,7 +71,7 @@ def test_no_schema_public(cluster: Cluster) -> None:
     n3 = cluster["n3"]
     at(n3, "CREATE SCHEMA ext", "ALTER EXTENSION dblink SET SCHEMA ext", "ALTER SCHEMA public RENAME TO other")
     load_zodan(n3)
-    refused(cluster, "schema public", "missing")
+    refused(cluster, "schema-public", "missing")
     at(n3, "ALTER SCHEMA other RENAME TO public", "ALTER EXTENSION dblink SET SCHEMA public", "DROP SCHEMA ext")
     load_zodan(n3)
 
@@ -83,14 +83,14 @@ def test_an_extension_that_others_need_in_its_schema(cluster: Cluster) -> None:
         "ALTER EXTENSION dblink SET SCHEMA ext",
         "CREATE VIEW looks AS SELECT * FROM ext.dblink('', '') AS t(a int)",
     )
-    refused(cluster, "schemas of extensions", "dblink: in public, on the source in ext")
+    refused(cluster, "extension-schemas", "dblink: in public, on the source in ext")
     everywhere(cluster, "DROP VIEW looks", "ALTER EXTENSION dblink SET SCHEMA public", "DROP SCHEMA ext")
 
 
 def test_an_extension_that_cannot_be_created(cluster: Cluster) -> None:
     everywhere(cluster, "CREATE EXTENSION pg_trgm")
     at(cluster["n3"], "CREATE FUNCTION similarity(text, text) RETURNS real LANGUAGE sql AS 'SELECT 1::real'")
-    refused(cluster, "extensions can be created", "pg_trgm: ")
+    refused(cluster, "creatable-extensions", "pg_trgm: ")
     at(cluster["n3"], "DROP FUNCTION similarity")
     everywhere(cluster, "DROP EXTENSION pg_trgm")
 
@@ -101,31 +101,31 @@ def test_a_table_that_an_extension_fills(cluster: Cluster) -> None:
     for node in cluster.nodes:
         at(node, *make, "ALTER EXTENSION dblink ADD TABLE seeded")
     everywhere(cluster, _ADD.format("seeded"))
-    refused(cluster, "tables of extensions", "public.seeded")
+    refused(cluster, "extension-tables", "public.seeded")
     everywhere(cluster, _REMOVE.format("seeded"))
     # In no set, and only the members have rows: that is said.
     at(n3, "DELETE FROM seeded")
-    rows = checks(cluster, "rows of extensions")
+    rows = checks(cluster, "extension-rows")
     assert [(severity, passed, observed) for severity, passed, observed in rows] == [("warn", False, "public.seeded")]
     for node in cluster.nodes:
         at(node, "ALTER EXTENSION dblink DROP TABLE seeded", "DROP TABLE seeded")
 
 
-def checks(cluster: Cluster, name: str) -> list[tuple[object, ...]]:
+def checks(cluster: Cluster, key: str) -> list[tuple[object, ...]]:
     """Return severity, passed and observed of a check, before a join of n3."""
     n1, n3 = cluster["n1"], cluster["n3"]
     return n3.execute(
         "SELECT severity, passed, observed FROM zodan.checks('pre', 'n1', %(source)s, 'n3', %(new)s)"
-        " WHERE name = %(name)s",
-        {"source": n1.dsn(), "new": n3.dsn(), "name": name},
+        " WHERE key = %(key)s",
+        {"source": n1.dsn(), "new": n3.dsn(), "key": key},
     )
 
 
 @pytest.mark.parametrize(
     ("check", "statement"),
     [
-        ("checks that read tables", "ALTER TABLE holder ADD CHECK (looks_up(id))"),
-        ("functions with a search path", "CREATE INDEX holder_calls ON holder (calls(id))"),
+        ("table-reading-checks", "ALTER TABLE holder ADD CHECK (looks_up(id))"),
+        ("search-paths", "CREATE INDEX holder_calls ON holder (calls(id))"),
     ],
 )
 def test_functions_that_may_fail_in_a_copy_are_named(cluster: Cluster, check: str, statement: str) -> None:
@@ -155,10 +155,10 @@ def test_a_reference_to_what_is_not_copied(cluster: Cluster) -> None:
         "INSERT INTO fact VALUES (1, 1), (2, NULL)",
         _ADD.format("fact"),
     )
-    refused(cluster, "foreign keys", "fact_r_fkey on public.fact, to public.ref")
+    refused(cluster, "foreign-keys", "fact_r_fkey on public.fact, to public.ref")
     # Nor where the row that is referred to is left out.
     everywhere(cluster, "SELECT spock.repset_add_table('default', 'ref', row_filter := 'id > 1')")
-    refused(cluster, "foreign keys", "fact_r_fkey")
+    refused(cluster, "foreign-keys", "fact_r_fkey")
     everywhere(cluster, _REMOVE.format("ref"), _REMOVE.format("fact"), "DROP TABLE fact, ref")
 
 
@@ -174,7 +174,7 @@ def test_a_source_that_violates_its_own_key(cluster: Cluster) -> None:
         _ADD.format("ref"),
         _ADD.format("fact"),
     )
-    refused(cluster, "foreign keys", "fact_r_fkey")
+    refused(cluster, "foreign-keys", "fact_r_fkey")
     everywhere(cluster, _REMOVE.format("ref"), _REMOVE.format("fact"), "DROP TABLE fact, ref")
 
 
@@ -186,10 +186,10 @@ def test_a_generated_column(cluster: Cluster) -> None:
         _ADD.format("inv"),
     )
     if old:
-        refused(cluster, "generated columns", "public.inv (gross)")
+        refused(cluster, "generated-columns", "public.inv (gross)")
     else:
         # Spock 6 copies them, as test_neighbours_that_do_no_harm shows.
-        assert checks(cluster, "generated columns") == [("fail", True, "as needed")]
+        assert checks(cluster, "generated-columns") == [("fail", True, "as needed")]
     everywhere(cluster, _REMOVE.format("inv"), "DROP TABLE inv")
 
 
@@ -219,9 +219,9 @@ def test_partitions_by_the_hash_of_an_oid(cluster: Cluster, key: str) -> None:
         "CREATE TABLE leaf PARTITION OF hashed FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
         "SELECT spock.repset_add_table('default_insert_only', 'parted')",
     )
-    refused(cluster, "partitions by hash", "public.hashed")
+    refused(cluster, "partitions-by-hash", "public.hashed")
     unpublish(cluster, "parted", "hashed", "leaf")
-    assert checks(cluster, "partitions by hash") == [("fail", True, "as needed")]
+    assert checks(cluster, "partitions-by-hash") == [("fail", True, "as needed")]
     everywhere(cluster, "DROP TABLE parted", "DROP DOMAIN feeling", "DROP TYPE pair, moods, mood")
 
 
@@ -235,11 +235,11 @@ def test_a_foreign_table_as_a_partition(cluster: Cluster) -> None:
         "CREATE FOREIGN TABLE far PARTITION OF parted FOR VALUES IN (2) SERVER far",
     )
     # Nobody copies it: no harm.
-    assert checks(cluster, "foreign partitions") == [("fail", True, "as needed")]
+    assert checks(cluster, "foreign-partitions") == [("fail", True, "as needed")]
     everywhere(cluster, "SELECT spock.repset_add_table('default_insert_only', 'parted')")
-    refused(cluster, "foreign partitions", "public.far")
+    refused(cluster, "foreign-partitions", "public.far")
     everywhere(cluster, "ALTER TABLE parted DETACH PARTITION far")
-    assert checks(cluster, "foreign partitions") == [("fail", True, "as needed")]
+    assert checks(cluster, "foreign-partitions") == [("fail", True, "as needed")]
     unpublish(cluster, "parted", "near", "far")
     everywhere(cluster, "DROP TABLE parted", "DROP EXTENSION postgres_fdw CASCADE")
 

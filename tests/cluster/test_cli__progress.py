@@ -81,7 +81,7 @@ def test_a_copy_is_watched_and_kept(make_cluster: MakeCluster, tmp_path: Path) -
     assert leftovers(cluster.nodes, "n4") == []
     found = read_document(target, 2)
     assert {sample["lag_bytes"] for sample in found["samples"]} == {0}
-    assert "drains" in {check["name"] for check in found["checks"]}
+    assert "drains" in {check["key"] for check in found["checks"]}
     check_page(target, tmp_path / "leave.html", number=2, charts=0)
 
 
@@ -104,10 +104,10 @@ def check_samples(found: list[dict[str, Any]]) -> None:
     assert set(last.values()) == {0}
 
 
-def check_kept(node: Node, name: str, scopes: list[str]) -> None:
+def check_kept(node: Node, key: str, scopes: list[str]) -> None:
     """The checks are in the journal, and no secret is in any of it."""
     found = read_document(node, 1)["checks"]
-    assert sorted(check["scope"] for check in found if check["name"] == name) == scopes
+    assert sorted(check["scope"] for check in found if check["key"] == key) == scopes
     assert not [check for check in found if check["severity"] == "fail" and check["passed"] is False]
     journal = node.execute("SELECT o::text FROM zodan.operation o UNION ALL SELECT s::text FROM zodan.sample s")
     assert len(journal) > 3

@@ -21,13 +21,13 @@ SOURCE, PEER, NEW = "n1", "n2", "n3"
 class Case:
     """A check, where it should fail, and what makes it."""
 
-    name: str
+    key: str
     scope: str
     severity: str
     doctor: Doctor
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.severity}"
+        return f"{self.key}, {self.severity}"
 
 
 def put(path: str, value: Any) -> Doctor:
@@ -95,69 +95,69 @@ def unlike(name: str, severity: str, path: str, value: Any = "other") -> Case:
 BEFORE = [
     Case("reachable", PEER, "fail", put(PEER, {"error": "connection refused"})),
     Case("readable", PEER, "fail", put(f"{PEER}/unread", "host: permission denied")),
-    Case("reachable from each other", f"{PEER} -> {NEW}", "fail", probe(PEER, NEW, "connection")),
-    Case("the same from everywhere", f"{PEER} -> {NEW}", "fail", probe(PEER, NEW, "identity")),
-    Case("the same from everywhere", f"{SOURCE} -> {PEER}", "warn", probe(SOURCE, PEER, "identity")),
-    Case("reachable from each other", f"{PEER} -> {SOURCE}", "warn", probe(PEER, SOURCE, "connection")),
-    Case("reachable for replication", f"{NEW} -> {SOURCE}", "fail", probe(NEW, SOURCE, "replication")),
-    Case("PostgreSQL version", PEER, "fail", put(f"{PEER}/version_num", 140002)),
-    Case("PostgreSQL version", NEW, "fail", put(f"{SOURCE}/version_num", 990002)),
-    Case("same PostgreSQL major version", NEW, "warn", put(f"{NEW}/version_num", 990002)),
-    Case("same PostgreSQL minor version", PEER, "warn", put(f"{PEER}/version_num", 150001)),
-    Case("Spock", NEW, "fail", put(f"{NEW}/spock/pauses", False)),
-    Case("same Spock version", NEW, "fail", put(f"{NEW}/extensions/spock", "4.9.9")),
-    Case("same Spock patch level", NEW, "warn", put(f"{NEW}/extensions/spock", "5.0.99")),
-    Case("wal_level", NEW, "fail", put(f"{NEW}/settings/wal_level", "replica")),
-    Case("track_commit_timestamp", PEER, "fail", put(f"{PEER}/settings/track_commit_timestamp", "off")),
-    Case("output_plugin_libraries", PEER, "fail", put(f"{PEER}/settings/output_plugin_libraries", "pgoutput")),
-    Case("not a standby", NEW, "fail", put(f"{NEW}/recovery", True)),
+    Case("reachable-from-each-other", f"{PEER} -> {NEW}", "fail", probe(PEER, NEW, "connection")),
+    Case("same-from-everywhere", f"{PEER} -> {NEW}", "fail", probe(PEER, NEW, "identity")),
+    Case("same-from-everywhere", f"{SOURCE} -> {PEER}", "warn", probe(SOURCE, PEER, "identity")),
+    Case("reachable-from-each-other", f"{PEER} -> {SOURCE}", "warn", probe(PEER, SOURCE, "connection")),
+    Case("replication-connections", f"{NEW} -> {SOURCE}", "fail", probe(NEW, SOURCE, "replication")),
+    Case("postgresql-version", PEER, "fail", put(f"{PEER}/version_num", 140002)),
+    Case("postgresql-version", NEW, "fail", put(f"{SOURCE}/version_num", 990002)),
+    Case("same-postgresql-major", NEW, "warn", put(f"{NEW}/version_num", 990002)),
+    Case("same-postgresql-minor", PEER, "warn", put(f"{PEER}/version_num", 150001)),
+    Case("spock", NEW, "fail", put(f"{NEW}/spock/pauses", False)),
+    Case("same-spock", NEW, "fail", put(f"{NEW}/extensions/spock", "4.9.9")),
+    Case("same-spock-patch", NEW, "warn", put(f"{NEW}/extensions/spock", "5.0.99")),
+    Case("wal-level", NEW, "fail", put(f"{NEW}/settings/wal_level", "replica")),
+    Case("track-commit-timestamp", PEER, "fail", put(f"{PEER}/settings/track_commit_timestamp", "off")),
+    Case("output-plugin-libraries", PEER, "fail", put(f"{PEER}/settings/output_plugin_libraries", "pgoutput")),
+    Case("not-a-standby", NEW, "fail", put(f"{NEW}/recovery", True)),
     Case("superuser", PEER, "fail", put(f"{PEER}/superuser", False)),
     Case(
-        "shared_preload_libraries",
+        "shared-preload-libraries",
         NEW,
         "fail",
         several(setting(NEW, "shared_preload_libraries", "auto_explain"), put(f"{NEW}/host/library", "spock")),
     ),
     Case("writable", PEER, "fail", setting(PEER, "default_transaction_read_only", "on")),
-    Case("no time limits", NEW, "warn", setting(NEW, "statement_timeout", "30000")),
-    Case("pause_timeout", SOURCE, "warn", put(f"{SOURCE}/host/pause", "2s")),
-    Case("client encoding", PEER, "fail", put(f"{PEER}/host/converts", True)),
+    Case("time-limits", NEW, "warn", setting(NEW, "statement_timeout", "30000")),
+    Case("pause-timeout", SOURCE, "warn", put(f"{SOURCE}/host/pause", "2s")),
+    Case("client-encoding", PEER, "fail", put(f"{PEER}/host/converts", True)),
     Case(
-        "monetary locale",
+        "monetary-locale",
         PEER,
         "fail",
         several(put(f"{SOURCE}/tables/types", ["money"]), setting(PEER, "lc_monetary", "ja_JP")),
     ),
     Case(
-        "XML option",
+        "xml-option",
         NEW,
         "fail",
         several(put(f"{SOURCE}/tables/types", ["xml"]), setting(NEW, "xmloption", "document")),
     ),
-    Case("transaction isolation", NEW, "fail", setting(NEW, "default_transaction_isolation", "serializable")),
-    Case("transaction isolation", PEER, "warn", setting(PEER, "default_transaction_isolation", "serializable")),
+    Case("transaction-isolation", NEW, "fail", setting(NEW, "default_transaction_isolation", "serializable")),
+    Case("transaction-isolation", PEER, "warn", setting(PEER, "default_transaction_isolation", "serializable")),
     unlike("encoding", "fail", "encoding", "LATIN1"),
     unlike("collation", "warn", "locale/is", "c de_DE.utf8"),
-    unlike("collation version", "warn", "locale/actual"),
-    unlike("collation up to date", "warn", "locale/recorded"),
-    Case("conflict resolution", PEER, "fail", setting(PEER, "spock.conflict_resolution", "first_update_wins")),
-    Case("exception behaviour", PEER, "warn", setting(PEER, "spock.exception_behaviour", "discarded")),
-    Case("DDL replication", PEER, "warn", setting(PEER, "spock.enable_ddl_replication", "maybe")),
-    unlike("database settings", "warn", "database_settings", ["work_mem=1GB"]),
+    unlike("collation-version", "warn", "locale/actual"),
+    unlike("collation-current", "warn", "locale/recorded"),
+    Case("conflict-resolution", PEER, "fail", setting(PEER, "spock.conflict_resolution", "first_update_wins")),
+    Case("exception-behaviour", PEER, "warn", setting(PEER, "spock.exception_behaviour", "discarded")),
+    Case("ddl-replication", PEER, "warn", setting(PEER, "spock.enable_ddl_replication", "maybe")),
+    unlike("database-settings", "warn", "database_settings", ["work_mem=1GB"]),
     Case("clock", PEER, "warn", clock(4)),
     Case("clock", PEER, "fail", clock(-600)),
-    Case("not a node yet", NEW, "fail", put(f"{NEW}/spock/node", "n9")),
+    Case("not-a-node", NEW, "fail", put(f"{NEW}/spock/node", "n9")),
     Case("empty", NEW, "fail", put(f"{NEW}/relations", 1)),
-    Case("server of its own", NEW, "fail", change(lambda f: f[NEW].update(server=f[SOURCE]["server"]))),
-    Case("name is free", NEW, "fail", put(f"{SOURCE}/spock/nodes/{NEW}", "host=elsewhere")),
+    Case("own-server", NEW, "fail", change(lambda f: f[NEW].update(server=f[SOURCE]["server"]))),
+    Case("name-free", NEW, "fail", put(f"{SOURCE}/spock/nodes/{NEW}", "host=elsewhere")),
     # Spock makes the same number of both.
-    Case("number is free", NEW, "fail", put(f"{SOURCE}/spock/nodes/n103038", "host=elsewhere")),
-    Case("name is short enough", NEW, "fail", lambda facts: facts.join["members"].append(LONG_NAME)),
+    Case("number-free", NEW, "fail", put(f"{SOURCE}/spock/nodes/n103038", "host=elsewhere")),
+    Case("name-length", NEW, "fail", lambda facts: facts.join["members"].append(LONG_NAME)),
     Case("roles", NEW, "fail", change(lambda f: f[SOURCE]["needed_roles"].append("owner_of_all"))),
     Case("extensions", NEW, "fail", put(f"{SOURCE}/extensions/postgis", "3.4")),
-    Case("extension versions", NEW, "warn", put(f"{SOURCE}/extensions/plpgsql", "0.9")),
+    Case("extension-versions", NEW, "warn", put(f"{SOURCE}/extensions/plpgsql", "0.9")),
     Case(
-        "role attributes",
+        "role-attributes",
         NEW,
         "warn",
         several(
@@ -167,25 +167,25 @@ BEFORE = [
         ),
     ),
     Case("tablespaces", NEW, "fail", put(f"{SOURCE}/tables/tablespaces", ["fast"])),
-    Case("nothing of the same name", NEW, "fail", put(f"{SOURCE}/structure/same", ["type public.mood"])),
-    Case("objects can be created", NEW, "fail", put(f"{NEW}/trial/objects", "no tables here")),
+    Case("same-names", NEW, "fail", put(f"{SOURCE}/structure/same", ["type public.mood"])),
+    Case("creatable-objects", NEW, "fail", put(f"{NEW}/trial/objects", "no tables here")),
     Case(
-        "schema public",
+        "schema-public",
         NEW,
         "fail",
         several(put(f"{SOURCE}/structure/in_public", True), put(f"{NEW}/structure/public", False)),
     ),
     Case(
-        "schemas of extensions",
+        "extension-schemas",
         NEW,
         "fail",
         put(f"{SOURCE}/structure/extensions/dblink", {"schema": "ext", "used": True}),
     ),
-    Case("extensions can be created", NEW, "fail", put(f"{NEW}/trial/extensions", {"dblink": "no"})),
-    Case("tables of extensions", NEW, "fail", put(f"{NEW}/trial/filled", ["public.app_keyed"])),
-    Case("rows of extensions", SOURCE, "warn", put(f"{SOURCE}/structure/holding", ["public.seeded"])),
+    Case("creatable-extensions", NEW, "fail", put(f"{NEW}/trial/extensions", {"dblink": "no"})),
+    Case("extension-tables", NEW, "fail", put(f"{NEW}/trial/filled", ["public.app_keyed"])),
+    Case("extension-rows", SOURCE, "warn", put(f"{SOURCE}/structure/holding", ["public.seeded"])),
     Case(
-        "generated columns",
+        "generated-columns",
         SOURCE,
         "fail",
         several(
@@ -194,21 +194,21 @@ BEFORE = [
         ),
     ),
     Case(
-        "foreign partitions",
+        "foreign-partitions",
         SOURCE,
         "fail",
         put(f"{SOURCE}/structure/partitions/foreign", {"a.far": ["public.app_keyed"]}),
     ),
     Case(
-        "partitions by hash",
+        "partitions-by-hash",
         SOURCE,
         "fail",
         put(f"{SOURCE}/structure/partitions/hashed", {"a.hashed": ["public.app_keyed"]}),
     ),
-    Case("foreign keys", SOURCE, "fail", put(f"{SOURCE}/references/broken", ["a on b, to c"])),
-    Case("foreign keys that were read", SOURCE, "warn", put(f"{SOURCE}/references/unread", ["a on b"])),
-    Case("checks that read tables", SOURCE, "warn", put(f"{SOURCE}/structure/peeking", ["f(integer)"])),
-    Case("functions with a search path", SOURCE, "warn", put(f"{SOURCE}/structure/unpinned", ["f(integer)"])),
+    Case("foreign-keys", SOURCE, "fail", put(f"{SOURCE}/references/broken", ["a on b, to c"])),
+    Case("unread-foreign-keys", SOURCE, "warn", put(f"{SOURCE}/references/unread", ["a on b"])),
+    Case("table-reading-checks", SOURCE, "warn", put(f"{SOURCE}/structure/peeking", ["f(integer)"])),
+    Case("search-paths", SOURCE, "warn", put(f"{SOURCE}/structure/unpinned", ["f(integer)"])),
     Case("lolor", NEW, "fail", change(lolor)),
     Case(
         "lolor",
@@ -216,58 +216,58 @@ BEFORE = [
         "fail",
         several(change(lolor), put(f"{NEW}/extensions/lolor", "1.2"), put(f"{NEW}/tables/lolor_bytes", 8192)),
     ),
-    Case("snowflake.node", NEW, "warn", change(snowflake)),
-    Case("member is who it should be", PEER, "fail", put(f"{PEER}/spock/node", "n9")),
-    Case("knows no other nodes", PEER, "fail", put(f"{PEER}/spock/subscriptions/0/provider", "n9")),
+    Case("snowflake-node", NEW, "warn", change(snowflake)),
+    Case("member-identity", PEER, "fail", put(f"{PEER}/spock/node", "n9")),
+    Case("other-nodes", PEER, "fail", put(f"{PEER}/spock/subscriptions/0/provider", "n9")),
     Case("replicating", f"{SOURCE} -> {PEER}", "fail", put(f"{PEER}/spock/subscriptions/0/status", "down")),
     Case(
-        "one subscription for each provider",
+        "single-subscriptions",
         PEER,
         "warn",
         change(lambda f: f[PEER]["spock"]["subscriptions"].append(f[PEER]["spock"]["subscriptions"][0])),
     ),
     Case(
-        "one subscription for each provider",
+        "single-subscriptions",
         SOURCE,
         "fail",
         change(lambda f: f[SOURCE]["spock"]["subscriptions"].append(f[SOURCE]["spock"]["subscriptions"][0])),
     ),
-    Case("same sets taken", PEER, "fail", put(f"{PEER}/spock/subscriptions/0/sets", ["default"])),
-    Case("partitions with their root", SOURCE, "fail", put(f"{SOURCE}/tables/tables/public.app_keyed", "public.root")),
+    Case("same-sets", PEER, "fail", put(f"{PEER}/spock/subscriptions/0/sets", ["default"])),
+    Case("partition-roots", SOURCE, "fail", put(f"{SOURCE}/tables/tables/public.app_keyed", "public.root")),
     Case(
-        "columns that need a value",
+        "needed-columns",
         SOURCE,
         "fail",
         change(
             lambda f: [t.update(columns=["id"]) for t in f[SOURCE]["streams"]["tables"] if "keyed" in t["table"]],
         ),
     ),
-    Case("no other join under way", PEER, "fail", slot(name="spk_app_n2_zodan_co0e97236a")),
-    Case("no apply delay", SOURCE, "fail", put(f"{SOURCE}/spock/subscriptions/0/delay", "01:00:00")),
-    Case("no forwarding", PEER, "warn", put(f"{PEER}/spock/subscriptions/0/forwards", ["all"])),
-    Case("no apply delay", PEER, "warn", put(f"{PEER}/spock/subscriptions/0/delay", "00:00:10")),
-    Case("no exceptions lately", PEER, "warn", put(f"{PEER}/streams/exceptions", ["UPDATE on public.t, 2 times"])),
-    Case("replication sets", PEER, "fail", put(f"{PEER}/streams/sets/0/update", "maybe")),
-    Case("tables in sets", PEER, "fail", put(f"{PEER}/streams/tables", [])),
+    Case("other-joins", PEER, "fail", slot(name="spk_app_n2_zodan_co0e97236a")),
+    Case("apply-delay", SOURCE, "fail", put(f"{SOURCE}/spock/subscriptions/0/delay", "01:00:00")),
+    Case("forwarding", PEER, "warn", put(f"{PEER}/spock/subscriptions/0/forwards", ["all"])),
+    Case("apply-delay", PEER, "warn", put(f"{PEER}/spock/subscriptions/0/delay", "00:00:10")),
+    Case("exceptions", PEER, "warn", put(f"{PEER}/streams/exceptions", ["UPDATE on public.t, 2 times"])),
+    Case("replication-sets", PEER, "fail", put(f"{PEER}/streams/sets/0/update", "maybe")),
+    Case("set-tables", PEER, "fail", put(f"{PEER}/streams/tables", [])),
     Case(
-        "sequences in sets",
+        "set-sequences",
         PEER,
         "warn",
         put(f"{PEER}/streams/sequences", OTHER_SEQUENCES),
     ),
-    Case("max_replication_slots", NEW, "fail", put(f"{NEW}/slots", 32)),
-    Case("max_wal_senders", SOURCE, "fail", put(f"{SOURCE}/walsenders", 31)),
-    Case("max_worker_processes", NEW, "fail", put(f"{NEW}/workers", 30)),
-    Case("replication origins", PEER, "fail", put(f"{PEER}/host/origins", 32)),
-    Case("max_connections", PEER, "fail", setting(PEER, "max_connections", "2")),
-    Case("no inactive slots", PEER, "warn", slot(active=False)),
-    Case("WAL held by inactive slots", PEER, "warn", slot(active=False, held=2**30)),
-    Case("no slot without its WAL", PEER, "fail", put(f"{PEER}/host/slots/0/status", "lost")),
+    Case("max-replication-slots", NEW, "fail", put(f"{NEW}/slots", 32)),
+    Case("max-wal-senders", SOURCE, "fail", put(f"{SOURCE}/walsenders", 31)),
+    Case("max-worker-processes", NEW, "fail", put(f"{NEW}/workers", 30)),
+    Case("replication-origins", PEER, "fail", put(f"{PEER}/host/origins", 32)),
+    Case("max-connections", PEER, "fail", setting(PEER, "max_connections", "2")),
+    Case("inactive-slots", PEER, "warn", slot(active=False)),
+    Case("held-wal", PEER, "warn", slot(active=False, held=2**30)),
+    Case("lost-slots", PEER, "fail", put(f"{PEER}/host/slots/0/status", "lost")),
     Case("lag", PEER, "warn", slot(lag=2**30)),
-    Case("no long transactions", PEER, "warn", put(f"{PEER}/host/transactions", ["pid 1 (app) for 900 s"])),
-    Case("no prepared transactions", PEER, "fail", put(f"{PEER}/host/prepared", ["two_phase"])),
+    Case("long-transactions", PEER, "warn", put(f"{PEER}/host/transactions", ["pid 1 (app) for 900 s"])),
+    Case("prepared-transactions", PEER, "fail", put(f"{PEER}/host/prepared", ["two_phase"])),
     Case(
-        "WAL kept for the copy",
+        "wal-kept",
         SOURCE,
         "warn",
         several(
@@ -276,43 +276,43 @@ BEFORE = [
             put(f"{SOURCE}/host/wal_rate", 2**20),
         ),
     ),
-    Case("slots that wait", PEER, "warn", setting(PEER, "idle_replication_slot_timeout", "60")),
+    Case("waiting-slots", PEER, "warn", setting(PEER, "idle_replication_slot_timeout", "60")),
     Case(
-        "slots that wait",
+        "waiting-slots",
         SOURCE,
         "warn",
         several(setting(SOURCE, "idle_replication_slot_timeout", "3600"), put(f"{SOURCE}/host/size", 2**40)),
     ),
     Case(
-        "max_locks_per_transaction",
+        "max-locks-per-transaction",
         NEW,
         "warn",
         several(setting(NEW, "max_locks_per_transaction", "1"), setting(NEW, "max_connections", "1")),
     ),
-    Case("max_locks_per_transaction", SOURCE, "warn", put(f"{SOURCE}/tables/lockable", 10**6)),
-    Case("keys of replicated tables", SOURCE, "fail", change(unkeyed)),
-    Case("tables not replicated", SOURCE, "warn", put(f"{SOURCE}/tables/tables/public.alone", None)),
-    Case("deferrable keys", SOURCE, "warn", put(f"{SOURCE}/tables/deferrable", ["public.t (t_pkey)"])),
-    Case("several unique keys", SOURCE, "warn", put(f"{SOURCE}/tables/several_unique", ["public.t"])),
-    Case("unlogged tables", SOURCE, "warn", put(f"{SOURCE}/tables/unlogged", ["public.t"])),
-    Case("triggers on applied rows", SOURCE, "warn", put(f"{SOURCE}/tables/triggers", ["public.t (audit)"])),
-    Case("large objects", SOURCE, "warn", put(f"{SOURCE}/tables/large_objects", 3)),
-    Case("other subscriptions", SOURCE, "warn", put(f"{SOURCE}/tables/subscriptions", ["reporting"])),
+    Case("max-locks-per-transaction", SOURCE, "warn", put(f"{SOURCE}/tables/lockable", 10**6)),
+    Case("keys", SOURCE, "fail", change(unkeyed)),
+    Case("unreplicated-tables", SOURCE, "warn", put(f"{SOURCE}/tables/tables/public.alone", None)),
+    Case("deferrable-keys", SOURCE, "warn", put(f"{SOURCE}/tables/deferrable", ["public.t (t_pkey)"])),
+    Case("several-keys", SOURCE, "warn", put(f"{SOURCE}/tables/several_unique", ["public.t"])),
+    Case("unlogged-tables", SOURCE, "warn", put(f"{SOURCE}/tables/unlogged", ["public.t"])),
+    Case("triggers", SOURCE, "warn", put(f"{SOURCE}/tables/triggers", ["public.t (audit)"])),
+    Case("large-objects", SOURCE, "warn", put(f"{SOURCE}/tables/large_objects", 3)),
+    Case("other-subscriptions", SOURCE, "warn", put(f"{SOURCE}/tables/subscriptions", ["reporting"])),
     Case("sequences", SOURCE, "warn", put(f"{SOURCE}/tables/sequences/public.s", SEQUENCE)),
 ]
 AFTER = [
-    Case("known everywhere", PEER, "fail", change(lambda f: f[PEER]["spock"]["nodes"].pop(NEW))),
-    Case("subscriptions of the new node", NEW, "fail", change(lambda f: f[NEW]["spock"]["subscriptions"].pop())),
-    Case("no forwarding", NEW, "fail", put(f"{NEW}/spock/subscriptions/0/forwards", ["all"])),
-    Case("slot is streamed from", f"{PEER} -> {NEW}", "fail", put(f"{PEER}/host/slots", [])),
-    Case("replication sets", NEW, "fail", put(f"{NEW}/streams/sets", [])),
-    Case("tables in sets", NEW, "fail", put(f"{NEW}/streams/tables", [])),
-    Case("sequences in sets", NEW, "fail", put(f"{NEW}/streams/sequences", OTHER_SEQUENCES)),
-    Case("sequences ahead", NEW, "warn", put(f"{PEER}/tables/sequences/public.s", SEQUENCE)),
-    Case("row counts", NEW, "warn", put(f"{NEW}/counts", dict.fromkeys((f"public.{table}" for table in TABLES), 3))),
+    Case("known-everywhere", PEER, "fail", change(lambda f: f[PEER]["spock"]["nodes"].pop(NEW))),
+    Case("new-node-subscriptions", NEW, "fail", change(lambda f: f[NEW]["spock"]["subscriptions"].pop())),
+    Case("forwarding", NEW, "fail", put(f"{NEW}/spock/subscriptions/0/forwards", ["all"])),
+    Case("slot-active", f"{PEER} -> {NEW}", "fail", put(f"{PEER}/host/slots", [])),
+    Case("replication-sets", NEW, "fail", put(f"{NEW}/streams/sets", [])),
+    Case("set-tables", NEW, "fail", put(f"{NEW}/streams/tables", [])),
+    Case("set-sequences", NEW, "fail", put(f"{NEW}/streams/sequences", OTHER_SEQUENCES)),
+    Case("sequences-ahead", NEW, "warn", put(f"{PEER}/tables/sequences/public.s", SEQUENCE)),
+    Case("row-counts", NEW, "warn", put(f"{NEW}/counts", dict.fromkeys((f"public.{table}" for table in TABLES), 3))),
 ]
 #: Whose outcome SQL cannot know.
-UNKNOWN = {"disk space"}
+UNKNOWN = {"disk-space"}
 
 
 @dataclass(frozen=True)
@@ -338,17 +338,10 @@ def healthy(make_module_cluster: MakeCluster) -> Healthy:
 
 
 def assert_fails(facts: Facts, function: str, case: Case) -> None:
-    name = origins_name(facts) if case.name == "replication origins" else case.name
-    assert all(r.passed for r in facts.check(function) if (r.name, r.scope) == (name, case.scope))
-    found = [r for r in facts.doctored(case.doctor).check(function) if (r.name, r.scope) == (name, case.scope)]
+    assert all(r.passed for r in facts.check(function) if (r.key, r.scope) == (case.key, case.scope))
+    found = [r for r in facts.doctored(case.doctor).check(function) if (r.key, r.scope) == (case.key, case.scope)]
     assert [(r.severity, r.passed) for r in found] == [(case.severity, False)], found
     assert all((r.observed, r.required, r.hint)[i] for r in found for i in range(3))
-
-
-def origins_name(facts: Facts) -> str:
-    settings = facts.facts[PEER]["host"]["settings"]
-    name = "max_active_replication_origins"
-    return name if name in settings else "max_replication_slots (origins)"
 
 
 @pytest.mark.parametrize("case", BEFORE, ids=str)
@@ -362,23 +355,21 @@ def test_it_fails_after_a_join(healthy: Healthy, case: Case) -> None:
 
 
 def test_none_is_left_out(healthy: Healthy) -> None:
-    given = (
-        {case.name for case in (*BEFORE, *AFTER)} - {"replication origins"} | {origins_name(healthy.before)} | UNKNOWN
-    )
+    given = {case.key for case in (*BEFORE, *AFTER)} | UNKNOWN
     before, after = healthy.before.check("check_join"), healthy.after.check("check_cluster")
-    assert {result.name for result in (*before, *after)} == given
+    assert {result.key for result in (*before, *after)} == given
     assert len(given) >= 40
     assert [r for r in (*before, *after) if r.passed is False] == []
-    assert {r.name for r in (*before, *after) if r.passed is None} == UNKNOWN
+    assert {r.key for r in (*before, *after) if r.passed is None} == UNKNOWN
     assert [r for r in (*before, *after) if not (r.observed and r.required and r.hint)] == []
 
 
 def test_of_a_node_that_is_not_there_nothing_is_assumed(healthy: Healthy) -> None:
     for missing in (SOURCE, PEER, NEW):
         facts = healthy.before.doctored(put(missing, {"error": "connection refused"}))
-        failed = {result.name for result in facts.check("check_join") if result.passed is False}
+        failed = {result.key for result in facts.check("check_join") if result.passed is False}
         assert "reachable" in failed
-        assert failed <= {"reachable", "replicating", "server of its own"}, failed
+        assert failed <= {"reachable", "replicating", "own-server"}, failed
 
 
 def test_a_slot_of_a_stranger_stops_no_join(healthy: Healthy) -> None:
@@ -393,7 +384,7 @@ def test_settings_that_differ_are_named_with_their_role(healthy: Healthy) -> Non
             put(f"{PEER}/host/database_settings", ["jit=off", "all roles: lock_timeout=1s"]),
         )
     )
-    (found,) = [r for r in facts.check("check_join") if (r.name, r.scope) == ("database settings", PEER)]
+    (found,) = [r for r in facts.check("check_join") if (r.key, r.scope) == ("database-settings", PEER)]
     assert found.observed == "lacks app work_mem=5MB; has beyond all roles: lock_timeout=1s"
 
 
@@ -405,7 +396,7 @@ def test_a_slot_of_the_clusters_own_is_not_taken_for_a_strangers(healthy: Health
             each["active"] = each["active"] and each["name"] != own["slot"]
 
     failed = healthy.before.doctored(change(idle)).check("check_join")
-    assert [r.observed for r in failed if (r.name, r.scope) == ("no inactive slots", SOURCE)] == ["none"]
+    assert [r.observed for r in failed if (r.key, r.scope) == ("inactive-slots", SOURCE)] == ["none"]
 
 
 def test_who_lacks_dblink_is_not_sent_to_his_firewall(healthy: Healthy) -> None:
@@ -421,7 +412,7 @@ def test_a_worker_that_spock_lost_is_told_from_one_that_stopped(healthy: Healthy
     for works in (False, True):
         doctor = several(put(f"{down}/status", "down"), put(f"{down}/works", works))
         (row,) = [
-            r for r in healthy.before.doctored(doctor).check("check_join") if r.name == "replicating" and not r.passed
+            r for r in healthy.before.doctored(doctor).check("check_join") if r.key == "replicating" and not r.passed
         ]
         found[works] = row
     assert "Restart the server" in (found[True].hint or "")

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from support.calls import add_node, call, load_zodan, state
+from support.checks import name_of
 from support.clusters import MakeCluster
 from support.secrets import find
 from support.tables import create_tables, fill, wait_level
@@ -42,23 +43,23 @@ ALTER SYSTEM SET max_replication_slots = 1;
 ALTER ROLE CURRENT_USER SET statement_timeout = '1min';
 """
 EXPECTED = {
-    ("deferrable keys", SOURCE, "warn"),
-    ("several unique keys", SOURCE, "warn"),
-    ("unlogged tables", SOURCE, "warn"),
-    ("tables not replicated", SOURCE, "warn"),
+    ("deferrable-keys", SOURCE, "warn"),
+    ("several-keys", SOURCE, "warn"),
+    ("unlogged-tables", SOURCE, "warn"),
+    ("unreplicated-tables", SOURCE, "warn"),
     ("sequences", SOURCE, "warn"),
-    ("triggers on applied rows", SOURCE, "warn"),
-    ("large objects", SOURCE, "warn"),
-    ("no inactive slots", SOURCE, "warn"),
-    ("no prepared transactions", SOURCE, "fail"),
-    ("database settings", PEER, "warn"),
+    ("triggers", SOURCE, "warn"),
+    ("large-objects", SOURCE, "warn"),
+    ("inactive-slots", SOURCE, "warn"),
+    ("prepared-transactions", SOURCE, "fail"),
+    ("database-settings", PEER, "warn"),
     ("replicating", f"{PEER} -> {SOURCE}", "fail"),
-    ("nothing of the same name", NEW, "fail"),
+    ("same-names", NEW, "fail"),
     ("empty", NEW, "fail"),
     ("roles", NEW, "fail"),
-    ("wal_level", NEW, "fail"),
-    ("max_replication_slots", NEW, "fail"),
-    ("no time limits", NEW, "warn"),
+    ("wal-level", NEW, "fail"),
+    ("max-replication-slots", NEW, "fail"),
+    ("time-limits", NEW, "warn"),
 }
 
 
@@ -68,10 +69,10 @@ def arguments(cluster: Cluster, new: str | None) -> dict[str, Any]:
 
 
 def found(node: Node, check_type: str, given: dict[str, Any]) -> set[tuple[str, str, str]]:
-    """Return name, scope and severity of what did not pass."""
+    """Return key, scope and severity of what did not pass."""
     names = ", ".join(f"{name} => %({name})s" for name in given)
     rows = node.execute(
-        f"SELECT name, scope, severity, hint, observed FROM zodan.checks(%(check_type)s, {names}) WHERE NOT passed",
+        f"SELECT key, scope, severity, hint, observed FROM zodan.checks(%(check_type)s, {names}) WHERE NOT passed",
         {"check_type": check_type, **given},
     )
     assert all(row[3] for row in rows)
@@ -114,9 +115,9 @@ def test_five_healthy_nodes(make_cluster: MakeCluster, capsys: pytest.CaptureFix
     code, out = run_cli(capsys, *cli_options(given), "--json")
     document = json.loads(out)
     assert (code, document["check_type"], document["failed"], document["warned"]) == (0, "pre", 0, 0)
-    (disk,) = [check for check in document["checks"] if check["name"] == "disk space"]
+    (disk,) = [check for check in document["checks"] if check["key"] == "disk-space"]
     assert disk["passed"] in (True, None)
-    assert list(disk) == ["name", "scope", "severity", "passed", "observed", "required", "hint"]
+    assert list(disk) == ["key", "name", "scope", "severity", "passed", "observed", "required", "hint", "verdict"]
 
     add_node(cluster, SOURCE, "n5")
     wait_level(cluster.members)
@@ -150,17 +151,17 @@ def test_faults_show(make_cluster: MakeCluster, capsys: pytest.CaptureFixture[st
     with pytest.raises(psycopg.Error) as raised:
         call(caller, "spock.health_check", **given)
     assert raised.value.sqlstate == "ZD100"
-    assert "wal_level" in str(raised.value.diag.message_detail)
+    assert name_of("wal-level") in str(raised.value.diag.message_detail)
     assert raised.value.diag.message_hint
     code, out = run_cli(capsys, *cli_options(given), "--dsn", caller.dsn())
     assert code == 3
-    assert "FAIL  wal_level" in out
+    assert f"FAIL  {name_of('wal-level')}" in out
     assert "PASS" not in out
 
     cluster[NEW].stop()
     seen = found(caller, "pre", given)
     assert ("reachable", NEW, "fail") in seen
-    assert ("reachable from each other", f"{SOURCE} -> {NEW}", "fail") in seen
+    assert ("reachable-from-each-other", f"{SOURCE} -> {NEW}", "fail") in seen
 
 
 def test_a_source_that_is_another_node_is_a_check(make_cluster: MakeCluster) -> None:
@@ -168,7 +169,7 @@ def test_a_source_that_is_another_node_is_a_check(make_cluster: MakeCluster) -> 
     caller = cluster[SOURCE]
     load_zodan(caller)
     given = {"src_node_name": "n9", "src_dsn": cluster[PEER].dsn()}
-    assert ("member is who it should be", "n9", "fail") in found(caller, "pre", given)
+    assert ("member-identity", "n9", "fail") in found(caller, "pre", given)
 
 
 def test_a_connection_string_that_means_another_server_elsewhere(
@@ -184,9 +185,9 @@ def test_a_connection_string_that_means_another_server_elsewhere(
         monkeypatch.setenv("PGPORT", str(port))
         node.restart()
     cluster.wait_replicating()
-    fault = ("the same from everywhere", f"{PEER} -> {NEW}", "fail")
+    fault = ("same-from-everywhere", f"{PEER} -> {NEW}", "fail")
     assert fault in found(caller, "pre", vague)
-    assert not [name for name, _, _ in found(caller, "pre", given) if name == fault[0]]
+    assert not [key for key, _, _ in found(caller, "pre", given) if key == fault[0]]
     before = state(cluster.nodes)
     with pytest.raises(psycopg.Error) as raised:
         call(caller, "spock.add_node", **vague)
@@ -199,6 +200,6 @@ def test_a_connection_string_that_means_another_server_elsewhere(
         monkeypatch.setenv("PGPORT", str(port))
         node.restart()
     cluster.wait_replicating()
-    names = {name for name, where, _ in found(caller, "pre", vague) if NEW in where}
-    assert "reachable" in names
-    assert fault[0] not in names
+    keys = {key for key, where, _ in found(caller, "pre", vague) if NEW in where}
+    assert "reachable" in keys
+    assert fault[0] not in keys

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from support.calls import call, leftovers, load_zodan, state
+from support.checks import name_of
 from support.clusters import MakeCluster
 from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, wait_level
 from zodan_sql.sandbox import Cluster, Node, wait_until
@@ -14,14 +15,14 @@ _BUDGET_S = 60.0
 
 
 def refused(cluster: Cluster, check: str, words: str, up: list[Node], **options: object) -> None:
-    """Check that the removal of n3 is refused by a check, with these words, and that nothing was changed."""
+    """Check that the check with this key refuses the removal of n3, with these words, and that nothing was changed."""
     before = state(up)
     n1, n3 = cluster["n1"], cluster["n3"]
     with pytest.raises(psycopg.Error) as error:
         call(n1, "spock.remove_node", target_node_name="n3", target_node_dsn=n3.dsn(), **options)
     assert error.value.sqlstate == "ZD100"
     lines = (error.value.diag.message_detail or "").splitlines()
-    assert [line for line in lines if line.startswith(check) and words in line], lines
+    assert [line for line in lines if line.startswith(name_of(check)) and words in line], lines
     assert state(up) == before
 
 
@@ -71,7 +72,7 @@ def test_a_drain_that_cannot_be(cluster: Cluster) -> None:
     # A slot that nobody reads from is warned of, and no reason to refuse.
     n3.execute("SELECT pg_create_logical_replication_slot('report', 'spock_output')")
     warned = call(n1, "spock.remove_node", target_node_name="n3", target_node_dsn=n3.dsn())
-    assert [line for line in warned if line.startswith("no outside subscriber") and "report" in line]
+    assert [line for line in warned if line.startswith(name_of("outside-subscribers")) and "report" in line]
     assert leftovers(cluster.nodes, "n3") == []
     cluster.members.remove(n3)
     assert_rows_equal(cluster.members, TABLES)
@@ -85,7 +86,7 @@ def test_an_outside_subscriber_that_reads(make_cluster: MakeCluster) -> None:
     out.execute("SELECT spock.node_create('out', %(dsn)s)", {"dsn": out.dsn()})
     out.execute("SELECT spock.sub_create('outside', %(dsn)s, '{default}', false, false)", {"dsn": n3.dsn()})
     wait_until(lambda: _status(out), _BUDGET_S, "the outside subscriber to read")
-    refused(cluster, "no outside subscriber", "outside", [n1, n3])
+    refused(cluster, "outside-subscribers", "outside", [n1, n3])
 
 
 def _status(node: Node) -> str:

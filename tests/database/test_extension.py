@@ -188,7 +188,7 @@ def test_an_upgraded_extension_is_what_a_fresh_one_is(extension_folder: Path, ma
     # An earlier version: a routine that is no more, one that takes and does something else, a type of another shape.
     old = files[f"zodan--{version}.sql"].replace(f"Zodan {version}", f"Zodan {_EARLIER}").replace(version, _EARLIER)
     old = re.sub(r"(CREATE FUNCTION zodan\.format_dsn\()p_\w+", r"\1p_was", old)
-    old = re.sub(r"(CREATE TYPE zodan\.check_result AS \(\s*name text, )scope text, ", r"\1", old)
+    old = re.sub(r"(CREATE TYPE zodan\.check_result AS \(\s*key text, name text, )scope text, ", r"\1", old)
     old = re.sub(r"(CREATE TYPE zodan\.plan_step AS \([^)]*), budget interval", r"\1", old)
     # And a journal without samples and checks.
     old = re.sub(r"(CREATE TABLE|COMMENT ON TABLE|REVOKE ALL ON TABLE) zodan\.sample .*?;\n", "", old, flags=re.DOTALL)

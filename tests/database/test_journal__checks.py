@@ -14,11 +14,11 @@ Connection = psycopg.Connection[Any]
 
 _START = """
 SELECT zodan.start_operation('mend', 'x', '{}', '{"n1": "host=a password=s3cret"}', '{}',
-    ARRAY(SELECT ROW(c.*)::zodan.check_result FROM unnest(%s::zodan.check_result[]) AS c))
+    ARRAY(SELECT zodan.give_verdict(f) FROM unnest(%s::zodan.finding[]) AS f))
 """
 _CHECKS = [
-    '(reachable,n1,fail,f,"not s3cret\n  at postgresql://me:other@b/x",a connection,look)',
-    "(clock,n2,info,,unknown,2 s,set it)",
+    '(reachable,reachable,n1,fail,f,"not s3cret\n  at postgresql://me:other@b/x",a connection,look)',
+    "(clock,clock,n2,info,,unknown,2 s,set it)",
 ]
 
 
@@ -30,8 +30,18 @@ def dsn(zodan: Connection) -> str:
 def test_they_are_kept_in_order_and_without_secrets(zodan: Connection, dsn: str) -> None:
     (number,) = zodan.execute(_START, [_CHECKS]).fetchone() or (0,)
     assert checks.recorded(dsn, number) == [
-        CheckResult("reachable", "n1", "fail", False, "not **** at postgresql://me:****@b/x", "a connection", "look"),
-        CheckResult("clock", "n2", "info", None, "unknown", "2 s", "set it"),
+        CheckResult(
+            "reachable",
+            "reachable",
+            "n1",
+            "fail",
+            False,
+            "not **** at postgresql://me:****@b/x",
+            "a connection",
+            "look",
+            "FAIL",
+        ),
+        CheckResult("clock", "clock", "n2", "info", None, "unknown", "2 s", "set it", "INFO"),
     ]
 
 

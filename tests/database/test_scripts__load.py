@@ -110,10 +110,10 @@ def test_over_an_earlier_install(engine: Engine, server: Node, make_database: Ma
 #: What an older Zodan's types and tables may lack, and whether the types are changed in their place for it.
 _OLDER = {
     "last columns": (
-        ["ALTER TYPE zodan.check_result DROP ATTRIBUTE hint", "ALTER TYPE zodan.plan_step DROP ATTRIBUTE budget"],
+        ["ALTER TYPE zodan.check_result DROP ATTRIBUTE verdict", "ALTER TYPE zodan.plan_step DROP ATTRIBUTE budget"],
         True,
     ),
-    "two columns of one": (["ALTER TYPE zodan.check_result DROP ATTRIBUTE hint, DROP ATTRIBUTE required"], True),
+    "two columns of one": (["ALTER TYPE zodan.check_result DROP ATTRIBUTE verdict, DROP ATTRIBUTE hint"], True),
     "columns between": (
         ["ALTER TYPE zodan.check_result DROP ATTRIBUTE scope", "ALTER TYPE zodan.plan_step DROP ATTRIBUTE ref"],
         False,
@@ -196,7 +196,7 @@ def test_types_and_tables_get_the_columns_they_lack(
 def test_rows_of_a_type_that_a_user_stores_stay(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
     with make_database("spock", "dblink") as connection:
         run(engine, server, connection, "zodan.sql", "zodremove.sql")
-        connection.execute("ALTER TYPE zodan.check_result DROP ATTRIBUTE hint")
+        connection.execute("ALTER TYPE zodan.check_result DROP ATTRIBUTE verdict")
         connection.execute("CREATE TABLE noted (c zodan.check_result, all_of zodan.check_result[])")
         connection.execute("INSERT INTO noted (c.name, c.passed) VALUES ('empty', true)")
         assert "load both scripts" in run(engine, server, connection, "zodan.sql", "zodremove.sql")
@@ -205,7 +205,7 @@ def test_rows_of_a_type_that_a_user_stores_stay(engine: Engine, server: Node, ma
         # It may be brought to the new one where its owner wants it.
         assert (
             connection.execute(
-                "SELECT ((c).name, NULL, NULL, NULL, NULL, NULL, 'x')::zodan.check_result FROM noted"
+                "SELECT ((c).name, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'x')::zodan.check_result FROM noted"
             ).rowcount
             == 1
         )

@@ -62,7 +62,8 @@ class Facts:
     def check(self, function: str) -> list[CheckResult]:
         """Return what a check function says of them."""
         rows = self.caller.execute(
-            f"SELECT * FROM zodan.{function}(%(facts)s, %(join)s, %(probes)s)",
+            "SELECT c.*"
+            f" FROM zodan.{function}(%(facts)s, %(join)s, %(probes)s) AS f CROSS JOIN zodan.give_verdict(f) AS c",
             {name: json.dumps(getattr(self, name)) for name in ("facts", "join", "probes")},
         )
         return [CheckResult(*row) for row in rows]

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from support.calls import call, load_zodan, state
+from support.checks import name_of
 from support.clusters import MakeCluster
 from support.crash import HeldCall
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
@@ -43,13 +44,13 @@ def join(cluster: Cluster) -> list[str]:
 
 
 def refused(cluster: Cluster, check: str, words: str) -> None:
-    """Check that a join is refused by this check, with these words, and that nothing was changed."""
+    """Check that a join is refused by the check with this key, with these words, and that nothing was changed."""
     before: Any = state(cluster.nodes)
     with pytest.raises(psycopg.Error) as error:
         join(cluster)
     assert error.value.sqlstate == "ZD100"
     lines = (error.value.diag.message_detail or "").splitlines()
-    assert [line for line in lines if line.startswith(check) and words in line], lines
+    assert [line for line in lines if line.startswith(name_of(check)) and words in line], lines
     assert state(cluster.nodes) == before
 
 

@@ -107,6 +107,7 @@ def test_build_check_names_what_is_stale(run: Run, monkeypatch: pytest.MonkeyPat
 
 def test_lint_prints_a_line_a_finding(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "render", lambda: {"zodan.sql": "SELECT 1;\nSELECT FROM step;\n"})
+    monkeypatch.setattr(render, "render_statements", dict)
     code, out, _ = run("lint")
     assert code == 1
     assert out == 'zodan.sql:2 ZL003 relation "step" has no schema\n'

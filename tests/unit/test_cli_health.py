@@ -20,10 +20,20 @@ NEW = "postgresql://me:s3cret-new@b/app"
 MEMBER = ["--src-node-name", "n1", "--src-dsn", SRC]
 BOTH = [*MEMBER, "--new-node-name", "n4", "--new-node-dsn", NEW]
 RESULTS = [
-    CheckResult("reachable", "n1", "fail", True, "connected", "a connection", "Check it."),
-    CheckResult("reachable", "n4", "fail", False, "refused: password=s3cret-new", "a connection", "Check its address."),
-    CheckResult("clock", "n2", "warn", False, "3 s", "2 s at most", "Synchronise."),
-    CheckResult("disk space", "n4", "info", None, "unknown", "room", "Look at it."),
+    CheckResult("reachable", "reachable", "n1", "fail", True, "connected", "a connection", "Check it.", "PASS"),
+    CheckResult(
+        "reachable",
+        "reachable",
+        "n4",
+        "fail",
+        False,
+        "refused: password=s3cret-new",
+        "a connection",
+        "Check its address.",
+        "FAIL",
+    ),
+    CheckResult("clock", "clock", "n2", "warn", False, "3 s", "2 s at most", "Synchronise.", "WARN"),
+    CheckResult("disk-space", "disk space", "n4", "info", None, "unknown", "room", "Look at it.", "INFO"),
 ]
 
 

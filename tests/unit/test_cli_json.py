@@ -24,7 +24,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text(
 
 OPERATION = journal.Operation(17, "add_node", "n4", "done", "2026-01-01 10:00:00+00:00", 3.25, "")
 STEP = journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)
-CHECK = CheckResult("roles", "n4", "fail", None, "password=s3cret", "all roles", "look")
+CHECK = CheckResult("roles", "roles", "n4", "fail", None, "password=s3cret", "all roles", "look", "INFO")
 SAMPLE = Sample(1, datetime(2026, 1, 1, tzinfo=UTC), 1.5, "data", 1, 2, 300, None, "public.t", 20)
 ADD = ["--src-node-name", "n1", "--src-dsn", DSN, "--new-node-name", "n4", "--new-node-dsn", DSN]
 
@@ -57,7 +57,15 @@ def test_a_call_gives_its_journal_and_talks_on_stderr(run: Any, monkeypatch: pyt
     assert "create node n4" in err
     assert found["checks"] == [
         {
-            **{"name": "roles", "scope": "n4", "severity": "fail", "passed": None, "observed": "password=****"},
+            **{
+                "key": "roles",
+                "verdict": "INFO",
+                "name": "roles",
+                "scope": "n4",
+                "severity": "fail",
+                "passed": None,
+                "observed": "password=****",
+            },
             **{"required": "all roles", "hint": "look"},
         }
     ]

@@ -142,8 +142,8 @@ def test_the_scale_of_a_chart_has_round_sizes(highest: float, said: list[str]) -
 
 def test_the_page_shows_what_was_measured_and_examined() -> None:
     checks = [
-        CheckResult("reachable", "n1", "fail", True, "connected", "a connection", ""),
-        CheckResult("clock", "n3", "warn", False, "off by <3> s, password=s3cret", "2 s", "set it"),
+        CheckResult("reachable", "reachable", "n1", "fail", True, "connected", "a connection", "", "PASS"),
+        CheckResult("clock", "clock", "n3", "warn", False, "off by <3> s, password=s3cret", "2 s", "set it", "WARN"),
     ]
     proved = replace(STEPS[2], state="done", result={"progress": "0/1A", "measure": {"lag_bytes": 0}})
     lags = [at(5000, 3, lag_bytes=2048), at(5001, 3, lag_bytes=0)]

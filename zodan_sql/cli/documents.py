@@ -71,8 +71,12 @@ class StepEntry(TypedDict):
 
 
 class CheckEntry(TypedDict):
-    """A row of zodan.checks; severity is fail, warn or info, passed is null where something cannot be known."""
+    """A row of zodan.checks; severity is fail, warn or info, passed is null where something cannot be known.
 
+    ``verdict`` is FAIL, WARN, INFO or PASS. ``key`` stays the same when ``name`` is worded otherwise.
+    """
+
+    key: str
     name: str
     scope: str
     severity: str
@@ -80,6 +84,7 @@ class CheckEntry(TypedDict):
     observed: str
     required: str
     hint: str
+    verdict: str
 
 
 class SampleEntry(TypedDict):

@@ -60,7 +60,7 @@ def health_check(
             results = checks.examine(lent, arguments)
         if new_node_dsn is not None:
             results = checks.with_disk_space(results, src_dsn, new_node_dsn)
-        failed, warned = (sum(result.mark == mark for result in results) for mark in ("FAIL", "WARN"))
+        failed, warned = (sum(result.verdict == mark for result in results) for mark in ("FAIL", "WARN"))
         if as_json:
             rows = check_entries(results)
             screen.fill({"check_type": check_type, "checks": rows, "failed": failed, "warned": warned})
@@ -72,15 +72,15 @@ def health_check(
 
 
 def _print_table(screen: Screen, results: list[CheckResult], verbose: bool) -> None:
-    shown = [result for result in results if verbose or result.mark != "PASS"]
+    shown = [result for result in results if verbose or result.verdict != "PASS"]
     if not shown:
         return
     table = Table(box=None, pad_edge=False)
     for title, ratio in (("", None), ("check", None), ("on", None), ("observed", 1), ("hint", 1)):
         table.add_column(title, ratio=ratio, overflow="fold")
     for result in shown:
-        hint = "" if result.mark == "PASS" else result.hint
-        cells = (result.mark, result.name, result.scope, result.observed, hint)
-        table.add_row(*map(screen.redact, cells), style=_STYLES[result.mark])
+        hint = "" if result.verdict == "PASS" else result.hint
+        cells = (result.verdict, result.name, result.scope, result.observed, hint)
+        table.add_row(*map(screen.redact, cells), style=_STYLES[result.verdict])
     console = Console(highlight=False, markup=False)
     console.print(table, width=console.width if console.is_terminal else _PLAIN_WIDTH)

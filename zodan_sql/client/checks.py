@@ -15,7 +15,7 @@ from zodan_sql.client.operation import read_function
 from zodan_sql.errors import ZodanError
 from zodan_sql.words import size
 
-DISK_SPACE = "disk space"
+DISK_SPACE = "disk-space"
 #: Free space that a copy should find, as a multiple of the source's size: the rows, and the WAL they are written with.
 _ROOM = 2
 
@@ -24,11 +24,11 @@ _SERVER = (
     " pg_catalog.floor(extract(epoch FROM pg_catalog.pg_postmaster_start_time()))::bigint"
 )
 _RECORDED = """
-SELECT c.name, c.scope, c.severity, c.passed, c.observed, c.required, c.hint
+SELECT c.key, c.name, c.scope, c.severity, c.passed, c.observed, c.required, c.hint, c.verdict
   FROM zodan.operation AS o
  CROSS JOIN LATERAL ROWS FROM (pg_catalog.jsonb_to_recordset(coalesce(o.checks, '[]')) AS (
-       name text, scope text, severity text, passed boolean, observed text, required text, hint text))
-       WITH ORDINALITY AS c(name, scope, severity, passed, observed, required, hint, place)
+       key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text,
+       verdict text)) WITH ORDINALITY AS c(key, name, scope, severity, passed, observed, required, hint, verdict, place)
  WHERE o.operation_id = %(number)s
  ORDER BY c.place
 """
@@ -39,6 +39,7 @@ _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 class CheckResult:
     """A row of zodan.checks. ``passed`` is None where something cannot be known."""
 
+    key: str
     name: str
     scope: str
     severity: str
@@ -46,15 +47,7 @@ class CheckResult:
     observed: str
     required: str
     hint: str
-
-    @property
-    def mark(self) -> str:
-        """Return PASS, FAIL, WARN or INFO."""
-        if self.severity == "info" or self.passed is None:
-            return "INFO"
-        if self.passed:
-            return "PASS"
-        return "FAIL" if self.severity == "fail" else "WARN"
+    verdict: str
 
 
 def examine(where: Where, arguments: Mapping[str, str]) -> list[CheckResult]:
@@ -69,7 +62,7 @@ def recorded(dsn: str, number: int) -> list[CheckResult]:
 
 def with_disk_space(results: list[CheckResult], src_dsn: str, new_node_dsn: str) -> list[CheckResult]:
     """Return the results with the new node's free space in them, where its data directory is on this machine."""
-    if not any(result.name == DISK_SPACE for result in results):
+    if not any(result.key == DISK_SPACE for result in results):
         return results
     try:
         free = _free_space(new_node_dsn)
@@ -83,8 +76,8 @@ def with_disk_space(results: list[CheckResult], src_dsn: str, new_node_dsn: str)
     severity = "fail" if free < needed else "warn" if free < _ROOM * needed else "info"
     observed = f"the source has {size(needed)}, free on this server are {size(free)}"
     return [
-        replace(result, severity=severity, passed=severity == "info", observed=observed)
-        if result.name == DISK_SPACE
+        replace(result, severity=severity, passed=severity == "info", observed=observed, verdict=severity.upper())
+        if result.key == DISK_SPACE
         else result
         for result in results
     ]

@@ -39,7 +39,7 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
     axis = Axis(bars)
     rates, lags = _measured(record)
     behind = [each for each in lags if any(value for _, value in each.points)]
-    marks = Counter(check.mark for check in record.checks)
+    marks = Counter(check.verdict for check in record.checks)
     took = None if record.finished_at is None else (record.finished_at - record.started_at).total_seconds()
     return environment.get_template("page.html.j2").render(
         title=_KINDS.get(record.kind, "{}").format(record.node),
@@ -58,8 +58,8 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
         again=[step for step in record.steps if step.attempts > 1],
         verified=[(step, _found(step)) for step in record.steps if step.checks],
         marks=marks,
-        noted=[check for check in record.checks if check.mark != "PASS"],
-        passed=[check for check in record.checks if check.mark == "PASS"],
+        noted=[check for check in record.checks if check.verdict != "PASS"],
+        passed=[check for check in record.checks if check.verdict == "PASS"],
         copies=[sample for sample in record.samples if sample.is_copy][-1:],
         rates=Markup(chart.draw([chart.Series(0, "copy", rates)], "rate of the copy in time", "/s")) if rates else "",
         waits=len(lags),
