@@ -1201,11 +1201,12 @@ REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
 CREATE TYPE zodan.plan_step AS (
-    phase int, ordinal int, ref text, section text, node text, title text,
+    phase int, phase_name text, ordinal int, ref text, kind text, group_name text, group_tries int, policy text,
+    node text, object_name text, title text,
     do_sql text, done_sql text, undo_sql text, until_sql text, budget interval
 );
 COMMENT ON TYPE zodan.plan_step IS
-'One step of a plan: the columns of zodan.step that are known before it runs (design 3).';
+'One step of a plan: the columns of zodan.step that are known before it runs.';
 
 CREATE TYPE zodan.finding AS (
     key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text
@@ -1260,7 +1261,6 @@ CREATE TABLE zodan.step (
     operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE,
     phase int NOT NULL,
     ordinal int NOT NULL,
-    section text,
     node text NOT NULL,
     title text NOT NULL,
     do_sql text,
@@ -1274,13 +1274,24 @@ CREATE TABLE zodan.step (
     error text,
     started_at timestamptz,
     finished_at timestamptz,
+    phase_name text NOT NULL DEFAULT '',
+    kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify')),
+    group_name text,
+    group_tries int,
+    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift')),
+    object_name text,
     PRIMARY KEY (operation_id, ordinal)
 );
 COMMENT ON TABLE zodan.step IS
-'The journal: the plan of each operation, a row a step, with how far it came. Steps of
-one phase run at the same time. Statements name connection strings as {dsn:node} and results as {result:ordinal.field},
-so that no secret is ever stored. A step with a section belongs to a group that is taken back and tried again as a
-whole. budget is how long until_sql may see no progress (design 3).';
+'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same time.
+phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it concerns, where a
+phase has several. A program goes by these: titles are for people, and a later version may word them differently. Statements
+name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever stored. The steps of a
+group_name are taken back and tried again as a whole, group_tries times in one call. policy says what is special about a step:
+once, it is not repeated when it is done; final, from there on the operation cannot be rolled back; guarded, it is not taken
+back where users have written on the new node; again, it runs again before a later group is tried again; swift, it holds
+others up, so that it fails at once where its node is lost, and a step of it that is done stands for all before it. budget is
+how long until_sql may see no progress.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE zodan.sample (
@@ -1321,8 +1332,10 @@ BEGIN
                        AS c(key, name, scope, severity, passed, observed, required, hint, verdict, place))
       FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
     RETURNING operation_id INTO v_operation;
-    INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget)
-    SELECT v_operation, p.phase, p.ordinal, p.section, p.node, p.title, p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget
+    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node, object_name, title,
+        do_sql, done_sql, undo_sql, until_sql, budget)
+    SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node, p.object_name, p.title,
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget
       FROM pg_catalog.unnest(p_plan) AS p;
     RETURN v_operation;
 END
@@ -1337,16 +1350,16 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
-reached, is pending, for the cluster and not the journal tells what is done; results stay. Only the section once is not repeated when it was done (design 3). */
+reached, is pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not repeated when it was done (design 3). */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
-     WHERE operation_id = p_operation AND p_dsns ? node AND NOT (section IS NOT DISTINCT FROM 'once' AND state = 'done');
+     WHERE operation_id = p_operation AND p_dsns ? node AND NOT (policy IS NOT DISTINCT FROM 'once' AND state = 'done');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
 'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
-reached, is pending, for the cluster and not the journal tells what is done; results stay. Only the section once is not repeated when it was done (design 3).';
+reached, is pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not repeated when it was done (design 3).';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
@@ -1368,8 +1381,8 @@ CREATE FUNCTION zodan.read_plan(p_kind text, p_node text)
 RETURNS zodan.plan_step[]
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT pg_catalog.array_agg(ROW(s.phase, s.ordinal, NULL, s.section, s.node, s.title, s.do_sql, s.done_sql, s.undo_sql,
-           s.until_sql, s.budget)::zodan.plan_step ORDER BY s.ordinal)
+SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, s.group_name, s.group_tries, s.policy, s.node, s.object_name,
+           s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget)::zodan.plan_step ORDER BY s.ordinal)
   FROM zodan.step AS s
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
@@ -1418,21 +1431,27 @@ CREATE FUNCTION zodan.replace_plan(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node and title,
-the first for the first, keeps its state, attempts and result (design 3). */
+/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind and
+object, the first for the first, keeps its state, attempts and result. */
 BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
-    INSERT INTO zodan.step (operation_id, phase, ordinal, section, node, title, do_sql, done_sql, undo_sql, until_sql, budget, state, attempts, result)
-    SELECT p_operation, p.phase, p.ordinal, p.section, p.node, p.title, p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget,
+    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node, object_name, title,
+        do_sql, done_sql, undo_sql, until_sql, budget, state, attempts, result)
+    SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node, p.object_name, p.title,
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget,
            coalesce(b.state, 'pending'), coalesce(b.attempts, 0), b.result
-      FROM (SELECT n.*, pg_catalog.row_number() OVER (PARTITION BY n.node, n.title ORDER BY n.ordinal) AS place FROM pg_catalog.unnest(p_plan) AS n) AS p
-      LEFT JOIN (SELECT s.*, pg_catalog.row_number() OVER (PARTITION BY s.node, s.title ORDER BY s.ordinal) AS place FROM pg_catalog.unnest(p_before) AS s) AS b
-        ON (b.node, b.title, b.place) = (p.node, p.title, p.place);
+      FROM (SELECT n.*, coalesce(n.object_name, '') AS object,
+                   pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name ORDER BY n.ordinal) AS place
+              FROM pg_catalog.unnest(p_plan) AS n) AS p
+      LEFT JOIN (SELECT s.*, coalesce(s.object_name, '') AS object,
+                        pg_catalog.row_number() OVER (PARTITION BY s.node, s.phase_name, s.kind, s.object_name ORDER BY s.ordinal) AS place
+                   FROM pg_catalog.unnest(p_before) AS s) AS b
+        ON (b.node, b.phase_name, b.kind, b.object, b.place) = (p.node, p.phase_name, p.kind, p.object, p.place);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_plan IS
-'Writes another plan into the journal of an operation in the place of p_before. A step of the same node and title,
-the first for the first, keeps its state, attempts and result (design 3).';
+'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind and
+object, the first for the first, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
 
 CREATE FUNCTION zodan.record_step(
@@ -1877,7 +1896,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
 each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
-section once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
+policy once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
 is somebody else's (design 3). */
 DECLARE
     v_steps zodan.step[];
@@ -1886,7 +1905,7 @@ BEGIN
       FROM zodan.step AS s
      WHERE s.operation_id = p_operation AND s.phase = p_phase
        AND CASE WHEN NOT p_undo THEN s.state <> 'done'
-                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND (s.section IS DISTINCT FROM 'once' OR s.state = 'done') AND NOT EXISTS (
+                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND (s.policy IS DISTINCT FROM 'once' OR s.state = 'done') AND NOT EXISTS (
                     SELECT FROM pg_catalog.regexp_matches(s.undo_sql, '\{result:(\d+)\.', 'g') AS m(found)
                      WHERE NOT EXISTS (SELECT FROM zodan.step AS r WHERE r.operation_id = p_operation
                                           AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
@@ -1904,66 +1923,111 @@ $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
 'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
 each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
-section once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
+policy once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
 is somebody else''s (design 3).';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
-CREATE FUNCTION zodan.take_sample(p_job jsonb, p_seen jsonb, p_at timestamptz)
-RETURNS jsonb
-LANGUAGE sql STABLE
+CREATE TYPE zodan.job AS (
+    stage text, sent boolean, found boolean, cancelled boolean, deadline timestamptz, next timestamptz, pause float8,
+    since timestamptz, progress jsonb, sample jsonb, sample_due timestamptz, result jsonb, answer jsonb, blockers text,
+    told_due timestamptz, told_after interval
+);
+COMMENT ON TYPE zodan.job IS
+'A step under way: its stage (check, do, until, lost, done or failed), whether the stage''s statement is under way on the node
+(sent), whether the step turned out to be done already (found), whether its statement was cancelled, until when the stage may
+last, when to look next and the seconds to the look after that, since when it waits, the progress last seen, a sample due to
+be recorded and when the next one is due, the step''s result, the answer that failed it, what its statement waits for, and when
+that is told next and after how long.';
+
+CREATE FUNCTION zodan.begin_job()
+RETURNS zodan.job
+LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-SELECT (p_job - 'sample') || pg_catalog.jsonb_build_object('since', t.since) || CASE
-           WHEN pg_catalog.jsonb_typeof(p_seen -> 'measure') = 'object'
-                AND (p_at >= coalesce((p_job ->> 'sample_due')::timestamptz, p_at) OR (p_seen ->> 'ok')::boolean OR p_seen ->> 'trouble' IS NOT NULL)
-           THEN pg_catalog.jsonb_build_object('sample', p_seen -> 'measure', 'sample_due', p_at + least(
-                    greatest(0.01 * (p_at - t.since), '0.25 s'), '60 s'))
-           ELSE '{}' END
-  FROM (SELECT coalesce((p_job ->> 'since')::timestamptz, p_at) AS since) AS t
+/* Returns the job of a step that is about to begin, or to begin again. */
+DECLARE
+    v_job zodan.job;
+BEGIN
+    v_job.stage := 'check';
+    v_job.sent := false;
+    v_job.found := false;
+    v_job.cancelled := false;
+    RETURN v_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.begin_job IS
+'Returns the job of a step that is about to begin, or to begin again.';
+REVOKE ALL ON FUNCTION zodan.begin_job FROM PUBLIC;
+
+CREATE FUNCTION zodan.take_sample(p_job zodan.job, p_seen jsonb, p_at timestamptz)
+RETURNS zodan.job
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the first and
+the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no more than some
+2000 rows. */
+BEGIN
+    p_job.since := coalesce(p_job.since, p_at);
+    p_job.sample := NULL;
+    IF pg_catalog.jsonb_typeof(p_seen -> 'measure') = 'object'
+       AND (p_at >= coalesce(p_job.sample_due, p_at) OR (p_seen ->> 'ok')::boolean OR p_seen ->> 'trouble' IS NOT NULL) THEN
+        p_job.sample := p_seen -> 'measure';
+        p_job.sample_due := p_at + least('60 s', greatest('0.25 s',
+            0.01 * (p_at - p_job.since)));
+    END IF;
+    RETURN p_job;
+END
 $zodan$;
 COMMENT ON FUNCTION zodan.take_sample IS
-'Puts what a look at a waiting step measured, p_seen.measure, into its state as sample, when one is due at p_at: the
-first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
-more than some 2000 rows (design 3).';
+'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the first and
+the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no more than some
+2000 rows.';
 REVOKE ALL ON FUNCTION zodan.take_sample FROM PUBLIC;
 
-CREATE FUNCTION zodan.judge_wait(p_job jsonb, p_seen jsonb, p_budget interval)
-RETURNS jsonb
+CREATE FUNCTION zodan.judge_wait(p_job zodan.job, p_seen jsonb, p_budget interval)
+RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
-it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
-without progress), alive (somebody works at it, which starts the budget anew too) and measure (numbers for people, sampled). Gives the step's new state; the last look is the result of a
-step that has no other (design 3). */
+/* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come), trouble (why
+that never will, which fails at once), progress (anything; a change starts the budget again, so that the budget is the time
+without progress), alive (somebody works at it, which also starts the budget again) and measure (numbers for people, sampled).
+Returns the step's job; the last look is the result of a step that has no other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
-    v_pause double precision := coalesce((p_job ->> 'pause')::double precision, 0.01);
-    v_job jsonb := zodan.take_sample(p_job || '{"sent": false}', p_seen, v_now);
+    v_pause double precision := coalesce(p_job.pause, 0.01);
 BEGIN
+    p_job.sent := false;
+    p_job := zodan.take_sample(p_job, p_seen, v_now);
     IF p_seen ->> 'trouble' IS NOT NULL THEN
-        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
-            -- It may quote a server's log.
-            'ok', false, 'sqlstate', 'ZD202', 'message', zodan.redact_text(p_seen ->> 'trouble')));
+        p_job.stage := 'failed';
+        -- It may quote a server's log.
+        p_job.answer := pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD202',
+            'message', zodan.redact_text(p_seen ->> 'trouble'));
+        RETURN p_job;
     ELSIF (p_seen ->> 'ok')::boolean THEN
-        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'done',
-            'result', coalesce(nullif(v_job -> 'result', 'null'), nullif(p_seen - 'ok' - 'trouble' - 'alive', '{}')));
-    ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM v_job -> 'progress' THEN
-        v_job := v_job || pg_catalog.jsonb_build_object('progress', p_seen -> 'progress', 'deadline', v_now + p_budget);
-    ELSIF v_now > (v_job ->> 'deadline')::timestamptz THEN
-        RETURN v_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', pg_catalog.jsonb_build_object(
-            'ok', false, 'sqlstate', 'ZD301',
-            'message', pg_catalog.format('nothing moved for %s, last seen: %s', p_budget, p_seen)));
+        p_job.stage := 'done';
+        p_job.result := coalesce(p_job.result, nullif(p_seen - 'ok' - 'trouble' - 'alive', '{}'));
+        RETURN p_job;
+    ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM p_job.progress THEN
+        p_job.progress := p_seen -> 'progress';
+        p_job.deadline := v_now + p_budget;
+    ELSIF v_now > p_job.deadline THEN
+        p_job.stage := 'failed';
+        p_job.answer := pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD301',
+            'message', pg_catalog.format('nothing moved for %s, last seen: %s', p_budget, p_seen));
+        RETURN p_job;
     END IF;
-    RETURN v_job || pg_catalog.jsonb_build_object('next', v_now + pg_catalog.make_interval(secs => v_pause),
-        -- A look at a copy of many tables is not free, and after an hour nobody minds some seconds.
-        'pause', least(v_pause * 1.5, greatest(0.25, least(5,
-            0.005 * extract(epoch FROM v_now - (v_job ->> 'since')::timestamptz)))));
+    p_job.next := v_now + pg_catalog.make_interval(secs => v_pause);
+    -- A look at a copy of many tables is not free, and after an hour nobody minds some seconds.
+    p_job.pause := least(v_pause * 1.5, greatest(0.25,
+        least(5, 0.005 * extract(epoch FROM v_now - p_job.since))));
+    RETURN p_job;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
-'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (it has come), trouble (why
-it never will, fails at once), progress (anything; a change starts the budget anew, so that the budget is the time
-without progress), alive (somebody works at it, which starts the budget anew too) and measure (numbers for people, sampled). Gives the step''s new state; the last look is the result of a
-step that has no other (design 3).';
+'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come), trouble (why
+that never will, which fails at once), progress (anything; a change starts the budget again, so that the budget is the time
+without progress), alive (somebody works at it, which also starts the budget again) and measure (numbers for people, sampled).
+Returns the step''s job; the last look is the result of a step that has no other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
@@ -1988,102 +2052,109 @@ COMMENT ON FUNCTION zodan.regain_node IS
 {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now (design 3).';
 REVOKE ALL ON FUNCTION zodan.regain_node FROM PUBLIC;
 
-CREATE FUNCTION zodan.tell_wait(p_job jsonb, p_step zodan.step, p_dsns jsonb)
-RETURNS jsonb
+CREATE FUNCTION zodan.tell_wait(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after 10 s, and
-whenever that time has doubled. Returns the step's new state (design 3). */
+/* Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+10 s, and whenever that time has doubled. Returns the step's job. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
-    v_due timestamptz := coalesce((p_job ->> 'told_due')::timestamptz, v_now + interval '10 s');
-    v_asked interval := coalesce((p_job ->> 'told_after')::interval, '10 s');
-    v_blockers text;
 BEGIN
-    IF v_now < v_due THEN
-        RETURN p_job || pg_catalog.jsonb_build_object('told_due', v_due, 'told_after', v_asked);
+    p_job.told_after := coalesce(p_job.told_after, '10 s');
+    p_job.told_due := coalesce(p_job.told_due, v_now + interval '10 s');
+    IF v_now >= p_job.told_due THEN
+        p_job.blockers := zodan.find_blockers(p_step.node, p_dsns);
+        RAISE NOTICE 'step % has been running on "%" for %: %', p_step.ordinal, p_step.node, p_job.told_after,
+            pg_catalog.concat(p_step.title, ', waiting for ' || p_job.blockers);
+        p_job.told_due := v_now + p_job.told_after;
+        p_job.told_after := 2 * p_job.told_after;
     END IF;
-    v_blockers := zodan.find_blockers(p_step.node, p_dsns);
-    RAISE NOTICE 'step % has been running on "%" for %: %', p_step.ordinal, p_step.node, v_asked,
-        pg_catalog.concat(p_step.title, ', waiting for ' || v_blockers);
-    RETURN p_job || pg_catalog.jsonb_build_object('told_due', v_now + v_asked, 'told_after', 2 * v_asked, 'blockers', v_blockers);
+    RETURN p_job;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.tell_wait IS
-'Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after 10 s, and
-whenever that time has doubled. Returns the step''s new state (design 3).';
+'Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+10 s, and whenever that time has doubled. Returns the step''s job.';
 REVOKE ALL ON FUNCTION zodan.tell_wait FROM PUBLIC;
 
-CREATE FUNCTION zodan.advance_lost(p_job jsonb, p_step zodan.step, p_dsns jsonb)
-RETURNS jsonb
+CREATE FUNCTION zodan.advance_lost(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose node is not connected any longer: tries to connect again, once every 1 s, for as long as a
-wait may see no progress. Then it looks again whether the step is done already. In the flip no connection is opened again: that it
-broke may be the only sign that a node has restarted and lost what it had applied (design 3). */
+/* Moves a step on whose node is no longer connected: tries to connect again, once every 1 s, for as long as a
+wait may see no progress, and then looks again whether the step is done already. A step of policy swift never gets here: that
+its connection broke may be the only sign that a node has restarted and lost what it had applied. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_answer jsonb;
 BEGIN
-    IF v_now < coalesce((p_job ->> 'next')::timestamptz, v_now) THEN
+    IF v_now < p_job.next THEN
         RETURN p_job;
     END IF;
     v_answer := zodan.regain_node(p_step.operation_id, p_step.node, p_dsns);
     IF (v_answer ->> 'ok')::boolean THEN
         RAISE NOTICE 'connected to node "%" again', p_step.node;
-        RETURN '{"stage": "check", "sent": false}'::jsonb;
-    ELSIF v_now > (p_job ->> 'deadline')::timestamptz THEN
-        RETURN p_job || '{"stage": "failed"}';
+        RETURN zodan.begin_job();
+    ELSIF v_now > p_job.deadline THEN
+        p_job.stage := 'failed';
     END IF;
-    RETURN p_job || pg_catalog.jsonb_build_object('next', v_now + interval '1 s');
+    p_job.next := v_now + interval '1 s';
+    RETURN p_job;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lost IS
-'Moves a step on whose node is not connected any longer: tries to connect again, once every 1 s, for as long as a
-wait may see no progress. Then it looks again whether the step is done already. In the flip no connection is opened again: that it
-broke may be the only sign that a node has restarted and lost what it had applied (design 3).';
+'Moves a step on whose node is no longer connected: tries to connect again, once every 1 s, for as long as a
+wait may see no progress, and then looks again whether the step is done already. A step of policy swift never gets here: that
+its connection broke may be the only sign that a node has restarted and lost what it had applied.';
 REVOKE ALL ON FUNCTION zodan.advance_lost FROM PUBLIC;
 
-CREATE FUNCTION zodan.judge_failure(p_job jsonb, p_step zodan.step, p_answer jsonb)
-RETURNS jsonb
+CREATE FUNCTION zodan.judge_failure(p_job zodan.job, p_step zodan.step, p_answer jsonb)
+RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what an answer that is a failure means for a step: it failed, or, outside of the flip, its connection was lost and is
-to be opened again. What a statement waited for that was cancelled is added to what it says (design 3). */
+/* Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its connection
+was lost and is to be opened again. What a cancelled statement waited for is added to what the answer says. */
+DECLARE
+    v_lost zodan.job;
 BEGIN
-    IF p_step.section IS DISTINCT FROM 'flip' AND NOT zodan.is_connected(p_step.node) THEN
+    IF p_step.policy IS DISTINCT FROM 'swift' AND NOT zodan.is_connected(p_step.node) THEN
         RAISE NOTICE 'lost the connection to node "%", trying again: %', p_step.node, p_answer ->> 'message';
-        RETURN pg_catalog.jsonb_build_object('stage', 'lost', 'sent', false, 'answer', p_answer,
-            'deadline', pg_catalog.clock_timestamp() + zodan.read_patience());
+        v_lost := zodan.begin_job();
+        v_lost.stage := 'lost';
+        v_lost.answer := p_answer;
+        v_lost.deadline := pg_catalog.clock_timestamp() + zodan.read_patience();
+        RETURN v_lost;
     END IF;
-    RETURN p_job || pg_catalog.jsonb_build_object('stage', 'failed', 'answer', p_answer || CASE
-        WHEN p_job ->> 'blockers' IS NOT NULL THEN pg_catalog.jsonb_build_object('detail', 'It waited for ' || (p_job ->> 'blockers') || '.') ELSE '{}' END);
+    p_job.stage := 'failed';
+    p_job.answer := p_answer || CASE WHEN p_job.blockers IS NULL THEN '{}'
+        ELSE pg_catalog.jsonb_build_object('detail', 'It waited for ' || p_job.blockers || '.') END;
+    RETURN p_job;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_failure IS
-'Decides what an answer that is a failure means for a step: it failed, or, outside of the flip, its connection was lost and is
-to be opened again. What a statement waited for that was cancelled is added to what it says (design 3).';
+'Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its connection
+was lost and is to be opened again. What a cancelled statement waited for is added to what the answer says.';
 REVOKE ALL ON FUNCTION zodan.judge_failure FROM PUBLIC;
 
 CREATE FUNCTION zodan.advance_sent(
-    p_job jsonb,
+    p_job zodan.job,
     p_step zodan.step,
     p_dsns jsonb,
     p_budget interval
 )
-RETURNS jsonb
+RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose statement is under way: NULL answers are waited for, one past its budget is cancelled, one whose
-connection was lost outside of the flip is to be sent again once the node is back (design 3). */
+/* Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its budget is
+cancelled, and one whose connection was lost is sent again once the node is back, unless the step's policy is swift. */
 DECLARE
-    v_stage text := p_job ->> 'stage';
-    v_now timestamptz := pg_catalog.clock_timestamp();
     v_answer jsonb := zodan.fetch_result(p_step.node, p_dsns);
 BEGIN
     IF v_answer IS NULL THEN
-        IF v_now > (p_job ->> 'deadline')::timestamptz AND NOT p_job ? 'cancelled' THEN
-            p_job := p_job || pg_catalog.jsonb_build_object('cancelled', true, 'blockers', zodan.find_blockers(p_step.node, p_dsns));
+        IF pg_catalog.clock_timestamp() > p_job.deadline AND NOT p_job.cancelled THEN
+            p_job.cancelled := true;
+            p_job.blockers := zodan.find_blockers(p_step.node, p_dsns);
             PERFORM zodan.cancel_statement(p_step.node);
             RETURN p_job;
         END IF;
@@ -2091,61 +2162,68 @@ BEGIN
     ELSIF NOT (v_answer ->> 'ok')::boolean THEN
         RETURN zodan.judge_failure(p_job, p_step, v_answer);
     END IF;
-    RETURN CASE v_stage
-        WHEN 'check' THEN p_job || CASE WHEN (v_answer #>> '{value,ok}')::boolean
-            THEN '{"sent": false, "stage": "done", "found": true}'::jsonb ELSE '{"sent": false, "stage": "do"}' END
-        WHEN 'do' THEN (p_job - 'deadline') || pg_catalog.jsonb_build_object('sent', false, 'stage', 'until',
-            'result', v_answer -> 'value')
-        ELSE zodan.judge_wait(p_job, v_answer -> 'value', p_budget) END;
+    p_job.sent := false;
+    IF p_job.stage = 'check' THEN
+        p_job.found := coalesce((v_answer #>> '{value,ok}')::boolean, false);
+        p_job.stage := CASE WHEN p_job.found THEN 'done' ELSE 'do' END;
+    ELSIF p_job.stage = 'do' THEN
+        p_job.stage := 'until';
+        p_job.deadline := NULL;
+        p_job.result := nullif(v_answer -> 'value', 'null');
+    ELSE
+        RETURN zodan.judge_wait(p_job, v_answer -> 'value', p_budget);
+    END IF;
+    RETURN p_job;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_sent IS
-'Moves a step on whose statement is under way: NULL answers are waited for, one past its budget is cancelled, one whose
-connection was lost outside of the flip is to be sent again once the node is back (design 3).';
+'Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its budget is
+cancelled, and one whose connection was lost is sent again once the node is back, unless the step''s policy is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
 CREATE FUNCTION zodan.advance_job(
-    p_job jsonb,
+    p_job zodan.job,
     p_step zodan.step,
     p_dsns jsonb,
     p_results jsonb
 )
-RETURNS jsonb
+RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves one step on by one notch without ever blocking, and gives its new state. Stages: check (is it done
-already?), do, until (polled), then done or failed with the answer that failed; lost while its node is not connected. sent tells that the
-stage's statement is under way on the node. A statement past its budget is cancelled: that of the step, else as long as a wait may see
-no progress (design 3). */
+/* Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done; else its
+statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as long as a wait
+may see no progress. */
 DECLARE
-    v_stage text := p_job ->> 'stage';
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_budget interval := coalesce(p_step.budget, zodan.read_patience());
-    v_sql text := CASE v_stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql ELSE p_step.until_sql END;
+    v_sql text := CASE p_job.stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql ELSE p_step.until_sql END;
     v_answer jsonb;
 BEGIN
-    IF (p_job ->> 'sent')::boolean THEN
+    IF p_job.sent THEN
         RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
-    ELSIF v_stage = 'lost' THEN
+    ELSIF p_job.stage = 'lost' THEN
         RETURN zodan.advance_lost(p_job, p_step, p_dsns);
     ELSIF v_sql IS NULL THEN
-        RETURN p_job || pg_catalog.jsonb_build_object('stage',
-            CASE v_stage WHEN 'check' THEN 'do' WHEN 'do' THEN 'until' ELSE 'done' END);
-    ELSIF v_stage = 'until' AND v_now < (p_job ->> 'next')::timestamptz THEN
+        p_job.stage := CASE p_job.stage WHEN 'check' THEN 'do' WHEN 'do' THEN 'until' ELSE 'done' END;
+        RETURN p_job;
+    ELSIF p_job.stage = 'until' AND v_now < p_job.next THEN
         RETURN p_job;
     END IF;
     v_answer := zodan.send_statement(p_step.node, v_sql, p_dsns, p_results);
-    RETURN CASE
-        WHEN v_answer IS NOT NULL THEN zodan.judge_failure(p_job, p_step, v_answer)
-        WHEN v_stage = 'until' AND p_job ? 'deadline' THEN p_job || '{"sent": true}'
-        ELSE p_job || pg_catalog.jsonb_build_object('sent', true, 'deadline', v_now + v_budget) END;
+    IF v_answer IS NOT NULL THEN
+        RETURN zodan.judge_failure(p_job, p_step, v_answer);
+    END IF;
+    p_job.sent := true;
+    IF p_job.stage <> 'until' OR p_job.deadline IS NULL THEN
+        p_job.deadline := v_now + v_budget;
+    END IF;
+    RETURN p_job;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
-'Moves one step on by one notch without ever blocking, and gives its new state. Stages: check (is it done
-already?), do, until (polled), then done or failed with the answer that failed; lost while its node is not connected. sent tells that the
-stage''s statement is under way on the node. A statement past its budget is cancelled: that of the step, else as long as a wait may see
-no progress (design 3).';
+'Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done; else its
+statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as long as a wait
+may see no progress.';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
@@ -2163,9 +2241,10 @@ BEGIN
         'message', pg_catalog.format('step %s failed on node "%s": %s', p_step.ordinal, p_step.node, p_step.title),
         'detail', pg_catalog.format('%s: %s', v_state, pg_catalog.concat_ws(' ', p_answer ->> 'message',
             p_answer ->> 'detail', p_answer ->> 'hint')),
-        -- What is not an addition can only be finished once a step of it has begun.
         'hint', pg_catalog.format(CASE
-            WHEN EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_step.operation_id AND o.kind = 'add_node')
+            WHEN EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_step.operation_id AND s.undo_sql IS NOT NULL)
+                 AND NOT EXISTS (SELECT FROM zodan.step AS s
+                                  WHERE s.operation_id = p_step.operation_id AND s.policy = 'final' AND s.attempts > 0)
             THEN 'Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.'
             ELSE 'Mend the cause, then CALL zodan.resume(%1$s) to finish.' END, p_step.operation_id));
 END
@@ -2177,7 +2256,7 @@ REVOKE ALL ON FUNCTION zodan.describe_failure FROM PUBLIC;
 
 CREATE FUNCTION zodan.announce_step(
     p_step zodan.step,
-    p_job jsonb,
+    p_job zodan.job,
     p_undo boolean,
     p_verbose boolean
 )
@@ -2187,7 +2266,7 @@ AS $zodan$
 /* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3). */
 BEGIN
     IF p_verbose THEN
-        RAISE NOTICE '% %: %', CASE WHEN p_job ? 'found' THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
+        RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
             p_step.ordinal, p_step.title;
     END IF;
     RAISE DEBUG 'on %: %', p_step.node, coalesce(p_step.do_sql, p_step.until_sql);
@@ -2233,7 +2312,7 @@ when all are done, or when one has failed and nothing is under way any more; p_f
 every line of the journal, so that no transaction of its own is open while it waits (design 3). */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
-    v_jobs jsonb[];
+    v_jobs zodan.job[];
     v_results jsonb;
     v_busy text[] := '{}'::text[];
     v_open boolean;
@@ -2243,7 +2322,7 @@ BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
       FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.result IS NOT NULL;
     FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
-        v_jobs[v_index] := '{"stage": "check", "sent": false}';
+        v_jobs[v_index] := zodan.begin_job();
         IF NOT p_undo THEN
             PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'running');
         END IF;
@@ -2252,38 +2331,38 @@ BEGIN
     LOOP
         v_open := false;
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
-            CONTINUE WHEN v_jobs[v_index] ->> 'stage' IN ('done', 'failed');
-            IF NOT (v_jobs[v_index] ->> 'sent')::boolean THEN
+            CONTINUE WHEN v_jobs[v_index].stage IN ('done', 'failed');
+            IF NOT v_jobs[v_index].sent THEN
                 -- After a failure nothing new is begun; what is under way is waited for.
                 CONTINUE WHEN p_failure IS NOT NULL;
                 v_open := true;
                 CONTINUE WHEN v_steps[v_index].node = ANY (v_busy);
             END IF;
             v_open := true;
-            IF v_jobs[v_index] ->> 'stage' = 'check' THEN
+            IF v_jobs[v_index].stage = 'check' THEN
                 PERFORM zodan.meet_test_hook('before', v_steps[v_index].ordinal);
             END IF;
             v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
-            v_stage := v_jobs[v_index] ->> 'stage';
+            v_stage := v_jobs[v_index].stage;
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
-            IF v_stage <> v_jobs[v_index] ->> 'stage' THEN
+            IF v_stage <> v_jobs[v_index].stage THEN
                 v_moved := pg_catalog.clock_timestamp();
             END IF;
-            IF v_jobs[v_index] ? 'sample' THEN
-                PERFORM zodan.record_sample(p_operation, v_steps[v_index].ordinal, v_jobs[v_index] -> 'sample');
-                v_jobs[v_index] := v_jobs[v_index] - 'sample';
+            IF v_jobs[v_index].sample IS NOT NULL THEN
+                PERFORM zodan.record_sample(p_operation, v_steps[v_index].ordinal, v_jobs[v_index].sample);
+                v_jobs[v_index].sample := NULL;
             END IF;
-            IF v_jobs[v_index] ->> 'stage' = 'failed' THEN
-                p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index] -> 'answer'));
-                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL, v_jobs[v_index] #>> '{answer,message}');
+            IF v_jobs[v_index].stage = 'failed' THEN
+                p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index].answer));
+                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL, v_jobs[v_index].answer ->> 'message');
                 COMMIT;
-            ELSIF v_jobs[v_index] ->> 'stage' = 'done' THEN
+            ELSIF v_jobs[v_index].stage = 'done' THEN
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal,
-                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo THEN v_jobs[v_index] -> 'result' END);
+                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo THEN v_jobs[v_index].result END);
                 COMMIT;
                 PERFORM zodan.announce_step(v_steps[v_index], v_jobs[v_index], p_undo, p_verbose);
                 PERFORM zodan.meet_test_hook('after', v_steps[v_index].ordinal);
-            ELSIF (v_jobs[v_index] ->> 'sent')::boolean THEN
+            ELSIF v_jobs[v_index].sent THEN
                 v_busy := v_busy || v_steps[v_index].node;
             END IF;
         END LOOP;
@@ -2403,21 +2482,21 @@ REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_hopeless(
     p_operation bigint,
-    p_section text,
+    p_group text,
     p_ordinal int,
     p_dsns jsonb
 )
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether what a section waits for after step p_ordinal will never come: the next wait in it reports
+/* Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports
 trouble (a copy that broke off cannot be taken up again by Spock) (design 3). */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
 BEGIN
     SELECT s.* INTO v_step FROM zodan.step AS s
-     WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal > p_ordinal AND s.until_sql IS NOT NULL
+     WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.ordinal > p_ordinal AND s.until_sql IS NOT NULL
      ORDER BY s.ordinal LIMIT 1;
     IF v_step.until_sql IS NULL OR v_step.until_sql LIKE '%{result:%' THEN
         RETURN false;
@@ -2427,25 +2506,25 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_hopeless IS
-'Tells whether what a section waits for after step p_ordinal will never come: the next wait in it reports
+'Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports
 trouble (a copy that broke off cannot be taken up again by Spock) (design 3).';
 REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
 
-CREATE PROCEDURE zodan.take_back_section(
+CREATE PROCEDURE zodan.take_back_group(
     p_operation bigint,
-    p_section text,
+    p_group text,
     p_dsns jsonb,
     p_verbose boolean,
     INOUT p_failure jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a section back with everything that was made after it, and has all of that done again; what comes before the
-section stays. A copy is not taken back where users have written on the new node: p_failure then reports it (design 3, 4). */
+/* Takes a group of steps back with everything that was made after it, and has all of that done again. What comes before the
+group stays. A group of policy guarded is not taken back where users have written on the new node: p_failure then says so. */
 DECLARE
     v_first record;
 BEGIN
-    IF p_section = 'copy' THEN
+    IF EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.policy = 'guarded') THEN
         p_failure := zodan.find_written(p_operation, p_dsns,
             pg_catalog.format('The copy has to start over, which deletes them: save them elsewhere, delete them there, then CALL zodan.resume(%s).', p_operation));
         IF p_failure IS NOT NULL THEN
@@ -2453,31 +2532,31 @@ BEGIN
         END IF;
     END IF;
     SELECT pg_catalog.min(s.phase) AS phase, pg_catalog.min(s.ordinal) AS ordinal INTO v_first
-      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.section = p_section;
+      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group;
     CALL zodan.undo_phases(p_operation, v_first.phase, p_dsns, p_verbose, p_failure);
     UPDATE zodan.step AS s SET state = 'pending'
-     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section IS DISTINCT FROM 'once' AND s.ordinal >= v_first.ordinal;
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy IS DISTINCT FROM 'once' AND s.ordinal >= v_first.ordinal;
     COMMIT;
 END
 $zodan$;
-COMMENT ON PROCEDURE zodan.take_back_section IS
-'Takes a section back with everything that was made after it, and has all of that done again; what comes before the
-section stays. A copy is not taken back where users have written on the new node: p_failure then reports it (design 3, 4).';
-REVOKE ALL ON PROCEDURE zodan.take_back_section FROM PUBLIC;
+COMMENT ON PROCEDURE zodan.take_back_group IS
+'Takes a group of steps back with everything that was made after it, and has all of that done again. What comes before the
+group stays. A group of policy guarded is not taken back where users have written on the new node: p_failure then says so.';
+REVOKE ALL ON PROCEDURE zodan.take_back_group FROM PUBLIC;
 
-CREATE PROCEDURE zodan.settle_section(
+CREATE PROCEDURE zodan.settle_group(
     p_operation bigint,
-    p_section text,
+    p_group text,
     p_dsns jsonb,
     p_verbose boolean,
     INOUT p_failure jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
-done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
-before anything waits for a node whose apply may still be paused; so does, after the last step of the flip that cannot be
-taken back, everything before it. Else all of it is taken back, to be begun again (design 3, 4). */
+/* Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is done, and
+the wait that follows is not without hope, that step and those before it in the group count as done, and the rest runs at
+once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for everything
+before it, outside of its group too. Otherwise the group is taken back, to begin again. */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -2485,7 +2564,7 @@ DECLARE
 BEGIN
     FOR v_step IN
         SELECT s.* FROM zodan.step AS s
-         WHERE s.operation_id = p_operation AND s.section = p_section AND s.done_sql IS NOT NULL
+         WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.done_sql IS NOT NULL
          ORDER BY s.ordinal DESC
     LOOP
         v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.done_sql), p_dsns) -> v_step.node;
@@ -2493,11 +2572,11 @@ BEGIN
             p_failure := zodan.describe_failure(v_step, v_answer);
             RETURN;
         ELSIF (v_answer #>> '{value,ok}')::boolean THEN
-            EXIT WHEN zodan.is_hopeless(p_operation, p_section, v_step.ordinal, p_dsns);
+            EXIT WHEN zodan.is_hopeless(p_operation, p_group, v_step.ordinal, p_dsns);
             UPDATE zodan.step AS s SET state = 'done'
-             WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal AND (s.section = p_section OR p_section = 'flip');
+             WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal AND (s.group_name = p_group OR v_step.policy = 'swift');
             FOREACH v_phase IN ARRAY ARRAY(SELECT DISTINCT s.phase FROM zodan.step AS s
-                WHERE s.operation_id = p_operation AND s.section = p_section AND s.ordinal > v_step.ordinal ORDER BY s.phase)
+                WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.ordinal > v_step.ordinal ORDER BY s.phase)
             LOOP
                 EXIT WHEN p_failure IS NOT NULL;
                 CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
@@ -2505,15 +2584,15 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
-    CALL zodan.take_back_section(p_operation, p_section, p_dsns, p_verbose, p_failure);
+    CALL zodan.take_back_group(p_operation, p_group, p_dsns, p_verbose, p_failure);
 END
 $zodan$;
-COMMENT ON PROCEDURE zodan.settle_section IS
-'Brings a section that was interrupted to where it can go on. Where the cluster shows that a step of it is
-done, and the wait that follows is not without hope, it and those before it count as done and the rest is run at once,
-before anything waits for a node whose apply may still be paused; so does, after the last step of the flip that cannot be
-taken back, everything before it. Else all of it is taken back, to be begun again (design 3, 4).';
-REVOKE ALL ON PROCEDURE zodan.settle_section FROM PUBLIC;
+COMMENT ON PROCEDURE zodan.settle_group IS
+'Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is done, and
+the wait that follows is not without hope, that step and those before it in the group count as done, and the rest runs at
+once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for everything
+before it, outside of its group too. Otherwise the group is taken back, to begin again.';
+REVOKE ALL ON PROCEDURE zodan.settle_group FROM PUBLIC;
 
 CREATE PROCEDURE zodan.regain_members(p_operation bigint, p_dsns jsonb, INOUT p_failure jsonb)
 LANGUAGE plpgsql
@@ -2551,9 +2630,9 @@ COMMENT ON PROCEDURE zodan.regain_members IS
 a wait may see no progress. Reports in p_failure a node that stays away (design 3).';
 REVOKE ALL ON PROCEDURE zodan.regain_members FROM PUBLIC;
 
-CREATE PROCEDURE zodan.retry_section(
+CREATE PROCEDURE zodan.retry_group(
     p_operation bigint,
-    p_section text,
+    p_group text,
     p_dsns jsonb,
     p_verbose boolean,
     INOUT p_tries int,
@@ -2562,58 +2641,66 @@ CREATE PROCEDURE zodan.retry_section(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* After a failure on the way to the turn: settles the flip (always, so that nothing stays paused) and the copy, which
-is begun again where it had been disabled or is known not to be whole (ZD304), and clears p_failure if it may be tried again from
-where the new node is brought level. p_tries counts the flips, 5 in all, with a rest before the next; p_copies the copies, 2 in all.
-Any other failure is left as it is, for a look at what failed, until the operation is called again or rolled back
-(design 3, 4). */
+/* Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL then. A group
+of policy swift is settled first, always, so that nothing stays paused; then the guarded group before it, which is brought
+level again. Where the failure says that what the guarded group made is not whole (ZD304), that group begins again. p_tries
+counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded group, both in one
+call. Any other failure stays as it is, for a look at what failed, until the operation is called again or rolled back. */
 DECLARE
     v_failure jsonb;
     v_rest timestamptz;
-    v_is_copied boolean := p_failure ->> 'sqlstate' IS DISTINCT FROM 'ZD304';
+    v_is_whole boolean := p_failure ->> 'sqlstate' IS DISTINCT FROM 'ZD304';
+    v_swift record;
+    v_guarded record;
 BEGIN
-    IF p_section IS DISTINCT FROM 'flip' AND v_is_copied THEN
+    SELECT s.group_name AS name, s.group_tries AS tries INTO v_swift
+      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.policy = 'swift' LIMIT 1;
+    SELECT s.group_name AS name, s.group_tries AS tries INTO v_guarded
+      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.policy = 'guarded' LIMIT 1;
+    IF v_swift.name IS NULL OR v_guarded.name IS NULL OR p_group IS DISTINCT FROM v_swift.name AND v_is_whole THEN
         RETURN;
-    ELSIF p_section = 'flip' THEN
+    ELSIF p_group = v_swift.name THEN
         p_tries := p_tries + 1;
         CALL zodan.regain_members(p_operation, p_dsns, v_failure);
         IF v_failure IS NOT NULL THEN
             RETURN;
         END IF;
-        CALL zodan.settle_section(p_operation, 'flip', p_dsns, p_verbose, v_failure);
+        CALL zodan.settle_group(p_operation, v_swift.name, p_dsns, p_verbose, v_failure);
     END IF;
-    p_copies := p_copies + (NOT v_is_copied)::int;
-    IF v_failure IS NOT NULL OR p_tries >= 5 OR p_copies >= 2 THEN
+    p_copies := p_copies + (NOT v_is_whole)::int;
+    IF v_failure IS NOT NULL OR p_tries >= v_swift.tries OR p_copies >= v_guarded.tries THEN
         RETURN;
-    ELSIF v_is_copied THEN
-        CALL zodan.settle_section(p_operation, 'copy', p_dsns, p_verbose, v_failure);
+    ELSIF v_is_whole THEN
+        CALL zodan.settle_group(p_operation, v_guarded.name, p_dsns, p_verbose, v_failure);
     ELSE
-        CALL zodan.take_back_section(p_operation, 'copy', p_dsns, p_verbose, v_failure);
+        CALL zodan.take_back_group(p_operation, v_guarded.name, p_dsns, p_verbose, v_failure);
     END IF;
     IF v_failure IS NOT NULL THEN
         -- What stands in the way of another try matters more than why one is needed.
-        p_failure := v_failure || pg_catalog.jsonb_build_object('detail', pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
+        p_failure := v_failure || pg_catalog.jsonb_build_object('detail',
+            pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
         RETURN;
     END IF;
-    RAISE NOTICE 'section % is tried again: %', CASE WHEN v_is_copied THEN p_section ELSE 'copy' END, p_failure ->> 'detail';
+    RAISE NOTICE 'trying again from the % on: %', CASE WHEN v_is_whole THEN p_group ELSE v_guarded.name END, p_failure ->> 'detail';
     p_failure := NULL;
     UPDATE zodan.step AS s SET state = 'pending'
-     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.section = 'approach'
-       AND NOT EXISTS (SELECT FROM zodan.step AS t WHERE t.operation_id = p_operation AND t.section = 'flip' AND t.state = 'done');
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy = 'again' AND NOT EXISTS (
+           SELECT FROM zodan.step AS t WHERE t.operation_id = p_operation AND t.policy = 'swift' AND t.state = 'done');
     COMMIT;
-    v_rest := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 0.5 * 2 ^ greatest(p_tries - 1, 0));
+    v_rest := pg_catalog.clock_timestamp()
+        + pg_catalog.make_interval(secs => 0.5 * 2 ^ greatest(p_tries - 1, 0));
     WHILE pg_catalog.clock_timestamp() < v_rest LOOP
         PERFORM zodan.wait_a_moment();
     END LOOP;
 END
 $zodan$;
-COMMENT ON PROCEDURE zodan.retry_section IS
-'After a failure on the way to the turn: settles the flip (always, so that nothing stays paused) and the copy, which
-is begun again where it had been disabled or is known not to be whole (ZD304), and clears p_failure if it may be tried again from
-where the new node is brought level. p_tries counts the flips, 5 in all, with a rest before the next; p_copies the copies, 2 in all.
-Any other failure is left as it is, for a look at what failed, until the operation is called again or rolled back
-(design 3, 4).';
-REVOKE ALL ON PROCEDURE zodan.retry_section FROM PUBLIC;
+COMMENT ON PROCEDURE zodan.retry_group IS
+'Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL then. A group
+of policy swift is settled first, always, so that nothing stays paused; then the guarded group before it, which is brought
+level again. Where the failure says that what the guarded group made is not whole (ZD304), that group begins again. p_tries
+counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded group, both in one
+call. Any other failure stays as it is, for a look at what failed, until the operation is called again or rolled back.';
+REVOKE ALL ON PROCEDURE zodan.retry_group FROM PUBLIC;
 
 CREATE PROCEDURE zodan.run_operation(
     p_operation bigint,
@@ -2628,27 +2715,27 @@ already. A flip that fails is taken back and tried again, and a copy that is not
 why it stopped; the journal says the same (design 3). */
 DECLARE
     v_phase int;
-    v_section text;
+    v_group text;
     v_tries int := 0;
     v_copies int := 0;
 BEGIN
-    FOR v_section IN
+    FOR v_group IN
         -- The later one first: a turn that happened stands for all that came before it.
-        SELECT s.section FROM zodan.step AS s
-         WHERE s.operation_id = p_operation AND s.section IN ('copy', 'flip')
-         GROUP BY s.section HAVING pg_catalog.max(s.attempts) > 0
+        SELECT s.group_name FROM zodan.step AS s
+         WHERE s.operation_id = p_operation AND s.group_tries IS NOT NULL
+         GROUP BY s.group_name HAVING pg_catalog.max(s.attempts) > 0
          ORDER BY pg_catalog.min(s.ordinal) DESC
     LOOP
-        CALL zodan.settle_section(p_operation, v_section, p_dsns, p_verbose, p_failure);
+        CALL zodan.settle_group(p_operation, v_group, p_dsns, p_verbose, p_failure);
         EXIT WHEN p_failure IS NOT NULL;
     END LOOP;
     SELECT pg_catalog.min(s.phase) INTO v_phase FROM zodan.step AS s WHERE s.operation_id = p_operation;
     WHILE v_phase IS NOT NULL AND p_failure IS NULL LOOP
-        SELECT pg_catalog.max(s.section) INTO v_section
+        SELECT pg_catalog.max(s.group_name) INTO v_group
           FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase = v_phase;
         CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
         IF p_failure IS NOT NULL THEN
-            CALL zodan.retry_section(p_operation, v_section, p_dsns, p_verbose, v_tries, v_copies, p_failure);
+            CALL zodan.retry_group(p_operation, v_group, p_dsns, p_verbose, v_tries, v_copies, p_failure);
             IF p_failure IS NULL THEN
                 SELECT pg_catalog.min(s.phase) - 1 INTO v_phase
                   FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.state <> 'done';
@@ -2691,7 +2778,7 @@ COMMENT ON FUNCTION zodan.raise_failure IS
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
 CREATE FUNCTION zodan.make_step(
-    p_phase int,
+    p_phase text,
     p_node text,
     p_title text,
     p_do text DEFAULT NULL,
@@ -2700,39 +2787,63 @@ CREATE FUNCTION zodan.make_step(
     p_until text DEFAULT NULL,
     p_budget interval DEFAULT NULL,
     p_ref text DEFAULT NULL,
-    p_section text DEFAULT NULL
+    p_group text DEFAULT NULL,
+    p_policy text DEFAULT NULL,
+    p_kind text DEFAULT NULL,
+    p_object text DEFAULT NULL
 )
 RETURNS zodan.plan_step
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT ROW(p_phase, NULL, p_ref, p_section, p_node, p_title, p_do, p_done, p_undo, p_until, p_budget)::zodan.plan_step
+SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NULL THEN 'act' ELSE 'wait' END),
+           p_group, g.tries, coalesce(p_policy, g.policy), p_node, p_object, p_title, p_do, p_done, p_undo, p_until,
+           p_budget)::zodan.plan_step
+  FROM (VALUES (p_group)) AS s(name)
+  LEFT JOIN (VALUES
+    ('copy', 2::int, 'guarded'),
+    ('approach', NULL::int, 'again'),
+    ('flip', 5::int, 'swift')
+    ) AS g(name, tries, policy) ON g.name = s.name
 $zodan$;
 COMMENT ON FUNCTION zodan.make_step IS
-'One step of a draft plan, not numbered yet. p_ref is the name by which other steps refer to its result until
-zodan.number_steps puts its number there (design 3).';
+'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other steps
+refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step, and p_policy
+for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless given.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
-CREATE FUNCTION zodan.number_steps(p_steps zodan.plan_step[])
+CREATE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: numbers phases and steps from 1 in their order, and turns the names by which steps refer
-to one another's results into those numbers (design 3). */
+/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and turns the
+names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase that p_phases
+does not have. */
 DECLARE
-    v_steps zodan.plan_step[];
+    v_steps zodan.plan_step[] := ARRAY(
+        SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
+         ORDER BY pg_catalog.array_position(p_phases, p_steps[i.place].phase_name), i.place);
     v_step zodan.plan_step;
-    v_refs jsonb;
+    v_before zodan.plan_step;
+    v_refs jsonb := '{}'::jsonb;
     v_ref text;
     v_ordinal text;
 BEGIN
-    SELECT pg_catalog.array_agg(ROW(n.phase_number, n.step_number, n.ref, n.section, n.node, n.title, n.do_sql,
-               n.done_sql, n.undo_sql, n.until_sql, n.budget)::zodan.plan_step ORDER BY n.step_number),
-           pg_catalog.jsonb_object_agg(n.ref, n.step_number) FILTER (WHERE n.ref IS NOT NULL)
-      INTO v_steps, v_refs
-      FROM (SELECT s.*, pg_catalog.dense_rank() OVER (ORDER BY s.phase) AS phase_number,
-                   pg_catalog.row_number() OVER (ORDER BY s.phase, s.place) AS step_number
-              FROM pg_catalog.unnest(p_steps) WITH ORDINALITY AS s(phase, ordinal, ref, section, node, title, do_sql,
-                       done_sql, undo_sql, until_sql, budget, place)) AS n;
+    FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+        v_step := v_steps[v_index];
+        IF pg_catalog.array_position(p_phases, v_step.phase_name) IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD902',
+                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have', v_step.phase_name),
+                HINT = 'Report this with the statement that you called.';
+        END IF;
+        v_step.ordinal := v_index;
+        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name)::int;
+        IF v_step.ref IS NOT NULL THEN
+            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
+        END IF;
+        v_steps[v_index] := v_step;
+        v_before := v_step;
+    END LOOP;
     FOREACH v_step IN ARRAY v_steps LOOP
         FOR v_ref, v_ordinal IN SELECT r.key, r.value FROM pg_catalog.jsonb_each_text(v_refs) AS r(key, value) LOOP
             v_ref := '{result:' || v_ref || '.';
@@ -2746,8 +2857,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: numbers phases and steps from 1 in their order, and turns the names by which steps refer
-to one another''s results into those numbers (design 3).';
+'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and turns the
+names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase that p_phases
+does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_dsns(
@@ -3012,7 +3124,7 @@ BEGIN
     CALL zodan.require_autocommit('zodan.rollback', true, p_dsns::text);
     PERFORM zodan.close_connections();
     IF EXISTS (SELECT FROM zodan.operation AS o JOIN zodan.step AS s ON s.operation_id = o.operation_id
-                WHERE o.operation_id = p_operation AND o.kind = 'remove_node' AND s.section = 'final' AND s.attempts > 0) THEN
+                WHERE o.operation_id = p_operation AND s.policy = 'final' AND s.attempts > 0) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD007',
@@ -3475,7 +3587,7 @@ BEGIN
     PERFORM zodan.lock_members(v_found.p_dsns);
     SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
     SELECT pg_catalog.array_agg(zodan.make_step(
-               CASE o.kind WHEN 'subscription' THEN 1 WHEN 'slot' THEN 2 WHEN 'origin' THEN 2 ELSE 3 END, o.node,
+               CASE o.kind WHEN 'subscription' THEN 'subscriptions' WHEN 'slot' THEN 'slots' WHEN 'origin' THEN 'slots' ELSE 'nodes' END, o.node,
                pg_catalog.format('%s %s on %s: %s', o.kind, o.name, o.node, o.reason),
                CASE o.kind WHEN 'origin' THEN zodan.write_drop_origin(o.name)
                            WHEN 'node' THEN zodan.write_forget_node(o.name) ELSE o.statement END))
@@ -3493,7 +3605,7 @@ BEGIN
         RETURN;
     END IF;
     v_operation := zodan.start_operation('mend', 'cluster', '{}', v_found.p_dsns,
-        (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps) AS n));
+        (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps, '{subscriptions,slots,nodes}') AS n));
     COMMIT;
     CALL zodan.run_operation(v_operation, v_found.p_dsns, p_verbose, v_failure);
     PERFORM zodan.raise_failure(v_failure);
@@ -5794,18 +5906,18 @@ BEGIN
     LOOP
         v_origins := zodan.list_stream_names(v_leave, v_node, 'subscriber');
         v_slots := zodan.list_stream_names(v_leave, v_node, 'provider');
-        RETURN NEXT zodan.make_step(1, v_node,
+        RETURN NEXT zodan.make_step('clean', v_node,
             pg_catalog.format('see that no stream of an earlier node %s is on %s', v_new, v_node),
             p_do := zodan.clear_names(p_slots => v_slots, p_origins => v_origins),
-            p_undo := zodan.prove_gone(p_target => v_new, p_origins => v_origins, p_slots => v_slots), p_section := 'once');
+            p_undo := zodan.prove_gone(p_target => v_new, p_origins => v_origins, p_slots => v_slots), p_policy := 'once', p_kind := 'verify');
         IF v_node <> v_new THEN
-            RETURN NEXT zodan.make_step(2, v_node, pg_catalog.format('%s does not know node %s', v_node, v_new),
-                p_undo := zodan.write_forget_node(v_new));
+            RETURN NEXT zodan.make_step('register', v_node, pg_catalog.format('%s does not know node %s', v_node, v_new),
+                p_undo := zodan.write_forget_node(v_new), p_object := v_new);
         END IF;
     END LOOP;
-    RETURN NEXT zodan.make_step(6, v_source,
+    RETURN NEXT zodan.make_step('slot', v_source,
         pg_catalog.format('slot %s, which the copy will make on %s', p_cluster ->> 'copy_slot', v_source),
-        p_undo := zodan.drop_slot(p_cluster ->> 'copy_slot'), p_section := 'copy');
+        p_undo := zodan.drop_slot(p_cluster ->> 'copy_slot'), p_group := 'copy', p_object := p_cluster ->> 'copy_slot');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_clean IS
@@ -5829,15 +5941,15 @@ structure copy leaves a schema out only if the subscriber has one of that name (
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
-    RETURN NEXT zodan.make_step(2, v_new, 'create node ' || v_new || ' on ' || v_new,
+    RETURN NEXT zodan.make_step('register', v_new, 'create node ' || v_new || ' on ' || v_new,
             p_do := zodan.write_create_node(v_new, p_location, p_country, p_info),
             p_done := 'SELECT EXISTS (SELECT FROM spock.local_node) AS ok',
-            p_undo := zodan.write_drop_node_row(v_new));
+            p_undo := zodan.write_drop_node_row(v_new), p_object := v_new);
     -- Where Zodan is an extension on the source, the copy brings CREATE EXTENSION, which makes the schema itself.
     IF NOT (p_cluster ->> 'extension')::boolean THEN
-        RETURN NEXT zodan.make_step(2, v_new, 'keep schema zodan out of the copy on ' || v_new,
+        RETURN NEXT zodan.make_step('register', v_new, 'keep schema zodan out of the copy on ' || v_new,
             p_do := 'CREATE SCHEMA IF NOT EXISTS zodan',
-            p_undo := zodan.write_drop_empty_schema());
+            p_undo := zodan.write_drop_empty_schema(), p_object := 'zodan');
     END IF;
 END
 $zodan$;
@@ -5880,10 +5992,10 @@ DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
 BEGIN
-    RETURN NEXT zodan.make_step(3, v_new, 'note the roles of ' || v_new,
+    RETURN NEXT zodan.make_step('roles_before', v_new, 'note the roles of ' || v_new,
         p_do := 'SELECT pg_catalog.jsonb_agg(r.rolname) AS names FROM pg_catalog.pg_roles AS r',
-        p_ref := 'roles', p_section := 'once');
-    RETURN NEXT zodan.make_step(4, v_new, pg_catalog.format('bring the missing roles of %s to %s', v_source, v_new),
+        p_ref := 'roles', p_policy := 'once');
+    RETURN NEXT zodan.make_step('roles', v_new, pg_catalog.format('bring the missing roles of %s to %s', v_source, v_new),
         p_do := zodan.write_copy_roles(v_source),
         p_undo := zodan.write_drop_roles(v_new, zodan.placeholder('result', 'roles', 'names'), p_cluster #> '{roles}'));
 END
@@ -5952,22 +6064,22 @@ DECLARE
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
 BEGIN
-    RETURN NEXT zodan.make_step(5, v_new, 'note what is on ' || v_new,
+    RETURN NEXT zodan.make_step('note', v_new, 'note what is on ' || v_new,
         p_do := pg_catalog.format('SELECT n.*, extract(epoch FROM pg_catalog.clock_timestamp()) AS at, %s AS starts FROM (%s) AS n',
             zodan.write_server_start(), zodan.write_note_objects()), p_done := zodan.write_is_direct(p_cluster, v_sub),
         p_undo := zodan.write_drop_copied(v_new, zodan.placeholder('result', 'note', 'objects'),
-            zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_section := 'copy');
-    RETURN NEXT zodan.make_step(5, v_source, 'note the files of the tables on ' || v_source,
-        p_do := zodan.write_note_files(), p_ref := 'files', p_section := 'copy');
-    RETURN NEXT zodan.make_step(7, v_new, pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
+            zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
+    RETURN NEXT zodan.make_step('note', v_source, 'note the files of the tables on ' || v_source,
+        p_do := zodan.write_note_files(), p_ref := 'files', p_group := 'copy');
+    RETURN NEXT zodan.make_step('copying', v_new, pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
             p_do := zodan.write_sub_create(v_sub, v_source, zodan.list_sets(p_cluster, v_source), true, true, '{all}', true,
                 ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced', '[]')) AS s(name))),
             p_done := zodan.write_is_direct(p_cluster, v_sub),
             p_undo := zodan.write_drop_copy(v_sub),
-            p_section := 'copy');
-    RETURN NEXT zodan.make_step(7, v_source, 'the sessions of the copy on ' || v_source,
-            p_undo := zodan.write_end_sessions(v_sub), p_section := 'copy');
-    RETURN NEXT zodan.make_step(8, v_new, 'wait for the copy to be complete on ' || v_new,
+            p_group := 'copy', p_object := v_sub);
+    RETURN NEXT zodan.make_step('copying', v_source, 'the sessions of the copy on ' || v_source,
+            p_undo := zodan.write_end_sessions(v_sub), p_group := 'copy');
+    RETURN NEXT zodan.make_step('copied', v_new, 'wait for the copy to be complete on ' || v_new,
             p_until := pg_catalog.format($sql$
 SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
        pg_catalog.concat_ws(' ', pg_catalog.string_agg(l.sync_status::text, '' ORDER BY l.sync_nspname, l.sync_relname),
@@ -5990,21 +6102,21 @@ $sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_
             p_done := zodan.write_is_direct(p_cluster),
             p_undo := zodan.write_disable_copy(v_sub),
             p_budget := p_patience,
-            p_section := 'copy');
-    RETURN NEXT zodan.make_step(9, v_source, 'find the tables that were rewritten on ' || v_source,
-        p_do := zodan.write_find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten', p_section := 'approach');
-    RETURN NEXT zodan.make_step(10, v_new, 'see that the copy on ' || v_new || ' is whole',
+            p_group := 'copy');
+    RETURN NEXT zodan.make_step('rewritten', v_source, 'find the tables that were rewritten on ' || v_source,
+        p_do := zodan.write_find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten', p_group := 'approach');
+    RETURN NEXT zodan.make_step('sound', v_new, 'see that the copy on ' || v_new || ' is whole',
         p_do := zodan.write_see_sound(zodan.placeholder('result', 'note', 'at'), zodan.placeholder('result', 'note', 'starts'),
-            zodan.placeholder('result', 'rewritten', 'tables')), p_section := 'approach');
-    RETURN NEXT zodan.make_step(11, v_source, 'sync event on ' || v_source,
+            zodan.placeholder('result', 'rewritten', 'tables')), p_group := 'approach', p_kind := 'verify');
+    RETURN NEXT zodan.make_step('level', v_source, 'sync event on ' || v_source,
             p_do := zodan.write_sync_event(),
-            p_ref := 'level', p_section := 'approach');
-    RETURN NEXT zodan.make_step(12, v_new, pg_catalog.format('wait until %s has applied it', v_new),
+            p_ref := 'level', p_group := 'approach');
+    RETURN NEXT zodan.make_step('levelled', v_new, pg_catalog.format('wait until %s has applied it', v_new),
             p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'level', 'lsn')),
-            p_budget := p_patience, p_section := 'approach');
-    RETURN NEXT zodan.make_step(12, v_source, 'read the replication sets of ' || v_source,
+            p_budget := p_patience, p_group := 'approach');
+    RETURN NEXT zodan.make_step('levelled', v_source, 'read the replication sets of ' || v_source,
             p_do := zodan.write_read_sets(zodan.list_sets(p_cluster, v_source)),
-            p_ref := 'sets', p_section := 'approach');
+            p_ref := 'sets', p_group := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_copy IS
@@ -6021,8 +6133,8 @@ step 4). */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
-    RETURN NEXT zodan.make_step(13, v_new, pg_catalog.format('mirror the replication sets of %s on %s', p_cluster ->> 'source', v_new),
-            p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets', 'sets'), zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_section := 'approach');
+    RETURN NEXT zodan.make_step('prepare', v_new, pg_catalog.format('mirror the replication sets of %s on %s', p_cluster ->> 'source', v_new),
+            p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets', 'sets'), zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_group := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_mirror IS
@@ -6031,7 +6143,7 @@ step 4).';
 REVOKE ALL ON FUNCTION zodan.plan_mirror FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_slot(
-    p_phase int,
+    p_phase text,
     p_cluster jsonb,
     p_provider text,
     p_subscriber text
@@ -6048,7 +6160,7 @@ BEGIN
             p_do := zodan.write_create_slot(v_slot, (p_cluster #>> ARRAY['versions', p_provider])::int),
             p_done := pg_catalog.format('SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM ''lost'') AS ok',
             zodan.quote_text(v_slot)),
-            p_undo := zodan.drop_slot(v_slot), p_section := 'approach');
+            p_undo := zodan.drop_slot(v_slot), p_group := 'approach', p_object := v_slot);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slot IS
@@ -6068,10 +6180,10 @@ DECLARE
     v_peer text;
 BEGIN
     FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
-        RETURN QUERY SELECT * FROM zodan.plan_slot(13, p_cluster, v_peer, v_new);
+        RETURN QUERY SELECT * FROM zodan.plan_slot('prepare', p_cluster, v_peer, v_new);
     END LOOP;
     FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
-        RETURN QUERY SELECT * FROM zodan.plan_slot(13, p_cluster, v_new, v_peer);
+        RETURN QUERY SELECT * FROM zodan.plan_slot('prepare', p_cluster, v_new, v_peer);
     END LOOP;
 END
 $zodan$;
@@ -6098,29 +6210,29 @@ BEGIN
     -- The source's comes last: Spock starts streams in this order, and what the source changes is what others wrote.
     FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name) UNION ALL SELECT v_source LOOP
         v_sub := zodan.subscription_name(v_peer, v_new);
-        RETURN NEXT zodan.make_step(14, v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
+        RETURN NEXT zodan.make_step('mark', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
             p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_peer, v_new], p_subscription => v_sub,
                 p_provider => v_peer, p_sets => zodan.list_sets(p_cluster, v_peer), p_enabled => 'false'),
             p_done := zodan.write_subscription_exists(v_sub),
-            p_undo := zodan.write_drop_subscription(v_sub), p_section := 'approach');
+            p_undo := zodan.write_drop_subscription(v_sub), p_group := 'approach', p_object := v_sub);
     END LOOP;
     FOR v_peer, v_place IN
         SELECT p.name, p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
     LOOP
-        RETURN NEXT zodan.make_step(14, v_peer, 'sync event on ' || v_peer,
+        RETURN NEXT zodan.make_step('mark', v_peer, 'sync event on ' || v_peer,
             p_do := zodan.write_sync_event(),
-            p_ref := 'mark' || v_place, p_section := 'approach');
-        RETURN NEXT zodan.make_step(15, v_source, pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
+            p_ref := 'mark' || v_place, p_group := 'approach');
+        RETURN NEXT zodan.make_step('barrier', v_source, pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
             p_until := zodan.write_wait_applied(v_peer, zodan.placeholder('result', 'mark' || v_place, 'lsn')),
-            p_budget := p_patience, p_section := 'approach');
+            p_budget := p_patience, p_group := 'approach', p_object := v_peer);
     END LOOP;
     -- Right before the pause: nothing large is under way on the source, and the new node has what is there.
-    RETURN NEXT zodan.make_step(16, v_source, pg_catalog.format('wait until no long transaction is applied on %s', v_source),
-        p_until := zodan.write_wait_unbusy(), p_budget := p_patience, p_section := 'approach');
-    RETURN NEXT zodan.make_step(17, v_source, 'sync event on ' || v_source,
-        p_do := zodan.write_sync_event(), p_ref := 'near', p_section := 'approach');
-    RETURN NEXT zodan.make_step(18, v_new, pg_catalog.format('wait until %s has applied it', v_new),
-        p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'near', 'lsn')), p_budget := p_patience, p_section := 'approach');
+    RETURN NEXT zodan.make_step('ready', v_source, pg_catalog.format('wait until no long transaction is applied on %s', v_source),
+        p_until := zodan.write_wait_unbusy(), p_budget := p_patience, p_group := 'approach');
+    RETURN NEXT zodan.make_step('near', v_source, 'sync event on ' || v_source,
+        p_do := zodan.write_sync_event(), p_ref := 'near', p_group := 'approach');
+    RETURN NEXT zodan.make_step('nearly', v_new, pg_catalog.format('wait until %s has applied it', v_new),
+        p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'near', 'lsn')), p_budget := p_patience, p_group := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
@@ -6131,9 +6243,9 @@ REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_see_slots(
     p_cluster jsonb,
-    p_phase int,
+    p_phase text,
     p_budget interval,
-    p_section text
+    p_group text
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -6149,11 +6261,11 @@ BEGIN
             p_do := zodan.write_see_slots(ARRAY[p_cluster #>> ARRAY['slots', v_member, v_new]], CASE WHEN v_member = p_cluster ->> 'source'
                 THEN zodan.placeholder('result', 'flip', 'lsn')
                 ELSE pg_catalog.format('(%s::pg_catalog.jsonb ->> %s)', zodan.placeholder('result', 'flip', 'positions'), zodan.quote_text(v_member)) END),
-            p_budget := p_budget, p_section := p_section);
+            p_budget := p_budget, p_group := p_group, p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step(p_phase, v_new, 'see that the slots on ' || v_new || ' can be used',
         p_do := zodan.write_see_slots(ARRAY(SELECT s.value FROM pg_catalog.jsonb_each_text(p_cluster #> ARRAY['slots', v_new]) AS s(key, value))),
-        p_budget := p_budget, p_section := p_section);
+        p_budget := p_budget, p_group := p_group, p_kind := 'verify');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_see_slots IS
@@ -6165,7 +6277,7 @@ CREATE FUNCTION zodan.plan_turn(
     p_cluster jsonb,
     p_confirm text,
     p_budget interval,
-    p_section text
+    p_group text
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -6179,38 +6291,38 @@ DECLARE
 BEGIN
     -- Not taken back: enabled again, it would meet the transaction that its worker was stopped in, and Spock would discard
     -- that. What fails from here on to the switch has the copy begun anew.
-    RETURN NEXT zodan.make_step(25, v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
+    RETURN NEXT zodan.make_step('detach', v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
             p_do := pg_catalog.format('SELECT spock.sub_disable(%s, false) AS disabled', zodan.quote_text(v_sub)),
             p_budget := p_budget,
-            p_section := p_section);
-    RETURN NEXT zodan.make_step(26, v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
+            p_group := p_group, p_object := v_sub);
+    RETURN NEXT zodan.make_step('detached', v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
             p_until := pg_catalog.format('SELECT NOT active AS ok FROM pg_catalog.pg_replication_slots WHERE slot_name = %s',
             zodan.quote_text(p_cluster ->> 'copy_slot')),
             p_budget := p_budget,
-            p_section := p_section);
+            p_group := p_group, p_object := p_cluster ->> 'copy_slot');
     -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
-    RETURN NEXT zodan.make_step(26, v_new, pg_catalog.format('wait until the worker of %s has ended on %s', v_sub, v_new),
-            p_until := zodan.write_wait_worker_gone(v_sub), p_budget := p_budget, p_section := p_section);
-    RETURN NEXT zodan.make_step(27, v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
-            p_do := p_confirm, p_budget := p_budget, p_section := p_section);
-    RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 27, p_budget, p_section);
-    RETURN NEXT zodan.make_step(28, v_new, 'turn to the direct streams on ' || v_new,
+    RETURN NEXT zodan.make_step('detached', v_new, pg_catalog.format('wait until the worker of %s has ended on %s', v_sub, v_new),
+            p_until := zodan.write_wait_worker_gone(v_sub), p_budget := p_budget, p_group := p_group, p_object := v_sub);
+    RETURN NEXT zodan.make_step('confirm', v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
+            p_do := p_confirm, p_budget := p_budget, p_group := p_group, p_kind := 'verify');
+    RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 'confirm', p_budget, p_group);
+    RETURN NEXT zodan.make_step('switch', v_new, 'turn to the direct streams on ' || v_new,
             p_do := zodan.switch_streams(p_positions => zodan.placeholder('result', 'flip', 'positions'), p_copy => v_sub,
                 p_peers => ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name)),
                 p_subscriptions => zodan.list_subscriptions(p_cluster),
                 p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
             p_done := zodan.write_is_direct(p_cluster),
             p_budget := p_budget,
-            p_section := p_section);
+            p_group := p_group);
     -- A call that stopped here is taken up again whenever: Spock or a person may have disabled one meanwhile.
-    RETURN NEXT zodan.make_step(29, v_new, 'enable every stream on ' || v_new,
-            p_do := zodan.write_enable_streams(zodan.list_subscriptions(p_cluster)), p_section := p_section);
-    RETURN NEXT zodan.make_step(30, v_new, 'start every stream at once on ' || v_new,
-            p_do := zodan.write_start_streams(zodan.list_subscriptions(p_cluster)), p_section := p_section);
-    RETURN NEXT zodan.make_step(30, v_source, 'resume apply on ' || v_source,
+    RETURN NEXT zodan.make_step('enable', v_new, 'enable every stream on ' || v_new,
+            p_do := zodan.write_enable_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
+    RETURN NEXT zodan.make_step('resume', v_new, 'start every stream at once on ' || v_new,
+            p_do := zodan.write_start_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
+    RETURN NEXT zodan.make_step('resume', v_source, 'resume apply on ' || v_source,
             p_do := 'SELECT spock.resume_apply_workers()',
             p_budget := p_budget,
-            p_section := p_section);
+            p_group := p_group);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_turn IS
@@ -6238,38 +6350,38 @@ BEGIN
 END
 $do$$sql$, v_positions, zodan.placeholder('result', 'flip', 'positions'));
     v_peer text;
-    c_section CONSTANT text := 'flip';
+    c_group CONSTANT text := 'flip';
     c_budget CONSTANT interval := '8 s'::interval;
 BEGIN
-    RETURN NEXT zodan.make_step(19, v_source, 'pause apply on ' || v_source,
+    RETURN NEXT zodan.make_step('pause', v_source, 'pause apply on ' || v_source,
             p_do := 'SELECT spock.pause_apply_workers()',
             p_undo := 'SELECT spock.resume_apply_workers()',
             p_budget := c_budget,
-            p_section := c_section);
+            p_group := c_group);
     -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it
     -- now. It has to be a transaction: only at the end of one does a worker see that it is to pause.
     FOR v_peer IN SELECT p.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS p(name) LOOP
-        RETURN NEXT zodan.make_step(20, v_peer, 'sync event on ' || v_peer,
-            p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_section := c_section);
+        RETURN NEXT zodan.make_step('nudge', v_peer, 'sync event on ' || v_peer,
+            p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_group := c_group);
     END LOOP;
-    RETURN NEXT zodan.make_step(21, v_source, pg_catalog.format('wait until %s applies nothing any more', v_source),
-        p_do := zodan.write_wait_still(v_positions), p_budget := c_budget, p_section := c_section);
-    RETURN NEXT zodan.make_step(22, v_source, 'read how far ' || v_source || ' has its peers, sync event there',
+    RETURN NEXT zodan.make_step('still', v_source, pg_catalog.format('wait until %s applies nothing any more', v_source),
+        p_do := zodan.write_wait_still(v_positions), p_budget := c_budget, p_group := c_group);
+    RETURN NEXT zodan.make_step('positions', v_source, 'read how far ' || v_source || ' has its peers, sync event there',
             p_do := pg_catalog.format('SELECT coalesce(%s, ''{}'') AS positions, spock.sync_event(false) AS lsn', v_positions),
             p_budget := c_budget,
             p_ref := 'flip',
-            p_section := c_section);
-    RETURN NEXT zodan.make_step(23, v_new, pg_catalog.format('wait until %s has applied it', v_new),
+            p_group := c_group);
+    RETURN NEXT zodan.make_step('caught_up', v_new, pg_catalog.format('wait until %s has applied it', v_new),
             p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'flip', 'lsn')),
             p_budget := c_budget,
-            p_section := c_section);
-    RETURN NEXT zodan.make_step(24, v_source, pg_catalog.format('see that %s applies nothing', v_source),
-            p_do := v_confirm, p_budget := c_budget, p_section := c_section);
-    RETURN NEXT zodan.make_step(24, v_new, pg_catalog.format('see that nothing was discarded on %s', v_new),
+            p_group := c_group);
+    RETURN NEXT zodan.make_step('held', v_source, pg_catalog.format('see that %s applies nothing', v_source),
+            p_do := v_confirm, p_budget := c_budget, p_group := c_group, p_kind := 'verify');
+    RETURN NEXT zodan.make_step('held', v_new, pg_catalog.format('see that nothing was discarded on %s', v_new),
         p_do := zodan.write_see_sound(zodan.placeholder('result', 'note', 'at'), zodan.placeholder('result', 'note', 'starts')),
-        p_budget := c_budget, p_section := c_section);
-    RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 24, c_budget, c_section);
-    RETURN QUERY SELECT * FROM zodan.plan_turn(p_cluster, v_confirm, c_budget, c_section);
+        p_budget := c_budget, p_group := c_group, p_kind := 'verify');
+    RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 'held', c_budget, c_group);
+    RETURN QUERY SELECT * FROM zodan.plan_turn(p_cluster, v_confirm, c_budget, c_group);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_flip IS
@@ -6290,23 +6402,23 @@ DECLARE
     v_sub text;
     v_member text;
 BEGIN
-    RETURN NEXT zodan.make_step(31, v_new,
+    RETURN NEXT zodan.make_step('way_back', v_new,
             pg_catalog.format('drop subscription %s on %s', zodan.copy_name(v_new), v_new),
-            p_do := zodan.write_drop_subscription(zodan.copy_name(v_new)));
+            p_do := zodan.write_drop_subscription(zodan.copy_name(v_new)), p_object := zodan.copy_name(v_new));
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
         v_sub := zodan.subscription_name(v_new, v_member);
-        RETURN NEXT zodan.make_step(31, v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
+        RETURN NEXT zodan.make_step('way_back', v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
             p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_new, v_member], p_subscription => v_sub,
                 p_provider => v_new, p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source'), p_enabled => 'true'),
             p_done := zodan.write_subscription_exists(v_sub),
-            p_undo := zodan.write_drop_subscription(v_sub));
-        RETURN NEXT zodan.make_step(32, v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
+            p_undo := zodan.write_drop_subscription(v_sub), p_object := v_sub);
+        RETURN NEXT zodan.make_step('replicating', v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
             p_until := zodan.write_wait_replicating(ARRAY[v_sub]),
-            p_budget := p_patience);
+            p_budget := p_patience, p_kind := 'verify', p_object := v_sub);
     END LOOP;
-    RETURN NEXT zodan.make_step(32, v_new, 'wait for all subscriptions to replicate on ' || v_new,
+    RETURN NEXT zodan.make_step('replicating', v_new, 'wait for all subscriptions to replicate on ' || v_new,
             p_until := zodan.write_wait_replicating(zodan.list_subscriptions(p_cluster)),
-            p_budget := p_patience);
+            p_budget := p_patience, p_kind := 'verify');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_return IS
@@ -6356,44 +6468,44 @@ DECLARE
     v_refs text[] := '{}'::text[];
     v_nodes text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)) || v_new;
 BEGIN
-    RETURN NEXT zodan.make_step(33, p_cluster ->> 'source', 'read the replication sets again on ' || (p_cluster ->> 'source'),
+    RETURN NEXT zodan.make_step('sequences', p_cluster ->> 'source', 'read the replication sets again on ' || (p_cluster ->> 'source'),
         p_do := zodan.write_read_sets(zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_ref := 'sets again');
-    RETURN NEXT zodan.make_step(34, v_new, 'mirror what was added to them on ' || v_new,
+    RETURN NEXT zodan.make_step('prove', v_new, 'mirror what was added to them on ' || v_new,
         p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets again', 'sets'), zodan.list_sets(p_cluster, p_cluster ->> 'source')));
     FOR v_member, v_place IN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
         v_refs := v_refs || zodan.placeholder('result', 'seq' || v_place, 'sequences');
-        RETURN NEXT zodan.make_step(33, v_member, 'read the sequences of ' || v_member,
+        RETURN NEXT zodan.make_step('sequences', v_member, 'read the sequences of ' || v_member,
             p_do := zodan.write_read_sequences(),
             p_ref := 'seq' || v_place);
-        RETURN NEXT zodan.make_step(34, v_member, 'sync event on ' || v_member,
+        RETURN NEXT zodan.make_step('prove', v_member, 'sync event on ' || v_member,
             p_do := zodan.write_sync_event(),
             p_ref := 'event' || v_place);
-        RETURN NEXT zodan.make_step(35, v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
+        RETURN NEXT zodan.make_step('proven', v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
             p_until := zodan.write_wait_applied(v_member, zodan.placeholder('result', 'event' || v_place, 'lsn')),
-            p_budget := p_patience);
-        RETURN NEXT zodan.make_step(35, v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
+            p_budget := p_patience, p_kind := 'verify', p_object := v_member);
+        RETURN NEXT zodan.make_step('proven', v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
             p_until := zodan.write_wait_applied(v_new, zodan.placeholder('result', 'event', 'lsn')),
-            p_budget := p_patience);
-        RETURN NEXT zodan.make_step(37, v_member, pg_catalog.format('see that nothing of %s was discarded on %s', v_new, v_member),
+            p_budget := p_patience, p_kind := 'verify');
+        RETURN NEXT zodan.make_step('whole', v_member, pg_catalog.format('see that nothing of %s was discarded on %s', v_new, v_member),
             p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', CASE WHEN v_member = p_cluster ->> 'source' THEN 'level'
                 ELSE 'mark' || (SELECT p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
-                                 WHERE p.name = v_member) END, 'at'), v_new));
+                                 WHERE p.name = v_member) END, 'at'), v_new), p_kind := 'verify');
     END LOOP;
-    RETURN NEXT zodan.make_step(34, v_new, 'bring the sequences of ' || v_new || ' level',
+    RETURN NEXT zodan.make_step('prove', v_new, 'bring the sequences of ' || v_new || ' level',
             p_do := zodan.write_level_sequences(v_refs));
-    RETURN NEXT zodan.make_step(34, v_new, 'sync event on ' || v_new,
+    RETURN NEXT zodan.make_step('prove', v_new, 'sync event on ' || v_new,
             p_do := zodan.write_sync_event(),
             p_ref := 'event');
     -- A copy brings their definitions only.
     FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name) LOOP
-        RETURN NEXT zodan.make_step(36, v_new, pg_catalog.format('refresh materialized view %s on %s', v_view, v_new),
-            p_do := zodan.write_refresh_view(v_view), p_done := zodan.write_view_is_filled(v_view), p_budget := p_patience);
+        RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view, v_new),
+            p_do := zodan.write_refresh_view(v_view), p_done := zodan.write_view_is_filled(v_view), p_budget := p_patience, p_object := v_view);
     END LOOP;
-    RETURN NEXT zodan.make_step(37, v_new, 'see that nothing was discarded on ' || v_new,
-            p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', 'note', 'at')));
-    RETURN NEXT zodan.make_step(38, v_new, 'drop schema zodan if it is empty on ' || v_new,
+    RETURN NEXT zodan.make_step('whole', v_new, 'see that nothing was discarded on ' || v_new,
+            p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', 'note', 'at')), p_kind := 'verify');
+    RETURN NEXT zodan.make_step('tidy', v_new, 'drop schema zodan if it is empty on ' || v_new,
             p_do := zodan.write_drop_empty_schema());
 END
 $zodan$;
@@ -6428,7 +6540,7 @@ BEGIN
         UNION ALL SELECT * FROM zodan.plan_flip(p_cluster)
         UNION ALL SELECT * FROM zodan.plan_return(p_cluster, p_patience)
         UNION ALL SELECT * FROM zodan.plan_prove(p_cluster, p_patience)) AS s;
-    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps) AS n);
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps, '{clean,register,roles_before,roles,note,slot,copying,copied,rewritten,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
@@ -7324,25 +7436,25 @@ DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
 BEGIN
-    RETURN NEXT zodan.make_step(1, v_target, 'end what ' || v_target || ' publishes',
-        p_do := zodan.write_unpublish(), p_done := zodan.write_unpublished(), p_section := 'final');
+    RETURN NEXT zodan.make_step('unpublish', v_target, 'end what ' || v_target || ' publishes',
+        p_do := zodan.write_unpublish(), p_done := zodan.write_unpublished(), p_policy := 'final');
     -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
-    RETURN NEXT zodan.make_step(2, v_target, 'mark the transactions of ' || v_target,
+    RETURN NEXT zodan.make_step('mark', v_target, 'mark the transactions of ' || v_target,
         p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
-    RETURN NEXT zodan.make_step(3, v_target,
+    RETURN NEXT zodan.make_step('settled', v_target,
         'wait until those open at that moment have ended on ' || v_target,
         p_until := zodan.write_wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
-    RETURN NEXT zodan.make_step(4, v_target, 'sync event on ' || v_target,
+    RETURN NEXT zodan.make_step('drain', v_target, 'sync event on ' || v_target,
         p_do := zodan.write_sync_event(), p_ref := 'drain');
     FOR v_member IN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
     LOOP
         -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
-        RETURN NEXT zodan.make_step(5, v_member,
+        RETURN NEXT zodan.make_step('drained', v_member,
             pg_catalog.format('wait until %s has applied everything of %s, and flush it', v_member, v_target),
             p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience,
-            p_section := 'once');
+            p_policy := 'once');
     END LOOP;
 END
 $zodan$;
@@ -7369,39 +7481,39 @@ BEGIN
         SELECT m.name, s.item FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
     LOOP
-        RETURN NEXT zodan.make_step(6, v_member,
+        RETURN NEXT zodan.make_step('leave', v_member,
             pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
-            p_do := zodan.write_drop_subscription(v_item ->> 'name'));
+            p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_object := v_item ->> 'name');
     END LOOP;
     -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
-    RETURN NEXT zodan.make_step(6, v_target, 'disable every subscription on ' || v_target,
+    RETURN NEXT zodan.make_step('leave', v_target, 'disable every subscription on ' || v_target,
         p_do := 'SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled');
     FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
-            RETURN NEXT zodan.make_step(7, v_item ->> 'provider',
+            RETURN NEXT zodan.make_step('forget', v_item ->> 'provider',
                 pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
-                p_do := zodan.drop_slot(v_item ->> 'slot'));
+                p_do := zodan.drop_slot(v_item ->> 'slot'), p_object := v_item ->> 'slot');
         END IF;
     END LOOP;
     -- A member that cannot be reached does not drop its own.
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'missing') AS m(name) LOOP
-        RETURN NEXT zodan.make_step(7, v_target, pg_catalog.format('drop the slot that %s used on %s', v_member, v_target),
-            p_do := zodan.write_drop_slot_of(v_target, zodan.subscription_name(v_target, v_member)));
+        RETURN NEXT zodan.make_step('forget', v_target, pg_catalog.format('drop the slot that %s used on %s', v_member, v_target),
+            p_do := zodan.write_drop_slot_of(v_target, zodan.subscription_name(v_target, v_member)), p_object := zodan.subscription_name(v_target, v_member));
     END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
-        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
-            p_do := zodan.write_forget_node(v_target));
-        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+            p_do := zodan.write_forget_node(v_target), p_object := v_target);
+        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.prove_gone(p_target => v_target,
                 p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
-                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')));
+                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
     END LOOP;
-    RETURN NEXT zodan.make_step(9, v_target,
+    RETURN NEXT zodan.make_step('drop', v_target,
         pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
-    RETURN NEXT zodan.make_step(10, v_target, 'prove that nothing is left on ' || v_target,
+    RETURN NEXT zodan.make_step('proven', v_target, 'prove that nothing is left on ' || v_target,
         p_do := zodan.prove_gone(p_target => v_target,
             p_origins => zodan.list_stream_names(p_leave, v_target, 'subscriber'),
-            p_slots => zodan.list_stream_names(p_leave, v_target, 'provider')));
+            p_slots => zodan.list_stream_names(p_leave, v_target, 'provider')), p_kind := 'verify');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_withdraw IS
@@ -7452,23 +7564,23 @@ DECLARE
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
         FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
-            RETURN NEXT zodan.make_step(6, v_member,
+            RETURN NEXT zodan.make_step('leave', v_member,
                 pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
-                p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_section := 'final');
+                p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_policy := 'final', p_object := v_item ->> 'name');
         END LOOP;
-        RETURN NEXT zodan.make_step(7, v_member,
+        RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
-            p_do := zodan.write_drop_slot_of(v_member, zodan.subscription_name(v_member, v_target)), p_section := 'final');
+            p_do := zodan.write_drop_slot_of(v_member, zodan.subscription_name(v_member, v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
         -- A join that never came to its end used this one.
-        RETURN NEXT zodan.make_step(7, v_member,
+        RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
-            p_do := zodan.write_drop_slot_of(v_member, zodan.copy_name(v_target)), p_section := 'final');
-        RETURN NEXT zodan.make_step(7, v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
-            p_do := zodan.write_forget_node(v_target), p_section := 'final');
-        RETURN NEXT zodan.make_step(8, v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+            p_do := zodan.write_drop_slot_of(v_member, zodan.copy_name(v_target)), p_policy := 'final', p_object := zodan.copy_name(v_target));
+        RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+            p_do := zodan.write_forget_node(v_target), p_policy := 'final', p_object := v_target);
+        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.prove_gone(p_target => v_target,
                 p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
-                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')));
+                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
     END LOOP;
 END
 $zodan$;
@@ -7490,7 +7602,7 @@ BEGIN
         SELECT * FROM zodan.plan_bury(p_leave) WHERE (p_leave ->> 'dead')::boolean
         UNION ALL SELECT * FROM zodan.plan_drain(p_leave, p_patience) WHERE NOT (p_leave ->> 'dead')::boolean
         UNION ALL SELECT * FROM zodan.plan_withdraw(p_leave) WHERE NOT (p_leave ->> 'dead')::boolean) AS s;
-    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps) AS n);
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps, '{unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS

@@ -14,13 +14,13 @@ from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster, Node, detect_engine
 
-#: From the first step to the end of the named one: a step is known by the start of its title.
+#: From the first step to the end of those of a phase.
 _MOMENTS = """
-SELECT extract(epoch FROM max(s.finished_at) FILTER (WHERE s.title LIKE 'turn to the direct streams%%') - o.started_at),
-       extract(epoch FROM max(s.finished_at) FILTER (WHERE s.title LIKE 'wait for%%replicate%%') - o.started_at),
+SELECT extract(epoch FROM max(s.finished_at) FILTER (WHERE s.phase_name = 'switch') - o.started_at),
+       extract(epoch FROM max(s.finished_at) FILTER (WHERE s.phase_name = 'replicating') - o.started_at),
        extract(epoch FROM o.finished_at - o.started_at),
-       extract(epoch FROM max(s.finished_at) FILTER (WHERE s.title LIKE 'resume apply%%')
-                        - max(s.started_at) FILTER (WHERE s.title LIKE 'pause apply%%'))
+       extract(epoch FROM max(s.finished_at) FILTER (WHERE s.phase_name = 'resume')
+                        - max(s.started_at) FILTER (WHERE s.phase_name = 'pause'))
   FROM zodan.operation AS o JOIN zodan.step AS s USING (operation_id)
  WHERE o.node = %(node)s AND o.kind = 'add_node' GROUP BY o.operation_id
 """

@@ -20,7 +20,7 @@ def test_why_a_copy_broke_off_is_told(make_cluster: MakeCluster, collects: bool)
     for node in (join.n1, join.n2):
         at(node, "CREATE TYPE mood AS ENUM ('good')")
     # What no check before it can see: it comes later.
-    held = join.held("note what is on n3")
+    held = join.held("note", "n3")
     at(join.n3, "CREATE TYPE mood AS ENUM ('bad')")
     held.let_go()
     assert held.error is not None

@@ -30,7 +30,7 @@ def join(make_cluster: MakeCluster, request: pytest.FixtureRequest) -> Join:
     for node in (join.n1, join.n2):
         at(node, *_APART)
     join.n3.execute("ALTER ROLE CURRENT_USER SET zodan.sync_timeout = '5 s'")
-    join.steps = planned(join.n1, join.n3)[1]
+    join.plan = planned(join.n1, join.n3)[1]
     return join
 
 
@@ -62,7 +62,7 @@ def _check(join: Join) -> None:
 
 def test_a_column_that_comes_later(join: Join) -> None:
     with Writers([join.n1, join.n2]) as writers:
-        held = join.held("sync event on n1")
+        held = join.held("level", "n1")
         for node in (join.n1, join.n2):
             at(node, "ALTER TABLE apart ADD x int")
         _insert(join, "1, 1")
@@ -79,7 +79,7 @@ def test_a_column_that_comes_later(join: Join) -> None:
 def test_a_row_that_is_refused(join: Join, request: pytest.FixtureRequest) -> None:
     discards = "discard" in request.node.callspec.params["join"]
     with Writers([join.n1, join.n2]) as writers:
-        held = join.held("sync event on n1")
+        held = join.held("level", "n1")
         at(join.n3, "ALTER TABLE apart ADD CHECK (id < 0)")
         _insert(join, "1")
         held.let_go()
@@ -91,7 +91,7 @@ def test_a_row_that_is_refused(join: Join, request: pytest.FixtureRequest) -> No
             _resume(join)
     # Where Spock has logged it, whatever it did with it then, the copy started over.
     assert held.error is None or not discards
-    assert join.attempts("note what is on n3") == (2 if join.cluster.engine.is_real else 1)
+    assert join.attempts("note", "n3") == (2 if join.cluster.engine.is_real else 1)
     assert writers.failures == []
     _check(join)
 

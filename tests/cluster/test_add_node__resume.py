@@ -14,12 +14,8 @@ from support.tables import CHAIN, KEYED, TABLES, assert_rows_equal, create_table
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster
 
-#: Where the caller dies: words of the step's title, before or after it.
-_POINTS = [
-    ("before", "wait for the copy to be complete"),
-    ("after", "disable subscription"),
-    ("after", "wait until n3 has applied the sync event of n1"),
-]
+#: Where the caller dies: before or after the first step of a phase on a node.
+_POINTS = [("before", "copied", "n3"), ("after", "detach", "n3"), ("after", "proven", "n3")]
 
 
 def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:
@@ -28,13 +24,12 @@ def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:
     n1, n2, n3 = cluster.nodes
     fill(n1, 20_000)
     load_zodan(n3)
-    arguments, steps = planned(n1, n3)
-    copy = next(number for number, title in steps if title.endswith("with structure and data"))
+    arguments, plan = planned(n1, n3)
+    copy = plan.at("copying", "n3")
     check_failure_of_a_step(cluster, arguments, copy)
     with Writers([n1, n2]) as writers:
-        for side, words in _POINTS:
-            ordinal = next(number for number, title in steps if words in title)
-            HeldCall(n3, f"{side} {ordinal}", "spock.add_node", arguments).kill()
+        for side, phase, node in _POINTS:
+            HeldCall(n3, f"{side} {plan.at(phase, node)}", "spock.add_node", arguments).kill()
             wait_unlocked(cluster.nodes)
         said = add_node(cluster, "n1", "n3")
     assert said[0].endswith("is taken up again where it stopped")
@@ -59,8 +54,8 @@ def test_a_flip_that_fails_after_the_copy_was_disabled_copies_anew(make_cluster:
     n1, n2, n3 = cluster.nodes
     fill(n1, 5000)
     load_zodan(n3)
-    arguments, steps = planned(n1, n3)
-    confirm = next(number for number, title in steps if title.startswith("confirm that n1"))
+    arguments, plan = planned(n1, n3)
+    confirm = plan.at("confirm", "n1")
     with Writers([n1, n2]) as writers:
         held = HeldCall(n3, f"before {confirm}", "spock.add_node", arguments)
         # The pause is over too early: what was read of the source is no longer so.
@@ -74,8 +69,7 @@ def test_a_flip_that_fails_after_the_copy_was_disabled_copies_anew(make_cluster:
     wait_level(cluster.members)
     assert exceptions(cluster.members) == []
     assert_rows_equal(cluster.members, TABLES)
-    attempts = dict(n3.execute("SELECT title, attempts FROM zodan.step WHERE section IN ('copy', 'flip')"))
-    assert {attempts["note what is on n3"], attempts["pause apply on n1"]} == {2}
+    assert n3.execute("SELECT DISTINCT attempts FROM zodan.step WHERE phase_name IN ('note', 'pause')") == [(2,)]
     assert n3.execute("SELECT state FROM zodan.operation") == [("done",)]
     remove_node(cluster, "n3")
     assert leftovers(cluster.nodes, "n3") == []
@@ -89,8 +83,8 @@ def test_rollback_does_not_take_rows_away_that_users_wrote(make_cluster: MakeClu
     n2.execute(f"UPDATE {KEYED} SET value = 1 WHERE id % 2 = 0")
     load_zodan(n3)
     before = state(cluster.nodes)
-    arguments, steps = planned(n1, n3)
-    way_back = next(number for number, title in steps if title == "create subscription sub_n3_n2 on n2")
+    arguments, plan = planned(n1, n3)
+    way_back = plan.at("way_back", "n2")
     HeldCall(n3, f"before {way_back}", "spock.add_node", arguments).kill()
     wait_unlocked(cluster.nodes)
     n3.execute(f"INSERT INTO {KEYED} SELECT i, 'n3', 0, 'early' FROM generate_series(1, 3) i")

@@ -14,7 +14,7 @@ from support.writers import Writers
 from zodan_sql.sandbox import Node, wait_until
 
 _BUDGET_S = 60.0
-_COPY = "note what is on n3"
+_COPY = ("note", "n3")
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def join(make_cluster: MakeCluster) -> Join:
 @pytest.mark.parametrize("switched_off", [["sub_n1_n3"], ["sub_n1_n3", "sub_n2_n3"]])
 def test_streams_that_were_switched_off_after_the_turn_do_not_undo_it(join: Join, switched_off: list[str]) -> None:
     with Writers([join.n1, join.n2]) as writers:
-        join.held("create subscription sub_n3_n1").kill()
+        join.held("way_back", "n1").kill()
         wait_unlocked(join.cluster.nodes)
     # At rest: a worker that is stopped inside a transaction has Spock discard that, in any mesh.
     wait_until(lambda: _lags(join), _BUDGET_S, "n3 to be level")
@@ -38,7 +38,7 @@ def test_streams_that_were_switched_off_after_the_turn_do_not_undo_it(join: Join
     assert writers.failures == []
     join.check()
     assert join.n1.execute(f"SELECT node FROM {KEYED} WHERE id = 999999999999") == [("n3",)]
-    assert join.attempts(_COPY) == 1
+    assert join.attempts(*_COPY) == 1
 
 
 def _lags(join: Join) -> str:
@@ -48,22 +48,22 @@ def _lags(join: Join) -> str:
 
 def test_what_was_discarded_before_the_turn_has_the_copy_start_over(join: Join) -> None:
     with Writers([join.n1, join.n2]) as writers:
-        held = join.held("see that nothing was discarded on n3")
+        held = join.held("held", "n3")
         join.discard()
         held.let_go()
     assert held.error is None
     assert writers.failures == []
     join.check()
-    assert join.attempts(_COPY) == 2
+    assert join.attempts(*_COPY) == 2
     # Nothing of n3 is published before the copy that it keeps is made: its slots are younger than that.
     assert join.n3.execute(
         "SELECT bool_and(s.started_at > c.finished_at AND s.attempts = 2) FROM zodan.step AS s, zodan.step AS c"
-        " WHERE s.node = 'n3' AND s.title LIKE 'create slot %%' AND c.title LIKE 'wait for the copy%%'"
+        " WHERE s.node = 'n3' AND s.phase_name = 'prepare' AND s.object_name IS NOT NULL AND c.phase_name = 'copied'"
     ) == [(True,)]
 
 
 def test_a_copy_does_not_start_over_where_users_have_written(join: Join) -> None:
-    held = join.held("see that nothing was discarded on n3")
+    held = join.held("held", "n3")
     join.discard()
     join.n3.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n3', 0, 'early')")
     held.let_go()
@@ -79,7 +79,7 @@ def test_a_copy_does_not_start_over_where_users_have_written(join: Join) -> None
 
 
 def test_what_was_discarded_after_the_turn_is_not_called_joined(join: Join) -> None:
-    held = join.held("create subscription sub_n3_n1")
+    held = join.held("way_back", "n1")
     join.discard()
     held.let_go()
     assert held.error is not None
@@ -96,7 +96,7 @@ def test_what_was_discarded_after_the_turn_is_not_called_joined(join: Join) -> N
 @pytest.mark.parametrize(("node", "other"), [("n1", "n3"), ("n2", "n3"), ("n3", "n2")])
 def test_a_slot_that_is_lost_while_it_waits_is_made_again(join: Join, node: str, other: str) -> None:
     with Writers([join.n1, join.n2]) as writers:
-        held = join.held("pause apply on n1")
+        held = join.held("pause", "n1")
         join.cluster[node].execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE %(part)s",
             {"part": f"spk_%sub_{node}_{other}"},
@@ -106,13 +106,13 @@ def test_a_slot_that_is_lost_while_it_waits_is_made_again(join: Join, node: str,
     assert writers.failures == []
     join.check()
     assert exceptions(join.cluster.members) == []
-    assert join.attempts(_COPY) == 1
-    assert join.attempts("pause apply on n1") == 2
+    assert join.attempts(*_COPY) == 1
+    assert join.attempts("pause", "n1") == 2
 
 
 def test_a_server_that_crashes_while_it_catches_up_has_every_row_once(join: Join) -> None:
     with Writers([join.n1, join.n2]) as writers:
-        held = join.held("wait until n3 has applied it")
+        held = join.held("levelled", "n3")
         wait_until(lambda: _lacks(join.n3, KEYED, 2100), _BUDGET_S, "rows to come")
         join.n3.stop("immediate")
         held.finish()
@@ -123,7 +123,7 @@ def test_a_server_that_crashes_while_it_catches_up_has_every_row_once(join: Join
     join.check()
     # With Spock 5 the origin goes back in a crash and the rows do not, so that the copy has to start over.
     ((forgets,),) = join.n3.execute("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = 'spock'")
-    assert join.attempts(_COPY) == (2 if forgets else 1)
+    assert join.attempts(*_COPY) == (2 if forgets else 1)
 
 
 def _lacks(node: Node, table: str, rows: int) -> str:
@@ -139,7 +139,7 @@ def test_a_table_that_is_rewritten_before_it_is_copied_is_copied_again(join: Joi
     join.n1.execute("INSERT INTO rw SELECT i, i FROM generate_series(1, 100) AS i")
     join.n1.execute("INSERT INTO vf SELECT i, i FROM generate_series(1, 100) AS i")
     wait_level([join.n1, join.n2])
-    held = join.held("create subscription zodan_copy_")
+    held = join.held("copying", "n3")
     # The restore waits for this lock, its snapshot taken. VACUUM FULL rewrites too, but keeps its rows visible to it.
     with join.n3.connect() as lock, lock.transaction():
         lock.execute("LOCK TABLE pg_catalog.pg_attrdef IN SHARE MODE")
@@ -152,7 +152,7 @@ def test_a_table_that_is_rewritten_before_it_is_copied_is_copied_again(join: Joi
     assert held.error is None
     join.check()
     assert join.n3.execute("SELECT count(*), (SELECT count(*) FROM vf) FROM rw") == [(100, 100)]
-    assert join.attempts(_COPY) == 2
+    assert join.attempts(*_COPY) == 2
 
 
 def _restore_waits(node: Node) -> str:
@@ -161,7 +161,7 @@ def _restore_waits(node: Node) -> str:
 
 
 def test_a_table_that_is_added_meanwhile_is_published_by_the_new_node(join: Join) -> None:
-    held = join.held("create subscription sub_n3_n1")
+    held = join.held("way_back", "n1")
     for node in join.cluster.nodes:
         node.execute("CREATE TABLE later (id int PRIMARY KEY)")
     for node in (join.n1, join.n2):
@@ -175,7 +175,7 @@ def test_a_table_that_is_added_meanwhile_is_published_by_the_new_node(join: Join
 
 
 def test_a_long_transaction_on_the_source_is_waited_for(join: Join) -> None:
-    held = join.held("wait until no long transaction is applied on n1")
+    held = join.held("ready", "n1")
     # The worker has written, and now waits for the lock in the middle of its transaction.
     with join.n1.connect() as lock, join.n2.connect() as long, lock.transaction():
         lock.execute(f"LOCK TABLE {CHAIN}")
@@ -186,11 +186,11 @@ def test_a_long_transaction_on_the_source_is_waited_for(join: Join) -> None:
         held.let_go_on()
         wait_until(lambda: _is_waited_for(join), _BUDGET_S, "the join to wait for the transaction")
         # Apply of what others send goes on: nothing is paused.
-        assert join.attempts("pause apply on n1") == 0
+        assert join.attempts("pause", "n1") == 0
     held.finish()
     assert held.error is None
     join.check()
-    assert join.attempts("pause apply on n1") == 1
+    assert join.attempts("pause", "n1") == 1
 
 
 def _is_stuck(node: Node) -> str:
@@ -204,20 +204,20 @@ def _is_stuck(node: Node) -> str:
 def _is_waited_for(join: Join) -> str:
     rows = join.n3.execute(
         "SELECT started_at < clock_timestamp() - interval '1 s' AND state = 'running' FROM zodan.step"
-        " WHERE title LIKE 'wait until no long transaction%%'"
+        " WHERE phase_name = 'ready'"
     )
     return "" if rows == [(True,)] else str(rows)
 
 
 def test_the_lock_of_a_dead_caller_is_taken_over_while_its_statement_runs(join: Join) -> None:
-    held = join.held("create slot spk_app_n1_sub_n1_n3")
+    held = join.held("prepare", "n1")
     # A slot is made only once this transaction is over.
     with join.n1.connect() as long, long.transaction():
         long.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n1', 0, 'long')")
         held.let_go_on()
         wait_until(lambda: _makes_a_slot(join.n1), _BUDGET_S, "the slot to be waited for")
         held.kill()
-        again = join.held("create slot spk_app_n1_sub_n1_n3")
+        again = join.held("prepare", "n1")
         again.let_go_on()
         wait_until(lambda: _makes_a_slot(join.n1), _BUDGET_S, "the slot to be waited for again")
     again.finish()

@@ -91,9 +91,8 @@ def test_a_caller_that_dies_in_the_flip_leaves_nothing_paused(make_cluster: Make
 
 def _in_the_flip(stage: Stage, point: str) -> int:
     steps = stage.steps("add_node")
-    pause = next(step.ordinal for step in steps if step.title.startswith("pause apply"))
-    beginnings = {"positions read": "read how far", "level": "wait until", "detached": "confirm", "switched": "turn to"}
-    return next(s.ordinal for s in steps if s.ordinal > pause and s.title.startswith(beginnings[point]))
+    phases = {"positions read": "positions", "level": "caught_up", "detached": "confirm", "switched": "switch"}
+    return next(step.ordinal for step in steps if step.phase_name == phases[point])
 
 
 def _write(node: Node) -> int:

@@ -120,7 +120,7 @@ def _draw(results: Results) -> str:
     columns = list(itertools.product(FAULTS, ENDINGS))
     legend = ", ".join(f"{head} {fault}" for fault, head in _HEADS.items())
     lines = [f"{legend}; each: resumed, rolled back", "   " + " ".join(f"{_HEADS[fault]:<2}" for fault in FAULTS)]
-    for step in sorted({key[0] for key in results}, key=lambda step: (step.ordinal, step.title)):
+    for step in sorted({key[0] for key in results}, key=lambda step: step.ordinal):
         cells = [results.get((step, fault, ending), ".") for fault, ending in columns]
         pairs = " ".join("".join(pair) for pair in zip(cells[::2], cells[1::2], strict=True))
         lines.append(f"{step.ordinal:>2} {pairs}  {step.node}: {step.title}")

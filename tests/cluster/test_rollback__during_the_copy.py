@@ -21,7 +21,7 @@ def test_a_rollback_during_the_copy_ends(make_cluster: MakeCluster, stage: str) 
     join.n1.execute(f"ALTER TABLE {KEYED} ALTER value SET DEFAULT 0")
     join.n2.execute(f"ALTER TABLE {KEYED} ALTER value SET DEFAULT 0")
     before = state(join.cluster.nodes)
-    held = join.held("create subscription zodan_copy_")
+    held = join.held("copying", "n3")
     locked = "pg_catalog.pg_attrdef" if stage == "structure" else "pg_catalog.pg_index"
     with join.n3.connect() as lock, lock.transaction():
         lock.execute(f"LOCK TABLE {locked} IN SHARE MODE".encode())

@@ -73,9 +73,8 @@ def test_a_rollback_leaves_nothing_of_any_kind(make_cluster: MakeCluster) -> Non
     load_zodan(n3)
     at(n3, "CREATE ROLE grantee", "ALTER DEFAULT PRIVILEGES GRANT SELECT ON SEQUENCES TO grantee")
     before = everything(n3)
-    arguments, steps = planned(n1, n3)
-    ordinal = next(number for number, title in steps if title.startswith("pause apply"))
-    HeldCall(n3, f"before {ordinal}", "spock.add_node", arguments).kill()
+    arguments, plan = planned(n1, n3)
+    HeldCall(n3, f"before {plan.at('pause', 'n1')}", "spock.add_node", arguments).kill()
     wait_unlocked(cluster.nodes)
     assert len(everything(n3) - before) > 40
     call(n3, "zodan.rollback", p_operation=1)

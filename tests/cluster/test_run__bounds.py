@@ -17,18 +17,13 @@ _BUDGET_S = 60.0
 
 
 @pytest.mark.parametrize(
-    ("words", "where"),
-    [
-        ("wait for the copy to be complete", "n3"),
-        ("create slot spk_app_n2_sub_n2_n3", "n2"),
-        ("pause apply", "n1"),
-        ("turn to the direct streams", "n3"),
-    ],
+    ("phase", "where"),
+    [("copied", "n3"), ("prepare", "n2"), ("pause", "n1"), ("switch", "n3")],
 )
-def test_a_lost_connection_is_opened_again(make_cluster: MakeCluster, words: str, where: str) -> None:
+def test_a_lost_connection_is_opened_again(make_cluster: MakeCluster, phase: str, where: str) -> None:
     join = Join(make_cluster)
     with Writers([join.n1, join.n2]) as writers:
-        held = join.held(words)
+        held = join.held(phase, where)
         join.cluster[where].execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'zodan add%%'"
         )
@@ -41,7 +36,7 @@ def test_a_lost_connection_is_opened_again(make_cluster: MakeCluster, words: str
 
 def test_a_server_may_restart_while_it_is_waited_for(make_cluster: MakeCluster) -> None:
     join = Join(make_cluster)
-    held = join.held("read the replication sets of n1")
+    held = join.held("levelled", "n1")
     join.n1.stop("fast")
     held.let_go_on()
     wait_until(lambda: _is_missed(join), _BUDGET_S, "the connection to be missed")
@@ -86,7 +81,7 @@ def test_time_limits_of_the_caller_are_refused(make_cluster: MakeCluster, limit:
 
 def test_a_slot_that_waits_says_for_what(make_cluster: MakeCluster) -> None:
     join = Join(make_cluster)
-    held = join.held("create slot spk_app_n2_sub_n2_n3")
+    held = join.held("prepare", "n2")
     with join.n2.connect() as long, long.transaction():
         long.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n2', 0, 'long')")
         pid = long.info.backend_pid
@@ -124,8 +119,8 @@ def test_a_worker_that_works_is_progress(make_cluster: MakeCluster) -> None:
         )
     wait_level([join.n1, join.n2])
     join.n3.execute("ALTER ROLE CURRENT_USER SET zodan.sync_timeout = '3 s'")
-    join.steps = planned(join.n1, join.n3)[1]
-    held = join.held("sync event on n1")
+    join.plan = planned(join.n1, join.n3)[1]
+    held = join.held("level", "n1")
     join.n1.execute("INSERT INTO slow VALUES (2, 6)")
     held.let_go()
     assert held.error is None
@@ -136,7 +131,7 @@ def test_a_worker_that_works_is_progress(make_cluster: MakeCluster) -> None:
 def test_a_worker_that_waits_for_a_lock_is_none(make_cluster: MakeCluster) -> None:
     join = Join(make_cluster)
     join.n3.execute("ALTER ROLE CURRENT_USER SET zodan.sync_timeout = '3 s'")
-    held = join.held("sync event on n1")
+    held = join.held("level", "n1")
     with join.n3.connect() as lock, lock.transaction():
         lock.execute(f"LOCK TABLE {KEYED}")
         join.n1.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n1', 0, 'late')")

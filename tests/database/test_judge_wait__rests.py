@@ -8,8 +8,9 @@ import psycopg
 import pytest
 
 _REST = """
-SELECT (zodan.judge_wait(jsonb_build_object('pause', %(pause)s, 'since', clock_timestamp() - %(waited)s::interval),
-                         '{"ok": false, "progress": 1}', '10 min') ->> 'pause')::float8
+SELECT (zodan.judge_wait(jsonb_populate_record(NULL::zodan.job,
+            jsonb_build_object('pause', %(pause)s, 'since', clock_timestamp() - %(waited)s::interval)),
+        '{"ok": false, "progress": 1}', '10 min')).pause
 """
 
 
@@ -26,8 +27,8 @@ def test_the_rest_to_the_next_look(
 
 
 _TROUBLE = """
-SELECT zodan.judge_wait('{}', '{"trouble": "it broke off: bad string host=a password=s3cret-9 port=1"}', '10 min')
-       #>> '{answer,message}'
+SELECT (zodan.judge_wait(zodan.begin_job(),
+        '{"trouble": "it broke off: bad string host=a password=s3cret-9 port=1"}', '10 min')).answer ->> 'message'
 """
 
 
@@ -36,9 +37,9 @@ def test_what_a_log_says_is_masked(zodan: psycopg.Connection[Any]) -> None:
 
 
 _DEADLINE = """
-SELECT zodan.judge_wait(
-           jsonb_build_object('progress', 1, 'since', now(), 'deadline', clock_timestamp() - interval '1 s'),
-           '{"ok": false, "progress": 1}'::jsonb || %(more)s::jsonb, '10 min') ->> 'stage' IS NOT DISTINCT FROM 'failed'
+SELECT (zodan.judge_wait(jsonb_populate_record(zodan.begin_job(),
+            jsonb_build_object('progress', 1, 'since', now(), 'deadline', clock_timestamp() - interval '1 s')),
+        '{"ok": false, "progress": 1}'::jsonb || %(more)s::jsonb, '10 min')).stage = 'failed'
 """
 
 

@@ -16,11 +16,11 @@ _LOOK = """
 CREATE FUNCTION pg_temp.look(p_every interval, p_for interval) RETURNS SETOF float8 LANGUAGE plpgsql AS $$
 DECLARE
     v_at timestamptz := '2026-01-01';
-    v_job jsonb := '{"stage": "until"}';
+    v_job zodan.job := zodan.begin_job();
 BEGIN
     WHILE v_at < timestamptz '2026-01-01' + p_for LOOP
         v_job := zodan.take_sample(v_job, '{"ok": false, "measure": {"lag_bytes": 1}}', v_at);
-        IF v_job ? 'sample' THEN
+        IF v_job.sample IS NOT NULL THEN
             RETURN NEXT extract(epoch FROM v_at - '2026-01-01');
         END IF;
         v_at := v_at + p_every;
@@ -52,8 +52,10 @@ def test_a_day_leaves_no_more_than_was_promised(zodan: Connection) -> None:
 
 
 def sample(zodan: Connection, seen: str, at: str = "2026-01-01 00:00:00.01") -> Any:
-    job = '{"since": "2026-01-01", "sample_due": "2026-01-02", "sample": "old"}'
-    row = zodan.execute("SELECT zodan.take_sample(%s, %s, %s) -> 'sample'", [job, seen, at]).fetchone()
+    job = '{"since": "2026-01-01", "sample_due": "2026-01-02", "sample": {"old": 1}}'
+    row = zodan.execute(
+        "SELECT (zodan.take_sample(jsonb_populate_record(NULL::zodan.job, %s), %s, %s)).sample", [job, seen, at]
+    ).fetchone()
     assert row is not None
     return row[0]
 

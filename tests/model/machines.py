@@ -23,13 +23,13 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 EVENTS_TO_FINISH = 2000
 
 # Where an example's trouble may begin: the flip and what leads to it, above all.
-ADDITION_PHASES = ["clean", "copying", "copied", "levelled", "prepare", "mark", "barrier", "way back", "proven"]
+ADDITION_PHASES = ["clean", "copying", "copied", "levelled", "prepare", "mark", "barrier", "way_back", "proven"]
 ADDITION_PHASES += [
     "mark",
     "pause",
     "nudge",
     "positions",
-    "caught up",
+    "caught_up",
     "detach",
     "detached",
     "confirm",

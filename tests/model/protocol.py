@@ -407,9 +407,9 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
     if not variant.way_back_slots_first:
         steps += [slot_step("late way back", Stream(new, member)) for member in members]
     if variant.own_copy and variant.copy_dropped:
-        steps.append(Step("way back", new, f"drop {copy}", do=lambda c, r: c.drop_subscription(copy)))
+        steps.append(Step("way_back", new, f"drop {copy}", do=lambda c, r: c.drop_subscription(copy)))
     for member in members:
-        steps.append(subscription_step("way back", Stream(new, member), Subscription(enabled=True), variant))
+        steps.append(subscription_step("way_back", Stream(new, member), Subscription(enabled=True), variant))
     mesh = [Stream(new, member) for member in members] + [Stream(member, new) for member in members]
     for stream in mesh:
         steps.append(
@@ -474,7 +474,7 @@ def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> 
     ]
     if not variant.peer_slots_first:
         steps += [slot_step("late slots", Stream(member, new)) for member in [source, *peers]]
-    steps.append(Step("caught up", new, "wait for it", until=lambda c, r: applied(c, source, new, r["flip"]["event"])))
+    steps.append(Step("caught_up", new, "wait for it", until=lambda c, r: applied(c, source, new, r["flip"]["event"])))
     if variant.confirm:
         steps.append(Step("held", source, f"see that {source} applies nothing", do=lambda c, r: look(c, r)))
     steps.append(Step("held", new, "see that it is whole", do=lambda c, r: see_sound(c, new, r, variant)))

@@ -85,7 +85,7 @@ def test_a_join_that_has_cleared_nothing_yet_can_be_taken_back(variant: Variant,
 def test_a_stream_that_is_switched_off_after_the_turn_does_not_undo_it(variant: Variant, ends: Ends) -> None:
     """A user has written on N; to take the stream that is off for a turn that was not would drop that row."""
     with ends:
-        machine = AdditionMachine(variant, phases=["way back"])
+        machine = AdditionMachine(variant, phases=["way_back"])
         machine.call(peers=1, phase=0, rolls_back=False, rows=1)
         cluster = machine.cluster
         cluster.insert(NEW, keyed=False)
@@ -108,7 +108,7 @@ def test_nothing_that_a_second_copy_restores_travels_back(variant: Variant, ends
 
 
 @pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "discards_seen"))
-@pytest.mark.parametrize("phase", ["levelled", "caught up", "way back"])
+@pytest.mark.parametrize("phase", ["levelled", "caught_up", "way_back"])
 def test_what_was_discarded_is_copied_again_or_told(phase: str, variant: Variant, ends: Ends) -> None:
     """Spock sets aside what it cannot apply and goes on; nothing that waits for a position sees that."""
     with ends:
@@ -122,7 +122,7 @@ def test_what_was_discarded_is_copied_again_or_told(phase: str, variant: Variant
             cluster.start_worker(Stream(SOURCE, NEW))
             cluster.discard(Stream(SOURCE, NEW))
         machine.teardown()
-        assert machine.operation.status == ("incomplete" if phase == "way back" else "done")
+        assert machine.operation.status == ("incomplete" if phase == "way_back" else "done")
 
 
 @pytest.mark.parametrize(("variant", "ends"), _with_and_without(Different, "rewrites_seen"))
@@ -157,7 +157,7 @@ def test_a_server_that_forgot_how_far_it_was_is_copied_to_again(variant: Variant
 def test_a_slot_that_is_lost_while_it_waits_is_made_again(stream: Stream, variant: Variant, ends: Ends) -> None:
     """PostgreSQL drops slots that nobody reads from; a turn to a stream without one is for ever."""
     with ends:
-        machine = AdditionMachine(variant, phases=["caught up"])
+        machine = AdditionMachine(variant, phases=["caught_up"])
         machine.call(peers=1, phase=0, rolls_back=False, rows=0)
         machine.cluster.lose_slot(stream)
         machine.teardown()

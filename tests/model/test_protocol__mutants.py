@@ -17,10 +17,10 @@ EXAMPLES = 3000
 
 FOCUS = {
     "origins_cleared": ["mark", "switch"],
-    "way_back_slots_first": ["resume", "way back"],
+    "way_back_slots_first": ["resume", "way_back"],
     "resume_looks": ["switch"],
-    "kept_connections": ["caught up", "detach"],
-    "confirm": ["pause", "positions", "caught up"],
+    "kept_connections": ["caught_up", "detach"],
+    "confirm": ["pause", "positions", "caught_up"],
     "own_copy": ["detach", "detached"],
     "copy_begun_anew": ["detach", "detached"],
     "durable": ["leave"],

@@ -117,6 +117,7 @@ class Step:
     """A step of a plan."""
 
     ordinal: int
+    phase_name: str
     node: str
     title: str
 
@@ -189,9 +190,10 @@ class Stage:
         arguments = self.arguments[operation]
         names = ", ".join(f"{name} => %({name})s" for name in arguments)
         return [
-            Step(int(row[0]), str(row[1]), str(row[2]))
+            Step(int(row[0]), *map(str, row[1:]))
             for row in self.own.execute(
-                f"SELECT ordinal, node, title FROM zodan.plan_{operation}({names}) ORDER BY ordinal", arguments
+                f"SELECT ordinal, phase_name, node, title FROM zodan.plan_{operation}({names}) ORDER BY ordinal",
+                arguments,
             )
         ]
 

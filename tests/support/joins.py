@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -25,8 +26,23 @@ def make_filled(make: MakeCluster, rows: int) -> Cluster:
     return cluster
 
 
-def planned(source: Node, new: Node) -> tuple[dict[str, str], list[tuple[Any, ...]]]:
-    """Return the arguments of a join, and the ordinal and title of each of its steps."""
+@dataclass(frozen=True)
+class Plan:
+    """Ordinal, phase, node and object of each step of a join, in order."""
+
+    steps: list[tuple[Any, ...]]
+
+    def at(self, phase: str, node: str, object_name: str | None = None) -> int:
+        """Return the ordinal of the first step of a phase on a node, about an object where one is named."""
+        return next(
+            ordinal
+            for ordinal, *place, concerned in self.steps
+            if place == [phase, node] and object_name in (None, concerned)
+        )
+
+
+def planned(source: Node, new: Node) -> tuple[dict[str, str], Plan]:
+    """Return the arguments of a join, and its plan."""
     arguments = {
         "src_node_name": source.name,
         "src_dsn": source.dsn(),
@@ -34,7 +50,8 @@ def planned(source: Node, new: Node) -> tuple[dict[str, str], list[tuple[Any, ..
         "new_node_dsn": new.dsn(),
     }
     names = ", ".join(f"{name} => %({name})s" for name in arguments)
-    return arguments, new.execute(f"SELECT ordinal, title FROM zodan.plan_add_node({names}) ORDER BY 1", arguments)
+    steps = f"SELECT ordinal, phase_name, node, object_name FROM zodan.plan_add_node({names}) ORDER BY 1"
+    return arguments, Plan(new.execute(steps, arguments))
 
 
 def join(cluster: Cluster) -> list[str]:
@@ -60,18 +77,18 @@ class Join:
     def __init__(self, make_cluster: MakeCluster) -> None:
         self.cluster = make_filled(make_cluster, 2000)
         self.n1, self.n2, self.n3 = self.cluster.nodes
-        self.arguments, self.steps = planned(self.n1, self.n3)
+        self.arguments, self.plan = planned(self.n1, self.n3)
 
-    def held(self, words: str, side: str = "before") -> HeldCall:
-        """Call it, and have it stop at the first step whose title has these words."""
-        ordinal = next(number for number, title in self.steps if words in title)
-        return HeldCall(self.n3, f"{side} {ordinal}", "spock.add_node", self.arguments)
+    def held(self, phase: str, node: str, object_name: str | None = None) -> HeldCall:
+        """Call it, and have it stop before the first step of a phase on a node, about an object where one is named."""
+        return HeldCall(self.n3, f"before {self.plan.at(phase, node, object_name)}", "spock.add_node", self.arguments)
 
-    def attempts(self, title: str) -> int:
-        """Return how often the last operation began a step."""
+    def attempts(self, phase: str, node: str) -> int:
+        """Return how often the last operation began the first step of a phase on a node."""
         rows = self.n3.execute(
-            "SELECT attempts FROM zodan.step WHERE title = %(title)s ORDER BY operation_id DESC LIMIT 1",
-            {"title": title},
+            "SELECT attempts FROM zodan.step WHERE phase_name = %(phase)s AND node = %(node)s"
+            " ORDER BY operation_id DESC, ordinal LIMIT 1",
+            {"phase": phase, "node": node},
         )
         return int(rows[0][0])
 

@@ -9,12 +9,19 @@ from zodan_sql.showing.report import Record, RecordedStep, Surroundings
 BEGAN = datetime(2026, 1, 1, 10, tzinfo=UTC)
 
 
-def step(ordinal: int, node: str, title: str, state: str, begin: float | None, end: float | None) -> RecordedStep:
+def step(
+    ordinal: int, node: str, title: str, state: str, begin: float | None, end: float | None, kind: str = "act"
+) -> RecordedStep:
     return RecordedStep(
         ordinal,
+        "phase",
         ordinal,
+        kind,
+        None,
+        None,
         None,
         node,
+        None,
         title,
         f"SELECT '<{ordinal}>', 'host={{dsn:n1}}'",
         None,
@@ -32,7 +39,7 @@ def step(ordinal: int, node: str, title: str, state: str, begin: float | None, e
 STEPS = [
     step(1, "n1", "look at n1", "done", 0, 3),
     step(2, "n<2>", "create slot x on n<2> password=s3cret", "done", 3, 20),
-    step(3, "n3", "wait until n3 has applied the sync event of n1", "failed", 5000, 5010),
+    step(3, "n3", "wait until n3 has applied the sync event of n1", "failed", 5000, 5010, "verify"),
     step(4, "n3", "later", "pending", None, None),
 ]
 RECORD = Record(

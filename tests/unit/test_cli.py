@@ -138,7 +138,7 @@ def test_defaults_that_cannot_be_read_are_said_plainly(
     (tmp_path / "constants").mkdir()
     (tmp_path / "constants" / "defaults.sql.j2").write_text("{% set secrets = %}\n")
     monkeypatch.setattr(render, "find_templates", lambda: tmp_path)
-    for cached in (render._defaults, redaction._keyword):
+    for cached in (render._constants, redaction._keyword):
         cached.cache_clear()
     code, out, err = run("add-node", *ADD)
     assert (code, out) == (70, "")
@@ -229,7 +229,7 @@ def test_operations_are_a_table(run: Run, calls: list[tuple[Any, ...]], monkeypa
 
 
 def test_steps_are_a_table(run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
-    journalled = [journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)]
+    journalled = [journal.Step(1, "register", 1, "act", "n4", None, "create node n4", "done", 0.04, None)]
     monkeypatch.setattr(journal, "steps", lambda dsn, number: journalled if number == 1 else [])
     assert run("steps", "1", "--dsn", OTHER) == (
         0,
@@ -393,8 +393,26 @@ def test_a_bug_is_told_without_passwords(
 
 
 STEPS = [
-    PlannedStep(1, 1, None, "n4", "create node n4", "SELECT 1", "SELECT 2", "SELECT 3", None, None),
-    PlannedStep(2, 2, None, "source", "wait", None, None, None, "SELECT 4", "00:01:00"),
+    PlannedStep(
+        1,
+        "register",
+        1,
+        "act",
+        None,
+        None,
+        None,
+        "n4",
+        None,
+        "create node n4",
+        "SELECT 1",
+        "SELECT 2",
+        "SELECT 3",
+        None,
+        None,
+    ),
+    PlannedStep(
+        2, "copied", 2, "wait", "copy", 2, "guarded", "source", None, "wait", None, None, None, "SELECT 4", "00:01:00"
+    ),
 ]
 
 

@@ -23,7 +23,7 @@ DSN = "host=a dbname=app password=s3cret"
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
 
 OPERATION = journal.Operation(17, "add_node", "n4", "done", "2026-01-01 10:00:00+00:00", 3.25, "")
-STEP = journal.Step(1, 1, "n4", "create node n4", "done", 0.04, None)
+STEP = journal.Step(1, "register", 1, "act", "n4", None, "create node n4", "done", 0.04, None)
 CHECK = CheckResult("roles", "roles", "n4", "fail", None, "password=s3cret", "all roles", "look", "INFO")
 SAMPLE = Sample(1, datetime(2026, 1, 1, tzinfo=UTC), 1.5, "data", 1, 2, 300, None, "public.t", 20)
 ADD = ["--src-node-name", "n1", "--src-dsn", DSN, "--new-node-name", "n4", "--new-node-dsn", DSN]

@@ -17,9 +17,9 @@ from zodan_sql.client.journal import Step
 from zodan_sql.client.samples import Sample, Watch, describe, rate
 
 PLAN = [
-    Step(1, 1, "n1", "look at n1", "pending", None, None),
-    Step(1, 2, "n2", "look at n2", "pending", None, None),
-    Step(2, 3, "n1", "write [x] on n1", "pending", None, None),
+    Step(1, "phase", 1, "act", "n1", None, "look at n1", "pending", None, None),
+    Step(1, "phase", 2, "act", "n2", None, "look at n2", "pending", None, None),
+    Step(2, "phase", 3, "act", "n1", None, "write [x] on n1", "pending", None, None),
 ]
 
 

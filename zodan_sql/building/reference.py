@@ -72,6 +72,7 @@ MEANINGS = {
     "ZD403": "the new node has joined, and another node that joined meanwhile has no stream to it",
     "ZD900": "the scripts ran and what they should have made is not there",
     "ZD901": "a statement names a connection string or a result that nobody gave",
+    "ZD902": "a step is in a phase that its plan does not have",
 }
 
 _FIELDS = (

@@ -75,15 +75,27 @@ def read_version(templates: Path) -> str:
 
 def read_default(name: str, kind: type[Value]) -> Value:
     """Return a bound or default, of type ``kind``, by its name in constants/defaults.sql.j2, where each stands once."""
-    value = getattr(_defaults(), name, None)
+    value = getattr(_constants("defaults"), name, None)
     if not isinstance(value, kind):
         raise RenderError(f"constants/defaults.sql.j2 has no {kind.__name__} named {name}")
     return value
 
 
+def read_phases() -> dict[str, list[str]]:
+    """Return the names of the phases of each plan, in order, by plan: add, remove and mend."""
+    module = _constants("phases")
+    return {plan: list(getattr(module, plan)) for plan in ("add", "remove", "mend")}
+
+
+def read_groups() -> dict[str, int]:
+    """Return how often one call tries each group of steps that is tried by itself."""
+    groups = getattr(_constants("phases"), "groups", {})
+    return {name: group["tries"] for name, group in groups.items() if isinstance(group["tries"], int)}
+
+
 @cache
-def _defaults() -> object:
-    with _told("constants/defaults.sql.j2") as page:
+def _constants(name: str) -> object:
+    with _told(f"constants/{name}.sql.j2") as page:
         return _environment(find_templates()).get_template(page).module
 
 

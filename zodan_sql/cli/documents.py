@@ -62,8 +62,11 @@ class StepEntry(TypedDict):
     """A row of zodan.step; state is pending, running, done, failed or undone."""
 
     phase: int
+    phase_name: str
     ordinal: int
+    kind: str
     node: str
+    object_name: str | None
     title: str
     state: str
     took_s: float | None
@@ -107,9 +110,14 @@ class PlannedStepEntry(TypedDict):
     """A row of a plan. Statements name connection strings and results by placeholder."""
 
     phase: int
+    phase_name: str
     ordinal: int
-    section: str | None
+    kind: str
+    group_name: str | None
+    group_tries: int | None
+    policy: str | None
     node: str
+    object_name: str | None
     title: str
     do_sql: str | None
     done_sql: str | None

@@ -32,7 +32,7 @@ SELECT o.operation_id AS number, o.kind, o.node,
  ORDER BY o.operation_id
 """
 _STEPS = """
-SELECT s.phase, s.ordinal, s.node, s.title, s.state,
+SELECT s.phase, s.phase_name, s.ordinal, s.kind, s.node, s.object_name, s.title, s.state,
        extract(epoch FROM s.finished_at - s.started_at)::float8 AS took_s, s.error
   FROM zodan.step AS s
  WHERE s.operation_id = %(number)s
@@ -59,8 +59,11 @@ class Step:
     """A row of zodan.step."""
 
     phase: int
+    phase_name: str
     ordinal: int
+    kind: str
     node: str
+    object_name: str | None
     title: str
     state: str
     took_s: float | None

@@ -19,9 +19,14 @@ class PlannedStep:
     """A row of a plan (design, section 3)."""
 
     phase: int
+    phase_name: str
     ordinal: int
-    section: str | None
+    kind: str
+    group_name: str | None
+    group_tries: int | None
+    policy: str | None
     node: str
+    object_name: str | None
     title: str
     do_sql: str | None
     done_sql: str | None

@@ -56,7 +56,7 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
         idle=len(axis.stretches) > 1,
         failed=[step for step in record.steps if step.state == "failed"],
         again=[step for step in record.steps if step.attempts > 1],
-        verified=[(step, _found(step)) for step in record.steps if step.checks],
+        verified=[(step, _found(step)) for step in record.steps if step.kind == "verify"],
         marks=marks,
         noted=[check for check in record.checks if check.verdict != "PASS"],
         passed=[check for check in record.checks if check.verdict == "PASS"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,8 +20,9 @@ SELECT o.operation_id AS number, o.kind, o.node, o.state, o.arguments, o.members
  WHERE o.operation_id = %(number)s
 """
 _STEPS = """
-SELECT s.phase, s.ordinal, s.section, s.node, s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget,
-       s.state, s.attempts, nullif(s.error, '') AS error, s.started_at, s.finished_at, s.result
+SELECT s.phase, s.phase_name, s.ordinal, s.kind, s.group_name, s.group_tries, s.policy, s.node, s.object_name, s.title,
+       s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget, s.state,
+       s.attempts, nullif(s.error, '') AS error, s.started_at, s.finished_at, s.result
   FROM zodan.step AS s
  WHERE s.operation_id = %(number)s
  ORDER BY s.ordinal
@@ -33,8 +33,6 @@ SELECT pg_catalog.current_database()::text AS database,
        coalesce((SELECT e.extversion FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock'), '') AS spock,
        zodan.version() AS zodan, pg_catalog.now() AS read_at
 """
-#: By their titles: the steps that change nothing and tell that what was to be is so.
-_CHECKS = re.compile(r"prove that|confirm that|wait (?:for|until) .*(?:replicate|has applied the sync event)")
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,6 @@ class RecordedStep(PlannedStep):
     finished_at: datetime | None
     #: What it gave, of a step that waits what was seen at the end.
     result: dict[str, Any] | None = None
-
-    @property
-    def checks(self) -> bool:
-        """Tell whether it is there to see that all is well."""
-        return _CHECKS.match(self.title) is not None
 
 
 @dataclass(frozen=True)

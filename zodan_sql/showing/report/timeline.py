@@ -29,7 +29,7 @@ class Bar(Part):
         """work, wait, check, failed, undone or running: how it is coloured."""
         if self.step.state in ("failed", "undone", "running"):
             return self.step.state
-        if self.step.checks:
+        if self.step.kind == "verify":
             return "check"
         return "wait" if self.step.until_sql else "work"
 
