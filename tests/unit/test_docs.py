@@ -24,7 +24,7 @@ _CODE = re.compile(r"`[^`]*`")
 #: A file or folder of the repository, as a page names it in code; "<...>" stands for a name that the reader chooses.
 _NAMED = re.compile(r"(?<![\w/.])(?:\.ci|build|docs|scripts|sql|tests|zodan_sql)/[\w./-]*\w(?![\w*<-])")
 #: Folders of somebody's machine.
-_MACHINE = re.compile(r"(?<![\w.:/])/(?:work|root|home|var/tmp|mnt|opt)/")
+_MACHINE = re.compile(r"(?<![\w.:/])/(?:work|root|home)/")
 #: Pictures drawn by hand; "make pictures" draws the others.
 _DRAWN = {"architecture.svg": "docs/explanation/architecture.md"}
 #: Words and turns that nobody would say aloud; "for" and "that" only where they stand for "because" and join a clause.
