@@ -10,24 +10,52 @@ READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 SERVER := $(VENV)/.server-$(shell cksum < scripts/setup-server 2>/dev/null | cut -d ' ' -f 1)
 BROWSER := $(VENV)/.browser-$(shell cksum < scripts/setup-browser 2>/dev/null | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all check build docs pictures install lint bench setup clean
+.PHONY: help demo test test-all unit database cluster model check check-build check-docs lint ruff types layers \
+	build docs pictures install bench setup clean
 
-demo: $(READY) $(SERVER) ## a sandbox cluster: load, a node joins, rows compared, the node leaves
+help: ## list the goals
+	@awk -F ':.* ## ' '/^[a-z-]+:.* ## / { printf "%-13s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(READY) $(SERVER) ## a sandbox cluster: load, a node joins, rows compared, the node leaves (1 minute)
 	$(BIN)/zodan-sql demo
 
-test: check setup ## what CI runs
+test: check setup ## what CI runs: check, then every test that is not long (30 minutes)
 	$(BIN)/pytest
 
-test-all: check setup ## the long tests too
+test-all: check setup ## the long tests too (hours)
 	ZODAN_EXAMPLES=10000 $(BIN)/pytest -m ""
 
-check: $(READY)
+unit: $(READY) $(BROWSER) ## the tests that need no server (1 minute)
+	$(BIN)/pytest tests/unit
+
+database: $(READY) $(SERVER) ## the tests on one server (1 minute)
+	$(BIN)/pytest tests/database
+
+cluster: $(READY) $(SERVER) ## the tests on three to five nodes, under writers (20 minutes)
+	$(BIN)/pytest tests/cluster
+
+model: $(READY) ## the protocols as an executable model (30 seconds)
+	$(BIN)/pytest tests/model
+
+check: check-build check-docs lint ruff types layers ## everything but the tests (30 seconds)
+
+check-build: $(READY) ## build/ is what sql/templates renders to
 	$(BIN)/zodan-sql build --check
+
+check-docs: $(READY) ## docs/reference is what the SQL and the command line say
 	$(BIN)/python -m zodan_sql.docs --check
+
+lint: $(READY) ## the rendered SQL against the house rules
 	$(BIN)/zodan-sql lint
+
+ruff: $(READY) ## style and format of the Python
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY) ## the types of the Python package
 	$(BIN)/mypy
+
+layers: $(READY) ## the layers of the Python package
 	$(BIN)/lint-imports
 
 build: $(READY) ## render sql/templates into build/
@@ -45,13 +73,10 @@ install: ## put the extension where CREATE EXTENSION finds it; needs no Python
 		$(INSTALL) -m 644 build/zodan.control build/zodan--*.sql "$$folder" && \
 		echo "installed in $$folder: CREATE EXTENSION zodan CASCADE"
 
-lint: $(READY) ## the rendered SQL against the house rules
-	$(BIN)/zodan-sql lint
-
 bench: $(READY) $(SERVER) ## the numbers the README states
 	PYTHONPATH=tests $(BIN)/python -m bench
 
-setup: $(READY) $(SERVER) $(BROWSER)
+setup: $(READY) $(SERVER) $(BROWSER) ## install what the other goals need, and run nothing
 
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

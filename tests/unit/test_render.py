@@ -15,7 +15,7 @@ CONTROL = "default_version = '1.2.3'\n"
 def templates(tmp_path: Path) -> Path:
     folder = tmp_path / "templates"
     (folder / "pages").mkdir(parents=True)
-    for page in render.CONTENTS.values():
+    for page in (*render.CONTENTS.values(), render.UPGRADE[1]):
         (folder / page).write_text("-- {{ version }}\n")
     (folder / "pages" / "zodan.control.j2").write_text(CONTROL)
     return folder
@@ -36,7 +36,7 @@ def test_every_file_says_in_its_first_line_that_it_is_rendered() -> None:
 
 
 def test_the_version_stands_in_the_control_file_only(templates: Path) -> None:
-    files = render.render(templates)
+    files = render.render(templates, earlier=())
     assert set(files) == {"zodan.sql", "zodremove.sql", "zodan--1.2.3.sql", "zodan.control"}
     assert files["zodan.sql"] == "-- 1.2.3\n"
 
