@@ -1102,19 +1102,13 @@ where it is NULL. p_queries is an object of node and query, each giving one row.
 zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it waited for (design 3).';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_probe(p_targets jsonb)
+CREATE OR REPLACE FUNCTION zodan.probe(p_targets text)
 RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql IMMUTABLE
 AS $zodan$
-/* Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
-that works, for replication. p_targets is an object of node and an object: way, the name of its placeholder, and who, what
-zodan.write_who gives for the database that the caller reaches, NULL where he reaches none. Where dblink is not installed its functions are
-created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is
-known) and replication, with the fault, NULL where it worked (design 3). */
-BEGIN
-    RETURN pg_catalog.format($sql$DO $do$
+SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_targets jsonb := pg_catalog.jsonb_build_object(%s);
+    v_targets jsonb := %1$s;
     v_faults jsonb := '{}'::jsonb;
     v_schema text;
     v_node text;
@@ -1148,7 +1142,12 @@ BEGIN
             IF v_kind = 'connection' THEN
                 -- In a connection that ends with the query, however that ends.
                 EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema, '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
-                  USING v_string, %s;
+                  USING v_string, $query$
+                          SELECT pg_catalog.concat_ws(':', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())), pg_catalog.format('database "%%s" of the server at %%s, port %%s',
+                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), 'a socket'),
+                              pg_catalog.current_setting('port'))$query$;
                 v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL THEN '{}'
                     ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who' THEN 'another one: ' || v_place END) END);
             ELSE
@@ -1164,28 +1163,23 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
 END
 $do$$sql$,
-        (SELECT pg_catalog.string_agg(pg_catalog.format('%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
-                    zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
-           FROM pg_catalog.jsonb_each(p_targets) AS t(key, value)),
-        zodan.quote_text('SELECT ' || zodan.write_who() || ', pg_catalog.format(''database "%s" of the server at %s, port %s'', pg_catalog.current_database(),
-            coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), ''a socket''), pg_catalog.current_setting(''port''))'));
-END
+    p_targets)
 $zodan$;
-COMMENT ON FUNCTION zodan.write_probe IS
-'Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
-that works, for replication. p_targets is an object of node and an object: way, the name of its placeholder, and who, what
-zodan.write_who gives for the database that the caller reaches, NULL where he reaches none. Where dblink is not installed its functions are
-created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is
-known) and replication, with the fault, NULL where it worked (design 3).';
-REVOKE ALL ON FUNCTION zodan.write_probe FROM PUBLIC;
+COMMENT ON FUNCTION zodan.probe IS
+'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication. p_targets is an
+object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the caller reaches, NULL where
+the caller reaches none. Where dblink is not installed, its functions are created for the time of the statement. Everything is
+rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is known) and
+replication, with the fault, NULL where it worked.';
+REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_copy_roles(p_source text)
+CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_source text := %s;
+    v_source text := %1$s;
     v_created boolean := NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink');
     v_schema text;
     v_statement text;
@@ -1240,14 +1234,15 @@ BEGIN
         DROP EXTENSION dblink;
     END IF;
 END
-$do$$sql$, zodan.placeholder('dsn', p_source))
+$do$$sql$,
+    zodan.placeholder('dsn', p_source))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_copy_roles IS
+COMMENT ON FUNCTION zodan.copy_roles IS
 'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
 attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source keeps. They go from server to server inside
 this one statement, through dblink, which is created for its time where it is not installed; no journal and no message
-holds them (design 3, 4, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
+holds them.';
+REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
@@ -1822,21 +1817,21 @@ COMMENT ON FUNCTION zodan.record_sample IS
 'Writes into the journal what a step that waits has measured (design 3).';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_read_sets(p_sets text[] DEFAULT NULL)
+CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-WITH sets AS MATERIALIZED (
+SELECT pg_catalog.format($sql$WITH sets AS MATERIALIZED (
     SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE %1$s IS NULL OR r.set_name::text = ANY (%1$s))
+     WHERE %1$s = '{}' OR r.set_name::text = ANY (%1$s))
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
                 'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
               FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname), 'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
               JOIN sets AS r ON r.set_id = t.set_id
@@ -1847,33 +1842,19 @@ SELECT pg_catalog.jsonb_build_object(
               FROM spock.replication_set_seq AS q
               JOIN sets AS r ON r.set_id = q.set_id
               JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets
-$sql$, CASE WHEN p_sets IS NULL THEN 'NULL::text[]' ELSE zodan.quote_list(p_sets) END)
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets$sql$,
+    zodan.quote_list(p_sets))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_read_sets IS
-'Writes the query that reads the replication sets of a node: definitions, tables with column list and row
-filter, sequences; where p_sets is given, those of these names only. It returns one row, sets (design 4, step 4).';
-REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_who(p_database boolean DEFAULT true)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')$sql$ || CASE WHEN p_database THEN $sql$,
-    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())$sql$ ELSE '' END || ')'
-$zodan$;
-COMMENT ON FUNCTION zodan.write_who IS
-'Writes the expression that tells the database it runs in from any other, without p_database its server, as long as that runs, whatever the role may
-see and however the session prints: two connection strings mean the same where it gives the same (design 4).';
-REVOKE ALL ON FUNCTION zodan.write_who FROM PUBLIC;
+COMMENT ON FUNCTION zodan.read_sets IS
+'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets that p_sets
+names, of all where it is empty. It returns one row: sets.';
+REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.server_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT pg_catalog.jsonb_build_object(
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'dbname', pg_catalog.current_database(),
     'version_num', pg_catalog.current_setting('server_version_num')::int,
     'version', pg_catalog.current_setting('server_version'),
@@ -1881,8 +1862,11 @@ SELECT pg_catalog.jsonb_build_object(
                   WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
                       'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
                       'data_directory', 'spock.pause_timeout', 'server_encoding')),
-    'who', $sql$ || zodan.write_who() || $sql$,
-    'server', $sql$ || zodan.write_who(p_database => false) || $sql$,
+    'who', pg_catalog.concat_ws(':', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
+    'server', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
     'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
     'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
     'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
@@ -1927,30 +1911,18 @@ SELECT pg_catalog.jsonb_build_object(
                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
                                         AND d.deptype = 'e'))
-) AS facts
-$sql$
+) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.server_facts IS
-'The query that reads from a server what the checks need to know and every PostgreSQL can tell. It gives one
-row, facts, an object. It names nothing of Spock, which may be missing there (design 2).';
+'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an object. It names
+nothing of Spock, which may be missing there.';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_is_worker()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$a.datname = pg_catalog.current_database() AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_is_worker IS
-'Writes the condition that session a of pg_stat_activity is the apply worker of subscription s (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_is_worker FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.spock_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT pg_catalog.jsonb_build_object(
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
     'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
     'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
@@ -1967,19 +1939,19 @@ SELECT pg_catalog.jsonb_build_object(
                           -- One that has just begun may not be in Spock's table yet.
                           'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                                             WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
-                                              AND $sql$ || zodan.write_is_worker() || $sql$))), '[]')
+                                              AND a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
                         FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
     'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active', l.active)), '[]')
                 FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database() AND NOT l.temporary),
     'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
                FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
-) AS facts
-$sql$
+) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.spock_facts IS
-'The query that reads from a database with Spock its node, the nodes it knows with the connection string in
-use, its subscriptions and its replication sets. It gives one row, facts, an object. The connection strings in it are
-secrets: callers take them out before anything is shown (design 3).';
+'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions and its
+replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take them out before
+anything is shown.';
 REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
@@ -2107,12 +2079,11 @@ caller''s own time limits are refused, which would end it in the middle. Errors:
 an implicit transaction begins before its statement too, and looks like a block (design 3).';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_try_lock()
+CREATE OR REPLACE FUNCTION zodan.try_lock()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT t.ok, h.pid, h.name, h.holder
+SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
   FROM (SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok) AS t
   LEFT JOIN LATERAL (
     SELECT a.pid, a.application_name AS name, pg_catalog.format('"%s" from %s since %s', a.application_name,
@@ -2121,13 +2092,12 @@ SELECT t.ok, h.pid, h.name, h.holder
      WHERE NOT t.ok AND l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
        AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690
-     LIMIT 1) AS h ON true
-$sql$
+     LIMIT 1) AS h ON true$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_try_lock IS
+COMMENT ON FUNCTION zodan.try_lock IS
 'Writes the query that tries to take the cluster''s lock on a node. It returns one row: ok, and where another session
-has it, pid and name, its application_name, and holder, a description (design 3).';
-REVOKE ALL ON FUNCTION zodan.write_try_lock FROM PUBLIC;
+has it, pid and name, its application_name, and holder, a description.';
+REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
 RETURNS void
@@ -2148,7 +2118,7 @@ BEGIN
     FOR v_node IN SELECT k.node FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) ORDER BY k.node COLLATE "C" LOOP
         v_until := pg_catalog.clock_timestamp() + interval '3 s';
         LOOP
-            v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_try_lock()), p_dsns) -> v_node;
+            v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.try_lock()), p_dsns) -> v_node;
             IF NOT (v_answer ->> 'ok')::boolean THEN
                 PERFORM zodan.close_connections();
                 RAISE EXCEPTION USING
@@ -2774,7 +2744,7 @@ when all are done, or when one has failed and nothing is under way any more; p_f
 every line of the journal, so that no transaction of its own is open while it waits (design 3).';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_find_written(p_node text)
+CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -2784,7 +2754,7 @@ DECLARE
     v_rows bigint;
     v_written text[] := '{}';
 BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %1$s THEN
         RETURN;
     END IF;
     FOR v_table IN
@@ -2807,14 +2777,15 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
     END IF;
 END
-$do$$sql$, zodan.quote_text(p_node))
+$do$$sql$,
+    zodan.quote_text(p_node))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_find_written IS
+COMMENT ON FUNCTION zodan.prove_unwritten IS
 'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
 written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
 table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves no
-trace (design 6).';
-REVOKE ALL ON FUNCTION zodan.write_find_written FROM PUBLIC;
+trace.';
+REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
 RETURNS jsonb
@@ -2831,7 +2802,7 @@ BEGIN
     IF v_node IS NULL THEN
         RETURN NULL;
     END IF;
-    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns, NULL) -> v_node;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.prove_unwritten(v_node)), p_dsns, NULL) -> v_node;
     RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint', p_hint,
             'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them', v_node), 'detail', v_answer ->> 'message')
         WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD200', 'hint', p_hint,
@@ -3569,17 +3540,17 @@ COMMENT ON FUNCTION zodan.show_plan IS
 'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3).';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_subscription(p_subscription text)
+CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT spock.sub_drop(subscription_name := %s, ifexists := true) AS dropped',
+SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, ifexists := true) AS dropped$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_subscription IS
+COMMENT ON FUNCTION zodan.drop_subscription IS
 'Writes the statement that drops a subscription if it is there, and with it its origin and its slot on the
-provider (design 3, 5).';
-REVOKE ALL ON FUNCTION zodan.write_drop_subscription FROM PUBLIC;
+provider.';
+REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
 RETURNS text
@@ -3611,34 +3582,30 @@ COMMENT ON FUNCTION zodan.drop_slot IS
 first; the statement waits for that, 30 s at most (design 5).';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_sync_event()
+CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
-       extract(epoch FROM pg_catalog.clock_timestamp()) AS at
-$sql$
+SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
+       extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_sync_event IS
+COMMENT ON FUNCTION zodan.emit_sync_event IS
 'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who has come past it
 has applied everything committed there before. It is no transaction of its own: a subscriber of Spock 5.0 notes the end of
 an empty transaction up to a second late, this at once. Where there is no node any more there is nothing to wait for, so
-that an interrupted removal can go on (design 4, step 3; 5, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_sync_event FROM PUBLIC;
+that an interrupted removal can go on.';
+REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_forget_node(p_target text)
+CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped '
-    'WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id WHERE n.node_name = %1$s)',
+SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id WHERE n.node_name = %1$s)$sql$,
     zodan.quote_text(p_target))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_forget_node IS
-'Writes the statement by which a member forgets a node of which nothing but its row is left (design 5,
-step 5).';
-REVOKE ALL ON FUNCTION zodan.write_forget_node FROM PUBLIC;
+COMMENT ON FUNCTION zodan.forget_node IS
+'Writes the statement by which a member forgets a node of which nothing but its row is left.';
+REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
 RETURNS text[]
@@ -3687,50 +3654,61 @@ node p_target, a subscription or origin of those in p_origins, a slot of those i
 step 5).';
 REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_is_at_work()
+CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension')$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_is_at_work IS
-'Writes the condition that session a of pg_stat_activity is in the middle of something and waits neither for a lock nor for
-its peer: a foreign key that is validated, one transaction that takes long. Nothing that can be counted moves meanwhile (design 3).';
-REVOKE ALL ON FUNCTION zodan.write_is_at_work FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_wait_applied(p_provider text, p_lsn text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE %3$s AND %4$s)), false) AS alive,
-       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
+       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
                  WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
-       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
   LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
- WHERE n.node_name = %1$s
-$sql$, zodan.quote_text(p_provider), p_lsn, zodan.write_is_worker(), zodan.write_is_at_work())
+ WHERE n.node_name = %2$s$sql$,
+    zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_wait_applied IS
-'Writes the query that tells, on a subscriber, whether everything that p_provider committed before p_lsn (a
-placeholder) has been applied there, and measures how many bytes are missing; for until_sql (design 4).';
-REVOKE ALL ON FUNCTION zodan.write_wait_applied FROM PUBLIC;
+COMMENT ON FUNCTION zodan.wait_applied IS
+'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how many bytes
+are missing; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_mirror_sets(p_sets text, p_names text[])
+CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_want jsonb := %s;
-    v_is jsonb := (SELECT w.sets FROM (%s) AS w);
+    v_want jsonb := %1$s;
+    v_is jsonb := (SELECT w.sets FROM (
+WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE %2$s = '{}' OR r.set_name::text = ANY (%2$s))
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM sets AS r), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN sets AS r ON r.set_id = t.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN sets AS r ON r.set_id = q.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w);
     v_item jsonb;
 BEGIN
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
@@ -3760,25 +3738,24 @@ BEGIN
         PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
     END LOOP;
 END
-$do$$sql$, p_sets, zodan.write_read_sets(p_names))
+$do$$sql$,
+    zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_mirror_sets IS
-'Writes the statement that makes a node''s replication sets what p_sets (a placeholder for the result of
-zodan.write_read_sets) says: in the sets of p_names it adds what is missing and takes out what is there beyond it. Harmless when repeated
-(design 4, step 4).';
-REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
+COMMENT ON FUNCTION zodan.mirror_sets IS
+'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets it adds what
+is missing and takes out what is there beyond it. Harmless when repeated.';
+REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
 
 
 CREATE OR REPLACE FUNCTION zodan.trace_facts(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT pg_catalog.jsonb_build_object(
+SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
     'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active,
                           'known', EXISTS (
                               -- The name is known but for the database name of the subscriber in its middle.
-                              SELECT FROM pg_catalog.unnest(%s) AS u(name)
+                              SELECT FROM pg_catalog.unnest(%1$s) AS u(name)
                                CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text, 6) AS t(tail)
                                WHERE pg_catalog.right(r.slot_name, pg_catalog.length(t.tail)) = t.tail),
                           'held', pg_catalog.pg_current_wal_lsn() - r.restart_lsn,
@@ -3801,13 +3778,13 @@ SELECT pg_catalog.jsonb_build_object(
                               AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
     'interfaces', coalesce((SELECT pg_catalog.jsonb_agg(i.if_name) FROM spock.node_interface AS i
                              WHERE NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)), '[]')
-) AS traces
-$sql$, zodan.quote_list(p_subscriptions))
+) AS traces$sql$,
+    zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
 'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they
 hold, origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
-members receive from it: of a slot with the name for one of them it is known whose it is (design 6).';
+members receive from it: of a slot with the name for one of them it is known whose it is.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
@@ -3862,16 +3839,16 @@ outside the cluster, or one that is still to join, may be going to stream from i
 that may be another database''s (design 6).';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_origin(p_origin text)
+CREATE OR REPLACE FUNCTION zodan.drop_origin(p_origin text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped'
-    ' FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %s', zodan.quote_text(p_origin))
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %1$s$sql$,
+    zodan.quote_text(p_origin))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_origin IS
-'Writes the statement that drops a replication origin if it is there (design 5).';
-REVOKE ALL ON FUNCTION zodan.write_drop_origin FROM PUBLIC;
+COMMENT ON FUNCTION zodan.drop_origin IS
+'Writes the statement that drops a replication origin if it is there.';
+REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_traces(
     p_dsn text,
@@ -3984,8 +3961,8 @@ BEGIN
     SELECT pg_catalog.array_agg(zodan.make_step(
                CASE o.kind WHEN 'subscription' THEN 'subscriptions' WHEN 'slot' THEN 'slots' WHEN 'origin' THEN 'slots' ELSE 'nodes' END, o.node,
                pg_catalog.format('%s %s on %s: %s', o.kind, o.name, o.node, o.reason),
-               CASE o.kind WHEN 'origin' THEN zodan.write_drop_origin(o.name)
-                           WHEN 'node' THEN zodan.write_forget_node(o.name) ELSE o.statement END))
+               CASE o.kind WHEN 'origin' THEN zodan.drop_origin(o.name)
+                           WHEN 'node' THEN zodan.forget_node(o.name) ELSE o.statement END))
                FILTER (WHERE o.certain OR p_all),
            pg_catalog.string_agg(pg_catalog.format('%s on %s', o.name, o.node), ', ') FILTER (WHERE NOT (o.certain OR p_all))
       INTO v_steps, v_left
@@ -4058,8 +4035,7 @@ CREATE OR REPLACE FUNCTION zodan.host_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT pg_catalog.jsonb_build_object(
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     -- What Spock's workers begin with: this session has set some for itself, and its connection string may have set others.
     'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, CASE WHEN s.source IN ('client', 'session') AND s.context IN ('user', 'superuser') THEN coalesce(
                             (SELECT pg_catalog.substr(c.setting, pg_catalog.length(s.name) + 2)
@@ -4114,21 +4090,19 @@ SELECT pg_catalog.jsonb_build_object(
                                FROM pg_catalog.pg_auth_members AS m WHERE m.member = r.oid))), '{}')
                           FROM pg_catalog.pg_roles AS r WHERE r.rolname !~ '^pg_'),
     'versions', (SELECT pg_catalog.jsonb_object_agg(e.name, coalesce(e.installed_version, e.default_version)) FROM pg_catalog.pg_available_extensions AS e)
-) AS facts
-$sql$
+) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.host_facts IS
 'The query that reads from a server what only the health check looks at: settings as a new session gets them,
 locale, connections, origins, long and prepared transactions, slots, WAL written, roles, extensions on offer. It gives one
-row, facts, an object, and names nothing of Spock (design 2).';
+row, facts, an object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.host_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.table_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-WITH spaces AS MATERIALIZED (
+SELECT $sql$WITH spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
      WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')),
 owned AS MATERIALIZED (
@@ -4178,53 +4152,69 @@ SELECT pg_catalog.jsonb_build_object(
                                   WHERE d.refobjid = pg_catalog.format('%I.%I', q.schemaname, q.sequencename)::regclass
                                     AND pg_catalog.pg_get_expr(f.adbin, f.adrelid) ~ 'snowflake\.nextval'))), '{}')
                     FROM pg_catalog.pg_sequences AS q WHERE q.schemaname IN (SELECT s.nspname FROM spaces AS s))
-) AS facts
-$sql$
+) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.table_facts IS
 'The query that reads what of a database''s tables, sequences and other objects replication has to do with:
-names only, and only of what belongs to no extension. It gives one row, facts, an object, and names nothing of Spock
-(design 2).';
+names only, and only of what belongs to no extension. It gives one row, facts, an object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.table_facts FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.stream_facts()
+CREATE OR REPLACE FUNCTION zodan.stream_facts(p_sets text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT (SELECT w.sets FROM (%s) AS w) || pg_catalog.jsonb_build_object(
+SELECT pg_catalog.format($sql$SELECT (SELECT w.sets FROM (
+WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE %1$s = '{}' OR r.set_name::text = ANY (%1$s))
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM sets AS r), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN sets AS r ON r.set_id = t.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN sets AS r ON r.set_id = q.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w) || pg_catalog.jsonb_build_object(
     'exceptions', (SELECT coalesce(pg_catalog.jsonb_agg(x.what), '[]')
                      FROM (SELECT pg_catalog.format('%%s on %%s, %%s times', coalesce(e.operation, 'a change'), coalesce(nullif(pg_catalog.concat_ws('.', e.table_schema, e.table_name), ''), 'no table'), pg_catalog.count(*)) AS what
                              FROM spock.exception_log AS e WHERE e.retry_errored_at > pg_catalog.now() - pg_catalog.make_interval(days => 1)
                             GROUP BY e.operation, e.table_schema, e.table_name) AS x)
-) AS facts
-$sql$, zodan.write_read_sets())
+) AS facts$sql$,
+    zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.stream_facts IS
-'The query that reads from a database with Spock what only the health check looks at: its replication sets with
-tables and sequences, and the tables with exceptions of late. It gives one row, facts, an object (design 2).';
+'Reads from a database with Spock what the health check examines beyond zodan.spock_facts: its replication sets (p_sets; all
+where that is empty) with tables and sequences, and the tables with exceptions of late. It returns one row: facts, an object.';
 REVOKE ALL ON FUNCTION zodan.stream_facts FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.row_facts(p_tables jsonb)
+CREATE OR REPLACE FUNCTION zodan.row_facts(p_counts text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, c.rows), ''{}'') AS facts FROM (%s) AS c',
-    coalesce(pg_catalog.string_agg(pg_catalog.format('SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s', zodan.quote_text(t.name), t.name), ' UNION ALL '),
-             'SELECT NULL::text AS name, 0 AS rows WHERE false'))
-  FROM pg_catalog.jsonb_array_elements_text(p_tables) AS t(name)
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, c.rows), '{}') AS facts FROM (%1$s) AS c$sql$,
+    p_counts)
 $zodan$;
 COMMENT ON FUNCTION zodan.row_facts IS
-'Writes the query that counts the rows of the tables named (as zodan.table_facts names them). It gives one row,
-facts, an object of table and number (design 2).';
+'Counts the rows of tables. p_counts is a query for each of them with the columns name and rows, joined by UNION ALL. It returns
+one row: facts, an object of table and number.';
 REVOKE ALL ON FUNCTION zodan.row_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size(c.oid) > 0) AS tables,
+SELECT $sql$SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size(c.oid) > 0) AS tables,
        CASE WHEN pg_catalog.bool_or(t.cut) IS NOT TRUE THEN coalesce(pg_catalog.sum(pg_catalog.pg_relation_size(c.oid)
            + coalesce(pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), 0)), 0) END AS bytes
   FROM (SELECT s.set_reloid, pg_catalog.bool_and(s.set_row_filter IS NOT NULL OR s.set_att_list IS NOT NULL) AS cut
@@ -4232,20 +4222,115 @@ SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size(c.oid) > 0)
           JOIN spock.replication_set AS r ON r.set_id = s.set_id
           JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
          GROUP BY s.set_reloid) AS t
-  JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid AND c.relkind = 'r'
-$sql$
+  JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid AND c.relkind = 'r'$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_facts IS
 'The query that reads, on the source, how much a copy of its replication sets will bring: tables, those that
 have rows, and bytes, the size of their main files, TOAST included; bytes is NULL where a row filter or a column list leaves out nobody knows how
-much. It gives one row (design 4, step 2).';
+much. It gives one row.';
 REVOKE ALL ON FUNCTION zodan.copy_facts FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_user_objects()
+CREATE OR REPLACE FUNCTION zodan.list_user_objects()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
+SELECT $sql$SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = o.classid AND d.objid = o.objid
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.list_user_objects IS
+'Lists the objects of a database that a rollback of a copy may drop: see zodan.drop_copied. It returns class, oid, type and
+identity, and rank, the order in which they go.';
+REVOKE ALL ON FUNCTION zodan.list_user_objects FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.object_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.type, u.identity)), '[]') AS facts
+  FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = o.classid AND d.objid = o.objid
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
+ WHERE u.type NOT IN ('extension', 'language', 'default acl', 'large object') AND NOT (u.type = 'schema' AND u.identity = 'public')$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.object_facts IS
+'The query that lists what a database has that a copy may be about to create: type and identity of every object of its own, of
+whatever kind, but for those that a copy creates where they are missing only. It gives one row, facts, an array.';
+REVOKE ALL ON FUNCTION zodan.object_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.structure_facts(p_objects text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$WITH objects AS MATERIALIZED (
 SELECT o.classid, o.objid, i.type, i.identity, o.rank
   FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
         UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
@@ -4282,37 +4367,46 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
-                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))
-$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_user_objects IS
-'Writes the query that lists the objects of a database that can be dropped on their own and belong neither to
-PostgreSQL, nor to an extension, nor to Spock or Zodan: class, oid, type and identity, and rank, in which order they go. It looks
-into every catalog whose objects are not parts of others (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_user_objects FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.object_facts()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.type, u.identity)), '[]') AS facts
-  FROM (%s) AS u
- WHERE u.type NOT IN ('extension', 'language', 'default acl', 'large object') AND NOT (u.type = 'schema' AND u.identity = 'public')
-$sql$, zodan.write_user_objects())
-$zodan$;
-COMMENT ON FUNCTION zodan.object_facts IS
-'The query that lists what a database has that a copy may be about to create: type and identity of every object of its own, of
-whatever kind, but for those that a copy creates where they are missing only. It gives one row, facts, an array (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.object_facts FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.partition_facts()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))),
+spaces AS MATERIALIZED (
+    SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan')),
+-- Functions of users, with what they are used in: an index, a check, a generated column.
+used AS MATERIALIZED (
+    SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.prosrc, p.proconfig, d.classid, coalesce(k.contype::text, 'i') AS kind
+      FROM pg_catalog.pg_depend AS d
+      JOIN pg_catalog.pg_proc AS p ON d.refclassid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.refobjid
+      JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
+      LEFT JOIN pg_catalog.pg_constraint AS k ON d.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = d.objid
+      LEFT JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid
+     WHERE (k.contype = 'c' OR c.relkind IN ('i', 'I')) AND p.oid >= 16384
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid = 'pg_catalog.pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e'))
+SELECT pg_catalog.jsonb_build_object(
+    'same', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', o.type, o.identity)), '[]') FROM objects AS o
+              WHERE pg_catalog.concat_ws(' ', o.type, o.identity) IN (SELECT x.name FROM pg_catalog.jsonb_array_elements_text(%1$s::jsonb) AS x(name))),
+    'extensions', (SELECT coalesce(pg_catalog.jsonb_object_agg(e.extname, pg_catalog.jsonb_build_object('schema', n.nspname,
+                              'made', NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS o WHERE o.classid = 'pg_catalog.pg_namespace'::regclass AND o.objid = n.oid AND o.deptype = 'e'), 'used', EXISTS (
+                              SELECT FROM pg_catalog.pg_depend AS m
+                                JOIN pg_catalog.pg_depend AS d ON (d.refclassid, d.refobjid) = (m.classid, m.objid)
+                               WHERE m.refclassid = 'pg_catalog.pg_extension'::regclass AND m.refobjid = e.oid AND m.deptype = 'e'
+                                 -- Not a member itself, nor a part of one.
+                                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS i WHERE (i.classid, i.objid) = (d.classid, d.objid) AND (i.deptype = 'e' OR i.deptype = 'i' AND EXISTS (
+                                         SELECT FROM pg_catalog.pg_depend AS w WHERE (w.classid, w.objid) = (i.refclassid, i.refobjid) AND w.deptype = 'e')))))), '{}')
+                     FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace),
+    'holding', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname)), '[]')
+                  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                  JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                  JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+                 WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor') AND pg_catalog.pg_relation_size(c.oid) > 0),
+    'public', pg_catalog.to_regnamespace('public') IS NOT NULL,
+    'in_public', EXISTS (SELECT FROM objects AS o WHERE o.type <> 'schema' AND pg_catalog.starts_with(o.identity, 'public.')),
+    'generated', (SELECT coalesce(pg_catalog.jsonb_object_agg(g.name, g.columns), '{}')
+                    FROM (SELECT pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name, pg_catalog.array_agg(a.attname) AS columns
+                            FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+                           WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> '' GROUP BY s.nspname, c.relname) AS g),
+    'partitions', (
 WITH RECURSIVE partitioned AS MATERIALIZED (
-    SELECT c.oid, c.relkind, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+    SELECT c.oid, c.relkind, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relispartition OR c.relkind = 'p'),
 -- What is hashed: the types of the keys, and of what these are made of. Of an expression its operator class tells the type.
@@ -4344,58 +4438,7 @@ SELECT pg_catalog.jsonb_build_object(
                 WHERE c.oid IN (SELECT h.partrelid FROM hashed AS h JOIN pg_catalog.pg_type AS t ON t.oid = h.type
                                  WHERE t.typtype = 'e' OR t.oid = 'anyenum'::regtype
                                     OR t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^reg' AND t.typcategory = 'N'))
-) AS facts
-$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.partition_facts IS
-'The query that reads the partitions that a copy, or what is streamed, cannot bring to another node. It gives one row, facts, an
-object: foreign (each foreign table that is a partition, with the tables above it) and hashed (each table that is partitioned by the hash of
-an OID, with the tables above and below it) (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.partition_facts FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.structure_facts(p_objects jsonb)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$
-WITH objects AS MATERIALIZED (%1$s),
-spaces AS MATERIALIZED (
-    SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
-     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan')),
--- Functions of users, with what they are used in: an index, a check, a generated column.
-used AS MATERIALIZED (
-    SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.prosrc, p.proconfig, d.classid, coalesce(k.contype::text, 'i') AS kind
-      FROM pg_catalog.pg_depend AS d
-      JOIN pg_catalog.pg_proc AS p ON d.refclassid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.refobjid
-      JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
-      LEFT JOIN pg_catalog.pg_constraint AS k ON d.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = d.objid
-      LEFT JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid
-     WHERE (k.contype = 'c' OR c.relkind IN ('i', 'I')) AND p.oid >= 16384
-       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid = 'pg_catalog.pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e'))
-SELECT pg_catalog.jsonb_build_object(
-    'same', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', o.type, o.identity)), '[]') FROM objects AS o
-              WHERE pg_catalog.concat_ws(' ', o.type, o.identity) IN (SELECT x.name FROM pg_catalog.jsonb_array_elements_text(%2$s::jsonb) AS x(name))),
-    'extensions', (SELECT coalesce(pg_catalog.jsonb_object_agg(e.extname, pg_catalog.jsonb_build_object('schema', n.nspname,
-                              'made', NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS o WHERE o.classid = 'pg_catalog.pg_namespace'::regclass AND o.objid = n.oid AND o.deptype = 'e'), 'used', EXISTS (
-                              SELECT FROM pg_catalog.pg_depend AS m
-                                JOIN pg_catalog.pg_depend AS d ON (d.refclassid, d.refobjid) = (m.classid, m.objid)
-                               WHERE m.refclassid = 'pg_catalog.pg_extension'::regclass AND m.refobjid = e.oid AND m.deptype = 'e'
-                                 -- Not a member itself, nor a part of one.
-                                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS i WHERE (i.classid, i.objid) = (d.classid, d.objid) AND (i.deptype = 'e' OR i.deptype = 'i' AND EXISTS (
-                                         SELECT FROM pg_catalog.pg_depend AS w WHERE (w.classid, w.objid) = (i.refclassid, i.refobjid) AND w.deptype = 'e')))))), '{}')
-                     FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace),
-    'holding', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname)), '[]')
-                  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                  JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
-                  JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
-                 WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor') AND pg_catalog.pg_relation_size(c.oid) > 0),
-    'public', pg_catalog.to_regnamespace('public') IS NOT NULL,
-    'in_public', EXISTS (SELECT FROM objects AS o WHERE o.type <> 'schema' AND pg_catalog.starts_with(o.identity, 'public.')),
-    'generated', (SELECT coalesce(pg_catalog.jsonb_object_agg(g.name, g.columns), '{}')
-                    FROM (SELECT pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name, pg_catalog.array_agg(a.attname) AS columns
-                            FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
-                           WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> '' GROUP BY s.nspname, c.relname) AS g),
-    'partitions', (%3$s),
+) AS facts),
     'references', (SELECT coalesce(pg_catalog.jsonb_agg(r.item), '[]') FROM (
         SELECT pg_catalog.jsonb_build_object('name', k.conname, 'table', pg_catalog.format('%%I.%%I', s.nspname, c.relname),
                    'refers', pg_catalog.format('%%I.%%I', f.nspname, t.relname), 'rows', c.reltuples,
@@ -4415,15 +4458,15 @@ SELECT pg_catalog.jsonb_build_object(
                     AND EXISTS (SELECT FROM pg_catalog.regexp_matches(u.prosrc, '([a-z_][a-z0-9_$]*)\s*\(|\m(?:from|join)\s+([a-z_][a-z0-9_$]*)\M(?!\s*\.)', 'gi') AS m(part)
                                  WHERE m.part[2] IS NOT NULL
                                     OR EXISTS (SELECT FROM pg_catalog.pg_proc AS q WHERE q.proname = pg_catalog.lower(m.part[1]) AND q.pronamespace <> 'pg_catalog'::regnamespace)))
-) AS facts
-$sql$, zodan.write_user_objects(), zodan.quote_text(p_objects::text), zodan.partition_facts())
+) AS facts$sql$,
+    zodan.quote_text(p_objects))
 $zodan$;
 COMMENT ON FUNCTION zodan.structure_facts IS
-'The query that reads from a database what decides whether its structure can be made anew elsewhere. p_objects is what
-zodan.object_facts gave for the database that is to have it. It gives one row, facts, an object: same (those of p_objects that are here
-too), extensions (schema, whether it is made for itself, whether anything here depends on the extension), holding (tables of extensions with rows), public,
-generated (columns), partitions (what zodan.partition_facts gives), references (foreign keys), unpinned and peeking (functions in indexes, and in checks), and names nothing of Spock (design 4,
-step 2).';
+'Reads from a database what decides whether its structure can be made again elsewhere. p_objects is what zodan.object_facts
+returned for the database that is to have it. It returns one row: facts, an object: same (those of p_objects that are here too),
+extensions (schema, whether it is made for itself, whether anything here depends on the extension), holding (tables of extensions
+with rows), public, generated (columns), partitions (those that a copy or a stream cannot bring), references (foreign keys),
+unpinned and peeking (functions in indexes, and in checks). It names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
@@ -4444,7 +4487,7 @@ DECLARE
 BEGIN
     FOR v_kind, v_query IN VALUES
         ('clock', 'SELECT pg_catalog.jsonb_build_object(''at'', extract(epoch FROM pg_catalog.clock_timestamp())) AS facts'),
-        ('host', zodan.host_facts()), ('tables', zodan.table_facts()), ('streams', zodan.stream_facts())
+        ('host', zodan.host_facts()), ('tables', zodan.table_facts()), ('streams', zodan.stream_facts('{}'))
     LOOP
         v_sent := pg_catalog.clock_timestamp();
         v_answers := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, v_query), '{}')
@@ -4487,7 +4530,11 @@ BEGIN
              CROSS JOIN pg_catalog.jsonb_each(p_dsns) AS o(key, value)
              -- Only a superuser can keep a statement, and the connection strings in it, out of the server's log.
              WHERE o.key <> f.key AND (f.value ->> 'superuser')::boolean) AS t;
-    SELECT coalesce(pg_catalog.jsonb_object_agg(q.key, zodan.write_probe(q.value)), '{}') INTO v_queries
+    SELECT coalesce(pg_catalog.jsonb_object_agg(q.key, zodan.probe((
+               SELECT 'pg_catalog.jsonb_build_object(' || pg_catalog.string_agg(pg_catalog.format(
+                          '%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
+                          zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ') || ')'
+                 FROM pg_catalog.jsonb_each(q.value) AS t(key, value)))), '{}') INTO v_queries
       FROM pg_catalog.jsonb_each(v_queries) AS q(key, value);
     RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, CASE WHEN r.value ->> 'sqlstate' = 'ZD000'
                        THEN (r.value ->> 'detail')::jsonb
@@ -4907,10 +4954,10 @@ SELECT i.item
 $zodan$;
 COMMENT ON FUNCTION zodan.list_published IS
 'The tables of the source in the replication sets that the members take from one another, a row a table and set, as
-zodan.write_read_sets gives them: set, table, columns and filter (design 4, step 4).';
+zodan.read_sets gives them: set, table, columns and filter (design 4, step 4).';
 REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_try_structure(p_extensions jsonb)
+CREATE OR REPLACE FUNCTION zodan.try_structure(p_extensions text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -4940,7 +4987,7 @@ BEGIN
     EXCEPTION WHEN OTHERS THEN
         v_fault := SQLERRM;
     END;
-    FOR v_name, v_facts IN SELECT x.key, x.value FROM pg_catalog.jsonb_each(%s::jsonb) AS x(key, value)
+    FOR v_name, v_facts IN SELECT x.key, x.value FROM pg_catalog.jsonb_each(%1$s::jsonb) AS x(key, value)
                             WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = x.key)
     LOOP
         BEGIN
@@ -4968,22 +5015,23 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried',
         DETAIL = pg_catalog.jsonb_build_object('objects', v_fault, 'extensions', v_faults, 'filled', v_filled)::text;
 END
-$do$$sql$, zodan.quote_text(p_extensions::text))
+$do$$sql$,
+    zodan.quote_text(p_extensions))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_try_structure IS
+COMMENT ON FUNCTION zodan.try_structure IS
 'Writes the statement that tries, on a new node, what a copy is about to do there: create a schema with objects of some kinds, as
 an event trigger may forbid, and the extensions of p_extensions (as zodan.structure_facts gives them) that are not there. Everything is rolled
 back, by an error ZD000 whose DETAIL is an object: objects (the fault, NULL where it worked), extensions (an object of those that
-fail, with the fault) and filled (tables of extensions that have rows once the extension is there) (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_try_structure FROM PUBLIC;
+fail, with the fault) and filled (tables of extensions that have rows once the extension is there).';
+REVOKE ALL ON FUNCTION zodan.try_structure FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_try_references(p_references jsonb, p_filters jsonb)
+CREATE OR REPLACE FUNCTION zodan.try_references(p_filters text, p_references text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_filters jsonb := %2$s;
+    v_filters jsonb := %1$s::jsonb;
     v_broken jsonb := '[]'::jsonb;
     v_unread jsonb := '[]'::jsonb;
     v_key record;
@@ -4994,7 +5042,7 @@ BEGIN
     -- As who copies it: row security and triggers are none of this.
     PERFORM pg_catalog.set_config('row_security', 'off', true);
     FOR v_key IN
-        SELECT k.* FROM pg_catalog.jsonb_to_recordset(%1$s) AS k(name text, "table" text, refers text, given text, meets text, rows float8)
+        SELECT k.* FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text, given text, meets text, rows float8)
          WHERE v_filters ? k."table" ORDER BY k.rows
     LOOP
         IF v_key.rows > 5000000 OR pg_catalog.clock_timestamp() > v_end THEN
@@ -5011,14 +5059,15 @@ BEGIN
     END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = pg_catalog.jsonb_build_object('broken', v_broken, 'unread', v_unread)::text;
 END
-$do$$sql$, zodan.quote_text(p_references::text) || '::jsonb', zodan.quote_text(p_filters::text) || '::jsonb')
+$do$$sql$,
+    zodan.quote_text(p_filters), zodan.quote_text(p_references))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_try_references IS
+COMMENT ON FUNCTION zodan.try_references IS
 'Writes the statement that finds, on the source, foreign keys that would not hold where only what is replicated is copied.
 p_references is what zodan.structure_facts gives, p_filters an object of published tables and their row filter, NULL where all rows are
 published. Tables of more than 5000000 rows are not read, and after 30 s no further one. It ends
-by an error ZD000 whose DETAIL is an object: broken and unread, arrays of names (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_try_references FROM PUBLIC;
+by an error ZD000 whose DETAIL is an object: broken and unread, arrays of names.';
+REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS jsonb
@@ -5041,7 +5090,7 @@ BEGIN
     END IF;
     v_objects := zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, zodan.object_facts()), p_dsns) #> ARRAY[v_new, 'value', 'facts'];
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
-        v_new, zodan.structure_facts('[]'), v_source, zodan.structure_facts(coalesce(v_objects, '[]'))), p_dsns);
+        v_new, zodan.structure_facts('[]'), v_source, zodan.structure_facts(coalesce(v_objects, '[]')::text)), p_dsns);
     FOR v_answer IN SELECT a.key, a.value, a.value #> '{value,facts}' AS facts FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
         v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE WHEN v_answer.facts IS NULL
             THEN pg_catalog.jsonb_build_object('unread', 'structure: ' || (v_answer.value ->> 'message'))
@@ -5052,8 +5101,9 @@ BEGIN
                    CASE WHEN pg_catalog.bool_and(i.item ->> 'filter' IS NOT NULL) THEN pg_catalog.string_agg(pg_catalog.format('(%s)', i.item ->> 'filter'), ' OR ') END AS filter
               FROM zodan.list_published(v_facts, p_join) AS i(item) GROUP BY i.item ->> 'table') AS t;
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
-        v_new, zodan.write_try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')),
-        v_source, zodan.write_try_references(coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]'), v_filters)), p_dsns);
+        v_new, zodan.try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')::text),
+        v_source, zodan.try_references(p_filters => v_filters::text,
+            p_references => coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]')::text)), p_dsns);
     FOR v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
         v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE WHEN v_answer.value ->> 'sqlstate' = 'ZD000'
             THEN pg_catalog.jsonb_build_object(CASE v_answer.key WHEN v_new THEN 'trial' ELSE 'references' END, (v_answer.value ->> 'detail')::jsonb)
@@ -5489,8 +5539,13 @@ BEGIN
     IF v_join ->> 'new' IS NOT NULL THEN
         v_join := v_join || pg_catalog.jsonb_build_object('members', (v_join -> 'members') || (v_join -> 'new'));
     END IF;
-    v_counts := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, zodan.row_facts(f.value #> '{tables,small}')), '{}')
-          FROM pg_catalog.jsonb_each(v_facts) AS f(key, value) WHERE f.value ? 'tables'), p_dsns);
+    v_counts := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, zodan.row_facts(c.counts)), '{}')
+          FROM pg_catalog.jsonb_each(v_facts) AS f(key, value)
+         CROSS JOIN LATERAL (
+            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s', zodan.quote_text(t.name), t.name), ' UNION ALL '),
+                       'SELECT NULL::text AS name, 0 AS rows WHERE false') AS counts
+              FROM pg_catalog.jsonb_array_elements_text(f.value #> '{tables,small}') AS t(name)) AS c
+         WHERE f.value ? 'tables'), p_dsns);
     SELECT pg_catalog.jsonb_object_agg(f.key, f.value || pg_catalog.jsonb_build_object('counts', coalesce(v_counts #> ARRAY[f.key, 'value', 'facts'], '{}')))
       INTO v_facts FROM pg_catalog.jsonb_each(v_facts) AS f(key, value);
     RETURN QUERY SELECT c.* FROM zodan.check_cluster(v_facts, v_join || '{"joined": true}', v_probes) AS f
@@ -5525,36 +5580,34 @@ COMMENT ON FUNCTION zodan.list_subscriptions IS
 'The names of the subscriptions by which the new node receives from every member (design 4).';
 REVOKE ALL ON FUNCTION zodan.list_subscriptions FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_subscription_exists(p_subscription text)
+CREATE OR REPLACE FUNCTION zodan.subscription_exists(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %s) AS ok',
+SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %1$s) AS ok$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_subscription_exists IS
-'Writes the query that tells whether a subscription exists where it runs; for done_sql (design 3).';
-REVOKE ALL ON FUNCTION zodan.write_subscription_exists FROM PUBLIC;
+COMMENT ON FUNCTION zodan.subscription_exists IS
+'Writes the query that tells whether a subscription exists where it runs; for done_sql.';
+REVOKE ALL ON FUNCTION zodan.subscription_exists FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_wait_replicating(p_subscriptions text[])
+CREATE OR REPLACE FUNCTION zodan.wait_replicating(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT pg_catalog.count(*) = %2$s AND pg_catalog.bool_and(s.status = 'replicating') AS ok,
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = pg_catalog.cardinality(%1$s) AND pg_catalog.bool_and(s.status = 'replicating') AS ok,
        pg_catalog.string_agg(s.subscription_name || ' ' || s.status, ', ' ORDER BY s.subscription_name) AS progress,
        pg_catalog.string_agg('subscription ' || pg_catalog.quote_ident(s.subscription_name) || ' is disabled', ', ')
            FILTER (WHERE s.status = 'disabled') AS trouble
   FROM spock.sub_show_status() AS s
- WHERE s.subscription_name::text = ANY (%1$s)
-$sql$, zodan.quote_list(p_subscriptions), pg_catalog.cardinality(p_subscriptions))
+ WHERE s.subscription_name::text = ANY (%1$s)$sql$,
+    zodan.quote_list(p_subscriptions))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_wait_replicating IS
-'Writes the query that tells, on a subscriber, whether all the subscriptions named replicate; for until_sql
-(design 4).';
-REVOKE ALL ON FUNCTION zodan.write_wait_replicating FROM PUBLIC;
+COMMENT ON FUNCTION zodan.wait_replicating IS
+'Tells, on a subscriber, whether all of p_subscriptions replicate; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_replicating FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_empty_schema()
+CREATE OR REPLACE FUNCTION zodan.drop_empty_schema()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -5567,10 +5620,9 @@ BEGIN
 END
 $do$$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_empty_schema IS
-'Writes the statement that drops the schema zodan where it is empty, that is, where Zodan is not installed
-(design 4, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_drop_empty_schema FROM PUBLIC;
+COMMENT ON FUNCTION zodan.drop_empty_schema IS
+'Writes the statement that drops the schema zodan where it is empty, that is, where Zodan is not installed.';
+REVOKE ALL ON FUNCTION zodan.drop_empty_schema FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_subscription(
     p_slot text,
@@ -5606,37 +5658,59 @@ the same transaction. An origin of that name from an earlier life is dropped fir
 one''s (design 4, steps 5 and 8).';
 REVOKE ALL ON FUNCTION zodan.create_subscription FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_is_direct(p_cluster jsonb, p_subscription text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION zodan.is_direct(p_slot text, p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %s AND o.remote_lsn <> ''0/0'') OR EXISTS (SELECT FROM spock.subscription WHERE sub_name = %s) AS ok',
-    zodan.quote_text(p_cluster #>> ARRAY['slots', p_cluster ->> 'source', p_cluster ->> 'new']), zodan.quote_text(p_subscription))
+SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %1$s AND o.remote_lsn <> '0/0')
+       OR EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_name = %2$s) AS ok$sql$,
+    zodan.quote_text(p_slot), zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_is_direct IS
-'Writes the query that tells whether the new node has turned to its direct streams, which stands for everything
-before that, or, where one is named, whether a subscription exists; for done_sql. The sign of the turn is the position of
-the origin of the source''s direct stream: zodan.switch_streams sets it last and once, and nobody moves it back by enabling or
-disabling a subscription (design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_is_direct FROM PUBLIC;
+COMMENT ON FUNCTION zodan.is_direct IS
+'Tells whether the new node has turned to its direct streams, which stands for everything before that, or, where p_subscription is
+not NULL, whether a subscription of that name exists; for done_sql. The sign of the turn is the position of the origin of the
+source''s direct stream, p_slot: zodan.switch_streams sets it last and once, and nobody moves it back by enabling or disabling a
+subscription.';
+REVOKE ALL ON FUNCTION zodan.is_direct FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_positions(p_peers jsonb)
+CREATE OR REPLACE FUNCTION zodan.read_positions(p_peers text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$(SELECT pg_catalog.jsonb_object_agg(n.node_name, o.remote_lsn)
+SELECT pg_catalog.format($sql$SELECT coalesce((SELECT pg_catalog.jsonb_object_agg(n.node_name, o.remote_lsn)
    FROM spock.node AS n
    JOIN spock.subscription AS s ON s.sub_origin = n.node_id
    JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
-  WHERE s.sub_enabled AND n.node_name::text = ANY (%s))$sql$,
-    zodan.quote_list((SELECT pg_catalog.array_agg(p.name) FROM pg_catalog.jsonb_array_elements_text(p_peers) AS p(name))))
+  WHERE s.sub_enabled AND n.node_name::text = ANY (%1$s)), '{}') AS positions, spock.sync_event(false) AS lsn$sql$,
+    zodan.quote_list(p_peers))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_positions IS
-'Writes the expression that gives, on the source, how far it has applied each peer''s commits: an object of
-peer and LSN (design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_positions FROM PUBLIC;
+COMMENT ON FUNCTION zodan.read_positions IS
+'Reads, on the paused source, how far it has applied each of p_peers, and puts a sync event behind that. It returns one row:
+positions, an object of peer and LSN, and lsn, where the event is.';
+REVOKE ALL ON FUNCTION zodan.read_positions FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_wait_still(p_positions text)
+CREATE OR REPLACE FUNCTION zodan.confirm_positions(p_peers text[], p_positions text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    IF coalesce((SELECT pg_catalog.jsonb_object_agg(n.node_name, o.remote_lsn)
+   FROM spock.node AS n
+   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+   JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+  WHERE s.sub_enabled AND n.node_name::text = ANY (%1$s)), '{}') <> %2$s::pg_catalog.jsonb THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD303', MESSAGE = 'apply went on before the stream had ended';
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_list(p_peers), zodan.quote_result(p_positions))
+$zodan$;
+COMMENT ON FUNCTION zodan.confirm_positions IS
+'Fails with ZD303 where the source has applied anything of p_peers since zodan.read_positions returned p_positions.';
+REVOKE ALL ON FUNCTION zodan.confirm_positions FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_still(p_peers text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -5647,35 +5721,39 @@ DECLARE
     v_same int := 0;
 BEGIN
     WHILE v_same < 5 LOOP
-        v_now := %s;
+        v_now := (SELECT pg_catalog.jsonb_object_agg(n.node_name, o.remote_lsn)
+   FROM spock.node AS n
+   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+   JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+  WHERE s.sub_enabled AND n.node_name::text = ANY (%1$s));
         v_same := CASE WHEN v_now IS NOT DISTINCT FROM v_last THEN v_same + 1 ELSE 0 END;
         v_last := v_now;
         PERFORM pg_catalog.pg_sleep(0.02);
     END LOOP;
 END
-$do$$sql$, p_positions)
+$do$$sql$,
+    zodan.quote_list(p_peers))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_wait_still IS
-'Writes the statement that waits, on the paused source, until the positions (an expression) have been the same for
-5 looks, 0.02 s apart. It needs no certainty: the positions are read again after the stream has ended (design 4,
-step 7).';
-REVOKE ALL ON FUNCTION zodan.write_wait_still FROM PUBLIC;
+COMMENT ON FUNCTION zodan.wait_still IS
+'Waits, on the paused source, until its positions in the streams of p_peers have been the same for 5 looks,
+0.02 s apart. It needs no certainty: the positions are read again after the stream has ended.';
+REVOKE ALL ON FUNCTION zodan.wait_still FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_wait_worker_gone(p_subscription text)
+CREATE OR REPLACE FUNCTION zodan.wait_worker_gone(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog.string_agg(a.pid::text, ', ') AS progress
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog.string_agg(a.pid::text, ', ') AS progress
   FROM spock.subscription AS s
-  LEFT JOIN pg_catalog.pg_stat_activity AS a ON %s
- WHERE s.sub_name = %s
-$sql$, zodan.write_is_worker(), zodan.quote_text(p_subscription))
+  LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')
+ WHERE s.sub_name = %1$s$sql$,
+    zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_wait_worker_gone IS
+COMMENT ON FUNCTION zodan.wait_worker_gone IS
 'Writes the query that tells whether no apply worker of a subscription runs on its subscriber any more; for
-until_sql (design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_wait_worker_gone FROM PUBLIC;
+until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_worker_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.switch_streams(
     p_positions text,
@@ -5727,19 +5805,19 @@ into the source''s stream but left behind: its worker may have been stopped insi
 for the failure of a transaction of this subscription and discard it when it comes again (design 4, step 7).';
 REVOKE ALL ON FUNCTION zodan.switch_streams FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_enable_streams(p_subscriptions text[])
+CREATE OR REPLACE FUNCTION zodan.enable_streams(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT pg_catalog.count(spock.sub_enable(s.sub_name)) AS enabled FROM spock.subscription AS s'
-    ' WHERE NOT s.sub_enabled AND s.sub_name::text = ANY (%s)', zodan.quote_list(p_subscriptions))
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_enable(s.sub_name)) AS enabled FROM spock.subscription AS s WHERE NOT s.sub_enabled AND s.sub_name::text = ANY (%1$s)$sql$,
+    zodan.quote_list(p_subscriptions))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_enable_streams IS
+COMMENT ON FUNCTION zodan.enable_streams IS
 'Writes the statement that enables those of the subscriptions named that are disabled. Spock disables one by itself
-after an exception, and people do; a resumed join enables it again (design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_enable_streams FROM PUBLIC;
+after an exception, and people do; a resumed join enables it again.';
+REVOKE ALL ON FUNCTION zodan.enable_streams FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_start_streams(p_subscriptions text[])
+CREATE OR REPLACE FUNCTION zodan.start_streams(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -5749,102 +5827,79 @@ DECLARE
 BEGIN
     WHILE pg_catalog.clock_timestamp() < v_until
           AND (SELECT pg_catalog.count(*) FROM spock.sub_show_status() AS s
-                WHERE s.subscription_name::text = ANY (%s) AND s.status = 'replicating') < %s LOOP
+                WHERE s.subscription_name::text = ANY (%1$s) AND s.status = 'replicating') < pg_catalog.cardinality(%1$s) LOOP
         PERFORM pg_catalog.pg_reload_conf();
         PERFORM pg_catalog.pg_sleep(0.03);
     END LOOP;
 END
-$do$$sql$, zodan.quote_list(p_subscriptions), pg_catalog.cardinality(p_subscriptions))
+$do$$sql$,
+    zodan.quote_list(p_subscriptions))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_start_streams IS
-'Writes the statement that has the workers of the subscriptions named started one right after the other. Left to
-itself Spock''s manager looks once a second whether the last worker it started is there, so that one stream would run
-seconds ahead of another, with changes to rows that the other is still to bring; a reload of the configuration of the new
-server makes it look at once. It tries for 10 s at most: the wait that follows knows what to do about a stream that does not start
-(design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_start_streams FROM PUBLIC;
+COMMENT ON FUNCTION zodan.start_streams IS
+'Has the workers of p_subscriptions started one right after the other. Left to itself Spock''s manager looks once a second whether
+the last worker it started is there, so that one stream would run seconds ahead of another, with changes to rows that the other is
+still to bring; a reload of the configuration of the new server makes it look at once. It tries for 10 s at most: the wait
+that follows knows what to do about a stream that does not start.';
+REVOKE ALL ON FUNCTION zodan.start_streams FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_server_start()
+CREATE OR REPLACE FUNCTION zodan.note_files()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
-    (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w))$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_server_start IS
-'Writes the expression that tells one life of a server from the next: when it was started, and when its statistics
-were reset, as they are after a crash that the postmaster survived (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_server_start FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_note_files()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$
-SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.pg_relation_filenode(c.oid)), '{}') AS files
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.pg_relation_filenode(c.oid)), '{}') AS files
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0
    AND c.oid IN (SELECT t.set_reloid FROM spock.replication_set_table AS t
                    JOIN spock.replication_set AS r ON r.set_id = t.set_id
-                   JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
-$sql$
+                   JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_note_files IS
+COMMENT ON FUNCTION zodan.note_files IS
 'Writes the query that notes, on the source, which file each published table that has rows is in. It returns one row:
-files, an object of table and file number. A table that has another one later was rewritten (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_note_files FROM PUBLIC;
+files, an object of table and file number. A table that has another one later was rewritten.';
+REVOKE ALL ON FUNCTION zodan.note_files FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_find_rewritten(p_files text)
+CREATE OR REPLACE FUNCTION zodan.find_rewritten(p_files text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT coalesce(pg_catalog.jsonb_agg(f.key), '[]') AS tables
-  FROM pg_catalog.jsonb_each_text(%s::pg_catalog.jsonb) AS f(key, value)
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(f.key), '[]') AS tables
+  FROM pg_catalog.jsonb_each_text(%1$s::pg_catalog.jsonb) AS f(key, value)
  WHERE pg_catalog.pg_relation_filenode(pg_catalog.to_regclass(f.key)) <> f.value::oid
-   AND pg_catalog.pg_relation_size(pg_catalog.to_regclass(f.key)) > 0
-$sql$, p_files)
+   AND pg_catalog.pg_relation_size(pg_catalog.to_regclass(f.key)) > 0$sql$,
+    zodan.quote_result(p_files))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_find_rewritten IS
+COMMENT ON FUNCTION zodan.find_rewritten IS
 'Writes the query that reports, on the source, which tables have rows and are in another file than p_files (a
-placeholder for the result of zodan.write_note_files) says. It returns one row: tables, an array. To a snapshot older than the
-rewrite such a table is empty, so that a copy may have missed its rows (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_find_rewritten FROM PUBLIC;
+placeholder for the result of zodan.note_files) says. It returns one row: tables, an array. To a snapshot older than the
+rewrite such a table is empty, so that a copy may have missed its rows.';
+REVOKE ALL ON FUNCTION zodan.find_rewritten FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_find_discarded(p_since text, p_origin text DEFAULT NULL)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$(
-SELECT pg_catalog.string_agg(x.what, '; ' ORDER BY x.at, x.what)
-  FROM (SELECT pg_catalog.min(e.remote_commit_ts) AS at, pg_catalog.format('%%s on %%s, %%s rows, committed at %%s: %%s', coalesce(e.operation, 'a change'),
-                   coalesce(nullif(pg_catalog.concat_ws('.', e.table_schema, e.table_name), ''), 'no table'), pg_catalog.count(*),
-                   pg_catalog.min(e.remote_commit_ts), coalesce(nullif(pg_catalog.max(e.error_message), ''), 'no reason given')) AS what
-          FROM spock.exception_log AS e
-         WHERE e.retry_errored_at > pg_catalog.to_timestamp(%1$s::double precision)
-           AND (%2$s::text IS NULL OR e.remote_origin = (SELECT n.node_id FROM spock.node AS n WHERE n.node_name = %2$s::text))
-         GROUP BY e.operation, e.table_schema, e.table_name
-         ORDER BY 1 LIMIT 10) AS x)$sql$, p_since, zodan.quote_text(p_origin))
-$zodan$;
-COMMENT ON FUNCTION zodan.write_find_discarded IS
-'Writes the expression that describes what a node has set aside in spock.exception_log since p_since (a
-placeholder for seconds of its own clock), NULL where nothing was: operation, table, how many rows, when they were committed and
-why. With p_origin only what came from that node. Every row there is a change that the node may not have (design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_find_discarded FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_see_sound(p_since text, p_starts text, p_rewritten text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION zodan.prove_sound(p_since text, p_origin text, p_starts text, p_rewritten text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_trouble text := %1$s;
+    v_trouble text := (
+SELECT pg_catalog.string_agg(x.what, '; ' ORDER BY x.at, x.what)
+  FROM (SELECT pg_catalog.min(e.remote_commit_ts) AS at,
+               pg_catalog.format('%%s on %%s, %%s rows, committed at %%s: %%s', coalesce(e.operation, 'a change'),
+                   coalesce(nullif(pg_catalog.concat_ws('.', e.table_schema, e.table_name), ''), 'no table'),
+                   pg_catalog.count(*), pg_catalog.min(e.remote_commit_ts),
+                   coalesce(nullif(pg_catalog.max(e.error_message), ''), 'no reason given')) AS what
+          FROM spock.exception_log AS e
+         WHERE e.retry_errored_at > pg_catalog.to_timestamp(%1$s::double precision)
+           AND (%2$s::text IS NULL
+                OR e.remote_origin = (SELECT n.node_id FROM spock.node AS n WHERE n.node_name = %2$s::text))
+         GROUP BY e.operation, e.table_schema, e.table_name
+         ORDER BY 1 LIMIT 10) AS x);
     v_table text;
     v_copied boolean;
 BEGIN
     IF v_trouble IS NOT NULL THEN
         v_trouble := 'changes were discarded here: ' || v_trouble;
-    ELSIF %2$s <> %3$s AND (SELECT e.extversion LIKE '5.%%' FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock') THEN
+    ELSIF pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+    (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w)) <> %3$s AND (SELECT e.extversion LIKE '5.%%' FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock') THEN
         v_trouble := 'the server was restarted while this node caught up, and Spock 5 may then apply changes twice';
     END IF;
     FOR v_table IN SELECT t.name FROM pg_catalog.jsonb_array_elements_text(%4$s::pg_catalog.jsonb) AS t(name) WHERE v_trouble IS NULL LOOP
@@ -5860,18 +5915,18 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = v_trouble;
     END IF;
 END
-$do$$sql$, zodan.write_find_discarded(p_since), zodan.write_server_start(), p_starts, coalesce(p_rewritten, pg_catalog.quote_literal('[]')))
+$do$$sql$,
+    zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_result(p_starts), zodan.quote_result(p_rewritten))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_see_sound IS
-'Writes the statement that fails, with ZD304, where the new node cannot have what the source has, so that its copy has to
-start over: changes were set aside since p_since (seconds of its clock); the server is not in the life that p_starts describes and
-its Spock is older than 6, which after a crash may apply again what is there; or a table of p_rewritten (the result of
-zodan.write_find_rewritten) has no row that was copied. Copied rows have the epoch as their commit time, or, where the table was
-rewritten here too, the transaction that did so. The three are placeholders
-(design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_see_sound FROM PUBLIC;
+COMMENT ON FUNCTION zodan.prove_sound IS
+'Fails with ZD304 where the new node cannot have what the source has, so that its copy has to start over: changes were set
+aside since p_since (seconds of its clock; of one node only where p_origin names it); the server is not in the life that p_starts
+describes and its Spock is older than 6, which after a crash may apply again what is there; or a table of p_rewritten (what
+zodan.find_rewritten returned, ''[]'' for none) has no row that was copied. Copied rows have the epoch as their commit time, or,
+where the table was rewritten here too, the transaction that did so.';
+REVOKE ALL ON FUNCTION zodan.prove_sound FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_see_slots(p_slots text[], p_limit text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION zodan.prove_slots(p_slots text[], p_lsn text, p_positions text, p_peer text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -5883,26 +5938,40 @@ BEGIN
                WHEN r.wal_status = 'lost' THEN 'has lost its WAL' ELSE 'is at ' || r.confirmed_flush_lsn END), ', ')
       INTO v_trouble
       FROM pg_catalog.unnest(%1$s) AS w(name) LEFT JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name::text = w.name
-     WHERE r.slot_name IS NULL OR r.wal_status = 'lost' OR r.confirmed_flush_lsn > %2$s::pg_catalog.pg_lsn;
+     WHERE r.slot_name IS NULL OR r.wal_status = 'lost' OR r.confirmed_flush_lsn > coalesce(
+               %2$s, %3$s::pg_catalog.jsonb ->> %4$s)::pg_catalog.pg_lsn;
     IF v_trouble IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD305', MESSAGE = v_trouble;
     END IF;
 END
-$do$$sql$, zodan.quote_list(p_slots), coalesce(p_limit, 'NULL'))
+$do$$sql$,
+    zodan.quote_list(p_slots), zodan.quote_result(p_lsn), zodan.quote_result(p_positions), zodan.quote_text(p_peer))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_see_slots IS
-'Writes the statement that fails, with ZD305, where a slot of those named is missing on a node, has lost its WAL, or, with
-p_limit (a placeholder for an LSN), has already gone past the position that its stream is to start at. PostgreSQL may invalidate a
-slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout (design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_see_slots FROM PUBLIC;
+COMMENT ON FUNCTION zodan.prove_slots IS
+'Fails with ZD305 where a slot of p_slots is missing on a node, has lost its WAL, or has already gone past the position that its
+stream is to start at: p_lsn, or that of p_peer in p_positions; of neither nothing is asked. PostgreSQL may invalidate a slot that
+waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
+REVOKE ALL ON FUNCTION zodan.prove_slots FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_see_whole(p_nodes text[], p_since text, p_origin text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION zodan.prove_whole(p_since text, p_origin text, p_nodes text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_discarded text := %1$s;
+    v_discarded text := (
+SELECT pg_catalog.string_agg(x.what, '; ' ORDER BY x.at, x.what)
+  FROM (SELECT pg_catalog.min(e.remote_commit_ts) AS at,
+               pg_catalog.format('%%s on %%s, %%s rows, committed at %%s: %%s', coalesce(e.operation, 'a change'),
+                   coalesce(nullif(pg_catalog.concat_ws('.', e.table_schema, e.table_name), ''), 'no table'),
+                   pg_catalog.count(*), pg_catalog.min(e.remote_commit_ts),
+                   coalesce(nullif(pg_catalog.max(e.error_message), ''), 'no reason given')) AS what
+          FROM spock.exception_log AS e
+         WHERE e.retry_errored_at > pg_catalog.to_timestamp(%1$s::double precision)
+           AND (%2$s::text IS NULL
+                OR e.remote_origin = (SELECT n.node_id FROM spock.node AS n WHERE n.node_name = %2$s::text))
+         GROUP BY e.operation, e.table_schema, e.table_name
+         ORDER BY 1 LIMIT 10) AS x);
     v_others text;
 BEGIN
     IF v_discarded IS NOT NULL THEN
@@ -5910,55 +5979,53 @@ BEGIN
             HINT = 'Repair these rows, delete what spock.exception_log has of them on this node, and resume.';
     END IF;
     SELECT pg_catalog.string_agg(n.node_name, ', ' ORDER BY n.node_name) INTO v_others
-      FROM spock.node AS n WHERE n.node_name::text <> ALL (%2$s);
+      FROM spock.node AS n WHERE n.node_name::text <> ALL (%3$s);
     IF v_others IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD403', MESSAGE = 'nodes joined meanwhile: ' || v_others,
             HINT = 'Roll this join back, and call it again.';
     END IF;
 END
-$do$$sql$, zodan.write_find_discarded(p_since, p_origin), zodan.quote_list(p_nodes))
+$do$$sql$,
+    zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_list(p_nodes))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_see_whole IS
+COMMENT ON FUNCTION zodan.prove_whole IS
 'Writes the statement that fails where a join did not end as it was planned: with ZD402 where a node has set changes
 aside since p_since (a placeholder for seconds of its clock), with p_origin only those of that node; with ZD403 where it
-knows other nodes than p_nodes (design 4, step 9).';
-REVOKE ALL ON FUNCTION zodan.write_see_whole FROM PUBLIC;
+knows other nodes than p_nodes.';
+REVOKE ALL ON FUNCTION zodan.prove_whole FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_wait_unbusy()
+CREATE OR REPLACE FUNCTION zodan.wait_unbusy()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT pg_catalog.count(*) = 0 AS ok,
+SELECT $sql$SELECT pg_catalog.count(*) = 0 AS ok,
        pg_catalog.concat_ws(' ', pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.string_agg(
            pg_catalog.format('process %s has applied one transaction since %s', a.pid, a.xact_start), ', ')) AS progress
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NOT NULL
    AND a.xact_start < pg_catalog.clock_timestamp() - interval '0.3 s'
-   AND EXISTS (SELECT FROM spock.subscription AS s WHERE $sql$ || zodan.write_is_worker() || ')'
+   AND EXISTS (SELECT FROM spock.subscription AS s WHERE a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_wait_unbusy IS
-'Writes the query that tells whether no apply worker of a node has been inside one transaction for more than
-0.3 s; for until_sql. A pause would wait for it, and hold up all others meanwhile. WAL that is written is
-progress (design 4, step 7).';
-REVOKE ALL ON FUNCTION zodan.write_wait_unbusy FROM PUBLIC;
+COMMENT ON FUNCTION zodan.wait_unbusy IS
+'Tells whether no apply worker of a node has been inside one transaction for more than 0.3 s; for until_sql. A pause would
+wait for it, and hold up all others meanwhile. WAL that is written is progress.';
+REVOKE ALL ON FUNCTION zodan.wait_unbusy FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_read_sequences()
+CREATE OR REPLACE FUNCTION zodan.read_sequences()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), q.last_value), '{}') AS sequences
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), q.last_value), '{}') AS sequences
   FROM pg_catalog.pg_sequences AS q
- WHERE q.last_value IS NOT NULL AND q.schemaname NOT IN ('spock', 'zodan', 'pglogical')
-$sql$
+ WHERE q.last_value IS NOT NULL AND q.schemaname NOT IN ('spock', 'zodan', 'pglogical')$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_read_sequences IS
+COMMENT ON FUNCTION zodan.read_sequences IS
 'Writes the query that reads how far every user sequence of a node has counted. It gives one row, sequences,
-an object of sequence and last value (design 4, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_read_sequences FROM PUBLIC;
+an object of sequence and last value.';
+REVOKE ALL ON FUNCTION zodan.read_sequences FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_level_sequences(p_refs text[])
+CREATE OR REPLACE FUNCTION zodan.level_sequences(p_seen text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -5973,7 +6040,7 @@ BEGIN
                CASE WHEN q.increment_by > 0 THEN greatest(m.highest, q.last_value) ELSE least(m.lowest, q.last_value) END AS furthest
           FROM pg_catalog.pg_sequences AS q
           LEFT JOIN (SELECT v.key, pg_catalog.max(v.value::numeric) AS highest, pg_catalog.min(v.value::numeric) AS lowest
-                       FROM pg_catalog.unnest(ARRAY[%s]::jsonb[]) AS r(seen)
+                       FROM pg_catalog.unnest(%1$s) AS r(seen)
                       CROSS JOIN LATERAL pg_catalog.jsonb_each_text(r.seen) AS v(key, value)
                       GROUP BY v.key) AS m ON m.key = pg_catalog.format('%%I.%%I', q.schemaname, q.sequencename)
          WHERE q.schemaname NOT IN ('spock', 'zodan', 'pglogical')
@@ -5986,125 +6053,342 @@ BEGIN
         PERFORM pg_catalog.setval(v_sequence.name::regclass, v_target::bigint);
     END LOOP;
 END
-$do$$sql$, pg_catalog.array_to_string(p_refs, ', '))
+$do$$sql$,
+    p_seen)
 $zodan$;
-COMMENT ON FUNCTION zodan.write_level_sequences IS
-'Writes the statement that brings the sequences of the new node to at least the highest value of any member
-(the lowest for those that count down), and 1000 steps beyond it while the range allows, for the members go on counting
-meanwhile. p_refs are placeholders for the results of zodan.write_read_sequences. A sequence never goes back (design 4,
-step 1).';
-REVOKE ALL ON FUNCTION zodan.write_level_sequences FROM PUBLIC;
+COMMENT ON FUNCTION zodan.level_sequences IS
+'Brings the sequences of the new node to at least the highest value of any member (the lowest for those that count down), and
+1000 steps beyond it while the range allows, because the members go on counting meanwhile. p_seen is an array of the results
+of zodan.read_sequences. A sequence never goes back.';
+REVOKE ALL ON FUNCTION zodan.level_sequences FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_create_node(p_node text, p_location text, p_country text, p_info jsonb)
+CREATE OR REPLACE FUNCTION zodan.register_node(p_node text, p_location text, p_country text, p_info text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT spock.node_create(node_name := %s, dsn := %s, location := %s, country := %s, info := %s) AS node_id',
-    zodan.quote_text(p_node), zodan.placeholder('dsn', p_node), zodan.quote_text(p_location),
-    zodan.quote_text(p_country), zodan.quote_text(p_info::text))
+SELECT pg_catalog.format($sql$SELECT spock.node_create(node_name := %1$s, dsn := %2$s, location := %3$s, country := %4$s, info := %5$s) AS node_id$sql$,
+    zodan.quote_text(p_node), zodan.placeholder('dsn', p_node), zodan.quote_text(p_location), zodan.quote_text(p_country), zodan.quote_text(p_info))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_create_node IS
-'Writes the statement that makes a database a Spock node, its connection string as a placeholder (design 4, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_create_node FROM PUBLIC;
+COMMENT ON FUNCTION zodan.register_node IS
+'Writes the statement that makes a database a Spock node, its connection string as a placeholder.';
+REVOKE ALL ON FUNCTION zodan.register_node FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_node_row(p_node text)
+CREATE OR REPLACE FUNCTION zodan.drop_node_row(p_node text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT spock.node_drop(node_name := %s, ifexists := true) AS dropped', zodan.quote_text(p_node))
+SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped$sql$,
+    zodan.quote_text(p_node))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_node_row IS
-'Writes the statement that drops a node where it is known, if it is (design 5, step 4).';
-REVOKE ALL ON FUNCTION zodan.write_drop_node_row FROM PUBLIC;
+COMMENT ON FUNCTION zodan.drop_node_row IS
+'Writes the statement that drops a node where it is known, if it is.';
+REVOKE ALL ON FUNCTION zodan.drop_node_row FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_sub_create(
+CREATE OR REPLACE FUNCTION zodan.create_copy_subscription(
     p_subscription text,
     p_provider text,
     p_sets text[],
-    p_structure boolean,
-    p_data boolean,
+    p_structure text,
+    p_data text,
     p_forward text[],
-    p_enabled boolean,
-    p_skip text[] DEFAULT '{}'
+    p_enabled text,
+    p_skip text[]
 )
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT spock.sub_create(subscription_name := %s, provider_dsn := %s, replication_sets := %s, '
-    'synchronize_structure := %s, synchronize_data := %s, forward_origins := %s, enabled := %s, skip_schema := %s) AS sub_id',
-    zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets),
-    p_structure::text, p_data::text, zodan.quote_list(p_forward), p_enabled::text, zodan.quote_list(ARRAY['zodan'] || p_skip))
+SELECT pg_catalog.format($sql$SELECT spock.sub_create(subscription_name := %1$s, provider_dsn := %2$s, replication_sets := %3$s,
+    synchronize_structure := %4$s::boolean, synchronize_data := %5$s::boolean, forward_origins := %6$s,
+    enabled := %7$s::boolean, skip_schema := 'zodan'::text || %8$s) AS sub_id$sql$,
+    zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets), zodan.quote_text(p_structure), zodan.quote_text(p_data), zodan.quote_list(p_forward), zodan.quote_text(p_enabled), zodan.quote_list(p_skip))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_sub_create IS
-'Writes the query that creates a subscription from a provider, its connection string as a placeholder, schema zodan and
-those of p_skip left out of any structure copy (design 4, steps 2, 5 and 8).';
-REVOKE ALL ON FUNCTION zodan.write_sub_create FROM PUBLIC;
+COMMENT ON FUNCTION zodan.create_copy_subscription IS
+'Creates the subscription p_subscription from node p_provider, which copies the structure, the data, both or nothing, and returns
+its id. Its sets are p_sets, and it forwards what came from p_forward. Schema zodan and those of p_skip stay out of a structure copy.';
+REVOKE ALL ON FUNCTION zodan.create_copy_subscription FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_create_slot(p_slot text, p_version_num int)
+CREATE OR REPLACE FUNCTION zodan.create_slot(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT s.lsn
-  FROM (SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dropped FROM pg_catalog.pg_replication_slots AS r
-         WHERE r.slot_name = %1$s AND r.wal_status = 'lost') AS d
- CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output'%2$s) AS s$sql$,
-    zodan.quote_text(p_slot), CASE WHEN p_version_num >= 170000 THEN $sql$, failover := coalesce(
-        -- Spock 6 does not have it: a file may set it still, and nobody reads it then.
-        (SELECT g.setting::boolean FROM pg_catalog.pg_settings AS g WHERE g.name = 'spock.use_native_failover_slots'),
-        (SELECT pg_catalog.bool_or(o.failover) FROM pg_catalog.pg_replication_slots AS o WHERE o.plugin = 'spock_output' AND o.database = pg_catalog.current_database()),
-        true)$sql$ ELSE '' END)
+  FROM (
+SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dropped
+  FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s AND r.wal_status = 'lost') AS d
+ CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(
+        CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output') AS s$sql$,
+    zodan.quote_text(p_slot))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_create_slot IS
-'Writes the query that makes a replication slot for Spock, marked for failover as Spock itself would there, where PostgreSQL knows
-that (p_version_num from 170000 on): as spock.use_native_failover_slots says, else as the slots that are there, else marked. One of that name that has lost its WAL is dropped first: it can never be used again
-(design 4, step 5).';
-REVOKE ALL ON FUNCTION zodan.write_create_slot FROM PUBLIC;
+COMMENT ON FUNCTION zodan.create_slot IS
+'Makes a replication slot for Spock, and returns its position, lsn; for PostgreSQL 16 and earlier. One of that name that has lost
+its WAL is dropped first: it can never be used again.';
+REVOKE ALL ON FUNCTION zodan.create_slot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_identity()
+CREATE OR REPLACE FUNCTION zodan.create_failover_slot(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+SELECT pg_catalog.format($sql$SELECT s.lsn
+  FROM (
+SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dropped
+  FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s AND r.wal_status = 'lost') AS d
+ CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(
+        CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output', failover := coalesce(
+            -- Spock 6 does not have it: a file may set it still, and nobody reads it then.
+            (SELECT g.setting::boolean FROM pg_catalog.pg_settings AS g WHERE g.name = 'spock.use_native_failover_slots'),
+            (SELECT pg_catalog.bool_or(o.failover) FROM pg_catalog.pg_replication_slots AS o
+              WHERE o.plugin = 'spock_output' AND o.database = pg_catalog.current_database()),
+            true)) AS s$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.create_failover_slot IS
+'Makes a replication slot for Spock, as zodan.create_slot does, on PostgreSQL 17 or later, marked for failover as Spock itself
+would there: as spock.use_native_failover_slots says, else as the slots that are there, else marked.';
+REVOKE ALL ON FUNCTION zodan.create_failover_slot FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.slot_exists(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r
+                WHERE r.slot_name = %1$s AND r.wal_status IS DISTINCT FROM 'lost') AS ok$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.slot_exists IS
+'Tells whether a slot exists and has its WAL; for done_sql.';
+REVOKE ALL ON FUNCTION zodan.slot_exists FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_slot_free(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT NOT r.active AS ok FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_slot_free IS
+'Tells whether nobody streams from a slot; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_slot_free FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_copied(p_subscription text, p_tables text, p_bytes text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
+       pg_catalog.concat_ws(' ', pg_catalog.string_agg(l.sync_status::text, '' ORDER BY l.sync_nspname, l.sync_relname),
+           (SELECT pg_catalog.sum(c.bytes_processed) FROM pg_catalog.pg_stat_progress_copy AS c),
+           (SELECT pg_catalog.sum(i.blocks_done + i.tuples_done) FROM pg_catalog.pg_stat_progress_create_index AS i),
+           pg_catalog.pg_database_size(pg_catalog.current_database())) AS progress,
+       EXISTS (SELECT FROM (
+WITH ours AS MATERIALIZED (
+    SELECT a.pid, a.backend_start, a.client_addr, pg_catalog.starts_with(a.application_name, %1$s) AS is_session
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.datname = pg_catalog.current_database() AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
+           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))))
+SELECT a.*
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+   AND (a.pid IN (SELECT o.pid FROM ours AS o WHERE o.is_session)
+        OR a.application_name IN ('pg_dump', 'pg_restore') AND EXISTS (
+           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS a WHERE a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))
+           OR coalesce(pg_catalog.bool_or(EXISTS (
+               SELECT FROM pg_catalog.pg_stat_activity AS a
+                WHERE a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       CASE WHEN pg_catalog.count(s.*) = 0 THEN 'the subscription is gone'
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN
+                'the copy failed and the subscription was disabled: ' || coalesce(
+    (SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+       FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+               -- As it may begin inside a character, it is read as bytes.
+               FROM pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(pg_catalog.pg_current_logfile('stderr'),
+                        greatest((pg_catalog.pg_stat_file(pg_catalog.pg_current_logfile('stderr'))).size - 100000, 0), 100000, true), 'escape'),
+                    '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
+              GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+    pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp()))
+            WHEN pg_catalog.bool_or(l.sync_relname IS NULL AND l.sync_status IN ('s', 'd', 'c', 'f'))
+                 AND (SELECT t.status FROM spock.sub_show_status(%1$s) AS t) = 'down' THEN
+                'the copy broke off and cannot be taken up again: ' || coalesce(
+    (SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+       FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+               -- As it may begin inside a character, it is read as bytes.
+               FROM pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(pg_catalog.pg_current_logfile('stderr'),
+                        greatest((pg_catalog.pg_stat_file(pg_catalog.pg_current_logfile('stderr'))).size - 100000, 0), 100000, true), 'escape'),
+                    '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
+              GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+    pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp())) END AS trouble,
+       (
+WITH RECURSIVE relations AS MATERIALIZED (
+    SELECT c.oid AS relid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, c.reltoastrelid
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+files AS (
+    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
+      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
+              FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
+    UNION ALL
+    -- A file that is full has another after it.
+    SELECT f.relid, f.path, f.number + 1, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
+      FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
+SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s::bigint, 'bytes_done', t.size, 'bytes_total', %3$s::bigint,
+           'tables_done', CASE WHEN y.stage IN ('indexes', 'catching up') THEN %2$s::bigint ELSE t.begun END,
+           'table', w.name, 'table_bytes', w.bytes)
+  FROM (SELECT CASE WHEN l.status IN ('i', 's') THEN 'structure' WHEN l.status = 'd' THEN 'data' WHEN l.status IN ('c', 'f') THEN 'indexes'
+                    WHEN l.status IS NOT NULL THEN 'catching up' ELSE 'starting' END AS stage
+          FROM (SELECT pg_catalog.min(k.sync_status::text) AS status FROM spock.local_sync_status AS k
+                  JOIN spock.subscription AS s ON s.sub_id = k.sync_subid
+                 WHERE s.sub_name = %1$s AND k.sync_relname IS NULL) AS l) AS y
+  LEFT JOIN LATERAL (
+        SELECT r.relid, r.name, o.bytes
+          FROM (SELECT c.relid, c.bytes_processed AS bytes FROM pg_catalog.pg_stat_progress_copy AS c WHERE c.command = 'COPY FROM'
+                UNION ALL SELECT i.relid, NULL FROM pg_catalog.pg_stat_progress_create_index AS i) AS o
+          JOIN relations AS r ON r.relid = o.relid
+         ORDER BY o.bytes DESC NULLS LAST LIMIT 1) AS w ON true
+ CROSS JOIN LATERAL (
+        SELECT coalesce(pg_catalog.sum(f.size), 0) AS size,
+               pg_catalog.count(DISTINCT f.relid) FILTER (WHERE f.size > 0 AND f.relid IS DISTINCT FROM w.relid) AS begun
+          FROM files AS f) AS t) AS measure
+  FROM spock.subscription AS s
+  LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
+ WHERE s.sub_name = %1$s$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_text(p_tables), zodan.quote_text(p_bytes))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_copied IS
+'Tells whether the copy p_subscription is complete on the new node, and measures it, with p_tables and p_bytes as
+zodan.size_copy returned them; for until_sql. A copy that broke off cannot be taken up again by Spock, and says so as trouble.';
+REVOKE ALL ON FUNCTION zodan.wait_copied FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.note_objects()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(u.classid || ':' || u.objid), '[]') AS objects,
+       pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     pg_catalog.current_setting('data_directory'),
-    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()))$sql$
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) AS identity,
+       extract(epoch FROM pg_catalog.clock_timestamp()) AS at,
+       pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+    (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w)) AS starts
+  FROM (
+SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = o.classid AND d.objid = o.objid
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_identity IS
-'Writes the expression that tells one database from another: the server''s system identifier and folder, and the
-database''s oid (design 6).';
-REVOKE ALL ON FUNCTION zodan.write_identity FROM PUBLIC;
+COMMENT ON FUNCTION zodan.note_objects IS
+'Notes what the new database holds before the copy. It returns one row: objects, an array of class:oid, identity, which database
+that was, starts, which life of its server, and at, when that was by its clock.';
+REVOKE ALL ON FUNCTION zodan.note_objects FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_note_objects()
+CREATE OR REPLACE FUNCTION zodan.drop_copied(p_objects text, p_node text, p_identity text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'SELECT coalesce(pg_catalog.jsonb_agg(u.classid || '':'' || u.objid), ''[]'') AS objects, ' || zodan.write_identity() || ' AS identity FROM ('
-    || zodan.write_user_objects() || ') AS u'
-$zodan$;
-COMMENT ON FUNCTION zodan.write_note_objects IS
-'Writes the query that notes what the new database holds before the copy. It gives one row:
-objects, an array of class:oid, and identity, which database that was (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_note_objects FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_drop_object()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$
-            SELECT s.statement FROM (
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_before jsonb := (SELECT coalesce(pg_catalog.jsonb_object_agg(b.name, true), '{}') FROM pg_catalog.jsonb_array_elements_text(%1$s::jsonb) AS b(name));
+    v_object record;
+    v_statement text;
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %2$s THEN
+        RETURN;
+    ELSIF %3$s <> pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    pg_catalog.current_setting('data_directory'),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) THEN
+        RAISE EXCEPTION 'this is not the database that the copy went to';
+    END IF;
+    PERFORM pg_catalog.set_config(s.name, 'off', true) FROM pg_catalog.pg_settings AS s WHERE s.name = 'event_triggers';
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    FOR v_object IN SELECT u.* FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = o.classid AND d.objid = o.objid
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP
+        -- What went with an earlier one has no identity any more.
+        CONTINUE WHEN (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid, 0) AS i) IS NULL;
+        FOR v_statement IN             SELECT s.statement FROM (
             SELECT 1 AS place, CASE v_object.type
-                WHEN 'user mapping' THEN (SELECT pg_catalog.format('DROP USER MAPPING IF EXISTS FOR %s SERVER %I', CASE WHEN m.umuser = 0 THEN 'PUBLIC' ELSE m.umuser::regrole::text END, f.srvname)
+                WHEN 'user mapping' THEN (SELECT pg_catalog.format('DROP USER MAPPING IF EXISTS FOR %%s SERVER %%I', CASE WHEN m.umuser = 0 THEN 'PUBLIC' ELSE m.umuser::regrole::text END, f.srvname)
                                             FROM pg_catalog.pg_user_mapping AS m JOIN pg_catalog.pg_foreign_server AS f ON f.oid = m.umserver WHERE m.oid = v_object.objid)
-                WHEN 'transform' THEN (SELECT pg_catalog.format('DROP TRANSFORM IF EXISTS FOR %s LANGUAGE %I CASCADE', pg_catalog.format_type(t.trftype, NULL), l.lanname)
+                WHEN 'transform' THEN (SELECT pg_catalog.format('DROP TRANSFORM IF EXISTS FOR %%s LANGUAGE %%I CASCADE', pg_catalog.format_type(t.trftype, NULL), l.lanname)
                                          FROM pg_catalog.pg_transform AS t JOIN pg_catalog.pg_language AS l ON l.oid = t.trflang WHERE t.oid = v_object.objid)
-                WHEN 'large object' THEN pg_catalog.format('SELECT pg_catalog.lo_unlink(%s)', v_object.objid)
-                WHEN 'subscription' THEN pg_catalog.format('ALTER SUBSCRIPTION %s DISABLE', v_object.identity)
+                WHEN 'large object' THEN pg_catalog.format('SELECT pg_catalog.lo_unlink(%%s)', v_object.objid)
+                WHEN 'subscription' THEN pg_catalog.format('ALTER SUBSCRIPTION %%s DISABLE', v_object.identity)
                 WHEN 'default acl' THEN NULL
-                ELSE pg_catalog.format('DROP %s IF EXISTS %s CASCADE', CASE v_object.type WHEN 'composite type' THEN 'type' WHEN 'statistics object' THEN 'statistics'
+                ELSE pg_catalog.format('DROP %%s IF EXISTS %%s CASCADE', CASE v_object.type WHEN 'composite type' THEN 'type' WHEN 'statistics object' THEN 'statistics'
                          ELSE pg_catalog.replace(v_object.type, '-', ' ') END, v_object.identity) END AS statement
-            UNION ALL SELECT 2, pg_catalog.format('ALTER SUBSCRIPTION %s SET (slot_name = NONE)', v_object.identity) WHERE v_object.type = 'subscription'
-            UNION ALL SELECT 3, pg_catalog.format('DROP SUBSCRIPTION %s', v_object.identity) WHERE v_object.type = 'subscription'
+            UNION ALL SELECT 2, pg_catalog.format('ALTER SUBSCRIPTION %%s SET (slot_name = NONE)', v_object.identity) WHERE v_object.type = 'subscription'
+            UNION ALL SELECT 3, pg_catalog.format('DROP SUBSCRIPTION %%s', v_object.identity) WHERE v_object.type = 'subscription'
             UNION ALL
-            SELECT g.place, pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %s%s %s ALL ON %s %s %s', a.defaclrole::regrole, ' IN SCHEMA ' || nullif(a.defaclnamespace::regnamespace::text, '-'), g.verb,
+            SELECT g.place, pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %%s%%s %%s ALL ON %%s %%s %%s', a.defaclrole::regrole, ' IN SCHEMA ' || nullif(a.defaclnamespace::regnamespace::text, '-'), g.verb,
                        CASE a.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS' WHEN 'L' THEN 'LARGE OBJECTS' END,
                        g.way, CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
               FROM pg_catalog.pg_default_acl AS a
@@ -6113,116 +6397,57 @@ SELECT $sql$
                     UNION ALL SELECT 5, 'GRANT', 'TO', a.defaclrole WHERE a.defaclnamespace = 0
                     UNION ALL SELECT 6, 'GRANT', 'TO', 0 WHERE a.defaclnamespace = 0 AND a.defaclobjtype IN ('f', 'T')) AS g
              WHERE v_object.type = 'default acl' AND a.oid = v_object.objid) AS s
-             WHERE s.statement IS NOT NULL ORDER BY s.place
-$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_drop_object IS
-'Writes the query that gives, a row each, the statements that drop v_object, a record with class, oid, type and identity
-as zodan.write_user_objects gives them. Default privileges are dropped by setting them to what they are without (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_drop_object FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_drop_copied(p_node text, p_objects text, p_identity text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_before jsonb := (SELECT coalesce(pg_catalog.jsonb_object_agg(b.name, true), '{}') FROM pg_catalog.jsonb_array_elements_text(%s::jsonb) AS b(name));
-    v_object record;
-    v_statement text;
-BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
-        RETURN;
-    ELSIF %s <> %s THEN
-        RAISE EXCEPTION 'this is not the database that the copy went to';
-    END IF;
-    PERFORM pg_catalog.set_config(s.name, 'off', true) FROM pg_catalog.pg_settings AS s WHERE s.name = 'event_triggers';
-    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
-    FOR v_object IN SELECT u.* FROM (%s) AS u WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP
-        -- What went with an earlier one has no identity any more.
-        CONTINUE WHEN (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid, 0) AS i) IS NULL;
-        FOR v_statement IN %s LOOP
+             WHERE s.statement IS NOT NULL ORDER BY s.place LOOP
             EXECUTE v_statement;
         END LOOP;
     END LOOP;
 END
-$do$$sql$, p_objects, zodan.quote_text(p_node), p_identity, zodan.write_identity(), zodan.write_user_objects(), zodan.write_drop_object())
+$do$$sql$,
+    zodan.quote_result(p_objects), zodan.quote_text(p_node), zodan.quote_result(p_identity))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_copied IS
+COMMENT ON FUNCTION zodan.drop_copied IS
 'Writes the statement that takes a copy back: it drops every object of the new database that p_objects (a
-placeholder for the result of zodan.write_note_objects) does not name. Only in the very database that was noted, and only
+placeholder for the result of zodan.note_objects) does not name. Only in the very database that was noted, and only
 while it is node p_node, as it was when the copy came; anywhere else it drops nothing. A subscription of PostgreSQL''s own gives its slot
-up first: that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as PostgreSQL can do without them
-(design 4, step 2; 6).';
-REVOKE ALL ON FUNCTION zodan.write_drop_copied FROM PUBLIC;
+up first: that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as PostgreSQL can do without them.';
+REVOKE ALL ON FUNCTION zodan.drop_copied FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_copy_sessions(p_subscription text)
+CREATE OR REPLACE FUNCTION zodan.end_sessions(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(c.pid)) AS ended FROM (
 WITH ours AS MATERIALIZED (
     SELECT a.pid, a.backend_start, a.client_addr, pg_catalog.starts_with(a.application_name, %1$s) AS is_session
       FROM pg_catalog.pg_stat_activity AS a
      WHERE a.datname = pg_catalog.current_database() AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
-           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND %2$s)))
+           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))))
 SELECT a.*
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
    AND (a.pid IN (SELECT o.pid FROM ours AS o WHERE o.is_session)
         OR a.application_name IN ('pg_dump', 'pg_restore') AND EXISTS (
-           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))
-$sql$, zodan.quote_text(p_subscription), zodan.write_is_worker())
-$zodan$;
-COMMENT ON FUNCTION zodan.write_copy_sessions IS
-'Writes the query that lists the sessions (rows of pg_stat_activity) which the worker of a copy''s subscription has on the
-node where it runs, and in this database only. Spock names them after the subscription. Those of the pg_dump and pg_restore that it
-runs are the ones of that name that began after its own, or after the worker (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_copy_sessions FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_end_sessions(p_subscription text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT 'SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(c.pid)) AS ended FROM (' || zodan.write_copy_sessions(p_subscription) || ') AS c'
-$zodan$;
-COMMENT ON FUNCTION zodan.write_end_sessions IS
-'Writes the query that ends the sessions of a copy on the node where it runs: those that zodan.write_copy_sessions lists
-(design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_end_sessions FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_cause()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$coalesce(
-    (SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
-       FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
-               -- As it may begin inside a character, it is read as bytes.
-               FROM pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(pg_catalog.pg_current_logfile('stderr'),
-                        greatest((pg_catalog.pg_stat_file(pg_catalog.pg_current_logfile('stderr'))).size - 100000, 0), 100000, true), 'escape'),
-                    '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
-              GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
-    pg_catalog.format('the server log there says why, shortly before %s', pg_catalog.clock_timestamp()))$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_cause IS
-'Writes the expression that gives, for people, why something broke off on the node where it runs: the last errors in that
-server''s log, where it collects one, else where to look (design 3).';
-REVOKE ALL ON FUNCTION zodan.write_cause FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_disable_copy(p_subscription text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format('SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_name = %s',
+           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS c$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_disable_copy IS
-'Writes the query that disables a copy''s subscription, if it is there, so that nothing starts its worker again while it is
-being taken back (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_disable_copy FROM PUBLIC;
+COMMENT ON FUNCTION zodan.end_sessions IS
+'Ends the sessions of the copy p_subscription on the node where it runs, and returns how many.';
+REVOKE ALL ON FUNCTION zodan.end_sessions FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_copy(p_subscription text)
+CREATE OR REPLACE FUNCTION zodan.disable_copy(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_name = %1$s$sql$,
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.disable_copy IS
+'Writes the query that disables a copy''s subscription, if it is there, so that nothing starts its worker again while it is
+being taken back.';
+REVOKE ALL ON FUNCTION zodan.disable_copy FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_copy(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -6230,21 +6455,38 @@ SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
 BEGIN
-    WHILE pg_catalog.clock_timestamp() < v_until AND NOT (SELECT w.ok FROM (%1$s) AS w) LOOP
-        PERFORM e.ended FROM (%2$s) AS e;
+    WHILE pg_catalog.clock_timestamp() < v_until AND EXISTS (
+        SELECT FROM spock.subscription AS s JOIN pg_catalog.pg_stat_activity AS a ON a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')
+         WHERE s.sub_name = %1$s)
+    LOOP
+        PERFORM pg_catalog.pg_terminate_backend(c.pid) FROM (
+WITH ours AS MATERIALIZED (
+    SELECT a.pid, a.backend_start, a.client_addr, pg_catalog.starts_with(a.application_name, %1$s) AS is_session
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.datname = pg_catalog.current_database() AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
+           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))))
+SELECT a.*
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+   AND (a.pid IN (SELECT o.pid FROM ours AS o WHERE o.is_session)
+        OR a.application_name IN ('pg_dump', 'pg_restore') AND EXISTS (
+           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS c;
         PERFORM pg_catalog.pg_sleep(0.05);
         -- Within a transaction pg_stat_activity is read once.
         PERFORM pg_catalog.pg_stat_clear_snapshot();
     END LOOP;
-    PERFORM d.dropped FROM (%3$s) AS d;
+    PERFORM spock.sub_drop(subscription_name := %1$s, ifexists := true);
 END
-$do$$sql$, zodan.write_wait_worker_gone(p_subscription), zodan.write_end_sessions(p_subscription), zodan.write_drop_subscription(p_subscription))
+$do$$sql$,
+    zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_copy IS
-'Writes the statement that drops the disabled subscription of a copy, whatever its worker is doing. A worker that copies
-does not hear that it is to end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So
-its sessions are ended first, until the worker is gone, 30 s at most (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_drop_copy FROM PUBLIC;
+COMMENT ON FUNCTION zodan.drop_copy IS
+'Drops the disabled subscription of a copy, whatever its worker is doing. A worker that copies does not hear that it is to
+end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So the statement ends its
+sessions first, until the worker is gone, 30 s at most.';
+REVOKE ALL ON FUNCTION zodan.drop_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.clear_names(p_slots text[], p_origins text[])
 RETURNS text
@@ -6307,7 +6549,7 @@ BEGIN
             p_undo := zodan.prove_gone(p_target => v_new, p_origins => v_origins, p_slots => v_slots), p_policy := 'once', p_kind := 'verify');
         IF v_node <> v_new THEN
             RETURN NEXT zodan.make_step('register', v_node, pg_catalog.format('%s does not know node %s', v_node, v_new),
-                p_undo := zodan.write_forget_node(v_new), p_object := v_new);
+                p_undo := zodan.forget_node(v_new), p_object := v_new);
         END IF;
     END LOOP;
     RETURN NEXT zodan.make_step('slot', v_source,
@@ -6337,14 +6579,14 @@ DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
     RETURN NEXT zodan.make_step('register', v_new, 'create node ' || v_new || ' on ' || v_new,
-            p_do := zodan.write_create_node(v_new, p_location, p_country, p_info),
+            p_do := zodan.register_node(p_node => v_new, p_location => p_location, p_country => p_country, p_info => p_info::text),
             p_done := 'SELECT EXISTS (SELECT FROM spock.local_node) AS ok',
-            p_undo := zodan.write_drop_node_row(v_new), p_object := v_new);
+            p_undo := zodan.drop_node_row(v_new), p_object := v_new);
     -- Where Zodan is an extension on the source, the copy brings CREATE EXTENSION, which makes the schema itself.
     IF NOT (p_cluster ->> 'extension')::boolean THEN
         RETURN NEXT zodan.make_step('register', v_new, 'keep schema zodan out of the copy on ' || v_new,
             p_do := 'CREATE SCHEMA IF NOT EXISTS zodan',
-            p_undo := zodan.write_drop_empty_schema(), p_object := 'zodan');
+            p_undo := zodan.drop_empty_schema(), p_object := 'zodan');
     END IF;
 END
 $zodan$;
@@ -6353,7 +6595,7 @@ COMMENT ON FUNCTION zodan.plan_register IS
 structure copy leaves a schema out only if the subscriber has one of that name (design 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.plan_register FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_roles(p_node text, p_before text, p_source jsonb)
+CREATE OR REPLACE FUNCTION zodan.drop_roles(p_node text, p_brought text[], p_before text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -6361,21 +6603,21 @@ SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_role text;
 BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %1$s THEN
         RETURN;
     END IF;
-    FOR v_role IN SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname::text = ANY (%s) AND NOT %s::jsonb ? r.rolname::text LOOP
+    FOR v_role IN SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname::text = ANY (%2$s) AND NOT %3$s::jsonb ? r.rolname::text LOOP
         EXECUTE pg_catalog.format('DROP OWNED BY %%I', v_role);
         EXECUTE pg_catalog.format('DROP ROLE %%I', v_role);
     END LOOP;
 END
-$do$$sql$, zodan.quote_text(p_node), zodan.quote_list((SELECT pg_catalog.array_agg(r.name) FROM pg_catalog.jsonb_array_elements_text(p_source) AS r(name))), p_before)
+$do$$sql$,
+    zodan.quote_text(p_node), zodan.quote_list(p_brought), zodan.quote_result(p_before))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_roles IS
-'Writes the statement that drops the roles which came from the source: those of p_source (an array of names)
-that p_before (a placeholder for the names noted before) does not hold. Only while the database is node p_node (design 4,
-step 1; 6).';
-REVOKE ALL ON FUNCTION zodan.write_drop_roles FROM PUBLIC;
+COMMENT ON FUNCTION zodan.drop_roles IS
+'Drops the roles that came from the source: those of p_brought that p_before (the names noted before) does not hold. Only while
+the database is node p_node.';
+REVOKE ALL ON FUNCTION zodan.drop_roles FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_roles(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
@@ -6391,62 +6633,16 @@ BEGIN
         p_do := 'SELECT pg_catalog.jsonb_agg(r.rolname) AS names FROM pg_catalog.pg_roles AS r',
         p_ref := 'roles', p_policy := 'once');
     RETURN NEXT zodan.make_step('roles', v_new, pg_catalog.format('bring the missing roles of %s to %s', v_source, v_new),
-        p_do := zodan.write_copy_roles(v_source),
-        p_undo := zodan.write_drop_roles(v_new, zodan.placeholder('result', 'roles', 'names'), p_cluster #> '{roles}'));
+        p_do := zodan.copy_roles(v_source),
+        p_undo := zodan.drop_roles(p_node => v_new,
+            p_brought => ARRAY(SELECT r.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'roles') AS r(name)),
+            p_before => zodan.placeholder('result', 'roles', 'names')));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_roles IS
 'The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back,
 those go again that were not there before (design 4, step 1).';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_copy_measure(p_copy jsonb, p_subscription text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$
-WITH RECURSIVE relations AS MATERIALIZED (
-    SELECT c.oid AS relid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, c.reltoastrelid
-      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
-       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')
-       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
-files AS (
-    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
-      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
-              FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
-    UNION ALL
-    -- A file that is full has another after it.
-    SELECT f.relid, f.path, f.number + 1, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
-      FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
-SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s, 'bytes_done', t.size, 'bytes_total', %3$s,
-           'tables_done', CASE WHEN y.stage IN ('indexes', 'catching up') THEN %2$s ELSE t.begun END,
-           'table', w.name, 'table_bytes', w.bytes)
-  FROM (SELECT CASE WHEN l.status IN ('i', 's') THEN 'structure' WHEN l.status = 'd' THEN 'data' WHEN l.status IN ('c', 'f') THEN 'indexes'
-                    WHEN l.status IS NOT NULL THEN 'catching up' ELSE 'starting' END AS stage
-          FROM (SELECT pg_catalog.min(k.sync_status::text) AS status FROM spock.local_sync_status AS k
-                  JOIN spock.subscription AS s ON s.sub_id = k.sync_subid
-                 WHERE s.sub_name = %1$s AND k.sync_relname IS NULL) AS l) AS y
-  LEFT JOIN LATERAL (
-        SELECT r.relid, r.name, o.bytes
-          FROM (SELECT c.relid, c.bytes_processed AS bytes FROM pg_catalog.pg_stat_progress_copy AS c WHERE c.command = 'COPY FROM'
-                UNION ALL SELECT i.relid, NULL FROM pg_catalog.pg_stat_progress_create_index AS i) AS o
-          JOIN relations AS r ON r.relid = o.relid
-         ORDER BY o.bytes DESC NULLS LAST LIMIT 1) AS w ON true
- CROSS JOIN LATERAL (
-        SELECT coalesce(pg_catalog.sum(f.size), 0) AS size,
-               pg_catalog.count(DISTINCT f.relid) FILTER (WHERE f.size > 0 AND f.relid IS DISTINCT FROM w.relid) AS begun
-          FROM files AS f) AS t
-$sql$, zodan.quote_text(p_subscription), coalesce(p_copy ->> 'tables', 'NULL') || '::bigint', coalesce(p_copy ->> 'bytes', 'NULL') || '::bigint')
-$zodan$;
-COMMENT ON FUNCTION zodan.write_copy_measure IS
-'Writes the query that measures, on the new node, how far a copy has come: stage, tables and bytes done and in all,
-and the table under way with the bytes read for it. p_copy is what zodan.size_copy gave. The copy is one transaction, so that its rows
-cannot be counted before it ends; its files can be seen growing. Nothing here takes a lock on a table, not even to ask for its
-size: that would wait for the index being built on it. It costs one look at each file that the copy has made (design 4,
-step 2).';
-REVOKE ALL ON FUNCTION zodan.write_copy_measure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
@@ -6458,59 +6654,44 @@ DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
+    v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
 BEGIN
     RETURN NEXT zodan.make_step('note', v_new, 'note what is on ' || v_new,
-        p_do := pg_catalog.format('SELECT n.*, extract(epoch FROM pg_catalog.clock_timestamp()) AS at, %s AS starts FROM (%s) AS n',
-            zodan.write_server_start(), zodan.write_note_objects()), p_done := zodan.write_is_direct(p_cluster, v_sub),
-        p_undo := zodan.write_drop_copied(v_new, zodan.placeholder('result', 'note', 'objects'),
-            zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
+        p_do := zodan.note_objects(), p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
+        p_undo := zodan.drop_copied(p_objects => zodan.placeholder('result', 'note', 'objects'), p_node => v_new,
+            p_identity => zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
     RETURN NEXT zodan.make_step('note', v_source, 'note the files of the tables on ' || v_source,
-        p_do := zodan.write_note_files(), p_ref := 'files', p_group := 'copy');
+        p_do := zodan.note_files(), p_ref := 'files', p_group := 'copy');
     RETURN NEXT zodan.make_step('copying', v_new, pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
-            p_do := zodan.write_sub_create(v_sub, v_source, zodan.list_sets(p_cluster, v_source), true, true, '{all}', true,
-                ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced', '[]')) AS s(name))),
-            p_done := zodan.write_is_direct(p_cluster, v_sub),
-            p_undo := zodan.write_drop_copy(v_sub),
+            p_do := zodan.create_copy_subscription(p_subscription => v_sub, p_provider => v_source,
+                p_sets => zodan.list_sets(p_cluster, v_source), p_structure => 'true', p_data => 'true',
+                p_forward => '{all}', p_enabled => 'true',
+                p_skip => ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced', '[]')) AS s(name))),
+            p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
+            p_undo := zodan.drop_copy(v_sub),
             p_group := 'copy', p_object := v_sub);
     RETURN NEXT zodan.make_step('copying', v_source, 'the sessions of the copy on ' || v_source,
-            p_undo := zodan.write_end_sessions(v_sub), p_group := 'copy');
+            p_undo := zodan.end_sessions(v_sub), p_group := 'copy');
     RETURN NEXT zodan.make_step('copied', v_new, 'wait for the copy to be complete on ' || v_new,
-            p_until := pg_catalog.format($sql$
-SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
-       pg_catalog.concat_ws(' ', pg_catalog.string_agg(l.sync_status::text, '' ORDER BY l.sync_nspname, l.sync_relname),
-           (SELECT pg_catalog.sum(c.bytes_processed) FROM pg_catalog.pg_stat_progress_copy AS c),
-           (SELECT pg_catalog.sum(i.blocks_done + i.tuples_done) FROM pg_catalog.pg_stat_progress_create_index AS i),
-           pg_catalog.pg_database_size(pg_catalog.current_database())) AS progress,
-       EXISTS (SELECT FROM (%3$s) AS a WHERE %4$s)
-           OR coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE %5$s AND %4$s)), false) AS alive,
-       CASE WHEN pg_catalog.count(s.*) = 0 THEN 'the subscription is gone'
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the copy failed and the subscription was disabled: ' || %6$s
-            WHEN pg_catalog.bool_or(l.sync_relname IS NULL AND l.sync_status IN ('s', 'd', 'c', 'f'))
-                 AND (SELECT t.status FROM spock.sub_show_status(%1$s) AS t) = 'down'
-            THEN 'the copy broke off and cannot be taken up again: ' || %6$s END AS trouble,
-       (%2$s) AS measure
-  FROM spock.subscription AS s
-  LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
- WHERE s.sub_name = %1$s
-$sql$, zodan.quote_text(v_sub), zodan.write_copy_measure(p_cluster -> 'copy', v_sub), zodan.write_copy_sessions(v_sub),
-                zodan.write_is_at_work(), zodan.write_is_worker(), zodan.write_cause()),
-            p_done := zodan.write_is_direct(p_cluster),
-            p_undo := zodan.write_disable_copy(v_sub),
+            p_until := zodan.wait_copied(p_subscription => v_sub, p_tables => p_cluster #>> '{copy,tables}',
+                p_bytes => p_cluster #>> '{copy,bytes}'),
+            p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
+            p_undo := zodan.disable_copy(v_sub),
             p_budget := p_patience,
             p_group := 'copy');
     RETURN NEXT zodan.make_step('rewritten', v_source, 'find the tables that were rewritten on ' || v_source,
-        p_do := zodan.write_find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten', p_group := 'approach');
+        p_do := zodan.find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten', p_group := 'approach');
     RETURN NEXT zodan.make_step('sound', v_new, 'see that the copy on ' || v_new || ' is whole',
-        p_do := zodan.write_see_sound(zodan.placeholder('result', 'note', 'at'), zodan.placeholder('result', 'note', 'starts'),
-            zodan.placeholder('result', 'rewritten', 'tables')), p_group := 'approach', p_kind := 'verify');
+        p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
+            p_starts => zodan.placeholder('result', 'note', 'starts'), p_rewritten => zodan.placeholder('result', 'rewritten', 'tables')), p_group := 'approach', p_kind := 'verify');
     RETURN NEXT zodan.make_step('level', v_source, 'sync event on ' || v_source,
-            p_do := zodan.write_sync_event(),
+            p_do := zodan.emit_sync_event(),
             p_ref := 'level', p_group := 'approach');
     RETURN NEXT zodan.make_step('levelled', v_new, pg_catalog.format('wait until %s has applied it', v_new),
-            p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'level', 'lsn')),
+            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'level', 'lsn'), p_provider => v_source),
             p_budget := p_patience, p_group := 'approach');
     RETURN NEXT zodan.make_step('levelled', v_source, 'read the replication sets of ' || v_source,
-            p_do := zodan.write_read_sets(zodan.list_sets(p_cluster, v_source)),
+            p_do := zodan.read_sets(zodan.list_sets(p_cluster, v_source)),
             p_ref := 'sets', p_group := 'approach');
 END
 $zodan$;
@@ -6529,7 +6710,7 @@ DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
     RETURN NEXT zodan.make_step('prepare', v_new, pg_catalog.format('mirror the replication sets of %s on %s', p_cluster ->> 'source', v_new),
-            p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets', 'sets'), zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_group := 'approach');
+            p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets', 'sets'), p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_group := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_mirror IS
@@ -6552,9 +6733,9 @@ DECLARE
     v_slot text := p_cluster #>> ARRAY['slots', p_provider, p_subscriber];
 BEGIN
     RETURN NEXT zodan.make_step(p_phase, p_provider, pg_catalog.format('create slot %s on %s', v_slot, p_provider),
-            p_do := zodan.write_create_slot(v_slot, (p_cluster #>> ARRAY['versions', p_provider])::int),
-            p_done := pg_catalog.format('SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM ''lost'') AS ok',
-            zodan.quote_text(v_slot)),
+            p_do := CASE WHEN (p_cluster #>> ARRAY['versions', p_provider])::int >= 170000
+                THEN zodan.create_failover_slot(v_slot) ELSE zodan.create_slot(v_slot) END,
+            p_done := zodan.slot_exists(v_slot),
             p_undo := zodan.drop_slot(v_slot), p_group := 'approach', p_object := v_slot);
 END
 $zodan$;
@@ -6608,26 +6789,26 @@ BEGIN
         RETURN NEXT zodan.make_step('mark', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
             p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_peer, v_new], p_subscription => v_sub,
                 p_provider => v_peer, p_sets => zodan.list_sets(p_cluster, v_peer), p_enabled => 'false'),
-            p_done := zodan.write_subscription_exists(v_sub),
-            p_undo := zodan.write_drop_subscription(v_sub), p_group := 'approach', p_object := v_sub);
+            p_done := zodan.subscription_exists(v_sub),
+            p_undo := zodan.drop_subscription(v_sub), p_group := 'approach', p_object := v_sub);
     END LOOP;
     FOR v_peer, v_place IN
         SELECT p.name, p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
     LOOP
         RETURN NEXT zodan.make_step('mark', v_peer, 'sync event on ' || v_peer,
-            p_do := zodan.write_sync_event(),
+            p_do := zodan.emit_sync_event(),
             p_ref := 'mark' || v_place, p_group := 'approach');
         RETURN NEXT zodan.make_step('barrier', v_source, pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
-            p_until := zodan.write_wait_applied(v_peer, zodan.placeholder('result', 'mark' || v_place, 'lsn')),
+            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'mark' || v_place, 'lsn'), p_provider => v_peer),
             p_budget := p_patience, p_group := 'approach', p_object := v_peer);
     END LOOP;
     -- Right before the pause: nothing large is under way on the source, and the new node has what is there.
     RETURN NEXT zodan.make_step('ready', v_source, pg_catalog.format('wait until no long transaction is applied on %s', v_source),
-        p_until := zodan.write_wait_unbusy(), p_budget := p_patience, p_group := 'approach');
+        p_until := zodan.wait_unbusy(), p_budget := p_patience, p_group := 'approach');
     RETURN NEXT zodan.make_step('near', v_source, 'sync event on ' || v_source,
-        p_do := zodan.write_sync_event(), p_ref := 'near', p_group := 'approach');
+        p_do := zodan.emit_sync_event(), p_ref := 'near', p_group := 'approach');
     RETURN NEXT zodan.make_step('nearly', v_new, pg_catalog.format('wait until %s has applied it', v_new),
-        p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'near', 'lsn')), p_budget := p_patience, p_group := 'approach');
+        p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'near', 'lsn'), p_provider => v_source), p_budget := p_patience, p_group := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
@@ -6653,13 +6834,14 @@ DECLARE
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
         RETURN NEXT zodan.make_step(p_phase, v_member, pg_catalog.format('see that the slot of %s on %s can be used', v_new, v_member),
-            p_do := zodan.write_see_slots(ARRAY[p_cluster #>> ARRAY['slots', v_member, v_new]], CASE WHEN v_member = p_cluster ->> 'source'
-                THEN zodan.placeholder('result', 'flip', 'lsn')
-                ELSE pg_catalog.format('(%s::pg_catalog.jsonb ->> %s)', zodan.placeholder('result', 'flip', 'positions'), zodan.quote_text(v_member)) END),
+            p_do := zodan.prove_slots(p_slots => ARRAY[p_cluster #>> ARRAY['slots', v_member, v_new]],
+                p_lsn => CASE WHEN v_member = p_cluster ->> 'source' THEN zodan.placeholder('result', 'flip', 'lsn') END,
+                p_positions => zodan.placeholder('result', 'flip', 'positions'), p_peer => v_member),
             p_budget := p_budget, p_group := p_group, p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step(p_phase, v_new, 'see that the slots on ' || v_new || ' can be used',
-        p_do := zodan.write_see_slots(ARRAY(SELECT s.value FROM pg_catalog.jsonb_each_text(p_cluster #> ARRAY['slots', v_new]) AS s(key, value))),
+        p_do := zodan.prove_slots(p_slots => ARRAY(SELECT s.value FROM pg_catalog.jsonb_each_text(p_cluster #> ARRAY['slots', v_new]) AS s(key, value)),
+            p_lsn => NULL, p_positions => '{}', p_peer => NULL),
         p_budget := p_budget, p_group := p_group, p_kind := 'verify');
 END
 $zodan$;
@@ -6683,21 +6865,21 @@ DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
+    v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
 BEGIN
     -- Not taken back: enabled again, it would meet the transaction that its worker was stopped in, and Spock would discard
     -- that. What fails from here on to the switch has the copy begun anew.
     RETURN NEXT zodan.make_step('detach', v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
-            p_do := pg_catalog.format('SELECT spock.sub_disable(%s, false) AS disabled', zodan.quote_text(v_sub)),
+            p_do := zodan.disable_copy(v_sub),
             p_budget := p_budget,
             p_group := p_group, p_object := v_sub);
     RETURN NEXT zodan.make_step('detached', v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
-            p_until := pg_catalog.format('SELECT NOT active AS ok FROM pg_catalog.pg_replication_slots WHERE slot_name = %s',
-            zodan.quote_text(p_cluster ->> 'copy_slot')),
+            p_until := zodan.wait_slot_free(p_cluster ->> 'copy_slot'),
             p_budget := p_budget,
             p_group := p_group, p_object := p_cluster ->> 'copy_slot');
     -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
     RETURN NEXT zodan.make_step('detached', v_new, pg_catalog.format('wait until the worker of %s has ended on %s', v_sub, v_new),
-            p_until := zodan.write_wait_worker_gone(v_sub), p_budget := p_budget, p_group := p_group, p_object := v_sub);
+            p_until := zodan.wait_worker_gone(v_sub), p_budget := p_budget, p_group := p_group, p_object := v_sub);
     RETURN NEXT zodan.make_step('confirm', v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
             p_do := p_confirm, p_budget := p_budget, p_group := p_group, p_kind := 'verify');
     RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 'confirm', p_budget, p_group);
@@ -6705,15 +6887,15 @@ BEGIN
             p_do := zodan.switch_streams(p_positions => zodan.placeholder('result', 'flip', 'positions'), p_copy => v_sub,
                 p_peers => ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name)),
                 p_subscriptions => zodan.list_subscriptions(p_cluster),
-                p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
-            p_done := zodan.write_is_direct(p_cluster),
+                p_slot => v_slot),
+            p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
             p_budget := p_budget,
             p_group := p_group);
     -- A call that stopped here is taken up again whenever: Spock or a person may have disabled one meanwhile.
     RETURN NEXT zodan.make_step('enable', v_new, 'enable every stream on ' || v_new,
-            p_do := zodan.write_enable_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
+            p_do := zodan.enable_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
     RETURN NEXT zodan.make_step('resume', v_new, 'start every stream at once on ' || v_new,
-            p_do := zodan.write_start_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
+            p_do := zodan.start_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
     RETURN NEXT zodan.make_step('resume', v_source, 'resume apply on ' || v_source,
             p_do := 'SELECT spock.resume_apply_workers()',
             p_budget := p_budget,
@@ -6736,14 +6918,8 @@ checked by reading them again (design 4, step 7). */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
-    v_positions text := zodan.write_positions(p_cluster -> 'peers');
-    v_confirm text := pg_catalog.format($sql$DO $do$
-BEGIN
-    IF coalesce(%s, '{}') <> %s::pg_catalog.jsonb THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD303', MESSAGE = 'apply went on before the stream had ended';
-    END IF;
-END
-$do$$sql$, v_positions, zodan.placeholder('result', 'flip', 'positions'));
+    v_peers text[] := ARRAY(SELECT p.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS p(name));
+    v_confirm text := zodan.confirm_positions(p_peers => v_peers, p_positions => zodan.placeholder('result', 'flip', 'positions'));
     v_peer text;
     c_group CONSTANT text := 'flip';
     c_budget CONSTANT interval := '8 s'::interval;
@@ -6755,25 +6931,26 @@ BEGIN
             p_group := c_group);
     -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it
     -- now. It has to be a transaction: only at the end of one does a worker see that it is to pause.
-    FOR v_peer IN SELECT p.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS p(name) LOOP
+    FOREACH v_peer IN ARRAY v_peers LOOP
         RETURN NEXT zodan.make_step('nudge', v_peer, 'sync event on ' || v_peer,
             p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_group := c_group);
     END LOOP;
     RETURN NEXT zodan.make_step('still', v_source, pg_catalog.format('wait until %s applies nothing any more', v_source),
-        p_do := zodan.write_wait_still(v_positions), p_budget := c_budget, p_group := c_group);
+        p_do := zodan.wait_still(v_peers), p_budget := c_budget, p_group := c_group);
     RETURN NEXT zodan.make_step('positions', v_source, 'read how far ' || v_source || ' has its peers, sync event there',
-            p_do := pg_catalog.format('SELECT coalesce(%s, ''{}'') AS positions, spock.sync_event(false) AS lsn', v_positions),
+            p_do := zodan.read_positions(v_peers),
             p_budget := c_budget,
             p_ref := 'flip',
             p_group := c_group);
     RETURN NEXT zodan.make_step('caught_up', v_new, pg_catalog.format('wait until %s has applied it', v_new),
-            p_until := zodan.write_wait_applied(v_source, zodan.placeholder('result', 'flip', 'lsn')),
+            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'flip', 'lsn'), p_provider => v_source),
             p_budget := c_budget,
             p_group := c_group);
     RETURN NEXT zodan.make_step('held', v_source, pg_catalog.format('see that %s applies nothing', v_source),
             p_do := v_confirm, p_budget := c_budget, p_group := c_group, p_kind := 'verify');
     RETURN NEXT zodan.make_step('held', v_new, pg_catalog.format('see that nothing was discarded on %s', v_new),
-        p_do := zodan.write_see_sound(zodan.placeholder('result', 'note', 'at'), zodan.placeholder('result', 'note', 'starts')),
+        p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
+            p_starts => zodan.placeholder('result', 'note', 'starts'), p_rewritten => '[]'),
         p_budget := c_budget, p_group := c_group, p_kind := 'verify');
     RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 'held', c_budget, c_group);
     RETURN QUERY SELECT * FROM zodan.plan_turn(p_cluster, v_confirm, c_budget, c_group);
@@ -6799,20 +6976,20 @@ DECLARE
 BEGIN
     RETURN NEXT zodan.make_step('way_back', v_new,
             pg_catalog.format('drop subscription %s on %s', zodan.copy_name(v_new), v_new),
-            p_do := zodan.write_drop_subscription(zodan.copy_name(v_new)), p_object := zodan.copy_name(v_new));
+            p_do := zodan.drop_subscription(zodan.copy_name(v_new)), p_object := zodan.copy_name(v_new));
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
         v_sub := zodan.subscription_name(v_new, v_member);
         RETURN NEXT zodan.make_step('way_back', v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
             p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_new, v_member], p_subscription => v_sub,
                 p_provider => v_new, p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source'), p_enabled => 'true'),
-            p_done := zodan.write_subscription_exists(v_sub),
-            p_undo := zodan.write_drop_subscription(v_sub), p_object := v_sub);
+            p_done := zodan.subscription_exists(v_sub),
+            p_undo := zodan.drop_subscription(v_sub), p_object := v_sub);
         RETURN NEXT zodan.make_step('replicating', v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
-            p_until := zodan.write_wait_replicating(ARRAY[v_sub]),
+            p_until := zodan.wait_replicating(ARRAY[v_sub]),
             p_budget := p_patience, p_kind := 'verify', p_object := v_sub);
     END LOOP;
     RETURN NEXT zodan.make_step('replicating', v_new, 'wait for all subscriptions to replicate on ' || v_new,
-            p_until := zodan.write_wait_replicating(zodan.list_subscriptions(p_cluster)),
+            p_until := zodan.wait_replicating(zodan.list_subscriptions(p_cluster)),
             p_budget := p_patience, p_kind := 'verify');
 END
 $zodan$;
@@ -6821,33 +6998,35 @@ COMMENT ON FUNCTION zodan.plan_return IS
 until all replicate (design 4, step 8).';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_view_is_filled(p_view text)
+CREATE OR REPLACE FUNCTION zodan.view_is_filled(p_view text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%s) AND NOT c.relispopulated) AS ok',
+SELECT pg_catalog.format($sql$SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%1$s) AND NOT c.relispopulated) AS ok$sql$,
     zodan.quote_text(p_view))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_view_is_filled IS
+COMMENT ON FUNCTION zodan.view_is_filled IS
 'Writes the query that tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is not there any
-more; for done_sql (design 4, step 9).';
-REVOKE ALL ON FUNCTION zodan.write_view_is_filled FROM PUBLIC;
+more; for done_sql.';
+REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_refresh_view(p_view text)
+CREATE OR REPLACE FUNCTION zodan.refresh_view(p_schema text, p_view text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 BEGIN
-    PERFORM pg_catalog.set_config('search_path', s.reset_val, true) FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
-    REFRESH MATERIALIZED VIEW %s;
+    PERFORM pg_catalog.set_config('search_path', s.reset_val, true)
+       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
+    REFRESH MATERIALIZED VIEW %1$s.%2$s;
 END
-$do$$sql$, p_view)
+$do$$sql$,
+    zodan.quote_name(p_schema), zodan.quote_name(p_view))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_refresh_view IS
-'Writes the statement that fills a materialized view, its name schema-qualified and quoted, with the search_path that sessions of
-this database have: functions in it may rely on that (design 4, step 9).';
-REVOKE ALL ON FUNCTION zodan.write_refresh_view FROM PUBLIC;
+COMMENT ON FUNCTION zodan.refresh_view IS
+'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have: functions in it
+may rely on that.';
+REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
@@ -6864,44 +7043,44 @@ DECLARE
     v_nodes text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)) || v_new;
 BEGIN
     RETURN NEXT zodan.make_step('sequences', p_cluster ->> 'source', 'read the replication sets again on ' || (p_cluster ->> 'source'),
-        p_do := zodan.write_read_sets(zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_ref := 'sets again');
+        p_do := zodan.read_sets(zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_ref := 'sets again');
     RETURN NEXT zodan.make_step('prove', v_new, 'mirror what was added to them on ' || v_new,
-        p_do := zodan.write_mirror_sets(zodan.placeholder('result', 'sets again', 'sets'), zodan.list_sets(p_cluster, p_cluster ->> 'source')));
+        p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets again', 'sets'), p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')));
     FOR v_member, v_place IN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
         v_refs := v_refs || zodan.placeholder('result', 'seq' || v_place, 'sequences');
         RETURN NEXT zodan.make_step('sequences', v_member, 'read the sequences of ' || v_member,
-            p_do := zodan.write_read_sequences(),
+            p_do := zodan.read_sequences(),
             p_ref := 'seq' || v_place);
         RETURN NEXT zodan.make_step('prove', v_member, 'sync event on ' || v_member,
-            p_do := zodan.write_sync_event(),
+            p_do := zodan.emit_sync_event(),
             p_ref := 'event' || v_place);
         RETURN NEXT zodan.make_step('proven', v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
-            p_until := zodan.write_wait_applied(v_member, zodan.placeholder('result', 'event' || v_place, 'lsn')),
+            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event' || v_place, 'lsn'), p_provider => v_member),
             p_budget := p_patience, p_kind := 'verify', p_object := v_member);
         RETURN NEXT zodan.make_step('proven', v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
-            p_until := zodan.write_wait_applied(v_new, zodan.placeholder('result', 'event', 'lsn')),
+            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event', 'lsn'), p_provider => v_new),
             p_budget := p_patience, p_kind := 'verify');
         RETURN NEXT zodan.make_step('whole', v_member, pg_catalog.format('see that nothing of %s was discarded on %s', v_new, v_member),
-            p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', CASE WHEN v_member = p_cluster ->> 'source' THEN 'level'
+            p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', CASE WHEN v_member = p_cluster ->> 'source' THEN 'level'
                 ELSE 'mark' || (SELECT p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
-                                 WHERE p.name = v_member) END, 'at'), v_new), p_kind := 'verify');
+                                 WHERE p.name = v_member) END, 'at'), p_origin => v_new), p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step('prove', v_new, 'bring the sequences of ' || v_new || ' level',
-            p_do := zodan.write_level_sequences(v_refs));
+            p_do := zodan.level_sequences('ARRAY[' || pg_catalog.array_to_string(v_refs, ', ') || ']::jsonb[]'));
     RETURN NEXT zodan.make_step('prove', v_new, 'sync event on ' || v_new,
-            p_do := zodan.write_sync_event(),
+            p_do := zodan.emit_sync_event(),
             p_ref := 'event');
     -- A copy brings their definitions only.
     FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name) LOOP
         RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view, v_new),
-            p_do := zodan.write_refresh_view(v_view), p_done := zodan.write_view_is_filled(v_view), p_budget := p_patience, p_object := v_view);
+            p_do := zodan.refresh_view(p_schema => (pg_catalog.parse_ident(v_view))[1], p_view => (pg_catalog.parse_ident(v_view))[2]), p_done := zodan.view_is_filled(v_view), p_budget := p_patience, p_object := v_view);
     END LOOP;
     RETURN NEXT zodan.make_step('whole', v_new, 'see that nothing was discarded on ' || v_new,
-            p_do := zodan.write_see_whole(v_nodes, zodan.placeholder('result', 'note', 'at')), p_kind := 'verify');
+            p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL), p_kind := 'verify');
     RETURN NEXT zodan.make_step('tidy', v_new, 'drop schema zodan if it is empty on ' || v_new,
-            p_do := zodan.write_drop_empty_schema());
+            p_do := zodan.drop_empty_schema());
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_prove IS
@@ -7475,7 +7654,8 @@ CREATE OR REPLACE FUNCTION zodan.create_node(
 RETURNS oid
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, zodan.write_create_node(p_node, p_location, p_country, p_info),
+SELECT (zodan.run_on(p_dsn, zodan.register_node(p_node => p_node, p_location => p_location, p_country => p_country,
+        p_info => p_info::text),
     pg_catalog.jsonb_build_object(p_node, p_dsn)) ->> 'node_id')::oid
 $zodan$;
 COMMENT ON FUNCTION zodan.create_node IS
@@ -7510,8 +7690,9 @@ CREATE OR REPLACE FUNCTION zodan.create_sub(
 RETURNS oid
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, zodan.write_sub_create(p_subscription, 'provider', p_replication_sets, p_synchronize_structure,
-    p_synchronize_data, p_forward_origins, p_enabled),
+SELECT (zodan.run_on(p_dsn, zodan.create_copy_subscription(p_subscription => p_subscription, p_provider => 'provider',
+        p_sets => p_replication_sets, p_structure => p_synchronize_structure::text, p_data => p_synchronize_data::text,
+        p_forward => p_forward_origins, p_enabled => p_enabled::text, p_skip => '{}'),
     pg_catalog.jsonb_build_object('provider', p_provider_dsn)) ->> 'sub_id')::oid
 $zodan$;
 COMMENT ON FUNCTION zodan.create_sub IS
@@ -7535,8 +7716,9 @@ CREATE OR REPLACE FUNCTION zodan.create_replication_slot(p_dsn text, p_slot text
 RETURNS pg_lsn
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, zodan.write_create_slot(p_slot,
-    (zodan.run_on(p_dsn, zodan.server_facts()) #>> '{facts,version_num}')::int)) ->> 'lsn')::pg_lsn
+SELECT (zodan.run_on(p_dsn, CASE WHEN v.number >= 170000 THEN zodan.create_failover_slot(p_slot)
+                                 ELSE zodan.create_slot(p_slot) END) ->> 'lsn')::pg_lsn
+  FROM (SELECT (zodan.run_on(p_dsn, zodan.server_facts()) #>> '{facts,version_num}')::int AS number) AS v
 $zodan$;
 COMMENT ON FUNCTION zodan.create_replication_slot IS
 'Makes a replication slot for a subscription on its provider, the node at p_dsn. Gives the position it starts at. It holds
@@ -7548,7 +7730,7 @@ CREATE OR REPLACE FUNCTION zodan.sync_event(p_dsn text)
 RETURNS pg_lsn
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, zodan.write_sync_event()) ->> 'lsn')::pg_lsn
+SELECT (zodan.run_on(p_dsn, zodan.emit_sync_event()) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.sync_event IS
 'Commits a mark in the stream of the node at p_dsn and gives its position, for zodan.wait_for_sync_event. Example: SELECT
@@ -7572,7 +7754,7 @@ DECLARE
     v_seen jsonb;
 BEGIN
     LOOP
-        v_seen := zodan.run_on(p_dsn, zodan.write_wait_applied(p_origin, zodan.quote_text(p_lsn::text)));
+        v_seen := zodan.run_on(p_dsn, zodan.wait_applied(p_lsn => p_lsn::text, p_provider => p_origin));
         IF v_seen ->> 'trouble' IS NOT NULL THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD202',
@@ -7621,7 +7803,7 @@ CREATE OR REPLACE FUNCTION zodan.sub_drop(p_dsn text, p_subscription text)
 RETURNS boolean
 LANGUAGE sql
 AS $zodan$
-SELECT zodan.run_on(p_dsn, zodan.write_drop_subscription(p_subscription)) ->> 'dropped' NOT IN ('0', 'false')
+SELECT zodan.run_on(p_dsn, zodan.drop_subscription(p_subscription)) ->> 'dropped' NOT IN ('0', 'false')
 $zodan$;
 COMMENT ON FUNCTION zodan.sub_drop IS
 'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Gives whether there was
@@ -7644,7 +7826,7 @@ CREATE OR REPLACE FUNCTION zodan.node_drop(p_dsn text, p_node text)
 RETURNS boolean
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, zodan.write_drop_node_row(p_node)) ->> 'dropped')::boolean
+SELECT (zodan.run_on(p_dsn, zodan.drop_node_row(p_node)) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.node_drop IS
 'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Gives whether there was one.

@@ -1102,19 +1102,13 @@ where it is NULL. p_queries is an object of node and query, each giving one row.
 zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it waited for (design 3).';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_probe(p_targets jsonb)
+CREATE OR REPLACE FUNCTION zodan.probe(p_targets text)
 RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql IMMUTABLE
 AS $zodan$
-/* Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
-that works, for replication. p_targets is an object of node and an object: way, the name of its placeholder, and who, what
-zodan.write_who gives for the database that the caller reaches, NULL where he reaches none. Where dblink is not installed its functions are
-created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is
-known) and replication, with the fault, NULL where it worked (design 3). */
-BEGIN
-    RETURN pg_catalog.format($sql$DO $do$
+SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_targets jsonb := pg_catalog.jsonb_build_object(%s);
+    v_targets jsonb := %1$s;
     v_faults jsonb := '{}'::jsonb;
     v_schema text;
     v_node text;
@@ -1148,7 +1142,12 @@ BEGIN
             IF v_kind = 'connection' THEN
                 -- In a connection that ends with the query, however that ends.
                 EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema, '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
-                  USING v_string, %s;
+                  USING v_string, $query$
+                          SELECT pg_catalog.concat_ws(':', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())), pg_catalog.format('database "%%s" of the server at %%s, port %%s',
+                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), 'a socket'),
+                              pg_catalog.current_setting('port'))$query$;
                 v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL THEN '{}'
                     ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who' THEN 'another one: ' || v_place END) END);
             ELSE
@@ -1164,28 +1163,23 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
 END
 $do$$sql$,
-        (SELECT pg_catalog.string_agg(pg_catalog.format('%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
-                    zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
-           FROM pg_catalog.jsonb_each(p_targets) AS t(key, value)),
-        zodan.quote_text('SELECT ' || zodan.write_who() || ', pg_catalog.format(''database "%s" of the server at %s, port %s'', pg_catalog.current_database(),
-            coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), ''a socket''), pg_catalog.current_setting(''port''))'));
-END
+    p_targets)
 $zodan$;
-COMMENT ON FUNCTION zodan.write_probe IS
-'Writes the statement that tries, from the node where it runs, to connect to other nodes, plainly and, where
-that works, for replication. p_targets is an object of node and an object: way, the name of its placeholder, and who, what
-zodan.write_who gives for the database that the caller reaches, NULL where he reaches none. Where dblink is not installed its functions are
-created for the time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is
-known) and replication, with the fault, NULL where it worked (design 3).';
-REVOKE ALL ON FUNCTION zodan.write_probe FROM PUBLIC;
+COMMENT ON FUNCTION zodan.probe IS
+'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication. p_targets is an
+object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the caller reaches, NULL where
+the caller reaches none. Where dblink is not installed, its functions are created for the time of the statement. Everything is
+rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is known) and
+replication, with the fault, NULL where it worked.';
+REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_copy_roles(p_source text)
+CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_source text := %s;
+    v_source text := %1$s;
     v_created boolean := NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink');
     v_schema text;
     v_statement text;
@@ -1240,14 +1234,15 @@ BEGIN
         DROP EXTENSION dblink;
     END IF;
 END
-$do$$sql$, zodan.placeholder('dsn', p_source))
+$do$$sql$,
+    zodan.placeholder('dsn', p_source))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_copy_roles IS
+COMMENT ON FUNCTION zodan.copy_roles IS
 'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
 attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source keeps. They go from server to server inside
 this one statement, through dblink, which is created for its time where it is not installed; no journal and no message
-holds them (design 3, 4, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_copy_roles FROM PUBLIC;
+holds them.';
+REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
@@ -1822,21 +1817,21 @@ COMMENT ON FUNCTION zodan.record_sample IS
 'Writes into the journal what a step that waits has measured (design 3).';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_read_sets(p_sets text[] DEFAULT NULL)
+CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-WITH sets AS MATERIALIZED (
+SELECT pg_catalog.format($sql$WITH sets AS MATERIALIZED (
     SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE %1$s IS NULL OR r.set_name::text = ANY (%1$s))
+     WHERE %1$s = '{}' OR r.set_name::text = ANY (%1$s))
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
                 'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
               FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname), 'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
               JOIN sets AS r ON r.set_id = t.set_id
@@ -1847,33 +1842,19 @@ SELECT pg_catalog.jsonb_build_object(
               FROM spock.replication_set_seq AS q
               JOIN sets AS r ON r.set_id = q.set_id
               JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets
-$sql$, CASE WHEN p_sets IS NULL THEN 'NULL::text[]' ELSE zodan.quote_list(p_sets) END)
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets$sql$,
+    zodan.quote_list(p_sets))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_read_sets IS
-'Writes the query that reads the replication sets of a node: definitions, tables with column list and row
-filter, sequences; where p_sets is given, those of these names only. It returns one row, sets (design 4, step 4).';
-REVOKE ALL ON FUNCTION zodan.write_read_sets FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_who(p_database boolean DEFAULT true)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')$sql$ || CASE WHEN p_database THEN $sql$,
-    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())$sql$ ELSE '' END || ')'
-$zodan$;
-COMMENT ON FUNCTION zodan.write_who IS
-'Writes the expression that tells the database it runs in from any other, without p_database its server, as long as that runs, whatever the role may
-see and however the session prints: two connection strings mean the same where it gives the same (design 4).';
-REVOKE ALL ON FUNCTION zodan.write_who FROM PUBLIC;
+COMMENT ON FUNCTION zodan.read_sets IS
+'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets that p_sets
+names, of all where it is empty. It returns one row: sets.';
+REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.server_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT pg_catalog.jsonb_build_object(
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'dbname', pg_catalog.current_database(),
     'version_num', pg_catalog.current_setting('server_version_num')::int,
     'version', pg_catalog.current_setting('server_version'),
@@ -1881,8 +1862,11 @@ SELECT pg_catalog.jsonb_build_object(
                   WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
                       'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
                       'data_directory', 'spock.pause_timeout', 'server_encoding')),
-    'who', $sql$ || zodan.write_who() || $sql$,
-    'server', $sql$ || zodan.write_who(p_database => false) || $sql$,
+    'who', pg_catalog.concat_ws(':', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
+    'server', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
     'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
     'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
     'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
@@ -1927,30 +1911,18 @@ SELECT pg_catalog.jsonb_build_object(
                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
                                         AND d.deptype = 'e'))
-) AS facts
-$sql$
+) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.server_facts IS
-'The query that reads from a server what the checks need to know and every PostgreSQL can tell. It gives one
-row, facts, an object. It names nothing of Spock, which may be missing there (design 2).';
+'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an object. It names
+nothing of Spock, which may be missing there.';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_is_worker()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$a.datname = pg_catalog.current_database() AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_is_worker IS
-'Writes the condition that session a of pg_stat_activity is the apply worker of subscription s (design 4, step 2).';
-REVOKE ALL ON FUNCTION zodan.write_is_worker FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.spock_facts()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT pg_catalog.jsonb_build_object(
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
     'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
     'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
@@ -1967,19 +1939,19 @@ SELECT pg_catalog.jsonb_build_object(
                           -- One that has just begun may not be in Spock's table yet.
                           'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                                             WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
-                                              AND $sql$ || zodan.write_is_worker() || $sql$))), '[]')
+                                              AND a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
                         FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
     'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active', l.active)), '[]')
                 FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database() AND NOT l.temporary),
     'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
                FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
-) AS facts
-$sql$
+) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.spock_facts IS
-'The query that reads from a database with Spock its node, the nodes it knows with the connection string in
-use, its subscriptions and its replication sets. It gives one row, facts, an object. The connection strings in it are
-secrets: callers take them out before anything is shown (design 3).';
+'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions and its
+replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take them out before
+anything is shown.';
 REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
@@ -2107,12 +2079,11 @@ caller''s own time limits are refused, which would end it in the middle. Errors:
 an implicit transaction begins before its statement too, and looks like a block (design 3).';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_try_lock()
+CREATE OR REPLACE FUNCTION zodan.try_lock()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT t.ok, h.pid, h.name, h.holder
+SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
   FROM (SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok) AS t
   LEFT JOIN LATERAL (
     SELECT a.pid, a.application_name AS name, pg_catalog.format('"%s" from %s since %s', a.application_name,
@@ -2121,13 +2092,12 @@ SELECT t.ok, h.pid, h.name, h.holder
      WHERE NOT t.ok AND l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
        AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690
-     LIMIT 1) AS h ON true
-$sql$
+     LIMIT 1) AS h ON true$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_try_lock IS
+COMMENT ON FUNCTION zodan.try_lock IS
 'Writes the query that tries to take the cluster''s lock on a node. It returns one row: ok, and where another session
-has it, pid and name, its application_name, and holder, a description (design 3).';
-REVOKE ALL ON FUNCTION zodan.write_try_lock FROM PUBLIC;
+has it, pid and name, its application_name, and holder, a description.';
+REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
 RETURNS void
@@ -2148,7 +2118,7 @@ BEGIN
     FOR v_node IN SELECT k.node FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) ORDER BY k.node COLLATE "C" LOOP
         v_until := pg_catalog.clock_timestamp() + interval '3 s';
         LOOP
-            v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_try_lock()), p_dsns) -> v_node;
+            v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.try_lock()), p_dsns) -> v_node;
             IF NOT (v_answer ->> 'ok')::boolean THEN
                 PERFORM zodan.close_connections();
                 RAISE EXCEPTION USING
@@ -2774,7 +2744,7 @@ when all are done, or when one has failed and nothing is under way any more; p_f
 every line of the journal, so that no transaction of its own is open while it waits (design 3).';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_find_written(p_node text)
+CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -2784,7 +2754,7 @@ DECLARE
     v_rows bigint;
     v_written text[] := '{}';
 BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %s THEN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %1$s THEN
         RETURN;
     END IF;
     FOR v_table IN
@@ -2807,14 +2777,15 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
     END IF;
 END
-$do$$sql$, zodan.quote_text(p_node))
+$do$$sql$,
+    zodan.quote_text(p_node))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_find_written IS
+COMMENT ON FUNCTION zodan.prove_unwritten IS
 'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
 written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
 table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves no
-trace (design 6).';
-REVOKE ALL ON FUNCTION zodan.write_find_written FROM PUBLIC;
+trace.';
+REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
 RETURNS jsonb
@@ -2831,7 +2802,7 @@ BEGIN
     IF v_node IS NULL THEN
         RETURN NULL;
     END IF;
-    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.write_find_written(v_node)), p_dsns, NULL) -> v_node;
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.prove_unwritten(v_node)), p_dsns, NULL) -> v_node;
     RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint', p_hint,
             'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them', v_node), 'detail', v_answer ->> 'message')
         WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD200', 'hint', p_hint,
@@ -3569,17 +3540,17 @@ COMMENT ON FUNCTION zodan.show_plan IS
 'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3).';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_subscription(p_subscription text)
+CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT spock.sub_drop(subscription_name := %s, ifexists := true) AS dropped',
+SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, ifexists := true) AS dropped$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_subscription IS
+COMMENT ON FUNCTION zodan.drop_subscription IS
 'Writes the statement that drops a subscription if it is there, and with it its origin and its slot on the
-provider (design 3, 5).';
-REVOKE ALL ON FUNCTION zodan.write_drop_subscription FROM PUBLIC;
+provider.';
+REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
 RETURNS text
@@ -3611,34 +3582,30 @@ COMMENT ON FUNCTION zodan.drop_slot IS
 first; the statement waits for that, 30 s at most (design 5).';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_sync_event()
+CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
-       extract(epoch FROM pg_catalog.clock_timestamp()) AS at
-$sql$
+SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
+       extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_sync_event IS
+COMMENT ON FUNCTION zodan.emit_sync_event IS
 'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who has come past it
 has applied everything committed there before. It is no transaction of its own: a subscriber of Spock 5.0 notes the end of
 an empty transaction up to a second late, this at once. Where there is no node any more there is nothing to wait for, so
-that an interrupted removal can go on (design 4, step 3; 5, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_sync_event FROM PUBLIC;
+that an interrupted removal can go on.';
+REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_forget_node(p_target text)
+CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped '
-    'WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id WHERE n.node_name = %1$s)',
+SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id WHERE n.node_name = %1$s)$sql$,
     zodan.quote_text(p_target))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_forget_node IS
-'Writes the statement by which a member forgets a node of which nothing but its row is left (design 5,
-step 5).';
-REVOKE ALL ON FUNCTION zodan.write_forget_node FROM PUBLIC;
+COMMENT ON FUNCTION zodan.forget_node IS
+'Writes the statement by which a member forgets a node of which nothing but its row is left.';
+REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
 RETURNS text[]
@@ -3687,50 +3654,61 @@ node p_target, a subscription or origin of those in p_origins, a slot of those i
 step 5).';
 REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_is_at_work()
+CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension')$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.write_is_at_work IS
-'Writes the condition that session a of pg_stat_activity is in the middle of something and waits neither for a lock nor for
-its peer: a foreign key that is validated, one transaction that takes long. Nothing that can be counted moves meanwhile (design 3).';
-REVOKE ALL ON FUNCTION zodan.write_is_at_work FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.write_wait_applied(p_provider text, p_lsn text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE %3$s AND %4$s)), false) AS alive,
-       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
+       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
                  WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
-       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
   LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
- WHERE n.node_name = %1$s
-$sql$, zodan.quote_text(p_provider), p_lsn, zodan.write_is_worker(), zodan.write_is_at_work())
+ WHERE n.node_name = %2$s$sql$,
+    zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_wait_applied IS
-'Writes the query that tells, on a subscriber, whether everything that p_provider committed before p_lsn (a
-placeholder) has been applied there, and measures how many bytes are missing; for until_sql (design 4).';
-REVOKE ALL ON FUNCTION zodan.write_wait_applied FROM PUBLIC;
+COMMENT ON FUNCTION zodan.wait_applied IS
+'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how many bytes
+are missing; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_mirror_sets(p_sets text, p_names text[])
+CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_want jsonb := %s;
-    v_is jsonb := (SELECT w.sets FROM (%s) AS w);
+    v_want jsonb := %1$s;
+    v_is jsonb := (SELECT w.sets FROM (
+WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE %2$s = '{}' OR r.set_name::text = ANY (%2$s))
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM sets AS r), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN sets AS r ON r.set_id = t.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN sets AS r ON r.set_id = q.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w);
     v_item jsonb;
 BEGIN
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
@@ -3760,25 +3738,24 @@ BEGIN
         PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
     END LOOP;
 END
-$do$$sql$, p_sets, zodan.write_read_sets(p_names))
+$do$$sql$,
+    zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_mirror_sets IS
-'Writes the statement that makes a node''s replication sets what p_sets (a placeholder for the result of
-zodan.write_read_sets) says: in the sets of p_names it adds what is missing and takes out what is there beyond it. Harmless when repeated
-(design 4, step 4).';
-REVOKE ALL ON FUNCTION zodan.write_mirror_sets FROM PUBLIC;
+COMMENT ON FUNCTION zodan.mirror_sets IS
+'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets it adds what
+is missing and takes out what is there beyond it. Harmless when repeated.';
+REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
 
 
 CREATE OR REPLACE FUNCTION zodan.trace_facts(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT pg_catalog.jsonb_build_object(
+SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
     'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active,
                           'known', EXISTS (
                               -- The name is known but for the database name of the subscriber in its middle.
-                              SELECT FROM pg_catalog.unnest(%s) AS u(name)
+                              SELECT FROM pg_catalog.unnest(%1$s) AS u(name)
                                CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text, 6) AS t(tail)
                                WHERE pg_catalog.right(r.slot_name, pg_catalog.length(t.tail)) = t.tail),
                           'held', pg_catalog.pg_current_wal_lsn() - r.restart_lsn,
@@ -3801,13 +3778,13 @@ SELECT pg_catalog.jsonb_build_object(
                               AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
     'interfaces', coalesce((SELECT pg_catalog.jsonb_agg(i.if_name) FROM spock.node_interface AS i
                              WHERE NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)), '[]')
-) AS traces
-$sql$, zodan.quote_list(p_subscriptions))
+) AS traces$sql$,
+    zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
 'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they
 hold, origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
-members receive from it: of a slot with the name for one of them it is known whose it is (design 6).';
+members receive from it: of a slot with the name for one of them it is known whose it is.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
@@ -3862,16 +3839,16 @@ outside the cluster, or one that is still to join, may be going to stream from i
 that may be another database''s (design 6).';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_origin(p_origin text)
+CREATE OR REPLACE FUNCTION zodan.drop_origin(p_origin text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format('SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped'
-    ' FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %s', zodan.quote_text(p_origin))
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %1$s$sql$,
+    zodan.quote_text(p_origin))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_origin IS
-'Writes the statement that drops a replication origin if it is there (design 5).';
-REVOKE ALL ON FUNCTION zodan.write_drop_origin FROM PUBLIC;
+COMMENT ON FUNCTION zodan.drop_origin IS
+'Writes the statement that drops a replication origin if it is there.';
+REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_traces(
     p_dsn text,
@@ -3984,8 +3961,8 @@ BEGIN
     SELECT pg_catalog.array_agg(zodan.make_step(
                CASE o.kind WHEN 'subscription' THEN 'subscriptions' WHEN 'slot' THEN 'slots' WHEN 'origin' THEN 'slots' ELSE 'nodes' END, o.node,
                pg_catalog.format('%s %s on %s: %s', o.kind, o.name, o.node, o.reason),
-               CASE o.kind WHEN 'origin' THEN zodan.write_drop_origin(o.name)
-                           WHEN 'node' THEN zodan.write_forget_node(o.name) ELSE o.statement END))
+               CASE o.kind WHEN 'origin' THEN zodan.drop_origin(o.name)
+                           WHEN 'node' THEN zodan.forget_node(o.name) ELSE o.statement END))
                FILTER (WHERE o.certain OR p_all),
            pg_catalog.string_agg(pg_catalog.format('%s on %s', o.name, o.node), ', ') FILTER (WHERE NOT (o.certain OR p_all))
       INTO v_steps, v_left
@@ -4136,53 +4113,75 @@ each is who it should be; what the others receive from the target can be waited 
 have all got equally far, or p_accept is given (design 5).';
 REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_unpublished()
+CREATE OR REPLACE FUNCTION zodan.is_unpublished()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
+SELECT $sql$SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
                      JOIN spock.replication_set AS r ON r.set_id = t.set_id
-                     JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok
-$sql$
+                     JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_unpublished IS
-'Writes the query that tells whether a node publishes no table any more; for done_sql (design 5, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_unpublished FROM PUBLIC;
+COMMENT ON FUNCTION zodan.is_unpublished IS
+'Writes the query that tells whether a node publishes no table any more; for done_sql.';
+REVOKE ALL ON FUNCTION zodan.is_unpublished FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_unpublish()
+CREATE OR REPLACE FUNCTION zodan.unpublish()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$
-SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_reloid, false)) AS removed
+SELECT $sql$SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_reloid, false)) AS removed
   FROM (SELECT r.set_name, t.set_reloid
           FROM spock.replication_set_table AS t
           JOIN spock.replication_set AS r ON r.set_id = t.set_id
           JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-         OFFSET 0) AS t
-$sql$
+         OFFSET 0) AS t$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.write_unpublish IS
-'Writes the statement that takes every table out of every replication set of a node (design 5, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_unpublish FROM PUBLIC;
+COMMENT ON FUNCTION zodan.unpublish IS
+'Writes the statement that takes every table out of every replication set of a node.';
+REVOKE ALL ON FUNCTION zodan.unpublish FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_wait_drained(p_target text, p_lsn text)
+CREATE OR REPLACE FUNCTION zodan.wait_drained(p_provider text, p_lsn text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok, w.progress, w.alive, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble FROM (SELECT a.*, '
-    || pg_catalog.format('NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE n.node_name = %s) AS gone',
-           zodan.quote_text(p_target))
-    || ' FROM (' || zodan.write_wait_applied(p_target, p_lsn) || ') AS a) AS w'
+SELECT pg_catalog.format($sql$SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok,
+       w.progress, w.alive, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble
+  FROM (SELECT a.*, NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
+                                 WHERE n.node_name = %1$s) AS gone
+          FROM (
+SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
+       pg_catalog.max(o.remote_lsn) AS progress,
+       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database()
+    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
+                SELECT e.error_message FROM spock.exception_log AS e
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
+  FROM spock.node AS n
+  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+ WHERE n.node_name = %1$s) AS a) AS w$sql$,
+    zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_wait_drained IS
-'Writes the query that tells, on a member, whether it has applied everything of the target up to p_lsn, and flushes
-it then: Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that is
-gone has been waited for before; for until_sql (design 5, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_wait_drained FROM PUBLIC;
+COMMENT ON FUNCTION zodan.wait_drained IS
+'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then: Spock applies
+with synchronous_commit off, and the slot that could send it again is about to go. A subscription that is gone has been waited
+for before; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_node(p_target text)
+CREATE OR REPLACE FUNCTION zodan.disable_streams()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.disable_streams IS
+'Disables every subscription of a node that is enabled. Their workers are told to end, and not waited for.';
+REVOKE ALL ON FUNCTION zodan.disable_streams FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_node(p_target text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -4193,33 +4192,33 @@ BEGIN
     FOR v_subscription IN SELECT s.sub_name FROM spock.subscription AS s ORDER BY s.sub_name LOOP
         PERFORM spock.sub_drop(v_subscription, true);
     END LOOP;
-    PERFORM spock.node_drop(%s, true);
+    PERFORM spock.node_drop(%1$s, true);
 END
-$do$$sql$, zodan.quote_text(p_target))
+$do$$sql$,
+    zodan.quote_text(p_target))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_node IS
+COMMENT ON FUNCTION zodan.drop_node IS
 'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its
 replication sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal
-finds them (design 5, steps 3 and 4).';
-REVOKE ALL ON FUNCTION zodan.write_drop_node FROM PUBLIC;
+finds them.';
+REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_wait_settled(p_xid text)
+CREATE OR REPLACE FUNCTION zodan.wait_settled(p_xid text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$
-SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
   FROM (SELECT 'process ' || a.pid AS what FROM pg_catalog.pg_stat_activity AS a
          WHERE a.datname = pg_catalog.current_database() AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
         UNION ALL
         SELECT 'prepared transaction ' || p.gid FROM pg_catalog.pg_prepared_xacts AS p
-         WHERE p.database = pg_catalog.current_database() AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o
-$sql$, p_xid)
+         WHERE p.database = pg_catalog.current_database() AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o$sql$,
+    zodan.quote_result(p_xid))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_wait_settled IS
+COMMENT ON FUNCTION zodan.wait_settled IS
 'Writes the query that tells whether every transaction of this database that was open when p_xid (a placeholder)
-began has ended, prepared ones too; for until_sql (design 5, step 1).';
-REVOKE ALL ON FUNCTION zodan.write_wait_settled FROM PUBLIC;
+began has ended, prepared ones too; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_settled FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
@@ -4234,15 +4233,15 @@ DECLARE
     v_member text;
 BEGIN
     RETURN NEXT zodan.make_step('unpublish', v_target, 'end what ' || v_target || ' publishes',
-        p_do := zodan.write_unpublish(), p_done := zodan.write_unpublished(), p_policy := 'final');
+        p_do := zodan.unpublish(), p_done := zodan.is_unpublished(), p_policy := 'final');
     -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
     RETURN NEXT zodan.make_step('mark', v_target, 'mark the transactions of ' || v_target,
         p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
     RETURN NEXT zodan.make_step('settled', v_target,
         'wait until those open at that moment have ended on ' || v_target,
-        p_until := zodan.write_wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
+        p_until := zodan.wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
     RETURN NEXT zodan.make_step('drain', v_target, 'sync event on ' || v_target,
-        p_do := zodan.write_sync_event(), p_ref := 'drain');
+        p_do := zodan.emit_sync_event(), p_ref := 'drain');
     FOR v_member IN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
@@ -4250,7 +4249,7 @@ BEGIN
         -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
         RETURN NEXT zodan.make_step('drained', v_member,
             pg_catalog.format('wait until %s has applied everything of %s, and flush it', v_member, v_target),
-            p_until := zodan.write_wait_drained(v_target, zodan.placeholder('result', 'drain', 'lsn')), p_budget := p_patience,
+            p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'), p_provider => v_target), p_budget := p_patience,
             p_policy := 'once');
     END LOOP;
 END
@@ -4280,11 +4279,11 @@ BEGIN
     LOOP
         RETURN NEXT zodan.make_step('leave', v_member,
             pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
-            p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_object := v_item ->> 'name');
+            p_do := zodan.drop_subscription(v_item ->> 'name'), p_object := v_item ->> 'name');
     END LOOP;
     -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
     RETURN NEXT zodan.make_step('leave', v_target, 'disable every subscription on ' || v_target,
-        p_do := 'SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled');
+        p_do := zodan.disable_streams());
     FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
             RETURN NEXT zodan.make_step('forget', v_item ->> 'provider',
@@ -4295,18 +4294,18 @@ BEGIN
     -- A member that cannot be reached does not drop its own.
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'missing') AS m(name) LOOP
         RETURN NEXT zodan.make_step('forget', v_target, pg_catalog.format('drop the slot that %s used on %s', v_member, v_target),
-            p_do := zodan.write_drop_slot_of(v_target, zodan.subscription_name(v_target, v_member)), p_object := zodan.subscription_name(v_target, v_member));
+            p_do := zodan.drop_slot_of(p_provider => v_target, p_subscription => zodan.subscription_name(v_target, v_member)), p_object := zodan.subscription_name(v_target, v_member));
     END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
         RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
-            p_do := zodan.write_forget_node(v_target), p_object := v_target);
+            p_do := zodan.forget_node(v_target), p_object := v_target);
         RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.prove_gone(p_target => v_target,
                 p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
                 p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step('drop', v_target,
-        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.write_drop_node(v_target));
+        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.drop_node(v_target));
     RETURN NEXT zodan.make_step('proven', v_target, 'prove that nothing is left on ' || v_target,
         p_do := zodan.prove_gone(p_target => v_target,
             p_origins => zodan.list_stream_names(p_leave, v_target, 'subscriber'),
@@ -4319,7 +4318,7 @@ disabled; then whatever of it a member still has goes, which is proved; last, it
 Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5).';
 REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_drop_slot_of(p_provider text, p_subscription text)
+CREATE OR REPLACE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -4341,12 +4340,13 @@ BEGIN
         PERFORM pg_catalog.pg_drop_replication_slot(v_slot.slot_name);
     END LOOP;
 END
-$do$$sql$, zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
+$do$$sql$,
+    zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.write_drop_slot_of IS
+COMMENT ON FUNCTION zodan.drop_slot_of IS
 'Writes the statement that drops, on a provider, the slot that a subscription used whose node cannot be asked for
-its name any more. The name is known but for the database name of the subscriber in its middle (design 5).';
-REVOKE ALL ON FUNCTION zodan.write_drop_slot_of FROM PUBLIC;
+its name any more. The name is known but for the database name of the subscriber in its middle.';
+REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
@@ -4363,17 +4363,17 @@ BEGIN
         FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
             RETURN NEXT zodan.make_step('leave', v_member,
                 pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
-                p_do := zodan.write_drop_subscription(v_item ->> 'name'), p_policy := 'final', p_object := v_item ->> 'name');
+                p_do := zodan.drop_subscription(v_item ->> 'name'), p_policy := 'final', p_object := v_item ->> 'name');
         END LOOP;
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
-            p_do := zodan.write_drop_slot_of(v_member, zodan.subscription_name(v_member, v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
+            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member, v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
         -- A join that never came to its end used this one.
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
-            p_do := zodan.write_drop_slot_of(v_member, zodan.copy_name(v_target)), p_policy := 'final', p_object := zodan.copy_name(v_target));
+            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)), p_policy := 'final', p_object := zodan.copy_name(v_target));
         RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
-            p_do := zodan.write_forget_node(v_target), p_policy := 'final', p_object := v_target);
+            p_do := zodan.forget_node(v_target), p_policy := 'final', p_object := v_target);
         RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
             p_do := zodan.prove_gone(p_target => v_target,
                 p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),

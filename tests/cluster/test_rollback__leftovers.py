@@ -92,7 +92,7 @@ def test_no_catalog_is_left_out(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=0)
     (n1,) = cluster.nodes
     load_zodan(n1)
-    ((listed,),) = n1.execute("SELECT zodan.write_user_objects()")
+    ((listed,),) = n1.execute("SELECT zodan.list_user_objects()")
     catalogs = n1.execute(
         "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE a.attname = 'oid'"
         " AND c.relkind = 'r' AND c.relnamespace = 'pg_catalog'::regnamespace AND NOT c.relisshared"

@@ -49,9 +49,15 @@ def test_what_lint_reads_parses_and_keeps_its_lines() -> None:
     pglast.parse_sql(example.replace("FROM (NULL)", "FROM s"))
 
 
-def test_one_name_in_two_forms_is_refused() -> None:
-    with pytest.raises(statement.StatementError, match='"who" stands in two forms'):
+def test_one_name_is_a_text_or_a_list() -> None:
+    with pytest.raises(statement.StatementError, match='"who" is a text in one place and a list in another'):
         statement.read("/* X. */\nSELECT :'who', :[who];\n")
+
+
+def test_a_text_may_stand_in_several_forms() -> None:
+    create = _body("/* X. */\nSELECT :'node', :{dsn:node}, :'node';\n")
+    assert "greet(p_node text)\n" in create
+    assert "SELECT %1$s, %2$s, %1$s$sql$,\n    zodan.quote_text(p_node), zodan.placeholder('dsn', p_node))" in create
 
 
 @pytest.mark.parametrize("text", ["", "SELECT 1;\n", "-- X.\nSELECT 1;\n", "/* X. */ SELECT 1;\n"])

@@ -20,7 +20,6 @@ The function takes them in the order in which they appear, each with the prefix 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zodan_sql.building.declaration import Declaration
@@ -50,11 +49,16 @@ class StatementError(Exception):
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement as its file has it, without the semicolon. ``parameters``: name and form, in order."""
+    """A statement as its file has it, without the semicolon. ``places``: what is filled in, as name and form, in order."""
 
     doc: str
     sql: str
-    parameters: dict[str, str]
+    places: list[tuple[str, str]]
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters of the function in order: name and type."""
+        return {name: _FORMS[form][0] for name, form in self.places}
 
 
 def read(text: str) -> Statement:
@@ -62,26 +66,27 @@ def read(text: str) -> Statement:
     found = _FILE.fullmatch(text)
     if found is None:
         raise StatementError("must be /* a doc comment */ and a statement")
-    parameters: dict[str, str] = {}
-    for name, form in _parameters(found["sql"]):
-        if parameters.setdefault(name, form) != form:
-            raise StatementError(f'parameter "{name}" stands in two forms')
-    return Statement(found["doc"], found["sql"], parameters)
+    places = list(dict.fromkeys(map(_place, _PARAMETER.finditer(found["sql"]))))
+    types: dict[str, str] = {}
+    for name, form in places:
+        if types.setdefault(name, _FORMS[form][0]) != _FORMS[form][0]:
+            raise StatementError(f'parameter "{name}" is a text in one place and a list in another')
+    return Statement(found["doc"], found["sql"], places)
 
 
 def declare(name: str, statement: Statement) -> Declaration:
     """Return the declaration of the function ``name`` of schema zodan, which writes the statement."""
     if "$sql$" in statement.sql or "$zodan$" in statement.sql:
         raise StatementError("may not hold $sql$ or $zodan$")
-    places = {parameter: place for place, parameter in enumerate(statement.parameters, 1)}
-    arguments = [f"p_{parameter} {_FORMS[form][0]}" for parameter, form in statement.parameters.items()]
+    places = {place: number for number, place in enumerate(statement.places, 1)}
+    arguments = [f"p_{name} {kind}" for name, kind in statement.parameters.items()]
     if places:
         pieces, end = [], 0
         for found in _PARAMETER.finditer(statement.sql):
-            pieces += [_without_format(statement.sql[end : found.start()]), f"%{places[_name(found)[0]]}$s"]
+            pieces += [_without_format(statement.sql[end : found.start()]), f"%{places[_place(found)]}$s"]
             end = found.end()
         pieces.append(_without_format(statement.sql[end:]))
-        values = [_FORMS[form][1].format(f"p_{parameter}") for parameter, form in statement.parameters.items()]
+        values = [_FORMS[form][1].format(f"p_{name}") for name, form in places]
         body = f"SELECT pg_catalog.format($sql${''.join(pieces)}$sql$,\n    {', '.join(values)})"
     else:
         body = f"SELECT $sql${statement.sql}$sql$"
@@ -96,15 +101,10 @@ def declare(name: str, statement: Statement) -> Declaration:
 
 def example(statement: Statement) -> str:
     """Return the SQL with something harmless in the place of each parameter, line by line as it is written."""
-    return _PARAMETER.sub(lambda found: _FORMS[_name(found)[1]][2].format(_name(found)[0]), statement.sql)
+    return _PARAMETER.sub(lambda found: _FORMS[_place(found)[1]][2].format(_place(found)[0]), statement.sql)
 
 
-def _parameters(sql: str) -> Iterator[tuple[str, str]]:
-    for found in _PARAMETER.finditer(sql):
-        yield _name(found)
-
-
-def _name(found: re.Match[str]) -> tuple[str, str]:
+def _place(found: re.Match[str]) -> tuple[str, str]:
     form = found.lastgroup or ""
     return found[form], form
 
