@@ -49,7 +49,7 @@ class StatementError(Exception):
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement as its file has it, without the semicolon. ``places``: what is filled in, as name and form, in order."""
+    """A statement as its file has it, without the semicolon. ``places``: what is filled in, name and form, in order."""
 
     doc: str
     sql: str
