@@ -14,7 +14,8 @@ BEGIN
             ERRCODE = 'ZD102',
             MESSAGE = pg_catalog.format('Zodan needs Spock in database "%s"', pg_catalog.current_database()),
             HINT = 'Run CREATE EXTENSION spock first.';
-    ELSIF pg_catalog.regexp_split_to_array(pg_catalog.substring(v_spock, '^[0-9.]+'), '\.')::int[] < '{5,0,7}' THEN
+    ELSIF pg_catalog.regexp_split_to_array(pg_catalog.substring(v_spock, '^[0-9.]+'),
+        '\.')::int[] < '{5,0,7}' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD102',
             MESSAGE = pg_catalog.format('Zodan needs Spock 5.0.7 or later, this is %s', v_spock),
@@ -33,7 +34,8 @@ BEGIN
     IF pg_catalog.to_regnamespace('zodan') IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD103',
-            MESSAGE = pg_catalog.format('Zodan was loaded from its scripts in database "%s"', pg_catalog.current_database()),
+            MESSAGE = pg_catalog.format('Zodan was loaded from its scripts in database "%s"',
+                pg_catalog.current_database()),
             HINT = 'Run zodan-sql uninstall, or DROP SCHEMA zodan CASCADE and the procedures of Zodan in schema spock, first.';
     END IF;
 END
@@ -50,15 +52,15 @@ AS $zodan$
 SELECT '0.1.0'
 $zodan$;
 COMMENT ON FUNCTION zodan.version IS
-'The version of Zodan that is loaded (design 1).';
+'The version of Zodan that is loaded.';
 REVOKE ALL ON FUNCTION zodan.version FROM PUBLIC;
 
 CREATE FUNCTION zodan.decode_percent(p_text text)
 RETURNS text
 LANGUAGE plpgsql STABLE STRICT
 AS $zodan$
-/* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors:
-ZD001 for a percent sign that two hexadecimal digits do not follow, or bytes that are no text (design 3). */
+/* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
+percent sign that two hexadecimal digits do not follow, or bytes that are no text. */
 DECLARE
     v_hex text;
 BEGIN
@@ -84,17 +86,17 @@ EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.decode_percent IS
-'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors:
-ZD001 for a percent sign that two hexadecimal digits do not follow, or bytes that are no text (design 3).';
+'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
+percent sign that two hexadecimal digits do not follow, or bytes that are no text.';
 REVOKE ALL ON FUNCTION zodan.decode_percent FROM PUBLIC;
 
 CREATE FUNCTION zodan.parse_dsn_keywords(p_dsn text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed,
-values quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells
-the place of the fault and never the text (design 3). */
+/* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
+quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells the
+place of the fault and never the text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
     v_rest text := pg_catalog.ltrim(p_dsn, E' \t\n\r\f\v');
@@ -134,18 +136,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
-'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed,
-values quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells
-the place of the fault and never the text (design 3).';
+'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
+quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells the
+place of the fault and never the text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
 
 CREATE FUNCTION zodan.parse_dsn_uri(p_dsn text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent
-encoding and bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never
-repeats the text (design 3). */
+/* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
+bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never repeats the
+text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
     v_parts text[];
@@ -158,7 +160,8 @@ DECLARE
     v_value text;
 BEGIN
     -- scheme, credentials, hosts, database, settings
-    v_parts := pg_catalog.regexp_match(p_dsn, '^postgres(?:ql)?://(?:([^@/]*)@)?([^/?]*)(?:/([^?]*))?(?:\?(.*))?$', 's');
+    v_parts := pg_catalog.regexp_match(p_dsn, '^postgres(?:ql)?://(?:([^@/]*)@)?([^/?]*)(?:/([^?]*))?(?:\?(.*))?$',
+        's');
     IF v_parts IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD001',
@@ -206,18 +209,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_uri IS
-'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent
-encoding and bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never
-repeats the text (design 3).';
+'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
+bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never repeats the
+text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_uri FROM PUBLIC;
 
 CREATE FUNCTION zodan.parse_dsn(p_dsn text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object
-of strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of
-the string, since a piece of it may be a piece of a password (design 3). */
+/* Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object of strings.
+Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the string,
+since a piece of it may be a piece of a password. */
 DECLARE
     v_settings jsonb;
     v_unknown int;
@@ -255,9 +258,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn IS
-'Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object
-of strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of
-the string, since a piece of it may be a piece of a password (design 3).';
+'Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object of strings.
+Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the string,
+since a piece of it may be a piece of a password.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
 
 CREATE FUNCTION zodan.format_dsn(p_settings jsonb)
@@ -272,8 +275,8 @@ SELECT pg_catalog.string_agg(
   FROM pg_catalog.jsonb_each_text(p_settings) AS s(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.format_dsn IS
-'Writes connection settings (as zodan.parse_dsn gives them) as one keyword string, every value quoted,
-the names sorted, so that one node has one spelling everywhere (design 3).';
+'Writes connection settings (as zodan.parse_dsn gives them) as one keyword string, every value quoted, the names
+sorted, so that one node has one spelling everywhere.';
 REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_secrets()
@@ -283,7 +286,7 @@ AS $zodan$
 SELECT ARRAY['password', 'sslpassword', 'scram_client_key', 'scram_server_key', 'oauth_client_secret']
 $zodan$;
 COMMENT ON FUNCTION zodan.list_secrets IS
-'The settings of a connection string whose values nobody may see (design 3).';
+'The settings of a connection string whose values nobody may see.';
 REVOKE ALL ON FUNCTION zodan.list_secrets FROM PUBLIC;
 
 CREATE FUNCTION zodan.redact_dsn(p_dsn text)
@@ -293,16 +296,16 @@ AS $zodan$
 SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn) - zodan.list_secrets() - 'passfile')
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_dsn IS
-'Gives a connection string without its secrets, for people to read. Errors: ZD001 (design 3).';
+'Gives a connection string without its secrets, for people to read. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.redact_dsn FROM PUBLIC;
 
 CREATE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '{}')
 RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs
-whoever they belong to, and each password of the connection strings given (an object of node and string). Gives the
-text with **** in their place (design 3). */
+/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+belong to, and each password of the connection strings given (an object of node and string). Gives the text with ****
+in their place. */
 DECLARE
     v_text text := p_text;
     v_settings jsonb;
@@ -314,7 +317,8 @@ BEGIN
         FOR v_secret IN SELECT v_settings ->> s.name FROM pg_catalog.unnest(zodan.list_secrets()) AS s(name) LOOP
             -- A one- or two-letter password would mask half the alphabet; the patterns below still find it in place.
             IF pg_catalog.char_length(v_secret) > 2 THEN
-                v_text := pg_catalog.replace(v_text, zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
+                v_text := pg_catalog.replace(v_text,
+                    zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
                 v_text := pg_catalog.replace(v_text, v_secret, '****');
             END IF;
         END LOOP;
@@ -325,9 +329,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_text IS
-'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs
-whoever they belong to, and each password of the connection strings given (an object of node and string). Gives the
-text with **** in their place (design 3).';
+'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+belong to, and each password of the connection strings given (an object of node and string). Gives the text with ****
+in their place.';
 REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
 
 CREATE FUNCTION zodan.quote_text(p_text text)
@@ -343,8 +347,8 @@ SELECT CASE
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_text IS
-'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like
-{dsn:n2} stays a name, and one that holds a dollar quote does not end the block it stands in (design 3). NULL gives NULL, spelled out.';
+'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like {dsn:n2} stays a
+name, and one that holds a dollar quote does not end the block it stands in. NULL gives NULL, spelled out.';
 REVOKE ALL ON FUNCTION zodan.quote_text FROM PUBLIC;
 
 CREATE FUNCTION zodan.quote_list(p_texts text[])
@@ -355,7 +359,7 @@ SELECT 'ARRAY[' || coalesce(pg_catalog.string_agg(zodan.quote_text(t.item), ', '
   FROM pg_catalog.unnest(p_texts) WITH ORDINALITY AS t(item, place)
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_list IS
-'Writes a list of texts as an SQL array of literals, ARRAY[...]::text[] (design 3).';
+'Writes a list of texts as an SQL array of literals, ARRAY[...]::text[].';
 REVOKE ALL ON FUNCTION zodan.quote_list FROM PUBLIC;
 
 CREATE FUNCTION zodan.quote_name(p_name text)
@@ -370,8 +374,8 @@ SELECT CASE
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_name IS
-'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar quote
-that it stands in (design 3).';
+'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar
+quote that it stands in.';
 REVOKE ALL ON FUNCTION zodan.quote_name FROM PUBLIC;
 
 CREATE FUNCTION zodan.quote_result(p_value text)
@@ -381,8 +385,8 @@ AS $zodan$
 SELECT CASE WHEN p_value ~ '^\{(dsn|result):[^{}]*\}$' THEN p_value ELSE zodan.quote_text(p_value) END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_result IS
-'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement is
-sent. Any other text becomes a literal (design 3).';
+'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement
+is sent. Any other text becomes a literal.';
 REVOKE ALL ON FUNCTION zodan.quote_result FROM PUBLIC;
 
 CREATE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
@@ -394,8 +398,8 @@ SELECT '{' || p_kind || ':'
     || coalesce('.' || p_field, '') || '}'
 $zodan$;
 COMMENT ON FUNCTION zodan.placeholder IS
-'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step
-gave. Characters of the name that would end it early are percent-encoded (design 3).';
+'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step gave.
+Characters of the name that would end it early are percent-encoded.';
 REVOKE ALL ON FUNCTION zodan.placeholder FROM PUBLIC;
 
 CREATE FUNCTION zodan.bind_placeholders(p_sql text, p_dsns jsonb, p_results jsonb)
@@ -404,7 +408,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed (design 3). */
+ZD901: no value is ever guessed. */
 DECLARE
     v_sql text := '';
     v_rest text := p_sql;
@@ -434,7 +438,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.bind_placeholders IS
 'Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed (design 3).';
+ZD901: no value is ever guessed.';
 REVOKE ALL ON FUNCTION zodan.bind_placeholders FROM PUBLIC;
 
 CREATE FUNCTION zodan.subscription_name(p_provider text, p_subscriber text)
@@ -449,23 +453,25 @@ END
   FROM (SELECT (p_provider || '_' || p_subscriber) COLLATE "C" AS pair) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.subscription_name IS
-'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>.
-Spock takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart
-that are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name (design 4).';
+'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>. Spock
+takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart that
+are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name.';
 REVOKE ALL ON FUNCTION zodan.subscription_name FROM PUBLIC;
 
 CREATE FUNCTION zodan.name_some(p_names jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C") FILTER (WHERE n.place <= 10)
-       || CASE WHEN pg_catalog.count(*) > 10 THEN pg_catalog.format(' and %s more', pg_catalog.count(*) - 10) ELSE '' END
+SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C")
+    FILTER (WHERE n.place <= 10)
+       || CASE WHEN pg_catalog.count(*) > 10
+           THEN pg_catalog.format(' and %s more', pg_catalog.count(*) - 10) ELSE '' END
   FROM (SELECT e.name, pg_catalog.row_number() OVER (ORDER BY e.name COLLATE "C") AS place
           FROM pg_catalog.jsonb_array_elements_text(p_names) AS e(name)) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.name_some IS
-'Writes an array of names for people: the first 10 in order, and how many there are beyond; NULL where
-there is none (design 3).';
+'Writes an array of names for people: the first 10 in order, and how many there are beyond;
+NULL where there is none.';
 REVOKE ALL ON FUNCTION zodan.name_some FROM PUBLIC;
 
 CREATE FUNCTION zodan.copy_name(p_new text)
@@ -475,8 +481,8 @@ AS $zodan$
 SELECT 'zodan_copy_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_name IS
-'The name of the subscription through which a new node is copied and catches up, until its direct streams
-take over (design 4, step 2).';
+'The name of the subscription through which a new node is copied and catches up, until its direct streams take
+over.';
 REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
 
 CREATE FUNCTION zodan.connection_name(p_node text)
@@ -486,7 +492,7 @@ AS $zodan$
 SELECT 'zodan_' || pg_catalog.md5(p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.connection_name IS
-'The name of the kept connection to a node, the same length for every node name (design 3).';
+'The name of the kept connection to a node, the same length for every node name.';
 REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
 
 CREATE FUNCTION zodan.name_session(p_purpose text, p_caller text)
@@ -497,46 +503,54 @@ SELECT pg_catalog.left(p_purpose, 30) || ' by ' || p_caller
 $zodan$;
 COMMENT ON FUNCTION zodan.name_session IS
 'The application_name of a session that an operation opens on a node: what it is for, and by which caller, as
-zodan.name_caller names it. The purpose is cut where both do not fit into 63 bytes, the caller never (design 3).';
+zodan.name_caller names it. The purpose is cut where both do not fit into 63 bytes, the caller
+never.';
 REVOKE ALL ON FUNCTION zodan.name_session FROM PUBLIC;
 
 CREATE FUNCTION zodan.name_caller(p_pid int)
 RETURNS text
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT a.pid || '.' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
-           pg_catalog.current_setting('port'))), 8) || '.' || pg_catalog.left(pg_catalog.md5(extract(epoch FROM a.backend_start)::text), 8)
+SELECT a.pid || '.' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws(' ',
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+           pg_catalog.current_setting('port'))), 8) || '.'
+               || pg_catalog.left(pg_catalog.md5(extract(epoch FROM a.backend_start)::text), 8)
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.pid = p_pid
 $zodan$;
 COMMENT ON FUNCTION zodan.name_caller IS
 'Names a session of this server: process, a hash of the server''s life and one of when the session began. No other
-session on any server has this name, now or later. NULL where it has ended, or where the caller may not see when it began (design 3).';
+session on any server has this name, now or later. NULL where it has ended, or where the caller may not see when it
+began.';
 REVOKE ALL ON FUNCTION zodan.name_caller FROM PUBLIC;
 
 CREATE FUNCTION zodan.judge_caller(p_session text)
 RETURNS text
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_catalog.pg_backend_pid()), '.', 2) <> c.parts[2] THEN 'unknown'
+SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_catalog.pg_backend_pid()), '.',
+    2) <> c.parts[2] THEN 'unknown'
             WHEN zodan.name_caller(c.parts[1]::int) = pg_catalog.array_to_string(c.parts, '.') THEN 'alive'
-            WHEN zodan.name_caller(c.parts[1]::int) IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = c.parts[1]::int) THEN 'unknown'
+            WHEN zodan.name_caller(c.parts[1]::int) IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                WHERE a.pid = c.parts[1]::int) THEN 'unknown'
             ELSE 'dead' END
   FROM (SELECT pg_catalog.regexp_match(p_session, ' by (\d+)\.([0-9a-f]{8})\.([0-9a-f]{8})$') AS parts) AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_caller IS
 'Tells what has become of the caller of a session, by the application_name that zodan.name_session gave it: alive or
-dead where it is a session of this server, in its present life; unknown where it is of another (design 3).';
+dead where it is a session of this server, in its present life; unknown where it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
-chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3). */
+/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
+and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+installed. */
 DECLARE
-    v_schema name := (SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+    v_schema name := (SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n
+        ON n.oid = e.extnamespace
                        WHERE e.extname = 'dblink');
     v_travels text := pg_catalog.current_setting('spock.enable_ddl_replication', true);
     v_routine regprocedure;
@@ -560,15 +574,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dblink IS
-'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
-chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3).';
+'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
+and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+installed.';
 REVOKE ALL ON FUNCTION zodan.find_dblink FROM PUBLIC;
 
 CREATE FUNCTION zodan.disconnect_all()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every connection that Zodan keeps in this session; for zodan.close_connections (design 3). */
+/* Closes every connection that Zodan keeps in this session; for zodan.close_connections. */
 DECLARE
     v_connection text;
 BEGIN
@@ -580,33 +595,33 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.disconnect_all IS
-'Closes every connection that Zodan keeps in this session; for zodan.close_connections (design 3).';
+'Closes every connection that Zodan keeps in this session; for zodan.close_connections.';
 REVOKE ALL ON FUNCTION zodan.disconnect_all FROM PUBLIC;
 
 CREATE FUNCTION zodan.close_connections()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it. Finds
-dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink (design 3). */
+/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
+Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink. */
 BEGIN
     PERFORM zodan.find_dblink();
     PERFORM zodan.disconnect_all();
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_connections IS
-'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it. Finds
-dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink (design 3).';
+'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
+Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
 CREATE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication,
-no time limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection
-strings by node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without
-secrets; never raises for a node that cannot be reached (design 3). */
+/* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
+limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
+node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without secrets; never
+raises for a node that cannot be reached. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_settings jsonb;
@@ -618,8 +633,10 @@ BEGIN
         RETURN '{"ok": true}'::jsonb;
     END IF;
     v_settings := zodan.parse_dsn(p_dsns ->> p_node);
-    v_dsn := zodan.format_dsn('{"connect_timeout": "10", "keepalives_idle": "60"}'::jsonb || v_settings
-        || pg_catalog.jsonb_build_object('application_name', zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid()))));
+    v_dsn := zodan.format_dsn(pg_catalog.jsonb_build_object('connect_timeout', '10',
+                                  'keepalives_idle', '60') || v_settings
+        || pg_catalog.jsonb_build_object('application_name', zodan.name_session(p_purpose,
+            zodan.name_caller(pg_catalog.pg_backend_pid()))));
     PERFORM dblink_connect(v_connection, v_dsn);
     PERFORM * FROM dblink(v_connection, $session$
 SELECT pg_catalog.concat(
@@ -675,10 +692,10 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_connection IS
-'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication,
-no time limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection
-strings by node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without
-secrets; never raises for a node that cannot be reached (design 3).';
+'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
+limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
+node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without secrets; never
+raises for a node that cannot be reached.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
@@ -686,8 +703,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is under way, or {ok: false,
-sqlstate, message} when a placeholder cannot be filled or the connection is gone (design 3). */
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is
+under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_sql text;
@@ -708,16 +725,16 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_statement IS
 'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is under way, or {ok: false,
-sqlstate, message} when a placeholder cannot be filled or the connection is gone (design 3).';
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is
+under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone.';
 REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
 
 CREATE FUNCTION zodan.drain_results(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the
-connection when it is broken (design 3). */
+/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the connection
+when it is broken. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -730,17 +747,16 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.drain_results IS
-'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the
-connection when it is broken (design 3).';
+'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the connection
+when it is broken.';
 REVOKE ALL ON FUNCTION zodan.drain_results FROM PUBLIC;
 
 CREATE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or
-{ok: false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through
-(design 3). */
+/* Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or {ok: false,
+sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_row text;
@@ -775,24 +791,21 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
-'Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or
-{ok: false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through
-(design 3).';
+'Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or {ok: false,
+sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
 REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
 
 CREATE FUNCTION zodan.cancel_statement(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014
-(design 3). */
+/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014. */
 BEGIN
     PERFORM dblink_cancel_query(zodan.connection_name(p_node));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.cancel_statement IS
-'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014
-(design 3).';
+'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014.';
 REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_notes()
@@ -804,16 +817,20 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
                -- Only the extended protocol has a visible portal of the empty name.
                EXISTS (SELECT FROM pg_catalog.pg_cursors AS p WHERE p.name = '') AS extended
           FROM pg_catalog.current_query() AS c(query)) AS s
- CROSS JOIN LATERAL (SELECT s.holds OR s.extended AND pg_catalog.current_setting('log_parameter_max_length') <> '0' AS shown) AS l
+ CROSS JOIN LATERAL (SELECT s.holds OR s.extended
+     AND pg_catalog.current_setting('log_parameter_max_length') <> '0' AS shown) AS l
  CROSS JOIN LATERAL (VALUES
     (l.shown AND pg_catalog.current_setting('log_statement') = 'all',
-     'log_statement is all here: the passwords of this call are in this server''s log', 'Run SET log_statement = none before the next call'),
+     'log_statement is all here: the passwords of this call are in this server''s log',
+         'Run SET log_statement = none before the next call'),
     -- That long took to parse it, and to bind.
     (l.shown AND s.extended AND (pg_catalog.current_setting('log_min_duration_statement') = '0'
-        OR pg_catalog.current_setting('log_min_duration_sample') = '0' AND pg_catalog.current_setting('log_statement_sample_rate')::float8 > 0
+        OR pg_catalog.current_setting('log_min_duration_sample') = '0'
+            AND pg_catalog.current_setting('log_statement_sample_rate')::float8 > 0
         OR pg_catalog.current_setting('log_transaction_sample_rate')::float8 > 0),
      'durations are logged here, of what a driver binds too: the passwords of this call are in this server''s log',
-     'Run SET log_min_duration_statement = -1, and the same for log_min_duration_sample, and SET log_transaction_sample_rate = 0 before the next call'),
+     'Run SET log_min_duration_statement = -1, and the same for log_min_duration_sample, '
+     'and SET log_transaction_sample_rate = 0 before the next call'),
     (s.extended AND NOT s.holds AND pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0',
      'log_parameter_max_length_on_error is not 0 here: where this call fails, its passwords are in this server''s log',
      'Run SET log_parameter_max_length_on_error = 0 before the next call'),
@@ -829,16 +846,17 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
 $zodan$;
 COMMENT ON FUNCTION zodan.list_notes IS
 'Lists where this server has noted the caller''s statement, or what it binds, before it began, which nothing here can
-prevent: an array of objects note and hint, on the condition that a password was given (design 3, 6).';
+prevent: an array of objects note and hint, on the condition that a password was given.';
 REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 
 CREATE FUNCTION zodan.hide_statement(VARIADIC p_given text[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of
-the session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in whatever is given a connection string (design 3, 6). */
+/* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of the
+session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
+password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
+whatever is given a connection string. */
 DECLARE
     -- Read before it is set.
     v_notes jsonb := zodan.list_notes();
@@ -865,7 +883,8 @@ BEGIN
         RETURN;
     END IF;
     FOR v_note IN SELECT n.item FROM pg_catalog.jsonb_array_elements(v_notes) AS n(item) LOOP
-        RAISE WARNING '%', v_note ->> 'note' USING HINT = (v_note ->> 'hint') || ', or give connection strings with a passfile instead of a password.';
+        RAISE WARNING '%', v_note ->> 'note' USING HINT = (v_note ->> 'hint')
+            || ', or give connection strings with a passfile instead of a password.';
     END LOOP;
     SELECT pg_catalog.string_agg(s.name, ', ') INTO v_left
       FROM (VALUES
@@ -882,19 +901,19 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
-'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of
-the session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in whatever is given a connection string (design 3, 6).';
+'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of the
+session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
+password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
+whatever is given a connection string.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened: p_since is when something
-last did. When the caller is cancelled meanwhile, the kept connections are
-closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
-(design 3). */
+/* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
+p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+that a session that lives on does not keep the cluster locked; the cancel then passes through. */
 BEGIN
     PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
         0.05 * extract(epoch FROM pg_catalog.clock_timestamp() - p_since)::double precision)));
@@ -904,10 +923,9 @@ EXCEPTION WHEN query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
-'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened: p_since is when something
-last did. When the caller is cancelled meanwhile, the kept connections are
-closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
-(design 3).';
+'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
+p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_patience()
@@ -920,8 +938,8 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
                         nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
-number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
+seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
 REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_bound()
@@ -933,33 +951,40 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
   FROM (SELECT nullif(pg_catalog.current_setting('zodan.look_timeout', true), '') AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_bound IS
-'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an interval, or
-a number of seconds), else 1 min (design 3).';
+'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an
+interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb)
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for: processes and
-prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that cannot be asked. Never raises but for a
-cancel (design 3). */
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
+processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
+cannot be asked. Never raises but for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
 BEGIN
-    PERFORM dblink_connect(v_connection, zodan.format_dsn('{"connect_timeout": "10"}'::jsonb || zodan.parse_dsn(p_dsns ->> p_node)
+    PERFORM dblink_connect(v_connection,
+        zodan.format_dsn('{"connect_timeout": "10"}'::jsonb
+        || zodan.parse_dsn(p_dsns ->> p_node)
         || '{"application_name": "zodan asks"}'));
     SELECT b.found INTO v_found FROM dblink(v_connection, pg_catalog.format($ask$
         SELECT coalesce(
                (SELECT pg_catalog.string_agg(DISTINCT coalesce(pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
-                           coalesce(nullif(h.application_name, ''), h.backend_type), pg_catalog.date_trunc('second', h.xact_start)),
-                           (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ') FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
-                  FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid) LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
+                           coalesce(nullif(h.application_name, ''), h.backend_type),
+                               pg_catalog.date_trunc('second', h.xact_start)),
+                           (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
+                               FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
+                  FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
+                      LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
                a.wait_event_type || ' ' || a.wait_event) AS found
           FROM pg_catalog.pg_stat_activity AS a
-         WHERE a.state = 'active' AND a.datname = pg_catalog.current_database() AND pg_catalog.right(a.application_name, %1$s) = %2$L
-         LIMIT 1$ask$, pg_catalog.length(zodan.name_caller(pg_catalog.pg_backend_pid())), zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
+         WHERE a.state = 'active' AND a.datname = pg_catalog.current_database()
+             AND pg_catalog.right(a.application_name, %1$s) = %2$L
+         LIMIT 1$ask$, pg_catalog.length(zodan.name_caller(pg_catalog.pg_backend_pid())),
+             zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
@@ -970,16 +995,17 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for: processes and
-prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that cannot be asked. Never raises but for a
-cancel (design 3).';
+'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
+processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
+cannot be asked. Never raises but for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_connected(p_node text)
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does not (design 3). */
+/* Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
+not. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -994,7 +1020,8 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_connected IS
-'Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does not (design 3).';
+'Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
+not.';
 REVOKE ALL ON FUNCTION zodan.is_connected FROM PUBLIC;
 
 CREATE FUNCTION zodan.query_nodes(
@@ -1005,9 +1032,10 @@ CREATE FUNCTION zodan.query_nodes(
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they take
-where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and result, as
-zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it waited for (design 3). */
+/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
+take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
+result, as zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it
+waited for. */
 DECLARE
     v_results jsonb := '{}'::jsonb;
     v_late jsonb := '{}'::jsonb;
@@ -1029,15 +1057,18 @@ BEGIN
         LOOP
             v_result := zodan.fetch_result(v_node, p_dsns);
             IF v_result IS NOT NULL THEN
-                v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result || coalesce(v_late -> v_node, '{}'));
+                v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result
+                    || coalesce(v_late -> v_node, '{}'));
             ELSIF pg_catalog.clock_timestamp() > v_begun + p_bound AND NOT v_late ? v_node THEN
                 v_blockers := coalesce(zodan.find_blockers(v_node, p_dsns), 'nothing that is known');
-                v_late := v_late || pg_catalog.jsonb_build_object(v_node, pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD306', 'message',
+                v_late := v_late || pg_catalog.jsonb_build_object(v_node,
+                    pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD306', 'message',
                     pg_catalog.format('no answer within %s, waiting for %s', p_bound, v_blockers)));
                 PERFORM zodan.cancel_statement(v_node);
             END IF;
         END LOOP;
-        EXIT WHEN (SELECT pg_catalog.bool_and(v_results ? k.node) FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node))
+        EXIT WHEN (SELECT pg_catalog.bool_and(v_results ? k.node)
+            FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node))
             IS NOT FALSE;
         PERFORM zodan.wait_a_moment(v_begun);
     END LOOP;
@@ -1045,9 +1076,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.query_nodes IS
-'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they take
-where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and result, as
-zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it waited for (design 3).';
+'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
+take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
+result, as zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it
+waited for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
 CREATE FUNCTION zodan.probe(p_targets text)
@@ -1070,17 +1102,22 @@ DECLARE
 BEGIN
     -- The error that ends this is no one's concern but the caller's.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
-    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'dblink';
     IF v_schema IS NULL THEN
         -- Not the extension itself: the caller may be about to create it here.
         v_schema := 'pg_temp';
-        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_connect(text, text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_connect''';
-        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_disconnect(text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_disconnect''';
-        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_record''';
+        FOR v_kind, v_mode IN VALUES
+            ('dblink_connect(text, text) RETURNS text', 'dblink_connect'), ('dblink_disconnect(text) RETURNS text', 'dblink_disconnect'),
+            ('dblink(text, text) RETURNS SETOF record', 'dblink_record')
+        LOOP
+            EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.%%s LANGUAGE c STRICT AS ''$libdir/dblink'', %%L', v_kind, v_mode);
+        END LOOP;
     END IF;
     FOR v_node, v_target, v_kind, v_mode IN
         SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each(v_targets) AS t(key, value)
-         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode) ORDER BY t.key, m.place
+         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
+             ORDER BY t.key, m.place
     LOOP
         -- What cannot be reached plainly is not tried again: each try may last 10 s.
         CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
@@ -1089,15 +1126,20 @@ BEGIN
         BEGIN
             IF v_kind = 'connection' THEN
                 -- In a connection that ends with the query, however that ends.
-                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema, '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
+                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema,
+                    '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
                   USING v_string, $query$
-                          SELECT pg_catalog.concat_ws(':', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+                          SELECT pg_catalog.concat_ws(':',
+    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
     (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())), pg_catalog.format('database "%%s" of the server at %%s, port %%s',
-                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), 'a socket'),
+                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()),
+                                  'a socket'),
                               pg_catalog.current_setting('port'))$query$;
-                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL THEN '{}'
-                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who' THEN 'another one: ' || v_place END) END);
+                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL
+                    THEN '{}'
+                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who'
+                        THEN 'another one: ' || v_place END) END);
             ELSE
                 EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)') USING 'zodan_probe', v_string;
                 EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
@@ -1106,7 +1148,8 @@ BEGIN
             GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
             v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
         END;
-        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}') || pg_catalog.jsonb_build_object(v_kind, v_fault));
+        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}')
+            || pg_catalog.jsonb_build_object(v_kind, v_fault));
     END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
 END
@@ -1114,11 +1157,11 @@ $do$$sql$,
     p_targets)
 $zodan$;
 COMMENT ON FUNCTION zodan.probe IS
-'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication. p_targets is an
-object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the caller reaches, NULL where
-the caller reaches none. Where dblink is not installed, its functions are created for the time of the statement. Everything is
-rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is known) and
-replication, with the fault, NULL where it worked.';
+'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
+p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
+caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
+time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
+connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
 REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
 
 CREATE FUNCTION zodan.copy_roles(p_source text)
@@ -1135,34 +1178,48 @@ BEGIN
     IF v_created THEN
         CREATE EXTENSION dblink SCHEMA public;
     END IF;
-    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
-    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema, '.dblink($1, $2) AS s(statement text)')
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'dblink';
+    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema,
+        '.dblink($1, $2) AS s(statement text)')
         USING v_source, pg_catalog.format($query$
-            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_' AND a.rolname::text <> ALL (%%L::text[]))
+            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_'
+                AND a.rolname::text <> ALL (%%L::text[]))
             SELECT s.statement FROM (
                 SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
-                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
-                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
-                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT'
+                        ELSE 'NOINHERIT' END,
+                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb
+                        THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication
+                        THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
                     CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
-                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL ' || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
+                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL '
+                        || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
                   FROM missing AS m
                 UNION ALL
                 -- A list is stored as one text; written back as one value it would become the name of one thing.
                 SELECT 2 + c.place / 10000.0, pg_catalog.format('ALTER ROLE %%%%I %%%%sSET %%%%I = %%%%s', m.rolname,
                     CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
-                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries', 'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%' THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2, pg_catalog.length(e.found[1]) - 2), '""', '"')
+                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries',
+                        'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
+                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
+                             THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2,
+                             pg_catalog.length(e.found[1]) - 2), '""', '"')
                                    ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
-                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)', 'g') WITH ORDINALITY AS e(found, place))
+                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)',
+                                     'g') WITH ORDINALITY AS e(found, place))
                          ELSE pg_catalog.quote_literal(v.value) END)
                   FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid
-                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b WHERE b.datname = pg_catalog.current_database()))
+                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b
+                       WHERE b.datname = pg_catalog.current_database()))
                  CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) WITH ORDINALITY AS c(setting, place)
-                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name, pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
+                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name,
+                     pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
                 UNION ALL
                 SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', a.granted, a.member,
-                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE WHEN a.admin THEN ' WITH ADMIN OPTION' END))
+                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE
+                        WHEN a.admin THEN ' WITH ADMIN OPTION' END))
                   FROM (SELECT g.rolname AS granted, u.rolname AS member, pg_catalog.bool_or(a.admin_option) AS admin,
                                pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'inherit_option')::boolean) AS inherit,
                                pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'set_option')::boolean) AS sets
@@ -1171,8 +1228,10 @@ BEGIN
                          WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))
                          GROUP BY 1, 2) AS a
                 UNION ALL
-                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname, m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
-                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x JOIN missing AS m ON m.oid = x.grantee) AS s
+                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname,
+                    m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
+                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x
+                      JOIN missing AS m ON m.oid = x.grantee) AS s
              ORDER BY s.rank, s.statement$query$,
             (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r), pg_catalog.current_database())
     LOOP
@@ -1187,9 +1246,9 @@ $do$$sql$,
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_roles IS
 'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
-attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source keeps. They go from server to server inside
-this one statement, through dblink, which is created for its time where it is not installed; no journal and no message
-holds them.';
+attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords
+as the hashes that the source keeps. They go from server to server inside this one statement, through dblink, which is
+created for its time where it is not installed; no journal and no message holds them.';
 REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 
@@ -1207,12 +1266,13 @@ CREATE TYPE zodan.finding AS (
     key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text
 );
 COMMENT ON TYPE zodan.finding IS
-'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of nodes
-it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen, what is needed,
-and one thing to do when it did not pass.';
+'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of
+nodes it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen,
+what is needed, and one thing to do when it did not pass.';
 
 CREATE TYPE zodan.check_result AS (
-    key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text, verdict text
+    key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text,
+        verdict text
 );
 COMMENT ON TYPE zodan.check_result IS
 'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
@@ -1228,8 +1288,9 @@ SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_repla
   FROM (SELECT p_finding.*) AS f
 $zodan$;
 COMMENT ON FUNCTION zodan.give_verdict IS
-'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not, INFO where it
-only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a connection have several.';
+'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
+INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
+connection have several.';
 REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE TABLE zodan.operation (
@@ -1246,10 +1307,9 @@ CREATE TABLE zodan.operation (
     checks jsonb
 );
 COMMENT ON TABLE zodan.operation IS
-'One row an operation called in this database: what was asked, of whom, and how it
-ended. arguments, members (node and connection string) and checks (what was examined before it began, as zodan.checks
-gives it) hold no secrets. State "running" with no session holding the
-locks means that the caller died; call the operation again to finish it (design 3).';
+'One row an operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
+and connection string) and checks (what was examined before it began, as zodan.checks gives it) hold no secrets. State
+"running" with no session holding the locks means that the caller died; call the operation again to finish it.';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
 CREATE TABLE zodan.step (
@@ -1278,15 +1338,15 @@ CREATE TABLE zodan.step (
     PRIMARY KEY (operation_id, ordinal)
 );
 COMMENT ON TABLE zodan.step IS
-'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same time.
-phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it concerns, where a
-phase has several. A program goes by these: titles are for people, and a later version may word them differently. Statements
-name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever stored. The steps of a
-group_name are taken back and tried again as a whole, group_tries times in one call. policy says what is special about a step:
-once, it is not repeated when it is done; final, from there on the operation cannot be rolled back; guarded, it is not taken
-back where users have written on the new node; again, it runs again before a later group is tried again; swift, it holds
-others up, so that it fails at once where its node is lost, and a step of it that is done stands for all before it. budget is
-how long until_sql may see no progress.';
+'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same
+time. phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it
+concerns, where a phase has several. A program goes by these: titles are for people, and a later version may word them
+differently. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret
+is ever stored. The steps of a group_name are taken back and tried again as a whole, group_tries times in one call.
+policy says what is special about a step: once, it is not repeated when it is done; final, from there on the operation
+cannot be rolled back; guarded, it is not taken back where users have written on the new node; again, it runs again
+before a later group is tried again; swift, it holds others up, so that it fails at once where its node is lost, and a
+step of it that is done stands for all before it. budget is how long until_sql may see no progress.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE zodan.sample (
@@ -1298,9 +1358,9 @@ CREATE TABLE zodan.sample (
     FOREIGN KEY (operation_id, ordinal) REFERENCES zodan.step ON DELETE CASCADE
 );
 COMMENT ON TABLE zodan.sample IS
-'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
-done and in all and the table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the
-further apart the longer the step waits (design 3).';
+'What a step that waits has measured while it waited: of a copy its stage, tables and bytes done and in all and the
+table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the further
+apart the longer the step waits.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE FUNCTION zodan.start_operation(
@@ -1314,38 +1374,42 @@ CREATE FUNCTION zodan.start_operation(
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes a new operation and its plan into the journal and gives its number. The connection strings of
-p_dsns are stored without secrets, and so are the checks made before (design 3). */
+/* Writes a new operation and its plan into the journal and gives its number. The connection strings of p_dsns are
+stored without secrets, and so are the checks made before. */
 DECLARE
     v_operation bigint;
 BEGIN
     INSERT INTO zodan.operation (kind, node, arguments, members, checks)
     SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value)),
            (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(c) - 'place'
-                       || pg_catalog.jsonb_build_object('observed', zodan.redact_text(c.observed, p_dsns)) ORDER BY c.place)
+                       || pg_catalog.jsonb_build_object('observed', zodan.redact_text(c.observed, p_dsns))
+                           ORDER BY c.place)
               FROM pg_catalog.unnest(p_checks) WITH ORDINALITY
                        AS c(key, name, scope, severity, passed, observed, required, hint, verdict, place))
       FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
     RETURNING operation_id INTO v_operation;
-    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node, object_name, title,
+    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
+        object_name, title,
         do_sql, done_sql, undo_sql, until_sql, budget)
-    SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node, p.object_name, p.title,
+    SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
+        p.object_name, p.title,
            p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget
       FROM pg_catalog.unnest(p_plan) AS p;
     RETURN v_operation;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
-'Writes a new operation and its plan into the journal and gives its number. The connection strings of
-p_dsns are stored without secrets, and so are the checks made before (design 3).';
+'Writes a new operation and its plan into the journal and gives its number. The connection strings of p_dsns are
+stored without secrets, and so are the checks made before.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
 CREATE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
-reached, is pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not repeated when it was done (design 3). */
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
+pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
+repeated when it was done. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
@@ -1353,8 +1417,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
-'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
-reached, is pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not repeated when it was done (design 3).';
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
+pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
+repeated when it was done.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
@@ -1368,29 +1433,29 @@ SELECT CASE WHEN o.state IN ('running', 'failed') THEN o.operation_id END
  LIMIT 1
 $zodan$;
 COMMENT ON FUNCTION zodan.find_interrupted IS
-'Gives the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL
-(design 3).';
+'Gives the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL.';
 REVOKE ALL ON FUNCTION zodan.find_interrupted FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_plan(p_kind text, p_node text)
 RETURNS zodan.plan_step[]
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, s.group_name, s.group_tries, s.policy, s.node, s.object_name,
+SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, s.group_name, s.group_tries, s.policy,
+    s.node, s.object_name,
            s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget)::zodan.plan_step ORDER BY s.ordinal)
   FROM zodan.step AS s
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.read_plan IS
 'Gives the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
-would run, passing over what is done (design 3).';
+would run, passing over what is done.';
 REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
 
 CREATE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it (design 3). */
+/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it. */
 BEGIN
     UPDATE zodan.operation
        SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
@@ -1398,15 +1463,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.finish_operation IS
-'Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it (design 3).';
+'Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it.';
 REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
 
 CREATE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone
-(design 5). */
+/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone. */
 BEGIN
     UPDATE zodan.operation
        SET state = 'given up', error = p_reason, finished_at = pg_catalog.clock_timestamp()
@@ -1414,8 +1478,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.give_up_operations IS
-'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone
-(design 5).';
+'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone.';
 REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
 
 CREATE FUNCTION zodan.replace_plan(
@@ -1426,27 +1489,31 @@ CREATE FUNCTION zodan.replace_plan(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind and
-object, the first for the first, keeps its state, attempts and result. */
+/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
+and object, the first for the first, keeps its state, attempts and result. */
 BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
-    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node, object_name, title,
+    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
+        object_name, title,
         do_sql, done_sql, undo_sql, until_sql, budget, state, attempts, result)
-    SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node, p.object_name, p.title,
+    SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
+        p.object_name, p.title,
            p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget,
            coalesce(b.state, 'pending'), coalesce(b.attempts, 0), b.result
       FROM (SELECT n.*, coalesce(n.object_name, '') AS object,
-                   pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name ORDER BY n.ordinal) AS place
+                   pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name
+                       ORDER BY n.ordinal) AS place
               FROM pg_catalog.unnest(p_plan) AS n) AS p
       LEFT JOIN (SELECT s.*, coalesce(s.object_name, '') AS object,
-                        pg_catalog.row_number() OVER (PARTITION BY s.node, s.phase_name, s.kind, s.object_name ORDER BY s.ordinal) AS place
+                        pg_catalog.row_number() OVER (PARTITION BY s.node, s.phase_name, s.kind, s.object_name
+                            ORDER BY s.ordinal) AS place
                    FROM pg_catalog.unnest(p_before) AS s) AS b
         ON (b.node, b.phase_name, b.kind, b.object, b.place) = (p.node, p.phase_name, p.kind, p.object, p.place);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_plan IS
-'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind and
-object, the first for the first, keeps its state, attempts and result.';
+'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
+and object, the first for the first, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
 
 CREATE FUNCTION zodan.record_step(
@@ -1459,8 +1526,8 @@ CREATE FUNCTION zodan.record_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
-(with its error) or undone (design 3). */
+/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+error) or undone. */
 BEGIN
     UPDATE zodan.step
        SET state = p_state,
@@ -1474,21 +1541,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_step IS
-'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
-(with its error) or undone (design 3).';
+'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+error) or undone.';
 REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
 
 CREATE FUNCTION zodan.record_sample(p_operation bigint, p_ordinal int, p_measure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what a step that waits has measured (design 3). */
+/* Writes into the journal what a step that waits has measured. */
 BEGIN
     INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (p_operation, p_ordinal, p_measure);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_sample IS
-'Writes into the journal what a step that waits has measured (design 3).';
+'Writes into the journal what a step that waits has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_sets(p_sets text[])
@@ -1497,7 +1564,7 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$WITH sets AS MATERIALIZED (
     SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE %1$s = '{}' OR r.set_name::text = ANY (%1$s))
+     WHERE r.set_name::text = ANY (%1$s) OR %1$s = '{}')
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
@@ -1505,7 +1572,8 @@ SELECT pg_catalog.jsonb_build_object(
               FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
                 'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
               JOIN sets AS r ON r.set_id = t.set_id
@@ -1520,8 +1588,8 @@ SELECT pg_catalog.jsonb_build_object(
     zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sets IS
-'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets that p_sets
-names, of all where it is empty. It returns one row: sets.';
+'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
+that p_sets names, of all where it is empty. It returns one row: sets.';
 REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
 
 CREATE FUNCTION zodan.server_facts()
@@ -1536,10 +1604,13 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                   WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
                       'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
                       'data_directory', 'spock.pause_timeout', 'server_encoding')),
-    'who', pg_catalog.concat_ws(':', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    'who',
+pg_catalog.concat_ws(':',
+    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
     (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
-    'server', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    'server',
+pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
     'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
     'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
@@ -1554,24 +1625,30 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'fenced', (SELECT coalesce(pg_catalog.jsonb_agg(n.nspname), '[]') FROM pg_catalog.pg_namespace AS n
                 WHERE n.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid)
                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid AND d.classid <> 'pg_catalog.pg_extension'::regclass
-                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
+                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
+                                       AND d.classid <> 'pg_catalog.pg_extension'::regclass
+                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
+                                         WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
     -- Those that hold rows, each after those that it is made of.
-    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid), '[]')
+    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
+        '[]')
                 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                WHERE c.relkind = 'm' AND c.relispopulated AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                    AND d.deptype = 'e')),
     'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
     'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
-    -- The role that initdb made is in no dependency.
     'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(o.role)), '[]') FROM (
                      SELECT 10::oid AS role WHERE EXISTS (
-                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space FROM pg_catalog.pg_class AS c
+                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space
+                             FROM pg_catalog.pg_class AS c
                                       UNION ALL SELECT p.oid, p.proowner, p.pronamespace FROM pg_catalog.pg_proc AS p
                                       UNION ALL SELECT t.oid, t.typowner, t.typnamespace FROM pg_catalog.pg_type AS t
                                       UNION ALL SELECT n.oid, n.nspowner, n.oid FROM pg_catalog.pg_namespace AS n) AS x
-                          WHERE x.owner = 10 AND x.oid >= 16384 AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid AND d.deptype = 'e'))
+                          WHERE x.owner = 10 AND x.oid >= 16384
+                              AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid
+                                AND d.deptype = 'e'))
                      UNION ALL
                      SELECT d.refobjid
                        FROM pg_catalog.pg_shdepend AS d
@@ -1588,8 +1665,8 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.server_facts IS
-'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an object. It names
-nothing of Spock, which may be missing there.';
+'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
+object. It names nothing of Spock, which may be missing there.';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.spock_facts()
@@ -1604,37 +1681,42 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                 FROM spock.node AS n
                 JOIN spock.node_interface AS i ON i.if_id = coalesce(
                          (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
-                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))),
+                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s
+                             WHERE s.sub_origin = n.node_id))),
     'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled, 'sets', s.sub_replication_sets,
+                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled',
+                              s.sub_enabled, 'sets', s.sub_replication_sets,
                           'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
-                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
+                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
+                              WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
                           -- One that has just begun may not be in Spock's table yet.
                           'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                                             WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
                                               AND a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
                         FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
-    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active', l.active)), '[]')
-                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database() AND NOT l.temporary),
+    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active',
+        l.active)), '[]')
+                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database()
+                    AND NOT l.temporary),
     'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
                FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.spock_facts IS
-'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions and its
-replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take them out before
-anything is shown.';
+'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
+and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
+them out before anything is shown.';
 REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at
-once. Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises (design 2, 3). */
+/* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
+Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+pg_stat_activity. Never raises. */
 DECLARE
     v_facts jsonb := '{}'::jsonb;
     v_answers jsonb;
@@ -1670,9 +1752,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_facts IS
-'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at
-once. Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises (design 2, 3).';
+'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
+Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+pg_stat_activity. Never raises.';
 REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.known_dsns(p_facts jsonb)
@@ -1684,8 +1766,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.known_dsns IS
-'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node
-and connection string in its one spelling (design 5).';
+'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node and
+connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.known_dsns FROM PUBLIC;
 
 CREATE FUNCTION zodan.local_dsns()
@@ -1699,8 +1781,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.format_dsn(zodan.
            (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))
 $zodan$;
 COMMENT ON FUNCTION zodan.local_dsns IS
-'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object
-of node and connection string in its one spelling (design 5).';
+'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object of
+node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
@@ -1713,16 +1795,18 @@ SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_reachable IS
-'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
-gave, p_join names source, new node and members (design 4).';
+'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts gave,
+p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
 CREATE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
 LANGUAGE plpgsql
 AS $zodan$
-/* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it was given (zodan.hide_statement). With p_lasts the
-caller's own time limits are refused, which would end it in the middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
-an implicit transaction begins before its statement too, and looks like a block (design 3). */
+/* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
+was given (zodan.hide_statement). With p_lasts the caller's own time limits are refused, which would end it in the
+middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
+commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
+a block. */
 BEGIN
     PERFORM zodan.hide_statement(VARIADIC p_given);
     -- Only the extended protocol has a visible portal of the empty name.
@@ -1736,21 +1820,25 @@ BEGIN
     IF p_lasts AND pg_catalog.current_setting('statement_timeout') <> '0' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD008',
-            MESSAGE = pg_catalog.format('statement_timeout is %s in this session, and would end %s in the middle', pg_catalog.current_setting('statement_timeout'), p_procedure),
+            MESSAGE = pg_catalog.format('statement_timeout is %s in this session, and would end %s in the middle',
+                pg_catalog.current_setting('statement_timeout'), p_procedure),
             HINT = 'Run SET statement_timeout = 0, then call again.';
     ELSIF p_lasts AND coalesce(pg_catalog.current_setting('transaction_timeout', true), '0') <> '0' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD008',
-            MESSAGE = pg_catalog.format('transaction_timeout is %s in this session, and would end %s in the middle', pg_catalog.current_setting('transaction_timeout'), p_procedure),
+            MESSAGE = pg_catalog.format('transaction_timeout is %s in this session, and would end %s in the middle',
+                pg_catalog.current_setting('transaction_timeout'), p_procedure),
             HINT = 'Run SET transaction_timeout = 0, then call again.';
     END IF;
     COMMIT;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.require_autocommit IS
-'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it was given (zodan.hide_statement). With p_lasts the
-caller''s own time limits are refused, which would end it in the middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
-an implicit transaction begins before its statement too, and looks like a block (design 3).';
+'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
+was given (zodan.hide_statement). With p_lasts the caller''s own time limits are refused, which would end it in the
+middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
+commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
+a block.';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_lock()
@@ -1777,11 +1865,11 @@ CREATE FUNCTION zodan.lock_members(p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through
-the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
-names, so that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on another
-server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when another operation holds it, with who, where and
-since when; ZD201 when a node does not answer (design 3). */
+/* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
+connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
+that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
+another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
+another operation holds it, with who, where and since when; ZD201 when a node does not answer. */
 DECLARE
     v_node text;
     v_until timestamptz;
@@ -1812,7 +1900,8 @@ BEGIN
                 PERFORM zodan.close_connections();
                 RAISE EXCEPTION USING
                     ERRCODE = 'ZD110',
-                    MESSAGE = pg_catalog.format('another operation is under way in this cluster, seen on node "%s"', v_node),
+                    MESSAGE = pg_catalog.format('another operation is under way in this cluster, seen on node "%s"',
+                        v_node),
                     DETAIL = pg_catalog.format('The lock is held by %s.', v_holder),
                     HINT = 'Wait until it is done, then call again.';
             END IF;
@@ -1822,18 +1911,19 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.lock_members IS
-'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through
-the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
-names, so that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on another
-server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when another operation holds it, with who, where and
-since when; ZD201 when a node does not answer (design 3).';
+'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
+connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
+that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
+another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
+another operation holds it, with who, where and since when; ZD201 when a node does not answer.';
 REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
 
 CREATE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those that warn. Errors: ZD100 (design 3). */
+/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+that warn. Errors: ZD100. */
 DECLARE
     v_check zodan.check_result;
     v_failed zodan.check_result[];
@@ -1844,8 +1934,10 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD100',
             MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
-                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name, v_failed[1].scope, v_failed[1].observed),
-            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope, f.observed, f.required), E'\n')
+                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name,
+                            v_failed[1].scope, v_failed[1].observed),
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
+                f.observed, f.required), E'\n')
                         FROM pg_catalog.unnest(v_failed) AS f),
             HINT = v_failed[1].hint;
     END IF;
@@ -1857,17 +1949,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those that warn. Errors: ZD100 (design 3).';
+'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+that warn. Errors: ZD100.';
 REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
 CREATE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
 RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
-/* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
-each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
-policy once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
-is somebody else's (design 3). */
+/* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each with
+the statement that does so in the place of the one that did it. A step that was never begun, one of the policy once
+that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name is
+somebody else's. */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -1875,7 +1968,8 @@ BEGIN
       FROM zodan.step AS s
      WHERE s.operation_id = p_operation AND s.phase = p_phase
        AND CASE WHEN NOT p_undo THEN s.state <> 'done'
-                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND (s.policy IS DISTINCT FROM 'once' OR s.state = 'done') AND NOT EXISTS (
+                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND (s.policy IS DISTINCT FROM 'once'
+                    OR s.state = 'done') AND NOT EXISTS (
                     SELECT FROM pg_catalog.regexp_matches(s.undo_sql, '\{result:(\d+)\.', 'g') AS m(found)
                      WHERE NOT EXISTS (SELECT FROM zodan.step AS r WHERE r.operation_id = p_operation
                                           AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
@@ -1891,10 +1985,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
-'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
-each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
-policy once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
-is somebody else''s (design 3).';
+'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each with
+the statement that does so in the place of the one that did it. A step that was never begun, one of the policy once
+that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name is
+somebody else''s.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 CREATE TYPE zodan.job AS (
@@ -1903,11 +1997,11 @@ CREATE TYPE zodan.job AS (
     told_due timestamptz, told_after interval
 );
 COMMENT ON TYPE zodan.job IS
-'A step under way: its stage (check, do, until, lost, done or failed), whether the stage''s statement is under way on the node
-(sent), whether the step turned out to be done already (found), whether its statement was cancelled, until when the stage may
-last, when to look next and the seconds to the look after that, since when it waits, the progress last seen, a sample due to
-be recorded and when the next one is due, the step''s result, the answer that failed it, what its statement waits for, and when
-that is told next and after how long.';
+'A step under way: its stage (check, do, until, lost, done or failed), whether the stage''s statement is under way on
+the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
+when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
+last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
+what its statement waits for, and when that is told next and after how long.';
 
 CREATE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -1932,35 +2026,37 @@ CREATE FUNCTION zodan.take_sample(p_job zodan.job, p_seen jsonb, p_at timestampt
 RETURNS zodan.job
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the first and
-the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no more than some
-2000 rows. */
+/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
+more than some 2000 rows. */
 BEGIN
     p_job.since := coalesce(p_job.since, p_at);
     p_job.sample := NULL;
     IF pg_catalog.jsonb_typeof(p_seen -> 'measure') = 'object'
-       AND (p_at >= coalesce(p_job.sample_due, p_at) OR (p_seen ->> 'ok')::boolean OR p_seen ->> 'trouble' IS NOT NULL) THEN
+       AND (p_at >= coalesce(p_job.sample_due, p_at) OR (p_seen ->> 'ok')::boolean
+           OR p_seen ->> 'trouble' IS NOT NULL) THEN
         p_job.sample := p_seen -> 'measure';
-        p_job.sample_due := p_at + least('60 s', greatest('0.25 s',
+        p_job.sample_due := p_at + least('60 s',
+            greatest('0.25 s',
             0.01 * (p_at - p_job.since)));
     END IF;
     RETURN p_job;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.take_sample IS
-'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the first and
-the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no more than some
-2000 rows.';
+'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
+more than some 2000 rows.';
 REVOKE ALL ON FUNCTION zodan.take_sample FROM PUBLIC;
 
 CREATE FUNCTION zodan.judge_wait(p_job zodan.job, p_seen jsonb, p_budget interval)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come), trouble (why
-that never will, which fails at once), progress (anything; a change starts the budget again, so that the budget is the time
-without progress), alive (somebody works at it, which also starts the budget again) and measure (numbers for people, sampled).
-Returns the step's job; the last look is the result of a step that has no other. */
+/* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
+trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
+budget is the time without progress), alive (somebody works at it, which also starts the budget again) and measure
+(numbers for people, sampled). Returns the step's job; the last look is the result of a step that has no other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce(p_job.pause, 0.01);
@@ -1994,18 +2090,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
-'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come), trouble (why
-that never will, which fails at once), progress (anything; a change starts the budget again, so that the budget is the time
-without progress), alive (somebody works at it, which also starts the budget again) and measure (numbers for people, sampled).
-Returns the step''s job; the last look is the result of a step that has no other.';
+'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
+trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
+budget is the time without progress), alive (somebody works at it, which also starts the budget again) and measure
+(numbers for people, sampled). Returns the step''s job; the last look is the result of a step that has no other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a node again whose connection was lost, and takes the cluster's lock there again, which went with it. Returns
-{ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now (design 3). */
+/* Connects to a node again whose connection was lost, and takes the cluster's lock there again, which went with it.
+Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now. */
 DECLARE
     v_answer jsonb;
 BEGIN
@@ -2018,8 +2114,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.regain_node IS
-'Connects to a node again whose connection was lost, and takes the cluster''s lock there again, which went with it. Returns
-{ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now (design 3).';
+'Connects to a node again whose connection was lost, and takes the cluster''s lock there again, which went with it.
+Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now.';
 REVOKE ALL ON FUNCTION zodan.regain_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.tell_wait(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
@@ -2052,9 +2148,10 @@ CREATE FUNCTION zodan.advance_lost(p_job zodan.job, p_step zodan.step, p_dsns js
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose node is no longer connected: tries to connect again, once every 1 s, for as long as a
-wait may see no progress, and then looks again whether the step is done already. A step of policy swift never gets here: that
-its connection broke may be the only sign that a node has restarted and lost what it had applied. */
+/* Moves a step on whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
+swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+applied. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_answer jsonb;
@@ -2074,17 +2171,19 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lost IS
-'Moves a step on whose node is no longer connected: tries to connect again, once every 1 s, for as long as a
-wait may see no progress, and then looks again whether the step is done already. A step of policy swift never gets here: that
-its connection broke may be the only sign that a node has restarted and lost what it had applied.';
+'Moves a step on whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
+swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+applied.';
 REVOKE ALL ON FUNCTION zodan.advance_lost FROM PUBLIC;
 
 CREATE FUNCTION zodan.judge_failure(p_job zodan.job, p_step zodan.step, p_answer jsonb)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its connection
-was lost and is to be opened again. What a cancelled statement waited for is added to what the answer says. */
+/* Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
+connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
+says. */
 DECLARE
     v_lost zodan.job;
 BEGIN
@@ -2103,8 +2202,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_failure IS
-'Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its connection
-was lost and is to be opened again. What a cancelled statement waited for is added to what the answer says.';
+'Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
+connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
+says.';
 REVOKE ALL ON FUNCTION zodan.judge_failure FROM PUBLIC;
 
 CREATE FUNCTION zodan.advance_sent(
@@ -2116,8 +2216,9 @@ CREATE FUNCTION zodan.advance_sent(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its budget is
-cancelled, and one whose connection was lost is sent again once the node is back, unless the step's policy is swift. */
+/* Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
+budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step's policy
+is swift. */
 DECLARE
     v_answer jsonb := zodan.fetch_result(p_step.node, p_dsns);
 BEGIN
@@ -2147,8 +2248,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_sent IS
-'Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its budget is
-cancelled, and one whose connection was lost is sent again once the node is back, unless the step''s policy is swift.';
+'Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
+budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step''s policy
+is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
 CREATE FUNCTION zodan.advance_job(
@@ -2160,13 +2262,14 @@ CREATE FUNCTION zodan.advance_job(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done; else its
-statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as long as a wait
-may see no progress. */
+/* Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
+long as a wait may see no progress. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_budget interval := coalesce(p_step.budget, zodan.read_patience());
-    v_sql text := CASE p_job.stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql ELSE p_step.until_sql END;
+    v_sql text := CASE p_job.stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql
+        ELSE p_step.until_sql END;
     v_answer jsonb;
 BEGIN
     IF p_job.sent THEN
@@ -2191,17 +2294,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
-'Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done; else its
-statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as long as a wait
-may see no progress.';
+'Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
+long as a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail
-with the remote SQLSTATE and text, hint (design 3). */
+/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+remote SQLSTATE and text, hint. */
 DECLARE
     v_state text := p_answer ->> 'sqlstate';
 BEGIN
@@ -2212,7 +2315,8 @@ BEGIN
         'detail', pg_catalog.format('%s: %s', v_state, pg_catalog.concat_ws(' ', p_answer ->> 'message',
             p_answer ->> 'detail', p_answer ->> 'hint')),
         'hint', pg_catalog.format(CASE
-            WHEN EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_step.operation_id AND s.undo_sql IS NOT NULL)
+            WHEN EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_step.operation_id
+                AND s.undo_sql IS NOT NULL)
                  AND NOT EXISTS (SELECT FROM zodan.step AS s
                                   WHERE s.operation_id = p_step.operation_id AND s.policy = 'final' AND s.attempts > 0)
             THEN 'Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.'
@@ -2220,8 +2324,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_failure IS
-'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail
-with the remote SQLSTATE and text, hint (design 3).';
+'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+remote SQLSTATE and text, hint.';
 REVOKE ALL ON FUNCTION zodan.describe_failure FROM PUBLIC;
 
 CREATE FUNCTION zodan.announce_step(
@@ -2233,7 +2337,7 @@ CREATE FUNCTION zodan.announce_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3). */
+/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
 BEGIN
     IF p_verbose THEN
         RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
@@ -2243,16 +2347,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.announce_step IS
-'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3).';
+'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
 
 CREATE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or
-after, the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the test holds
-while it breaks something. Does nothing where the setting is not set (design 3). */
+/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or after,
+the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
+the test holds while it breaks something. Does nothing where the setting is not set. */
 BEGIN
     IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
         PERFORM pg_catalog.set_config('zodan.test_hook', '', false);
@@ -2262,9 +2366,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.meet_test_hook IS
-'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or
-after, the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the test holds
-while it breaks something. Does nothing where the setting is not set (design 3).';
+'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after,
+the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
+the test holds while it breaks something. Does nothing where the setting is not set.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
 CREATE PROCEDURE zodan.run_phase(
@@ -2277,9 +2381,9 @@ CREATE PROCEDURE zodan.run_phase(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends
-when all are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after
-every line of the journal, so that no transaction of its own is open while it waits (design 3). */
+/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
+are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
+of the journal, so that no transaction of its own is open while it waits. */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
     v_jobs zodan.job[];
@@ -2324,11 +2428,13 @@ BEGIN
             END IF;
             IF v_jobs[v_index].stage = 'failed' THEN
                 p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index].answer));
-                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL, v_jobs[v_index].answer ->> 'message');
+                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL,
+                    v_jobs[v_index].answer ->> 'message');
                 COMMIT;
             ELSIF v_jobs[v_index].stage = 'done' THEN
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal,
-                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo THEN v_jobs[v_index].result END);
+                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo
+                        THEN v_jobs[v_index].result END);
                 COMMIT;
                 PERFORM zodan.announce_step(v_steps[v_index], v_jobs[v_index], p_undo, p_verbose);
                 PERFORM zodan.meet_test_hook('after', v_steps[v_index].ordinal);
@@ -2344,9 +2450,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_phase IS
-'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends
-when all are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after
-every line of the journal, so that no transaction of its own is open while it waits (design 3).';
+'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
+are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
+of the journal, so that no transaction of its own is open while it waits.';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
 CREATE FUNCTION zodan.prove_unwritten(p_node text)
@@ -2359,7 +2465,8 @@ DECLARE
     v_rows bigint;
     v_written text[] := '{}';
 BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %1$s THEN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
+        FROM %1$s THEN
         RETURN;
     END IF;
     FOR v_table IN
@@ -2370,35 +2477,39 @@ BEGIN
                             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
          ORDER BY 1
     LOOP
-        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted AND l.mode = 'AccessExclusiveLock'
-            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()));
-        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted
+            AND l.mode = 'AccessExclusiveLock'
+            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                WHERE d.datname = pg_catalog.current_database()));
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t'
+            ' WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
            INTO v_rows;
         IF v_rows > 0 THEN
             v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
         END IF;
     END LOOP;
     IF v_written <> '{}' THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
+        RAISE EXCEPTION USING ERRCODE = 'ZD111',
+            MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
     END IF;
 END
 $do$$sql$,
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
-written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
-table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves no
-trace.';
+'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were written
+there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
+table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves
+no trace.';
 REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL where
-there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how many rows each; ZD200
-where they cannot be counted (design 6). */
+/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
+where there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how
+many rows each; ZD200 where they cannot be counted. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -2407,18 +2518,21 @@ BEGIN
     IF v_node IS NULL THEN
         RETURN NULL;
     END IF;
-    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.prove_unwritten(v_node)), p_dsns, NULL) -> v_node;
-    RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint', p_hint,
-            'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them', v_node), 'detail', v_answer ->> 'message')
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.prove_unwritten(v_node)), p_dsns,
+        NULL) -> v_node;
+    RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint',
+        p_hint,
+            'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them',
+                v_node), 'detail', v_answer ->> 'message')
         WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD200', 'hint', p_hint,
             'message', pg_catalog.format('could not look for rows that were written on node "%s"', v_node),
             'detail', pg_catalog.concat_ws(': ', v_answer ->> 'sqlstate', v_answer ->> 'message')) END;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_written IS
-'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL where
-there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how many rows each; ZD200
-where they cannot be counted (design 6).';
+'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
+where there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how
+many rows each; ZD200 where they cannot be counted.';
 REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
 
 CREATE PROCEDURE zodan.undo_phases(
@@ -2430,9 +2544,9 @@ CREATE PROCEDURE zodan.undo_phases(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made
-on something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in p_failure
-(design 3). */
+/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
+something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+p_failure. */
 DECLARE
     v_phases int[];
 BEGIN
@@ -2446,9 +2560,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.undo_phases IS
-'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made
-on something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in p_failure
-(design 3).';
+'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
+something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+p_failure.';
 REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_hopeless(
@@ -2460,8 +2574,8 @@ CREATE FUNCTION zodan.is_hopeless(
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports
-trouble (a copy that broke off cannot be taken up again by Spock) (design 3). */
+/* Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
+copy that broke off cannot be taken up again by Spock). */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -2477,8 +2591,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_hopeless IS
-'Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports
-trouble (a copy that broke off cannot be taken up again by Spock) (design 3).';
+'Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
+copy that broke off cannot be taken up again by Spock).';
 REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
 
 CREATE PROCEDURE zodan.take_back_group(
@@ -2490,14 +2604,18 @@ CREATE PROCEDURE zodan.take_back_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a group of steps back with everything that was made after it, and has all of that done again. What comes before the
-group stays. A group of policy guarded is not taken back where users have written on the new node: p_failure then says so. */
+/* Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
+before the group stays. A group of policy guarded is not taken back where users have written on the new node:
+p_failure then says so. */
 DECLARE
     v_first record;
 BEGIN
-    IF EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.policy = 'guarded') THEN
+    IF EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group
+        AND s.policy = 'guarded') THEN
         p_failure := zodan.find_written(p_operation, p_dsns,
-            pg_catalog.format('The copy has to start over, which deletes them: save them elsewhere, delete them there, then CALL zodan.resume(%s).', p_operation));
+            pg_catalog.format(
+                'The copy has to start over, which deletes them: save them elsewhere, delete them there, '
+                'then CALL zodan.resume(%s).', p_operation));
         IF p_failure IS NOT NULL THEN
             RETURN;
         END IF;
@@ -2506,13 +2624,15 @@ BEGIN
       FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group;
     CALL zodan.undo_phases(p_operation, v_first.phase, p_dsns, p_verbose, p_failure);
     UPDATE zodan.step AS s SET state = 'pending'
-     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy IS DISTINCT FROM 'once' AND s.ordinal >= v_first.ordinal;
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy IS DISTINCT FROM 'once'
+         AND s.ordinal >= v_first.ordinal;
     COMMIT;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.take_back_group IS
-'Takes a group of steps back with everything that was made after it, and has all of that done again. What comes before the
-group stays. A group of policy guarded is not taken back where users have written on the new node: p_failure then says so.';
+'Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
+before the group stays. A group of policy guarded is not taken back where users have written on the new node:
+p_failure then says so.';
 REVOKE ALL ON PROCEDURE zodan.take_back_group FROM PUBLIC;
 
 CREATE PROCEDURE zodan.settle_group(
@@ -2524,10 +2644,10 @@ CREATE PROCEDURE zodan.settle_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is done, and
-the wait that follows is not without hope, that step and those before it in the group count as done, and the rest runs at
-once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for everything
-before it, outside of its group too. Otherwise the group is taken back, to begin again. */
+/* Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
+done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
+rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
+stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again. */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -2538,16 +2658,19 @@ BEGIN
          WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.done_sql IS NOT NULL
          ORDER BY s.ordinal DESC
     LOOP
-        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.done_sql), p_dsns) -> v_step.node;
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.done_sql),
+            p_dsns) -> v_step.node;
         IF NOT (v_answer ->> 'ok')::boolean THEN
             p_failure := zodan.describe_failure(v_step, v_answer);
             RETURN;
         ELSIF (v_answer #>> '{value,ok}')::boolean THEN
             EXIT WHEN zodan.is_hopeless(p_operation, p_group, v_step.ordinal, p_dsns);
             UPDATE zodan.step AS s SET state = 'done'
-             WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal AND (s.group_name = p_group OR v_step.policy = 'swift');
+             WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal
+                 AND (s.group_name = p_group OR v_step.policy = 'swift');
             FOREACH v_phase IN ARRAY ARRAY(SELECT DISTINCT s.phase FROM zodan.step AS s
-                WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.ordinal > v_step.ordinal ORDER BY s.phase)
+                WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.ordinal > v_step.ordinal
+                    ORDER BY s.phase)
             LOOP
                 EXIT WHEN p_failure IS NOT NULL;
                 CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
@@ -2559,17 +2682,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_group IS
-'Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is done, and
-the wait that follows is not without hope, that step and those before it in the group count as done, and the rest runs at
-once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for everything
-before it, outside of its group too. Otherwise the group is taken back, to begin again.';
+'Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
+done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
+rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
+stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again.';
 REVOKE ALL ON PROCEDURE zodan.settle_group FROM PUBLIC;
 
 CREATE PROCEDURE zodan.regain_members(p_operation bigint, p_dsns jsonb, INOUT p_failure jsonb)
 LANGUAGE plpgsql
 AS $zodan$
-/* Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not, for as long as
-a wait may see no progress. Reports in p_failure a node that stays away (design 3). */
+/* Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+for as long as a wait may see no progress. Reports in p_failure a node that stays away. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -2583,7 +2706,8 @@ BEGIN
             v_answer := zodan.regain_node(p_operation, v_node, p_dsns);
             EXIT WHEN (v_answer ->> 'ok')::boolean;
             IF pg_catalog.clock_timestamp() > v_until THEN
-                p_failure := pg_catalog.jsonb_build_object('sqlstate', 'ZD203', 'message', pg_catalog.format('lost the connection to node "%s"', v_node), 'detail', v_answer ->> 'message',
+                p_failure := pg_catalog.jsonb_build_object('sqlstate', 'ZD203', 'message',
+                    pg_catalog.format('lost the connection to node "%s"', v_node), 'detail', v_answer ->> 'message',
                     'hint', pg_catalog.format('Bring the node back, then CALL zodan.resume(%s).', p_operation));
                 RETURN;
             END IF;
@@ -2597,8 +2721,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.regain_members IS
-'Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not, for as long as
-a wait may see no progress. Reports in p_failure a node that stays away (design 3).';
+'Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+for as long as a wait may see no progress. Reports in p_failure a node that stays away.';
 REVOKE ALL ON PROCEDURE zodan.regain_members FROM PUBLIC;
 
 CREATE PROCEDURE zodan.retry_group(
@@ -2612,11 +2736,12 @@ CREATE PROCEDURE zodan.retry_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL then. A group
-of policy swift is settled first, always, so that nothing stays paused; then the guarded group before it, which is brought
-level again. Where the failure says that what the guarded group made is not whole (ZD304), that group begins again. p_tries
-counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded group, both in one
-call. Any other failure stays as it is, for a look at what failed, until the operation is called again or rolled back. */
+/* Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
+then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
+it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
+group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
+of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
+operation is called again or rolled back. */
 DECLARE
     v_failure jsonb;
     v_rest timestamptz;
@@ -2652,7 +2777,8 @@ BEGIN
             pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
         RETURN;
     END IF;
-    RAISE NOTICE 'trying again from the % on: %', CASE WHEN v_is_whole THEN p_group ELSE v_guarded.name END, p_failure ->> 'detail';
+    RAISE NOTICE 'trying again from the % on: %', CASE WHEN v_is_whole THEN p_group ELSE v_guarded.name END,
+        p_failure ->> 'detail';
     p_failure := NULL;
     UPDATE zodan.step AS s SET state = 'pending'
      WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy = 'again' AND NOT EXISTS (
@@ -2666,11 +2792,12 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_group IS
-'Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL then. A group
-of policy swift is settled first, always, so that nothing stays paused; then the guarded group before it, which is brought
-level again. Where the failure says that what the guarded group made is not whole (ZD304), that group begins again. p_tries
-counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded group, both in one
-call. Any other failure stays as it is, for a look at what failed, until the operation is called again or rolled back.';
+'Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
+then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
+it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
+group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
+of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
+operation is called again or rolled back.';
 REVOKE ALL ON PROCEDURE zodan.retry_group FROM PUBLIC;
 
 CREATE PROCEDURE zodan.run_operation(
@@ -2681,9 +2808,9 @@ CREATE PROCEDURE zodan.run_operation(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
-already. A flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or
-why it stopped; the journal says the same (design 3). */
+/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
+flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or why it stopped;
+the journal says the same. */
 DECLARE
     v_phase int;
     v_group text;
@@ -2721,17 +2848,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
-'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
-already. A flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or
-why it stopped; the journal says the same (design 3).';
+'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
+flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or why it stopped;
+the journal says the same.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
 CREATE FUNCTION zodan.raise_failure(p_failure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises what zodan.describe_failure gave, when there is any, after the connections have been closed
-(design 3). */
+/* Raises what zodan.describe_failure gave, when there is any, after the connections have been closed. */
 BEGIN
     IF p_failure IS NOT NULL THEN
         PERFORM zodan.close_connections();
@@ -2744,8 +2870,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.raise_failure IS
-'Raises what zodan.describe_failure gave, when there is any, after the connections have been closed
-(design 3).';
+'Raises what zodan.describe_failure gave, when there is any, after the connections have been closed.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
 CREATE FUNCTION zodan.make_step(
@@ -2777,18 +2902,19 @@ SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NUL
     ) AS g(name, tries, policy) ON g.name = s.name
 $zodan$;
 COMMENT ON FUNCTION zodan.make_step IS
-'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other steps
-refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step, and p_policy
-for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless given.';
+'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
+steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
+and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
+given.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and turns the
-names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase that p_phases
-does not have. */
+/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
+that p_phases does not have. */
 DECLARE
     v_steps zodan.plan_step[] := ARRAY(
         SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
@@ -2804,7 +2930,8 @@ BEGIN
         IF pg_catalog.array_position(p_phases, v_step.phase_name) IS NULL THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD902',
-                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have', v_step.phase_name),
+                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have',
+                    v_step.phase_name),
                 HINT = 'Report this with the statement that you called.';
         END IF;
         v_step.ordinal := v_index;
@@ -2828,9 +2955,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and turns the
-names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase that p_phases
-does not have.';
+'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
+that p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_dsns(
@@ -2842,8 +2969,8 @@ CREATE FUNCTION zodan.find_dsns(
 LANGUAGE plpgsql
 AS $zodan$
 /* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
-then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal has
-them. Gives them and everybody's facts, by node; the connections stay open (design 3). */
+then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal
+has them. Gives them and everybody's facts, by node; the connections stay open. */
 DECLARE
     v_operation zodan.operation;
     v_purpose text;
@@ -2856,7 +2983,8 @@ BEGIN
     SELECT pg_catalog.array_agg(k.node) INTO v_wanted FROM pg_catalog.jsonb_object_keys(v_operation.members) AS k(node);
     p_dsns := '{}';
     p_facts := '{}';
-    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key, zodan.format_dsn(zodan.parse_dsn(g.value))), '{}')
+    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key,
+        zodan.format_dsn(zodan.parse_dsn(g.value))), '{}')
       INTO v_known FROM pg_catalog.jsonb_each_text(p_given) AS g(key, value);
     LOOP
         SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
@@ -2876,8 +3004,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dsns IS
 'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
-then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal has
-them. Gives them and everybody''s facts, by node; the connections stay open (design 3).';
+then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal
+has them. Gives them and everybody''s facts, by node; the connections stay open.';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
@@ -2890,11 +3018,12 @@ SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
    AND EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
                 WHERE f.key NOT IN (m.name, o.node) AND o.members ? f.key AND f.value #>> '{spock,node}' = f.key)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-                    WHERE f.key NOT IN (m.name, o.node) AND f.value #>> '{spock,node}' = f.key AND f.value #> '{spock,nodes}' ? m.name)
+                    WHERE f.key NOT IN (m.name, o.node) AND f.value #>> '{spock,node}' = f.key
+                        AND f.value #> '{spock,nodes}' ? m.name)
 $zodan$;
 COMMENT ON FUNCTION zodan.find_gone IS
-'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other member that was
-reached knows them. Of a cluster of which nobody was reached nothing is said (design 3).';
+'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other
+member that was reached knows them. Of a cluster of which nobody was reached nothing is said.';
 REVOKE ALL ON FUNCTION zodan.find_gone FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_came(p_operation bigint, p_facts jsonb)
@@ -2904,11 +3033,12 @@ AS $zodan$
 SELECT coalesce(pg_catalog.array_agg(DISTINCT n.name), '{}')
   FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(f.value #> '{spock,nodes}') AS n(name)
- WHERE o.operation_id = p_operation AND f.key <> o.node AND f.value #>> '{spock,node}' = f.key AND NOT o.members ? n.name
+ WHERE o.operation_id = p_operation AND f.key <> o.node AND f.value #>> '{spock,node}' = f.key
+     AND NOT o.members ? n.name
 $zodan$;
 COMMENT ON FUNCTION zodan.find_came IS
-'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a member
-knows them, and the operation does not (design 3).';
+'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a
+member knows them, and the operation does not.';
 REVOKE ALL ON FUNCTION zodan.find_came FROM PUBLIC;
 
 CREATE FUNCTION zodan.pass_over(
@@ -2921,10 +3051,11 @@ CREATE FUNCTION zodan.pass_over(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps count
-as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join (design 3). */
+/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
+count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join. */
 BEGIN
-    IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node') THEN
+    IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
+        AND o.kind = 'add_node') THEN
         PERFORM zodan.replan_join(p_operation, p_gone, p_facts, p_dsns);
     ELSE
         UPDATE zodan.step SET state = 'done', attempts = CASE WHEN p_resumes THEN attempts ELSE 0 END
@@ -2933,8 +3064,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pass_over IS
-'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps count
-as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join (design 3).';
+'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
+count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join.';
 REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
 
 CREATE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
@@ -2942,11 +3073,12 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
-by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join is planned again
-without it. A removal goes on without the nodes that cannot be reached if it is done with them: at its
-end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
-reached; ZD112 a node joined meanwhile, ZD113 the source is gone; ZD110 it is still running, or another one is (design 3). */
+cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of
+them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
+is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
+ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
+ZD113 the source is gone; ZD110 it is still running, or another one is. */
 DECLARE
     v_operation zodan.operation;
     v_found record;
@@ -2972,7 +3104,8 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD112',
-            MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation, pg_catalog.array_to_string(v_came, ', ')),
+            MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation,
+                pg_catalog.array_to_string(v_came, ', ')),
             HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again.', p_operation);
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
@@ -3012,19 +3145,20 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
 'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
-by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join is planned again
-without it. A removal goes on without the nodes that cannot be reached if it is done with them: at its
-end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
-reached; ZD112 a node joined meanwhile, ZD113 the source is gone; ZD110 it is still running, or another one is (design 3).';
+cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of
+them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
+is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
+ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
+ZD113 the source is gone; ZD110 it is still running, or another one is.';
 REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted
-call did (design 3). */
+/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+did. */
 DECLARE
     v_operation zodan.operation;
 BEGIN
@@ -3033,15 +3167,17 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
-            MESSAGE = pg_catalog.format('node "%s" has an interrupted operation with other arguments', v_operation.node),
-            DETAIL = pg_catalog.format('Operation %s, begun at %s: %s.', p_operation, v_operation.started_at, v_operation.arguments),
+            MESSAGE = pg_catalog.format('node "%s" has an interrupted operation with other arguments',
+                v_operation.node),
+            DETAIL = pg_catalog.format('Operation %s, begun at %s: %s.', p_operation, v_operation.started_at,
+                v_operation.arguments),
             HINT = pg_catalog.format('Call again with those arguments, or CALL zodan.rollback(%s) first.', p_operation);
     END IF;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_same_call IS
-'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted
-call did (design 3).';
+'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+did.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
 CREATE PROCEDURE zodan.resume(
@@ -3051,9 +3187,9 @@ CREATE PROCEDURE zodan.resume(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in
-zodan.operation of this database; p_dsns gives connection strings by node where the cluster does not know them any more
-(or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3). */
+/* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
+of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
+Errors: those of zodan.reopen, and of the operation itself. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3070,9 +3206,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.resume IS
-'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in
-zodan.operation of this database; p_dsns gives connection strings by node where the cluster does not know them any more
-(or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3).';
+'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
+of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
+Errors: those of zodan.reopen, and of the operation itself.';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
 CREATE PROCEDURE zodan.rollback(
@@ -3083,11 +3219,11 @@ CREATE PROCEDURE zodan.rollback(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
-says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111 they
-have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
-could not be undone (design 3). */
+/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
+it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
+also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
+they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
+ZD2nn when a step could not be undone. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3106,7 +3242,8 @@ BEGIN
     v_dsns := zodan.reopen(p_operation, p_dsns, false);
     IF NOT p_discard_writes THEN
         PERFORM zodan.raise_failure(zodan.find_written(p_operation, v_dsns, pg_catalog.format(
-            'Finish the join: CALL zodan.resume(%1$s); or give them up: CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
+            'Finish the join: CALL zodan.resume(%1$s); or give the rows up: '
+            'CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
     END IF;
     CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
     PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
@@ -3118,18 +3255,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.rollback IS
-'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
-says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111 they
-have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
-could not be undone (design 3).';
+'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
+it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
+also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
+they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
+ZD2nn when a step could not be undone.';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
 CREATE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3). */
+/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
 DECLARE
     v_step zodan.plan_step;
 BEGIN
@@ -3142,7 +3279,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.show_plan IS
-'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3).';
+'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_subscription(p_subscription text)
@@ -3183,8 +3320,8 @@ $do$$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is told to end
-first; the statement waits for that, 30 s at most (design 5).';
+'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
+told to end first; the statement waits for that, 30 s at most.';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.emit_sync_event()
@@ -3195,17 +3332,19 @@ SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sy
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who has come past it
-has applied everything committed there before. It is no transaction of its own: a subscriber of Spock 5.0 notes the end of
-an empty transaction up to a second late, this at once. Where there is no node any more there is nothing to wait for, so
-that an interrupted removal can go on.';
+'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was
+by its clock, at: who has come past it has applied everything committed there before. It is no transaction of its own:
+a subscriber of Spock 5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no
+node any more there is nothing to wait for, so that an interrupted removal can go on.';
 REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
 CREATE FUNCTION zodan.forget_node(p_target text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id WHERE n.node_name = %1$s)$sql$,
+SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped
+    WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id
+    WHERE n.node_name = %1$s)$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.forget_node IS
@@ -3222,9 +3361,9 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
  WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is provider: so
-its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong to a server, so that one of the
-other role may be another database''s on the same server (design 5, step 5).';
+'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
+provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
+to a server, so that one of the other role may be another database''s on the same server.';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
@@ -3254,9 +3393,9 @@ $do$$sql$,
     zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_gone IS
-'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the interface of
-node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target its own (design 5,
-step 5).';
+'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
+interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
+its own.';
 REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
@@ -3265,12 +3404,18 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       coalesce(pg_catalog.bool_or(EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+              AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
        CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s || ' is disabled' || coalesce(': ' || (
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s
+                || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
+                     '') END AS trouble,
        pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
@@ -3280,8 +3425,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >=
     zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_applied IS
-'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how many bytes
-are missing; for until_sql.';
+'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
+many bytes are missing; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
 
 CREATE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
@@ -3294,7 +3439,7 @@ DECLARE
     v_is jsonb := (SELECT w.sets FROM (
 WITH sets AS MATERIALIZED (
     SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE %2$s = '{}' OR r.set_name::text = ANY (%2$s))
+     WHERE r.set_name::text = ANY (%2$s) OR %2$s = '{}')
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
@@ -3302,7 +3447,8 @@ SELECT pg_catalog.jsonb_build_object(
               FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
                 'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
               JOIN sets AS r ON r.set_id = t.set_id
@@ -3319,19 +3465,23 @@ BEGIN
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_is -> 'sets') AS i(item)
                         WHERE i.item ->> 'name' = v_item ->> 'name') THEN
-            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean, (v_item ->> 'update')::boolean,
+            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean,
+                (v_item ->> 'update')::boolean,
                 (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
         ELSIF NOT v_is -> 'sets' @> pg_catalog.jsonb_build_array(v_item) THEN
-            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean, (v_item ->> 'update')::boolean,
+            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean,
+                (v_item ->> 'update')::boolean,
                 (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
         END IF;
     END LOOP;
     FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS i(item)
-                   WHERE i.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
+                   WHERE i.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
         PERFORM spock.repset_remove_table(v_item ->> 'set', (v_item ->> 'table')::regclass);
     END LOOP;
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS w(item)
-                   WHERE w.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
+                   WHERE w.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
         PERFORM spock.repset_add_table(set_name := v_item ->> 'set', relation := (v_item ->> 'table')::regclass,
             synchronize_data := false,
             columns := (SELECT pg_catalog.array_agg(a.name)
@@ -3339,7 +3489,8 @@ BEGIN
             row_filter := v_item ->> 'filter', include_partitions := false);
     END LOOP;
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
-                   WHERE w.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
+                   WHERE w.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
         PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
     END LOOP;
 END
@@ -3347,8 +3498,8 @@ $do$$sql$,
     zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.mirror_sets IS
-'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets it adds what
-is missing and takes out what is there beyond it. Harmless when repeated.';
+'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
+it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
 REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
 
 
@@ -3357,11 +3508,13 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
-    'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active,
+    'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active',
+        r.active,
                           'known', EXISTS (
                               -- The name is known but for the database name of the subscriber in its middle.
                               SELECT FROM pg_catalog.unnest(%1$s) AS u(name)
-                               CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text, 6) AS t(tail)
+                               CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text,
+                                   6) AS t(tail)
                                WHERE pg_catalog.right(r.slot_name, pg_catalog.length(t.tail)) = t.tail),
                           'held', pg_catalog.pg_current_wal_lsn() - r.restart_lsn,
                           'lag', greatest(pg_catalog.pg_current_wal_lsn() - r.confirmed_flush_lsn, 0)))
@@ -3369,26 +3522,32 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
                         CROSS JOIN (spock.local_node AS l JOIN spock.node AS me ON me.node_id = l.node_id)
                         WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
                           AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
-    -- Origins are the server's: those of this database have its name in front, which may be how that of another one begins.
-    'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain', d.others = 0))
+    -- Origins are the server's. Those of this database have its name in front, which may be how that of another begins.
+    'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain',
+        d.others = 0))
                            FROM pg_catalog.pg_replication_origin AS o
                           CROSS JOIN LATERAL (
-                                SELECT pg_catalog.count(*) FILTER (WHERE b.datname = pg_catalog.current_database()) AS own,
-                                       pg_catalog.count(*) FILTER (WHERE b.datname <> pg_catalog.current_database()) AS others
+                                SELECT pg_catalog.count(*) FILTER (
+                                           WHERE b.datname = pg_catalog.current_database()) AS own,
+                                       pg_catalog.count(*) FILTER (
+                                           WHERE b.datname <> pg_catalog.current_database()) AS others
                                   FROM pg_catalog.pg_database AS b
-                                 WHERE pg_catalog.starts_with(o.roname, pg_catalog.regexp_replace(spock.spock_gen_slot_name(b.datname, 'x', 'x')::text, 'x_x$', ''))) AS d
+                                 WHERE pg_catalog.starts_with(o.roname,
+                                     pg_catalog.regexp_replace(spock.spock_gen_slot_name(b.datname, 'x', 'x')::text,
+                                     'x_x$', ''))) AS d
                           WHERE d.own = 1), '[]'),
     'strangers', coalesce((SELECT pg_catalog.jsonb_agg(n.node_name) FROM spock.node AS n
                             WHERE NOT EXISTS (SELECT FROM spock.local_node AS l WHERE l.node_id = n.node_id)
-                              AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
+                              AND NOT EXISTS (SELECT FROM spock.subscription AS s
+                                  WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
     'interfaces', coalesce((SELECT pg_catalog.jsonb_agg(i.if_name) FROM spock.node_interface AS i
                              WHERE NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)), '[]')
 ) AS traces$sql$,
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
-'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they
-hold, origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
+'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they hold,
+origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
 members receive from it: of a slot with the name for one of them it is known whose it is.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
@@ -3404,7 +3563,8 @@ unreached AS (
     SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
 SELECT t.key, 'slot', s.item ->> 'name',
        pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
-       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'), (s.item ->> 'known')::boolean
+       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'),
+           (s.item ->> 'known')::boolean
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
  WHERE NOT (s.item ->> 'active')::boolean
@@ -3412,43 +3572,50 @@ SELECT t.key, 'slot', s.item ->> 'name',
    AND NOT EXISTS (SELECT FROM unreached)
 UNION ALL
 SELECT subs.node, 'subscription', subs.name,
-       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider
+       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT
+           FROM subs.provider
             THEN 'its provider is no node of that name any more' ELSE 'its provider has no slot for it' END,
        pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
   FROM subs
  WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
    AND (p_traces ? subs.provider OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider)
-   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item) WHERE s.item ->> 'name' = subs.slot)
+   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item)
+       WHERE s.item ->> 'name' = subs.slot)
 UNION ALL
-SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it' ELSE 'no subscription uses it, but another database of this server may' END,
+SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it'
+    ELSE 'no subscription uses it, but another database of this server may' END,
        pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), o.certain
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(t.value -> 'origins') AS o(name text, certain boolean)
  WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
 UNION ALL
-SELECT t.key, 'node', n.name, 'no subscription leads to it or from it', pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
+SELECT t.key, 'node', n.name, 'no subscription leads to it or from it',
+    pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
 UNION ALL
-SELECT t.key, 'interface', i.name, 'its node does not exist', pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
+SELECT t.key, 'interface', i.name, 'its node does not exist',
+    pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L'
+        ' AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_orphans IS
-'Finds, in what zodan.gather_facts and zodan.trace_facts gave, what nobody uses: slots that no member''s
-subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that
-node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to
-be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between members: one
-outside the cluster, or one that is still to join, may be going to stream from it; and for an origin
-that may be another database''s (design 6).';
+'Finds, in what zodan.gather_facts and zodan.trace_facts gave, what nobody uses: slots that no member''s subscription
+streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that node or has
+no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to be run on
+that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an orphan, for it may
+be the one that uses it. certain is false for a slot that has the name of no stream between members: one outside the
+cluster, or one that is still to join, may be going to stream from it; and for an origin that may be another
+database''s.';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_origin(p_origin text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %1$s$sql$,
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped
+    FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %1$s$sql$,
     zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_origin IS
@@ -3463,15 +3630,16 @@ CREATE FUNCTION zodan.find_traces(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts
-and traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (design 6). */
+/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts and
+traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
     v_new jsonb;
 BEGIN
-    v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given', zodan.format_dsn(zodan.parse_dsn(p_dsn))), c_purpose);
+    v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given',
+        zodan.format_dsn(zodan.parse_dsn(p_dsn))), c_purpose);
     IF v_first #> '{the node given,error}' IS NOT NULL THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
@@ -3499,24 +3667,26 @@ BEGIN
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
     SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
       FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, zodan.trace_facts(ARRAY(
-                         SELECT zodan.subscription_name(k.node, o.node) FROM pg_catalog.jsonb_object_keys(p_facts) AS o(node) WHERE o.node <> k.node)))
-                                                     FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)), p_dsns)) AS r(key, value);
+                         SELECT zodan.subscription_name(k.node, o.node)
+                             FROM pg_catalog.jsonb_object_keys(p_facts) AS o(node) WHERE o.node <> k.node)))
+                                                     FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)),
+                                                         p_dsns)) AS r(key, value);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_traces IS
-'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts
-and traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (design 6).';
+'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts and
+traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
 CREATE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
-gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its join: only
-you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6). */
+/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and gives
+a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
+certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its
+join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
     v_unreached text;
@@ -3528,16 +3698,18 @@ BEGIN
     SELECT pg_catalog.string_agg(f.key, ', ') INTO v_unreached
       FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error';
     IF v_unreached IS NOT NULL THEN
-        RAISE WARNING 'could not be reached, and was passed over: %', v_unreached USING HINT = 'Scan again once it is back.';
+        RAISE WARNING 'could not be reached, and was passed over: %', v_unreached
+            USING HINT = 'Scan again once it is back.';
     END IF;
-    RETURN QUERY SELECT o.* FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o ORDER BY o.node, o.kind, o.name;
+    RETURN QUERY SELECT o.* FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o ORDER BY o.node, o.kind,
+        o.name;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
-'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
-gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its join: only
-you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6).';
+'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and gives
+a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
+certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its
+join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
 CREATE PROCEDURE zodan.mend(
@@ -3547,10 +3719,10 @@ CREATE PROCEDURE zodan.mend(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this cluster is left alone and warned
-of, unless p_all is given. Errors: those of zodan.rescan,
-ZD110 another operation is under way, ZD2nn a step failed (design 6). */
+/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the cluster
+reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this
+cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another operation is
+under way, ZD2nn a step failed. */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
@@ -3564,12 +3736,14 @@ BEGIN
     PERFORM zodan.lock_members(v_found.p_dsns);
     SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
     SELECT pg_catalog.array_agg(zodan.make_step(
-               CASE o.kind WHEN 'subscription' THEN 'subscriptions' WHEN 'slot' THEN 'slots' WHEN 'origin' THEN 'slots' ELSE 'nodes' END, o.node,
+               CASE o.kind WHEN 'subscription' THEN 'subscriptions' WHEN 'slot' THEN 'slots' WHEN 'origin' THEN 'slots'
+                   ELSE 'nodes' END, o.node,
                pg_catalog.format('%s %s on %s: %s', o.kind, o.name, o.node, o.reason),
                CASE o.kind WHEN 'origin' THEN zodan.drop_origin(o.name)
                            WHEN 'node' THEN zodan.forget_node(o.name) ELSE o.statement END))
                FILTER (WHERE o.certain OR p_all),
-           pg_catalog.string_agg(pg_catalog.format('%s on %s', o.name, o.node), ', ') FILTER (WHERE NOT (o.certain OR p_all))
+           pg_catalog.string_agg(pg_catalog.format('%s on %s', o.name, o.node), ', ')
+               FILTER (WHERE NOT (o.certain OR p_all))
       INTO v_steps, v_left
       FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o;
     IF v_left IS NOT NULL THEN
@@ -3582,7 +3756,8 @@ BEGIN
         RETURN;
     END IF;
     v_operation := zodan.start_operation('mend', 'cluster', '{}', v_found.p_dsns,
-        (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps, '{subscriptions,slots,nodes}') AS n));
+        (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
+            '{subscriptions,slots,nodes}') AS n));
     COMMIT;
     CALL zodan.run_operation(v_operation, v_found.p_dsns, p_verbose, v_failure);
     PERFORM zodan.raise_failure(v_failure);
@@ -3591,20 +3766,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
-'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this cluster is left alone and warned
-of, unless p_all is given. Errors: those of zodan.rescan,
-ZD110 another operation is under way, ZD2nn a step failed (design 6).';
+'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the cluster
+reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this
+cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another operation is
+under way, ZD2nn a step failed.';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 
 CREATE FUNCTION zodan.topology(p_dsn text)
 RETURNS TABLE (provider text, subscriber text, subscription text, status text, active boolean, lag_bytes numeric)
 LANGUAGE plpgsql
 AS $zodan$
-/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with
-its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
+/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with its
+status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
 subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1). */
+reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
 BEGIN
@@ -3618,21 +3793,23 @@ BEGIN
           FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
          CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
           LEFT JOIN LATERAL (
-            SELECT x.slot FROM pg_catalog.jsonb_array_elements(v_found.p_traces #> ARRAY[s.item ->> 'provider', 'slots']) AS x(slot)
+            SELECT x.slot FROM pg_catalog.jsonb_array_elements(v_found.p_traces #> ARRAY[s.item ->> 'provider',
+                'slots']) AS x(slot)
              WHERE x.slot ->> 'name' = s.item ->> 'slot') AS t ON true
         UNION ALL
         SELECT f.key, NULL, NULL, CASE WHEN f.value ? 'error' THEN 'unreachable' ELSE 'alone' END, NULL, NULL
           FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
          WHERE f.value ? 'error' OR (f.value #> '{spock,subscriptions}' = '[]' AND NOT pg_catalog.jsonb_path_exists(
-               v_found.p_facts, '$.*.spock.subscriptions[*] ? (@.provider == $node)', pg_catalog.jsonb_build_object('node', f.key)))
+               v_found.p_facts, '$.*.spock.subscriptions[*] ? (@.provider == $node)',
+                   pg_catalog.jsonb_build_object('node', f.key)))
          ORDER BY 1, 2;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.topology IS
-'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with
-its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
+'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with its
+status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
 subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1).';
+reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
 
 
@@ -3641,45 +3818,66 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$SELECT pg_catalog.jsonb_build_object(
-    -- What Spock's workers begin with: this session has set some for itself, and its connection string may have set others.
-    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, CASE WHEN s.source IN ('client', 'session') AND s.context IN ('user', 'superuser') THEN coalesce(
+    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, CASE WHEN s.source IN ('client', 'session')
+        AND s.context IN ('user', 'superuser') THEN coalesce(
                             (SELECT pg_catalog.substr(c.setting, pg_catalog.length(s.name) + 2)
-                               FROM pg_catalog.pg_db_role_setting AS d CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) AS c(setting)
+                               FROM pg_catalog.pg_db_role_setting AS d
+                                   CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) AS c(setting)
                               WHERE pg_catalog.starts_with(c.setting, s.name || '=')
-                                AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b WHERE b.datname = pg_catalog.current_database()))
-                                AND d.setrole IN (0, (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = session_user))
+                                AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b
+                                    WHERE b.datname = pg_catalog.current_database()))
+                                AND d.setrole IN (0, (SELECT r.oid FROM pg_catalog.pg_roles AS r
+                                    WHERE r.rolname = session_user))
                               ORDER BY d.setrole DESC, d.setdatabase DESC LIMIT 1),
-                            (SELECT f.setting FROM pg_catalog.pg_file_settings AS f WHERE f.name = s.name AND f.applied ORDER BY f.seqno DESC LIMIT 1),
+                            (SELECT f.setting FROM pg_catalog.pg_file_settings AS f WHERE f.name = s.name AND f.applied
+                                ORDER BY f.seqno DESC LIMIT 1),
                             s.boot_val) ELSE s.reset_val END) FROM pg_catalog.pg_settings AS s
-                  WHERE s.name ~ '^(spock|pglogical|snowflake)\.' OR s.name IN ('shared_preload_libraries', 'max_connections', 'max_locks_per_transaction', 'max_prepared_transactions',
-                      'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'max_active_replication_origins', 'max_replication_slots', 'data_directory',
+                  WHERE s.name ~ '^(spock|pglogical|snowflake)\.'
+                      OR s.name IN ('shared_preload_libraries', 'max_connections', 'max_locks_per_transaction',
+                      'max_prepared_transactions',
+                      'max_slot_wal_keep_size', 'idle_replication_slot_timeout', 'max_active_replication_origins',
+                          'max_replication_slots', 'data_directory',
                       'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
-                      'default_transaction_read_only', 'client_encoding', 'lc_monetary', 'xmloption', 'default_transaction_isolation')),
+                      'default_transaction_read_only', 'client_encoding', 'lc_monetary', 'xmloption',
+                          'default_transaction_isolation')),
     'converts', (SELECT s.reset_val <> 'SQL_ASCII' AND pg_catalog.pg_char_to_encoding(s.reset_val) <> d.encoding
-                   FROM pg_catalog.pg_settings AS s CROSS JOIN pg_catalog.pg_database AS d WHERE s.name = 'client_encoding' AND d.datname = pg_catalog.current_database()),
+                   FROM pg_catalog.pg_settings AS s CROSS JOIN pg_catalog.pg_database AS d
+                       WHERE s.name = 'client_encoding' AND d.datname = pg_catalog.current_database()),
     -- With its unit, as SHOW gives it.
     'pause', pg_catalog.current_setting('spock.pause_timeout', true),
     'library', (SELECT pg_catalog.regexp_replace(p.probin, '^.*/|\.so$', '', 'g') FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('spock') AND p.probin IS NOT NULL LIMIT 1),
-    'encoding', (SELECT pg_catalog.pg_encoding_to_char(d.encoding) FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()),
-    'locale', (SELECT pg_catalog.jsonb_build_object('is', pg_catalog.concat_ws(' ', d.datlocprovider, d.datcollate, d.datctype,
+    'encoding', (SELECT pg_catalog.pg_encoding_to_char(d.encoding) FROM pg_catalog.pg_database AS d
+        WHERE d.datname = pg_catalog.current_database()),
+    'locale', (SELECT pg_catalog.jsonb_build_object('is', pg_catalog.concat_ws(' ', d.datlocprovider, d.datcollate,
+        d.datctype,
                           coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale')),
                       'recorded', d.datcollversion, 'actual', pg_catalog.pg_database_collation_actual_version(d.oid))
                  FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()),
-    'database_settings', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', CASE WHEN s.setrole <> 0 THEN s.setrole::regrole::text WHEN s.setdatabase = 0 THEN 'all roles:' END, c.setting)
+    'database_settings', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', CASE WHEN s.setrole <> 0
+        THEN s.setrole::regrole::text WHEN s.setdatabase = 0 THEN 'all roles:' END, c.setting)
                                 ORDER BY s.setdatabase = 0, s.setrole::regrole::text, c.setting), '[]')
-                            FROM pg_catalog.pg_db_role_setting AS s CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS c(setting)
-                           WHERE (s.setdatabase, s.setrole) = (0, 0) OR s.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
-    'clients', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'client backend'),
+                            FROM pg_catalog.pg_db_role_setting AS s
+                                CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS c(setting)
+                           WHERE (s.setdatabase, s.setrole) = (0, 0)
+                               OR s.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                               WHERE d.datname = pg_catalog.current_database())),
+    'clients', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
+        WHERE a.backend_type = 'client backend'),
     'origins', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_origin_status AS o),
     'size', pg_catalog.pg_database_size(pg_catalog.current_database()),
-    'wal_rate', (SELECT w.wal_bytes / greatest(extract(epoch FROM pg_catalog.now() - coalesce(w.stats_reset, pg_catalog.pg_postmaster_start_time())), 1) FROM pg_catalog.pg_stat_wal AS w),
-    'transactions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('pid %s (%s) for %s s', a.pid, a.usename, extract(epoch FROM pg_catalog.now() - a.xact_start)::int)), '[]')
+    'wal_rate', (SELECT w.wal_bytes / greatest(extract(epoch FROM pg_catalog.now() - coalesce(w.stats_reset,
+        pg_catalog.pg_postmaster_start_time())), 1) FROM pg_catalog.pg_stat_wal AS w),
+    'transactions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('pid %s (%s) for %s s', a.pid, a.usename,
+        extract(epoch FROM pg_catalog.now() - a.xact_start)::int)), '[]')
                        FROM pg_catalog.pg_stat_activity AS a
-                      WHERE a.backend_xid IS NOT NULL AND a.xact_start < pg_catalog.now() - pg_catalog.make_interval(secs => 60)),
-    'prepared', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s in database %s', x.gid, x.database)), '[]') FROM pg_catalog.pg_prepared_xacts AS x
+                      WHERE a.backend_xid IS NOT NULL
+                          AND a.xact_start < pg_catalog.now() - pg_catalog.make_interval(secs => 60)),
+    'prepared', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s in database %s', x.gid, x.database)), '[]')
+        FROM pg_catalog.pg_prepared_xacts AS x
                   WHERE x.prepared < pg_catalog.now() - pg_catalog.make_interval(secs => 5)),
-    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active, 'status', r.wal_status,
+    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active',
+        r.active, 'status', r.wal_status,
                          'here', r.database IS NOT DISTINCT FROM pg_catalog.current_database(),
                          'held', w.place - r.restart_lsn, 'lag', w.place - r.confirmed_flush_lsn)), '[]')
                 FROM pg_catalog.pg_replication_slots AS r
@@ -3689,18 +3887,22 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'tablespaces', (SELECT pg_catalog.jsonb_agg(t.spcname) FROM pg_catalog.pg_tablespace AS t),
     'role_attributes', (SELECT coalesce(pg_catalog.jsonb_object_agg(r.rolname, pg_catalog.concat_ws(' ',
                             CASE WHEN r.rolsuper THEN 'superuser' END, CASE WHEN r.rolcanlogin THEN 'login' END,
-                            CASE WHEN r.rolreplication THEN 'replication' END, CASE WHEN r.rolcreatedb THEN 'createdb' END,
-                            CASE WHEN r.rolcreaterole THEN 'createrole' END, CASE WHEN r.rolbypassrls THEN 'bypassrls' END,
-                            (SELECT 'in ' || pg_catalog.string_agg(m.roleid::regrole::text, ', ' ORDER BY m.roleid::regrole::text)
+                            CASE WHEN r.rolreplication THEN 'replication' END, CASE WHEN r.rolcreatedb
+                                THEN 'createdb' END,
+                            CASE WHEN r.rolcreaterole THEN 'createrole' END, CASE WHEN r.rolbypassrls
+                                THEN 'bypassrls' END,
+                            (SELECT 'in ' || pg_catalog.string_agg(m.roleid::regrole::text, ', '
+                                ORDER BY m.roleid::regrole::text)
                                FROM pg_catalog.pg_auth_members AS m WHERE m.member = r.oid))), '{}')
                           FROM pg_catalog.pg_roles AS r WHERE r.rolname !~ '^pg_'),
-    'versions', (SELECT pg_catalog.jsonb_object_agg(e.name, coalesce(e.installed_version, e.default_version)) FROM pg_catalog.pg_available_extensions AS e)
+    'versions', (SELECT pg_catalog.jsonb_object_agg(e.name, coalesce(e.installed_version, e.default_version))
+        FROM pg_catalog.pg_available_extensions AS e)
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.host_facts IS
 'The query that reads from a server what only the health check looks at: settings as a new session gets them,
-locale, connections, origins, long and prepared transactions, slots, WAL written, roles, extensions on offer. It gives one
-row, facts, an object, and names nothing of Spock.';
+locale, connections, origins, long and prepared transactions, slots, WAL written, roles, extensions on offer. It gives
+one row, facts, an object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.host_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.table_facts()
@@ -3709,19 +3911,24 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$WITH spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
-     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')),
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor',
+         'snowflake')),
 owned AS MATERIALIZED (
     SELECT d.classid, d.objid FROM pg_catalog.pg_depend AS d WHERE d.deptype = 'e'),
 tables AS MATERIALIZED (
-    SELECT c.oid, c.relkind, c.relreplident, c.relpersistence, c.reltuples, pg_catalog.format('%I.%I', s.nspname, c.relname) AS name,
-           (SELECT pg_catalog.format('%I.%I', rs.nspname, rc.relname) FROM pg_catalog.pg_class AS rc JOIN spaces AS rs ON rs.oid = rc.relnamespace
+    SELECT c.oid, c.relkind, c.relreplident, c.relpersistence, c.reltuples,
+        pg_catalog.format('%I.%I', s.nspname, c.relname) AS name,
+           (SELECT pg_catalog.format('%I.%I', rs.nspname, rc.relname) FROM pg_catalog.pg_class AS rc JOIN spaces AS rs
+               ON rs.oid = rc.relnamespace
              WHERE c.relispartition AND rc.oid = pg_catalog.pg_partition_root(c.oid)) AS root
       FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
        AND NOT EXISTS (SELECT FROM owned AS o WHERE o.classid = 'pg_catalog.pg_class'::regclass AND o.objid = c.oid))
 SELECT pg_catalog.jsonb_build_object(
-    'tables', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.root), '{}') FROM tables AS t WHERE t.relkind = 'r' AND t.relpersistence = 'p'),
-    'rows', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.reltuples), '{}') FROM tables AS t WHERE t.relkind = 'r' AND t.relpersistence = 'p'),
+    'tables', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.root), '{}') FROM tables AS t
+        WHERE t.relkind = 'r' AND t.relpersistence = 'p'),
+    'rows', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.reltuples), '{}') FROM tables AS t
+        WHERE t.relkind = 'r' AND t.relpersistence = 'p'),
     'small', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
                WHERE t.relkind = 'r' AND t.relpersistence = 'p' AND t.reltuples <= 10000
                  AND pg_catalog.pg_relation_size(t.oid) < 10000 * 1024),
@@ -3731,37 +3938,48 @@ SELECT pg_catalog.jsonb_build_object(
                      WHERE i.indrelid = t.oid AND i.indisvalid AND i.indimmediate
                        AND (t.relreplident = 'd' AND i.indisprimary OR t.relreplident = 'i' AND i.indisreplident))),
     'types', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT y.typname), '[]')
-                FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid JOIN pg_catalog.pg_type AS y ON a.atttypid IN (y.oid, y.typarray)
+                FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid JOIN pg_catalog.pg_type AS y
+                    ON a.atttypid IN (y.oid, y.typarray)
                WHERE a.attnum > 0 AND y.typname IN ('money', 'xml') AND y.oid < 16384),
     'needed', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.name, n.columns), '{}')
-                 FROM (SELECT t.name, pg_catalog.array_agg(a.attname) AS columns FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
-                        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+                 FROM (SELECT t.name, pg_catalog.array_agg(a.attname) AS columns FROM tables AS t
+                     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
+                        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef
+                            AND a.attidentity = ''
                         GROUP BY t.name) AS n),
     'deferrable', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, k.conname)), '[]')
-                     FROM tables AS t JOIN pg_catalog.pg_constraint AS k ON k.conrelid = t.oid WHERE k.contype IN ('p', 'u') AND k.condeferrable),
+                     FROM tables AS t JOIN pg_catalog.pg_constraint AS k ON k.conrelid = t.oid
+                         WHERE k.contype IN ('p', 'u') AND k.condeferrable),
     'several_unique', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
-                        WHERE (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index AS i WHERE i.indrelid = t.oid AND i.indisunique) > 1),
+                        WHERE (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index AS i WHERE i.indrelid = t.oid
+                            AND i.indisunique) > 1),
     'triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, g.tgname)), '[]')
-                   FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
+                   FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
+                       WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
     'tablespaces', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT p.spcname), '[]')
-                      FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace JOIN pg_catalog.pg_tablespace AS p ON p.oid = c.reltablespace),
+                      FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
+                          JOIN pg_catalog.pg_tablespace AS p ON p.oid = c.reltablespace),
     -- What one restore locks in its transaction: relations, and the TOAST tables of some, which have an index.
-    'lockable', (SELECT pg_catalog.count(*) + 2 * pg_catalog.count(nullif(c.reltoastrelid, 0)) FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace),
+    'lockable', (SELECT pg_catalog.count(*) + 2 * pg_catalog.count(nullif(c.reltoastrelid, 0))
+        FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace),
     'large_objects', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata AS l),
     'lolor_bytes', pg_catalog.pg_relation_size(pg_catalog.to_regclass('lolor.pg_largeobject')),
     'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(u.subname), '[]') FROM pg_catalog.pg_subscription AS u
-                       WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
-    'sequences', (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), pg_catalog.jsonb_build_object(
+                       WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                           WHERE d.datname = pg_catalog.current_database())),
+    'sequences', (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename),
+        pg_catalog.jsonb_build_object(
                              'last', q.last_value, 'step', q.increment_by, 'snowflake', EXISTS (
-                                 SELECT FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_attrdef AS f ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+                                 SELECT FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_attrdef AS f
+                                     ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
                                   WHERE d.refobjid = pg_catalog.format('%I.%I', q.schemaname, q.sequencename)::regclass
                                     AND pg_catalog.pg_get_expr(f.adbin, f.adrelid) ~ 'snowflake\.nextval'))), '{}')
                     FROM pg_catalog.pg_sequences AS q WHERE q.schemaname IN (SELECT s.nspname FROM spaces AS s))
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.table_facts IS
-'The query that reads what of a database''s tables, sequences and other objects replication has to do with:
-names only, and only of what belongs to no extension. It gives one row, facts, an object, and names nothing of Spock.';
+'The query that reads what of a database''s tables, sequences and other objects replication has to do with: names
+only, and only of what belongs to no extension. It gives one row, facts, an object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.table_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.stream_facts(p_sets text[])
@@ -3771,7 +3989,7 @@ AS $zodan$
 SELECT pg_catalog.format($sql$SELECT (SELECT w.sets FROM (
 WITH sets AS MATERIALIZED (
     SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE %1$s = '{}' OR r.set_name::text = ANY (%1$s))
+     WHERE r.set_name::text = ANY (%1$s) OR %1$s = '{}')
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
@@ -3779,7 +3997,8 @@ SELECT pg_catalog.jsonb_build_object(
               FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
                 'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
               JOIN sets AS r ON r.set_id = t.set_id
@@ -3790,29 +4009,34 @@ SELECT pg_catalog.jsonb_build_object(
               FROM spock.replication_set_seq AS q
               JOIN sets AS r ON r.set_id = q.set_id
               JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w) || pg_catalog.jsonb_build_object(
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w)
+       || pg_catalog.jsonb_build_object(
     'exceptions', (SELECT coalesce(pg_catalog.jsonb_agg(x.what), '[]')
-                     FROM (SELECT pg_catalog.format('%%s on %%s, %%s times', coalesce(e.operation, 'a change'), coalesce(nullif(pg_catalog.concat_ws('.', e.table_schema, e.table_name), ''), 'no table'), pg_catalog.count(*)) AS what
-                             FROM spock.exception_log AS e WHERE e.retry_errored_at > pg_catalog.now() - pg_catalog.make_interval(days => 1)
+                     FROM (SELECT pg_catalog.format('%%s on %%s, %%s times', coalesce(e.operation, 'a change'),
+                         coalesce(nullif(pg_catalog.concat_ws('.', e.table_schema, e.table_name), ''), 'no table'),
+                         pg_catalog.count(*)) AS what
+                             FROM spock.exception_log AS e
+                            WHERE e.retry_errored_at > pg_catalog.now() - interval '1 days'
                             GROUP BY e.operation, e.table_schema, e.table_name) AS x)
 ) AS facts$sql$,
     zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.stream_facts IS
-'Reads from a database with Spock what the health check examines beyond zodan.spock_facts: its replication sets (p_sets; all
-where that is empty) with tables and sequences, and the tables with exceptions of late. It returns one row: facts, an object.';
+'Reads from a database with Spock what the health check examines beyond zodan.spock_facts: its replication sets
+(p_sets; all where that is empty) with tables and sequences, and the tables with exceptions of late. It returns one
+row: facts, an object.';
 REVOKE ALL ON FUNCTION zodan.stream_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.row_facts(p_counts text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, c.rows), '{}') AS facts FROM (%1$s) AS c$sql$,
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, c.rows), '{}') AS facts FROM %1$s AS c$sql$,
     p_counts)
 $zodan$;
 COMMENT ON FUNCTION zodan.row_facts IS
-'Counts the rows of tables. p_counts is a query for each of them with the columns name and rows, joined by UNION ALL. It returns
-one row: facts, an object of table and number.';
+'Counts the rows of tables. p_counts is a query, in parentheses, with the columns name and rows: one for each table,
+joined by UNION ALL. It returns one row: facts, an object of table and number.';
 REVOKE ALL ON FUNCTION zodan.row_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.copy_facts()
@@ -3830,9 +4054,9 @@ SELECT $sql$SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size
   JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid AND c.relkind = 'r'$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_facts IS
-'The query that reads, on the source, how much a copy of its replication sets will bring: tables, those that
-have rows, and bytes, the size of their main files, TOAST included; bytes is NULL where a row filter or a column list leaves out nobody knows how
-much. It gives one row.';
+'The query that reads, on the source, how much a copy of its replication sets will bring: tables, those that have
+rows, and bytes, the size of their main files, TOAST included; bytes is NULL where a row filter or a column list
+leaves out nobody knows how much. It gives one row.';
 REVOKE ALL ON FUNCTION zodan.copy_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_user_objects()
@@ -3840,25 +4064,34 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$SELECT o.classid, o.objid, i.type, i.identity, o.rank
-  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
+      FROM pg_catalog.pg_event_trigger AS a
         UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
-                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                       WHERE d.datname = pg_catalog.current_database())
         UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
-        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
         UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
-        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t
+            WHERE t.typtype <> 'm'
         UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
         UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
         UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
-        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
-        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
-        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4
+            FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4
+            FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4
+            FROM pg_catalog.pg_statistic_ext AS s
         UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
         UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
         UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
-        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4
+            FROM pg_catalog.pg_ts_template AS m
         UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
-        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4
+            FROM pg_catalog.pg_foreign_data_wrapper AS w
         UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
         UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
         UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
@@ -3866,7 +4099,8 @@ SELECT $sql$SELECT o.classid, o.objid, i.type, i.identity, o.rank
         UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
         UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
         UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
-        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4
+            FROM pg_catalog.pg_largeobject_metadata AS lo
         UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
                    WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
@@ -3875,11 +4109,12 @@ SELECT $sql$SELECT o.classid, o.objid, i.type, i.identity, o.rank
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
-                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))$sql$
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
+                          AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.list_user_objects IS
-'Lists the objects of a database that a rollback of a copy may drop: see zodan.drop_copied. It returns class, oid, type and
-identity, and rank, the order in which they go.';
+'Lists the objects of a database that a rollback of a copy may drop: see zodan.drop_copied. It returns class, oid,
+type and identity, and rank, the order in which they go.';
 REVOKE ALL ON FUNCTION zodan.list_user_objects FROM PUBLIC;
 
 CREATE FUNCTION zodan.object_facts()
@@ -3888,25 +4123,34 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.type, u.identity)), '[]') AS facts
   FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
-  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
+      FROM pg_catalog.pg_event_trigger AS a
         UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
-                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                       WHERE d.datname = pg_catalog.current_database())
         UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
-        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
         UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
-        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t
+            WHERE t.typtype <> 'm'
         UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
         UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
         UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
-        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
-        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
-        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4
+            FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4
+            FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4
+            FROM pg_catalog.pg_statistic_ext AS s
         UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
         UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
         UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
-        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4
+            FROM pg_catalog.pg_ts_template AS m
         UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
-        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4
+            FROM pg_catalog.pg_foreign_data_wrapper AS w
         UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
         UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
         UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
@@ -3914,7 +4158,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.typ
         UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
         UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
         UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
-        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4
+            FROM pg_catalog.pg_largeobject_metadata AS lo
         UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
                    WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
@@ -3923,12 +4168,15 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.typ
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
-                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
- WHERE u.type NOT IN ('extension', 'language', 'default acl', 'large object') AND NOT (u.type = 'schema' AND u.identity = 'public')$sql$
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
+                          AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
+ WHERE u.type NOT IN ('extension', 'language', 'default acl', 'large object')
+     AND NOT (u.type = 'schema' AND u.identity = 'public')$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.object_facts IS
-'The query that lists what a database has that a copy may be about to create: type and identity of every object of its own, of
-whatever kind, but for those that a copy creates where they are missing only. It gives one row, facts, an array.';
+'The query that lists what a database has that a copy may be about to create: type and identity of every object of
+its own, of whatever kind, but for those that a copy creates where they are missing only. It gives one row, facts, an
+array.';
 REVOKE ALL ON FUNCTION zodan.object_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.structure_facts(p_objects text)
@@ -3937,25 +4185,34 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$WITH objects AS MATERIALIZED (
 SELECT o.classid, o.objid, i.type, i.identity, o.rank
-  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
+      FROM pg_catalog.pg_event_trigger AS a
         UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
-                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                       WHERE d.datname = pg_catalog.current_database())
         UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
-        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
         UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
-        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t
+            WHERE t.typtype <> 'm'
         UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
         UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
         UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
-        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
-        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
-        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4
+            FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4
+            FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4
+            FROM pg_catalog.pg_statistic_ext AS s
         UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
         UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
         UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
-        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4
+            FROM pg_catalog.pg_ts_template AS m
         UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
-        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4
+            FROM pg_catalog.pg_foreign_data_wrapper AS w
         UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
         UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
         UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
@@ -3963,7 +4220,8 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
         UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
         UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
         UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
-        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4
+            FROM pg_catalog.pg_largeobject_metadata AS lo
         UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
                    WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
@@ -3972,54 +4230,74 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
-                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))),
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
+                          AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))),
 spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
      WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan')),
 -- Functions of users, with what they are used in: an index, a check, a generated column.
 used AS MATERIALIZED (
-    SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.prosrc, p.proconfig, d.classid, coalesce(k.contype::text, 'i') AS kind
+    SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.prosrc, p.proconfig, d.classid,
+        coalesce(k.contype::text, 'i') AS kind
       FROM pg_catalog.pg_depend AS d
       JOIN pg_catalog.pg_proc AS p ON d.refclassid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.refobjid
       JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
       LEFT JOIN pg_catalog.pg_constraint AS k ON d.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = d.objid
       LEFT JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid
      WHERE (k.contype = 'c' OR c.relkind IN ('i', 'I')) AND p.oid >= 16384
-       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid = 'pg_catalog.pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e'))
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid = 'pg_catalog.pg_proc'::regclass
+           AND e.objid = p.oid AND e.deptype = 'e'))
 SELECT pg_catalog.jsonb_build_object(
-    'same', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', o.type, o.identity)), '[]') FROM objects AS o
-              WHERE pg_catalog.concat_ws(' ', o.type, o.identity) IN (SELECT x.name FROM pg_catalog.jsonb_array_elements_text(%1$s::jsonb) AS x(name))),
-    'extensions', (SELECT coalesce(pg_catalog.jsonb_object_agg(e.extname, pg_catalog.jsonb_build_object('schema', n.nspname,
-                              'made', NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS o WHERE o.classid = 'pg_catalog.pg_namespace'::regclass AND o.objid = n.oid AND o.deptype = 'e'), 'used', EXISTS (
+    'same', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', o.type, o.identity)), '[]')
+        FROM objects AS o
+              WHERE pg_catalog.concat_ws(' ', o.type, o.identity) IN (SELECT x.name
+                  FROM pg_catalog.jsonb_array_elements_text(%1$s::jsonb) AS x(name))),
+    'extensions', (SELECT coalesce(pg_catalog.jsonb_object_agg(e.extname,
+        pg_catalog.jsonb_build_object('schema', n.nspname,
+                              'made', NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS o
+                                  WHERE o.classid = 'pg_catalog.pg_namespace'::regclass AND o.objid = n.oid
+                                  AND o.deptype = 'e'), 'used', EXISTS (
                               SELECT FROM pg_catalog.pg_depend AS m
                                 JOIN pg_catalog.pg_depend AS d ON (d.refclassid, d.refobjid) = (m.classid, m.objid)
-                               WHERE m.refclassid = 'pg_catalog.pg_extension'::regclass AND m.refobjid = e.oid AND m.deptype = 'e'
+                               WHERE m.refclassid = 'pg_catalog.pg_extension'::regclass AND m.refobjid = e.oid
+                                   AND m.deptype = 'e'
                                  -- Not a member itself, nor a part of one.
-                                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS i WHERE (i.classid, i.objid) = (d.classid, d.objid) AND (i.deptype = 'e' OR i.deptype = 'i' AND EXISTS (
-                                         SELECT FROM pg_catalog.pg_depend AS w WHERE (w.classid, w.objid) = (i.refclassid, i.refobjid) AND w.deptype = 'e')))))), '{}')
+                                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS i
+                                     WHERE (i.classid, i.objid) = (d.classid, d.objid)
+                                     AND (i.deptype = 'e' OR i.deptype = 'i' AND EXISTS (
+                                         SELECT FROM pg_catalog.pg_depend AS w
+                                             WHERE (w.classid, w.objid) = (i.refclassid, i.refobjid)
+                                             AND w.deptype = 'e')))))), '{}')
                      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace),
     'holding', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname)), '[]')
                   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                  JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                  JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                      AND d.deptype = 'e'
                   JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
-                 WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor') AND pg_catalog.pg_relation_size(c.oid) > 0),
+                 WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor')
+                     AND pg_catalog.pg_relation_size(c.oid) > 0),
     'public', pg_catalog.to_regnamespace('public') IS NOT NULL,
-    'in_public', EXISTS (SELECT FROM objects AS o WHERE o.type <> 'schema' AND pg_catalog.starts_with(o.identity, 'public.')),
+    'in_public', EXISTS (SELECT FROM objects AS o WHERE o.type <> 'schema'
+        AND pg_catalog.starts_with(o.identity, 'public.')),
     'generated', (SELECT coalesce(pg_catalog.jsonb_object_agg(g.name, g.columns), '{}')
-                    FROM (SELECT pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name, pg_catalog.array_agg(a.attname) AS columns
-                            FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
-                           WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> '' GROUP BY s.nspname, c.relname) AS g),
+                    FROM (SELECT pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name,
+                        pg_catalog.array_agg(a.attname) AS columns
+                            FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
+                                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
+                           WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+                               AND a.attgenerated <> '' GROUP BY s.nspname, c.relname) AS g),
     'partitions', (
 WITH RECURSIVE partitioned AS MATERIALIZED (
     SELECT c.oid, c.relkind, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relispartition OR c.relkind = 'p'),
--- What is hashed: the types of the keys, and of what these are made of. Of an expression its operator class tells the type.
+-- What is hashed: the types of the keys, and of what these are made of. The operator class tells that of an expression.
 hashed AS (
     SELECT h.partrelid, k.type
       FROM pg_catalog.pg_partitioned_table AS h
      CROSS JOIN LATERAL (
-        SELECT a.atttypid AS type FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = h.partrelid AND a.attnum = ANY (h.partattrs::int2[])
+        SELECT a.atttypid AS type FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = h.partrelid
+            AND a.attnum = ANY (h.partattrs::int2[])
          UNION ALL
         SELECT o.opcintype FROM pg_catalog.pg_opclass AS o WHERE o.oid = ANY (h.partclass::oid[])) AS k
      WHERE h.partstrat = 'h'
@@ -4029,49 +4307,64 @@ hashed AS (
      CROSS JOIN LATERAL (
         SELECT t.typelem AS type UNION ALL SELECT t.typbasetype
          UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
-         UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0) AS m)
+         UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = t.typrelid
+             AND a.attnum > 0) AS m)
 SELECT pg_catalog.jsonb_build_object(
     'foreign', (SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, (
-                           SELECT pg_catalog.jsonb_agg(p.name) FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(id) JOIN partitioned AS p ON p.oid = a.id)), '{}')
+                           SELECT pg_catalog.jsonb_agg(p.name) FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(id)
+                               JOIN partitioned AS p ON p.oid = a.id)), '{}')
                   FROM partitioned AS c WHERE c.relkind = 'f'),
     'hashed', (SELECT coalesce(pg_catalog.jsonb_object_agg(c.name, (
                           SELECT pg_catalog.jsonb_agg(DISTINCT p.name)
-                            FROM (SELECT a.id FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(id) UNION ALL SELECT d.relid FROM pg_catalog.pg_partition_tree(c.oid) AS d) AS a(id)
+                            FROM (SELECT a.id FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(id)
+                                UNION ALL SELECT d.relid FROM pg_catalog.pg_partition_tree(c.oid) AS d) AS a(id)
                             JOIN partitioned AS p ON p.oid = a.id)), '{}')
                  FROM partitioned AS c
                 -- The hash of these is that of an OID, which the same value does not have in another database.
                 WHERE c.oid IN (SELECT h.partrelid FROM hashed AS h JOIN pg_catalog.pg_type AS t ON t.oid = h.type
                                  WHERE t.typtype = 'e' OR t.oid = 'anyenum'::regtype
-                                    OR t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^reg' AND t.typcategory = 'N'))
+                                    OR t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^reg'
+                                        AND t.typcategory = 'N'))
 ) AS facts),
     'references', (SELECT coalesce(pg_catalog.jsonb_agg(r.item), '[]') FROM (
-        SELECT pg_catalog.jsonb_build_object('name', k.conname, 'table', pg_catalog.format('%%I.%%I', s.nspname, c.relname),
+        SELECT pg_catalog.jsonb_build_object('name', k.conname, 'table',
+            pg_catalog.format('%%I.%%I', s.nspname, c.relname),
                    'refers', pg_catalog.format('%%I.%%I', f.nspname, t.relname), 'rows', c.reltuples,
-                   'given', (SELECT pg_catalog.string_agg(pg_catalog.format('f.%%I IS NOT NULL', a.attname), ' AND ') FROM pg_catalog.pg_attribute AS a
+                   'given', (SELECT pg_catalog.string_agg(pg_catalog.format('f.%%I IS NOT NULL', a.attname), ' AND ')
+                       FROM pg_catalog.pg_attribute AS a
                               WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey)),
-                   'meets', (SELECT pg_catalog.string_agg(pg_catalog.format('r.%%I = f.%%I', b.attname, a.attname), ' AND ')
+                   'meets', (SELECT pg_catalog.string_agg(pg_catalog.format('r.%%I = f.%%I', b.attname, a.attname),
+                       ' AND ')
                                FROM pg_catalog.generate_subscripts(k.conkey, 1) AS u(place)
                                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.conkey[u.place]
-                               JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.oid AND b.attnum = k.confkey[u.place])) AS item
+                               JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.oid
+                                   AND b.attnum = k.confkey[u.place])) AS item
           FROM pg_catalog.pg_constraint AS k
           JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid JOIN spaces AS s ON s.oid = c.relnamespace
-          JOIN pg_catalog.pg_class AS t ON t.oid = k.confrelid JOIN pg_catalog.pg_namespace AS f ON f.oid = t.relnamespace
+          JOIN pg_catalog.pg_class AS t ON t.oid = k.confrelid JOIN pg_catalog.pg_namespace AS f
+              ON f.oid = t.relnamespace
          WHERE k.contype = 'f' AND k.convalidated AND k.conparentid = 0) AS r),
-    'peeking', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u WHERE u.kind = 'c' AND u.prosrc ~* '\m(from|join)\M'),
+    'peeking', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u WHERE u.kind = 'c'
+        AND u.prosrc ~* '\m(from|join)\M'),
     'unpinned', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u
-                  WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(u.proconfig) AS c(setting) WHERE c.setting LIKE 'search_path=%%')
-                    AND EXISTS (SELECT FROM pg_catalog.regexp_matches(u.prosrc, '([a-z_][a-z0-9_$]*)\s*\(|\m(?:from|join)\s+([a-z_][a-z0-9_$]*)\M(?!\s*\.)', 'gi') AS m(part)
+                  WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(u.proconfig) AS c(setting)
+                      WHERE c.setting LIKE 'search_path=%%')
+                    AND EXISTS (SELECT FROM pg_catalog.regexp_matches(u.prosrc,
+                        '([a-z_][a-z0-9_$]*)\s*\(|\m(?:from|join)\s+([a-z_][a-z0-9_$]*)\M(?!\s*\.)', 'gi') AS m(part)
                                  WHERE m.part[2] IS NOT NULL
-                                    OR EXISTS (SELECT FROM pg_catalog.pg_proc AS q WHERE q.proname = pg_catalog.lower(m.part[1]) AND q.pronamespace <> 'pg_catalog'::regnamespace)))
+                                    OR EXISTS (SELECT FROM pg_catalog.pg_proc AS q
+                                        WHERE q.proname = pg_catalog.lower(m.part[1])
+                                        AND q.pronamespace <> 'pg_catalog'::regnamespace)))
 ) AS facts$sql$,
     zodan.quote_text(p_objects))
 $zodan$;
 COMMENT ON FUNCTION zodan.structure_facts IS
-'Reads from a database what decides whether its structure can be made again elsewhere. p_objects is what zodan.object_facts
-returned for the database that is to have it. It returns one row: facts, an object: same (those of p_objects that are here too),
-extensions (schema, whether it is made for itself, whether anything here depends on the extension), holding (tables of extensions
-with rows), public, generated (columns), partitions (those that a copy or a stream cannot bring), references (foreign keys),
-unpinned and peeking (functions in indexes, and in checks). It names nothing of Spock.';
+'Reads from a database what decides whether its structure can be made again elsewhere. p_objects is what
+zodan.object_facts returned for the database that is to have it. It returns one row: facts, an object: same (those of
+p_objects that are here too), extensions (schema, whether it is made for itself, whether anything here depends on the
+extension), holding (tables of extensions with rows), public, generated (columns), partitions (those that a copy or a
+stream cannot bring), references (foreign keys), unpinned and peeking (functions in indexes, and in checks). It names
+nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
@@ -4080,7 +4373,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Adds to what zodan.gather_facts gave, over the connections it left open and on all nodes at once: clock (the
 node's, and the caller's before and after), host, tables and, where Spock is, streams. What could not be read is named
-in unread. Never raises (design 2). */
+in unread. Never raises. */
 DECLARE
     v_facts jsonb := p_facts;
     v_kind text;
@@ -4100,8 +4393,10 @@ BEGIN
              WHERE NOT f.value ? 'error' AND (v_kind <> 'streams' OR f.value ? 'spock')), p_dsns);
         FOR v_node, v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
             v_facts := v_facts || pg_catalog.jsonb_build_object(v_node, (v_facts -> v_node) || CASE
-                WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('unread', v_kind || ': ' || (v_answer ->> 'message'))
-                WHEN v_kind = 'clock' THEN pg_catalog.jsonb_build_object('clock', (v_answer #> '{value,facts}') || pg_catalog.jsonb_build_object(
+                WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('unread', v_kind || ': '
+                    || (v_answer ->> 'message'))
+                WHEN v_kind = 'clock' THEN pg_catalog.jsonb_build_object('clock', (v_answer #> '{value,facts}')
+                    || pg_catalog.jsonb_build_object(
                     'sent', extract(epoch FROM v_sent), 'received', extract(epoch FROM pg_catalog.clock_timestamp())))
                 ELSE pg_catalog.jsonb_build_object(v_kind, v_answer #> '{value,facts}') END);
         END LOOP;
@@ -4112,7 +4407,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.gather_more IS
 'Adds to what zodan.gather_facts gave, over the connections it left open and on all nodes at once: clock (the
 node''s, and the caller''s before and after), host, tables and, where Spock is, streams. What could not be read is named
-in unread. Never raises (design 2).';
+in unread. Never raises.';
 REVOKE ALL ON FUNCTION zodan.gather_more FROM PUBLIC;
 
 CREATE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
@@ -4120,17 +4415,19 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Gives an object of node, then of target, then of connection, identity and
-replication, with the fault, NULL where it worked. Nothing is changed (design 3, 4). */
+member each uses the connection string that it knows itself. Gives an object of node, then of target, then of
+connection, identity and replication, with the fault, NULL where it worked. Nothing is changed. */
 DECLARE
     v_dsns jsonb;
     v_queries jsonb;
 BEGIN
-    SELECT coalesce(pg_catalog.jsonb_object_agg(t.way, t.dsn), '{}'), pg_catalog.jsonb_object_agg(t.node, t.targets) INTO v_dsns, v_queries
+    SELECT coalesce(pg_catalog.jsonb_object_agg(t.way, t.dsn), '{}'), pg_catalog.jsonb_object_agg(t.node, t.targets)
+        INTO v_dsns, v_queries
       FROM (SELECT f.key AS node, pg_catalog.concat_ws(' -> ', f.key, o.key) AS way,
                    coalesce(zodan.known_dsns(pg_catalog.jsonb_build_object('own', f.value)) -> o.key, o.value) AS dsn,
                    pg_catalog.jsonb_object_agg(o.key, pg_catalog.jsonb_build_object(
-                       'way', pg_catalog.concat_ws(' -> ', f.key, o.key), 'who', p_facts #> ARRAY[o.key, 'who'])) OVER (PARTITION BY f.key) AS targets
+                       'way', pg_catalog.concat_ws(' -> ', f.key, o.key), 'who',
+                           p_facts #> ARRAY[o.key, 'who'])) OVER (PARTITION BY f.key) AS targets
               FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
              CROSS JOIN pg_catalog.jsonb_each(p_dsns) AS o(key, value)
              -- Only a superuser can keep a statement, and the connection strings in it, out of the server's log.
@@ -4138,19 +4435,21 @@ BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(q.key, zodan.probe((
                SELECT 'pg_catalog.jsonb_build_object(' || pg_catalog.string_agg(pg_catalog.format(
                           '%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
-                          zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ') || ')'
+                          zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
+                              || ')'
                  FROM pg_catalog.jsonb_each(q.value) AS t(key, value)))), '{}') INTO v_queries
       FROM pg_catalog.jsonb_each(v_queries) AS q(key, value);
     RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, CASE WHEN r.value ->> 'sqlstate' = 'ZD000'
                        THEN (r.value ->> 'detail')::jsonb
-                       ELSE pg_catalog.jsonb_build_object('', pg_catalog.jsonb_build_object('connection', coalesce(r.value ->> 'message', 'no answer'))) END), '{}')
+                       ELSE pg_catalog.jsonb_build_object('', pg_catalog.jsonb_build_object('connection',
+                           coalesce(r.value ->> 'message', 'no answer'))) END), '{}')
               FROM pg_catalog.jsonb_each(zodan.query_nodes(v_queries, v_dsns || p_dsns)) AS r(key, value));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.probe_pairs IS
 'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Gives an object of node, then of target, then of connection, identity and
-replication, with the fault, NULL where it worked. Nothing is changed (design 3, 4).';
+member each uses the connection string that it knows itself. Gives an object of node, then of target, then of
+connection, identity and replication, with the fault, NULL where it worked. Nothing is changed.';
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_readable(p_facts jsonb)
@@ -4164,23 +4463,29 @@ SELECT 'readable', 'readable', f.key, 'fail', NOT f.value ? 'unread',
  WHERE NOT f.value ? 'error'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_readable IS
-'All that the checks look at could be read on every node that was reached; what could not is in no other check
-(design 2).';
+'All that the checks look at could be read on every node that was reached; what could not is in no other check.';
 REVOKE ALL ON FUNCTION zodan.check_readable FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_pairs(p_probes jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'identity' THEN 'same-from-everywhere' ELSE 'reachable-from-each-other' END,
-       CASE t.kind WHEN 'replication' THEN 'reachable for replication' WHEN 'identity' THEN 'the same from everywhere' ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
-       CASE WHEN t.target <> '' AND p_join ->> 'new' IN (t.source, t.target) THEN 'fail' ELSE 'warn' END, t.fault IS NULL,
+SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'identity' THEN 'same-from-everywhere'
+    ELSE 'reachable-from-each-other' END,
+       CASE t.kind WHEN 'replication' THEN 'reachable for replication' WHEN 'identity' THEN 'the same from everywhere'
+           ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
+       CASE WHEN t.target <> '' AND p_join ->> 'new' IN (t.source, t.target) THEN 'fail' ELSE 'warn' END,
+           t.fault IS NULL,
        coalesce(t.fault, CASE t.kind WHEN 'identity' THEN 'the same database' ELSE 'connected' END),
        CASE t.kind WHEN 'replication' THEN 'a connection in replication mode from node to node'
-                   WHEN 'identity' THEN 'a connection string that means the same database on every server' ELSE 'a connection from node to node' END,
-       CASE WHEN t.fault LIKE '%$libdir/dblink%' THEN 'Install PostgreSQL''s contrib modules on the server of "' || t.source || '".'
-            WHEN t.target = '' THEN 'Run this statement''s parts by hand on "' || t.source || '" to see what forbids them: a function of dblink in pg_temp.'
-            WHEN t.kind = 'identity' THEN 'Give a connection string whose host and port mean that database on "' || t.source || '" too: an address, no local name or socket.'
+                   WHEN 'identity' THEN 'a connection string that means the same database on every server'
+                       ELSE 'a connection from node to node' END,
+       CASE WHEN t.fault LIKE '%$libdir/dblink%' THEN 'Install PostgreSQL''s contrib modules on the server of "'
+           || t.source || '".'
+            WHEN t.target = '' THEN 'Run this statement''s parts by hand on "' || t.source
+                || '" to see what forbids them: a function of dblink in pg_temp.'
+            WHEN t.kind = 'identity' THEN 'Give a connection string whose host and port mean that database on "'
+                || t.source || '" too: an address, no local name or socket.'
             ELSE 'Check address, firewall, password and pg_hba.conf between the two servers.' END
   FROM (SELECT p.key AS source, o.key AS target, k.key AS kind, k.value AS fault
           FROM pg_catalog.jsonb_each(p_probes) AS p(key, value)
@@ -4188,16 +4493,17 @@ SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'ident
          CROSS JOIN LATERAL pg_catalog.jsonb_each_text(o.value) AS k(key, value)) AS t
 $zodan$;
 COMMENT ON FUNCTION zodan.check_pairs IS
-'Every node reaches every other one, also for replication, and the same database as the
-caller does. p_probes is what zodan.probe_pairs gave. A failure where the new node is one of the two, else a warning: what replicates between members is looked at by itself, and they need
-no dblink (design 4).';
+'Every node reaches every other one, also for replication, and the same database as the caller does. p_probes is
+what zodan.probe_pairs gave. A failure where the new node is one of the two, else a warning: what replicates between
+members is looked at by itself, and they need no dblink.';
 REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_versions(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'not installed'), c.required, c.hint
+SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'not installed'), c.required,
+    c.hint
   FROM (SELECT e.key, e.value, s.value AS source,
                pg_catalog.regexp_match(e.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS spock,
                pg_catalog.regexp_match(s.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS source_spock
@@ -4210,25 +4516,34 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
               OR (f.value ->> 'version_num')::int / 10000 >= (f.source ->> 'version_num')::int / 10000),
      f.value ->> 'version', '15 or later, and on the new node no older major version than on the source',
      'Install the PostgreSQL version of the source.'),
-    ('same-postgresql-major', 'same PostgreSQL major version', 'warn', (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
-     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source', 'Install the PostgreSQL version of the source, unless this join is how the cluster is upgraded.'),
-    ('same-postgresql-minor', 'same PostgreSQL minor version', 'warn', f.value -> 'version_num' = f.source -> 'version_num',
-     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source', 'Bring all nodes to the newest minor version.'),
-    ('spock', 'Spock', 'fail', (f.value #>> '{spock,pauses}')::boolean, coalesce(f.value ->> 'spock_error', f.value #>> '{extensions,spock}'),
+    ('same-postgresql-major', 'same PostgreSQL major version', 'warn',
+     (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
+     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
+         'Install the PostgreSQL version of the source, unless this join is how the cluster is upgraded.'),
+    ('same-postgresql-minor', 'same PostgreSQL minor version', 'warn',
+     f.value -> 'version_num' = f.source -> 'version_num',
+     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
+         'Bring all nodes to the newest minor version.'),
+    ('spock', 'Spock', 'fail', (f.value #>> '{spock,pauses}')::boolean,
+     coalesce(f.value ->> 'spock_error', f.value #>> '{extensions,spock}'),
      '5.0.7 or later',
-     pg_catalog.format('Run CREATE EXTENSION spock, or ALTER EXTENSION spock UPDATE, in database "%s" of node "%s".', f.value ->> 'dbname', f.key)),
-    ('same-spock', 'same Spock version', 'fail', f.spock IS NULL OR f.source_spock IS NULL OR f.spock[1] = f.source_spock[1],
+     pg_catalog.format('Run CREATE EXTENSION spock, or ALTER EXTENSION spock UPDATE, in database "%s" of node "%s".',
+         f.value ->> 'dbname', f.key)),
+    ('same-spock', 'same Spock version', 'fail', f.spock IS NULL OR f.source_spock IS NULL
+     OR f.spock[1] = f.source_spock[1],
      f.value #>> '{extensions,spock}', coalesce(f.source_spock[1], '?') || ', as on the source',
      'Install the Spock version of the source, then run ALTER EXTENSION spock UPDATE.'),
-    ('same-spock-patch', 'same Spock patch level', 'warn', f.spock IS NULL OR f.source_spock IS NULL OR f.spock[2] = f.source_spock[2],
+    ('same-spock-patch', 'same Spock patch level', 'warn', f.spock IS NULL OR f.source_spock IS NULL
+     OR f.spock[2] = f.source_spock[2],
      f.value #>> '{extensions,spock}', coalesce(f.source #>> '{extensions,spock}', '?') || ', as on the source',
      'Bring all nodes to the newest patch level of Spock.')
  ) AS c(key, name, severity, passed, observed, required, hint)
  WHERE NOT f.source ? 'error' OR c.key IN ('postgresql-version', 'spock')
 $zodan$;
 COMMENT ON FUNCTION zodan.check_versions IS
-'PostgreSQL 15 or later everywhere and on the new node no older than on the source (its pg_dump must read
-the source); Spock 5.0.7 or later, which can pause its apply workers, of one minor version everywhere (design 4).';
+'PostgreSQL 15 or later everywhere and on the new node no older than on the source (its pg_dump must read the
+source); Spock 5.0.7 or later, which can pause its apply workers, of one minor version
+everywhere.';
 REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
@@ -4239,10 +4554,12 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL (
     SELECT pg_catalog.string_agg(t.name || ' = ' || (f.value #>> ARRAY['host', 'settings', t.name]), ', ') AS list
-      FROM (VALUES ('statement_timeout'), ('lock_timeout'), ('transaction_timeout'), ('idle_in_transaction_session_timeout')) AS t(name)
+      FROM (VALUES ('statement_timeout'), ('lock_timeout'), ('transaction_timeout'),
+          ('idle_in_transaction_session_timeout')) AS t(name)
      WHERE f.value #>> ARRAY['host', 'settings', t.name] <> '0') AS limits
  CROSS JOIN LATERAL (VALUES
-    ('wal-level', 'wal_level', 'fail', f.value #>> '{settings,wal_level}' = 'logical', f.value #>> '{settings,wal_level}', 'logical',
+    ('wal-level', 'wal_level', 'fail', f.value #>> '{settings,wal_level}' = 'logical',
+     f.value #>> '{settings,wal_level}', 'logical',
      'Set wal_level = logical in postgresql.conf and restart the server.'),
     ('track-commit-timestamp', 'track_commit_timestamp', 'fail', f.value #>> '{settings,track_commit_timestamp}' = 'on',
      f.value #>> '{settings,track_commit_timestamp}', 'on',
@@ -4252,29 +4569,42 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
          pg_catalog.translate(f.value #>> '{settings,output_plugin_libraries}', ' "', ''), ',')),
      coalesce(f.value #>> '{settings,output_plugin_libraries}', 'no such setting'), 'a list with spock_output in it',
      'Add spock_output to output_plugin_libraries in postgresql.conf and reload.'),
-    ('not-a-standby', 'not a standby', 'fail', NOT (f.value ->> 'recovery')::boolean, CASE WHEN (f.value ->> 'recovery')::boolean THEN 'in recovery' ELSE 'primary' END,
+    ('not-a-standby', 'not a standby', 'fail', NOT (f.value ->> 'recovery')::boolean, CASE
+     WHEN (f.value ->> 'recovery')::boolean THEN 'in recovery' ELSE 'primary' END,
      'a primary server', 'Give the connection string of the primary.'),
-    ('superuser', 'superuser', 'fail', (f.value ->> 'superuser')::boolean, CASE WHEN (f.value ->> 'superuser')::boolean THEN 'superuser' ELSE 'not a superuser' END,
+    ('superuser', 'superuser', 'fail', (f.value ->> 'superuser')::boolean, CASE WHEN (f.value ->> 'superuser')::boolean
+     THEN 'superuser' ELSE 'not a superuser' END,
      'a superuser, as Spock demands', 'Connect as a superuser.'),
-    ('shared-preload-libraries', 'shared_preload_libraries', 'fail', f.value #>> '{host,library}' IS NULL OR f.value #>> '{host,library}' = ANY (
-         pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(f.value #>> '{host,settings,shared_preload_libraries}', '[ "]|\$libdir/|\.so', '', 'g'), ',')),
-     f.value #>> '{host,settings,shared_preload_libraries}', 'a list with ' || coalesce(f.value #>> '{host,library}', 'Spock''s library') || ' in it',
+    ('shared-preload-libraries', 'shared_preload_libraries', 'fail', f.value #>> '{host,library}' IS NULL
+     OR f.value #>> '{host,library}' = ANY (
+         pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(
+             f.value #>> '{host,settings,shared_preload_libraries}', '[ "]|\$libdir/|\.so', '', 'g'), ',')),
+     f.value #>> '{host,settings,shared_preload_libraries}', 'a list with '
+         || coalesce(f.value #>> '{host,library}', 'Spock''s library') || ' in it',
      'Add it to shared_preload_libraries in postgresql.conf and restart the server.'),
-    ('writable', 'writable', 'fail', f.value #>> '{host,settings,default_transaction_read_only}' = 'off' AND coalesce(f.value #>> '{host,settings,spock.readonly}', 'off') <> 'all',
-     pg_catalog.format('default_transaction_read_only %s, spock.readonly %s', f.value #>> '{host,settings,default_transaction_read_only}', coalesce(f.value #>> '{host,settings,spock.readonly}', 'not set')),
-     'a database that may be written to', 'Set default_transaction_read_only and spock.readonly to off for the database and the role.'),
-    ('time-limits', 'no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'), 'none, for the copy is one long statement',
+    ('writable', 'writable', 'fail', f.value #>> '{host,settings,default_transaction_read_only}' = 'off'
+     AND coalesce(f.value #>> '{host,settings,spock.readonly}', 'off') <> 'all',
+     pg_catalog.format('default_transaction_read_only %s, spock.readonly %s',
+         f.value #>> '{host,settings,default_transaction_read_only}',
+         coalesce(f.value #>> '{host,settings,spock.readonly}', 'not set')),
+     'a database that may be written to',
+         'Set default_transaction_read_only and spock.readonly to off for the database and the role.'),
+    ('time-limits', 'no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'),
+     'none, for the copy is one long statement',
      'Reset them for the role and the database that the connection string names.'),
-    ('pause-timeout', 'pause_timeout', 'warn', coalesce(nullif(f.value #>> '{host,pause}', '')::interval, '10 s') >= '10 s'::interval,
-     coalesce(nullif(f.value #>> '{host,pause}', ''), 'not set'), '10 s or more, for the flip is taken back when a pause ends too soon',
+    ('pause-timeout', 'pause_timeout', 'warn', coalesce(nullif(f.value #>> '{host,pause}', '')::interval,
+     '10 s') >= '10 s'::interval,
+     coalesce(nullif(f.value #>> '{host,pause}', ''), 'not set'),
+         '10 s or more, for the flip is taken back when a pause ends too soon',
      'Raise spock.pause_timeout in postgresql.conf and reload.')
  ) AS c(key, name, severity, passed, observed, required, hint)
- WHERE NOT f.value ? 'error' AND (f.value ? 'host' OR c.key IN ('wal-level', 'track-commit-timestamp', 'output-plugin-libraries', 'not-a-standby', 'superuser'))
+ WHERE NOT f.value ? 'error' AND (f.value ? 'host' OR c.key IN ('wal-level', 'track-commit-timestamp',
+     'output-plugin-libraries', 'not-a-standby', 'superuser'))
 $zodan$;
 COMMENT ON FUNCTION zodan.check_settings IS
-'The server settings and rights without which a join would fail half-way: logical WAL, commit timestamps,
-the output plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only;
-and warnings of time limits that a copy would run into and of a pause too short for the flip (design 4).';
+'The server settings and rights without which a join would fail half-way: logical WAL, commit timestamps, the output
+plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only; and
+warnings of time limits that a copy would run into and of a pause too short for the flip.';
 REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_sessions(p_facts jsonb, p_join jsonb)
@@ -4283,83 +4613,114 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
- CROSS JOIN (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables', 'types'] AS types, p_facts #>> ARRAY[p_join ->> 'source', 'host', 'settings', 'lc_monetary'] AS money) AS s
+ CROSS JOIN (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables', 'types'] AS types,
+     p_facts #>> ARRAY[p_join ->> 'source', 'host', 'settings', 'lc_monetary'] AS money) AS s
  CROSS JOIN LATERAL (SELECT f.value #> '{host,settings}' AS is) AS g
  CROSS JOIN LATERAL (VALUES
-    ('client-encoding', 'client encoding', 'fail', NOT (f.value #>> '{host,converts}')::boolean, g.is ->> 'client_encoding', 'the encoding of the database, in which nothing is converted',
+    ('client-encoding', 'client encoding', 'fail', NOT (f.value #>> '{host,converts}')::boolean,
+     g.is ->> 'client_encoding', 'the encoding of the database, in which nothing is converted',
      'Run ALTER ROLE ... RESET client_encoding, ALTER DATABASE ... or ALTER SYSTEM, whichever set it.'),
-    ('monetary-locale', 'monetary locale', 'fail', NOT coalesce(s.types ? 'money', false) OR g.is ->> 'lc_monetary' = s.money, g.is ->> 'lc_monetary', coalesce(s.money, '?') || ', as on the source, where there are columns of type money',
+    ('monetary-locale', 'monetary locale', 'fail', NOT coalesce(s.types ? 'money', false)
+     OR g.is ->> 'lc_monetary' = s.money, g.is ->> 'lc_monetary', coalesce(s.money, '?')
+     || ', as on the source, where there are columns of type money',
      'Set lc_monetary to the same value on all nodes.'),
-    ('xml-option', 'XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
+    ('xml-option', 'XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
+     NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
      'content, for a column of type xml may hold fragments', 'Set xmloption to content for the role and the database.'),
-    ('transaction-isolation', 'transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END, g.is ->> 'default_transaction_isolation' = 'read committed',
-     g.is ->> 'default_transaction_isolation', 'read committed, for apply does not try again what cannot be serialized', 'Set default_transaction_isolation to read committed for the role and the database.')
+    ('transaction-isolation', 'transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
+     g.is ->> 'default_transaction_isolation' = 'read committed',
+     g.is ->> 'default_transaction_isolation',
+         'read committed, for apply does not try again what cannot be serialized',
+         'Set default_transaction_isolation to read committed for the role and the database.')
  ) AS c(key, name, severity, passed, observed, required, hint)
  WHERE f.value ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sessions IS
-'Settings of role, database and server that Spock''s own sessions take over, which change values on their way: the client
-encoding, lc_monetary where the source has columns of type money, xmloption where it has XML, and an isolation in which apply fails. Zodan sets what
-its own sessions need by itself (design 4).';
+'Settings of role, database and server that Spock''s own sessions take over, which change values on their way: the
+client encoding, lc_monetary where the source has columns of type money, xmloption where it has XML, and an isolation
+in which apply fails. Zodan sets what its own sessions need by itself.';
 REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.key, c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required, coalesce(nullif(c.observed, ''), 'not set'),
+SELECT c.key, c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required,
+    coalesce(nullif(c.observed, ''), 'not set'),
        coalesce(nullif(c.required, ''), 'not set') || ', as on the source', c.hint
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL (SELECT f.value -> 'host' AS n, p_facts #> ARRAY[p_join ->> 'source', 'host'] AS s) AS h
  CROSS JOIN LATERAL (SELECT h.n -> 'settings' AS n, h.s -> 'settings' AS s) AS g
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.jsonb_array_elements_text(h.s -> 'database_settings') AS e(name) WHERE NOT h.n -> 'database_settings' ? e.name)) AS lacks,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.jsonb_array_elements_text(h.n -> 'database_settings') AS e(name) WHERE NOT h.s -> 'database_settings' ? e.name)) AS beyond) AS d
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name)
+        FROM pg_catalog.jsonb_array_elements_text(h.s -> 'database_settings') AS e(name)
+        WHERE NOT h.n -> 'database_settings' ? e.name)) AS lacks,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name)
+               FROM pg_catalog.jsonb_array_elements_text(h.n -> 'database_settings') AS e(name)
+               WHERE NOT h.s -> 'database_settings' ? e.name)) AS beyond) AS d
  CROSS JOIN LATERAL (VALUES
-    ('encoding', 'encoding', 'fail', h.n ->> 'encoding', h.s ->> 'encoding', 'Create the database with the encoding of the source.'),
-    ('collation', 'collation', 'warn', h.n #>> '{locale,is}', h.s #>> '{locale,is}', 'Create the database with provider and locale of the source.'),
+    ('encoding', 'encoding', 'fail', h.n ->> 'encoding', h.s ->> 'encoding',
+     'Create the database with the encoding of the source.'),
+    ('collation', 'collation', 'warn', h.n #>> '{locale,is}', h.s #>> '{locale,is}',
+     'Create the database with provider and locale of the source.'),
     ('collation-version', 'collation version', 'warn', h.n #>> '{locale,actual}', h.s #>> '{locale,actual}',
      'Expect text to sort differently here, or use a server with the same version of the library.'),
-    ('conflict-resolution', 'conflict resolution', 'fail', coalesce(g.n ->> 'spock.conflict_resolution', g.n ->> 'pglogical.conflict_resolution'),
-     coalesce(g.s ->> 'spock.conflict_resolution', g.s ->> 'pglogical.conflict_resolution'), 'Set spock.conflict_resolution to the same value on all nodes.'),
-    ('exception-behaviour', 'exception behaviour', 'warn', g.n ->> 'spock.exception_behaviour', g.s ->> 'spock.exception_behaviour', 'Set spock.exception_behaviour to the same value on all nodes.'),
-    ('ddl-replication', 'DDL replication', 'warn', pg_catalog.concat_ws(', ', 'enable ' || (g.n ->> 'spock.enable_ddl_replication'), 'sets ' || (g.n ->> 'spock.include_ddl_repset'), 'functions ' || (g.n ->> 'spock.allow_ddl_from_functions')),
-     pg_catalog.concat_ws(', ', 'enable ' || (g.s ->> 'spock.enable_ddl_replication'), 'sets ' || (g.s ->> 'spock.include_ddl_repset'), 'functions ' || (g.s ->> 'spock.allow_ddl_from_functions')),
+    ('conflict-resolution', 'conflict resolution', 'fail', coalesce(g.n ->> 'spock.conflict_resolution',
+     g.n ->> 'pglogical.conflict_resolution'),
+     coalesce(g.s ->> 'spock.conflict_resolution', g.s ->> 'pglogical.conflict_resolution'),
+         'Set spock.conflict_resolution to the same value on all nodes.'),
+    ('exception-behaviour', 'exception behaviour', 'warn', g.n ->> 'spock.exception_behaviour',
+     g.s ->> 'spock.exception_behaviour', 'Set spock.exception_behaviour to the same value on all nodes.'),
+    ('ddl-replication', 'DDL replication', 'warn', pg_catalog.concat_ws(', ', 'enable '
+     || (g.n ->> 'spock.enable_ddl_replication'), 'sets ' || (g.n ->> 'spock.include_ddl_repset'), 'functions '
+     || (g.n ->> 'spock.allow_ddl_from_functions')),
+     pg_catalog.concat_ws(', ', 'enable ' || (g.s ->> 'spock.enable_ddl_replication'), 'sets '
+         || (g.s ->> 'spock.include_ddl_repset'), 'functions ' || (g.s ->> 'spock.allow_ddl_from_functions')),
      'Set spock.enable_ddl_replication, include_ddl_repset and allow_ddl_from_functions to the same values on all nodes.'),
-    ('database-settings', 'database settings', 'warn', coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks ' || d.lacks, 'has beyond ' || d.beyond), ''), 'the same'), 'the same',
+    ('database-settings', 'database settings', 'warn',
+     coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks ' || d.lacks, 'has beyond ' || d.beyond), ''), 'the same'),
+     'the same',
      'Repeat here the ALTER DATABASE ... SET and ALTER ROLE ... SET of the source that are named: no copy carries them.')
  ) AS c(key, name, severity, observed, required, hint)
  WHERE f.key <> p_join ->> 'source' AND h.n IS NOT NULL AND h.s IS NOT NULL
 UNION ALL
-SELECT 'collation-current', 'collation up to date', f.key, 'warn', f.value #> '{host,locale,recorded}' = f.value #> '{host,locale,actual}',
-       pg_catalog.format('made with version %s, the library is %s', coalesce(f.value #>> '{host,locale,recorded}', 'unknown'), coalesce(f.value #>> '{host,locale,actual}', 'unknown')),
-       'indexes in the order that the library sorts by', 'Run REINDEX DATABASE, then ALTER DATABASE ... REFRESH COLLATION VERSION.'
+SELECT 'collation-current', 'collation up to date', f.key, 'warn',
+    f.value #> '{host,locale,recorded}' = f.value #> '{host,locale,actual}',
+       pg_catalog.format('made with version %s, the library is %s',
+           coalesce(f.value #>> '{host,locale,recorded}', 'unknown'),
+           coalesce(f.value #>> '{host,locale,actual}', 'unknown')),
+       'indexes in the order that the library sorts by',
+           'Run REINDEX DATABASE, then ALTER DATABASE ... REFRESH COLLATION VERSION.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  WHERE f.value ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_alike IS
-'What has to be on every node as it is on the source. Encoding, and how conflicts are resolved: where nodes
-differ in that, rows come to differ. The rest are warnings: locale, behaviour on exceptions, DDL replication, settings of
-the database, which no copy carries (design 4).';
+'What has to be on every node as it is on the source. Encoding, and how conflicts are resolved: where nodes differ
+in that, rows come to differ. The rest are warnings: locale, behaviour on exceptions, DDL replication, settings of the
+database, which no copy carries.';
 REVOKE ALL ON FUNCTION zodan.check_alike FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_clocks(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'clock', 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5 THEN 'warn' ELSE 'fail' END, c.skew <= 2,
-       pg_catalog.format('%s s from the clock of the source', pg_catalog.round(c.skew, 1)), '2 s at most',
+SELECT 'clock', 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5
+    THEN 'warn' ELSE 'fail' END, c.skew <= 2,
+       pg_catalog.format('%s s from the clock of the source', pg_catalog.round(c.skew, 1)),
+           '2 s at most',
        'Synchronise the clocks of all servers, for example with chrony.'
   FROM (SELECT f.key, greatest(0, (n.at - n.received) - (s.at - s.sent), (s.at - s.received) - (n.at - n.sent)) AS skew
           FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(f.value -> 'clock') AS n(at numeric, sent numeric, received numeric)
-         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'clock']) AS s(at numeric, sent numeric, received numeric)
+         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(f.value -> 'clock') AS n(at numeric, sent numeric,
+             received numeric)
+         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'clock']) AS s(at numeric,
+             sent numeric, received numeric)
          WHERE f.key <> p_join ->> 'source' AND f.value ? 'clock') AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.check_clocks IS
-'Clocks differ from the source''s by no more than 2 s (a warning), 5 s (a failure): the later commit wins,
-as told by clocks. Each was read between two looks at the caller''s clock, and the time between them is in the node''s
-favour (design 4).';
+'Clocks differ from the source''s by no more than 2 s (a warning), 5 s
+(a failure): the later commit wins, as told by clocks. Each was read between two looks at the caller''s clock, and the
+time between them is in the node''s favour.';
 REVOKE ALL ON FUNCTION zodan.check_clocks FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_capacity(p_facts jsonb, p_join jsonb)
@@ -4373,20 +4734,27 @@ SELECT c.key, c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
  CROSS JOIN LATERAL (SELECT CASE WHEN f.key = p_join ->> 'new' THEN pg_catalog.jsonb_array_length(p_join -> 'members')
                                  WHEN f.key = p_join ->> 'source' THEN 2 ELSE 1 END AS streams) AS s
  CROSS JOIN LATERAL (VALUES
-    ('max-replication-slots', 'max_replication_slots', (f.value ->> 'slots')::int, s.streams, (f.value #>> '{settings,max_replication_slots}')::int),
-    ('max-wal-senders', 'max_wal_senders', (f.value ->> 'walsenders')::int, s.streams, (f.value #>> '{settings,max_wal_senders}')::int),
+    ('max-replication-slots', 'max_replication_slots', (f.value ->> 'slots')::int, s.streams,
+     (f.value #>> '{settings,max_replication_slots}')::int),
+    ('max-wal-senders', 'max_wal_senders', (f.value ->> 'walsenders')::int, s.streams,
+     (f.value #>> '{settings,max_wal_senders}')::int),
     ('max-worker-processes', 'max_worker_processes', (f.value ->> 'workers')::int,
-     CASE WHEN f.key = p_join ->> 'new' THEN s.streams + 1 ELSE 1 END, (f.value #>> '{settings,max_worker_processes}')::int),
-    ('replication-origins', CASE WHEN f.value #> '{host,settings}' ? 'max_active_replication_origins' THEN 'max_active_replication_origins' ELSE 'max_replication_slots (origins)' END,
+     CASE WHEN f.key = p_join ->> 'new' THEN s.streams + 1 ELSE 1 END,
+         (f.value #>> '{settings,max_worker_processes}')::int),
+    ('replication-origins', CASE WHEN f.value #> '{host,settings}' ? 'max_active_replication_origins'
+     THEN 'max_active_replication_origins' ELSE 'max_replication_slots (origins)' END,
      (f.value #>> '{host,origins}')::int, CASE WHEN f.key = p_join ->> 'new' THEN s.streams ELSE 1 END,
-     coalesce((f.value #>> '{host,settings,max_active_replication_origins}')::int, (f.value #>> '{settings,max_replication_slots}')::int)),
-    ('max-connections', 'max_connections', (f.value #>> '{host,clients}')::int, s.streams + 1, (f.value #>> '{host,settings,max_connections}')::int)
+     coalesce((f.value #>> '{host,settings,max_active_replication_origins}')::int,
+         (f.value #>> '{settings,max_replication_slots}')::int)),
+    ('max-connections', 'max_connections', (f.value #>> '{host,clients}')::int, s.streams + 1,
+     (f.value #>> '{host,settings,max_connections}')::int)
  ) AS c(key, name, used, needed, allowed)
  WHERE NOT f.value ? 'error' AND c.used IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_capacity IS
-'Free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one of each on a member, two
-for the copy on the source, and one a member on the new node (and Spock''s own worker, and one for the copy) (design 4).';
+'Free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one of each on
+a member, two for the copy on the source, and one a member on the new node (and Spock''s own worker, and one for the
+copy).';
 REVOKE ALL ON FUNCTION zodan.check_capacity FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_new_node(p_facts jsonb, p_join jsonb)
@@ -4403,34 +4771,47 @@ SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required
                FILTER (WHERE NOT f.n -> 'available' ? e.name AND NOT f.n -> 'extensions' ? e.name), '') AS extensions
       FROM pg_catalog.jsonb_object_keys(f.s -> 'extensions') AS e(name)) AS lacking
  CROSS JOIN LATERAL (
-    SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(zodan.subscription_name(m.name, p_join ->> 'new'))), 0) AS longest
+    SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(zodan.subscription_name(m.name, p_join ->> 'new'))),
+        0) AS longest
       FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)) AS names
  CROSS JOIN LATERAL (
     SELECT pg_catalog.min(k.name) AS name FROM pg_catalog.jsonb_object_keys(f.s #> '{spock,nodes}') AS k(name)
-     WHERE k.name <> p_join ->> 'new' AND pg_catalog.hashtext(k.name) & 65535 = pg_catalog.hashtext(p_join ->> 'new') & 65535) AS same
+     WHERE k.name <> p_join ->> 'new'
+         AND pg_catalog.hashtext(k.name) & 65535 = pg_catalog.hashtext(p_join ->> 'new') & 65535) AS same
  CROSS JOIN LATERAL (VALUES
-    ('not-a-node', 'not a node yet', f.n #>> '{spock,node}' IS NULL, coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
-     'a database that is no Spock node', 'Give the connection string of the database that is to join, or remove its old node first.'),
+    ('not-a-node', 'not a node yet', f.n #>> '{spock,node}' IS NULL,
+     coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
+     'a database that is no Spock node',
+         'Give the connection string of the database that is to join, or remove its old node first.'),
     ('empty', 'empty', (f.n ->> 'relations')::int = 0, (f.n ->> 'relations') || ' relations', 'no user relations',
      'Join an empty database: its structure and data come from the source.'),
-    ('own-server', 'server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
+    ('own-server', 'server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE
+     WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
      'another server than the source, whose apply is paused for a moment', 'Use a database on another server.'),
-    ('name-free', 'name is free', NOT f.s #> '{spock,nodes}' ? (p_join ->> 'new'), CASE WHEN f.s #> '{spock,nodes}' ? (p_join ->> 'new') THEN 'the cluster knows a node of this name' ELSE 'free' END,
+    ('name-free', 'name is free', NOT f.s #> '{spock,nodes}' ? (p_join ->> 'new'), CASE
+     WHEN f.s #> '{spock,nodes}' ? (p_join ->> 'new') THEN 'the cluster knows a node of this name' ELSE 'free' END,
      'a name that no member knows', 'Choose another name, or remove the node of this name first.'),
-    ('number-free', 'number is free', same.name IS NULL, coalesce(pg_catalog.format('Spock gives "%s" and "%s" the same number', same.name, p_join ->> 'new'), 'free'),
+    ('number-free', 'number is free', same.name IS NULL,
+     coalesce(pg_catalog.format('Spock gives "%s" and "%s" the same number', same.name, p_join ->> 'new'), 'free'),
      'a name whose 16-bit hash no other node''s name has', 'Choose another name.'),
-    ('name-length', 'name is short enough', names.longest <= 63, pg_catalog.format('%s bytes for the longest subscription name', names.longest),
+    ('name-length', 'name is short enough', names.longest <= 63,
+     pg_catalog.format('%s bytes for the longest subscription name', names.longest),
      '63 bytes at most', 'Choose a shorter node name.'),
-    ('roles', 'roles', missing.roles = '', CASE WHEN missing.roles = '' THEN 'all there' ELSE 'missing: ' || missing.roles END,
-     'every role that owns or may use an object on the source', 'Call with roles => true, or create the missing roles there, for example from pg_dumpall --roles-only.'),
-    ('extensions', 'extensions', lacking.extensions = '', CASE WHEN lacking.extensions = '' THEN 'all available' ELSE 'not available: ' || lacking.extensions END,
-     'every extension of the source available on the server', 'Install the packages of the missing extensions on the new node''s server.')
+    ('roles', 'roles', missing.roles = '', CASE WHEN missing.roles = '' THEN 'all there' ELSE 'missing: '
+     || missing.roles END,
+     'every role that owns or may use an object on the source',
+         'Call with roles => true, or create the missing roles there, for example from pg_dumpall --roles-only.'),
+    ('extensions', 'extensions', lacking.extensions = '', CASE WHEN lacking.extensions = '' THEN 'all available'
+     ELSE 'not available: ' || lacking.extensions END,
+     'every extension of the source available on the server',
+         'Install the packages of the missing extensions on the new node''s server.')
  ) AS c(key, name, passed, observed, required, hint)
  WHERE NOT f.n ? 'error' AND NOT f.s ? 'error' AND f.s ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_node IS
-'The new node is empty, is no node yet and lives on a server of its own; its name and the number that Spock makes of it are free and every name made
-from it fits 63 bytes; it has the roles and can have the extensions of the source (design 4).';
+'The new node is empty, is no node yet and lives on a server of its own; its name and the number that Spock makes of
+it are free and every name made from it fits 63 bytes; it has the roles and can have the
+extensions of the source.';
 REVOKE ALL ON FUNCTION zodan.check_new_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_new_server(p_facts jsonb, p_join jsonb)
@@ -4440,32 +4821,47 @@ AS $zodan$
 SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s %s, the source has %s', e.key, f.n #>> ARRAY['host', 'versions', e.key], e.value))) AS extensions
-      FROM pg_catalog.jsonb_each_text(f.s -> 'extensions') AS e(key, value) WHERE e.key <> 'spock' AND f.n #>> ARRAY['host', 'versions', e.key] <> e.value) AS x
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s %s, the source has %s', e.key,
+        f.n #>> ARRAY['host', 'versions', e.key], e.value))) AS extensions
+      FROM pg_catalog.jsonb_each_text(f.s -> 'extensions') AS e(key, value) WHERE e.key <> 'spock'
+          AND f.n #>> ARRAY['host', 'versions', e.key] <> e.value) AS x
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s: "%s", on the source "%s"', r.role, f.n #>> ARRAY['host', 'role_attributes', r.role], f.s #>> ARRAY['host', 'role_attributes', r.role]))) AS roles
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s: "%s", on the source "%s"', r.role,
+        f.n #>> ARRAY['host', 'role_attributes', r.role], f.s #>> ARRAY['host', 'role_attributes', r.role]))) AS roles
       FROM pg_catalog.jsonb_array_elements_text(f.s -> 'needed_roles') AS r(role)
      WHERE f.n #>> ARRAY['host', 'role_attributes', r.role] <> f.s #>> ARRAY['host', 'role_attributes', r.role]) AS r
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_array_elements_text(f.s #> '{tables,tablespaces}') AS t(name) WHERE NOT f.n #> '{host,tablespaces}' ? t.name)) AS spaces,
-           CASE WHEN f.s -> 'extensions' ? 'lolor' AND EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(f.s #> '{streams,tables}') AS i(item) WHERE i.item ->> 'table' LIKE 'lolor.%') THEN
-               CASE WHEN NOT f.n -> 'extensions' ? 'lolor' THEN 'lolor is missing' WHEN (f.n #>> '{tables,lolor_bytes}')::bigint > 0 THEN 'its tables are not empty' END END AS lolor,
-           (SELECT pg_catalog.format('%s, as on %s', f.n #>> '{host,settings,snowflake.node}', pg_catalog.string_agg(o.key, ', ')) FROM pg_catalog.jsonb_each(p_facts) AS o(key, value)
-             WHERE o.key <> p_join ->> 'new' AND f.s -> 'extensions' ? 'snowflake' AND o.value #> '{host,settings,snowflake.node}' = f.n #> '{host,settings,snowflake.node}'
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
+        FROM pg_catalog.jsonb_array_elements_text(f.s #> '{tables,tablespaces}') AS t(name)
+        WHERE NOT f.n #> '{host,tablespaces}' ? t.name)) AS spaces,
+           CASE WHEN f.s -> 'extensions' ? 'lolor' AND EXISTS (SELECT
+               FROM pg_catalog.jsonb_array_elements(f.s #> '{streams,tables}') AS i(item)
+               WHERE i.item ->> 'table' LIKE 'lolor.%') THEN
+               CASE WHEN NOT f.n -> 'extensions' ? 'lolor' THEN 'lolor is missing'
+                   WHEN (f.n #>> '{tables,lolor_bytes}')::bigint > 0 THEN 'its tables are not empty' END END AS lolor,
+           (SELECT pg_catalog.format('%s, as on %s', f.n #>> '{host,settings,snowflake.node}',
+               pg_catalog.string_agg(o.key, ', ')) FROM pg_catalog.jsonb_each(p_facts) AS o(key, value)
+             WHERE o.key <> p_join ->> 'new' AND f.s -> 'extensions' ? 'snowflake'
+                 AND o.value #> '{host,settings,snowflake.node}' = f.n #> '{host,settings,snowflake.node}'
             HAVING pg_catalog.count(*) > 0) AS snowflake) AS l
  CROSS JOIN LATERAL (VALUES
-    ('extension-versions', 'extension versions', 'warn', x.extensions, 'the versions of the source', 'Install the packages of the same versions on the new node''s server.'),
-    ('role-attributes', 'role attributes', 'warn', r.roles, 'the attributes and memberships of the source', 'Run ALTER ROLE and GRANT for these roles as on the source.'),
-    ('tablespaces', 'tablespaces', 'fail', 'missing: ' || l.spaces, 'every tablespace that holds a table or index of the source', 'Create the tablespaces on the new node''s server.'),
-    ('lolor', 'lolor', 'fail', l.lolor, 'where the source replicates lolor''s tables: the extension, and its tables empty', 'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
-    ('snowflake-node', 'snowflake.node', 'warn', l.snowflake, 'a number that no other node has', 'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
+    ('extension-versions', 'extension versions', 'warn', x.extensions, 'the versions of the source',
+     'Install the packages of the same versions on the new node''s server.'),
+    ('role-attributes', 'role attributes', 'warn', r.roles, 'the attributes and memberships of the source',
+     'Run ALTER ROLE and GRANT for these roles as on the source.'),
+    ('tablespaces', 'tablespaces', 'fail', 'missing: ' || l.spaces,
+     'every tablespace that holds a table or index of the source', 'Create the tablespaces on the new node''s server.'),
+    ('lolor', 'lolor', 'fail', l.lolor,
+     'where the source replicates lolor''s tables: the extension, and its tables empty',
+     'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
+    ('snowflake-node', 'snowflake.node', 'warn', l.snowflake, 'a number that no other node has',
+     'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_server IS
 'What the new node''s server and database must have, or must not have, for the structure of the source to fit:
-tablespaces, lolor ready, a snowflake number of its own; and warnings where roles or extensions
-differ (design 4).';
+tablespaces, lolor ready, a snowflake number of its own; and warnings where roles or extensions differ.';
 REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
@@ -4477,43 +4873,75 @@ SELECT coalesce(pg_catalog.array_agg(o.name ORDER BY o.name), '{}')
  WHERE p_facts #> ARRAY[p_join ->> 'new', 'fenced'] ? o.name AND o.name ~ '^[a-z_][a-z0-9_]*$'
 $zodan$;
 COMMENT ON FUNCTION zodan.list_fenced IS
-'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves them out. Only
-plain names, which Spock gives to pg_dump as a pattern (design 4, step 2).';
+'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves
+them out. Only plain names, which Spock gives to pg_dump as a pattern.';
 REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'it is no node'), c.required, c.hint
+SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'it is no node'), c.required,
+    c.hint
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL (SELECT p_facts -> m.name AS value) AS f
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'provider') FILTER (WHERE NOT p_join -> 'members' ? (x.item ->> 'provider'))) AS strange,
-           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name') FILTER (WHERE x.item -> 'forwards' @> '["all"]')) AS forwarding,
-           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name') FILTER (WHERE (x.item ->> 'delay')::interval > '0'::interval)) AS delayed,
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'provider')
+        FILTER (WHERE NOT p_join -> 'members' ? (x.item ->> 'provider'))) AS strange,
+           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name')
+               FILTER (WHERE x.item -> 'forwards' @> '["all"]')) AS forwarding,
+           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name')
+               FILTER (WHERE (x.item ->> 'delay')::interval > '0'::interval)) AS delayed,
            pg_catalog.count(x.item) - pg_catalog.count(DISTINCT x.item ->> 'provider') AS doubled,
            coalesce(pg_catalog.max((x.item ->> 'delay')::interval), '0') AS longest
       FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS s
  CROSS JOIN LATERAL (VALUES
-    ('member-identity', 'member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "' || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
+    ('member-identity', 'member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "'
+     || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
      'Check the name and the connection string given, or mend the one in spock.node_interface.'),
-    ('other-nodes', 'knows no other nodes', 'fail', s.strange IS NULL, coalesce('it also receives from ' || s.strange, 'members only'), 'subscriptions from the members that the source knows',
+    ('other-nodes', 'knows no other nodes', 'fail', s.strange IS NULL,
+     coalesce('it also receives from ' || s.strange, 'members only'),
+     'subscriptions from the members that the source knows',
      'Remove what is left of the other node, or subscribe the source to it.'),
-    ('single-subscriptions', 'one subscription for each provider', CASE WHEN m.name = p_join ->> 'source' THEN 'fail' ELSE 'warn' END, s.doubled = 0, pg_catalog.format('%s too many', s.doubled), 'one, for a join relies on one position in each stream of the source', 'Add the sets of the others to one subscription, and drop the others.'),
-    ('forwarding', 'no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL, coalesce(s.forwarding, 'none'), 'no subscription with forward_origins all: in a mesh every change then comes twice',
+    ('single-subscriptions', 'one subscription for each provider', CASE WHEN m.name = p_join ->> 'source' THEN 'fail'
+     ELSE 'warn' END, s.doubled = 0, pg_catalog.format('%s too many', s.doubled),
+     'one, for a join relies on one position in each stream of the source',
+     'Add the sets of the others to one subscription, and drop the others.'),
+    ('forwarding', 'no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL,
+     coalesce(s.forwarding, 'none'),
+     'no subscription with forward_origins all: in a mesh every change then comes twice',
      'Set forward_origins of these subscriptions to {}.'),
-    ('apply-delay', 'no apply delay', CASE WHEN m.name = p_join ->> 'source' AND s.longest >= pg_catalog.make_interval(secs => coalesce((p_join ->> 'patience')::double precision, 600)) THEN 'fail' ELSE 'warn' END, s.delayed IS NULL, coalesce(s.delayed, 'none'), 'subscriptions without apply_delay, for a join waits for them', 'Make them again without apply_delay, or raise zodan.sync_timeout above it.'),
-    ('exceptions', 'no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]', coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
-     'no row in spock.exception_log of the last 24 hours', 'Read spock.exception_log: each row is a change that this node does not have.')
+    ('apply-delay', 'no apply delay', CASE WHEN m.name = p_join ->> 'source'
+     AND s.longest >= pg_catalog.make_interval(secs => coalesce((p_join ->> 'patience')::double precision, 600))
+     THEN 'fail' ELSE 'warn' END, s.delayed IS NULL, coalesce(s.delayed, 'none'),
+     'subscriptions without apply_delay, for a join waits for them',
+     'Make them again without apply_delay, or raise zodan.sync_timeout above it.'),
+    ('exceptions', 'no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]',
+     coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
+     'no row in spock.exception_log of the last 24 hours',
+         'Read spock.exception_log: each row is a change that this node does not have.')
  ) AS c(key, name, severity, passed, observed, required, hint)
  WHERE f.value ? 'spock'
-UNION ALL
-SELECT 'replicating', 'replicating', provider.name || ' -> ' || m.name, 'fail', coalesce(s.status = 'replicating', false),
-       CASE WHEN s.lost THEN 'down, but its worker runs: Spock has lost track of it' ELSE coalesce(s.status, 'no subscription') END,
+$zodan$;
+COMMENT ON FUNCTION zodan.check_members IS
+'The cluster is whole: every member''s connection string leads to that member, every member has one subscription from
+every other one, forwarding nothing and without delay, none from a node that the source does not know,
+and no exceptions of late.';
+REVOKE ALL ON FUNCTION zodan.check_members FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_replicating(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'replicating', 'replicating', provider.name || ' -> ' || m.name, 'fail',
+    coalesce(s.status = 'replicating', false),
+       CASE WHEN s.lost THEN 'down, but its worker runs: Spock has lost track of it'
+           ELSE coalesce(s.status, 'no subscription') END,
        'a subscription that replicates',
-       pg_catalog.format(CASE WHEN s.lost THEN 'Restart the server of node "%s": Spock can neither stop this worker nor start another.'
-           ELSE 'Fix the subscription on node "%s" first; its server log and spock.exception_log tell the cause.' END, m.name)
+       pg_catalog.format(CASE WHEN s.lost
+           THEN 'Restart the server of node "%s": Spock can neither stop this worker nor start another.'
+           ELSE 'Fix the subscription on node "%s" first; its server log and spock.exception_log tell the cause.' END,
+               m.name)
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS provider(name)
   LEFT JOIN LATERAL (
@@ -4523,11 +4951,9 @@ SELECT 'replicating', 'replicating', provider.name || ' -> ' || m.name, 'fail', 
      WHERE x.item ->> 'provider' = provider.name) AS s ON true
  WHERE provider.name <> m.name AND p_facts -> m.name ? 'spock'
 $zodan$;
-COMMENT ON FUNCTION zodan.check_members IS
-'The cluster is whole: every member''s connection string leads to that member, every member has one
-subscription from every other one, replicating, forwarding nothing and without delay, none from a node that the source does
-not know, and no exceptions of late (design 4).';
-REVOKE ALL ON FUNCTION zodan.check_members FROM PUBLIC;
+COMMENT ON FUNCTION zodan.check_replicating IS
+'Every member receives from every other one by a subscription that replicates.';
+REVOKE ALL ON FUNCTION zodan.check_replicating FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
 RETURNS text[]
@@ -4536,15 +4962,17 @@ AS $zodan$
 SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
            (SELECT coalesce(pg_catalog.array_agg(DISTINCT t.name ORDER BY t.name), '{}')
               FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
+                 'subscriptions']) AS s(item)
              CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(s.item -> 'sets') AS t(name)
              WHERE p_join -> 'members' ? (s.item ->> 'provider'))
        ELSE (SELECT coalesce(pg_catalog.array_agg(t.name ORDER BY t.name), '{}')
-               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock', 'sets']) AS t(name)) END
+               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock',
+                   'sets']) AS t(name)) END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_exchanged IS
-'The names of the replication sets that the members'' subscriptions take from one another; of a cluster of one, all that it
-has. A set that only an outside consumer takes is none of them (design 4, step 4).';
+'The names of the replication sets that the members'' subscriptions take from one another; of a cluster of one, all
+that it has. A set that only an outside consumer takes is none of them.';
 REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_published(p_facts jsonb, p_join jsonb)
@@ -4559,7 +4987,7 @@ SELECT i.item
 $zodan$;
 COMMENT ON FUNCTION zodan.list_published IS
 'The tables of the source in the replication sets that the members take from one another, a row a table and set, as
-zodan.read_sets gives them: set, table, columns and filter (design 4, step 4).';
+zodan.read_sets gives them: set, table, columns and filter.';
 REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_structure(p_extensions text)
@@ -4599,7 +5027,8 @@ BEGIN
             IF (v_facts ->> 'made')::boolean AND v_facts ->> 'schema' <> 'pg_catalog' THEN
                 EXECUTE pg_catalog.format('CREATE SCHEMA IF NOT EXISTS %%I', v_facts ->> 'schema');
             END IF;
-            EXECUTE pg_catalog.format('CREATE EXTENSION IF NOT EXISTS %%I SCHEMA %%I CASCADE', v_name, v_facts ->> 'schema');
+            EXECUTE pg_catalog.format('CREATE EXTENSION IF NOT EXISTS %%I SCHEMA %%I CASCADE', v_name,
+                v_facts ->> 'schema');
         EXCEPTION WHEN lock_not_available THEN
             NULL;
         WHEN OTHERS THEN
@@ -4608,7 +5037,8 @@ BEGIN
     END LOOP;
     FOR v_name IN SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
                     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                        AND d.deptype = 'e'
                     JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
                    WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor')
     LOOP
@@ -4624,10 +5054,11 @@ $do$$sql$,
     zodan.quote_text(p_extensions))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_structure IS
-'Writes the statement that tries, on a new node, what a copy is about to do there: create a schema with objects of some kinds, as
-an event trigger may forbid, and the extensions of p_extensions (as zodan.structure_facts gives them) that are not there. Everything is rolled
-back, by an error ZD000 whose DETAIL is an object: objects (the fault, NULL where it worked), extensions (an object of those that
-fail, with the fault) and filled (tables of extensions that have rows once the extension is there).';
+'Writes the statement that tries, on a new node, what a copy is about to do there: create a schema with objects of
+some kinds, as an event trigger may forbid, and the extensions of p_extensions (as zodan.structure_facts gives them)
+that are not there. Everything is rolled back, by an error ZD000 whose DETAIL is an object: objects (the fault, NULL
+where it worked), extensions (an object of those that fail, with the fault) and filled (tables of extensions that have
+rows once the extension is there).';
 REVOKE ALL ON FUNCTION zodan.try_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_references(p_filters text, p_references text)
@@ -4647,40 +5078,46 @@ BEGIN
     -- As who copies it: row security and triggers are none of this.
     PERFORM pg_catalog.set_config('row_security', 'off', true);
     FOR v_key IN
-        SELECT k.* FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text, given text, meets text, rows float8)
+        SELECT k.* FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text,
+            given text, meets text, rows float8)
          WHERE v_filters ? k."table" ORDER BY k.rows
     LOOP
         IF v_key.rows > 5000000 OR pg_catalog.clock_timestamp() > v_end THEN
             v_unread := v_unread || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s', v_key.name, v_key."table"));
             CONTINUE;
         END IF;
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)', v_key."table",
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)',
+            v_key."table",
             ' WHERE ' || (v_filters ->> v_key."table"), v_key.given,
-            CASE WHEN v_filters ? v_key.refers THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
+            CASE WHEN v_filters ? v_key.refers
+                THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
                 v_key.refers, ' WHERE ' || (v_filters ->> v_key.refers), v_key.meets) ELSE '' END) INTO v_is_broken;
         IF v_is_broken THEN
-            v_broken := v_broken || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s, to %%s', v_key.name, v_key."table", v_key.refers));
+            v_broken := v_broken || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s, to %%s', v_key.name, v_key."table",
+                v_key.refers));
         END IF;
     END LOOP;
-    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = pg_catalog.jsonb_build_object('broken', v_broken, 'unread', v_unread)::text;
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = pg_catalog.jsonb_build_object('broken',
+        v_broken, 'unread', v_unread)::text;
 END
 $do$$sql$,
     zodan.quote_text(p_filters), zodan.quote_text(p_references))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_references IS
-'Writes the statement that finds, on the source, foreign keys that would not hold where only what is replicated is copied.
-p_references is what zodan.structure_facts gives, p_filters an object of published tables and their row filter, NULL where all rows are
-published. Tables of more than 5000000 rows are not read, and after 30 s no further one. It ends
-by an error ZD000 whose DETAIL is an object: broken and unread, arrays of names.';
+'Writes the statement that finds, on the source, foreign keys that would not hold where only what is replicated is
+copied. p_references is what zodan.structure_facts gives, p_filters an object of published tables and their row
+filter, NULL where all rows are published. Tables of more than 5000000 rows are not read, and
+after 30 s no further one. It ends by an error ZD000 whose DETAIL is an object: broken
+and unread, arrays of names.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the structure
-of one can be made on the other: structure, and on the new node trial, on the source references. What could not be read is named in unread. What
-is tried is rolled back. Never raises (design 4, step 2). */
+/* Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
+structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
+not be read is named in unread. What is tried is rolled back. Never raises. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_source text := p_join ->> 'source';
@@ -4690,118 +5127,193 @@ DECLARE
     v_answer record;
     v_filters jsonb;
 BEGIN
-    IF v_new IS NULL OR NOT v_facts -> v_source ? 'streams' OR NOT v_facts -> v_new ? 'tables' OR v_facts #>> ARRAY[v_new, 'spock', 'node'] IS NOT NULL THEN
+    IF v_new IS NULL OR NOT v_facts -> v_source ? 'streams' OR NOT v_facts -> v_new ? 'tables'
+        OR v_facts #>> ARRAY[v_new, 'spock', 'node'] IS NOT NULL THEN
         RETURN v_facts;
     END IF;
-    v_objects := zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, zodan.object_facts()), p_dsns) #> ARRAY[v_new, 'value', 'facts'];
+    v_objects := zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, zodan.object_facts()), p_dsns) #> ARRAY[v_new,
+        'value', 'facts'];
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
         v_new, zodan.structure_facts('[]'), v_source, zodan.structure_facts(coalesce(v_objects, '[]')::text)), p_dsns);
-    FOR v_answer IN SELECT a.key, a.value, a.value #> '{value,facts}' AS facts FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
-        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE WHEN v_answer.facts IS NULL
+    FOR v_answer IN SELECT a.key, a.value, a.value #> '{value,facts}' AS facts
+        FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE
+            WHEN v_answer.facts IS NULL
             THEN pg_catalog.jsonb_build_object('unread', 'structure: ' || (v_answer.value ->> 'message'))
             ELSE pg_catalog.jsonb_build_object('structure', v_answer.facts) END);
     END LOOP;
     SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.filter), '{}') INTO v_filters
       FROM (SELECT i.item ->> 'table' AS name,
-                   CASE WHEN pg_catalog.bool_and(i.item ->> 'filter' IS NOT NULL) THEN pg_catalog.string_agg(pg_catalog.format('(%s)', i.item ->> 'filter'), ' OR ') END AS filter
+                   CASE WHEN pg_catalog.bool_and(i.item ->> 'filter' IS NOT NULL)
+                       THEN pg_catalog.string_agg(pg_catalog.format('(%s)', i.item ->> 'filter'), ' OR ') END AS filter
               FROM zodan.list_published(v_facts, p_join) AS i(item) GROUP BY i.item ->> 'table') AS t;
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
         v_new, zodan.try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')::text),
         v_source, zodan.try_references(p_filters => v_filters::text,
             p_references => coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]')::text)), p_dsns);
     FOR v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
-        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE WHEN v_answer.value ->> 'sqlstate' = 'ZD000'
-            THEN pg_catalog.jsonb_build_object(CASE v_answer.key WHEN v_new THEN 'trial' ELSE 'references' END, (v_answer.value ->> 'detail')::jsonb)
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE
+            WHEN v_answer.value ->> 'sqlstate' = 'ZD000'
+            THEN pg_catalog.jsonb_build_object(CASE v_answer.key WHEN v_new THEN 'trial' ELSE 'references' END,
+                (v_answer.value ->> 'detail')::jsonb)
             ELSE pg_catalog.jsonb_build_object('unread', 'what was tried: ' || (v_answer.value ->> 'message')) END);
     END LOOP;
     RETURN v_facts;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_structure IS
-'Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the structure
-of one can be made on the other: structure, and on the new node trial, on the source references. What could not be read is named in unread. What
-is tried is rolled back. Never raises (design 4, step 2).';
+'Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
+structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
+not be read is named in unread. What is tried is rolled back. Never raises.';
 REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_structure(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.key, c.name, CASE c.place WHEN 'new' THEN p_join ->> 'new' ELSE p_join ->> 'source' END, c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
-  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s, p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
+SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
+      p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
                (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
                   FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(o.name) FROM pg_catalog.jsonb_array_elements_text(f.t -> 'same') AS o(name)
-             WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(zodan.list_fenced(p_facts, p_join)) AS z(name) WHERE o.name = 'schema ' || z.name))) AS same,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: in %s, on the source in %s', e.key, f.n #>> ARRAY['structure', 'extensions', e.key, 'schema'], e.value ->> 'schema'))
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(o.name)
+        FROM pg_catalog.jsonb_array_elements_text(f.t -> 'same') AS o(name)
+             WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(zodan.list_fenced(p_facts, p_join)) AS z(name)
+                 WHERE o.name = 'schema ' || z.name))) AS same,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: in %s, on the source in %s', e.key,
+               f.n #>> ARRAY['structure', 'extensions', e.key, 'schema'], e.value ->> 'schema'))
               FROM pg_catalog.jsonb_each(f.t -> 'extensions') AS e(key, value)
-             WHERE (e.value ->> 'used')::boolean AND f.n #>> ARRAY['structure', 'extensions', e.key, 'schema'] <> e.value ->> 'schema')) AS elsewhere,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: %s', e.key, e.value)) FROM pg_catalog.jsonb_each_text(f.n #> '{trial,extensions}') AS e(key, value)
+             WHERE (e.value ->> 'used')::boolean AND f.n #>> ARRAY['structure', 'extensions', e.key,
+                 'schema'] <> e.value ->> 'schema')) AS elsewhere,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: %s', e.key, e.value))
+               FROM pg_catalog.jsonb_each_text(f.n #> '{trial,extensions}') AS e(key, value)
              WHERE f.n -> 'available' ? e.key)) AS failing,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_array_elements_text(f.n #> '{trial,filled}') AS t(name) WHERE f.published ? t.name)) AS filled,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_array_elements_text(f.t -> 'holding') AS t(name)
-             WHERE NOT f.published ? t.name AND NOT f.n #> '{trial,filled}' ? t.name)) AS holding,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', g.key, l.list)) FROM pg_catalog.jsonb_each(f.t -> 'generated') AS g(key, value)
-             CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list FROM pg_catalog.jsonb_array_elements_text(g.value) AS k(name)
-                                  WHERE pg_catalog.jsonb_typeof(f.published -> g.key) = 'null' OR f.published -> g.key ? k.name) AS l
-             WHERE f.published ? g.key AND l.list IS NOT NULL AND f.n #>> '{extensions,spock}' LIKE '5.%')) AS generated,
-           (SELECT pg_catalog.jsonb_object_agg(k.kind, zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key) FROM pg_catalog.jsonb_each(k.tables) AS e(key, related)
-                       WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(e.related) AS r(name) WHERE f.published ? r.name))))
-              FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
+               FROM pg_catalog.jsonb_array_elements_text(f.n #> '{trial,filled}') AS t(name)
+               WHERE f.published ? t.name)) AS filled) AS l
  CROSS JOIN LATERAL (VALUES
-    ('same-names', 'nothing of the same name', 'new', 'fail', l.same, 'no object that the copy is about to create', 'Drop these objects on the new node.'),
-    ('creatable-objects', 'objects can be created', 'new', 'fail', f.n #>> '{trial,objects}', 'a database in which the connecting role may create objects: the copy does', 'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
-    ('schema-public', 'schema public', 'new', 'fail', CASE WHEN (f.t ->> 'in_public')::boolean AND NOT (f.n #>> '{structure,public}')::boolean THEN 'missing' END,
+    ('same-names', 'nothing of the same name', 'fail', l.same, 'no object that the copy is about to create',
+     'Drop these objects on the new node.'),
+    ('creatable-objects', 'objects can be created', 'fail', f.n #>> '{trial,objects}',
+     'a database in which the connecting role may create objects: the copy does',
+     'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
+    ('schema-public', 'schema public', 'fail', CASE WHEN (f.t ->> 'in_public')::boolean
+     AND NOT (f.n #>> '{structure,public}')::boolean THEN 'missing' END,
      'schema public, in which the source has objects', 'Run CREATE SCHEMA public on the new node.'),
-    ('extension-schemas', 'schemas of extensions', 'new', 'fail', l.elsewhere, 'an extension that others depend on in the schema that it has on the source', 'Run ALTER EXTENSION ... SET SCHEMA on the new node, or drop it there.'),
-    ('creatable-extensions', 'extensions can be created', 'new', 'fail', l.failing, 'every extension of the source', 'Run CREATE EXTENSION on the new node to see the error, and remove its cause.'),
-    ('extension-tables', 'tables of extensions', 'new', 'fail', l.filled, 'no rows from the script of an extension in a table that is copied', 'Take these tables out of the replication sets on every member.'),
-    ('extension-rows', 'rows of extensions', 'source', 'warn', l.holding, 'no rows in tables of extensions that are in no replication set: they are not copied', 'Add these tables to a set on every member, or bring their rows by hand.'),
-    ('generated-columns', 'generated columns', 'source', 'fail', l.generated, 'with Spock 5, no generated column in what is replicated: its copy fails', 'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
-    ('foreign-partitions', 'foreign partitions', 'source', 'fail', l.partitions ->> 'foreign', 'no foreign table below a table that is copied: the copy would read and write the rows of its server',
-     'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
-    ('partitions-by-hash', 'partitions by hash', 'source', 'fail', l.partitions ->> 'hashed', 'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
-     'Take these tables with their partitions out of the replication sets on every member, or partition them by list or by the hash of another column.'),
-    ('foreign-keys', 'foreign keys', 'source', 'fail', zodan.name_some(f.s #> '{references,broken}'), 'a row for every reference among the rows that are copied',
-     'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
-    ('unread-foreign-keys', 'foreign keys that were read', 'source', 'warn', zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before', 'Look for rows without the one that they refer to: the copy would fail at its end.'),
-    ('table-reading-checks', 'checks that read tables', 'source', 'warn', zodan.name_some(f.t -> 'peeking'), 'no CHECK whose function reads a table, which may be empty while the copy fills another', 'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
-    ('search-paths', 'functions with a search path', 'source', 'warn', zodan.name_some(f.t -> 'unpinned'), 'a search_path set for functions in indexes and checks: the copy has none', 'Run ALTER FUNCTION ... SET search_path for these.')
- ) AS c(key, name, place, severity, list, required, hint)
+    ('extension-schemas', 'schemas of extensions', 'fail', l.elsewhere,
+     'an extension that others depend on in the schema that it has on the source',
+     'Run ALTER EXTENSION ... SET SCHEMA on the new node, or drop it there.'),
+    ('creatable-extensions', 'extensions can be created', 'fail', l.failing, 'every extension of the source',
+     'Run CREATE EXTENSION on the new node to see the error, and remove its cause.'),
+    ('extension-tables', 'tables of extensions', 'fail', l.filled,
+     'no rows from the script of an extension in a table that is copied',
+     'Take these tables out of the replication sets on every member.')
+ ) AS c(key, name, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_structure IS
-'Whether the structure and rows of the source can be made on the new node, over what zodan.gather_structure gave: nothing of the
-same name is there, objects and extensions can be created, foreign keys hold for what is copied, Spock can copy the columns. Warnings where the
-copy may fail by what a function does (design 4, step 2).';
+'Whether the structure of the source can be made on the new node, over what zodan.gather_structure returned: nothing of
+the same name is there, and objects and extensions can be created.';
 REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_copyable(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
+      p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
+               (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
+                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
+               FROM pg_catalog.jsonb_array_elements_text(f.t -> 'holding') AS t(name)
+             WHERE NOT f.published ? t.name AND NOT f.n #> '{trial,filled}' ? t.name)) AS holding,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', g.key, l.list))
+               FROM pg_catalog.jsonb_each(f.t -> 'generated') AS g(key, value)
+             CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list
+                 FROM pg_catalog.jsonb_array_elements_text(g.value) AS k(name)
+                                  WHERE pg_catalog.jsonb_typeof(f.published -> g.key) = 'null'
+                                      OR f.published -> g.key ? k.name) AS l
+             WHERE f.published ? g.key AND l.list IS NOT NULL
+                 AND f.n #>> '{extensions,spock}' LIKE '5.%')) AS generated,
+           (SELECT pg_catalog.jsonb_object_agg(k.kind,
+               zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key)
+               FROM pg_catalog.jsonb_each(k.tables) AS e(key, related)
+                       WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(e.related) AS r(name)
+                           WHERE f.published ? r.name))))
+              FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('extension-rows', 'rows of extensions', 'warn', l.holding,
+     'no rows in tables of extensions that are in no replication set: they are not copied',
+     'Add these tables to a set on every member, or bring their rows by hand.'),
+    ('generated-columns', 'generated columns', 'fail', l.generated,
+     'with Spock 5, no generated column in what is replicated: its copy fails',
+     'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
+    ('foreign-partitions', 'foreign partitions', 'fail', l.partitions ->> 'foreign',
+     'no foreign table below a table that is copied: the copy would read and write the rows of its server',
+     'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
+    ('partitions-by-hash', 'partitions by hash', 'fail', l.partitions ->> 'hashed',
+     'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
+     'Take these tables with their partitions out of the replication sets on every member, '
+     'or partition them by list or by the hash of another column.'),
+    ('foreign-keys', 'foreign keys', 'fail', zodan.name_some(f.s #> '{references,broken}'),
+     'a row for every reference among the rows that are copied',
+     'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
+    ('unread-foreign-keys', 'foreign keys that were read', 'warn',
+     zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before',
+     'Look for rows without the one that they refer to: the copy would fail at its end.'),
+    ('table-reading-checks', 'checks that read tables', 'warn', zodan.name_some(f.t -> 'peeking'),
+     'no CHECK whose function reads a table, which may be empty while the copy fills another',
+     'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
+    ('search-paths', 'functions with a search path', 'warn', zodan.name_some(f.t -> 'unpinned'),
+     'a search_path set for functions in indexes and checks: the copy has none',
+     'Run ALTER FUNCTION ... SET search_path for these.')
+ ) AS c(key, name, severity, list, required, hint)
+ WHERE f.t IS NOT NULL AND f.n ? 'structure'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_copyable IS
+'Whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign keys hold
+for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail by what a function does.';
+REVOKE ALL ON FUNCTION zodan.check_copyable FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> 'sequences' THEN 'fail' ELSE 'warn' END, d.lacks IS NULL AND d.has IS NULL,
-       coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''), 'as on the source'),
+SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> 'sequences' THEN 'fail' ELSE 'warn' END,
+    d.lacks IS NULL AND d.has IS NULL,
+       coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''),
+           'as on the source'),
        'what the source has', 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN (VALUES ('replication-sets', 'replication sets', 'sets', 'name', 'name'), ('set-tables', 'tables in sets', 'tables', 'table', 'set'), ('set-sequences', 'sequences in sets', 'sequences', 'sequence', 'set')) AS c(key, name, kind, label, set)
- CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own, p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source OFFSET 0) AS k
+ CROSS JOIN (VALUES ('replication-sets', 'replication sets', 'sets', 'name', 'name'),
+     ('set-tables', 'tables in sets', 'tables', 'table', 'set'), ('set-sequences', 'sequences in sets', 'sequences',
+     'sequence', 'set')) AS c(key, name, kind, label, set)
+ CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own,
+     p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source OFFSET 0) AS k
  -- OFFSET 0: once, and not again for every row.
- CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join || pg_catalog.jsonb_build_object('members', (p_join -> 'members') - coalesce(p_join ->> 'new', ''))) AS sets OFFSET 0) AS x
+ CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join || pg_catalog.jsonb_build_object('members',
+     (p_join -> 'members') - coalesce(p_join ->> 'new', ''))) AS sets OFFSET 0) AS x
  CROSS JOIN LATERAL (
     -- EXCEPT is linear, however many tables there are.
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set', e.item ->> c.label))
-              FROM (SELECT s.item FROM pg_catalog.jsonb_array_elements(k.source) AS s(item) EXCEPT SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item)) AS e
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set',
+        e.item ->> c.label))
+              FROM (SELECT s.item FROM pg_catalog.jsonb_array_elements(k.source) AS s(item) EXCEPT SELECT o.item
+                  FROM pg_catalog.jsonb_array_elements(k.own) AS o(item)) AS e
              WHERE e.item ->> c.set = ANY (x.sets))) AS lacks,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set', e.item ->> c.label))
-              FROM (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item) EXCEPT SELECT s.item FROM pg_catalog.jsonb_array_elements(k.source) AS s(item)) AS e
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set',
+               e.item ->> c.label))
+              FROM (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item) EXCEPT SELECT s.item
+                  FROM pg_catalog.jsonb_array_elements(k.source) AS s(item)) AS e
              WHERE e.item ->> c.set = ANY (x.sets))) AS has) AS d
  WHERE m.name <> p_join ->> 'source' AND k.own IS NOT NULL AND k.source IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sets IS
-'Every member has the replication sets of the source, as far as the members take them from one another: definitions, and
-tables and sequences in them with columns and row filter. Sequences are a warning for another member than the new node (design 4, step 4).';
+'Every member has the replication sets of the source, as far as the members take them from one another: definitions,
+and tables and sequences in them with columns and row filter. Sequences are a warning for another member than the new
+node.';
 REVOKE ALL ON FUNCTION zodan.check_sets FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_premises(p_facts jsonb, p_join jsonb)
@@ -4809,45 +5321,59 @@ RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT 'same-sets', 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and(s.lacks IS NULL),
-       coalesce(pg_catalog.string_agg(pg_catalog.format('%s does not take %s', s.name, s.lacks), '; ') FILTER (WHERE s.lacks IS NOT NULL), 'as every member'),
-       'every replication set with tables that any member takes', 'Run spock.sub_add_repset on this node, and bring the rows that it lacks.'
+       coalesce(pg_catalog.string_agg(pg_catalog.format('%s does not take %s', s.name, s.lacks), '; ')
+           FILTER (WHERE s.lacks IS NOT NULL), 'as every member'),
+       'every replication set with tables that any member takes',
+           'Run spock.sub_add_repset on this node, and bring the rows that it lacks.'
   FROM (SELECT m.name AS subscriber, i.item ->> 'name' AS name,
-               (SELECT pg_catalog.string_agg(x.name, ', ') FROM pg_catalog.unnest(zodan.list_exchanged(p_facts, p_join)) AS x(name)
+               (SELECT pg_catalog.string_agg(x.name, ', ')
+                   FROM pg_catalog.unnest(zodan.list_exchanged(p_facts, p_join)) AS x(name)
                  WHERE NOT i.item -> 'sets' ? x.name
-                   AND pg_catalog.jsonb_path_exists(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables'], '$[*] ? (@.set == $name)', pg_catalog.jsonb_build_object('name', x.name))) AS lacks
+                   AND pg_catalog.jsonb_path_exists(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables'],
+                       '$[*] ? (@.set == $name)', pg_catalog.jsonb_build_object('name', x.name))) AS lacks
           FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS i(item)
+          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
+              'subscriptions']) AS i(item)
             ON p_join -> 'members' ? (i.item ->> 'provider') AND (i.item ->> 'enabled')::boolean
          WHERE p_facts -> m.name ? 'spock') AS s
  GROUP BY s.subscriber
 UNION ALL
 SELECT c.key, c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
-  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
+  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
+      coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
           -- OFFSET 0: once, and not again for every row.
           FROM zodan.list_published(p_facts, p_join) AS i(item) OFFSET 0) AS f
  CROSS JOIN LATERAL (VALUES
-    ('partition-roots', 'partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name)) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
+    ('partition-roots', 'partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name))
+     FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
        WHERE n.root IS NOT NULL AND f.published ? n.name AND NOT f.published ? n.root),
-     'the root of every partition in a replication set: Spock copies no partition without it', 'Add the root with spock.repset_add_table on every member.'),
-    ('needed-columns', 'columns that need a value', (SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', n.key, l.list))) FROM pg_catalog.jsonb_each(f.t -> 'needed') AS n(key, value)
-        CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list FROM pg_catalog.jsonb_array_elements_text(n.value) AS k(name) WHERE NOT f.published -> n.key ? k.name) AS l
+     'the root of every partition in a replication set: Spock copies no partition without it',
+         'Add the root with spock.repset_add_table on every member.'),
+    ('needed-columns', 'columns that need a value',
+     (SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', n.key, l.list)))
+     FROM pg_catalog.jsonb_each(f.t -> 'needed') AS n(key, value)
+        CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list
+            FROM pg_catalog.jsonb_array_elements_text(n.value) AS k(name) WHERE NOT f.published -> n.key ? k.name) AS l
        WHERE pg_catalog.jsonb_typeof(f.published -> n.key) = 'array' AND l.list IS NOT NULL),
-     'in every column list the columns that are NOT NULL without a default', 'Add these columns to the column list, or give them a default.')
+     'in every column list the columns that are NOT NULL without a default',
+         'Add these columns to the column list, or give them a default.')
  ) AS c(key, name, list, required, hint)
  WHERE f.t IS NOT NULL
 UNION ALL
-SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.list IS NULL, coalesce('slot of the copy of another node: ' || j.list, 'none'), 'no unfinished join of another node',
+SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.list IS NULL,
+    coalesce('slot of the copy of another node: ' || j.list, 'none'), 'no unfinished join of another node',
        'Finish that join, or roll it back, where it was called.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL (
-    SELECT pg_catalog.string_agg(s.item ->> 'name', ', ') AS list FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'host', 'slots']) AS s(item)
+    SELECT pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
+        FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'host', 'slots']) AS s(item)
      WHERE s.item ->> 'name' ~ '^spk_.*_zodan_co[0-9a-f]{8}$' AND (s.item ->> 'here')::boolean) AS j
  WHERE p_facts -> m.name ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_premises IS
-'What the proof of a join stands on beyond zodan.check_members and zodan.check_sets: members take the same sets from one
-another; a published partition has its root published too, without which Spock does not copy it; a column list leaves out no column that
-needs a value; no other join is under way, which the members would not come to know of (design 4).';
+'What the proof of a join stands on beyond zodan.check_members and zodan.check_sets: members take the same sets from
+one another; a published partition has its root published too, without which Spock does not copy it; a column list
+leaves out no column that needs a value; no other join is under way, which the members would not come to know of.';
 REVOKE ALL ON FUNCTION zodan.check_premises FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_slots(p_facts jsonb, p_join jsonb)
@@ -4861,77 +5387,101 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
       FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
      CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS u
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(coalesce(s.held, 0)) || ' held') FILTER (WHERE NOT s.active AND NOT u.slots ? s.name)) AS idle,
-           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.held) || ' held') FILTER (WHERE NOT s.active AND s.held > 268435456)) AS holding,
-           zodan.name_some(pg_catalog.jsonb_agg(s.name || ' is ' || s.status) FILTER (WHERE s.status IN ('lost', 'unreserved') AND u.slots ? s.name)) AS lost,
-           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.lag) || ' behind') FILTER (WHERE s.lag > 67108864 AND s.here)) AS slow
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(coalesce(s.held, 0))
+        || ' held') FILTER (WHERE NOT s.active AND NOT u.slots ? s.name)) AS idle,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.held) || ' held')
+               FILTER (WHERE NOT s.active AND s.held > 268435456)) AS holding,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ' is ' || s.status)
+               FILTER (WHERE s.status IN ('lost', 'unreserved') AND u.slots ? s.name)) AS lost,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.lag) || ' behind')
+               FILTER (WHERE s.lag > 67108864 AND s.here)) AS slow
       FROM pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[m.name, 'host', 'slots'])
                AS s(name text, active boolean, status text, here boolean, held numeric, lag numeric)) AS l
  CROSS JOIN LATERAL (VALUES
-    ('inactive-slots', 'no inactive slots', 'warn', l.idle, 'a subscriber on every slot that is none of the cluster''s own', 'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
-    ('held-wal', 'WAL held by inactive slots', 'warn', l.holding, pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
+    ('inactive-slots', 'no inactive slots', 'warn', l.idle,
+     'a subscriber on every slot that is none of the cluster''s own',
+     'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
+    ('held-wal', 'WAL held by inactive slots', 'warn', l.holding,
+     pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
      'Bring its subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells): it fills the disk.'),
-    ('lost-slots', 'no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from', 'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
-    ('lag', 'lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint) || ' at most not yet confirmed by a subscriber', 'Wait until the subscribers have caught up, or find what slows them.')
+    ('lost-slots', 'no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from',
+     'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
+    ('lag', 'lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint)
+     || ' at most not yet confirmed by a subscriber',
+     'Wait until the subscribers have caught up, or find what slows them.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE p_facts -> m.name ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_slots IS
-'Replication slots of every member: streamed from, none of a member''s that lost its WAL, none that holds much of it unused,
-none far behind (design 6).';
+'Replication slots of every member: streamed from, none of a member''s that lost its WAL, none that holds much of it
+unused, none far behind.';
 REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT c.key, c.name, m.name, c.severity, c.list = '[]', coalesce(zodan.name_some(c.list), 'none'), 'none: a slot is made only once they are over', c.hint
+SELECT c.key, c.name, m.name, c.severity, c.list = '[]', coalesce(zodan.name_some(c.list), 'none'),
+    'none: a slot is made only once they are over', c.hint
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL (VALUES
-    ('long-transactions', 'no long transactions', 'warn', p_facts #> ARRAY[m.name, 'host', 'transactions'], 'Let them end, or end them with pg_terminate_backend, before the join.'),
-    ('prepared-transactions', 'no prepared transactions', 'fail', p_facts #> ARRAY[m.name, 'host', 'prepared'], 'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
+    ('long-transactions', 'no long transactions', 'warn', p_facts #> ARRAY[m.name, 'host', 'transactions'],
+     'Let them end, or end them with pg_terminate_backend, before the join.'),
+    ('prepared-transactions', 'no prepared transactions', 'fail', p_facts #> ARRAY[m.name, 'host', 'prepared'],
+     'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
  ) AS c(key, name, severity, list, hint)
  WHERE p_facts -> m.name ? 'host'
 UNION ALL
 SELECT 'wal-kept', 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w.kept < w.allowed,
-       pg_catalog.format('about %s while %s are copied at an assumed %s a second; max_slot_wal_keep_size %s', pg_catalog.pg_size_pretty(w.kept),
+       pg_catalog.format('about %s while %s are copied at an assumed %s a second; max_slot_wal_keep_size %s',
+           pg_catalog.pg_size_pretty(w.kept),
            pg_catalog.pg_size_pretty(w.size), pg_catalog.pg_size_pretty(20971520::bigint),
            CASE WHEN w.allowed = -1 THEN 'unlimited' ELSE pg_catalog.pg_size_pretty(w.allowed) END),
-       'less than max_slot_wal_keep_size', 'Raise max_slot_wal_keep_size on the source and reload, or join while little is written.'
+       'less than max_slot_wal_keep_size',
+           'Raise max_slot_wal_keep_size on the source and reload, or join while little is written.'
   FROM (SELECT h.size, h.wal_rate * h.size / 20971520 AS kept,
-               CASE WHEN (h.settings ->> 'max_slot_wal_keep_size')::numeric < 0 THEN -1 ELSE (h.settings ->> 'max_slot_wal_keep_size')::numeric * 1048576 END AS allowed
-          FROM pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'host']) AS h(size numeric, wal_rate numeric, settings jsonb)
+               CASE WHEN (h.settings ->> 'max_slot_wal_keep_size')::numeric < 0 THEN -1
+                   ELSE (h.settings ->> 'max_slot_wal_keep_size')::numeric * 1048576 END AS allowed
+          FROM pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'host']) AS h(size numeric,
+              wal_rate numeric, settings jsonb)
          WHERE p_facts -> (p_join ->> 'source') ? 'host') AS w
 UNION ALL
 -- In seconds. Spock's copy does not read from its slot before it is complete.
 SELECT 'waiting-slots', 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.allowed > i.needed,
-       pg_catalog.format('dropped after %s (idle_replication_slot_timeout)', pg_catalog.make_interval(secs => i.allowed)),
-       pg_catalog.format('more than %s, or 0: a slot waits for as long as the copy takes', pg_catalog.make_interval(secs => i.needed)),
+       pg_catalog.format('dropped after %s (idle_replication_slot_timeout)',
+           pg_catalog.make_interval(secs => i.allowed)),
+       pg_catalog.format('more than %s, or 0: a slot waits for as long as the copy takes',
+           pg_catalog.make_interval(secs => i.needed)),
        'Set idle_replication_slot_timeout = 0 and reload, until the node has joined.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN LATERAL (SELECT coalesce((p_facts #>> ARRAY[m.name, 'host', 'settings', 'idle_replication_slot_timeout'])::double precision, 0) AS allowed,
-               600 + pg_catalog.round((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::numeric / 20971520) AS needed) AS i
+ CROSS JOIN LATERAL (SELECT coalesce((p_facts #>> ARRAY[m.name, 'host', 'settings',
+     'idle_replication_slot_timeout'])::double precision, 0) AS allowed,
+               600 + pg_catalog.round((p_facts #>> ARRAY[p_join ->> 'source', 'host',
+                   'size'])::numeric / 20971520) AS needed) AS i
  WHERE p_facts -> m.name ? 'host'
 UNION ALL
 -- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so that more may fit.
 SELECT 'max-locks-per-transaction', 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
-       pg_catalog.format('room for %s locks', o.allowed), pg_catalog.format('%s, for what the structure of the source has', o.needed),
+       pg_catalog.format('room for %s locks', o.allowed),
+           pg_catalog.format('%s, for what the structure of the source has', o.needed),
        'Raise max_locks_per_transaction in postgresql.conf and restart the server.'
   FROM (SELECT n.name, (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'lockable'])::bigint AS needed,
-               (h.settings ->> 'max_locks_per_transaction')::bigint * ((h.settings ->> 'max_connections')::bigint + (h.settings ->> 'max_prepared_transactions')::bigint) AS allowed
+               (h.settings ->> 'max_locks_per_transaction')::bigint * ((h.settings ->> 'max_connections')::bigint
+                   + (h.settings ->> 'max_prepared_transactions')::bigint) AS allowed
           FROM (VALUES (p_join ->> 'source'), (p_join ->> 'new')) AS n(name)
          CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[n.name, 'host', 'settings'] AS settings) AS h
          WHERE h.settings IS NOT NULL AND p_facts -> (p_join ->> 'source') ? 'tables') AS o
 UNION ALL
 SELECT 'disk-space', 'disk space', p_join ->> 'new', 'info', NULL::boolean,
-       pg_catalog.format('the source has %s; free space on this server is unknown', pg_catalog.pg_size_pretty((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::bigint)),
+       pg_catalog.format('the source has %s; free space on this server is unknown',
+           pg_catalog.pg_size_pretty((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::bigint)),
        'room for the database and its WAL', 'Look at the free space of the file system of the data directory.'
  WHERE p_facts -> (p_join ->> 'source') ? 'host' AND p_facts -> (p_join ->> 'new') ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_load IS
-'What would make a join slow or fill a disk, or take away a slot that waits: long and prepared transactions on a member, which a
-slot waits for, and the WAL that the source keeps while it is copied, estimated from what it wrote on average. Disk space of the new node
-cannot be known in SQL: its passed is NULL (design 4, steps 2 and 5).';
+'What would make a join slow or fill a disk, or take away a slot that waits: long and prepared transactions on a
+member, which a slot waits for, and the WAL that the source keeps while it is copied, estimated from what it wrote on
+average. Disk space of the new node cannot be known in SQL: its passed is NULL.';
 REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_tables(p_facts jsonb, p_join jsonb)
@@ -4939,35 +5489,55 @@ RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
-  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t, p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
+  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
+      p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
                p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e OFFSET 0) AS f
  -- A key is found in an object at once, in an array only by going through it. OFFSET 0: once, and not again for every row.
  CROSS JOIN LATERAL (
-    SELECT (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', true), '{}') FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)) AS published,
-           (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, true), '{}') FROM pg_catalog.jsonb_array_elements_text(f.t -> 'unkeyed') AS k(name)) AS unkeyed OFFSET 0) AS u
+    SELECT (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', true), '{}')
+        FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)) AS published,
+           (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, true), '{}')
+               FROM pg_catalog.jsonb_array_elements_text(f.t -> 'unkeyed') AS k(name)) AS unkeyed OFFSET 0) AS u
  CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s in %s', i.item ->> 'table', i.item ->> 'set'))
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s in %s', i.item ->> 'table',
+        i.item ->> 'set'))
               FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)
               JOIN pg_catalog.jsonb_array_elements(f.s -> 'sets') AS r(item) ON r.item ->> 'name' = i.item ->> 'set'
-             WHERE ((r.item ->> 'update')::boolean OR (r.item ->> 'delete')::boolean) AND u.unkeyed ? (i.item ->> 'table'))) AS unkeyed,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name) FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS t(name, root)
+             WHERE ((r.item ->> 'update')::boolean OR (r.item ->> 'delete')::boolean)
+                 AND u.unkeyed ? (i.item ->> 'table'))) AS unkeyed,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
+               FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS t(name, root)
              WHERE NOT u.published ?| ARRAY[t.name, t.root])) AS apart,
-           CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor' THEN pg_catalog.format('%s large objects', f.t ->> 'large_objects') END AS large) AS l
+           CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor'
+               THEN pg_catalog.format('%s large objects', f.t ->> 'large_objects') END AS large) AS l
  CROSS JOIN LATERAL (VALUES
-    ('keys', 'keys of replicated tables', 'fail', l.unkeyed, 'a primary key or index as replica identity, not deferrable, where updates or deletes are replicated', 'Add a primary key or REPLICA IDENTITY USING INDEX, or move the table to a set that replicates inserts only.'),
-    ('unreplicated-tables', 'tables not replicated', 'warn', l.apart, 'every table in a replication set', 'Add them with spock.repset_add_table, or know that their rows are not copied.'),
-    ('deferrable-keys', 'deferrable keys', 'warn', zodan.name_some(f.t -> 'deferrable'), 'no deferrable primary or unique constraints: conflicts on them are not found', 'Make the constraint again NOT DEFERRABLE.'),
-    ('several-keys', 'several unique keys', 'warn', zodan.name_some(f.t -> 'several_unique'), 'one unique index for each table: conflicts are resolved on the replica identity only', 'Let only one node write what the other keys hold, or drop them.'),
-    ('unlogged-tables', 'unlogged tables', 'warn', zodan.name_some(f.t -> 'unlogged'), 'none: they are not replicated', 'Run ALTER TABLE ... SET LOGGED and add them to a set, or do without them.'),
-    ('triggers', 'triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'), 'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node', 'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
-    ('large-objects', 'large objects', 'warn', l.large, 'none, or lolor, which replicates them', 'Install lolor and move the large objects into its tables.'),
-    ('other-subscriptions', 'other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'), 'no subscription of PostgreSQL''s own: the copy carries it to the new node', 'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: its slot is the source''s.')
+    ('keys', 'keys of replicated tables', 'fail', l.unkeyed,
+     'a primary key or index as replica identity, not deferrable, where updates or deletes are replicated',
+     'Add a primary key or REPLICA IDENTITY USING INDEX, or move the table to a set that replicates inserts only.'),
+    ('unreplicated-tables', 'tables not replicated', 'warn', l.apart, 'every table in a replication set',
+     'Add them with spock.repset_add_table, or know that their rows are not copied.'),
+    ('deferrable-keys', 'deferrable keys', 'warn', zodan.name_some(f.t -> 'deferrable'),
+     'no deferrable primary or unique constraints: conflicts on them are not found',
+     'Make the constraint again NOT DEFERRABLE.'),
+    ('several-keys', 'several unique keys', 'warn', zodan.name_some(f.t -> 'several_unique'),
+     'one unique index for each table: conflicts are resolved on the replica identity only',
+     'Let only one node write what the other keys hold, or drop them.'),
+    ('unlogged-tables', 'unlogged tables', 'warn', zodan.name_some(f.t -> 'unlogged'), 'none: they are not replicated',
+     'Run ALTER TABLE ... SET LOGGED and add them to a set, or do without them.'),
+    ('triggers', 'triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'),
+     'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node',
+     'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
+    ('large-objects', 'large objects', 'warn', l.large, 'none, or lolor, which replicates them',
+     'Install lolor and move the large objects into its tables.'),
+    ('other-subscriptions', 'other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'),
+     'no subscription of PostgreSQL''s own: the copy carries it to the new node',
+     'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: its slot is the source''s.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.s IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_tables IS
-'What of the source''s tables cannot be replicated, or not as one would think. A failure only for tables without
-a key in a set that replicates updates or deletes: the new node cannot have such a set (design 4, step 4).';
+'What of the source''s tables cannot be replicated, or not as one would think. A failure only for tables without a
+key in a set that replicates updates or deletes: the new node cannot have such a set.';
 REVOKE ALL ON FUNCTION zodan.check_tables FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_sequences(p_facts jsonb, p_join jsonb)
@@ -4983,17 +5553,16 @@ SELECT 'sequences', 'sequences', p_join ->> 'source', 'warn', q.plain IS NULL,
  WHERE p_facts -> (p_join ->> 'source') ? 'tables'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sequences IS
-'Names the plain sequences of the source: on a multi-master each node counts for itself, so that two nodes
-will give the same value sooner or later. A warning (design 4, step 1).';
+'Names the plain sequences of the source: on a multi-master each node counts for itself, so that two nodes will give
+the same value sooner or later. A warning.';
 REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more
-and zodan.probe_pairs gave; without a new node, those of the members alone. Looks at nothing else and changes nothing
-(design 4). */
+/* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
+zodan.probe_pairs gave; without a new node, those of the members alone. Looks at nothing else and changes nothing. */
 BEGIN
     -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
     RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
@@ -5006,7 +5575,9 @@ BEGIN
     RETURN QUERY SELECT * FROM zodan.check_new_node(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_new_server(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_structure(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_copyable(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_premises(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_capacity(p_facts, p_join);
@@ -5018,52 +5589,61 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_join IS
-'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more
-and zodan.probe_pairs gave; without a new node, those of the members alone. Looks at nothing else and changes nothing
-(design 4).';
+'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
+zodan.probe_pairs gave; without a new node, those of the members alone. Looks at nothing else and changes nothing.';
 REVOKE ALL ON FUNCTION zodan.check_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_joined(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'known-everywhere', 'known everywhere', m.name, 'fail', u.list IS NULL, coalesce('does not know ' || u.list, 'knows every member'), 'every member in spock.node',
+SELECT 'known-everywhere', 'known everywhere', m.name, 'fail', u.list IS NULL,
+    coalesce('does not know ' || u.list, 'knows every member'), 'every member in spock.node',
        'Join the missing node again, or look for what removed its row from spock.node.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN LATERAL (SELECT zodan.name_some(pg_catalog.jsonb_agg(o.name)) AS list FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS o(name)
+ CROSS JOIN LATERAL (SELECT zodan.name_some(pg_catalog.jsonb_agg(o.name)) AS list
+     FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS o(name)
                       WHERE NOT p_facts #> ARRAY[m.name, 'spock', 'nodes'] ? o.name) AS u
  WHERE p_facts -> m.name ? 'spock'
 UNION ALL
-SELECT 'new-node-subscriptions', 'subscriptions of the new node', p_join ->> 'new', 'fail', pg_catalog.count(s.item) = 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1),
-       pg_catalog.format('%s replicate', pg_catalog.count(s.item)), pg_catalog.format('%s, one from and one to every member', 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1)),
+SELECT 'new-node-subscriptions', 'subscriptions of the new node', p_join ->> 'new', 'fail',
+    pg_catalog.count(s.item) = 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1),
+       pg_catalog.format('%s replicate', pg_catalog.count(s.item)),
+           pg_catalog.format('%s, one from and one to every member',
+           2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1)),
        'Look at the subscriptions that do not replicate, or are not there, and at the server logs.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
   LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
     ON s.item ->> 'status' = 'replicating' AND (m.name = p_join ->> 'new' OR s.item ->> 'provider' = p_join ->> 'new')
 HAVING p_join ->> 'new' IS NOT NULL
 UNION ALL
-SELECT 'slot-active', 'slot is streamed from', (s.item ->> 'provider') || ' -> ' || m.name, 'fail', coalesce(l.active, false),
-       CASE WHEN l.active IS NULL THEN pg_catalog.format('no slot "%s"', s.item ->> 'slot') WHEN l.active THEN 'active' ELSE 'inactive' END,
-       'an active slot on the provider', 'Enable the subscription; where its slot is gone, the subscriber has to be joined again.'
+SELECT 'slot-active', 'slot is streamed from', (s.item ->> 'provider') || ' -> ' || m.name, 'fail',
+    coalesce(l.active, false),
+       CASE WHEN l.active IS NULL THEN pg_catalog.format('no slot "%s"', s.item ->> 'slot') WHEN l.active THEN 'active'
+           ELSE 'inactive' END,
+       'an active slot on the provider',
+           'Enable the subscription; where its slot is gone, the subscriber has to be joined again.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
-  LEFT JOIN LATERAL pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[s.item ->> 'provider', 'host', 'slots']) AS l(name text, active boolean) ON l.name = s.item ->> 'slot'
+  LEFT JOIN LATERAL pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[s.item ->> 'provider', 'host',
+      'slots']) AS l(name text, active boolean) ON l.name = s.item ->> 'slot'
  WHERE p_facts -> (s.item ->> 'provider') ? 'host'
 UNION ALL
-SELECT 'sequences-ahead', 'sequences ahead', p_join ->> 'new', 'warn', b.list IS NULL, coalesce('behind another member: ' || b.list, 'none behind'),
+SELECT 'sequences-ahead', 'sequences ahead', p_join ->> 'new', 'warn', b.list IS NULL,
+    coalesce('behind another member: ' || b.list, 'none behind'),
        'sequences no lower than on any member', 'Run setval for these sequences before applications write to this node.'
   FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(DISTINCT o.key)) AS list
           FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
          CROSS JOIN LATERAL pg_catalog.jsonb_each(p_facts #> ARRAY[m.name, 'tables', 'sequences']) AS o(key, value)
          CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[p_join ->> 'new', 'tables', 'sequences', o.key] AS value) AS n
          WHERE NOT (o.value ->> 'snowflake')::boolean
-           AND ((o.value ->> 'last')::numeric - coalesce((n.value ->> 'last')::numeric, '-Infinity')) * pg_catalog.sign((o.value ->> 'step')::numeric) > 0) AS b
+           AND ((o.value ->> 'last')::numeric - coalesce((n.value ->> 'last')::numeric,
+               '-Infinity')) * pg_catalog.sign((o.value ->> 'step')::numeric) > 0) AS b
  WHERE p_facts -> (p_join ->> 'new') ? 'tables'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_joined IS
 'What a join must have led to: every member knows every other one, the new node has its 2 (n - 1) subscriptions
-replicating, each stream has its slot on the provider, streamed from, and the new node''s sequences are ahead (design 4,
-step 9).';
+replicating, each stream has its slot on the provider, streamed from, and the new node''s sequences are ahead.';
 REVOKE ALL ON FUNCTION zodan.check_joined FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_rows(p_facts jsonb, p_join jsonb)
@@ -5071,29 +5651,39 @@ RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT 'row-counts', 'row counts', m.name, 'warn', coalesce(pg_catalog.bool_and(t.near), true),
-       coalesce(zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s has %s rows, %s on the source', t.name, t.own, t.source)) FILTER (WHERE NOT t.near)) || '; ', '')
-           || pg_catalog.format('%s tables counted, %s estimated, %s not known', pg_catalog.count(t.name) FILTER (WHERE t.counted),
-                  pg_catalog.count(t.name) FILTER (WHERE NOT t.counted AND t.near IS NOT NULL), pg_catalog.count(t.name) FILTER (WHERE t.near IS NULL)),
-       'as many rows as on the source within 5 per cent', 'Count again once the members are level; if they still differ, compare the rows.'
+       coalesce(zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s has %s rows, %s on the source', t.name,
+           t.own, t.source)) FILTER (WHERE NOT t.near)) || '; ', '')
+           || pg_catalog.format('%s tables counted, %s estimated, %s not known', pg_catalog.count(t.name)
+               FILTER (WHERE t.counted),
+                  pg_catalog.count(t.name) FILTER (WHERE NOT t.counted AND t.near IS NOT NULL),
+                      pg_catalog.count(t.name) FILTER (WHERE t.near IS NULL)),
+       'as many rows as on the source within 5 per cent',
+           'Count again once the members are level; if they still differ, compare the rows.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
   LEFT JOIN LATERAL (
     SELECT c.name, c.counted, c.own, c.source,
-           CASE WHEN c.own >= 0 AND c.source >= 0 THEN pg_catalog.abs(c.own - c.source) * 100 <= 5 * greatest(c.own, c.source) END AS near
+           CASE WHEN c.own >= 0 AND c.source >= 0
+               THEN pg_catalog.abs(c.own - c.source) * 100 <= 5 * greatest(c.own,
+               c.source) END AS near
       FROM (SELECT r.name, r.exact_own IS NOT NULL AND r.exact_source IS NOT NULL AS counted,
                    coalesce(r.exact_own, r.guess_own) AS own, coalesce(r.exact_source, r.guess_source) AS source
               FROM (SELECT DISTINCT i.item ->> 'table' AS name,
                            (p_facts #>> ARRAY[m.name, 'counts', i.item ->> 'table'])::numeric AS exact_own,
-                           (p_facts #>> ARRAY[p_join ->> 'source', 'counts', i.item ->> 'table'])::numeric AS exact_source,
+                           (p_facts #>> ARRAY[p_join ->> 'source', 'counts',
+                               i.item ->> 'table'])::numeric AS exact_source,
                            (p_facts #>> ARRAY[m.name, 'tables', 'rows', i.item ->> 'table'])::numeric AS guess_own,
-                           (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'rows', i.item ->> 'table'])::numeric AS guess_source
-                      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
+                           (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'rows',
+                               i.item ->> 'table'])::numeric AS guess_source
+                      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams',
+                          'tables']) AS i(item)
                      WHERE i.item ->> 'filter' IS NULL) AS r) AS c) AS t ON true
  WHERE m.name <> p_join ->> 'source' AND p_facts -> m.name ? 'tables'
  GROUP BY m.name
 $zodan$;
 COMMENT ON FUNCTION zodan.check_rows IS
 'Tables in replication sets have about as many rows on every member as on the source: counted where small on both
-(at most 10000 rows), else as PostgreSQL estimates. A warning: members write while they are counted (design 4, step 9).';
+(at most 10000 rows), else as PostgreSQL estimates. A warning: members write while they are
+counted.';
 REVOKE ALL ON FUNCTION zodan.check_rows FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_cluster(p_facts jsonb, p_join jsonb, p_probes jsonb)
@@ -5101,7 +5691,7 @@ RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
-node is among the members (design 4, step 9). */
+node is among the members. */
 BEGIN
     -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
     RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
@@ -5112,6 +5702,7 @@ BEGIN
     RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_joined(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
@@ -5121,15 +5712,15 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_cluster IS
 'What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
-node is among the members (design 4, step 9).';
+node is among the members.';
 REVOKE ALL ON FUNCTION zodan.check_cluster FROM PUBLIC;
 
 CREATE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS SETOF zodan.check_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before
-a join, or post, after it (design 2, 4). */
+/* Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before a
+join, or post, after it. */
 DECLARE
     v_join jsonb := p_join || pg_catalog.jsonb_build_object('patience', extract(epoch FROM zodan.read_patience()));
     v_facts jsonb := zodan.gather_more(p_facts, p_dsns);
@@ -5138,28 +5729,31 @@ DECLARE
 BEGIN
     IF p_type = 'pre' THEN
         v_facts := zodan.gather_structure(v_facts, v_join, p_dsns);
-        RETURN QUERY SELECT c.* FROM zodan.check_join(v_facts, v_join, v_probes) AS f CROSS JOIN zodan.give_verdict(f) AS c;
+        RETURN QUERY SELECT c.* FROM zodan.check_join(v_facts, v_join, v_probes) AS f
+            CROSS JOIN zodan.give_verdict(f) AS c;
         RETURN;
     END IF;
     IF v_join ->> 'new' IS NOT NULL THEN
         v_join := v_join || pg_catalog.jsonb_build_object('members', (v_join -> 'members') || (v_join -> 'new'));
     END IF;
-    v_counts := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, zodan.row_facts(c.counts)), '{}')
+    v_counts := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, zodan.row_facts('(' || c.counts || ')')), '{}')
           FROM pg_catalog.jsonb_each(v_facts) AS f(key, value)
          CROSS JOIN LATERAL (
-            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s', zodan.quote_text(t.name), t.name), ' UNION ALL '),
+            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(
+                           'SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s', zodan.quote_text(t.name), t.name), ' UNION ALL '),
                        'SELECT NULL::text AS name, 0 AS rows WHERE false') AS counts
               FROM pg_catalog.jsonb_array_elements_text(f.value #> '{tables,small}') AS t(name)) AS c
          WHERE f.value ? 'tables'), p_dsns);
-    SELECT pg_catalog.jsonb_object_agg(f.key, f.value || pg_catalog.jsonb_build_object('counts', coalesce(v_counts #> ARRAY[f.key, 'value', 'facts'], '{}')))
+    SELECT pg_catalog.jsonb_object_agg(f.key, f.value || pg_catalog.jsonb_build_object('counts',
+        coalesce(v_counts #> ARRAY[f.key, 'value', 'facts'], '{}')))
       INTO v_facts FROM pg_catalog.jsonb_each(v_facts) AS f(key, value);
     RETURN QUERY SELECT c.* FROM zodan.check_cluster(v_facts, v_join || '{"joined": true}', v_probes) AS f
      CROSS JOIN zodan.give_verdict(f) AS c;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.examine IS
-'Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before
-a join, or post, after it (design 2, 4).';
+'Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before a
+join, or post, after it.';
 REVOKE ALL ON FUNCTION zodan.examine FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_sets(p_cluster jsonb, p_node text)
@@ -5170,8 +5764,8 @@ SELECT coalesce(pg_catalog.array_agg(s.name ORDER BY s.name), '{}')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster #> ARRAY['sets', p_node]) AS s(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_sets IS
-'The names of the replication sets that a member has, of those that members take from one another; a subscription that asks for any other never
-replicates (design 4).';
+'The names of the replication sets that a member has, of those that members take from one another; a subscription
+that asks for any other never replicates.';
 REVOKE ALL ON FUNCTION zodan.list_sets FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_subscriptions(p_cluster jsonb)
@@ -5182,7 +5776,7 @@ SELECT pg_catalog.array_agg(zodan.subscription_name(m.name, p_cluster ->> 'new')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_subscriptions IS
-'The names of the subscriptions by which the new node receives from every member (design 4).';
+'The names of the subscriptions by which the new node receives from every member.';
 REVOKE ALL ON FUNCTION zodan.list_subscriptions FROM PUBLIC;
 
 CREATE FUNCTION zodan.subscription_exists(p_subscription text)
@@ -5200,7 +5794,8 @@ CREATE FUNCTION zodan.wait_replicating(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = pg_catalog.cardinality(%1$s) AND pg_catalog.bool_and(s.status = 'replicating') AS ok,
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = pg_catalog.cardinality(%1$s)
+    AND pg_catalog.bool_and(s.status = 'replicating') AS ok,
        pg_catalog.string_agg(s.subscription_name || ' ' || s.status, ', ' ORDER BY s.subscription_name) AS progress,
        pg_catalog.string_agg('subscription ' || pg_catalog.quote_ident(s.subscription_name) || ' is disabled', ', ')
            FILTER (WHERE s.status = 'disabled') AS trouble
@@ -5257,41 +5852,44 @@ $do$$sql$,
     zodan.quote_text(p_slot), zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets), zodan.quote_text(p_enabled))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_subscription IS
-'Makes, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is made
-disabled, so that Spock makes no slot of its own, then its slot name is checked, and where p_enabled is true it is enabled in
-the same transaction. An origin of that name from an earlier life is dropped first: its position would be taken for this
-one''s (design 4, steps 5 and 8).';
+'Makes, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is
+made disabled, so that Spock makes no slot of its own, then its slot name is checked, and where p_enabled is true it
+is enabled in the same transaction. An origin of that name from an earlier life is dropped first: its position would
+be taken for this one''s.';
 REVOKE ALL ON FUNCTION zodan.create_subscription FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_direct(p_slot text, p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %1$s AND o.remote_lsn <> '0/0')
+SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %1$s
+    AND o.remote_lsn <> '0/0')
        OR EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_name = %2$s) AS ok$sql$,
     zodan.quote_text(p_slot), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.is_direct IS
-'Tells whether the new node has turned to its direct streams, which stands for everything before that, or, where p_subscription is
-not NULL, whether a subscription of that name exists; for done_sql. The sign of the turn is the position of the origin of the
-source''s direct stream, p_slot: zodan.switch_streams sets it last and once, and nobody moves it back by enabling or disabling a
-subscription.';
+'Tells whether the new node has turned to its direct streams, which stands for everything before that, or, where
+p_subscription is not NULL, whether a subscription of that name exists; for done_sql. The sign of the turn is the
+position of the origin of the source''s direct stream, p_slot: zodan.switch_streams sets it last and once, and nobody
+moves it back by enabling or disabling a subscription.';
 REVOKE ALL ON FUNCTION zodan.is_direct FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_positions(p_peers text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce((SELECT pg_catalog.jsonb_object_agg(n.node_name, o.remote_lsn)
+SELECT pg_catalog.format($sql$SELECT coalesce(
+(SELECT pg_catalog.jsonb_object_agg(n.node_name, o.remote_lsn)
    FROM spock.node AS n
    JOIN spock.subscription AS s ON s.sub_origin = n.node_id
    JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
-  WHERE s.sub_enabled AND n.node_name::text = ANY (%1$s)), '{}') AS positions, spock.sync_event(false) AS lsn$sql$,
+  WHERE s.sub_enabled AND n.node_name::text = ANY (%1$s)), '{}') AS positions,
+       spock.sync_event(false) AS lsn$sql$,
     zodan.quote_list(p_peers))
 $zodan$;
 COMMENT ON FUNCTION zodan.read_positions IS
-'Reads, on the paused source, how far it has applied each of p_peers, and puts a sync event behind that. It returns one row:
-positions, an object of peer and LSN, and lsn, where the event is.';
+'Reads, on the paused source, how far it has applied each of p_peers, and puts a sync event behind that. It returns
+one row: positions, an object of peer and LSN, and lsn, where the event is.';
 REVOKE ALL ON FUNCTION zodan.read_positions FROM PUBLIC;
 
 CREATE FUNCTION zodan.confirm_positions(p_peers text[], p_positions text)
@@ -5312,7 +5910,8 @@ $do$$sql$,
     zodan.quote_list(p_peers), zodan.quote_result(p_positions))
 $zodan$;
 COMMENT ON FUNCTION zodan.confirm_positions IS
-'Fails with ZD303 where the source has applied anything of p_peers since zodan.read_positions returned p_positions.';
+'Fails with ZD303 where the source has applied anything of p_peers since zodan.read_positions returned
+p_positions.';
 REVOKE ALL ON FUNCTION zodan.confirm_positions FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_still(p_peers text[])
@@ -5340,8 +5939,9 @@ $do$$sql$,
     zodan.quote_list(p_peers))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_still IS
-'Waits, on the paused source, until its positions in the streams of p_peers have been the same for 5 looks,
-0.02 s apart. It needs no certainty: the positions are read again after the stream has ended.';
+'Waits, on the paused source, until its positions in the streams of p_peers have been the same for
+5 looks, 0.02 s apart. It needs no certainty: the positions are read
+again after the stream has ended.';
 REVOKE ALL ON FUNCTION zodan.wait_still FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_worker_gone(p_subscription text)
@@ -5351,7 +5951,7 @@ AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog.string_agg(a.pid::text, ', ') AS progress
   FROM spock.subscription AS s
   LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
  WHERE s.sub_name = %1$s$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
@@ -5403,18 +6003,20 @@ $do$$sql$,
 $zodan$;
 COMMENT ON FUNCTION zodan.switch_streams IS
 'Sets, on the new node, where each direct stream starts, and enables them all. The source''s starts where the copy''s
-subscription p_copy has got to, a peer''s where the source has (p_positions); one that is unknown stops it: none is ever
-guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the source''s (p_slot) comes
-last, when all others are right: that is the turn, and zodan.is_direct looks for it. The copy''s subscription is not turned
-into the source''s stream but left behind: its worker may have been stopped inside a transaction, and Spock would take that
-for the failure of a transaction of this subscription and discard it when it comes again (design 4, step 7).';
+subscription p_copy has got to, a peer''s where the source has (p_positions); one that is unknown stops it: none is
+ever guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the source''s
+(p_slot) comes last, when all others are right: that is the turn, and zodan.is_direct looks for it. The copy''s
+subscription is not turned into the source''s stream but left behind: its worker may have been stopped inside a
+transaction, and Spock would take that for the failure of a transaction of this subscription and discard it when it
+comes again.';
 REVOKE ALL ON FUNCTION zodan.switch_streams FROM PUBLIC;
 
 CREATE FUNCTION zodan.enable_streams(p_subscriptions text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_enable(s.sub_name)) AS enabled FROM spock.subscription AS s WHERE NOT s.sub_enabled AND s.sub_name::text = ANY (%1$s)$sql$,
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_enable(s.sub_name)) AS enabled FROM spock.subscription AS s WHERE NOT s.sub_enabled
+    AND s.sub_name::text = ANY (%1$s)$sql$,
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.enable_streams IS
@@ -5432,7 +6034,8 @@ DECLARE
 BEGIN
     WHILE pg_catalog.clock_timestamp() < v_until
           AND (SELECT pg_catalog.count(*) FROM spock.sub_show_status() AS s
-                WHERE s.subscription_name::text = ANY (%1$s) AND s.status = 'replicating') < pg_catalog.cardinality(%1$s) LOOP
+                WHERE s.subscription_name::text = ANY (%1$s)
+                    AND s.status = 'replicating') < pg_catalog.cardinality(%1$s) LOOP
         PERFORM pg_catalog.pg_reload_conf();
         PERFORM pg_catalog.pg_sleep(0.03);
     END LOOP;
@@ -5441,17 +6044,19 @@ $do$$sql$,
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.start_streams IS
-'Has the workers of p_subscriptions started one right after the other. Left to itself Spock''s manager looks once a second whether
-the last worker it started is there, so that one stream would run seconds ahead of another, with changes to rows that the other is
-still to bring; a reload of the configuration of the new server makes it look at once. It tries for 10 s at most: the wait
-that follows knows what to do about a stream that does not start.';
+'Has the workers of p_subscriptions started one right after the other. Left to itself Spock''s manager looks once a
+second whether the last worker it started is there, so that one stream would run seconds ahead of another, with
+changes to rows that the other is still to bring; a reload of the configuration of the new server makes it look at
+once. It tries for 10 s at most: the wait that follows knows what to do about a stream that
+does not start.';
 REVOKE ALL ON FUNCTION zodan.start_streams FROM PUBLIC;
 
 CREATE FUNCTION zodan.note_files()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.pg_relation_filenode(c.oid)), '{}') AS files
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', n.nspname, c.relname),
+    pg_catalog.pg_relation_filenode(c.oid)), '{}') AS files
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0
    AND c.oid IN (SELECT t.set_reloid FROM spock.replication_set_table AS t
@@ -5459,24 +6064,24 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I
                    JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.note_files IS
-'Writes the query that notes, on the source, which file each published table that has rows is in. It returns one row:
-files, an object of table and file number. A table that has another one later was rewritten.';
+'Writes the query that notes, on the source, which file each published table that has rows is in. It returns one
+row: files, an object of table and file number. A table that has another one later was rewritten.';
 REVOKE ALL ON FUNCTION zodan.note_files FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_rewritten(p_files text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(f.key), '[]') AS tables
-  FROM pg_catalog.jsonb_each_text(%1$s::pg_catalog.jsonb) AS f(key, value)
- WHERE pg_catalog.pg_relation_filenode(pg_catalog.to_regclass(f.key)) <> f.value::oid
-   AND pg_catalog.pg_relation_size(pg_catalog.to_regclass(f.key)) > 0$sql$,
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(t.key), '[]') AS tables
+  FROM pg_catalog.jsonb_each_text(%1$s::pg_catalog.jsonb) AS t
+ WHERE pg_catalog.pg_relation_filenode(pg_catalog.to_regclass(t.key)) <> t.value::oid
+   AND pg_catalog.pg_relation_size(pg_catalog.to_regclass(t.key)) > 0$sql$,
     zodan.quote_result(p_files))
 $zodan$;
 COMMENT ON FUNCTION zodan.find_rewritten IS
-'Writes the query that reports, on the source, which tables have rows and are in another file than p_files (a
-placeholder for the result of zodan.note_files) says. It returns one row: tables, an array. To a snapshot older than the
-rewrite such a table is empty, so that a copy may have missed its rows.';
+'Reports, on the source, which tables have rows and are in another file than p_files (what zodan.note_files returned)
+says. It returns one row: tables, an array. To a snapshot older than
+the rewrite such a table is empty, so that a copy may have missed its rows.';
 REVOKE ALL ON FUNCTION zodan.find_rewritten FROM PUBLIC;
 
 CREATE FUNCTION zodan.prove_sound(p_since text, p_origin text, p_starts text, p_rewritten text)
@@ -5504,16 +6109,20 @@ BEGIN
     IF v_trouble IS NOT NULL THEN
         v_trouble := 'changes were discarded here: ' || v_trouble;
     ELSIF pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
-    (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w)) <> %3$s AND (SELECT e.extversion LIKE '5.%%' FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock') THEN
+    (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w)) <> %3$s AND (SELECT e.extversion LIKE '5.%%' FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'spock') THEN
         v_trouble := 'the server was restarted while this node caught up, and Spock 5 may then apply changes twice';
     END IF;
-    FOR v_table IN SELECT t.name FROM pg_catalog.jsonb_array_elements_text(%4$s::pg_catalog.jsonb) AS t(name) WHERE v_trouble IS NULL LOOP
+    FOR v_table IN SELECT t.name FROM pg_catalog.jsonb_array_elements_text(%4$s::pg_catalog.jsonb) AS t(name)
+        WHERE v_trouble IS NULL LOOP
         CONTINUE WHEN pg_catalog.to_regclass(v_table) IS NULL;
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %%s AS t WHERE pg_catalog.pg_xact_commit_timestamp(t.xmin) < ''1990-01-01'''
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %%s AS t'
+            ' WHERE pg_catalog.pg_xact_commit_timestamp(t.xmin) < ''1990-01-01'''
             ' OR t.xmin = (SELECT c.xmin FROM pg_catalog.pg_class AS c WHERE c.oid = t.tableoid))', v_table)
            INTO v_copied;
         IF NOT v_copied THEN
-            v_trouble := pg_catalog.format('table %%s was rewritten on the source while it was copied, and came empty', v_table);
+            v_trouble := pg_catalog.format('table %%s was rewritten on the source while it was copied, and came empty',
+                v_table);
         END IF;
     END LOOP;
     IF v_trouble IS NOT NULL THEN
@@ -5524,11 +6133,11 @@ $do$$sql$,
     zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_result(p_starts), zodan.quote_result(p_rewritten))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_sound IS
-'Fails with ZD304 where the new node cannot have what the source has, so that its copy has to start over: changes were set
-aside since p_since (seconds of its clock; of one node only where p_origin names it); the server is not in the life that p_starts
-describes and its Spock is older than 6, which after a crash may apply again what is there; or a table of p_rewritten (what
-zodan.find_rewritten returned, ''[]'' for none) has no row that was copied. Copied rows have the epoch as their commit time, or,
-where the table was rewritten here too, the transaction that did so.';
+'Fails with ZD304 where the new node cannot have what the source has, so that its copy has to start over: changes
+were set aside since p_since (seconds of its clock; of one node only where p_origin names it); the server is not in
+the life that p_starts describes and its Spock is older than 6, which after a crash may apply again what is there; or
+a table of p_rewritten (what zodan.find_rewritten returned, ''[]'' for none) has no row that was copied. Copied rows
+have the epoch as their commit time, or, where the table was rewritten here too, the transaction that did so.';
 REVOKE ALL ON FUNCTION zodan.prove_sound FROM PUBLIC;
 
 CREATE FUNCTION zodan.prove_slots(p_slots text[], p_lsn text, p_positions text, p_peer text)
@@ -5542,7 +6151,8 @@ BEGIN
     SELECT pg_catalog.string_agg(pg_catalog.format('slot "%%s" %%s', w.name, CASE WHEN r.slot_name IS NULL THEN 'is gone'
                WHEN r.wal_status = 'lost' THEN 'has lost its WAL' ELSE 'is at ' || r.confirmed_flush_lsn END), ', ')
       INTO v_trouble
-      FROM pg_catalog.unnest(%1$s) AS w(name) LEFT JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name::text = w.name
+      FROM pg_catalog.unnest(%1$s) AS w(name) LEFT JOIN pg_catalog.pg_replication_slots AS r
+          ON r.slot_name::text = w.name
      WHERE r.slot_name IS NULL OR r.wal_status = 'lost' OR r.confirmed_flush_lsn > coalesce(
                %2$s, %3$s::pg_catalog.jsonb ->> %4$s)::pg_catalog.pg_lsn;
     IF v_trouble IS NOT NULL THEN
@@ -5553,9 +6163,9 @@ $do$$sql$,
     zodan.quote_list(p_slots), zodan.quote_result(p_lsn), zodan.quote_result(p_positions), zodan.quote_text(p_peer))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_slots IS
-'Fails with ZD305 where a slot of p_slots is missing on a node, has lost its WAL, or has already gone past the position that its
-stream is to start at: p_lsn, or that of p_peer in p_positions; of neither nothing is asked. PostgreSQL may invalidate a slot that
-waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
+'Fails with ZD305 where a slot of p_slots is missing on a node, has lost its WAL, or has already gone past the
+position that its stream is to start at: p_lsn, or that of p_peer in p_positions; of neither nothing is asked.
+PostgreSQL may invalidate a slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
 REVOKE ALL ON FUNCTION zodan.prove_slots FROM PUBLIC;
 
 CREATE FUNCTION zodan.prove_whole(p_since text, p_origin text, p_nodes text[])
@@ -5595,8 +6205,8 @@ $do$$sql$,
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_whole IS
 'Writes the statement that fails where a join did not end as it was planned: with ZD402 where a node has set changes
-aside since p_since (a placeholder for seconds of its clock), with p_origin only those of that node; with ZD403 where it
-knows other nodes than p_nodes.';
+aside since p_since (a placeholder for seconds of its clock), with p_origin only those of that node; with ZD403 where
+it knows other nodes than p_nodes.';
 REVOKE ALL ON FUNCTION zodan.prove_whole FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_unbusy()
@@ -5610,24 +6220,25 @@ SELECT $sql$SELECT pg_catalog.count(*) = 0 AS ok,
  WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NOT NULL
    AND a.xact_start < pg_catalog.clock_timestamp() - interval '0.3 s'
    AND EXISTS (SELECT FROM spock.subscription AS s WHERE a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))$sql$
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_unbusy IS
-'Tells whether no apply worker of a node has been inside one transaction for more than 0.3 s; for until_sql. A pause would
-wait for it, and hold up all others meanwhile. WAL that is written is progress.';
+'Tells whether no apply worker of a node has been inside one transaction for more than 0.3
+s; for until_sql. A pause would wait for it, and hold up all others meanwhile. WAL that is written is progress.';
 REVOKE ALL ON FUNCTION zodan.wait_unbusy FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_sequences()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), q.last_value), '{}') AS sequences
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), q.last_value),
+    '{}') AS sequences
   FROM pg_catalog.pg_sequences AS q
  WHERE q.last_value IS NOT NULL AND q.schemaname NOT IN ('spock', 'zodan', 'pglogical')$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sequences IS
-'Writes the query that reads how far every user sequence of a node has counted. It gives one row, sequences,
-an object of sequence and last value.';
+'Writes the query that reads how far every user sequence of a node has counted. It gives one row, sequences, an
+object of sequence and last value.';
 REVOKE ALL ON FUNCTION zodan.read_sequences FROM PUBLIC;
 
 CREATE FUNCTION zodan.level_sequences(p_seen text)
@@ -5642,9 +6253,11 @@ BEGIN
     FOR v_sequence IN
         SELECT pg_catalog.format('%%I.%%I', q.schemaname, q.sequencename) AS name, q.increment_by::numeric AS step,
                q.min_value::numeric AS low, q.max_value::numeric AS high,
-               CASE WHEN q.increment_by > 0 THEN greatest(m.highest, q.last_value) ELSE least(m.lowest, q.last_value) END AS furthest
+               CASE WHEN q.increment_by > 0 THEN greatest(m.highest, q.last_value)
+                   ELSE least(m.lowest, q.last_value) END AS furthest
           FROM pg_catalog.pg_sequences AS q
-          LEFT JOIN (SELECT v.key, pg_catalog.max(v.value::numeric) AS highest, pg_catalog.min(v.value::numeric) AS lowest
+          LEFT JOIN (SELECT v.key, pg_catalog.max(v.value::numeric) AS highest,
+              pg_catalog.min(v.value::numeric) AS lowest
                        FROM pg_catalog.unnest(%1$s) AS r(seen)
                       CROSS JOIN LATERAL pg_catalog.jsonb_each_text(r.seen) AS v(key, value)
                       GROUP BY v.key) AS m ON m.key = pg_catalog.format('%%I.%%I', q.schemaname, q.sequencename)
@@ -5662,16 +6275,17 @@ $do$$sql$,
     p_seen)
 $zodan$;
 COMMENT ON FUNCTION zodan.level_sequences IS
-'Brings the sequences of the new node to at least the highest value of any member (the lowest for those that count down), and
-1000 steps beyond it while the range allows, because the members go on counting meanwhile. p_seen is an array of the results
-of zodan.read_sequences. A sequence never goes back.';
+'Brings the sequences of the new node to at least the highest value of any member (the lowest for those that count
+down), and 1000 steps beyond it while the range allows, because the members go on counting
+meanwhile. p_seen is an array of the results of zodan.read_sequences. A sequence never goes back.';
 REVOKE ALL ON FUNCTION zodan.level_sequences FROM PUBLIC;
 
 CREATE FUNCTION zodan.register_node(p_node text, p_location text, p_country text, p_info text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.node_create(node_name := %1$s, dsn := %2$s, location := %3$s, country := %4$s, info := %5$s) AS node_id$sql$,
+SELECT pg_catalog.format($sql$SELECT spock.node_create(node_name := %1$s, dsn := %2$s, location := %3$s, country := %4$s,
+    info := %5$s) AS node_id$sql$,
     zodan.quote_text(p_node), zodan.placeholder('dsn', p_node), zodan.quote_text(p_location), zodan.quote_text(p_country), zodan.quote_text(p_info))
 $zodan$;
 COMMENT ON FUNCTION zodan.register_node IS
@@ -5702,14 +6316,18 @@ CREATE FUNCTION zodan.create_copy_subscription(
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.sub_create(subscription_name := %1$s, provider_dsn := %2$s, replication_sets := %3$s,
-    synchronize_structure := %4$s::boolean, synchronize_data := %5$s::boolean, forward_origins := %6$s,
-    enabled := %7$s::boolean, skip_schema := 'zodan'::text || %8$s) AS sub_id$sql$,
+SELECT pg_catalog.format($sql$SELECT spock.sub_create(subscription_name := %1$s, provider_dsn := %2$s,
+    replication_sets := %3$s,
+    synchronize_structure := %4$s::boolean, synchronize_data := %5$s::boolean,
+    forward_origins := %6$s,
+    enabled := %7$s::boolean,
+    skip_schema := 'zodan'::text || %8$s) AS sub_id$sql$,
     zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets), zodan.quote_text(p_structure), zodan.quote_text(p_data), zodan.quote_list(p_forward), zodan.quote_text(p_enabled), zodan.quote_list(p_skip))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_copy_subscription IS
-'Creates the subscription p_subscription from node p_provider, which copies the structure, the data, both or nothing, and returns
-its id. Its sets are p_sets, and it forwards what came from p_forward. Schema zodan and those of p_skip stay out of a structure copy.';
+'Creates the subscription p_subscription from node p_provider, which copies the structure, the data, both or
+nothing, and returns its id. Its sets are p_sets, and it forwards what came from p_forward. Schema zodan and those of
+p_skip stay out of a structure copy.';
 REVOKE ALL ON FUNCTION zodan.create_copy_subscription FROM PUBLIC;
 
 CREATE FUNCTION zodan.create_slot(p_slot text)
@@ -5725,8 +6343,8 @@ SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dro
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_slot IS
-'Makes a replication slot for Spock, and returns its position, lsn; for PostgreSQL 16 and earlier. One of that name that has lost
-its WAL is dropped first: it can never be used again.';
+'Makes a replication slot for Spock, and returns its position, lsn; for PostgreSQL 16 and earlier. One of that name
+that has lost its WAL is dropped first: it can never be used again.';
 REVOKE ALL ON FUNCTION zodan.create_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.create_failover_slot(p_slot text)
@@ -5740,15 +6358,16 @@ SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dro
  CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(
         CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output', failover := coalesce(
             -- Spock 6 does not have it: a file may set it still, and nobody reads it then.
-            (SELECT g.setting::boolean FROM pg_catalog.pg_settings AS g WHERE g.name = 'spock.use_native_failover_slots'),
+            (SELECT g.setting::boolean FROM pg_catalog.pg_settings AS g
+                WHERE g.name = 'spock.use_native_failover_slots'),
             (SELECT pg_catalog.bool_or(o.failover) FROM pg_catalog.pg_replication_slots AS o
               WHERE o.plugin = 'spock_output' AND o.database = pg_catalog.current_database()),
             true)) AS s$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_failover_slot IS
-'Makes a replication slot for Spock, as zodan.create_slot does, on PostgreSQL 17 or later, marked for failover as Spock itself
-would there: as spock.use_native_failover_slots says, else as the slots that are there, else marked.';
+'Makes a replication slot for Spock, as zodan.create_slot does, on PostgreSQL 17 or later, marked for failover as
+Spock itself would there: as spock.use_native_failover_slots says, else as the slots that are there, else marked.';
 REVOKE ALL ON FUNCTION zodan.create_failover_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.slot_exists(p_slot text)
@@ -5785,49 +6404,67 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bo
            pg_catalog.pg_database_size(pg_catalog.current_database())) AS progress,
        EXISTS (SELECT FROM (
 WITH ours AS MATERIALIZED (
-    SELECT a.pid, a.backend_start, a.client_addr, pg_catalog.starts_with(a.application_name, %1$s) AS is_session
+    SELECT a.pid, a.backend_start, a.client_addr,
+           pg_catalog.starts_with(a.application_name, %1$s) AS is_session
       FROM pg_catalog.pg_stat_activity AS a
-     WHERE a.datname = pg_catalog.current_database() AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
-           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))))
+     WHERE a.datname = pg_catalog.current_database()
+       AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
+            SELECT FROM spock.subscription AS s
+             WHERE s.sub_name = %1$s
+               AND a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))))
 SELECT a.*
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
    AND (a.pid IN (SELECT o.pid FROM ours AS o WHERE o.is_session)
         OR a.application_name IN ('pg_dump', 'pg_restore') AND EXISTS (
-           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS a WHERE a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))
+           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start
+               AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS a
+                WHERE a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))
            OR coalesce(pg_catalog.bool_or(EXISTS (
                SELECT FROM pg_catalog.pg_stat_activity AS a
                 WHERE a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+                  AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
        CASE WHEN pg_catalog.count(s.*) = 0 THEN 'the subscription is gone'
             WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN
-                'the copy failed and the subscription was disabled: ' || coalesce(
-    (SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
-       FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
-               -- As it may begin inside a character, it is read as bytes.
-               FROM pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(pg_catalog.pg_current_logfile('stderr'),
-                        greatest((pg_catalog.pg_stat_file(pg_catalog.pg_current_logfile('stderr'))).size - 100000, 0), 100000, true), 'escape'),
+                'the copy failed and the subscription was disabled: '
+                || coalesce((
+    SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+      FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+              FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
+             CROSS JOIN LATERAL (
+                SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
+             -- As it may begin inside a character, it is read as bytes.
+             CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
+                    l.path, b.begins, 100000, true), 'escape'),
                     '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
-              GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+             GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
     pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp()))
             WHEN pg_catalog.bool_or(l.sync_relname IS NULL AND l.sync_status IN ('s', 'd', 'c', 'f'))
                  AND (SELECT t.status FROM spock.sub_show_status(%1$s) AS t) = 'down' THEN
-                'the copy broke off and cannot be taken up again: ' || coalesce(
-    (SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
-       FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
-               -- As it may begin inside a character, it is read as bytes.
-               FROM pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(pg_catalog.pg_current_logfile('stderr'),
-                        greatest((pg_catalog.pg_stat_file(pg_catalog.pg_current_logfile('stderr'))).size - 100000, 0), 100000, true), 'escape'),
+                'the copy broke off and cannot be taken up again: '
+                || coalesce((
+    SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+      FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+              FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
+             CROSS JOIN LATERAL (
+                SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
+             -- As it may begin inside a character, it is read as bytes.
+             CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
+                    l.path, b.begins, 100000, true), 'escape'),
                     '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
-              GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+             GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
     pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp())) END AS trouble,
        (
 WITH RECURSIVE relations AS MATERIALIZED (
     SELECT c.oid AS relid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, c.reltoastrelid
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence = 'p'
-       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor', 'snowflake')
+       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor',
+           'snowflake')
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
 files AS (
@@ -5836,25 +6473,30 @@ files AS (
               FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
     UNION ALL
     -- A file that is full has another after it.
-    SELECT f.relid, f.path, f.number + 1, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
+    SELECT f.relid, f.path, f.number + 1, (SELECT s.size
+        FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
       FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
-SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s::bigint, 'bytes_done', t.size, 'bytes_total', %3$s::bigint,
+SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s::bigint, 'bytes_done', t.size,
+    'bytes_total', %3$s::bigint,
            'tables_done', CASE WHEN y.stage IN ('indexes', 'catching up') THEN %2$s::bigint ELSE t.begun END,
            'table', w.name, 'table_bytes', w.bytes)
-  FROM (SELECT CASE WHEN l.status IN ('i', 's') THEN 'structure' WHEN l.status = 'd' THEN 'data' WHEN l.status IN ('c', 'f') THEN 'indexes'
+  FROM (SELECT CASE WHEN l.status IN ('i', 's') THEN 'structure' WHEN l.status = 'd' THEN 'data'
+      WHEN l.status IN ('c', 'f') THEN 'indexes'
                     WHEN l.status IS NOT NULL THEN 'catching up' ELSE 'starting' END AS stage
           FROM (SELECT pg_catalog.min(k.sync_status::text) AS status FROM spock.local_sync_status AS k
                   JOIN spock.subscription AS s ON s.sub_id = k.sync_subid
                  WHERE s.sub_name = %1$s AND k.sync_relname IS NULL) AS l) AS y
   LEFT JOIN LATERAL (
         SELECT r.relid, r.name, o.bytes
-          FROM (SELECT c.relid, c.bytes_processed AS bytes FROM pg_catalog.pg_stat_progress_copy AS c WHERE c.command = 'COPY FROM'
+          FROM (SELECT c.relid, c.bytes_processed AS bytes FROM pg_catalog.pg_stat_progress_copy AS c
+              WHERE c.command = 'COPY FROM'
                 UNION ALL SELECT i.relid, NULL FROM pg_catalog.pg_stat_progress_create_index AS i) AS o
           JOIN relations AS r ON r.relid = o.relid
          ORDER BY o.bytes DESC NULLS LAST LIMIT 1) AS w ON true
  CROSS JOIN LATERAL (
         SELECT coalesce(pg_catalog.sum(f.size), 0) AS size,
-               pg_catalog.count(DISTINCT f.relid) FILTER (WHERE f.size > 0 AND f.relid IS DISTINCT FROM w.relid) AS begun
+               pg_catalog.count(DISTINCT f.relid) FILTER (WHERE f.size > 0 AND f.relid IS DISTINCT
+                   FROM w.relid) AS begun
           FROM files AS f) AS t) AS measure
   FROM spock.subscription AS s
   LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
@@ -5863,7 +6505,8 @@ SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s::big
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_copied IS
 'Tells whether the copy p_subscription is complete on the new node, and measures it, with p_tables and p_bytes as
-zodan.size_copy returned them; for until_sql. A copy that broke off cannot be taken up again by Spock, and says so as trouble.';
+zodan.size_copy returned them; for until_sql. A copy that broke off cannot be taken up again by Spock, and says so as
+trouble.';
 REVOKE ALL ON FUNCTION zodan.wait_copied FROM PUBLIC;
 
 CREATE FUNCTION zodan.note_objects()
@@ -5879,25 +6522,34 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(u.classid || ':' || u.objid), '
     (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w)) AS starts
   FROM (
 SELECT o.classid, o.objid, i.type, i.identity, o.rank
-  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
+      FROM pg_catalog.pg_event_trigger AS a
         UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
-                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                       WHERE d.datname = pg_catalog.current_database())
         UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
-        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
         UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
-        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t
+            WHERE t.typtype <> 'm'
         UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
         UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
         UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
-        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
-        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
-        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4
+            FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4
+            FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4
+            FROM pg_catalog.pg_statistic_ext AS s
         UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
         UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
         UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
-        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4
+            FROM pg_catalog.pg_ts_template AS m
         UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
-        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4
+            FROM pg_catalog.pg_foreign_data_wrapper AS w
         UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
         UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
         UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
@@ -5905,7 +6557,8 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
         UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
         UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
         UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
-        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4
+            FROM pg_catalog.pg_largeobject_metadata AS lo
         UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
                    WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
@@ -5914,11 +6567,12 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
-                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u$sql$
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
+                          AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.note_objects IS
-'Notes what the new database holds before the copy. It returns one row: objects, an array of class:oid, identity, which database
-that was, starts, which life of its server, and at, when that was by its clock.';
+'Notes what the new database holds before the copy. It returns one row: objects, an array of class:oid, identity,
+which database that was, starts, which life of its server, and at, when that was by its clock.';
 REVOKE ALL ON FUNCTION zodan.note_objects FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_copied(p_objects text, p_node text, p_identity text)
@@ -5927,11 +6581,13 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_before jsonb := (SELECT coalesce(pg_catalog.jsonb_object_agg(b.name, true), '{}') FROM pg_catalog.jsonb_array_elements_text(%1$s::jsonb) AS b(name));
+    v_before jsonb := (SELECT coalesce(pg_catalog.jsonb_object_agg(b.name, true), '{}')
+        FROM pg_catalog.jsonb_array_elements_text(%1$s::jsonb) AS b(name));
     v_object record;
     v_statement text;
 BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %2$s THEN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
+        FROM %2$s THEN
         RETURN;
     ELSIF %3$s <> pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     pg_catalog.current_setting('data_directory'),
@@ -5941,25 +6597,34 @@ BEGIN
     PERFORM pg_catalog.set_config(s.name, 'off', true) FROM pg_catalog.pg_settings AS s WHERE s.name = 'event_triggers';
     PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
     FOR v_object IN SELECT u.* FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
-  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank FROM pg_catalog.pg_event_trigger AS a
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
+      FROM pg_catalog.pg_event_trigger AS a
         UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
-                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                       WHERE d.datname = pg_catalog.current_database())
         UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
-        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
         UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
-        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t
+            WHERE t.typtype <> 'm'
         UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
         UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
         UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
-        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4 FROM pg_catalog.pg_collation AS l
-        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4 FROM pg_catalog.pg_conversion AS v
-        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4 FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4
+            FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4
+            FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4
+            FROM pg_catalog.pg_statistic_ext AS s
         UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
         UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
         UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
-        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4 FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4
+            FROM pg_catalog.pg_ts_template AS m
         UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
-        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4 FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4
+            FROM pg_catalog.pg_foreign_data_wrapper AS w
         UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
         UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
         UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
@@ -5967,7 +6632,8 @@ BEGIN
         UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
         UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
         UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
-        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4 FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4
+            FROM pg_catalog.pg_largeobject_metadata AS lo
         UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
                    WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
@@ -5976,31 +6642,45 @@ BEGIN
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
-                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
+                          AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
+        WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP
         -- What went with an earlier one has no identity any more.
-        CONTINUE WHEN (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid, 0) AS i) IS NULL;
+        CONTINUE WHEN (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid,
+            0) AS i) IS NULL;
         FOR v_statement IN             SELECT s.statement FROM (
             SELECT 1 AS place, CASE v_object.type
-                WHEN 'user mapping' THEN (SELECT pg_catalog.format('DROP USER MAPPING IF EXISTS FOR %%s SERVER %%I', CASE WHEN m.umuser = 0 THEN 'PUBLIC' ELSE m.umuser::regrole::text END, f.srvname)
-                                            FROM pg_catalog.pg_user_mapping AS m JOIN pg_catalog.pg_foreign_server AS f ON f.oid = m.umserver WHERE m.oid = v_object.objid)
-                WHEN 'transform' THEN (SELECT pg_catalog.format('DROP TRANSFORM IF EXISTS FOR %%s LANGUAGE %%I CASCADE', pg_catalog.format_type(t.trftype, NULL), l.lanname)
-                                         FROM pg_catalog.pg_transform AS t JOIN pg_catalog.pg_language AS l ON l.oid = t.trflang WHERE t.oid = v_object.objid)
+                WHEN 'user mapping' THEN (SELECT pg_catalog.format('DROP USER MAPPING IF EXISTS FOR %%s SERVER %%I', CASE
+                    WHEN m.umuser = 0 THEN 'PUBLIC' ELSE m.umuser::regrole::text END, f.srvname)
+                                            FROM pg_catalog.pg_user_mapping AS m JOIN pg_catalog.pg_foreign_server AS f
+                                                ON f.oid = m.umserver WHERE m.oid = v_object.objid)
+                WHEN 'transform' THEN (SELECT pg_catalog.format('DROP TRANSFORM IF EXISTS FOR %%s LANGUAGE %%I CASCADE',
+                    pg_catalog.format_type(t.trftype, NULL), l.lanname)
+                                         FROM pg_catalog.pg_transform AS t JOIN pg_catalog.pg_language AS l
+                                             ON l.oid = t.trflang WHERE t.oid = v_object.objid)
                 WHEN 'large object' THEN pg_catalog.format('SELECT pg_catalog.lo_unlink(%%s)', v_object.objid)
                 WHEN 'subscription' THEN pg_catalog.format('ALTER SUBSCRIPTION %%s DISABLE', v_object.identity)
                 WHEN 'default acl' THEN NULL
-                ELSE pg_catalog.format('DROP %%s IF EXISTS %%s CASCADE', CASE v_object.type WHEN 'composite type' THEN 'type' WHEN 'statistics object' THEN 'statistics'
+                ELSE pg_catalog.format('DROP %%s IF EXISTS %%s CASCADE', CASE v_object.type WHEN 'composite type'
+                    THEN 'type' WHEN 'statistics object' THEN 'statistics'
                          ELSE pg_catalog.replace(v_object.type, '-', ' ') END, v_object.identity) END AS statement
-            UNION ALL SELECT 2, pg_catalog.format('ALTER SUBSCRIPTION %%s SET (slot_name = NONE)', v_object.identity) WHERE v_object.type = 'subscription'
-            UNION ALL SELECT 3, pg_catalog.format('DROP SUBSCRIPTION %%s', v_object.identity) WHERE v_object.type = 'subscription'
+            UNION ALL SELECT 2, pg_catalog.format('ALTER SUBSCRIPTION %%s SET (slot_name = NONE)', v_object.identity)
+                WHERE v_object.type = 'subscription'
+            UNION ALL SELECT 3, pg_catalog.format('DROP SUBSCRIPTION %%s', v_object.identity)
+                WHERE v_object.type = 'subscription'
             UNION ALL
-            SELECT g.place, pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %%s%%s %%s ALL ON %%s %%s %%s', a.defaclrole::regrole, ' IN SCHEMA ' || nullif(a.defaclnamespace::regnamespace::text, '-'), g.verb,
-                       CASE a.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS' WHEN 'L' THEN 'LARGE OBJECTS' END,
+            SELECT g.place, pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %%s%%s %%s ALL ON %%s %%s %%s',
+                a.defaclrole::regrole, ' IN SCHEMA ' || nullif(a.defaclnamespace::regnamespace::text, '-'), g.verb,
+                       CASE a.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
+                           WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS' WHEN 'L' THEN 'LARGE OBJECTS' END,
                        g.way, CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
               FROM pg_catalog.pg_default_acl AS a
              CROSS JOIN LATERAL (
-                    SELECT DISTINCT 4 AS place, 'REVOKE' AS verb, 'FROM' AS way, x.grantee FROM pg_catalog.aclexplode(a.defaclacl) AS x
+                    SELECT DISTINCT 4 AS place, 'REVOKE' AS verb, 'FROM' AS way, x.grantee
+                        FROM pg_catalog.aclexplode(a.defaclacl) AS x
                     UNION ALL SELECT 5, 'GRANT', 'TO', a.defaclrole WHERE a.defaclnamespace = 0
-                    UNION ALL SELECT 6, 'GRANT', 'TO', 0 WHERE a.defaclnamespace = 0 AND a.defaclobjtype IN ('f', 'T')) AS g
+                    UNION ALL SELECT 6, 'GRANT', 'TO', 0 WHERE a.defaclnamespace = 0
+                        AND a.defaclobjtype IN ('f', 'T')) AS g
              WHERE v_object.type = 'default acl' AND a.oid = v_object.objid) AS s
              WHERE s.statement IS NOT NULL ORDER BY s.place LOOP
             EXECUTE v_statement;
@@ -6013,8 +6693,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.drop_copied IS
 'Writes the statement that takes a copy back: it drops every object of the new database that p_objects (a
 placeholder for the result of zodan.note_objects) does not name. Only in the very database that was noted, and only
-while it is node p_node, as it was when the copy came; anywhere else it drops nothing. A subscription of PostgreSQL''s own gives its slot
-up first: that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as PostgreSQL can do without them.';
+while it is node p_node, as it was when the copy came; anywhere else it drops nothing. A subscription of PostgreSQL''s
+own gives its slot up first: that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as
+PostgreSQL can do without them.';
 REVOKE ALL ON FUNCTION zodan.drop_copied FROM PUBLIC;
 
 CREATE FUNCTION zodan.end_sessions(p_subscription text)
@@ -6023,17 +6704,22 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(c.pid)) AS ended FROM (
 WITH ours AS MATERIALIZED (
-    SELECT a.pid, a.backend_start, a.client_addr, pg_catalog.starts_with(a.application_name, %1$s) AS is_session
+    SELECT a.pid, a.backend_start, a.client_addr,
+           pg_catalog.starts_with(a.application_name, %1$s) AS is_session
       FROM pg_catalog.pg_stat_activity AS a
-     WHERE a.datname = pg_catalog.current_database() AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
-           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))))
+     WHERE a.datname = pg_catalog.current_database()
+       AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
+            SELECT FROM spock.subscription AS s
+             WHERE s.sub_name = %1$s
+               AND a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))))
 SELECT a.*
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
    AND (a.pid IN (SELECT o.pid FROM ours AS o WHERE o.is_session)
         OR a.application_name IN ('pg_dump', 'pg_restore') AND EXISTS (
-           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS c$sql$,
+           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start
+               AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS c$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.end_sessions IS
@@ -6044,12 +6730,13 @@ CREATE FUNCTION zodan.disable_copy(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_name = %1$s$sql$,
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
+    WHERE s.sub_name = %1$s$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_copy IS
-'Writes the query that disables a copy''s subscription, if it is there, so that nothing starts its worker again while it is
-being taken back.';
+'Writes the query that disables a copy''s subscription, if it is there, so that nothing starts its worker again while
+it is being taken back.';
 REVOKE ALL ON FUNCTION zodan.disable_copy FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_copy(p_subscription text)
@@ -6062,22 +6749,27 @@ DECLARE
 BEGIN
     WHILE pg_catalog.clock_timestamp() < v_until AND EXISTS (
         SELECT FROM spock.subscription AS s JOIN pg_catalog.pg_stat_activity AS a ON a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
          WHERE s.sub_name = %1$s)
     LOOP
         PERFORM pg_catalog.pg_terminate_backend(c.pid) FROM (
 WITH ours AS MATERIALIZED (
-    SELECT a.pid, a.backend_start, a.client_addr, pg_catalog.starts_with(a.application_name, %1$s) AS is_session
+    SELECT a.pid, a.backend_start, a.client_addr,
+           pg_catalog.starts_with(a.application_name, %1$s) AS is_session
       FROM pg_catalog.pg_stat_activity AS a
-     WHERE a.datname = pg_catalog.current_database() AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
-           SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)'))))
+     WHERE a.datname = pg_catalog.current_database()
+       AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
+            SELECT FROM spock.subscription AS s
+             WHERE s.sub_name = %1$s
+               AND a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))))
 SELECT a.*
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
    AND (a.pid IN (SELECT o.pid FROM ours AS o WHERE o.is_session)
         OR a.application_name IN ('pg_dump', 'pg_restore') AND EXISTS (
-           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS c;
+           SELECT FROM ours AS o WHERE o.backend_start <= a.backend_start
+               AND (NOT o.is_session OR o.client_addr IS NOT DISTINCT FROM a.client_addr)))) AS c;
         PERFORM pg_catalog.pg_sleep(0.05);
         -- Within a transaction pg_stat_activity is read once.
         PERFORM pg_catalog.pg_stat_clear_snapshot();
@@ -6088,9 +6780,9 @@ $do$$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_copy IS
-'Drops the disabled subscription of a copy, whatever its worker is doing. A worker that copies does not hear that it is to
-end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So the statement ends its
-sessions first, until the worker is gone, 30 s at most.';
+'Drops the disabled subscription of a copy, whatever its worker is doing. A worker that copies does not hear that it
+is to end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So the
+statement ends its sessions first, until the worker is gone, 30 s at most.';
 REVOKE ALL ON FUNCTION zodan.drop_copy FROM PUBLIC;
 
 CREATE FUNCTION zodan.clear_names(p_slots text[], p_origins text[])
@@ -6102,7 +6794,8 @@ DECLARE
     v_slot record;
 BEGIN
     FOR v_slot IN
-        SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%1$s)
+        SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r
+            WHERE r.slot_name::text = ANY (%1$s)
     LOOP
         RAISE EXCEPTION 'slot "%%" is there already, %%', v_slot.slot_name,
             coalesce('and process ' || v_slot.active_pid || ' streams from it',
@@ -6115,9 +6808,9 @@ $do$$sql$,
     zodan.quote_list(p_slots), zodan.quote_list(p_origins))
 $zodan$;
 COMMENT ON FUNCTION zodan.clear_names IS
-'Makes sure, on a node, that the names of a new node''s streams are free: unused origins of the names in p_origins are
-dropped. A slot of the names in p_slots stops the join, because it may hold what a subscriber outside of this cluster still
-needs (design 6).';
+'Makes sure, on a node, that the names of a new node''s streams are free: unused origins of the names in p_origins
+are dropped. A slot of the names in p_slots stops the join, because it may hold what a subscriber outside of this
+cluster still needs.';
 REVOKE ALL ON FUNCTION zodan.clear_names FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_clean(p_cluster jsonb)
@@ -6125,15 +6818,16 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* The first steps forwards, which make sure that the names of the new node's streams are free, and the last to be
-taken back: on every member, forget the new node's row;
-everywhere, prove that nothing of it is left. The slot that Spock makes by itself is dropped here too, for no journal
-knows of it. Once done, the look is never repeated: from then on what has these names is ours (design 3, 6). */
+taken back: on every member, forget the new node's row; everywhere, prove that nothing of it is left. The slot that
+Spock makes by itself is dropped here too, for no journal knows of it. Once done, the look is never repeated: from
+then on what has these names is ours. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_leave jsonb := pg_catalog.jsonb_build_object('target', v_new, 'subscriptions', (
         SELECT pg_catalog.jsonb_object_agg(x.subscriber, x.streams)
-          FROM (SELECT s.key AS subscriber, pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('slot', s.value, 'provider', p.key)) AS streams
+          FROM (SELECT s.key AS subscriber,
+              pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('slot', s.value, 'provider', p.key)) AS streams
                   FROM pg_catalog.jsonb_each(p_cluster -> 'slots') AS p(key, value)
                  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(p.value) AS s(key, value)
                  GROUP BY s.key) AS x));
@@ -6142,18 +6836,22 @@ DECLARE
     v_origins text[];
     v_slots text[];
 BEGIN
-    v_leave := pg_catalog.jsonb_set(v_leave, ARRAY['subscriptions', v_new], v_leave #> ARRAY['subscriptions', v_new] || v_copy);
+    v_leave := pg_catalog.jsonb_set(v_leave, ARRAY['subscriptions', v_new], v_leave #> ARRAY['subscriptions', v_new]
+        || v_copy);
     FOR v_node IN
-        SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) UNION ALL SELECT v_new
+        SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)
+            UNION ALL SELECT v_new
     LOOP
         v_origins := zodan.list_stream_names(v_leave, v_node, 'subscriber');
         v_slots := zodan.list_stream_names(v_leave, v_node, 'provider');
         RETURN NEXT zodan.make_step('clean', v_node,
             pg_catalog.format('see that no stream of an earlier node %s is on %s', v_new, v_node),
             p_do := zodan.clear_names(p_slots => v_slots, p_origins => v_origins),
-            p_undo := zodan.prove_gone(p_target => v_new, p_origins => v_origins, p_slots => v_slots), p_policy := 'once', p_kind := 'verify');
+            p_undo := zodan.prove_gone(p_target => v_new, p_origins => v_origins, p_slots => v_slots),
+                p_policy := 'once', p_kind := 'verify');
         IF v_node <> v_new THEN
-            RETURN NEXT zodan.make_step('register', v_node, pg_catalog.format('%s does not know node %s', v_node, v_new),
+            RETURN NEXT zodan.make_step('register', v_node, pg_catalog.format('%s does not know node %s', v_node,
+                v_new),
                 p_undo := zodan.forget_node(v_new), p_object := v_new);
         END IF;
     END LOOP;
@@ -6164,9 +6862,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_clean IS
 'The first steps forwards, which make sure that the names of the new node''s streams are free, and the last to be
-taken back: on every member, forget the new node''s row;
-everywhere, prove that nothing of it is left. The slot that Spock makes by itself is dropped here too, for no journal
-knows of it. Once done, the look is never repeated: from then on what has these names is ours (design 3, 6).';
+taken back: on every member, forget the new node''s row; everywhere, prove that nothing of it is left. The slot that
+Spock makes by itself is dropped here too, for no journal knows of it. Once done, the look is never repeated: from
+then on what has these names is ours.';
 REVOKE ALL ON FUNCTION zodan.plan_clean FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_register(
@@ -6178,13 +6876,14 @@ CREATE FUNCTION zodan.plan_register(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the
-structure copy leaves a schema out only if the subscriber has one of that name (design 4, step 1). */
+/* The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
+copy leaves a schema out only if the subscriber has one of that name. */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
     RETURN NEXT zodan.make_step('register', v_new, 'create node ' || v_new || ' on ' || v_new,
-            p_do := zodan.register_node(p_node => v_new, p_location => p_location, p_country => p_country, p_info => p_info::text),
+            p_do := zodan.register_node(p_node => v_new, p_location => p_location, p_country => p_country,
+                p_info => p_info::text),
             p_done := 'SELECT EXISTS (SELECT FROM spock.local_node) AS ok',
             p_undo := zodan.drop_node_row(v_new), p_object := v_new);
     -- Where Zodan is an extension on the source, the copy brings CREATE EXTENSION, which makes the schema itself.
@@ -6196,8 +6895,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_register IS
-'The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the
-structure copy leaves a schema out only if the subscriber has one of that name (design 4, step 1).';
+'The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
+copy leaves a schema out only if the subscriber has one of that name.';
 REVOKE ALL ON FUNCTION zodan.plan_register FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_roles(p_node text, p_brought text[], p_before text)
@@ -6208,10 +6907,12 @@ SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_role text;
 BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %1$s THEN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
+        FROM %1$s THEN
         RETURN;
     END IF;
-    FOR v_role IN SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname::text = ANY (%2$s) AND NOT %3$s::jsonb ? r.rolname::text LOOP
+    FOR v_role IN SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname::text = ANY (%2$s)
+        AND NOT %3$s::jsonb ? r.rolname::text LOOP
         EXECUTE pg_catalog.format('DROP OWNED BY %%I', v_role);
         EXECUTE pg_catalog.format('DROP ROLE %%I', v_role);
     END LOOP;
@@ -6220,16 +6921,16 @@ $do$$sql$,
     zodan.quote_text(p_node), zodan.quote_list(p_brought), zodan.quote_result(p_before))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_roles IS
-'Drops the roles that came from the source: those of p_brought that p_before (the names noted before) does not hold. Only while
-the database is node p_node.';
+'Drops the roles that came from the source: those of p_brought that p_before (the names noted before) does not hold.
+Only while the database is node p_node.';
 REVOKE ALL ON FUNCTION zodan.drop_roles FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_roles(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back,
-those go again that were not there before (design 4, step 1). */
+/* The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back, those go
+again that were not there before. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -6237,24 +6938,26 @@ BEGIN
     RETURN NEXT zodan.make_step('roles_before', v_new, 'note the roles of ' || v_new,
         p_do := 'SELECT pg_catalog.jsonb_agg(r.rolname) AS names FROM pg_catalog.pg_roles AS r',
         p_ref := 'roles', p_policy := 'once');
-    RETURN NEXT zodan.make_step('roles', v_new, pg_catalog.format('bring the missing roles of %s to %s', v_source, v_new),
+    RETURN NEXT zodan.make_step('roles', v_new, pg_catalog.format('bring the missing roles of %s to %s', v_source,
+        v_new),
         p_do := zodan.copy_roles(v_source),
         p_undo := zodan.drop_roles(p_node => v_new,
-            p_brought => ARRAY(SELECT r.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'roles') AS r(name)),
+            p_brought => ARRAY(SELECT r.name
+                FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'roles') AS r(name)),
             p_before => zodan.placeholder('result', 'roles', 'names')));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_roles IS
-'The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back,
-those go again that were not there before (design 4, step 1).';
+'The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back, those go
+again that were not there before.';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that copy structure and data from the source and let the new node catch up through it with
-everybody's changes. p_patience is how long a wait may see no progress (design 4, steps 2 and 3). */
+/* The steps that copy structure and data from the source and let the new node catch up through it with everybody's
+changes. p_patience is how long a wait may see no progress. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -6267,11 +6970,13 @@ BEGIN
             p_identity => zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
     RETURN NEXT zodan.make_step('note', v_source, 'note the files of the tables on ' || v_source,
         p_do := zodan.note_files(), p_ref := 'files', p_group := 'copy');
-    RETURN NEXT zodan.make_step('copying', v_new, pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
+    RETURN NEXT zodan.make_step('copying', v_new,
+        pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
             p_do := zodan.create_copy_subscription(p_subscription => v_sub, p_provider => v_source,
                 p_sets => zodan.list_sets(p_cluster, v_source), p_structure => 'true', p_data => 'true',
                 p_forward => '{all}', p_enabled => 'true',
-                p_skip => ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced', '[]')) AS s(name))),
+                p_skip => ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced',
+                    '[]')) AS s(name))),
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
             p_undo := zodan.drop_copy(v_sub),
             p_group := 'copy', p_object := v_sub);
@@ -6285,10 +6990,13 @@ BEGIN
             p_budget := p_patience,
             p_group := 'copy');
     RETURN NEXT zodan.make_step('rewritten', v_source, 'find the tables that were rewritten on ' || v_source,
-        p_do := zodan.find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten', p_group := 'approach');
+        p_do := zodan.find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten',
+            p_group := 'approach');
     RETURN NEXT zodan.make_step('sound', v_new, 'see that the copy on ' || v_new || ' is whole',
         p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
-            p_starts => zodan.placeholder('result', 'note', 'starts'), p_rewritten => zodan.placeholder('result', 'rewritten', 'tables')), p_group := 'approach', p_kind := 'verify');
+            p_starts => zodan.placeholder('result', 'note', 'starts'),
+                p_rewritten => zodan.placeholder('result', 'rewritten', 'tables')), p_group := 'approach',
+                p_kind := 'verify');
     RETURN NEXT zodan.make_step('level', v_source, 'sync event on ' || v_source,
             p_do := zodan.emit_sync_event(),
             p_ref := 'level', p_group := 'approach');
@@ -6301,26 +7009,26 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_copy IS
-'The steps that copy structure and data from the source and let the new node catch up through it with
-everybody''s changes. p_patience is how long a wait may see no progress (design 4, steps 2 and 3).';
+'The steps that copy structure and data from the source and let the new node catch up through it with everybody''s
+changes. p_patience is how long a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.plan_copy FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_mirror(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The step that gives the new node the replication sets of the source, as they are when it runs (design 4,
-step 4). */
+/* The step that gives the new node the replication sets of the source, as they are when it runs. */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
-    RETURN NEXT zodan.make_step('prepare', v_new, pg_catalog.format('mirror the replication sets of %s on %s', p_cluster ->> 'source', v_new),
-            p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets', 'sets'), p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_group := 'approach');
+    RETURN NEXT zodan.make_step('prepare', v_new, pg_catalog.format('mirror the replication sets of %s on %s',
+        p_cluster ->> 'source', v_new),
+            p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets', 'sets'),
+                p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_group := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_mirror IS
-'The step that gives the new node the replication sets of the source, as they are when it runs (design 4,
-step 4).';
+'The step that gives the new node the replication sets of the source, as they are when it runs.';
 REVOKE ALL ON FUNCTION zodan.plan_mirror FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_slot(
@@ -6332,8 +7040,8 @@ CREATE FUNCTION zodan.plan_slot(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
-knows that. Its undo drops the slot when no one streams from it (design 4, step 5). */
+/* The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL knows that.
+Its undo drops the slot when no one streams from it. */
 DECLARE
     v_slot text := p_cluster #>> ARRAY['slots', p_provider, p_subscriber];
 BEGIN
@@ -6345,17 +7053,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slot IS
-'The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
-knows that. Its undo drops the slot when no one streams from it (design 4, step 5).';
+'The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL knows that.
+Its undo drops the slot when no one streams from it.';
 REVOKE ALL ON FUNCTION zodan.plan_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_slots(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make a slot at both ends of every direct stream: on each member for the new node, before the
-mark that the barrier waits for; and on the new node for each member, so that what is written there
-from now on reaches them (design 4, steps 5 and 8). */
+/* The steps that make a slot at both ends of every direct stream: on each member for the new node, before the mark
+that the barrier waits for; and on the new node for each member, so that what is written there from now on reaches
+them. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_peer text;
@@ -6369,18 +7077,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slots IS
-'The steps that make a slot at both ends of every direct stream: on each member for the new node, before the
-mark that the barrier waits for; and on the new node for each member, so that what is written there
-from now on reaches them (design 4, steps 5 and 8).';
+'The steps that make a slot at both ends of every direct stream: on each member for the new node, before the mark
+that the barrier waits for; and on the new node for each member, so that what is written there from now on reaches
+them.';
 REVOKE ALL ON FUNCTION zodan.plan_slots FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_peers(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
-event on each peer after its slot, and the barrier that waits until the source has come past it, so that what the
-source holds at the flip is no older than the slots (design 4, steps 5 and 6). */
+/* The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync event
+on each peer after its slot, and the barrier that waits until the source has come past it, so that what the source
+holds at the flip is no older than the slots. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -6389,10 +7097,13 @@ DECLARE
     v_place bigint;
 BEGIN
     -- The source's comes last: Spock starts streams in this order, and what the source changes is what others wrote.
-    FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name) UNION ALL SELECT v_source LOOP
+    FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name)
+        UNION ALL SELECT v_source LOOP
         v_sub := zodan.subscription_name(v_peer, v_new);
-        RETURN NEXT zodan.make_step('mark', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
-            p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_peer, v_new], p_subscription => v_sub,
+        RETURN NEXT zodan.make_step('mark', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub,
+            v_new),
+            p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_peer, v_new],
+                p_subscription => v_sub,
                 p_provider => v_peer, p_sets => zodan.list_sets(p_cluster, v_peer), p_enabled => 'false'),
             p_done := zodan.subscription_exists(v_sub),
             p_undo := zodan.drop_subscription(v_sub), p_group := 'approach', p_object := v_sub);
@@ -6403,23 +7114,27 @@ BEGIN
         RETURN NEXT zodan.make_step('mark', v_peer, 'sync event on ' || v_peer,
             p_do := zodan.emit_sync_event(),
             p_ref := 'mark' || v_place, p_group := 'approach');
-        RETURN NEXT zodan.make_step('barrier', v_source, pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
-            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'mark' || v_place, 'lsn'), p_provider => v_peer),
+        RETURN NEXT zodan.make_step('barrier', v_source,
+            pg_catalog.format('wait until %s has applied the sync event of %s', v_source, v_peer),
+            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'mark' || v_place, 'lsn'),
+                p_provider => v_peer),
             p_budget := p_patience, p_group := 'approach', p_object := v_peer);
     END LOOP;
     -- Right before the pause: nothing large is under way on the source, and the new node has what is there.
-    RETURN NEXT zodan.make_step('ready', v_source, pg_catalog.format('wait until no long transaction is applied on %s', v_source),
+    RETURN NEXT zodan.make_step('ready', v_source, pg_catalog.format('wait until no long transaction is applied on %s',
+        v_source),
         p_until := zodan.wait_unbusy(), p_budget := p_patience, p_group := 'approach');
     RETURN NEXT zodan.make_step('near', v_source, 'sync event on ' || v_source,
         p_do := zodan.emit_sync_event(), p_ref := 'near', p_group := 'approach');
     RETURN NEXT zodan.make_step('nearly', v_new, pg_catalog.format('wait until %s has applied it', v_new),
-        p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'near', 'lsn'), p_provider => v_source), p_budget := p_patience, p_group := 'approach');
+        p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'near', 'lsn'), p_provider => v_source),
+            p_budget := p_patience, p_group := 'approach');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
-'The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
-event on each peer after its slot, and the barrier that waits until the source has come past it, so that what the
-source holds at the flip is no older than the slots (design 4, steps 5 and 6).';
+'The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync event
+on each peer after its slot, and the barrier that waits until the source has come past it, so that what the source
+holds at the flip is no older than the slots.';
 REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_see_slots(
@@ -6432,27 +7147,30 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node's,
-which must not be beyond the position that its stream starts at, and on the new node those of the members (design 4, step 7). */
+which must not be beyond the position that its stream starts at, and on the new node those of the members. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
-        RETURN NEXT zodan.make_step(p_phase, v_member, pg_catalog.format('see that the slot of %s on %s can be used', v_new, v_member),
+        RETURN NEXT zodan.make_step(p_phase, v_member, pg_catalog.format('see that the slot of %s on %s can be used',
+            v_new, v_member),
             p_do := zodan.prove_slots(p_slots => ARRAY[p_cluster #>> ARRAY['slots', v_member, v_new]],
-                p_lsn => CASE WHEN v_member = p_cluster ->> 'source' THEN zodan.placeholder('result', 'flip', 'lsn') END,
+                p_lsn => CASE WHEN v_member = p_cluster ->> 'source'
+                    THEN zodan.placeholder('result', 'flip', 'lsn') END,
                 p_positions => zodan.placeholder('result', 'flip', 'positions'), p_peer => v_member),
             p_budget := p_budget, p_group := p_group, p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step(p_phase, v_new, 'see that the slots on ' || v_new || ' can be used',
-        p_do := zodan.prove_slots(p_slots => ARRAY(SELECT s.value FROM pg_catalog.jsonb_each_text(p_cluster #> ARRAY['slots', v_new]) AS s(key, value)),
+        p_do := zodan.prove_slots(p_slots => ARRAY(SELECT s.value
+            FROM pg_catalog.jsonb_each_text(p_cluster #> ARRAY['slots', v_new]) AS s(key, value)),
             p_lsn => NULL, p_positions => '{}', p_peer => NULL),
         p_budget := p_budget, p_group := p_group, p_kind := 'verify');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_see_slots IS
 'The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node''s,
-which must not be beyond the position that its stream starts at, and on the new node those of the members (design 4, step 7).';
+which must not be beyond the position that its stream starts at, and on the new node those of the members.';
 REVOKE ALL ON FUNCTION zodan.plan_see_slots FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_turn(
@@ -6464,8 +7182,8 @@ CREATE FUNCTION zodan.plan_turn(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The second half of the flip: ends the source's forwarded stream, confirms with p_confirm that the source has applied
-nothing meanwhile, and turns (design 4, step 7). */
+/* The second half of the flip: ends the source's forwarded stream, confirms with p_confirm that the source has
+applied nothing meanwhile, and turns. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -6478,19 +7196,24 @@ BEGIN
             p_do := zodan.disable_copy(v_sub),
             p_budget := p_budget,
             p_group := p_group, p_object := v_sub);
-    RETURN NEXT zodan.make_step('detached', v_source, pg_catalog.format('wait until the stream to %s has ended on %s', v_new, v_source),
+    RETURN NEXT zodan.make_step('detached', v_source, pg_catalog.format('wait until the stream to %s has ended on %s',
+        v_new, v_source),
             p_until := zodan.wait_slot_free(p_cluster ->> 'copy_slot'),
             p_budget := p_budget,
             p_group := p_group, p_object := p_cluster ->> 'copy_slot');
     -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
-    RETURN NEXT zodan.make_step('detached', v_new, pg_catalog.format('wait until the worker of %s has ended on %s', v_sub, v_new),
+    RETURN NEXT zodan.make_step('detached', v_new, pg_catalog.format('wait until the worker of %s has ended on %s',
+        v_sub, v_new),
             p_until := zodan.wait_worker_gone(v_sub), p_budget := p_budget, p_group := p_group, p_object := v_sub);
-    RETURN NEXT zodan.make_step('confirm', v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile', v_source),
+    RETURN NEXT zodan.make_step('confirm', v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile',
+        v_source),
             p_do := p_confirm, p_budget := p_budget, p_group := p_group, p_kind := 'verify');
     RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 'confirm', p_budget, p_group);
     RETURN NEXT zodan.make_step('switch', v_new, 'turn to the direct streams on ' || v_new,
-            p_do := zodan.switch_streams(p_positions => zodan.placeholder('result', 'flip', 'positions'), p_copy => v_sub,
-                p_peers => ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name)),
+            p_do := zodan.switch_streams(p_positions => zodan.placeholder('result', 'flip', 'positions'),
+                p_copy => v_sub,
+                p_peers => ARRAY(SELECT m.name
+                    FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name)),
                 p_subscriptions => zodan.list_subscriptions(p_cluster),
                 p_slot => v_slot),
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
@@ -6508,23 +7231,24 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_turn IS
-'The second half of the flip: ends the source''s forwarded stream, confirms with p_confirm that the source has applied
-nothing meanwhile, and turns (design 4, step 7).';
+'The second half of the flip: ends the source''s forwarded stream, confirms with p_confirm that the source has
+applied nothing meanwhile, and turns.';
 REVOKE ALL ON FUNCTION zodan.plan_turn FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_flip(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that turn the new node from the source's forwarded stream to everybody's direct streams, one
-section that is taken back as a whole when a step of it fails. The starting positions are exact because the source
-applies nothing between reading them and the end of its stream to the new node; that is not trusted to the pause but
-checked by reading them again (design 4, step 7). */
+/* The steps that turn the new node from the source's forwarded stream to everybody's direct streams, one section that
+is taken back as a whole when a step of it fails. The starting positions are exact because the source applies nothing
+between reading them and the end of its stream to the new node; that is not trusted to the pause but checked by
+reading them again. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_peers text[] := ARRAY(SELECT p.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS p(name));
-    v_confirm text := zodan.confirm_positions(p_peers => v_peers, p_positions => zodan.placeholder('result', 'flip', 'positions'));
+    v_confirm text := zodan.confirm_positions(p_peers => v_peers,
+        p_positions => zodan.placeholder('result', 'flip', 'positions'));
     v_peer text;
     c_group CONSTANT text := 'flip';
     c_budget CONSTANT interval := '8 s'::interval;
@@ -6540,9 +7264,11 @@ BEGIN
         RETURN NEXT zodan.make_step('nudge', v_peer, 'sync event on ' || v_peer,
             p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_group := c_group);
     END LOOP;
-    RETURN NEXT zodan.make_step('still', v_source, pg_catalog.format('wait until %s applies nothing any more', v_source),
+    RETURN NEXT zodan.make_step('still', v_source, pg_catalog.format('wait until %s applies nothing any more',
+        v_source),
         p_do := zodan.wait_still(v_peers), p_budget := c_budget, p_group := c_group);
-    RETURN NEXT zodan.make_step('positions', v_source, 'read how far ' || v_source || ' has its peers, sync event there',
+    RETURN NEXT zodan.make_step('positions', v_source, 'read how far ' || v_source
+        || ' has its peers, sync event there',
             p_do := zodan.read_positions(v_peers),
             p_budget := c_budget,
             p_ref := 'flip',
@@ -6562,18 +7288,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_flip IS
-'The steps that turn the new node from the source''s forwarded stream to everybody''s direct streams, one
-section that is taken back as a whole when a step of it fails. The starting positions are exact because the source
-applies nothing between reading them and the end of its stream to the new node; that is not trusted to the pause but
-checked by reading them again (design 4, step 7).';
+'The steps that turn the new node from the source''s forwarded stream to everybody''s direct streams, one section that
+is taken back as a whole when a step of it fails. The starting positions are exact because the source applies nothing
+between reading them and the end of its stream to the new node; that is not trusted to the pause but checked by
+reading them again.';
 REVOKE ALL ON FUNCTION zodan.plan_flip FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_return(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that open the way back: a subscription from the new node on every member at once, then the wait
-until all replicate (design 4, step 8). */
+/* The steps that open the way back: a subscription from the new node on every member at once, then the wait until all
+replicate. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_sub text;
@@ -6584,12 +7310,15 @@ BEGIN
             p_do := zodan.drop_subscription(zodan.copy_name(v_new)), p_object := zodan.copy_name(v_new));
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
         v_sub := zodan.subscription_name(v_new, v_member);
-        RETURN NEXT zodan.make_step('way_back', v_member, pg_catalog.format('create subscription %s on %s', v_sub, v_member),
-            p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_new, v_member], p_subscription => v_sub,
+        RETURN NEXT zodan.make_step('way_back', v_member, pg_catalog.format('create subscription %s on %s', v_sub,
+            v_member),
+            p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_new, v_member],
+                p_subscription => v_sub,
                 p_provider => v_new, p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source'), p_enabled => 'true'),
             p_done := zodan.subscription_exists(v_sub),
             p_undo := zodan.drop_subscription(v_sub), p_object := v_sub);
-        RETURN NEXT zodan.make_step('replicating', v_member, pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
+        RETURN NEXT zodan.make_step('replicating', v_member,
+            pg_catalog.format('wait for subscription %s to replicate on %s', v_sub, v_member),
             p_until := zodan.wait_replicating(ARRAY[v_sub]),
             p_budget := p_patience, p_kind := 'verify', p_object := v_sub);
     END LOOP;
@@ -6599,20 +7328,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_return IS
-'The steps that open the way back: a subscription from the new node on every member at once, then the wait
-until all replicate (design 4, step 8).';
+'The steps that open the way back: a subscription from the new node on every member at once, then the wait until all
+replicate.';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
 CREATE FUNCTION zodan.view_is_filled(p_view text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%1$s) AND NOT c.relispopulated) AS ok$sql$,
+SELECT pg_catalog.format($sql$SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%1$s)
+    AND NOT c.relispopulated) AS ok$sql$,
     zodan.quote_text(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.view_is_filled IS
-'Writes the query that tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is not there any
-more; for done_sql.';
+'Writes the query that tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is
+not there any more; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
 
 CREATE FUNCTION zodan.refresh_view(p_schema text, p_view text)
@@ -6629,28 +7359,30 @@ $do$$sql$,
     zodan.quote_name(p_schema), zodan.quote_name(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.refresh_view IS
-'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have: functions in it
-may rely on that.';
+'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have:
+functions in it may rely on that.';
 REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The last steps of a join: sequences brought level, then the proof that every stream of the new node moves
-in both directions: a sync event on every node, applied at the other end (design 4, step 9). */
+/* The last steps of a join: sequences brought level, then the proof that every stream of the new node moves in both
+directions: a sync event on every node, applied at the other end. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
     v_place bigint;
-    v_view text;
     v_refs text[] := '{}'::text[];
-    v_nodes text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)) || v_new;
+    v_nodes text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name))
+        || v_new;
 BEGIN
-    RETURN NEXT zodan.make_step('sequences', p_cluster ->> 'source', 'read the replication sets again on ' || (p_cluster ->> 'source'),
+    RETURN NEXT zodan.make_step('sequences', p_cluster ->> 'source', 'read the replication sets again on '
+        || (p_cluster ->> 'source'),
         p_do := zodan.read_sets(zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_ref := 'sets again');
     RETURN NEXT zodan.make_step('prove', v_new, 'mirror what was added to them on ' || v_new,
-        p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets again', 'sets'), p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')));
+        p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets again', 'sets'),
+            p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')));
     FOR v_member, v_place IN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
@@ -6661,15 +7393,21 @@ BEGIN
         RETURN NEXT zodan.make_step('prove', v_member, 'sync event on ' || v_member,
             p_do := zodan.emit_sync_event(),
             p_ref := 'event' || v_place);
-        RETURN NEXT zodan.make_step('proven', v_new, pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
-            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event' || v_place, 'lsn'), p_provider => v_member),
+        RETURN NEXT zodan.make_step('proven', v_new,
+            pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
+            p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event' || v_place, 'lsn'),
+                p_provider => v_member),
             p_budget := p_patience, p_kind := 'verify', p_object := v_member);
-        RETURN NEXT zodan.make_step('proven', v_member, pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
+        RETURN NEXT zodan.make_step('proven', v_member,
+            pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event', 'lsn'), p_provider => v_new),
             p_budget := p_patience, p_kind := 'verify');
-        RETURN NEXT zodan.make_step('whole', v_member, pg_catalog.format('see that nothing of %s was discarded on %s', v_new, v_member),
-            p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', CASE WHEN v_member = p_cluster ->> 'source' THEN 'level'
-                ELSE 'mark' || (SELECT p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
+        RETURN NEXT zodan.make_step('whole', v_member, pg_catalog.format('see that nothing of %s was discarded on %s',
+            v_new, v_member),
+            p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', CASE
+                WHEN v_member = p_cluster ->> 'source' THEN 'level'
+                ELSE 'mark' || (SELECT p.place
+                    FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
                                  WHERE p.name = v_member) END, 'at'), p_origin => v_new), p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step('prove', v_new, 'bring the sequences of ' || v_new || ' level',
@@ -6677,21 +7415,42 @@ BEGIN
     RETURN NEXT zodan.make_step('prove', v_new, 'sync event on ' || v_new,
             p_do := zodan.emit_sync_event(),
             p_ref := 'event');
+    RETURN NEXT zodan.make_step('whole', v_new, 'see that nothing was discarded on ' || v_new,
+            p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', 'note', 'at'),
+                p_origin => NULL), p_kind := 'verify');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_prove IS
+'The last steps of a join: sequences brought level, then the proof that every stream of the new node moves in both
+directions: a sync event on every node, applied at the other end.';
+REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_finish(p_cluster jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* What is left to do on the new node once it is proved that every stream moves: its materialized views get their rows, and
+a schema zodan that nobody uses goes. */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_view text;
+BEGIN
     -- A copy brings their definitions only.
     FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name) LOOP
-        RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view, v_new),
-            p_do := zodan.refresh_view(p_schema => (pg_catalog.parse_ident(v_view))[1], p_view => (pg_catalog.parse_ident(v_view))[2]), p_done := zodan.view_is_filled(v_view), p_budget := p_patience, p_object := v_view);
+        RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view,
+            v_new),
+            p_do := zodan.refresh_view(p_schema => (pg_catalog.parse_ident(v_view))[1],
+                p_view => (pg_catalog.parse_ident(v_view))[2]), p_done := zodan.view_is_filled(v_view),
+                p_budget := p_patience, p_object := v_view);
     END LOOP;
-    RETURN NEXT zodan.make_step('whole', v_new, 'see that nothing was discarded on ' || v_new,
-            p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL), p_kind := 'verify');
     RETURN NEXT zodan.make_step('tidy', v_new, 'drop schema zodan if it is empty on ' || v_new,
             p_do := zodan.drop_empty_schema());
 END
 $zodan$;
-COMMENT ON FUNCTION zodan.plan_prove IS
-'The last steps of a join: sequences brought level, then the proof that every stream of the new node moves
-in both directions: a sync event on every node, applied at the other end (design 4, step 9).';
-REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
+COMMENT ON FUNCTION zodan.plan_finish IS
+'What is left to do on the new node once it is proved that every stream moves: its materialized views get their rows, and
+a schema zodan that nobody uses goes.';
+REVOKE ALL ON FUNCTION zodan.plan_finish FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_join(
     p_cluster jsonb,
@@ -6703,8 +7462,8 @@ CREATE FUNCTION zodan.plan_join(
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
-gives the same plan (design 3, 4). */
+/* The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
+the same plan. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -6718,13 +7477,15 @@ BEGIN
         UNION ALL SELECT * FROM zodan.plan_peers(p_cluster, p_patience)
         UNION ALL SELECT * FROM zodan.plan_flip(p_cluster)
         UNION ALL SELECT * FROM zodan.plan_return(p_cluster, p_patience)
-        UNION ALL SELECT * FROM zodan.plan_prove(p_cluster, p_patience)) AS s;
-    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps, '{clean,register,roles_before,roles,note,slot,copying,copied,rewritten,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
+        UNION ALL SELECT * FROM zodan.plan_prove(p_cluster, p_patience)
+        UNION ALL SELECT * FROM zodan.plan_finish(p_cluster, p_patience)) AS s;
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
+        '{clean,register,roles_before,roles,note,slot,copying,copied,rewritten,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
-'The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
-gives the same plan (design 3, 4).';
+'The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
+the same plan.';
 REVOKE ALL ON FUNCTION zodan.plan_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.survey_members(
@@ -6740,8 +7501,8 @@ CREATE FUNCTION zodan.survey_members(
 LANGUAGE plpgsql
 AS $zodan$
 /* Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
-to them too and reads everybody's facts. Gives the facts by node; source, new and members; and every connection string by
-node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal (design 4). */
+to them too and reads everybody's facts. Gives the facts by node; source, new and members; and every connection string
+by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal. */
 DECLARE
     v_peers jsonb;
 BEGIN
@@ -6771,8 +7532,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_members IS
 'Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
-to them too and reads everybody''s facts. Gives the facts by node; source, new and members; and every connection string by
-node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal (design 4).';
+to them too and reads everybody''s facts. Gives the facts by node; source, new and members; and every connection string
+by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal.';
 REVOKE ALL ON FUNCTION zodan.survey_members FROM PUBLIC;
 
 CREATE FUNCTION zodan.survey_join(
@@ -6786,13 +7547,14 @@ CREATE FUNCTION zodan.survey_join(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be.
-Errors: ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node (design 4). */
+/* Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be. Errors:
+ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node. */
 DECLARE
     v_found text;
 BEGIN
     SELECT s.p_facts, s.p_join, s.p_dsns INTO p_facts, p_join, p_dsns
-      FROM zodan.survey_members(p_source, p_source_dsn, coalesce(p_new, ''), p_new_dsn, 'zodan add_node ' || p_new) AS s;
+      FROM zodan.survey_members(p_source, p_source_dsn, coalesce(p_new, ''), p_new_dsn, 'zodan add_node '
+          || p_new) AS s;
     v_found := p_facts #>> ARRAY[p_source, 'spock', 'node'];
     IF p_facts -> p_source ? 'spock' AND v_found IS DISTINCT FROM p_source THEN
         PERFORM zodan.close_connections();
@@ -6805,8 +7567,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_join IS
-'Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be.
-Errors: ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node (design 4).';
+'Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be. Errors:
+ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node.';
 REVOKE ALL ON FUNCTION zodan.survey_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_cluster(p_facts jsonb, p_join jsonb, p_dsns jsonb)
@@ -6814,8 +7576,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
-PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot's name from the
-database name of the subscriber, so each subscriber is asked. Errors: ZD204 (design 4, step 5). */
+PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot's name from
+the database name of the subscriber, so each subscriber is asked. Errors: ZD204. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_queries jsonb;
@@ -6827,10 +7589,13 @@ DECLARE
 BEGIN
     SELECT pg_catalog.jsonb_object_agg(s.subscriber, 'SELECT ' || s.names || ' AS slots') INTO v_queries
       FROM (SELECT p.subscriber, 'pg_catalog.jsonb_build_object(' || pg_catalog.string_agg(pg_catalog.format(
-                       '%1$s, spock.spock_gen_slot_name(pg_catalog.current_database()::name, %1$s, %2$s)', zodan.quote_text(p.provider),
-                       zodan.quote_text(zodan.subscription_name(p.provider, p.subscriber))), ', ') || CASE WHEN p.subscriber = v_new THEN
+                       '%1$s, spock.spock_gen_slot_name(pg_catalog.current_database()::name, %1$s, %2$s)',
+                           zodan.quote_text(p.provider),
+                       zodan.quote_text(zodan.subscription_name(p.provider, p.subscriber))), ', ') || CASE
+                           WHEN p.subscriber = v_new THEN
                        pg_catalog.format(', ''the copy'', spock.spock_gen_slot_name(pg_catalog.current_database()::name, %s, %s)',
-                           zodan.quote_text(p_join ->> 'source'), zodan.quote_text(zodan.copy_name(v_new))) ELSE '' END || ')' AS names
+                           zodan.quote_text(p_join ->> 'source'), zodan.quote_text(zodan.copy_name(v_new))) ELSE '' END
+                               || ')' AS names
               FROM (SELECT m.name AS provider, v_new AS subscriber
                       FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
                     UNION ALL
@@ -6853,38 +7618,60 @@ BEGIN
         v_slots := v_slots || pg_catalog.jsonb_build_object(v_provider, coalesce(v_slots -> v_provider, '{}')
             || pg_catalog.jsonb_build_object(v_node, v_slot));
     END LOOP;
-    RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - 'the copy', 'copy_slot', v_slots #> ARRAY['the copy', v_new],
-        'views', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'views'], '[]'), 'fenced', pg_catalog.to_jsonb(zodan.list_fenced(p_facts, p_join)), 'extension', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
+    RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - 'the copy', 'copy_slot',
+        v_slots #> ARRAY['the copy', v_new],
+        'views', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'views'], '[]'), 'fenced',
+            pg_catalog.to_jsonb(zodan.list_fenced(p_facts, p_join)), 'extension',
+            coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
         'sets', (SELECT pg_catalog.jsonb_object_agg(f.key, (SELECT coalesce(pg_catalog.jsonb_agg(s.name), '[]')
-                       FROM pg_catalog.jsonb_array_elements_text(f.value #> '{spock,sets}') AS s(name) WHERE s.name = ANY (x.sets)))
-                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets) AS x),
+                       FROM pg_catalog.jsonb_array_elements_text(f.value #> '{spock,sets}') AS s(name)
+                           WHERE s.name = ANY (x.sets)))
+                   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                       CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join) AS sets) AS x),
         'versions', (SELECT pg_catalog.jsonb_object_agg(f.key, f.value -> 'version_num')
                        FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_cluster IS
 'Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
-PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot''s name from the
-database name of the subscriber, so each subscriber is asked. Errors: ZD204 (design 4, step 5).';
+PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot''s name from
+the database name of the subscriber, so each subscriber is asked. Errors: ZD204.';
 REVOKE ALL ON FUNCTION zodan.describe_cluster FROM PUBLIC;
 
 CREATE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress
-of a copy is measured. What could not be read is null: progress is for people, and no reason to stop (design 4, step 2). */
+/* Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
+a copy is measured. What could not be read is null: progress is for people, and no reason to stop. */
 DECLARE
     v_answers jsonb;
 BEGIN
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(p_source, zodan.copy_facts()), p_dsns);
-    RETURN pg_catalog.jsonb_build_object('tables', v_answers #> ARRAY[p_source, 'value', 'tables'], 'bytes', v_answers #> ARRAY[p_source, 'value', 'bytes']);
+    RETURN pg_catalog.jsonb_build_object('tables', v_answers #> ARRAY[p_source, 'value', 'tables'], 'bytes',
+        v_answers #> ARRAY[p_source, 'value', 'bytes']);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.size_copy IS
-'Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress
-of a copy is measured. What could not be read is null: progress is for people, and no reason to stop (design 4, step 2).';
+'Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
+a copy is measured. What could not be read is null: progress is for people, and no reason to stop.';
 REVOKE ALL ON FUNCTION zodan.size_copy FROM PUBLIC;
+
+CREATE FUNCTION zodan.join_without(p_operation bigint, p_gone text[])
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 'new', o.node,
+           'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
+           'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
+               FILTER (WHERE m.name <> o.arguments ->> 'src_node_name'), '[]'))
+  FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS m(name)
+ WHERE o.operation_id = p_operation AND m.name <> ALL (p_gone) AND m.name <> o.node
+ GROUP BY o.operation_id
+$zodan$;
+COMMENT ON FUNCTION zodan.join_without IS
+'Describes the join of operation p_operation, as zodan.survey_join does, for the members that are left without p_gone.';
+REVOKE ALL ON FUNCTION zodan.join_without FROM PUBLIC;
 
 CREATE FUNCTION zodan.replan_join(
     p_operation bigint,
@@ -6896,8 +7683,8 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Plans an unfinished join again without the members of p_gone. What was made for them on nodes that were reached is
-taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source is gone; ZD200 where
-something could not be taken back (design 3). */
+taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source
+is gone; ZD200 where something could not be taken back. */
 DECLARE
     v_operation zodan.operation;
     v_join jsonb;
@@ -6911,31 +7698,35 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD113',
-            MESSAGE = pg_catalog.format('the source "%s" is no member any longer', v_operation.arguments ->> 'src_node_name'),
+            MESSAGE = pg_catalog.format('the source "%s" is no member any longer',
+                v_operation.arguments ->> 'src_node_name'),
             HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again with another source.', p_operation);
     END IF;
-    SELECT pg_catalog.jsonb_build_object('source', v_operation.arguments ->> 'src_node_name', 'new', v_operation.node,
-               'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
-               'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C") FILTER (WHERE m.name <> v_operation.arguments ->> 'src_node_name'), '[]'))
-      INTO v_join FROM pg_catalog.jsonb_object_keys(v_operation.members) AS m(name)
-     WHERE m.name <> ALL (p_gone) AND m.name <> v_operation.node;
+    v_join := zodan.join_without(p_operation, p_gone);
     v_plan := zodan.plan_join(zodan.describe_cluster(p_facts, v_join, p_dsns)
             || pg_catalog.jsonb_build_object('copy', zodan.size_copy(v_join ->> 'source', p_dsns)) || CASE
-            WHEN (v_operation.arguments ->> 'roles')::boolean THEN pg_catalog.jsonb_build_object('roles', p_facts #> ARRAY[v_join ->> 'source', 'roles']) ELSE '{}' END,
-        v_operation.arguments ->> 'new_node_location', v_operation.arguments ->> 'new_node_country', v_operation.arguments -> 'new_node_info', zodan.read_patience());
-    SELECT pg_catalog.array_agg(s ORDER BY s.ordinal) INTO v_before FROM zodan.step AS s WHERE s.operation_id = p_operation;
+            WHEN (v_operation.arguments ->> 'roles')::boolean THEN pg_catalog.jsonb_build_object('roles',
+                p_facts #> ARRAY[v_join ->> 'source', 'roles']) ELSE '{}' END,
+        v_operation.arguments ->> 'new_node_location', v_operation.arguments ->> 'new_node_country',
+            v_operation.arguments -> 'new_node_info', zodan.read_patience());
+    SELECT pg_catalog.array_agg(s ORDER BY s.ordinal) INTO v_before FROM zodan.step AS s
+        WHERE s.operation_id = p_operation;
     FOR v_step IN
         SELECT s.* FROM pg_catalog.unnest(v_before) AS s
          WHERE s.attempts > 0 AND s.undo_sql IS NOT NULL AND s.node <> ALL (p_gone)
-           AND NOT EXISTS (SELECT FROM pg_catalog.unnest(v_plan) AS n WHERE n.node = s.node AND n.title = s.title)
+           AND NOT EXISTS (SELECT FROM pg_catalog.unnest(v_plan) AS n
+                            WHERE (n.node, n.phase_name, n.kind) = (s.node, s.phase_name, s.kind)
+                              AND n.object_name IS NOT DISTINCT FROM s.object_name)
          ORDER BY s.ordinal DESC
     LOOP
-        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.undo_sql), p_dsns, NULL) -> v_step.node;
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.undo_sql), p_dsns,
+            NULL) -> v_step.node;
         IF NOT (v_answer ->> 'ok')::boolean THEN
             PERFORM zodan.close_connections();
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD200',
-                MESSAGE = pg_catalog.format('could not take back on node "%s" what was made for a member that is gone', v_step.node),
+                MESSAGE = pg_catalog.format('could not take back on node "%s" what was made for a member that is gone',
+                    v_step.node),
                 DETAIL = pg_catalog.concat_ws(': ', v_step.title, v_answer ->> 'message'),
                 HINT = pg_catalog.format('Fix the cause, then CALL zodan.resume(%s).', p_operation);
         END IF;
@@ -6946,8 +7737,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.replan_join IS
 'Plans an unfinished join again without the members of p_gone. What was made for them on nodes that were reached is
-taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source is gone; ZD200 where
-something could not be taken back (design 3).';
+taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source
+is gone; ZD200 where something could not be taken back.';
 REVOKE ALL ON FUNCTION zodan.replan_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.prepare_join(
@@ -6966,9 +7757,9 @@ CREATE FUNCTION zodan.prepare_join(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions
-and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_join, zodan.lock_members and
-zodan.judge_checks (design 3, 4). */
+/* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
+makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the
+connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
     v_members jsonb;
@@ -7000,20 +7791,22 @@ BEGIN
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
-        p_checks := ARRAY(SELECT c FROM pg_catalog.unnest(p_checks) AS c WHERE c.key NOT IN ('roles', 'role-attributes'));
+        p_checks := ARRAY(SELECT c FROM pg_catalog.unnest(p_checks) AS c
+            WHERE c.key NOT IN ('roles', 'role-attributes'));
     END IF;
     PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
     p_plan := zodan.plan_join(zodan.describe_cluster(v_survey.p_facts, v_survey.p_join, p_dsns)
             || pg_catalog.jsonb_build_object('copy', zodan.size_copy(p_source, p_dsns)) || CASE
-            WHEN p_roles THEN pg_catalog.jsonb_build_object('roles', v_survey.p_facts #> ARRAY[p_source, 'roles']) ELSE '{}' END,
+            WHEN p_roles THEN pg_catalog.jsonb_build_object('roles', v_survey.p_facts #> ARRAY[p_source, 'roles'])
+                ELSE '{}' END,
         p_location, p_country, p_info, zodan.read_patience());
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_join IS
-'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions
-and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_join, zodan.lock_members and
-zodan.judge_checks (design 3, 4).';
+'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
+makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the
+connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_add_node(
@@ -7029,8 +7822,8 @@ CREATE FUNCTION zodan.plan_add_node(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
 AS $zodan$
-/* The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors:
-ZD0nn bad input, ZD100 preconditions not met (design 3, 4). */
+/* The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors: ZD0nn
+bad input, ZD100 preconditions not met. */
 DECLARE
     v_plan zodan.plan_step[];
 BEGIN
@@ -7044,8 +7837,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_add_node IS
-'The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors:
-ZD0nn bad input, ZD100 preconditions not met (design 3, 4).';
+'The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors: ZD0nn
+bad input, ZD100 preconditions not met.';
 REVOKE ALL ON FUNCTION zodan.plan_add_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.checks(
@@ -7058,10 +7851,10 @@ CREATE FUNCTION zodan.checks(
 RETURNS SETOF zodan.check_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Examines a cluster, found through any member, and gives a row a check and node; changes nothing. check_type pre
-is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone are
-examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001 malformed
-connection string, ZD002 names missing or equal, ZD004 unknown check_type (design 1, 4). */
+/* Examines a cluster, found through any member, and gives a row a check and node; changes nothing. check_type pre is
+what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone are
+examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
+malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type. */
 DECLARE
     v_survey record;
 BEGIN
@@ -7073,16 +7866,17 @@ BEGIN
             HINT = 'Use pre, before a node joins, or post, afterwards.';
     END IF;
     PERFORM zodan.close_connections();
-    SELECT * INTO v_survey FROM zodan.survey_members(src_node_name, src_dsn, new_node_name, new_node_dsn, 'zodan health_check');
+    SELECT * INTO v_survey FROM zodan.survey_members(src_node_name, src_dsn, new_node_name, new_node_dsn,
+        'zodan health_check');
     RETURN QUERY SELECT * FROM zodan.examine(check_type, v_survey.p_facts, v_survey.p_join, v_survey.p_dsns);
     PERFORM zodan.close_connections();
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.checks IS
-'Examines a cluster, found through any member, and gives a row a check and node; changes nothing. check_type pre
-is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone are
-examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001 malformed
-connection string, ZD002 names missing or equal, ZD004 unknown check_type (design 1, 4).';
+'Examines a cluster, found through any member, and gives a row a check and node; changes nothing. check_type pre is
+what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone are
+examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
+malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type.';
 REVOKE ALL ON FUNCTION zodan.checks FROM PUBLIC;
 
 CREATE PROCEDURE spock.add_node(
@@ -7099,13 +7893,13 @@ CREATE PROCEDURE spock.add_node(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name
-any member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
-location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their attributes,
-memberships and password hashes. verb prints every step, dry_run prints the plan and changes
-nothing. Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100
-preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran
-out of its budget (design 4). */
+/* Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name any
+member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
+location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their
+attributes, memberships and password hashes. verb prints every step, dry_run prints the plan and changes nothing.
+Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions
+not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -7121,7 +7915,8 @@ BEGIN
     v_operation := zodan.find_interrupted('add_node', new_node_name);
     IF v_operation IS NOT NULL AND NOT dry_run THEN
         PERFORM zodan.check_same_call(v_operation, v_arguments);
-        v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(src_node_name, src_dsn, new_node_name, new_node_dsn), true);
+        v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(src_node_name, src_dsn, new_node_name,
+            new_node_dsn), true);
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
         RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
     ELSE
@@ -7144,13 +7939,13 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE spock.add_node IS
-'Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name
-any member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
-location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their attributes,
-memberships and password hashes. verb prints every step, dry_run prints the plan and changes
-nothing. Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100
-preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran
-out of its budget (design 4).';
+'Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name any
+member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
+location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their
+attributes, memberships and password hashes. verb prints every step, dry_run prints the plan and changes nothing.
+Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions
+not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE PROCEDURE spock.health_check(
@@ -7164,10 +7959,10 @@ CREATE PROCEDURE spock.health_check(
 LANGUAGE plpgsql
 AS $zodan$
 /* Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
-lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post what must
-hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them the members alone
-are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD100 a check failed, ZD0nn caller's mistake
-(design 1, 4). */
+lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post
+what must hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them
+the members alone are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD100 a check failed,
+ZD0nn caller's mistake. */
 DECLARE
     v_checks zodan.check_result[];
     v_check zodan.check_result;
@@ -7177,20 +7972,24 @@ BEGIN
       FROM zodan.checks(check_type, src_node_name, src_dsn, new_node_name, new_node_dsn) AS c;
     FOREACH v_check IN ARRAY v_checks LOOP
         IF v_check.verdict IN ('FAIL', 'WARN') THEN
-            RAISE NOTICE '% % on "%": %; needed: %', v_check.verdict, v_check.name, v_check.scope, v_check.observed, v_check.required USING HINT = v_check.hint;
+            RAISE NOTICE '% % on "%": %; needed: %', v_check.verdict, v_check.name, v_check.scope, v_check.observed,
+                v_check.required USING HINT = v_check.hint;
         ELSIF v_check.verdict = 'INFO' OR verb THEN
             RAISE NOTICE '% % on "%": %', v_check.verdict, v_check.name, v_check.scope, v_check.observed;
         END IF;
     END LOOP;
     SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(v_checks) AS c WHERE c.verdict = 'FAIL';
-    RAISE NOTICE '% checks: % failed, % warned', pg_catalog.cardinality(v_checks), coalesce(pg_catalog.cardinality(v_failed), 0),
+    RAISE NOTICE '% checks: % failed, % warned', pg_catalog.cardinality(v_checks),
+        coalesce(pg_catalog.cardinality(v_failed), 0),
         (SELECT pg_catalog.count(*) FROM pg_catalog.unnest(v_checks) AS c WHERE c.verdict = 'WARN');
     IF v_failed IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD100',
-            MESSAGE = pg_catalog.format('%s of %s checks failed; first: %s on "%s": %s', pg_catalog.cardinality(v_failed), pg_catalog.cardinality(v_checks),
+            MESSAGE = pg_catalog.format('%s of %s checks failed; first: %s on "%s": %s',
+                pg_catalog.cardinality(v_failed), pg_catalog.cardinality(v_checks),
                         v_failed[1].name, v_failed[1].scope, v_failed[1].observed),
-            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope, f.observed, f.required), E'\n')
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
+                f.observed, f.required), E'\n')
                         FROM pg_catalog.unnest(v_failed) AS f),
             HINT = v_failed[1].hint;
     END IF;
@@ -7198,10 +7997,10 @@ END
 $zodan$;
 COMMENT ON PROCEDURE spock.health_check IS
 'Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
-lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post what must
-hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them the members alone
-are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD100 a check failed, ZD0nn caller''s mistake
-(design 1, 4).';
+lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post
+what must hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them
+the members alone are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD100 a check failed,
+ZD0nn caller''s mistake.';
 REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
 
 
@@ -7210,8 +8009,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
-placeholders, and gives its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be reached, ZD200
-the statement failed, with the remote SQLSTATE and text in DETAIL (design 4). */
+placeholders, and gives its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be reached,
+ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL. */
 DECLARE
     c_node CONSTANT text := 'the node given';
     v_dsns jsonb;
@@ -7237,7 +8036,8 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD200',
             MESSAGE = 'the statement failed on the node given',
-            DETAIL = pg_catalog.concat_ws(' ', (v_answer ->> 'sqlstate') || ':', v_answer ->> 'message', v_answer ->> 'detail', v_answer ->> 'hint'),
+            DETAIL = pg_catalog.concat_ws(' ', (v_answer ->> 'sqlstate') || ':', v_answer ->> 'message',
+                v_answer ->> 'detail', v_answer ->> 'hint'),
             HINT = 'Mend the cause, then call again.';
     END IF;
     RETURN v_answer -> 'value';
@@ -7245,8 +8045,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.run_on IS
 'Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
-placeholders, and gives its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be reached, ZD200
-the statement failed, with the remote SQLSTATE and text in DETAIL (design 4).';
+placeholders, and gives its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be reached,
+ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL.';
 REVOKE ALL ON FUNCTION zodan.run_on FROM PUBLIC;
 
 CREATE FUNCTION zodan.create_node(
@@ -7265,8 +8065,7 @@ SELECT (zodan.run_on(p_dsn, zodan.register_node(p_node => p_node, p_location => 
 $zodan$;
 COMMENT ON FUNCTION zodan.create_node IS
 'Makes the database that p_dsn leads to a Spock node of name p_node, which the others will reach by p_dsn. Gives the
-node''s id. Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on (design 4,
-step 1).';
+node''s id. Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.get_spock_nodes(p_dsn text)
@@ -7278,8 +8077,8 @@ SELECT n.key, zodan.redact_dsn(n.value)
  ORDER BY n.key
 $zodan$;
 COMMENT ON FUNCTION zodan.get_spock_nodes IS
-'The nodes that the node at p_dsn knows, itself included, with the connection strings in use, without secrets. Example:
-SELECT * FROM zodan.get_spock_nodes(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on (design 4).';
+'The nodes that the node at p_dsn knows, itself included, with the connection strings in use, without secrets.
+Example: SELECT * FROM zodan.get_spock_nodes(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.get_spock_nodes FROM PUBLIC;
 
 CREATE FUNCTION zodan.create_sub(
@@ -7301,20 +8100,21 @@ SELECT (zodan.run_on(p_dsn, zodan.create_copy_subscription(p_subscription => p_s
     pg_catalog.jsonb_build_object('provider', p_provider_dsn)) ->> 'sub_id')::oid
 $zodan$;
 COMMENT ON FUNCTION zodan.create_sub IS
-'Makes a subscription on the node at p_dsn, from the node at p_provider_dsn. Disabled it makes no slot: make that first
-with zodan.create_replication_slot. Gives its id. Example: SELECT zodan.create_sub(''host=10.0.0.4 dbname=app'', ''sub_n1_n4'',
-''host=10.0.0.1 dbname=app'', p_enabled => false). Errors: those of zodan.run_on (design 4).';
+'Makes a subscription on the node at p_dsn, from the node at p_provider_dsn. Disabled it makes no slot: make that
+first with zodan.create_replication_slot. Gives its id. Example: SELECT zodan.create_sub(''host=10.0.0.4 dbname=app'',
+''sub_n1_n4'', ''host=10.0.0.1 dbname=app'', p_enabled => false). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_sub FROM PUBLIC;
 
 CREATE FUNCTION zodan.enable_sub(p_dsn text, p_subscription text)
 RETURNS boolean
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.sub_enable(%s) AS enabled', zodan.quote_text(p_subscription))) ->> 'enabled')::boolean
+SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.sub_enable(%s) AS enabled',
+    zodan.quote_text(p_subscription))) ->> 'enabled')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.enable_sub IS
 'Enables a subscription of the node at p_dsn. Gives whether it is enabled now. Example: SELECT
-zodan.enable_sub(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of zodan.run_on (design 4, step 7).';
+zodan.enable_sub(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.enable_sub FROM PUBLIC;
 
 CREATE FUNCTION zodan.create_replication_slot(p_dsn text, p_slot text)
@@ -7326,9 +8126,9 @@ SELECT (zodan.run_on(p_dsn, CASE WHEN v.number >= 170000 THEN zodan.create_failo
   FROM (SELECT (zodan.run_on(p_dsn, zodan.server_facts()) #>> '{facts,version_num}')::int AS number) AS v
 $zodan$;
 COMMENT ON FUNCTION zodan.create_replication_slot IS
-'Makes a replication slot for a subscription on its provider, the node at p_dsn. Gives the position it starts at. It holds
-WAL until someone streams from it or it is dropped. Example: SELECT zodan.create_replication_slot(''host=10.0.0.1 dbname=app'',
-''spk_app_n1_sub_n1_n4''). Errors: those of zodan.run_on (design 4, step 5).';
+'Makes a replication slot for a subscription on its provider, the node at p_dsn. Gives the position it starts at. It
+holds WAL until someone streams from it or it is dropped. Example: SELECT zodan.create_replication_slot(''host=10.0.0.1
+dbname=app'', ''spk_app_n1_sub_n1_n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_replication_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.sync_event(p_dsn text)
@@ -7338,8 +8138,8 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.emit_sync_event()) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.sync_event IS
-'Commits a mark in the stream of the node at p_dsn and gives its position, for zodan.wait_for_sync_event. Example: SELECT
-zodan.sync_event(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on (design 4, step 3).';
+'Commits a mark in the stream of the node at p_dsn and gives its position, for zodan.wait_for_sync_event. Example:
+SELECT zodan.sync_event(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.sync_event FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_for_sync_event(
@@ -7351,9 +8151,9 @@ CREATE FUNCTION zodan.wait_for_sync_event(
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most. Gives
-whether it has. Example: SELECT zodan.wait_for_sync_event('host=10.0.0.4 dbname=app', 'n1', '0/1A2B3C'). Errors: those of
-zodan.run_on; ZD202 when it never will, the subscription being gone or disabled (design 4, step 3). */
+/* Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most.
+Gives whether it has. Example: SELECT zodan.wait_for_sync_event('host=10.0.0.4 dbname=app', 'n1', '0/1A2B3C'). Errors:
+those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled. */
 DECLARE
     v_until timestamptz := pg_catalog.clock_timestamp() + p_timeout;
     v_seen jsonb;
@@ -7373,22 +8173,32 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_for_sync_event IS
-'Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most. Gives
-whether it has. Example: SELECT zodan.wait_for_sync_event(''host=10.0.0.4 dbname=app'', ''n1'', ''0/1A2B3C''). Errors: those of
-zodan.run_on; ZD202 when it never will, the subscription being gone or disabled (design 4, step 3).';
+'Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most.
+Gives whether it has. Example: SELECT zodan.wait_for_sync_event(''host=10.0.0.4 dbname=app'', ''n1'', ''0/1A2B3C''). Errors:
+those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled.';
 REVOKE ALL ON FUNCTION zodan.wait_for_sync_event FROM PUBLIC;
+
+CREATE FUNCTION zodan.read_commit_timestamp(p_origin text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.max(l.commit_timestamp) AS at FROM spock.lag_tracker AS l WHERE l.origin_name = %1$s$sql$,
+    zodan.quote_text(p_origin))
+$zodan$;
+COMMENT ON FUNCTION zodan.read_commit_timestamp IS
+'Reads when the last transaction that came from p_origin was committed there. It returns one row: at.';
+REVOKE ALL ON FUNCTION zodan.read_commit_timestamp FROM PUBLIC;
 
 CREATE FUNCTION zodan.get_commit_timestamp(p_dsn text, p_origin text)
 RETURNS timestamptz
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT pg_catalog.max(l.commit_timestamp) AS at FROM spock.lag_tracker AS l WHERE l.origin_name = %s',
-    zodan.quote_text(p_origin))) ->> 'at')::timestamptz
+SELECT (zodan.run_on(p_dsn, zodan.read_commit_timestamp(p_origin)) ->> 'at')::timestamptz
 $zodan$;
 COMMENT ON FUNCTION zodan.get_commit_timestamp IS
-'When the newest transaction of node p_origin that the node at p_dsn has applied was committed there; NULL where it has
-applied none since commit timestamps are kept. Example: SELECT zodan.get_commit_timestamp(''host=10.0.0.4 dbname=app'', ''n1'').
-Errors: those of zodan.run_on (design 4).';
+'When the newest transaction of node p_origin that the node at p_dsn has applied was committed there; NULL where it
+has applied none since commit timestamps are kept. Example: SELECT zodan.get_commit_timestamp(''host=10.0.0.4
+dbname=app'', ''n1''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.get_commit_timestamp FROM PUBLIC;
 
 CREATE FUNCTION zodan.advance_replication_slot(p_dsn text, p_slot text, p_lsn pg_lsn)
@@ -7399,9 +8209,10 @@ SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT end_lsn AS lsn FROM pg_cat
     zodan.quote_text(p_slot), zodan.quote_text(p_lsn::text))) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_replication_slot IS
-'Moves a slot of the node at p_dsn forward to p_lsn, so that nothing committed before it is sent any more: only for one who
-has those commits from elsewhere. Gives where it is now. Example: SELECT zodan.advance_replication_slot(''host=10.0.0.1
-dbname=app'', ''spk_app_n1_sub_n1_n4'', ''0/1A2B3C''). Errors: those of zodan.run_on (design 4, step 7).';
+'Moves a slot of the node at p_dsn forward to p_lsn, so that nothing committed before it is sent any more: only for
+one who has those commits from elsewhere. Gives where it is now. Example: SELECT
+zodan.advance_replication_slot(''host=10.0.0.1 dbname=app'', ''spk_app_n1_sub_n1_n4'', ''0/1A2B3C''). Errors: those of
+zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.advance_replication_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.sub_drop(p_dsn text, p_subscription text)
@@ -7411,20 +8222,20 @@ AS $zodan$
 SELECT zodan.run_on(p_dsn, zodan.drop_subscription(p_subscription)) ->> 'dropped' NOT IN ('0', 'false')
 $zodan$;
 COMMENT ON FUNCTION zodan.sub_drop IS
-'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Gives whether there was
-one. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of zodan.run_on (design 5,
-steps 2 and 3).';
+'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Gives whether there
+was one. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.sub_drop FROM PUBLIC;
 
 CREATE FUNCTION zodan.repset_drop(p_dsn text, p_set text)
 RETURNS boolean
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.repset_drop(%s, true) AS dropped', zodan.quote_text(p_set))) ->> 'dropped')::boolean
+SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.repset_drop(%s, true) AS dropped',
+    zodan.quote_text(p_set))) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.repset_drop IS
 'Drops a replication set of the node at p_dsn. Gives whether there was one. Example: SELECT
-zodan.repset_drop(''host=10.0.0.4 dbname=app'', ''reports''). Errors: those of zodan.run_on (design 5, step 4).';
+zodan.repset_drop(''host=10.0.0.4 dbname=app'', ''reports''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.repset_drop FROM PUBLIC;
 
 CREATE FUNCTION zodan.node_drop(p_dsn text, p_node text)
@@ -7434,8 +8245,8 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.drop_node_row(p_node)) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.node_drop IS
-'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Gives whether there was one.
-Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors: those of zodan.run_on (design 5, step 4).';
+'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Gives whether there
+was one. Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.node_drop FROM PUBLIC;
 
 
@@ -7447,8 +8258,52 @@ SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zoda
     'zodan remove_node ' || p_node) ->> 'ok')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.is_reachable IS
-'Whether a node can be connected to; the connection stays open. Errors: ZD001 (design 5).';
+'Whether a node can be connected to; the connection stays open. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'equally-far', 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+    coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
+       CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first
+           THEN 'other members have let go of it before, and may have got further'
+            WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
+            ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member',
+                p.place, p.first - p.place) END,
+       'as far in the stream of the dead node as every other member',
+       'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
+  FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
+               pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
+          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
+         WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS p
+ WHERE (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_survivors IS
+'The members have applied the stream of a dead target equally far, or p_accept is given.';
+REVOKE ALL ON FUNCTION zodan.check_survivors FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_outsiders(p_facts jsonb, p_leave jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'fail'
+    ELSE 'warn' END, false, o.list,
+       'no replication slot but those of the members', CASE WHEN o.active
+           THEN 'End what reads from these slots, and drop them, or let it read from another node.'
+               ELSE 'Drop these slots there: they hold WAL for nobody.' END
+  FROM (SELECT (s.item ->> 'active')::boolean AS active, pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
+          FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_leave ->> 'target', 'spock', 'slots']) AS s(item)
+         WHERE NOT pg_catalog.jsonb_path_exists(p_facts, '$.*.spock.subscriptions[*] ? (@.slot == $slot)',
+             pg_catalog.jsonb_build_object('slot', s.item -> 'name'))
+         GROUP BY 1) AS o
+ WHERE NOT (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_outsiders IS
+'Nobody but the members reads from the target: a subscriber outside of the cluster would lose its stream.';
+REVOKE ALL ON FUNCTION zodan.check_outsiders FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_leave(
     p_facts jsonb,
@@ -7465,60 +8320,51 @@ SELECT r.key, r.name, r.scope, CASE WHEN p_force THEN 'warn' ELSE 'fail' END, r.
             ELSE 'Bring the node back, or call with force => true and again once it is back.' END
   FROM zodan.check_reachable(p_facts, p_leave) AS r
 UNION ALL
-SELECT 'member-found', 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]', 'no member can be reached through it', 'a member to remove it from',
+SELECT 'member-found', 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]',
+    'no member can be reached through it', 'a member to remove it from',
        'Call on a member, or give the connection string of one as survivor_dsn.'
  WHERE (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'is-a-node', 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key, f.key = p_leave ->> 'target' AND pg_catalog.jsonb_path_exists(
-           p_facts - f.key, '$.*.spock.nodes.keyvalue() ? (@.key == $node)', pg_catalog.jsonb_build_object('node', f.key)), false),
-       coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "' || f.key || '"',
+SELECT 'is-a-node', 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key,
+    f.key = p_leave ->> 'target' AND pg_catalog.jsonb_path_exists(
+           p_facts - f.key, '$.*.spock.nodes.keyvalue() ? (@.key == $node)',
+               pg_catalog.jsonb_build_object('node', f.key)), false),
+       coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "'
+           || f.key || '"',
        'Check the name and the connection string; a node that was never created needs no removal.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  WHERE NOT f.value ? 'error'
 UNION ALL
-SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept AND NOT (s.item ->> 'enabled')::boolean THEN 'warn' ELSE 'fail' END,
+SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept
+    AND NOT (s.item ->> 'enabled')::boolean THEN 'warn' ELSE 'fail' END,
        (s.item ->> 'enabled')::boolean AND s.item ->> 'status' <> 'down',
        CASE WHEN (s.item ->> 'enabled')::boolean THEN s.item ->> 'status' ELSE 'disabled' END,
        'a subscription that is enabled and runs, so that nothing committed on the target is lost',
        pg_catalog.format(CASE WHEN (s.item ->> 'enabled')::boolean
-           THEN 'Fix what stops subscription "%s" on node "%s" first: its server log and spock.exception_log say it. Or disable it, and call with accept_divergence => true.'
-           ELSE 'Fix and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.' END, s.item ->> 'name', m.name)
+           THEN 'Fix what stops subscription "%s" on node "%s" first: its server log and spock.exception_log say it. '
+           'Or disable the subscription, and call with accept_divergence => true.'
+           ELSE 'Fix and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.' END,
+               s.item ->> 'name', m.name)
   FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
  WHERE NOT (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, false,
-       'it cannot be reached, and would never get what is on its way to it', 'a member that gets everything that was committed on the target',
+SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+    false,
+       'it cannot be reached, and would never get what is on its way to it',
+           'a member that gets everything that was committed on the target',
        'Bring the member back first; or call with accept_divergence => true, and again once it is back.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  WHERE f.value ? 'error' AND f.key <> p_leave ->> 'target' AND NOT (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'fail' ELSE 'warn' END, false, o.list,
-       'no replication slot but those of the members', CASE WHEN o.active
-           THEN 'End what reads from these slots, and drop them, or let it read from another node.' ELSE 'Drop these slots there: they hold WAL for nobody.' END
-  FROM (SELECT (s.item ->> 'active')::boolean AS active, pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
-          FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_leave ->> 'target', 'spock', 'slots']) AS s(item)
-         WHERE NOT pg_catalog.jsonb_path_exists(p_facts, '$.*.spock.subscriptions[*] ? (@.slot == $slot)', pg_catalog.jsonb_build_object('slot', s.item -> 'name'))
-         GROUP BY 1) AS o
- WHERE NOT (p_leave ->> 'dead')::boolean
+SELECT o.* FROM zodan.check_outsiders(p_facts, p_leave) AS o
 UNION ALL
-SELECT 'equally-far', 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
-       CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first THEN 'other members have let go of it before, and may have got further'
-            WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
-            ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member', p.place, p.first - p.place) END,
-       'as far in the stream of the dead node as every other member',
-       'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
-  FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
-               pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
-          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
-         WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS p
- WHERE (p_leave ->> 'dead')::boolean
+SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.check_leave IS
-'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can;
-each is who it should be; what the others receive from the target can be waited for or, where the target is dead, they
-have all got equally far, or p_accept is given (design 5).';
+'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can; each
+is who it should be; what the others receive from the target can be waited for or, where the target is dead, they have
+all got equally far, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_unpublished()
@@ -7559,12 +8405,18 @@ SELECT pg_catalog.format($sql$SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN s
           FROM (
 SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       coalesce(pg_catalog.bool_or(EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+              AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
        CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s
+                || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
+                     '') END AS trouble,
        pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
@@ -7574,16 +8426,17 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
     zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_drained IS
-'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then: Spock applies
-with synchronous_commit off, and the slot that could send it again is about to go. A subscription that is gone has been waited
-for before; for until_sql.';
+'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then:
+Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that
+is gone has been waited for before; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
 
 CREATE FUNCTION zodan.disable_streams()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled$sql$
+SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
+    WHERE s.sub_enabled$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_streams IS
 'Disables every subscription of a node that is enabled. Their workers are told to end, and not waited for.';
@@ -7606,9 +8459,9 @@ $do$$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_node IS
-'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its
-replication sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal
-finds them.';
+'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its replication
+sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal finds
+them.';
 REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_settled(p_xid text)
@@ -7617,10 +8470,12 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
   FROM (SELECT 'process ' || a.pid AS what FROM pg_catalog.pg_stat_activity AS a
-         WHERE a.datname = pg_catalog.current_database() AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
+         WHERE a.datname = pg_catalog.current_database()
+             AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
         UNION ALL
         SELECT 'prepared transaction ' || p.gid FROM pg_catalog.pg_prepared_xacts AS p
-         WHERE p.database = pg_catalog.current_database() AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o$sql$,
+         WHERE p.database = pg_catalog.current_database()
+             AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o$sql$,
     zodan.quote_result(p_xid))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_settled IS
@@ -7632,10 +8487,10 @@ CREATE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make every member hold the same commits of the target: its tables are taken out of its
-replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
-its writers go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal can only be
-finished: what is written on the target now reaches nobody (design 5, step 1). */
+/* The steps that make every member hold the same commits of the target: its tables are taken out of its replication
+sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
+go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
+can only be finished: what is written on the target now reaches nobody. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -7657,16 +8512,17 @@ BEGIN
         -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
         RETURN NEXT zodan.make_step('drained', v_member,
             pg_catalog.format('wait until %s has applied everything of %s, and flush it', v_member, v_target),
-            p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'), p_provider => v_target), p_budget := p_patience,
+            p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
+                p_provider => v_target), p_budget := p_patience,
             p_policy := 'once');
     END LOOP;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_drain IS
-'The steps that make every member hold the same commits of the target: its tables are taken out of its
-replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
-its writers go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal can only be
-finished: what is written on the target now reaches nobody (design 5, step 1).';
+'The steps that make every member hold the same commits of the target: its tables are taken out of its replication
+sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
+go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
+can only be finished: what is written on the target now reaches nobody.';
 REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_withdraw(p_leave jsonb)
@@ -7674,8 +8530,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node row.
-Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5). */
+disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
+row. Until then it knows the others, so that an interrupted removal finds them through it. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -7692,7 +8548,8 @@ BEGIN
     -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
     RETURN NEXT zodan.make_step('leave', v_target, 'disable every subscription on ' || v_target,
         p_do := zodan.disable_streams());
-    FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
+    FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions',
+        v_target]) AS s(item) LOOP
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
             RETURN NEXT zodan.make_step('forget', v_item ->> 'provider',
                 pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
@@ -7701,19 +8558,23 @@ BEGIN
     END LOOP;
     -- A member that cannot be reached does not drop its own.
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'missing') AS m(name) LOOP
-        RETURN NEXT zodan.make_step('forget', v_target, pg_catalog.format('drop the slot that %s used on %s', v_member, v_target),
-            p_do := zodan.drop_slot_of(p_provider => v_target, p_subscription => zodan.subscription_name(v_target, v_member)), p_object := zodan.subscription_name(v_target, v_member));
+        RETURN NEXT zodan.make_step('forget', v_target, pg_catalog.format('drop the slot that %s used on %s', v_member,
+            v_target),
+            p_do := zodan.drop_slot_of(p_provider => v_target, p_subscription => zodan.subscription_name(v_target,
+                v_member)), p_object := zodan.subscription_name(v_target, v_member));
     END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
         RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.forget_node(v_target), p_object := v_target);
-        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
+            v_target, v_member),
             p_do := zodan.prove_gone(p_target => v_target,
                 p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
                 p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step('drop', v_target,
-        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.drop_node(v_target));
+        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target),
+            p_do := zodan.drop_node(v_target));
     RETURN NEXT zodan.make_step('proven', v_target, 'prove that nothing is left on ' || v_target,
         p_do := zodan.prove_gone(p_target => v_target,
             p_origins => zodan.list_stream_names(p_leave, v_target, 'subscriber'),
@@ -7722,8 +8583,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_withdraw IS
 'The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node row.
-Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5).';
+disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
+row. Until then it knows the others, so that an interrupted removal finds them through it.';
 REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
@@ -7741,8 +8602,10 @@ BEGIN
            AND pg_catalog.right(r.slot_name, pg_catalog.length(v_tail)) = v_tail
     LOOP
         -- The dead node's connection may linger until the network notices.
-        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name AND r.active) LOOP
-            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name;
+        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name
+            AND r.active) LOOP
+            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r
+                WHERE r.slot_name = v_slot.slot_name;
             PERFORM pg_catalog.pg_sleep(0.05);
         END LOOP;
         PERFORM pg_catalog.pg_drop_replication_slot(v_slot.slot_name);
@@ -7760,29 +8623,33 @@ CREATE FUNCTION zodan.plan_bury(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the
-slot that it used there and its row, which is proved (design 5). */
+/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
+that it used there and its row, which is proved. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
     v_item jsonb;
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
-        FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
+        FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions',
+            v_member]) AS s(item) LOOP
             RETURN NEXT zodan.make_step('leave', v_member,
                 pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
                 p_do := zodan.drop_subscription(v_item ->> 'name'), p_policy := 'final', p_object := v_item ->> 'name');
         END LOOP;
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
-            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member, v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
+            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member,
+                v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
         -- A join that never came to its end used this one.
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
-            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)), p_policy := 'final', p_object := zodan.copy_name(v_target));
+            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)),
+                p_policy := 'final', p_object := zodan.copy_name(v_target));
         RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.forget_node(v_target), p_policy := 'final', p_object := v_target);
-        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
+            v_target, v_member),
             p_do := zodan.prove_gone(p_target => v_target,
                 p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
                 p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
@@ -7790,16 +8657,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_bury IS
-'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the
-slot that it used there and its row, which is proved (design 5).';
+'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
+that it used there and its row, which is proved.';
 REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as
-zodan.survey_leave describes it (design 3, 5). */
+/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
+describes it. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -7807,12 +8674,13 @@ BEGIN
         SELECT * FROM zodan.plan_bury(p_leave) WHERE (p_leave ->> 'dead')::boolean
         UNION ALL SELECT * FROM zodan.plan_drain(p_leave, p_patience) WHERE NOT (p_leave ->> 'dead')::boolean
         UNION ALL SELECT * FROM zodan.plan_withdraw(p_leave) WHERE NOT (p_leave ->> 'dead')::boolean) AS s;
-    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps, '{unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}') AS n);
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
+        '{unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS
-'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as
-zodan.survey_leave describes it (design 3, 5).';
+'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
+describes it.';
 REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
 
 CREATE FUNCTION zodan.survey_leave(
@@ -7825,11 +8693,11 @@ CREATE FUNCTION zodan.survey_leave(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody
-names anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
+/* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
+anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
 database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
-those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is another
-node (design 5). */
+those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
+another node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
     v_found text;
@@ -7869,24 +8737,28 @@ BEGIN
     END LOOP;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
-    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead', p_facts #>> ARRAY[p_target, 'spock', 'node'] IS NULL,
+    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead',
+        p_facts #>> ARRAY[p_target, 'spock', 'node'] IS NULL,
         'members', (SELECT coalesce(pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C"), '[]')
                       FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) WHERE k.node <> p_target),
-        'missing', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]') FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+        'missing', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]')
+            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
                      WHERE f.value ? 'error' AND f.key <> p_target),
-        'let_go', (SELECT pg_catalog.bool_or(NOT f.value #> '{spock,nodes}' ? p_target) FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.key <> p_target AND f.value ? 'spock'),
+        'let_go', (SELECT pg_catalog.bool_or(NOT f.value #> '{spock,nodes}' ? p_target)
+            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.key <> p_target AND f.value ? 'spock'),
         'subscriptions', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce((
-                              SELECT pg_catalog.jsonb_agg(s.item) FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
+                              SELECT pg_catalog.jsonb_agg(s.item)
+                                  FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
                                WHERE f.key = p_target OR s.item ->> 'provider' = p_target), '[]'))
                             FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_leave IS
-'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody
-names anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
+'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
+anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
 database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
-those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is another
-node (design 5).';
+those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
+another node.';
 REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
 
 CREATE FUNCTION zodan.prepare_leave(
@@ -7903,8 +8775,8 @@ CREATE FUNCTION zodan.prepare_leave(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
-preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members
-and zodan.judge_checks (design 3, 5). */
+preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands.
+Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
 BEGIN
@@ -7929,8 +8801,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_leave IS
 'Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
-preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members
-and zodan.judge_checks (design 3, 5).';
+preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands.
+Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_remove_node(
@@ -7943,21 +8815,22 @@ CREATE FUNCTION zodan.plan_remove_node(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
 AS $zodan$
-/* The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes.
-Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5). */
+/* The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes. Errors:
+ZD0nn bad input, ZD100 preconditions not met. */
 DECLARE
     v_plan zodan.plan_step[];
 BEGIN
     PERFORM zodan.hide_statement(target_node_dsn, survivor_dsn);
     PERFORM zodan.close_connections();
-    SELECT p.p_plan INTO v_plan FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, false) AS p;
+    SELECT p.p_plan INTO v_plan FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force,
+        accept_divergence, false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_remove_node IS
-'The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes.
-Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5).';
+'The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes. Errors:
+ZD0nn bad input, ZD100 preconditions not met.';
 REVOKE ALL ON FUNCTION zodan.plan_remove_node FROM PUBLIC;
 
 CREATE PROCEDURE spock.remove_node(
@@ -7971,14 +8844,15 @@ CREATE PROCEDURE spock.remove_node(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others
-are found through it. Everything committed there before the call reaches every other node first, and every other node
-ends with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins go, which is
-proved at the end. A node that cannot be reached is removed with force, called on a member or with the connection string
-of one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members that
-cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step, dry_run prints the plan and changes nothing. Called again after an
-interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another
-operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5). */
+/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others are
+found through it. Everything committed there before the call reaches every other node first, and every other node ends
+with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins go, which is proved
+at the end. A node that cannot be reached is removed with force, called on a member or with the connection string of
+one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members
+that cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step,
+dry_run prints the plan and changes nothing. Called again after an interruption it goes on where it stopped. Errors:
+ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed, ZD3nn
+a wait ran out, ZD401 something is left. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -7989,7 +8863,8 @@ BEGIN
     CALL zodan.require_autocommit('remove_node', NOT dry_run, target_node_dsn, survivor_dsn);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('remove_node', target_node_name);
-    IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name, target_node_dsn) THEN
+    IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name,
+        target_node_dsn) THEN
         -- Its plan needs the node, which is gone: a new plan does without it.
         v_operation := NULL;
     END IF;
@@ -7999,7 +8874,8 @@ BEGIN
         RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
-          FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, NOT dry_run) AS p;
+          FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence,
+              NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
             PERFORM zodan.show_plan(v_plan, verbose_mode);
@@ -8013,19 +8889,21 @@ BEGIN
     PERFORM zodan.raise_failure(v_failure);
     PERFORM zodan.close_connections();
     RAISE NOTICE 'node "%" has been removed: % members are left, operation %', target_node_name,
-        (SELECT pg_catalog.count(*) FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS k(node)
+        (SELECT pg_catalog.count(*) FROM zodan.operation AS o
+            CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS k(node)
           WHERE o.operation_id = v_operation AND k.node <> target_node_name), v_operation;
 END
 $zodan$;
 COMMENT ON PROCEDURE spock.remove_node IS
-'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others
-are found through it. Everything committed there before the call reaches every other node first, and every other node
-ends with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins go, which is
-proved at the end. A node that cannot be reached is removed with force, called on a member or with the connection string
-of one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members that
-cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step, dry_run prints the plan and changes nothing. Called again after an
-interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another
-operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5).';
+'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others are
+found through it. Everything committed there before the call reaches every other node first, and every other node ends
+with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins go, which is proved
+at the end. A node that cannot be reached is removed with force, called on a member or with the connection string of
+one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members
+that cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step,
+dry_run prints the plan and changes nothing. Called again after an interruption it goes on where it stopped. Errors:
+ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed, ZD3nn
+a wait ran out, ZD401 something is left.';
 REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
 
 

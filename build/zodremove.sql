@@ -29,7 +29,8 @@ BEGIN
             ERRCODE = 'ZD102',
             MESSAGE = pg_catalog.format('Zodan needs Spock in database "%s"', pg_catalog.current_database()),
             HINT = 'Run CREATE EXTENSION spock first.';
-    ELSIF pg_catalog.regexp_split_to_array(pg_catalog.substring(v_spock, '^[0-9.]+'), '\.')::int[] < '{5,0,7}' THEN
+    ELSIF pg_catalog.regexp_split_to_array(pg_catalog.substring(v_spock, '^[0-9.]+'),
+        '\.')::int[] < '{5,0,7}' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD102',
             MESSAGE = pg_catalog.format('Zodan needs Spock 5.0.7 or later, this is %s', v_spock),
@@ -51,35 +52,42 @@ BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD103',
-            MESSAGE = pg_catalog.format('Zodan is installed as an extension in database "%s"', pg_catalog.current_database()),
+            MESSAGE = pg_catalog.format('Zodan is installed as an extension in database "%s"',
+                pg_catalog.current_database()),
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
     -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
     -- the number of this one, and no samples.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL THEN
-            IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0', '.')::int[] THEN
+            IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
+                '.')::int[] THEN
                 RAISE EXCEPTION USING
                     ERRCODE = 'ZD104',
-                    MESSAGE = pg_catalog.format('Zodan %s is in database "%s", and this is %s', zodan.version(), pg_catalog.current_database(), '0.1.0'),
+                    MESSAGE = pg_catalog.format('Zodan %s is in database "%s", and this is %s', zodan.version(),
+                        pg_catalog.current_database(), '0.1.0'),
                     HINT = 'Load the scripts of that version, or a later one.';
             END IF;
             IF pg_catalog.to_regclass('zodan.operation') IS NOT NULL THEN
                 SELECT o.operation_id, o.kind, o.node INTO v_open FROM zodan.operation AS o
                  WHERE o.state IN ('running', 'failed')
-                   AND NOT EXISTS (SELECT FROM zodan.operation AS l WHERE l.kind = o.kind AND l.node = o.node AND l.operation_id > o.operation_id)
+                   AND NOT EXISTS (SELECT FROM zodan.operation AS l WHERE l.kind = o.kind AND l.node = o.node
+                       AND l.operation_id > o.operation_id)
                  ORDER BY o.operation_id LIMIT 1;
                 IF FOUND THEN
                     RAISE EXCEPTION USING
                         ERRCODE = 'ZD105',
-                        MESSAGE = pg_catalog.format('%s of node "%s", operation %s of Zodan %s, is not finished', v_open.kind, v_open.node, v_open.operation_id, zodan.version()),
-                        HINT = pg_catalog.format('Run CALL zodan.resume(%s) or CALL zodan.rollback(%s), then load this version.', v_open.operation_id, v_open.operation_id);
+                        MESSAGE = pg_catalog.format('%s of node "%s", operation %s of Zodan %s, is not finished',
+                            v_open.kind, v_open.node, v_open.operation_id, zodan.version()),
+                        HINT = pg_catalog.format('Run CALL zodan.resume(%1$s) or CALL zodan.rollback(%1$s), then load this version.',
+                        v_open.operation_id);
                 END IF;
             END IF;
             FOR v_routine IN
                 SELECT p.oid FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('zodan')
-                    OR p.pronamespace = 'spock'::regnamespace AND p.proname IN ('add_node', 'remove_node', 'health_check')
+                    OR p.pronamespace = 'spock'::regnamespace AND p.proname IN ('add_node', 'remove_node',
+                        'health_check')
                  -- The youngest first: a default of one routine may name an older one.
                  ORDER BY p.oid DESC
             LOOP
@@ -102,15 +110,15 @@ AS $zodan$
 SELECT '0.1.0'
 $zodan$;
 COMMENT ON FUNCTION zodan.version IS
-'The version of Zodan that is loaded (design 1).';
+'The version of Zodan that is loaded.';
 REVOKE ALL ON FUNCTION zodan.version FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.decode_percent(p_text text)
 RETURNS text
 LANGUAGE plpgsql STABLE STRICT
 AS $zodan$
-/* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors:
-ZD001 for a percent sign that two hexadecimal digits do not follow, or bytes that are no text (design 3). */
+/* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
+percent sign that two hexadecimal digits do not follow, or bytes that are no text. */
 DECLARE
     v_hex text;
 BEGIN
@@ -136,17 +144,17 @@ EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.decode_percent IS
-'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors:
-ZD001 for a percent sign that two hexadecimal digits do not follow, or bytes that are no text (design 3).';
+'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
+percent sign that two hexadecimal digits do not follow, or bytes that are no text.';
 REVOKE ALL ON FUNCTION zodan.decode_percent FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.parse_dsn_keywords(p_dsn text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed,
-values quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells
-the place of the fault and never the text (design 3). */
+/* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
+quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells the
+place of the fault and never the text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
     v_rest text := pg_catalog.ltrim(p_dsn, E' \t\n\r\f\v');
@@ -186,18 +194,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
-'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed,
-values quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells
-the place of the fault and never the text (design 3).';
+'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
+quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells the
+place of the fault and never the text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.parse_dsn_uri(p_dsn text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent
-encoding and bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never
-repeats the text (design 3). */
+/* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
+bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never repeats the
+text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
     v_parts text[];
@@ -210,7 +218,8 @@ DECLARE
     v_value text;
 BEGIN
     -- scheme, credentials, hosts, database, settings
-    v_parts := pg_catalog.regexp_match(p_dsn, '^postgres(?:ql)?://(?:([^@/]*)@)?([^/?]*)(?:/([^?]*))?(?:\?(.*))?$', 's');
+    v_parts := pg_catalog.regexp_match(p_dsn, '^postgres(?:ql)?://(?:([^@/]*)@)?([^/?]*)(?:/([^?]*))?(?:\?(.*))?$',
+        's');
     IF v_parts IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD001',
@@ -258,18 +267,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_uri IS
-'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent
-encoding and bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never
-repeats the text (design 3).';
+'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
+bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never repeats the
+text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_uri FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.parse_dsn(p_dsn text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object
-of strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of
-the string, since a piece of it may be a piece of a password (design 3). */
+/* Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object of strings.
+Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the string,
+since a piece of it may be a piece of a password. */
 DECLARE
     v_settings jsonb;
     v_unknown int;
@@ -307,9 +316,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn IS
-'Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object
-of strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of
-the string, since a piece of it may be a piece of a password (design 3).';
+'Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object of strings.
+Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the string,
+since a piece of it may be a piece of a password.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.format_dsn(p_settings jsonb)
@@ -324,8 +333,8 @@ SELECT pg_catalog.string_agg(
   FROM pg_catalog.jsonb_each_text(p_settings) AS s(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.format_dsn IS
-'Writes connection settings (as zodan.parse_dsn gives them) as one keyword string, every value quoted,
-the names sorted, so that one node has one spelling everywhere (design 3).';
+'Writes connection settings (as zodan.parse_dsn gives them) as one keyword string, every value quoted, the names
+sorted, so that one node has one spelling everywhere.';
 REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_secrets()
@@ -335,7 +344,7 @@ AS $zodan$
 SELECT ARRAY['password', 'sslpassword', 'scram_client_key', 'scram_server_key', 'oauth_client_secret']
 $zodan$;
 COMMENT ON FUNCTION zodan.list_secrets IS
-'The settings of a connection string whose values nobody may see (design 3).';
+'The settings of a connection string whose values nobody may see.';
 REVOKE ALL ON FUNCTION zodan.list_secrets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.redact_dsn(p_dsn text)
@@ -345,16 +354,16 @@ AS $zodan$
 SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn) - zodan.list_secrets() - 'passfile')
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_dsn IS
-'Gives a connection string without its secrets, for people to read. Errors: ZD001 (design 3).';
+'Gives a connection string without its secrets, for people to read. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.redact_dsn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '{}')
 RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs
-whoever they belong to, and each password of the connection strings given (an object of node and string). Gives the
-text with **** in their place (design 3). */
+/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+belong to, and each password of the connection strings given (an object of node and string). Gives the text with ****
+in their place. */
 DECLARE
     v_text text := p_text;
     v_settings jsonb;
@@ -366,7 +375,8 @@ BEGIN
         FOR v_secret IN SELECT v_settings ->> s.name FROM pg_catalog.unnest(zodan.list_secrets()) AS s(name) LOOP
             -- A one- or two-letter password would mask half the alphabet; the patterns below still find it in place.
             IF pg_catalog.char_length(v_secret) > 2 THEN
-                v_text := pg_catalog.replace(v_text, zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
+                v_text := pg_catalog.replace(v_text,
+                    zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
                 v_text := pg_catalog.replace(v_text, v_secret, '****');
             END IF;
         END LOOP;
@@ -377,9 +387,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_text IS
-'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs
-whoever they belong to, and each password of the connection strings given (an object of node and string). Gives the
-text with **** in their place (design 3).';
+'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+belong to, and each password of the connection strings given (an object of node and string). Gives the text with ****
+in their place.';
 REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_text(p_text text)
@@ -395,8 +405,8 @@ SELECT CASE
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_text IS
-'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like
-{dsn:n2} stays a name, and one that holds a dollar quote does not end the block it stands in (design 3). NULL gives NULL, spelled out.';
+'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like {dsn:n2} stays a
+name, and one that holds a dollar quote does not end the block it stands in. NULL gives NULL, spelled out.';
 REVOKE ALL ON FUNCTION zodan.quote_text FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_list(p_texts text[])
@@ -407,7 +417,7 @@ SELECT 'ARRAY[' || coalesce(pg_catalog.string_agg(zodan.quote_text(t.item), ', '
   FROM pg_catalog.unnest(p_texts) WITH ORDINALITY AS t(item, place)
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_list IS
-'Writes a list of texts as an SQL array of literals, ARRAY[...]::text[] (design 3).';
+'Writes a list of texts as an SQL array of literals, ARRAY[...]::text[].';
 REVOKE ALL ON FUNCTION zodan.quote_list FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_name(p_name text)
@@ -422,8 +432,8 @@ SELECT CASE
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_name IS
-'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar quote
-that it stands in (design 3).';
+'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar
+quote that it stands in.';
 REVOKE ALL ON FUNCTION zodan.quote_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_result(p_value text)
@@ -433,8 +443,8 @@ AS $zodan$
 SELECT CASE WHEN p_value ~ '^\{(dsn|result):[^{}]*\}$' THEN p_value ELSE zodan.quote_text(p_value) END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_result IS
-'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement is
-sent. Any other text becomes a literal (design 3).';
+'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement
+is sent. Any other text becomes a literal.';
 REVOKE ALL ON FUNCTION zodan.quote_result FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
@@ -446,8 +456,8 @@ SELECT '{' || p_kind || ':'
     || coalesce('.' || p_field, '') || '}'
 $zodan$;
 COMMENT ON FUNCTION zodan.placeholder IS
-'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step
-gave. Characters of the name that would end it early are percent-encoded (design 3).';
+'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step gave.
+Characters of the name that would end it early are percent-encoded.';
 REVOKE ALL ON FUNCTION zodan.placeholder FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.bind_placeholders(p_sql text, p_dsns jsonb, p_results jsonb)
@@ -456,7 +466,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed (design 3). */
+ZD901: no value is ever guessed. */
 DECLARE
     v_sql text := '';
     v_rest text := p_sql;
@@ -486,7 +496,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.bind_placeholders IS
 'Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed (design 3).';
+ZD901: no value is ever guessed.';
 REVOKE ALL ON FUNCTION zodan.bind_placeholders FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_name(p_provider text, p_subscriber text)
@@ -501,23 +511,25 @@ END
   FROM (SELECT (p_provider || '_' || p_subscriber) COLLATE "C" AS pair) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.subscription_name IS
-'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>.
-Spock takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart
-that are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name (design 4).';
+'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>. Spock
+takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart that
+are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name.';
 REVOKE ALL ON FUNCTION zodan.subscription_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_some(p_names jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C") FILTER (WHERE n.place <= 10)
-       || CASE WHEN pg_catalog.count(*) > 10 THEN pg_catalog.format(' and %s more', pg_catalog.count(*) - 10) ELSE '' END
+SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C")
+    FILTER (WHERE n.place <= 10)
+       || CASE WHEN pg_catalog.count(*) > 10
+           THEN pg_catalog.format(' and %s more', pg_catalog.count(*) - 10) ELSE '' END
   FROM (SELECT e.name, pg_catalog.row_number() OVER (ORDER BY e.name COLLATE "C") AS place
           FROM pg_catalog.jsonb_array_elements_text(p_names) AS e(name)) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.name_some IS
-'Writes an array of names for people: the first 10 in order, and how many there are beyond; NULL where
-there is none (design 3).';
+'Writes an array of names for people: the first 10 in order, and how many there are beyond;
+NULL where there is none.';
 REVOKE ALL ON FUNCTION zodan.name_some FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_name(p_new text)
@@ -527,8 +539,8 @@ AS $zodan$
 SELECT 'zodan_copy_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_name IS
-'The name of the subscription through which a new node is copied and catches up, until its direct streams
-take over (design 4, step 2).';
+'The name of the subscription through which a new node is copied and catches up, until its direct streams take
+over.';
 REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.connection_name(p_node text)
@@ -538,7 +550,7 @@ AS $zodan$
 SELECT 'zodan_' || pg_catalog.md5(p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.connection_name IS
-'The name of the kept connection to a node, the same length for every node name (design 3).';
+'The name of the kept connection to a node, the same length for every node name.';
 REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_session(p_purpose text, p_caller text)
@@ -549,46 +561,54 @@ SELECT pg_catalog.left(p_purpose, 30) || ' by ' || p_caller
 $zodan$;
 COMMENT ON FUNCTION zodan.name_session IS
 'The application_name of a session that an operation opens on a node: what it is for, and by which caller, as
-zodan.name_caller names it. The purpose is cut where both do not fit into 63 bytes, the caller never (design 3).';
+zodan.name_caller names it. The purpose is cut where both do not fit into 63 bytes, the caller
+never.';
 REVOKE ALL ON FUNCTION zodan.name_session FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_caller(p_pid int)
 RETURNS text
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT a.pid || '.' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
-           pg_catalog.current_setting('port'))), 8) || '.' || pg_catalog.left(pg_catalog.md5(extract(epoch FROM a.backend_start)::text), 8)
+SELECT a.pid || '.' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws(' ',
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+           pg_catalog.current_setting('port'))), 8) || '.'
+               || pg_catalog.left(pg_catalog.md5(extract(epoch FROM a.backend_start)::text), 8)
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.pid = p_pid
 $zodan$;
 COMMENT ON FUNCTION zodan.name_caller IS
 'Names a session of this server: process, a hash of the server''s life and one of when the session began. No other
-session on any server has this name, now or later. NULL where it has ended, or where the caller may not see when it began (design 3).';
+session on any server has this name, now or later. NULL where it has ended, or where the caller may not see when it
+began.';
 REVOKE ALL ON FUNCTION zodan.name_caller FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_caller(p_session text)
 RETURNS text
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_catalog.pg_backend_pid()), '.', 2) <> c.parts[2] THEN 'unknown'
+SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_catalog.pg_backend_pid()), '.',
+    2) <> c.parts[2] THEN 'unknown'
             WHEN zodan.name_caller(c.parts[1]::int) = pg_catalog.array_to_string(c.parts, '.') THEN 'alive'
-            WHEN zodan.name_caller(c.parts[1]::int) IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = c.parts[1]::int) THEN 'unknown'
+            WHEN zodan.name_caller(c.parts[1]::int) IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                WHERE a.pid = c.parts[1]::int) THEN 'unknown'
             ELSE 'dead' END
   FROM (SELECT pg_catalog.regexp_match(p_session, ' by (\d+)\.([0-9a-f]{8})\.([0-9a-f]{8})$') AS parts) AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_caller IS
 'Tells what has become of the caller of a session, by the application_name that zodan.name_session gave it: alive or
-dead where it is a session of this server, in its present life; unknown where it is of another (design 3).';
+dead where it is a session of this server, in its present life; unknown where it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
-chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3). */
+/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
+and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+installed. */
 DECLARE
-    v_schema name := (SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+    v_schema name := (SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n
+        ON n.oid = e.extnamespace
                        WHERE e.extname = 'dblink');
     v_travels text := pg_catalog.current_setting('spock.enable_ddl_replication', true);
     v_routine regprocedure;
@@ -612,15 +632,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dblink IS
-'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name, and the DBA
-chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not installed (design 3).';
+'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
+and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+installed.';
 REVOKE ALL ON FUNCTION zodan.find_dblink FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.disconnect_all()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every connection that Zodan keeps in this session; for zodan.close_connections (design 3). */
+/* Closes every connection that Zodan keeps in this session; for zodan.close_connections. */
 DECLARE
     v_connection text;
 BEGIN
@@ -632,33 +653,33 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.disconnect_all IS
-'Closes every connection that Zodan keeps in this session; for zodan.close_connections (design 3).';
+'Closes every connection that Zodan keeps in this session; for zodan.close_connections.';
 REVOKE ALL ON FUNCTION zodan.disconnect_all FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.close_connections()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it. Finds
-dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink (design 3). */
+/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
+Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink. */
 BEGIN
     PERFORM zodan.find_dblink();
     PERFORM zodan.disconnect_all();
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_connections IS
-'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it. Finds
-dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink (design 3).';
+'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
+Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication,
-no time limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection
-strings by node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without
-secrets; never raises for a node that cannot be reached (design 3). */
+/* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
+limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
+node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without secrets; never
+raises for a node that cannot be reached. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_settings jsonb;
@@ -670,8 +691,10 @@ BEGIN
         RETURN '{"ok": true}'::jsonb;
     END IF;
     v_settings := zodan.parse_dsn(p_dsns ->> p_node);
-    v_dsn := zodan.format_dsn('{"connect_timeout": "10", "keepalives_idle": "60"}'::jsonb || v_settings
-        || pg_catalog.jsonb_build_object('application_name', zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid()))));
+    v_dsn := zodan.format_dsn(pg_catalog.jsonb_build_object('connect_timeout', '10',
+                                  'keepalives_idle', '60') || v_settings
+        || pg_catalog.jsonb_build_object('application_name', zodan.name_session(p_purpose,
+            zodan.name_caller(pg_catalog.pg_backend_pid()))));
     PERFORM dblink_connect(v_connection, v_dsn);
     PERFORM * FROM dblink(v_connection, $session$
 SELECT pg_catalog.concat(
@@ -727,10 +750,10 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_connection IS
-'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication,
-no time limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection
-strings by node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without
-secrets; never raises for a node that cannot be reached (design 3).';
+'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
+limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
+node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without secrets; never
+raises for a node that cannot be reached.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
@@ -738,8 +761,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is under way, or {ok: false,
-sqlstate, message} when a placeholder cannot be filled or the connection is gone (design 3). */
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is
+under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_sql text;
@@ -760,16 +783,16 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_statement IS
 'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is under way, or {ok: false,
-sqlstate, message} when a placeholder cannot be filled or the connection is gone (design 3).';
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is
+under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone.';
 REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drain_results(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the
-connection when it is broken (design 3). */
+/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the connection
+when it is broken. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -782,17 +805,16 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.drain_results IS
-'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the
-connection when it is broken (design 3).';
+'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the connection
+when it is broken.';
 REVOKE ALL ON FUNCTION zodan.drain_results FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or
-{ok: false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through
-(design 3). */
+/* Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or {ok: false,
+sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_row text;
@@ -827,24 +849,21 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
-'Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or
-{ok: false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through
-(design 3).';
+'Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or {ok: false,
+sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
 REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.cancel_statement(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014
-(design 3). */
+/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014. */
 BEGIN
     PERFORM dblink_cancel_query(zodan.connection_name(p_node));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.cancel_statement IS
-'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014
-(design 3).';
+'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014.';
 REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_notes()
@@ -856,16 +875,20 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
                -- Only the extended protocol has a visible portal of the empty name.
                EXISTS (SELECT FROM pg_catalog.pg_cursors AS p WHERE p.name = '') AS extended
           FROM pg_catalog.current_query() AS c(query)) AS s
- CROSS JOIN LATERAL (SELECT s.holds OR s.extended AND pg_catalog.current_setting('log_parameter_max_length') <> '0' AS shown) AS l
+ CROSS JOIN LATERAL (SELECT s.holds OR s.extended
+     AND pg_catalog.current_setting('log_parameter_max_length') <> '0' AS shown) AS l
  CROSS JOIN LATERAL (VALUES
     (l.shown AND pg_catalog.current_setting('log_statement') = 'all',
-     'log_statement is all here: the passwords of this call are in this server''s log', 'Run SET log_statement = none before the next call'),
+     'log_statement is all here: the passwords of this call are in this server''s log',
+         'Run SET log_statement = none before the next call'),
     -- That long took to parse it, and to bind.
     (l.shown AND s.extended AND (pg_catalog.current_setting('log_min_duration_statement') = '0'
-        OR pg_catalog.current_setting('log_min_duration_sample') = '0' AND pg_catalog.current_setting('log_statement_sample_rate')::float8 > 0
+        OR pg_catalog.current_setting('log_min_duration_sample') = '0'
+            AND pg_catalog.current_setting('log_statement_sample_rate')::float8 > 0
         OR pg_catalog.current_setting('log_transaction_sample_rate')::float8 > 0),
      'durations are logged here, of what a driver binds too: the passwords of this call are in this server''s log',
-     'Run SET log_min_duration_statement = -1, and the same for log_min_duration_sample, and SET log_transaction_sample_rate = 0 before the next call'),
+     'Run SET log_min_duration_statement = -1, and the same for log_min_duration_sample, '
+     'and SET log_transaction_sample_rate = 0 before the next call'),
     (s.extended AND NOT s.holds AND pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0',
      'log_parameter_max_length_on_error is not 0 here: where this call fails, its passwords are in this server''s log',
      'Run SET log_parameter_max_length_on_error = 0 before the next call'),
@@ -881,16 +904,17 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
 $zodan$;
 COMMENT ON FUNCTION zodan.list_notes IS
 'Lists where this server has noted the caller''s statement, or what it binds, before it began, which nothing here can
-prevent: an array of objects note and hint, on the condition that a password was given (design 3, 6).';
+prevent: an array of objects note and hint, on the condition that a password was given.';
 REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.hide_statement(VARIADIC p_given text[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of
-the session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in whatever is given a connection string (design 3, 6). */
+/* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of the
+session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
+password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
+whatever is given a connection string. */
 DECLARE
     -- Read before it is set.
     v_notes jsonb := zodan.list_notes();
@@ -917,7 +941,8 @@ BEGIN
         RETURN;
     END IF;
     FOR v_note IN SELECT n.item FROM pg_catalog.jsonb_array_elements(v_notes) AS n(item) LOOP
-        RAISE WARNING '%', v_note ->> 'note' USING HINT = (v_note ->> 'hint') || ', or give connection strings with a passfile instead of a password.';
+        RAISE WARNING '%', v_note ->> 'note' USING HINT = (v_note ->> 'hint')
+            || ', or give connection strings with a passfile instead of a password.';
     END LOOP;
     SELECT pg_catalog.string_agg(s.name, ', ') INTO v_left
       FROM (VALUES
@@ -934,19 +959,19 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
-'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of
-the session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in whatever is given a connection string (design 3, 6).';
+'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of the
+session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
+password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
+whatever is given a connection string.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened: p_since is when something
-last did. When the caller is cancelled meanwhile, the kept connections are
-closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
-(design 3). */
+/* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
+p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+that a session that lives on does not keep the cluster locked; the cancel then passes through. */
 BEGIN
     PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
         0.05 * extract(epoch FROM pg_catalog.clock_timestamp() - p_since)::double precision)));
@@ -956,10 +981,9 @@ EXCEPTION WHEN query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
-'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened: p_since is when something
-last did. When the caller is cancelled meanwhile, the kept connections are
-closed first, so that a session that lives on does not keep the cluster locked; the cancel then passes through
-(design 3).';
+'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
+p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_patience()
@@ -972,8 +996,8 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
                         nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a
-number of seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min (design 3).';
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
+seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
 REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_bound()
@@ -985,33 +1009,40 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
   FROM (SELECT nullif(pg_catalog.current_setting('zodan.look_timeout', true), '') AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_bound IS
-'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an interval, or
-a number of seconds), else 1 min (design 3).';
+'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an
+interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb)
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for: processes and
-prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that cannot be asked. Never raises but for a
-cancel (design 3). */
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
+processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
+cannot be asked. Never raises but for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
 BEGIN
-    PERFORM dblink_connect(v_connection, zodan.format_dsn('{"connect_timeout": "10"}'::jsonb || zodan.parse_dsn(p_dsns ->> p_node)
+    PERFORM dblink_connect(v_connection,
+        zodan.format_dsn('{"connect_timeout": "10"}'::jsonb
+        || zodan.parse_dsn(p_dsns ->> p_node)
         || '{"application_name": "zodan asks"}'));
     SELECT b.found INTO v_found FROM dblink(v_connection, pg_catalog.format($ask$
         SELECT coalesce(
                (SELECT pg_catalog.string_agg(DISTINCT coalesce(pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
-                           coalesce(nullif(h.application_name, ''), h.backend_type), pg_catalog.date_trunc('second', h.xact_start)),
-                           (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ') FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
-                  FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid) LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
+                           coalesce(nullif(h.application_name, ''), h.backend_type),
+                               pg_catalog.date_trunc('second', h.xact_start)),
+                           (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
+                               FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
+                  FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
+                      LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
                a.wait_event_type || ' ' || a.wait_event) AS found
           FROM pg_catalog.pg_stat_activity AS a
-         WHERE a.state = 'active' AND a.datname = pg_catalog.current_database() AND pg_catalog.right(a.application_name, %1$s) = %2$L
-         LIMIT 1$ask$, pg_catalog.length(zodan.name_caller(pg_catalog.pg_backend_pid())), zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
+         WHERE a.state = 'active' AND a.datname = pg_catalog.current_database()
+             AND pg_catalog.right(a.application_name, %1$s) = %2$L
+         LIMIT 1$ask$, pg_catalog.length(zodan.name_caller(pg_catalog.pg_backend_pid())),
+             zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
@@ -1022,16 +1053,17 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for: processes and
-prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that cannot be asked. Never raises but for a
-cancel (design 3).';
+'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
+processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
+cannot be asked. Never raises but for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_connected(p_node text)
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does not (design 3). */
+/* Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
+not. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -1046,7 +1078,8 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_connected IS
-'Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does not (design 3).';
+'Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
+not.';
 REVOKE ALL ON FUNCTION zodan.is_connected FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.query_nodes(
@@ -1057,9 +1090,10 @@ CREATE OR REPLACE FUNCTION zodan.query_nodes(
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they take
-where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and result, as
-zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it waited for (design 3). */
+/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
+take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
+result, as zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it
+waited for. */
 DECLARE
     v_results jsonb := '{}'::jsonb;
     v_late jsonb := '{}'::jsonb;
@@ -1081,15 +1115,18 @@ BEGIN
         LOOP
             v_result := zodan.fetch_result(v_node, p_dsns);
             IF v_result IS NOT NULL THEN
-                v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result || coalesce(v_late -> v_node, '{}'));
+                v_results := v_results || pg_catalog.jsonb_build_object(v_node, v_result
+                    || coalesce(v_late -> v_node, '{}'));
             ELSIF pg_catalog.clock_timestamp() > v_begun + p_bound AND NOT v_late ? v_node THEN
                 v_blockers := coalesce(zodan.find_blockers(v_node, p_dsns), 'nothing that is known');
-                v_late := v_late || pg_catalog.jsonb_build_object(v_node, pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD306', 'message',
+                v_late := v_late || pg_catalog.jsonb_build_object(v_node,
+                    pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD306', 'message',
                     pg_catalog.format('no answer within %s, waiting for %s', p_bound, v_blockers)));
                 PERFORM zodan.cancel_statement(v_node);
             END IF;
         END LOOP;
-        EXIT WHEN (SELECT pg_catalog.bool_and(v_results ? k.node) FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node))
+        EXIT WHEN (SELECT pg_catalog.bool_and(v_results ? k.node)
+            FROM pg_catalog.jsonb_object_keys(p_queries) AS k(node))
             IS NOT FALSE;
         PERFORM zodan.wait_a_moment(v_begun);
     END LOOP;
@@ -1097,9 +1134,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.query_nodes IS
-'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they take
-where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and result, as
-zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it waited for (design 3).';
+'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
+take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
+result, as zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it
+waited for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.probe(p_targets text)
@@ -1122,17 +1160,22 @@ DECLARE
 BEGIN
     -- The error that ends this is no one's concern but the caller's.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
-    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'dblink';
     IF v_schema IS NULL THEN
         -- Not the extension itself: the caller may be about to create it here.
         v_schema := 'pg_temp';
-        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_connect(text, text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_connect''';
-        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink_disconnect(text) RETURNS text LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_disconnect''';
-        EXECUTE 'CREATE ' || 'FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS ''$libdir/dblink'', ''dblink_record''';
+        FOR v_kind, v_mode IN VALUES
+            ('dblink_connect(text, text) RETURNS text', 'dblink_connect'), ('dblink_disconnect(text) RETURNS text', 'dblink_disconnect'),
+            ('dblink(text, text) RETURNS SETOF record', 'dblink_record')
+        LOOP
+            EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.%%s LANGUAGE c STRICT AS ''$libdir/dblink'', %%L', v_kind, v_mode);
+        END LOOP;
     END IF;
     FOR v_node, v_target, v_kind, v_mode IN
         SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each(v_targets) AS t(key, value)
-         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode) ORDER BY t.key, m.place
+         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
+             ORDER BY t.key, m.place
     LOOP
         -- What cannot be reached plainly is not tried again: each try may last 10 s.
         CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
@@ -1141,15 +1184,20 @@ BEGIN
         BEGIN
             IF v_kind = 'connection' THEN
                 -- In a connection that ends with the query, however that ends.
-                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema, '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
+                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema,
+                    '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
                   USING v_string, $query$
-                          SELECT pg_catalog.concat_ws(':', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+                          SELECT pg_catalog.concat_ws(':',
+    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
     (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())), pg_catalog.format('database "%%s" of the server at %%s, port %%s',
-                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()), 'a socket'),
+                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()),
+                                  'a socket'),
                               pg_catalog.current_setting('port'))$query$;
-                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL THEN '{}'
-                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who' THEN 'another one: ' || v_place END) END);
+                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL
+                    THEN '{}'
+                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who'
+                        THEN 'another one: ' || v_place END) END);
             ELSE
                 EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)') USING 'zodan_probe', v_string;
                 EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
@@ -1158,7 +1206,8 @@ BEGIN
             GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
             v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
         END;
-        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}') || pg_catalog.jsonb_build_object(v_kind, v_fault));
+        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}')
+            || pg_catalog.jsonb_build_object(v_kind, v_fault));
     END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
 END
@@ -1166,11 +1215,11 @@ $do$$sql$,
     p_targets)
 $zodan$;
 COMMENT ON FUNCTION zodan.probe IS
-'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication. p_targets is an
-object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the caller reaches, NULL where
-the caller reaches none. Where dblink is not installed, its functions are created for the time of the statement. Everything is
-rolled back, by an error ZD000 whose DETAIL is an object of node, then of connection, identity (where who is known) and
-replication, with the fault, NULL where it worked.';
+'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
+p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
+caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
+time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
+connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
 REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
@@ -1187,34 +1236,48 @@ BEGIN
     IF v_created THEN
         CREATE EXTENSION dblink SCHEMA public;
     END IF;
-    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e WHERE e.extname = 'dblink';
-    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema, '.dblink($1, $2) AS s(statement text)')
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'dblink';
+    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema,
+        '.dblink($1, $2) AS s(statement text)')
         USING v_source, pg_catalog.format($query$
-            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_' AND a.rolname::text <> ALL (%%L::text[]))
+            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_'
+                AND a.rolname::text <> ALL (%%L::text[]))
             SELECT s.statement FROM (
                 SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
-                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
-                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
-                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT'
+                        ELSE 'NOINHERIT' END,
+                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb
+                        THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication
+                        THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
                     CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
-                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL ' || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
+                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL '
+                        || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
                   FROM missing AS m
                 UNION ALL
                 -- A list is stored as one text; written back as one value it would become the name of one thing.
                 SELECT 2 + c.place / 10000.0, pg_catalog.format('ALTER ROLE %%%%I %%%%sSET %%%%I = %%%%s', m.rolname,
                     CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
-                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries', 'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%' THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2, pg_catalog.length(e.found[1]) - 2), '""', '"')
+                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries',
+                        'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
+                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
+                             THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2,
+                             pg_catalog.length(e.found[1]) - 2), '""', '"')
                                    ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
-                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)', 'g') WITH ORDINALITY AS e(found, place))
+                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)',
+                                     'g') WITH ORDINALITY AS e(found, place))
                          ELSE pg_catalog.quote_literal(v.value) END)
                   FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid
-                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b WHERE b.datname = pg_catalog.current_database()))
+                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b
+                       WHERE b.datname = pg_catalog.current_database()))
                  CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) WITH ORDINALITY AS c(setting, place)
-                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name, pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
+                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name,
+                     pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
                 UNION ALL
                 SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', a.granted, a.member,
-                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE WHEN a.admin THEN ' WITH ADMIN OPTION' END))
+                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE
+                        WHEN a.admin THEN ' WITH ADMIN OPTION' END))
                   FROM (SELECT g.rolname AS granted, u.rolname AS member, pg_catalog.bool_or(a.admin_option) AS admin,
                                pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'inherit_option')::boolean) AS inherit,
                                pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'set_option')::boolean) AS sets
@@ -1223,8 +1286,10 @@ BEGIN
                          WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))
                          GROUP BY 1, 2) AS a
                 UNION ALL
-                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname, m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
-                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x JOIN missing AS m ON m.oid = x.grantee) AS s
+                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname,
+                    m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
+                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x
+                      JOIN missing AS m ON m.oid = x.grantee) AS s
              ORDER BY s.rank, s.statement$query$,
             (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r), pg_catalog.current_database())
     LOOP
@@ -1239,9 +1304,9 @@ $do$$sql$,
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_roles IS
 'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
-attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source keeps. They go from server to server inside
-this one statement, through dblink, which is created for its time where it is not installed; no journal and no message
-holds them.';
+attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords
+as the hashes that the source keeps. They go from server to server inside this one statement, through dblink, which is
+created for its time where it is not installed; no journal and no message holds them.';
 REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 
@@ -1251,22 +1316,38 @@ DO $zodan$
 DECLARE
     v_type pg_catalog.pg_type;
     v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
-        (1, 'phase', 'int'),
-        (2, 'phase_name', 'text'),
-        (3, 'ordinal', 'int'),
-        (4, 'ref', 'text'),
-        (5, 'kind', 'text'),
-        (6, 'group_name', 'text'),
-        (7, 'group_tries', 'int'),
-        (8, 'policy', 'text'),
-        (9, 'node', 'text'),
-        (10, 'object_name', 'text'),
-        (11, 'title', 'text'),
-        (12, 'do_sql', 'text'),
-        (13, 'done_sql', 'text'),
-        (14, 'undo_sql', 'text'),
-        (15, 'until_sql', 'text'),
-        (16, 'budget', 'interval')
+        (1, 'phase',
+            'int'),
+        (2, 'phase_name',
+            'text'),
+        (3, 'ordinal',
+            'int'),
+        (4, 'ref',
+            'text'),
+        (5, 'kind',
+            'text'),
+        (6, 'group_name',
+            'text'),
+        (7, 'group_tries',
+            'int'),
+        (8, 'policy',
+            'text'),
+        (9, 'node',
+            'text'),
+        (10, 'object_name',
+            'text'),
+        (11, 'title',
+            'text'),
+        (12, 'do_sql',
+            'text'),
+        (13, 'done_sql',
+            'text'),
+        (14, 'undo_sql',
+            'text'),
+        (15, 'until_sql',
+            'text'),
+        (16, 'budget',
+            'interval')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -1274,7 +1355,8 @@ DECLARE
 BEGIN
     SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.plan_step');
     IF FOUND THEN
-        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype) FROM pg_catalog.pg_attribute AS a
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype)
+            FROM pg_catalog.pg_attribute AS a
                           WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
         IF v_there = v_wanted THEN
             RETURN;
@@ -1285,7 +1367,8 @@ BEGIN
              WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
                AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                             WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
-                              AND d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (v_type.oid, v_type.typarray))
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass
+                                  AND d.refobjid IN (v_type.oid, v_type.typarray))
              ORDER BY p.oid DESC
         LOOP
             EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
@@ -1310,7 +1393,8 @@ BEGIN
             IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
                 ALTER EXTENSION zodan DROP TYPE zodan.plan_step;
             END IF;
-            EXECUTE pg_catalog.format('ALTER TYPE zodan.plan_step RENAME TO %I', pg_catalog.concat(v_type.typname, '_', v_type.oid));
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.plan_step RENAME TO %I',
+                pg_catalog.concat(v_type.typname, '_', v_type.oid));
         ELSE
             DROP TYPE zodan.plan_step;
         END IF;
@@ -1328,14 +1412,22 @@ DO $zodan$
 DECLARE
     v_type pg_catalog.pg_type;
     v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
-        (1, 'key', 'text'),
-        (2, 'name', 'text'),
-        (3, 'scope', 'text'),
-        (4, 'severity', 'text'),
-        (5, 'passed', 'boolean'),
-        (6, 'observed', 'text'),
-        (7, 'required', 'text'),
-        (8, 'hint', 'text')
+        (1, 'key',
+            'text'),
+        (2, 'name',
+            'text'),
+        (3, 'scope',
+            'text'),
+        (4, 'severity',
+            'text'),
+        (5, 'passed',
+            'boolean'),
+        (6, 'observed',
+            'text'),
+        (7, 'required',
+            'text'),
+        (8, 'hint',
+            'text')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -1343,7 +1435,8 @@ DECLARE
 BEGIN
     SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.finding');
     IF FOUND THEN
-        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype) FROM pg_catalog.pg_attribute AS a
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype)
+            FROM pg_catalog.pg_attribute AS a
                           WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
         IF v_there = v_wanted THEN
             RETURN;
@@ -1354,7 +1447,8 @@ BEGIN
              WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
                AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                             WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
-                              AND d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (v_type.oid, v_type.typarray))
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass
+                                  AND d.refobjid IN (v_type.oid, v_type.typarray))
              ORDER BY p.oid DESC
         LOOP
             EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
@@ -1379,7 +1473,8 @@ BEGIN
             IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
                 ALTER EXTENSION zodan DROP TYPE zodan.finding;
             END IF;
-            EXECUTE pg_catalog.format('ALTER TYPE zodan.finding RENAME TO %I', pg_catalog.concat(v_type.typname, '_', v_type.oid));
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.finding RENAME TO %I',
+                pg_catalog.concat(v_type.typname, '_', v_type.oid));
         ELSE
             DROP TYPE zodan.finding;
         END IF;
@@ -1389,23 +1484,32 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.finding IS
-'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of nodes
-it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen, what is needed,
-and one thing to do when it did not pass.';
+'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of
+nodes it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen,
+what is needed, and one thing to do when it did not pass.';
 
 DO $zodan$
 DECLARE
     v_type pg_catalog.pg_type;
     v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
-        (1, 'key', 'text'),
-        (2, 'name', 'text'),
-        (3, 'scope', 'text'),
-        (4, 'severity', 'text'),
-        (5, 'passed', 'boolean'),
-        (6, 'observed', 'text'),
-        (7, 'required', 'text'),
-        (8, 'hint', 'text'),
-        (9, 'verdict', 'text')
+        (1, 'key',
+            'text'),
+        (2, 'name',
+            'text'),
+        (3, 'scope',
+            'text'),
+        (4, 'severity',
+            'text'),
+        (5, 'passed',
+            'boolean'),
+        (6, 'observed',
+            'text'),
+        (7, 'required',
+            'text'),
+        (8, 'hint',
+            'text'),
+        (9, 'verdict',
+            'text')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -1413,7 +1517,8 @@ DECLARE
 BEGIN
     SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.check_result');
     IF FOUND THEN
-        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype) FROM pg_catalog.pg_attribute AS a
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype)
+            FROM pg_catalog.pg_attribute AS a
                           WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
         IF v_there = v_wanted THEN
             RETURN;
@@ -1424,7 +1529,8 @@ BEGIN
              WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
                AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                             WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
-                              AND d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (v_type.oid, v_type.typarray))
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass
+                                  AND d.refobjid IN (v_type.oid, v_type.typarray))
              ORDER BY p.oid DESC
         LOOP
             EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
@@ -1449,13 +1555,15 @@ BEGIN
             IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
                 ALTER EXTENSION zodan DROP TYPE zodan.check_result;
             END IF;
-            EXECUTE pg_catalog.format('ALTER TYPE zodan.check_result RENAME TO %I', pg_catalog.concat(v_type.typname, '_', v_type.oid));
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.check_result RENAME TO %I',
+                pg_catalog.concat(v_type.typname, '_', v_type.oid));
         ELSE
             DROP TYPE zodan.check_result;
         END IF;
     END IF;
     CREATE TYPE zodan.check_result AS (
-        key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text, verdict text);
+        key text, name text, scope text, severity text, passed boolean, observed text, required text, hint text,
+        verdict text);
 END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
@@ -1472,8 +1580,9 @@ SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_repla
   FROM (SELECT p_finding.*) AS f
 $zodan$;
 COMMENT ON FUNCTION zodan.give_verdict IS
-'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not, INFO where it
-only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a connection have several.';
+'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
+INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
+connection have several.';
 REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
@@ -1508,7 +1617,8 @@ BEGIN
             (11, $column$checks jsonb$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-                            WHERE a.attrelid = 'zodan.operation'::regclass AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+                            WHERE a.attrelid = 'zodan.operation'::regclass
+                                AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
          ORDER BY c.place
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE zodan.operation ADD COLUMN %s', v_column);
@@ -1516,10 +1626,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.operation IS
-'One row an operation called in this database: what was asked, of whom, and how it
-ended. arguments, members (node and connection string) and checks (what was examined before it began, as zodan.checks
-gives it) hold no secrets. State "running" with no session holding the
-locks means that the caller died; call the operation again to finish it (design 3).';
+'One row an operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
+and connection string) and checks (what was examined before it began, as zodan.checks gives it) hold no secrets. State
+"running" with no session holding the locks means that the caller died; call the operation again to finish it.';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.step (
@@ -1577,7 +1686,8 @@ BEGIN
             (22, $column$object_name text$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-                            WHERE a.attrelid = 'zodan.step'::regclass AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+                            WHERE a.attrelid = 'zodan.step'::regclass
+                                AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
          ORDER BY c.place
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE zodan.step ADD COLUMN %s', v_column);
@@ -1585,15 +1695,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
-'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same time.
-phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it concerns, where a
-phase has several. A program goes by these: titles are for people, and a later version may word them differently. Statements
-name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever stored. The steps of a
-group_name are taken back and tried again as a whole, group_tries times in one call. policy says what is special about a step:
-once, it is not repeated when it is done; final, from there on the operation cannot be rolled back; guarded, it is not taken
-back where users have written on the new node; again, it runs again before a later group is tried again; swift, it holds
-others up, so that it fails at once where its node is lost, and a step of it that is done stands for all before it. budget is
-how long until_sql may see no progress.';
+'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same
+time. phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it
+concerns, where a phase has several. A program goes by these: titles are for people, and a later version may word them
+differently. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret
+is ever stored. The steps of a group_name are taken back and tried again as a whole, group_tries times in one call.
+policy says what is special about a step: once, it is not repeated when it is done; final, from there on the operation
+cannot be rolled back; guarded, it is not taken back where users have written on the new node; again, it runs again
+before a later group is tried again; swift, it holds others up, so that it fails at once where its node is lost, and a
+step of it that is done stands for all before it. budget is how long until_sql may see no progress.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -1616,7 +1726,8 @@ BEGIN
             (4, $column$measure jsonb NOT NULL$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-                            WHERE a.attrelid = 'zodan.sample'::regclass AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+                            WHERE a.attrelid = 'zodan.sample'::regclass
+                                AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
          ORDER BY c.place
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE zodan.sample ADD COLUMN %s', v_column);
@@ -1624,9 +1735,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
-'What a step that waits has measured while it waited: of a copy its stage, tables and bytes
-done and in all and the table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the
-further apart the longer the step waits (design 3).';
+'What a step that waits has measured while it waited: of a copy its stage, tables and bytes done and in all and the
+table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the further
+apart the longer the step waits.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -1640,38 +1751,42 @@ CREATE OR REPLACE FUNCTION zodan.start_operation(
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes a new operation and its plan into the journal and gives its number. The connection strings of
-p_dsns are stored without secrets, and so are the checks made before (design 3). */
+/* Writes a new operation and its plan into the journal and gives its number. The connection strings of p_dsns are
+stored without secrets, and so are the checks made before. */
 DECLARE
     v_operation bigint;
 BEGIN
     INSERT INTO zodan.operation (kind, node, arguments, members, checks)
     SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value)),
            (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(c) - 'place'
-                       || pg_catalog.jsonb_build_object('observed', zodan.redact_text(c.observed, p_dsns)) ORDER BY c.place)
+                       || pg_catalog.jsonb_build_object('observed', zodan.redact_text(c.observed, p_dsns))
+                           ORDER BY c.place)
               FROM pg_catalog.unnest(p_checks) WITH ORDINALITY
                        AS c(key, name, scope, severity, passed, observed, required, hint, verdict, place))
       FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
     RETURNING operation_id INTO v_operation;
-    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node, object_name, title,
+    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
+        object_name, title,
         do_sql, done_sql, undo_sql, until_sql, budget)
-    SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node, p.object_name, p.title,
+    SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
+        p.object_name, p.title,
            p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget
       FROM pg_catalog.unnest(p_plan) AS p;
     RETURN v_operation;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
-'Writes a new operation and its plan into the journal and gives its number. The connection strings of
-p_dsns are stored without secrets, and so are the checks made before (design 3).';
+'Writes a new operation and its plan into the journal and gives its number. The connection strings of p_dsns are
+stored without secrets, and so are the checks made before.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
-reached, is pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not repeated when it was done (design 3). */
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
+pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
+repeated when it was done. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
@@ -1679,8 +1794,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
-'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were
-reached, is pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not repeated when it was done (design 3).';
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
+pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
+repeated when it was done.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
@@ -1694,29 +1810,29 @@ SELECT CASE WHEN o.state IN ('running', 'failed') THEN o.operation_id END
  LIMIT 1
 $zodan$;
 COMMENT ON FUNCTION zodan.find_interrupted IS
-'Gives the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL
-(design 3).';
+'Gives the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL.';
 REVOKE ALL ON FUNCTION zodan.find_interrupted FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_plan(p_kind text, p_node text)
 RETURNS zodan.plan_step[]
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, s.group_name, s.group_tries, s.policy, s.node, s.object_name,
+SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, s.group_name, s.group_tries, s.policy,
+    s.node, s.object_name,
            s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget)::zodan.plan_step ORDER BY s.ordinal)
   FROM zodan.step AS s
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.read_plan IS
 'Gives the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
-would run, passing over what is done (design 3).';
+would run, passing over what is done.';
 REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it (design 3). */
+/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it. */
 BEGIN
     UPDATE zodan.operation
        SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
@@ -1724,15 +1840,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.finish_operation IS
-'Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it (design 3).';
+'Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it.';
 REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone
-(design 5). */
+/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone. */
 BEGIN
     UPDATE zodan.operation
        SET state = 'given up', error = p_reason, finished_at = pg_catalog.clock_timestamp()
@@ -1740,8 +1855,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.give_up_operations IS
-'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone
-(design 5).';
+'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone.';
 REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replace_plan(
@@ -1752,27 +1866,31 @@ CREATE OR REPLACE FUNCTION zodan.replace_plan(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind and
-object, the first for the first, keeps its state, attempts and result. */
+/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
+and object, the first for the first, keeps its state, attempts and result. */
 BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
-    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node, object_name, title,
+    INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
+        object_name, title,
         do_sql, done_sql, undo_sql, until_sql, budget, state, attempts, result)
-    SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node, p.object_name, p.title,
+    SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
+        p.object_name, p.title,
            p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget,
            coalesce(b.state, 'pending'), coalesce(b.attempts, 0), b.result
       FROM (SELECT n.*, coalesce(n.object_name, '') AS object,
-                   pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name ORDER BY n.ordinal) AS place
+                   pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name
+                       ORDER BY n.ordinal) AS place
               FROM pg_catalog.unnest(p_plan) AS n) AS p
       LEFT JOIN (SELECT s.*, coalesce(s.object_name, '') AS object,
-                        pg_catalog.row_number() OVER (PARTITION BY s.node, s.phase_name, s.kind, s.object_name ORDER BY s.ordinal) AS place
+                        pg_catalog.row_number() OVER (PARTITION BY s.node, s.phase_name, s.kind, s.object_name
+                            ORDER BY s.ordinal) AS place
                    FROM pg_catalog.unnest(p_before) AS s) AS b
         ON (b.node, b.phase_name, b.kind, b.object, b.place) = (p.node, p.phase_name, p.kind, p.object, p.place);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_plan IS
-'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind and
-object, the first for the first, keeps its state, attempts and result.';
+'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
+and object, the first for the first, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_step(
@@ -1785,8 +1903,8 @@ CREATE OR REPLACE FUNCTION zodan.record_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
-(with its error) or undone (design 3). */
+/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+error) or undone. */
 BEGIN
     UPDATE zodan.step
        SET state = p_state,
@@ -1800,21 +1918,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_step IS
-'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed
-(with its error) or undone (design 3).';
+'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+error) or undone.';
 REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_sample(p_operation bigint, p_ordinal int, p_measure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what a step that waits has measured (design 3). */
+/* Writes into the journal what a step that waits has measured. */
 BEGIN
     INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (p_operation, p_ordinal, p_measure);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_sample IS
-'Writes into the journal what a step that waits has measured (design 3).';
+'Writes into the journal what a step that waits has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
@@ -1823,7 +1941,7 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$WITH sets AS MATERIALIZED (
     SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE %1$s = '{}' OR r.set_name::text = ANY (%1$s))
+     WHERE r.set_name::text = ANY (%1$s) OR %1$s = '{}')
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
@@ -1831,7 +1949,8 @@ SELECT pg_catalog.jsonb_build_object(
               FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
                 'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
               JOIN sets AS r ON r.set_id = t.set_id
@@ -1846,8 +1965,8 @@ SELECT pg_catalog.jsonb_build_object(
     zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sets IS
-'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets that p_sets
-names, of all where it is empty. It returns one row: sets.';
+'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
+that p_sets names, of all where it is empty. It returns one row: sets.';
 REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.server_facts()
@@ -1862,10 +1981,13 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                   WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
                       'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
                       'data_directory', 'spock.pause_timeout', 'server_encoding')),
-    'who', pg_catalog.concat_ws(':', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    'who',
+pg_catalog.concat_ws(':',
+    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
     (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
-    'server', pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    'server',
+pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
     'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
     'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
@@ -1880,24 +2002,30 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'fenced', (SELECT coalesce(pg_catalog.jsonb_agg(n.nspname), '[]') FROM pg_catalog.pg_namespace AS n
                 WHERE n.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid)
                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid AND d.classid <> 'pg_catalog.pg_extension'::regclass
-                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
+                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
+                                       AND d.classid <> 'pg_catalog.pg_extension'::regclass
+                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
+                                         WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
     -- Those that hold rows, each after those that it is made of.
-    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid), '[]')
+    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
+        '[]')
                 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                WHERE c.relkind = 'm' AND c.relispopulated AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                    AND d.deptype = 'e')),
     'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
     'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
-    -- The role that initdb made is in no dependency.
     'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(o.role)), '[]') FROM (
                      SELECT 10::oid AS role WHERE EXISTS (
-                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space FROM pg_catalog.pg_class AS c
+                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space
+                             FROM pg_catalog.pg_class AS c
                                       UNION ALL SELECT p.oid, p.proowner, p.pronamespace FROM pg_catalog.pg_proc AS p
                                       UNION ALL SELECT t.oid, t.typowner, t.typnamespace FROM pg_catalog.pg_type AS t
                                       UNION ALL SELECT n.oid, n.nspowner, n.oid FROM pg_catalog.pg_namespace AS n) AS x
-                          WHERE x.owner = 10 AND x.oid >= 16384 AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid AND d.deptype = 'e'))
+                          WHERE x.owner = 10 AND x.oid >= 16384
+                              AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid
+                                AND d.deptype = 'e'))
                      UNION ALL
                      SELECT d.refobjid
                        FROM pg_catalog.pg_shdepend AS d
@@ -1914,8 +2042,8 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.server_facts IS
-'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an object. It names
-nothing of Spock, which may be missing there.';
+'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
+object. It names nothing of Spock, which may be missing there.';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.spock_facts()
@@ -1930,37 +2058,42 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                 FROM spock.node AS n
                 JOIN spock.node_interface AS i ON i.if_id = coalesce(
                          (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
-                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))),
+                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s
+                             WHERE s.sub_origin = n.node_id))),
     'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled', s.sub_enabled, 'sets', s.sub_replication_sets,
+                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled',
+                              s.sub_enabled, 'sets', s.sub_replication_sets,
                           'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
-                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = s.sub_slot_name),
+                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
+                              WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
                           -- One that has just begun may not be in Spock's table yet.
                           'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                                             WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
                                               AND a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
                         FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
-    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active', l.active)), '[]')
-                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database() AND NOT l.temporary),
+    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active',
+        l.active)), '[]')
+                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database()
+                    AND NOT l.temporary),
     'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
                FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.spock_facts IS
-'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions and its
-replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take them out before
-anything is shown.';
+'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
+and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
+them out before anything is shown.';
 REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at
-once. Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises (design 2, 3). */
+/* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
+Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+pg_stat_activity. Never raises. */
 DECLARE
     v_facts jsonb := '{}'::jsonb;
     v_answers jsonb;
@@ -1996,9 +2129,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_facts IS
-'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at
-once. Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises (design 2, 3).';
+'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
+Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+pg_stat_activity. Never raises.';
 REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.known_dsns(p_facts jsonb)
@@ -2010,8 +2143,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.known_dsns IS
-'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node
-and connection string in its one spelling (design 5).';
+'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node and
+connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.known_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.local_dsns()
@@ -2025,8 +2158,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.format_dsn(zodan.
            (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))
 $zodan$;
 COMMENT ON FUNCTION zodan.local_dsns IS
-'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object
-of node and connection string in its one spelling (design 5).';
+'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object of
+node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
@@ -2039,16 +2172,18 @@ SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_reachable IS
-'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
-gave, p_join names source, new node and members (design 4).';
+'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts gave,
+p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
 LANGUAGE plpgsql
 AS $zodan$
-/* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it was given (zodan.hide_statement). With p_lasts the
-caller's own time limits are refused, which would end it in the middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
-an implicit transaction begins before its statement too, and looks like a block (design 3). */
+/* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
+was given (zodan.hide_statement). With p_lasts the caller's own time limits are refused, which would end it in the
+middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
+commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
+a block. */
 BEGIN
     PERFORM zodan.hide_statement(VARIADIC p_given);
     -- Only the extended protocol has a visible portal of the empty name.
@@ -2062,21 +2197,25 @@ BEGIN
     IF p_lasts AND pg_catalog.current_setting('statement_timeout') <> '0' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD008',
-            MESSAGE = pg_catalog.format('statement_timeout is %s in this session, and would end %s in the middle', pg_catalog.current_setting('statement_timeout'), p_procedure),
+            MESSAGE = pg_catalog.format('statement_timeout is %s in this session, and would end %s in the middle',
+                pg_catalog.current_setting('statement_timeout'), p_procedure),
             HINT = 'Run SET statement_timeout = 0, then call again.';
     ELSIF p_lasts AND coalesce(pg_catalog.current_setting('transaction_timeout', true), '0') <> '0' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD008',
-            MESSAGE = pg_catalog.format('transaction_timeout is %s in this session, and would end %s in the middle', pg_catalog.current_setting('transaction_timeout'), p_procedure),
+            MESSAGE = pg_catalog.format('transaction_timeout is %s in this session, and would end %s in the middle',
+                pg_catalog.current_setting('transaction_timeout'), p_procedure),
             HINT = 'Run SET transaction_timeout = 0, then call again.';
     END IF;
     COMMIT;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.require_autocommit IS
-'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it was given (zodan.hide_statement). With p_lasts the
-caller''s own time limits are refused, which would end it in the middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the commit can tell: through the extended protocol
-an implicit transaction begins before its statement too, and looks like a block (design 3).';
+'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
+was given (zodan.hide_statement). With p_lasts the caller''s own time limits are refused, which would end it in the
+middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
+commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
+a block.';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.try_lock()
@@ -2103,11 +2242,11 @@ CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through
-the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
-names, so that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on another
-server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when another operation holds it, with who, where and
-since when; ZD201 when a node does not answer (design 3). */
+/* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
+connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
+that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
+another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
+another operation holds it, with who, where and since when; ZD201 when a node does not answer. */
 DECLARE
     v_node text;
     v_until timestamptz;
@@ -2138,7 +2277,8 @@ BEGIN
                 PERFORM zodan.close_connections();
                 RAISE EXCEPTION USING
                     ERRCODE = 'ZD110',
-                    MESSAGE = pg_catalog.format('another operation is under way in this cluster, seen on node "%s"', v_node),
+                    MESSAGE = pg_catalog.format('another operation is under way in this cluster, seen on node "%s"',
+                        v_node),
                     DETAIL = pg_catalog.format('The lock is held by %s.', v_holder),
                     HINT = 'Wait until it is done, then call again.';
             END IF;
@@ -2148,18 +2288,19 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.lock_members IS
-'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through
-the kept connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their
-names, so that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on another
-server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when another operation holds it, with who, where and
-since when; ZD201 when a node does not answer (design 3).';
+'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
+connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
+that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
+another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
+another operation holds it, with who, where and since when; ZD201 when a node does not answer.';
 REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those that warn. Errors: ZD100 (design 3). */
+/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+that warn. Errors: ZD100. */
 DECLARE
     v_check zodan.check_result;
     v_failed zodan.check_result[];
@@ -2170,8 +2311,10 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD100',
             MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
-                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name, v_failed[1].scope, v_failed[1].observed),
-            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope, f.observed, f.required), E'\n')
+                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name,
+                            v_failed[1].scope, v_failed[1].observed),
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
+                f.observed, f.required), E'\n')
                         FROM pg_catalog.unnest(v_failed) AS f),
             HINT = v_failed[1].hint;
     END IF;
@@ -2183,17 +2326,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those that warn. Errors: ZD100 (design 3).';
+'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+that warn. Errors: ZD100.';
 REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
 RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
-/* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
-each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
-policy once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
-is somebody else's (design 3). */
+/* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each with
+the statement that does so in the place of the one that did it. A step that was never begun, one of the policy once
+that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name is
+somebody else's. */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -2201,7 +2345,8 @@ BEGIN
       FROM zodan.step AS s
      WHERE s.operation_id = p_operation AND s.phase = p_phase
        AND CASE WHEN NOT p_undo THEN s.state <> 'done'
-                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND (s.policy IS DISTINCT FROM 'once' OR s.state = 'done') AND NOT EXISTS (
+                ELSE s.undo_sql IS NOT NULL AND s.attempts > 0 AND (s.policy IS DISTINCT FROM 'once'
+                    OR s.state = 'done') AND NOT EXISTS (
                     SELECT FROM pg_catalog.regexp_matches(s.undo_sql, '\{result:(\d+)\.', 'g') AS m(found)
                      WHERE NOT EXISTS (SELECT FROM zodan.step AS r WHERE r.operation_id = p_operation
                                           AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
@@ -2217,32 +2362,48 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
-'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back,
-each with the statement that does so in the place of the one that did it. A step that was never begun, one of the
-policy once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name
-is somebody else''s (design 3).';
+'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each with
+the statement that does so in the place of the one that did it. A step that was never begun, one of the policy once
+that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name is
+somebody else''s.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 DO $zodan$
 DECLARE
     v_type pg_catalog.pg_type;
     v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
-        (1, 'stage', 'text'),
-        (2, 'sent', 'boolean'),
-        (3, 'found', 'boolean'),
-        (4, 'cancelled', 'boolean'),
-        (5, 'deadline', 'timestamptz'),
-        (6, 'next', 'timestamptz'),
-        (7, 'pause', 'float8'),
-        (8, 'since', 'timestamptz'),
-        (9, 'progress', 'jsonb'),
-        (10, 'sample', 'jsonb'),
-        (11, 'sample_due', 'timestamptz'),
-        (12, 'result', 'jsonb'),
-        (13, 'answer', 'jsonb'),
-        (14, 'blockers', 'text'),
-        (15, 'told_due', 'timestamptz'),
-        (16, 'told_after', 'interval')
+        (1, 'stage',
+            'text'),
+        (2, 'sent',
+            'boolean'),
+        (3, 'found',
+            'boolean'),
+        (4, 'cancelled',
+            'boolean'),
+        (5, 'deadline',
+            'timestamptz'),
+        (6, 'next',
+            'timestamptz'),
+        (7, 'pause',
+            'float8'),
+        (8, 'since',
+            'timestamptz'),
+        (9, 'progress',
+            'jsonb'),
+        (10, 'sample',
+            'jsonb'),
+        (11, 'sample_due',
+            'timestamptz'),
+        (12, 'result',
+            'jsonb'),
+        (13, 'answer',
+            'jsonb'),
+        (14, 'blockers',
+            'text'),
+        (15, 'told_due',
+            'timestamptz'),
+        (16, 'told_after',
+            'interval')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -2250,7 +2411,8 @@ DECLARE
 BEGIN
     SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.job');
     IF FOUND THEN
-        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype) FROM pg_catalog.pg_attribute AS a
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype)
+            FROM pg_catalog.pg_attribute AS a
                           WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
         IF v_there = v_wanted THEN
             RETURN;
@@ -2261,7 +2423,8 @@ BEGIN
              WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
                AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                             WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
-                              AND d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid IN (v_type.oid, v_type.typarray))
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass
+                                  AND d.refobjid IN (v_type.oid, v_type.typarray))
              ORDER BY p.oid DESC
         LOOP
             EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
@@ -2286,7 +2449,8 @@ BEGIN
             IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
                 ALTER EXTENSION zodan DROP TYPE zodan.job;
             END IF;
-            EXECUTE pg_catalog.format('ALTER TYPE zodan.job RENAME TO %I', pg_catalog.concat(v_type.typname, '_', v_type.oid));
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.job RENAME TO %I',
+                pg_catalog.concat(v_type.typname, '_', v_type.oid));
         ELSE
             DROP TYPE zodan.job;
         END IF;
@@ -2298,11 +2462,11 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.job IS
-'A step under way: its stage (check, do, until, lost, done or failed), whether the stage''s statement is under way on the node
-(sent), whether the step turned out to be done already (found), whether its statement was cancelled, until when the stage may
-last, when to look next and the seconds to the look after that, since when it waits, the progress last seen, a sample due to
-be recorded and when the next one is due, the step''s result, the answer that failed it, what its statement waits for, and when
-that is told next and after how long.';
+'A step under way: its stage (check, do, until, lost, done or failed), whether the stage''s statement is under way on
+the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
+when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
+last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
+what its statement waits for, and when that is told next and after how long.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -2327,35 +2491,37 @@ CREATE OR REPLACE FUNCTION zodan.take_sample(p_job zodan.job, p_seen jsonb, p_at
 RETURNS zodan.job
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the first and
-the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no more than some
-2000 rows. */
+/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
+more than some 2000 rows. */
 BEGIN
     p_job.since := coalesce(p_job.since, p_at);
     p_job.sample := NULL;
     IF pg_catalog.jsonb_typeof(p_seen -> 'measure') = 'object'
-       AND (p_at >= coalesce(p_job.sample_due, p_at) OR (p_seen ->> 'ok')::boolean OR p_seen ->> 'trouble' IS NOT NULL) THEN
+       AND (p_at >= coalesce(p_job.sample_due, p_at) OR (p_seen ->> 'ok')::boolean
+           OR p_seen ->> 'trouble' IS NOT NULL) THEN
         p_job.sample := p_seen -> 'measure';
-        p_job.sample_due := p_at + least('60 s', greatest('0.25 s',
+        p_job.sample_due := p_at + least('60 s',
+            greatest('0.25 s',
             0.01 * (p_at - p_job.since)));
     END IF;
     RETURN p_job;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.take_sample IS
-'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the first and
-the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no more than some
-2000 rows.';
+'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
+more than some 2000 rows.';
 REVOKE ALL ON FUNCTION zodan.take_sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_wait(p_job zodan.job, p_seen jsonb, p_budget interval)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come), trouble (why
-that never will, which fails at once), progress (anything; a change starts the budget again, so that the budget is the time
-without progress), alive (somebody works at it, which also starts the budget again) and measure (numbers for people, sampled).
-Returns the step's job; the last look is the result of a step that has no other. */
+/* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
+trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
+budget is the time without progress), alive (somebody works at it, which also starts the budget again) and measure
+(numbers for people, sampled). Returns the step's job; the last look is the result of a step that has no other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce(p_job.pause, 0.01);
@@ -2389,18 +2555,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
-'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come), trouble (why
-that never will, which fails at once), progress (anything; a change starts the budget again, so that the budget is the time
-without progress), alive (somebody works at it, which also starts the budget again) and measure (numbers for people, sampled).
-Returns the step''s job; the last look is the result of a step that has no other.';
+'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
+trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
+budget is the time without progress), alive (somebody works at it, which also starts the budget again) and measure
+(numbers for people, sampled). Returns the step''s job; the last look is the result of a step that has no other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a node again whose connection was lost, and takes the cluster's lock there again, which went with it. Returns
-{ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now (design 3). */
+/* Connects to a node again whose connection was lost, and takes the cluster's lock there again, which went with it.
+Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now. */
 DECLARE
     v_answer jsonb;
 BEGIN
@@ -2413,8 +2579,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.regain_node IS
-'Connects to a node again whose connection was lost, and takes the cluster''s lock there again, which went with it. Returns
-{ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now (design 3).';
+'Connects to a node again whose connection was lost, and takes the cluster''s lock there again, which went with it.
+Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now.';
 REVOKE ALL ON FUNCTION zodan.regain_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.tell_wait(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
@@ -2447,9 +2613,10 @@ CREATE OR REPLACE FUNCTION zodan.advance_lost(p_job zodan.job, p_step zodan.step
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose node is no longer connected: tries to connect again, once every 1 s, for as long as a
-wait may see no progress, and then looks again whether the step is done already. A step of policy swift never gets here: that
-its connection broke may be the only sign that a node has restarted and lost what it had applied. */
+/* Moves a step on whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
+swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+applied. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_answer jsonb;
@@ -2469,17 +2636,19 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lost IS
-'Moves a step on whose node is no longer connected: tries to connect again, once every 1 s, for as long as a
-wait may see no progress, and then looks again whether the step is done already. A step of policy swift never gets here: that
-its connection broke may be the only sign that a node has restarted and lost what it had applied.';
+'Moves a step on whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
+swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+applied.';
 REVOKE ALL ON FUNCTION zodan.advance_lost FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_failure(p_job zodan.job, p_step zodan.step, p_answer jsonb)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its connection
-was lost and is to be opened again. What a cancelled statement waited for is added to what the answer says. */
+/* Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
+connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
+says. */
 DECLARE
     v_lost zodan.job;
 BEGIN
@@ -2498,8 +2667,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_failure IS
-'Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its connection
-was lost and is to be opened again. What a cancelled statement waited for is added to what the answer says.';
+'Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
+connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
+says.';
 REVOKE ALL ON FUNCTION zodan.judge_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_sent(
@@ -2511,8 +2681,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_sent(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its budget is
-cancelled, and one whose connection was lost is sent again once the node is back, unless the step's policy is swift. */
+/* Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
+budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step's policy
+is swift. */
 DECLARE
     v_answer jsonb := zodan.fetch_result(p_step.node, p_dsns);
 BEGIN
@@ -2542,8 +2713,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_sent IS
-'Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its budget is
-cancelled, and one whose connection was lost is sent again once the node is back, unless the step''s policy is swift.';
+'Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
+budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step''s policy
+is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_job(
@@ -2555,13 +2727,14 @@ CREATE OR REPLACE FUNCTION zodan.advance_job(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done; else its
-statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as long as a wait
-may see no progress. */
+/* Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
+long as a wait may see no progress. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_budget interval := coalesce(p_step.budget, zodan.read_patience());
-    v_sql text := CASE p_job.stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql ELSE p_step.until_sql END;
+    v_sql text := CASE p_job.stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql
+        ELSE p_step.until_sql END;
     v_answer jsonb;
 BEGIN
     IF p_job.sent THEN
@@ -2586,17 +2759,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
-'Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done; else its
-statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as long as a wait
-may see no progress.';
+'Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
+long as a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail
-with the remote SQLSTATE and text, hint (design 3). */
+/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+remote SQLSTATE and text, hint. */
 DECLARE
     v_state text := p_answer ->> 'sqlstate';
 BEGIN
@@ -2607,7 +2780,8 @@ BEGIN
         'detail', pg_catalog.format('%s: %s', v_state, pg_catalog.concat_ws(' ', p_answer ->> 'message',
             p_answer ->> 'detail', p_answer ->> 'hint')),
         'hint', pg_catalog.format(CASE
-            WHEN EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_step.operation_id AND s.undo_sql IS NOT NULL)
+            WHEN EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_step.operation_id
+                AND s.undo_sql IS NOT NULL)
                  AND NOT EXISTS (SELECT FROM zodan.step AS s
                                   WHERE s.operation_id = p_step.operation_id AND s.policy = 'final' AND s.attempts > 0)
             THEN 'Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.'
@@ -2615,8 +2789,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_failure IS
-'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail
-with the remote SQLSTATE and text, hint (design 3).';
+'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+remote SQLSTATE and text, hint.';
 REVOKE ALL ON FUNCTION zodan.describe_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.announce_step(
@@ -2628,7 +2802,7 @@ CREATE OR REPLACE FUNCTION zodan.announce_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3). */
+/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
 BEGIN
     IF p_verbose THEN
         RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
@@ -2638,16 +2812,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.announce_step IS
-'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing (design 3).';
+'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or
-after, the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the test holds
-while it breaks something. Does nothing where the setting is not set (design 3). */
+/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or after,
+the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
+the test holds while it breaks something. Does nothing where the setting is not set. */
 BEGIN
     IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
         PERFORM pg_catalog.set_config('zodan.test_hook', '', false);
@@ -2657,9 +2831,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.meet_test_hook IS
-'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or
-after, the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the test holds
-while it breaks something. Does nothing where the setting is not set (design 3).';
+'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after,
+the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
+the test holds while it breaks something. Does nothing where the setting is not set.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_phase(
@@ -2672,9 +2846,9 @@ CREATE OR REPLACE PROCEDURE zodan.run_phase(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends
-when all are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after
-every line of the journal, so that no transaction of its own is open while it waits (design 3). */
+/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
+are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
+of the journal, so that no transaction of its own is open while it waits. */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
     v_jobs zodan.job[];
@@ -2719,11 +2893,13 @@ BEGIN
             END IF;
             IF v_jobs[v_index].stage = 'failed' THEN
                 p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index].answer));
-                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL, v_jobs[v_index].answer ->> 'message');
+                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL,
+                    v_jobs[v_index].answer ->> 'message');
                 COMMIT;
             ELSIF v_jobs[v_index].stage = 'done' THEN
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal,
-                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo THEN v_jobs[v_index].result END);
+                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo
+                        THEN v_jobs[v_index].result END);
                 COMMIT;
                 PERFORM zodan.announce_step(v_steps[v_index], v_jobs[v_index], p_undo, p_verbose);
                 PERFORM zodan.meet_test_hook('after', v_steps[v_index].ordinal);
@@ -2739,9 +2915,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_phase IS
-'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends
-when all are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after
-every line of the journal, so that no transaction of its own is open while it waits (design 3).';
+'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
+are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
+of the journal, so that no transaction of its own is open while it waits.';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
@@ -2754,7 +2930,8 @@ DECLARE
     v_rows bigint;
     v_written text[] := '{}';
 BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT FROM %1$s THEN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
+        FROM %1$s THEN
         RETURN;
     END IF;
     FOR v_table IN
@@ -2765,35 +2942,39 @@ BEGIN
                             WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
          ORDER BY 1
     LOOP
-        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted AND l.mode = 'AccessExclusiveLock'
-            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()));
-        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted
+            AND l.mode = 'AccessExclusiveLock'
+            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                WHERE d.datname = pg_catalog.current_database()));
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t'
+            ' WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
            INTO v_rows;
         IF v_rows > 0 THEN
             v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
         END IF;
     END LOOP;
     IF v_written <> '{}' THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD111', MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
+        RAISE EXCEPTION USING ERRCODE = 'ZD111',
+            MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
     END IF;
 END
 $do$$sql$,
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were
-written there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
-table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves no
-trace.';
+'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were written
+there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
+table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves
+no trace.';
 REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL where
-there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how many rows each; ZD200
-where they cannot be counted (design 6). */
+/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
+where there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how
+many rows each; ZD200 where they cannot be counted. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -2802,18 +2983,21 @@ BEGIN
     IF v_node IS NULL THEN
         RETURN NULL;
     END IF;
-    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.prove_unwritten(v_node)), p_dsns, NULL) -> v_node;
-    RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint', p_hint,
-            'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them', v_node), 'detail', v_answer ->> 'message')
+    v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_node, zodan.prove_unwritten(v_node)), p_dsns,
+        NULL) -> v_node;
+    RETURN CASE WHEN v_answer ->> 'sqlstate' = 'ZD111' THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD111', 'hint',
+        p_hint,
+            'message', pg_catalog.format('rows were written on node "%s", and rolling the join back would delete them',
+                v_node), 'detail', v_answer ->> 'message')
         WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('sqlstate', 'ZD200', 'hint', p_hint,
             'message', pg_catalog.format('could not look for rows that were written on node "%s"', v_node),
             'detail', pg_catalog.concat_ws(': ', v_answer ->> 'sqlstate', v_answer ->> 'message')) END;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_written IS
-'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL where
-there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how many rows each; ZD200
-where they cannot be counted (design 6).';
+'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
+where there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how
+many rows each; ZD200 where they cannot be counted.';
 REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.undo_phases(
@@ -2825,9 +3009,9 @@ CREATE OR REPLACE PROCEDURE zodan.undo_phases(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made
-on something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in p_failure
-(design 3). */
+/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
+something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+p_failure. */
 DECLARE
     v_phases int[];
 BEGIN
@@ -2841,9 +3025,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.undo_phases IS
-'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made
-on something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in p_failure
-(design 3).';
+'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
+something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+p_failure.';
 REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_hopeless(
@@ -2855,8 +3039,8 @@ CREATE OR REPLACE FUNCTION zodan.is_hopeless(
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports
-trouble (a copy that broke off cannot be taken up again by Spock) (design 3). */
+/* Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
+copy that broke off cannot be taken up again by Spock). */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -2872,8 +3056,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_hopeless IS
-'Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports
-trouble (a copy that broke off cannot be taken up again by Spock) (design 3).';
+'Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
+copy that broke off cannot be taken up again by Spock).';
 REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.take_back_group(
@@ -2885,14 +3069,18 @@ CREATE OR REPLACE PROCEDURE zodan.take_back_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a group of steps back with everything that was made after it, and has all of that done again. What comes before the
-group stays. A group of policy guarded is not taken back where users have written on the new node: p_failure then says so. */
+/* Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
+before the group stays. A group of policy guarded is not taken back where users have written on the new node:
+p_failure then says so. */
 DECLARE
     v_first record;
 BEGIN
-    IF EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.policy = 'guarded') THEN
+    IF EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group
+        AND s.policy = 'guarded') THEN
         p_failure := zodan.find_written(p_operation, p_dsns,
-            pg_catalog.format('The copy has to start over, which deletes them: save them elsewhere, delete them there, then CALL zodan.resume(%s).', p_operation));
+            pg_catalog.format(
+                'The copy has to start over, which deletes them: save them elsewhere, delete them there, '
+                'then CALL zodan.resume(%s).', p_operation));
         IF p_failure IS NOT NULL THEN
             RETURN;
         END IF;
@@ -2901,13 +3089,15 @@ BEGIN
       FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group;
     CALL zodan.undo_phases(p_operation, v_first.phase, p_dsns, p_verbose, p_failure);
     UPDATE zodan.step AS s SET state = 'pending'
-     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy IS DISTINCT FROM 'once' AND s.ordinal >= v_first.ordinal;
+     WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy IS DISTINCT FROM 'once'
+         AND s.ordinal >= v_first.ordinal;
     COMMIT;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.take_back_group IS
-'Takes a group of steps back with everything that was made after it, and has all of that done again. What comes before the
-group stays. A group of policy guarded is not taken back where users have written on the new node: p_failure then says so.';
+'Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
+before the group stays. A group of policy guarded is not taken back where users have written on the new node:
+p_failure then says so.';
 REVOKE ALL ON PROCEDURE zodan.take_back_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.settle_group(
@@ -2919,10 +3109,10 @@ CREATE OR REPLACE PROCEDURE zodan.settle_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is done, and
-the wait that follows is not without hope, that step and those before it in the group count as done, and the rest runs at
-once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for everything
-before it, outside of its group too. Otherwise the group is taken back, to begin again. */
+/* Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
+done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
+rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
+stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again. */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -2933,16 +3123,19 @@ BEGIN
          WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.done_sql IS NOT NULL
          ORDER BY s.ordinal DESC
     LOOP
-        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.done_sql), p_dsns) -> v_step.node;
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_step.node, v_step.done_sql),
+            p_dsns) -> v_step.node;
         IF NOT (v_answer ->> 'ok')::boolean THEN
             p_failure := zodan.describe_failure(v_step, v_answer);
             RETURN;
         ELSIF (v_answer #>> '{value,ok}')::boolean THEN
             EXIT WHEN zodan.is_hopeless(p_operation, p_group, v_step.ordinal, p_dsns);
             UPDATE zodan.step AS s SET state = 'done'
-             WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal AND (s.group_name = p_group OR v_step.policy = 'swift');
+             WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal
+                 AND (s.group_name = p_group OR v_step.policy = 'swift');
             FOREACH v_phase IN ARRAY ARRAY(SELECT DISTINCT s.phase FROM zodan.step AS s
-                WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.ordinal > v_step.ordinal ORDER BY s.phase)
+                WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.ordinal > v_step.ordinal
+                    ORDER BY s.phase)
             LOOP
                 EXIT WHEN p_failure IS NOT NULL;
                 CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
@@ -2954,17 +3147,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_group IS
-'Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is done, and
-the wait that follows is not without hope, that step and those before it in the group count as done, and the rest runs at
-once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for everything
-before it, outside of its group too. Otherwise the group is taken back, to begin again.';
+'Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
+done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
+rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
+stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again.';
 REVOKE ALL ON PROCEDURE zodan.settle_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.regain_members(p_operation bigint, p_dsns jsonb, INOUT p_failure jsonb)
 LANGUAGE plpgsql
 AS $zodan$
-/* Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not, for as long as
-a wait may see no progress. Reports in p_failure a node that stays away (design 3). */
+/* Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+for as long as a wait may see no progress. Reports in p_failure a node that stays away. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -2978,7 +3171,8 @@ BEGIN
             v_answer := zodan.regain_node(p_operation, v_node, p_dsns);
             EXIT WHEN (v_answer ->> 'ok')::boolean;
             IF pg_catalog.clock_timestamp() > v_until THEN
-                p_failure := pg_catalog.jsonb_build_object('sqlstate', 'ZD203', 'message', pg_catalog.format('lost the connection to node "%s"', v_node), 'detail', v_answer ->> 'message',
+                p_failure := pg_catalog.jsonb_build_object('sqlstate', 'ZD203', 'message',
+                    pg_catalog.format('lost the connection to node "%s"', v_node), 'detail', v_answer ->> 'message',
                     'hint', pg_catalog.format('Bring the node back, then CALL zodan.resume(%s).', p_operation));
                 RETURN;
             END IF;
@@ -2992,8 +3186,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.regain_members IS
-'Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not, for as long as
-a wait may see no progress. Reports in p_failure a node that stays away (design 3).';
+'Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+for as long as a wait may see no progress. Reports in p_failure a node that stays away.';
 REVOKE ALL ON PROCEDURE zodan.regain_members FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.retry_group(
@@ -3007,11 +3201,12 @@ CREATE OR REPLACE PROCEDURE zodan.retry_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL then. A group
-of policy swift is settled first, always, so that nothing stays paused; then the guarded group before it, which is brought
-level again. Where the failure says that what the guarded group made is not whole (ZD304), that group begins again. p_tries
-counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded group, both in one
-call. Any other failure stays as it is, for a look at what failed, until the operation is called again or rolled back. */
+/* Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
+then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
+it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
+group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
+of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
+operation is called again or rolled back. */
 DECLARE
     v_failure jsonb;
     v_rest timestamptz;
@@ -3047,7 +3242,8 @@ BEGIN
             pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
         RETURN;
     END IF;
-    RAISE NOTICE 'trying again from the % on: %', CASE WHEN v_is_whole THEN p_group ELSE v_guarded.name END, p_failure ->> 'detail';
+    RAISE NOTICE 'trying again from the % on: %', CASE WHEN v_is_whole THEN p_group ELSE v_guarded.name END,
+        p_failure ->> 'detail';
     p_failure := NULL;
     UPDATE zodan.step AS s SET state = 'pending'
      WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy = 'again' AND NOT EXISTS (
@@ -3061,11 +3257,12 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_group IS
-'Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL then. A group
-of policy swift is settled first, always, so that nothing stays paused; then the guarded group before it, which is brought
-level again. Where the failure says that what the guarded group made is not whole (ZD304), that group begins again. p_tries
-counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded group, both in one
-call. Any other failure stays as it is, for a look at what failed, until the operation is called again or rolled back.';
+'Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
+then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
+it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
+group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
+of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
+operation is called again or rolled back.';
 REVOKE ALL ON PROCEDURE zodan.retry_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_operation(
@@ -3076,9 +3273,9 @@ CREATE OR REPLACE PROCEDURE zodan.run_operation(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
-already. A flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or
-why it stopped; the journal says the same (design 3). */
+/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
+flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or why it stopped;
+the journal says the same. */
 DECLARE
     v_phase int;
     v_group text;
@@ -3116,17 +3313,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
-'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done
-already. A flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or
-why it stopped; the journal says the same (design 3).';
+'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
+flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or why it stopped;
+the journal says the same.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.raise_failure(p_failure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises what zodan.describe_failure gave, when there is any, after the connections have been closed
-(design 3). */
+/* Raises what zodan.describe_failure gave, when there is any, after the connections have been closed. */
 BEGIN
     IF p_failure IS NOT NULL THEN
         PERFORM zodan.close_connections();
@@ -3139,8 +3335,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.raise_failure IS
-'Raises what zodan.describe_failure gave, when there is any, after the connections have been closed
-(design 3).';
+'Raises what zodan.describe_failure gave, when there is any, after the connections have been closed.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.make_step(
@@ -3172,18 +3367,19 @@ SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NUL
     ) AS g(name, tries, policy) ON g.name = s.name
 $zodan$;
 COMMENT ON FUNCTION zodan.make_step IS
-'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other steps
-refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step, and p_policy
-for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless given.';
+'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
+steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
+and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
+given.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and turns the
-names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase that p_phases
-does not have. */
+/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
+that p_phases does not have. */
 DECLARE
     v_steps zodan.plan_step[] := ARRAY(
         SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
@@ -3199,7 +3395,8 @@ BEGIN
         IF pg_catalog.array_position(p_phases, v_step.phase_name) IS NULL THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD902',
-                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have', v_step.phase_name),
+                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have',
+                    v_step.phase_name),
                 HINT = 'Report this with the statement that you called.';
         END IF;
         v_step.ordinal := v_index;
@@ -3223,9 +3420,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and turns the
-names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase that p_phases
-does not have.';
+'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
+that p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_dsns(
@@ -3237,8 +3434,8 @@ CREATE OR REPLACE FUNCTION zodan.find_dsns(
 LANGUAGE plpgsql
 AS $zodan$
 /* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
-then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal has
-them. Gives them and everybody's facts, by node; the connections stay open (design 3). */
+then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal
+has them. Gives them and everybody's facts, by node; the connections stay open. */
 DECLARE
     v_operation zodan.operation;
     v_purpose text;
@@ -3251,7 +3448,8 @@ BEGIN
     SELECT pg_catalog.array_agg(k.node) INTO v_wanted FROM pg_catalog.jsonb_object_keys(v_operation.members) AS k(node);
     p_dsns := '{}';
     p_facts := '{}';
-    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key, zodan.format_dsn(zodan.parse_dsn(g.value))), '{}')
+    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key,
+        zodan.format_dsn(zodan.parse_dsn(g.value))), '{}')
       INTO v_known FROM pg_catalog.jsonb_each_text(p_given) AS g(key, value);
     LOOP
         SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
@@ -3271,8 +3469,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dsns IS
 'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
-then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal has
-them. Gives them and everybody''s facts, by node; the connections stay open (design 3).';
+then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal
+has them. Gives them and everybody''s facts, by node; the connections stay open.';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
@@ -3285,11 +3483,12 @@ SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
    AND EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
                 WHERE f.key NOT IN (m.name, o.node) AND o.members ? f.key AND f.value #>> '{spock,node}' = f.key)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-                    WHERE f.key NOT IN (m.name, o.node) AND f.value #>> '{spock,node}' = f.key AND f.value #> '{spock,nodes}' ? m.name)
+                    WHERE f.key NOT IN (m.name, o.node) AND f.value #>> '{spock,node}' = f.key
+                        AND f.value #> '{spock,nodes}' ? m.name)
 $zodan$;
 COMMENT ON FUNCTION zodan.find_gone IS
-'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other member that was
-reached knows them. Of a cluster of which nobody was reached nothing is said (design 3).';
+'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other
+member that was reached knows them. Of a cluster of which nobody was reached nothing is said.';
 REVOKE ALL ON FUNCTION zodan.find_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_came(p_operation bigint, p_facts jsonb)
@@ -3299,11 +3498,12 @@ AS $zodan$
 SELECT coalesce(pg_catalog.array_agg(DISTINCT n.name), '{}')
   FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(f.value #> '{spock,nodes}') AS n(name)
- WHERE o.operation_id = p_operation AND f.key <> o.node AND f.value #>> '{spock,node}' = f.key AND NOT o.members ? n.name
+ WHERE o.operation_id = p_operation AND f.key <> o.node AND f.value #>> '{spock,node}' = f.key
+     AND NOT o.members ? n.name
 $zodan$;
 COMMENT ON FUNCTION zodan.find_came IS
-'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a member
-knows them, and the operation does not (design 3).';
+'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a
+member knows them, and the operation does not.';
 REVOKE ALL ON FUNCTION zodan.find_came FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pass_over(
@@ -3316,10 +3516,11 @@ CREATE OR REPLACE FUNCTION zodan.pass_over(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps count
-as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join (design 3). */
+/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
+count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join. */
 BEGIN
-    IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node') THEN
+    IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
+        AND o.kind = 'add_node') THEN
         PERFORM zodan.replan_join(p_operation, p_gone, p_facts, p_dsns);
     ELSE
         UPDATE zodan.step SET state = 'done', attempts = CASE WHEN p_resumes THEN attempts ELSE 0 END
@@ -3328,8 +3529,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pass_over IS
-'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps count
-as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join (design 3).';
+'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
+count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join.';
 REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
@@ -3337,11 +3538,12 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
-by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join is planned again
-without it. A removal goes on without the nodes that cannot be reached if it is done with them: at its
-end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
-reached; ZD112 a node joined meanwhile, ZD113 the source is gone; ZD110 it is still running, or another one is (design 3). */
+cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of
+them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
+is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
+ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
+ZD113 the source is gone; ZD110 it is still running, or another one is. */
 DECLARE
     v_operation zodan.operation;
     v_found record;
@@ -3367,7 +3569,8 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD112',
-            MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation, pg_catalog.array_to_string(v_came, ', ')),
+            MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation,
+                pg_catalog.array_to_string(v_came, ', ')),
             HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again.', p_operation);
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
@@ -3407,19 +3610,20 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
 'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of them
-by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join is planned again
-without it. A removal goes on without the nodes that cannot be reached if it is done with them: at its
-end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node, ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be
-reached; ZD112 a node joined meanwhile, ZD113 the source is gone; ZD110 it is still running, or another one is (design 3).';
+cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of
+them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
+is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
+ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
+ZD113 the source is gone; ZD110 it is still running, or another one is.';
 REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted
-call did (design 3). */
+/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+did. */
 DECLARE
     v_operation zodan.operation;
 BEGIN
@@ -3428,15 +3632,17 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
-            MESSAGE = pg_catalog.format('node "%s" has an interrupted operation with other arguments', v_operation.node),
-            DETAIL = pg_catalog.format('Operation %s, begun at %s: %s.', p_operation, v_operation.started_at, v_operation.arguments),
+            MESSAGE = pg_catalog.format('node "%s" has an interrupted operation with other arguments',
+                v_operation.node),
+            DETAIL = pg_catalog.format('Operation %s, begun at %s: %s.', p_operation, v_operation.started_at,
+                v_operation.arguments),
             HINT = pg_catalog.format('Call again with those arguments, or CALL zodan.rollback(%s) first.', p_operation);
     END IF;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_same_call IS
-'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted
-call did (design 3).';
+'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+did.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.resume(
@@ -3446,9 +3652,9 @@ CREATE OR REPLACE PROCEDURE zodan.resume(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in
-zodan.operation of this database; p_dsns gives connection strings by node where the cluster does not know them any more
-(or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3). */
+/* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
+of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
+Errors: those of zodan.reopen, and of the operation itself. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3465,9 +3671,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.resume IS
-'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in
-zodan.operation of this database; p_dsns gives connection strings by node where the cluster does not know them any more
-(or not yet). Errors: those of zodan.reopen, and of the operation itself (design 3).';
+'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
+of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
+Errors: those of zodan.reopen, and of the operation itself.';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.rollback(
@@ -3478,11 +3684,11 @@ CREATE OR REPLACE PROCEDURE zodan.rollback(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
-says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111 they
-have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
-could not be undone (design 3). */
+/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
+it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
+also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
+they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
+ZD2nn when a step could not be undone. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3501,7 +3707,8 @@ BEGIN
     v_dsns := zodan.reopen(p_operation, p_dsns, false);
     IF NOT p_discard_writes THEN
         PERFORM zodan.raise_failure(zodan.find_written(p_operation, v_dsns, pg_catalog.format(
-            'Finish the join: CALL zodan.resume(%1$s); or give them up: CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
+            'Finish the join: CALL zodan.resume(%1$s); or give the rows up: '
+            'CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
     END IF;
     CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
     PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
@@ -3513,18 +3720,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.rollback IS
-'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal
-says it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111 they
-have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing; ZD2nn when a step
-could not be undone (design 3).';
+'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
+it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
+also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
+they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
+ZD2nn when a step could not be undone.';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3). */
+/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
 DECLARE
     v_step zodan.plan_step;
 BEGIN
@@ -3537,7 +3744,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.show_plan IS
-'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too (design 3).';
+'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
@@ -3578,8 +3785,8 @@ $do$$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is told to end
-first; the statement waits for that, 30 s at most (design 5).';
+'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
+told to end first; the statement waits for that, 30 s at most.';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
@@ -3590,17 +3797,19 @@ SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sy
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who has come past it
-has applied everything committed there before. It is no transaction of its own: a subscriber of Spock 5.0 notes the end of
-an empty transaction up to a second late, this at once. Where there is no node any more there is nothing to wait for, so
-that an interrupted removal can go on.';
+'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was
+by its clock, at: who has come past it has applied everything committed there before. It is no transaction of its own:
+a subscriber of Spock 5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no
+node any more there is nothing to wait for, so that an interrupted removal can go on.';
 REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id WHERE n.node_name = %1$s)$sql$,
+SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped
+    WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id
+    WHERE n.node_name = %1$s)$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.forget_node IS
@@ -3617,9 +3826,9 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
  WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is provider: so
-its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong to a server, so that one of the
-other role may be another database''s on the same server (design 5, step 5).';
+'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
+provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
+to a server, so that one of the other role may be another database''s on the same server.';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
@@ -3649,9 +3858,9 @@ $do$$sql$,
     zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_gone IS
-'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the interface of
-node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target its own (design 5,
-step 5).';
+'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
+interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
+its own.';
 REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
@@ -3660,12 +3869,18 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       coalesce(pg_catalog.bool_or(EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+              AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
        CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s || ' is disabled' || coalesce(': ' || (
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s
+                || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
+                     '') END AS trouble,
        pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
@@ -3675,8 +3890,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >=
     zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_applied IS
-'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how many bytes
-are missing; for until_sql.';
+'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
+many bytes are missing; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
@@ -3689,7 +3904,7 @@ DECLARE
     v_is jsonb := (SELECT w.sets FROM (
 WITH sets AS MATERIALIZED (
     SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE %2$s = '{}' OR r.set_name::text = ANY (%2$s))
+     WHERE r.set_name::text = ANY (%2$s) OR %2$s = '{}')
 SELECT pg_catalog.jsonb_build_object(
     'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
                 'insert', r.replicate_insert, 'update', r.replicate_update,
@@ -3697,7 +3912,8 @@ SELECT pg_catalog.jsonb_build_object(
               FROM sets AS r), '[]'),
     'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
                 'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name) FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
                 'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
               FROM spock.replication_set_table AS t
               JOIN sets AS r ON r.set_id = t.set_id
@@ -3714,19 +3930,23 @@ BEGIN
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_is -> 'sets') AS i(item)
                         WHERE i.item ->> 'name' = v_item ->> 'name') THEN
-            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean, (v_item ->> 'update')::boolean,
+            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean,
+                (v_item ->> 'update')::boolean,
                 (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
         ELSIF NOT v_is -> 'sets' @> pg_catalog.jsonb_build_array(v_item) THEN
-            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean, (v_item ->> 'update')::boolean,
+            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean,
+                (v_item ->> 'update')::boolean,
                 (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
         END IF;
     END LOOP;
     FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS i(item)
-                   WHERE i.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
+                   WHERE i.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
         PERFORM spock.repset_remove_table(v_item ->> 'set', (v_item ->> 'table')::regclass);
     END LOOP;
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS w(item)
-                   WHERE w.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
+                   WHERE w.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
         PERFORM spock.repset_add_table(set_name := v_item ->> 'set', relation := (v_item ->> 'table')::regclass,
             synchronize_data := false,
             columns := (SELECT pg_catalog.array_agg(a.name)
@@ -3734,7 +3954,8 @@ BEGIN
             row_filter := v_item ->> 'filter', include_partitions := false);
     END LOOP;
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
-                   WHERE w.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
+                   WHERE w.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
         PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
     END LOOP;
 END
@@ -3742,8 +3963,8 @@ $do$$sql$,
     zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.mirror_sets IS
-'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets it adds what
-is missing and takes out what is there beyond it. Harmless when repeated.';
+'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
+it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
 REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
 
 
@@ -3752,11 +3973,13 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
-    'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active', r.active,
+    'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active',
+        r.active,
                           'known', EXISTS (
                               -- The name is known but for the database name of the subscriber in its middle.
                               SELECT FROM pg_catalog.unnest(%1$s) AS u(name)
-                               CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text, 6) AS t(tail)
+                               CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text,
+                                   6) AS t(tail)
                                WHERE pg_catalog.right(r.slot_name, pg_catalog.length(t.tail)) = t.tail),
                           'held', pg_catalog.pg_current_wal_lsn() - r.restart_lsn,
                           'lag', greatest(pg_catalog.pg_current_wal_lsn() - r.confirmed_flush_lsn, 0)))
@@ -3764,26 +3987,32 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
                         CROSS JOIN (spock.local_node AS l JOIN spock.node AS me ON me.node_id = l.node_id)
                         WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
                           AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
-    -- Origins are the server's: those of this database have its name in front, which may be how that of another one begins.
-    'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain', d.others = 0))
+    -- Origins are the server's. Those of this database have its name in front, which may be how that of another begins.
+    'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain',
+        d.others = 0))
                            FROM pg_catalog.pg_replication_origin AS o
                           CROSS JOIN LATERAL (
-                                SELECT pg_catalog.count(*) FILTER (WHERE b.datname = pg_catalog.current_database()) AS own,
-                                       pg_catalog.count(*) FILTER (WHERE b.datname <> pg_catalog.current_database()) AS others
+                                SELECT pg_catalog.count(*) FILTER (
+                                           WHERE b.datname = pg_catalog.current_database()) AS own,
+                                       pg_catalog.count(*) FILTER (
+                                           WHERE b.datname <> pg_catalog.current_database()) AS others
                                   FROM pg_catalog.pg_database AS b
-                                 WHERE pg_catalog.starts_with(o.roname, pg_catalog.regexp_replace(spock.spock_gen_slot_name(b.datname, 'x', 'x')::text, 'x_x$', ''))) AS d
+                                 WHERE pg_catalog.starts_with(o.roname,
+                                     pg_catalog.regexp_replace(spock.spock_gen_slot_name(b.datname, 'x', 'x')::text,
+                                     'x_x$', ''))) AS d
                           WHERE d.own = 1), '[]'),
     'strangers', coalesce((SELECT pg_catalog.jsonb_agg(n.node_name) FROM spock.node AS n
                             WHERE NOT EXISTS (SELECT FROM spock.local_node AS l WHERE l.node_id = n.node_id)
-                              AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
+                              AND NOT EXISTS (SELECT FROM spock.subscription AS s
+                                  WHERE n.node_id IN (s.sub_origin, s.sub_target))), '[]'),
     'interfaces', coalesce((SELECT pg_catalog.jsonb_agg(i.if_name) FROM spock.node_interface AS i
                              WHERE NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)), '[]')
 ) AS traces$sql$,
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
-'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they
-hold, origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
+'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they hold,
+origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
 members receive from it: of a slot with the name for one of them it is known whose it is.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
@@ -3799,7 +4028,8 @@ unreached AS (
     SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
 SELECT t.key, 'slot', s.item ->> 'name',
        pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
-       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'), (s.item ->> 'known')::boolean
+       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'),
+           (s.item ->> 'known')::boolean
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
  WHERE NOT (s.item ->> 'active')::boolean
@@ -3807,43 +4037,50 @@ SELECT t.key, 'slot', s.item ->> 'name',
    AND NOT EXISTS (SELECT FROM unreached)
 UNION ALL
 SELECT subs.node, 'subscription', subs.name,
-       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider
+       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT
+           FROM subs.provider
             THEN 'its provider is no node of that name any more' ELSE 'its provider has no slot for it' END,
        pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
   FROM subs
  WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
    AND (p_traces ? subs.provider OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider)
-   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item) WHERE s.item ->> 'name' = subs.slot)
+   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item)
+       WHERE s.item ->> 'name' = subs.slot)
 UNION ALL
-SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it' ELSE 'no subscription uses it, but another database of this server may' END,
+SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it'
+    ELSE 'no subscription uses it, but another database of this server may' END,
        pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), o.certain
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(t.value -> 'origins') AS o(name text, certain boolean)
  WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
 UNION ALL
-SELECT t.key, 'node', n.name, 'no subscription leads to it or from it', pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
+SELECT t.key, 'node', n.name, 'no subscription leads to it or from it',
+    pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
 UNION ALL
-SELECT t.key, 'interface', i.name, 'its node does not exist', pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
+SELECT t.key, 'interface', i.name, 'its node does not exist',
+    pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L'
+        ' AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
   FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_orphans IS
-'Finds, in what zodan.gather_facts and zodan.trace_facts gave, what nobody uses: slots that no member''s
-subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that
-node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to
-be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between members: one
-outside the cluster, or one that is still to join, may be going to stream from it; and for an origin
-that may be another database''s (design 6).';
+'Finds, in what zodan.gather_facts and zodan.trace_facts gave, what nobody uses: slots that no member''s subscription
+streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that node or has
+no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to be run on
+that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an orphan, for it may
+be the one that uses it. certain is false for a slot that has the name of no stream between members: one outside the
+cluster, or one that is still to join, may be going to stream from it; and for an origin that may be another
+database''s.';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_origin(p_origin text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %1$s$sql$,
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped
+    FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %1$s$sql$,
     zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_origin IS
@@ -3858,15 +4095,16 @@ CREATE OR REPLACE FUNCTION zodan.find_traces(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts
-and traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (design 6). */
+/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts and
+traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
     v_new jsonb;
 BEGIN
-    v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given', zodan.format_dsn(zodan.parse_dsn(p_dsn))), c_purpose);
+    v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given',
+        zodan.format_dsn(zodan.parse_dsn(p_dsn))), c_purpose);
     IF v_first #> '{the node given,error}' IS NOT NULL THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
@@ -3894,24 +4132,26 @@ BEGIN
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
     SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
       FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, zodan.trace_facts(ARRAY(
-                         SELECT zodan.subscription_name(k.node, o.node) FROM pg_catalog.jsonb_object_keys(p_facts) AS o(node) WHERE o.node <> k.node)))
-                                                     FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)), p_dsns)) AS r(key, value);
+                         SELECT zodan.subscription_name(k.node, o.node)
+                             FROM pg_catalog.jsonb_object_keys(p_facts) AS o(node) WHERE o.node <> k.node)))
+                                                     FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)),
+                                                         p_dsns)) AS r(key, value);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_traces IS
-'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts
-and traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node (design 6).';
+'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts and
+traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
-gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its join: only
-you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6). */
+/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and gives
+a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
+certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its
+join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
     v_unreached text;
@@ -3923,16 +4163,18 @@ BEGIN
     SELECT pg_catalog.string_agg(f.key, ', ') INTO v_unreached
       FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error';
     IF v_unreached IS NOT NULL THEN
-        RAISE WARNING 'could not be reached, and was passed over: %', v_unreached USING HINT = 'Scan again once it is back.';
+        RAISE WARNING 'could not be reached, and was passed over: %', v_unreached
+            USING HINT = 'Scan again once it is back.';
     END IF;
-    RETURN QUERY SELECT o.* FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o ORDER BY o.node, o.kind, o.name;
+    RETURN QUERY SELECT o.* FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o ORDER BY o.node, o.kind,
+        o.name;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
-'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
-gives a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its join: only
-you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101 (design 6).';
+'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and gives
+a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
+certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its
+join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.mend(
@@ -3942,10 +4184,10 @@ CREATE OR REPLACE PROCEDURE zodan.mend(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this cluster is left alone and warned
-of, unless p_all is given. Errors: those of zodan.rescan,
-ZD110 another operation is under way, ZD2nn a step failed (design 6). */
+/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the cluster
+reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this
+cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another operation is
+under way, ZD2nn a step failed. */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
@@ -3959,12 +4201,14 @@ BEGIN
     PERFORM zodan.lock_members(v_found.p_dsns);
     SELECT * INTO v_found FROM zodan.find_traces(p_dsn);
     SELECT pg_catalog.array_agg(zodan.make_step(
-               CASE o.kind WHEN 'subscription' THEN 'subscriptions' WHEN 'slot' THEN 'slots' WHEN 'origin' THEN 'slots' ELSE 'nodes' END, o.node,
+               CASE o.kind WHEN 'subscription' THEN 'subscriptions' WHEN 'slot' THEN 'slots' WHEN 'origin' THEN 'slots'
+                   ELSE 'nodes' END, o.node,
                pg_catalog.format('%s %s on %s: %s', o.kind, o.name, o.node, o.reason),
                CASE o.kind WHEN 'origin' THEN zodan.drop_origin(o.name)
                            WHEN 'node' THEN zodan.forget_node(o.name) ELSE o.statement END))
                FILTER (WHERE o.certain OR p_all),
-           pg_catalog.string_agg(pg_catalog.format('%s on %s', o.name, o.node), ', ') FILTER (WHERE NOT (o.certain OR p_all))
+           pg_catalog.string_agg(pg_catalog.format('%s on %s', o.name, o.node), ', ')
+               FILTER (WHERE NOT (o.certain OR p_all))
       INTO v_steps, v_left
       FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o;
     IF v_left IS NOT NULL THEN
@@ -3977,7 +4221,8 @@ BEGIN
         RETURN;
     END IF;
     v_operation := zodan.start_operation('mend', 'cluster', '{}', v_found.p_dsns,
-        (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps, '{subscriptions,slots,nodes}') AS n));
+        (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
+            '{subscriptions,slots,nodes}') AS n));
     COMMIT;
     CALL zodan.run_operation(v_operation, v_found.p_dsns, p_verbose, v_failure);
     PERFORM zodan.raise_failure(v_failure);
@@ -3986,20 +4231,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
-'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this cluster is left alone and warned
-of, unless p_all is given. Errors: those of zodan.rescan,
-ZD110 another operation is under way, ZD2nn a step failed (design 6).';
+'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the cluster
+reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this
+cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another operation is
+under way, ZD2nn a step failed.';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.topology(p_dsn text)
 RETURNS TABLE (provider text, subscriber text, subscription text, status text, active boolean, lag_bytes numeric)
 LANGUAGE plpgsql
 AS $zodan$
-/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with
-its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
+/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with its
+status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
 subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1). */
+reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
 BEGIN
@@ -4013,21 +4258,23 @@ BEGIN
           FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
          CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
           LEFT JOIN LATERAL (
-            SELECT x.slot FROM pg_catalog.jsonb_array_elements(v_found.p_traces #> ARRAY[s.item ->> 'provider', 'slots']) AS x(slot)
+            SELECT x.slot FROM pg_catalog.jsonb_array_elements(v_found.p_traces #> ARRAY[s.item ->> 'provider',
+                'slots']) AS x(slot)
              WHERE x.slot ->> 'name' = s.item ->> 'slot') AS t ON true
         UNION ALL
         SELECT f.key, NULL, NULL, CASE WHEN f.value ? 'error' THEN 'unreachable' ELSE 'alone' END, NULL, NULL
           FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
          WHERE f.value ? 'error' OR (f.value #> '{spock,subscriptions}' = '[]' AND NOT pg_catalog.jsonb_path_exists(
-               v_found.p_facts, '$.*.spock.subscriptions[*] ? (@.provider == $node)', pg_catalog.jsonb_build_object('node', f.key)))
+               v_found.p_facts, '$.*.spock.subscriptions[*] ? (@.provider == $node)',
+                   pg_catalog.jsonb_build_object('node', f.key)))
          ORDER BY 1, 2;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.topology IS
-'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with
-its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
+'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with its
+status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
 subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101 (design 1).';
+reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
 
 
@@ -4039,8 +4286,52 @@ SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zoda
     'zodan remove_node ' || p_node) ->> 'ok')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.is_reachable IS
-'Whether a node can be connected to; the connection stays open. Errors: ZD001 (design 5).';
+'Whether a node can be connected to; the connection stays open. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'equally-far', 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+    coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
+       CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first
+           THEN 'other members have let go of it before, and may have got further'
+            WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
+            ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member',
+                p.place, p.first - p.place) END,
+       'as far in the stream of the dead node as every other member',
+       'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
+  FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
+               pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
+          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
+         WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS p
+ WHERE (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_survivors IS
+'The members have applied the stream of a dead target equally far, or p_accept is given.';
+REVOKE ALL ON FUNCTION zodan.check_survivors FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_outsiders(p_facts jsonb, p_leave jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'fail'
+    ELSE 'warn' END, false, o.list,
+       'no replication slot but those of the members', CASE WHEN o.active
+           THEN 'End what reads from these slots, and drop them, or let it read from another node.'
+               ELSE 'Drop these slots there: they hold WAL for nobody.' END
+  FROM (SELECT (s.item ->> 'active')::boolean AS active, pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
+          FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_leave ->> 'target', 'spock', 'slots']) AS s(item)
+         WHERE NOT pg_catalog.jsonb_path_exists(p_facts, '$.*.spock.subscriptions[*] ? (@.slot == $slot)',
+             pg_catalog.jsonb_build_object('slot', s.item -> 'name'))
+         GROUP BY 1) AS o
+ WHERE NOT (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_outsiders IS
+'Nobody but the members reads from the target: a subscriber outside of the cluster would lose its stream.';
+REVOKE ALL ON FUNCTION zodan.check_outsiders FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_leave(
     p_facts jsonb,
@@ -4057,60 +4348,51 @@ SELECT r.key, r.name, r.scope, CASE WHEN p_force THEN 'warn' ELSE 'fail' END, r.
             ELSE 'Bring the node back, or call with force => true and again once it is back.' END
   FROM zodan.check_reachable(p_facts, p_leave) AS r
 UNION ALL
-SELECT 'member-found', 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]', 'no member can be reached through it', 'a member to remove it from',
+SELECT 'member-found', 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]',
+    'no member can be reached through it', 'a member to remove it from',
        'Call on a member, or give the connection string of one as survivor_dsn.'
  WHERE (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'is-a-node', 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key, f.key = p_leave ->> 'target' AND pg_catalog.jsonb_path_exists(
-           p_facts - f.key, '$.*.spock.nodes.keyvalue() ? (@.key == $node)', pg_catalog.jsonb_build_object('node', f.key)), false),
-       coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "' || f.key || '"',
+SELECT 'is-a-node', 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key,
+    f.key = p_leave ->> 'target' AND pg_catalog.jsonb_path_exists(
+           p_facts - f.key, '$.*.spock.nodes.keyvalue() ? (@.key == $node)',
+               pg_catalog.jsonb_build_object('node', f.key)), false),
+       coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "'
+           || f.key || '"',
        'Check the name and the connection string; a node that was never created needs no removal.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  WHERE NOT f.value ? 'error'
 UNION ALL
-SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept AND NOT (s.item ->> 'enabled')::boolean THEN 'warn' ELSE 'fail' END,
+SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept
+    AND NOT (s.item ->> 'enabled')::boolean THEN 'warn' ELSE 'fail' END,
        (s.item ->> 'enabled')::boolean AND s.item ->> 'status' <> 'down',
        CASE WHEN (s.item ->> 'enabled')::boolean THEN s.item ->> 'status' ELSE 'disabled' END,
        'a subscription that is enabled and runs, so that nothing committed on the target is lost',
        pg_catalog.format(CASE WHEN (s.item ->> 'enabled')::boolean
-           THEN 'Fix what stops subscription "%s" on node "%s" first: its server log and spock.exception_log say it. Or disable it, and call with accept_divergence => true.'
-           ELSE 'Fix and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.' END, s.item ->> 'name', m.name)
+           THEN 'Fix what stops subscription "%s" on node "%s" first: its server log and spock.exception_log say it. '
+           'Or disable the subscription, and call with accept_divergence => true.'
+           ELSE 'Fix and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.' END,
+               s.item ->> 'name', m.name)
   FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
  WHERE NOT (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, false,
-       'it cannot be reached, and would never get what is on its way to it', 'a member that gets everything that was committed on the target',
+SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+    false,
+       'it cannot be reached, and would never get what is on its way to it',
+           'a member that gets everything that was committed on the target',
        'Bring the member back first; or call with accept_divergence => true, and again once it is back.'
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  WHERE f.value ? 'error' AND f.key <> p_leave ->> 'target' AND NOT (p_leave ->> 'dead')::boolean
 UNION ALL
-SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'fail' ELSE 'warn' END, false, o.list,
-       'no replication slot but those of the members', CASE WHEN o.active
-           THEN 'End what reads from these slots, and drop them, or let it read from another node.' ELSE 'Drop these slots there: they hold WAL for nobody.' END
-  FROM (SELECT (s.item ->> 'active')::boolean AS active, pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
-          FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_leave ->> 'target', 'spock', 'slots']) AS s(item)
-         WHERE NOT pg_catalog.jsonb_path_exists(p_facts, '$.*.spock.subscriptions[*] ? (@.slot == $slot)', pg_catalog.jsonb_build_object('slot', s.item -> 'name'))
-         GROUP BY 1) AS o
- WHERE NOT (p_leave ->> 'dead')::boolean
+SELECT o.* FROM zodan.check_outsiders(p_facts, p_leave) AS o
 UNION ALL
-SELECT 'equally-far', 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
-       CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first THEN 'other members have let go of it before, and may have got further'
-            WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
-            ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member', p.place, p.first - p.place) END,
-       'as far in the stream of the dead node as every other member',
-       'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
-  FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
-               pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
-          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
-         WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS p
- WHERE (p_leave ->> 'dead')::boolean
+SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.check_leave IS
-'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can;
-each is who it should be; what the others receive from the target can be waited for or, where the target is dead, they
-have all got equally far, or p_accept is given (design 5).';
+'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can; each
+is who it should be; what the others receive from the target can be waited for or, where the target is dead, they have
+all got equally far, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_unpublished()
@@ -4151,12 +4433,18 @@ SELECT pg_catalog.format($sql$SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN s
           FROM (
 SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database()
-    AND coalesce(a.backend_type, '') || ' ' || coalesce(a.application_name, '') ~ ('apply .*:' || s.sub_id || '( |$)') AND a.xact_start IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       coalesce(pg_catalog.bool_or(EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+              AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
        CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s || ' is disabled' || coalesce(': ' || (
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s
+                || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1), '') END AS trouble,
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
+                     '') END AS trouble,
        pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
@@ -4166,16 +4454,17 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
     zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_drained IS
-'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then: Spock applies
-with synchronous_commit off, and the slot that could send it again is about to go. A subscription that is gone has been waited
-for before; for until_sql.';
+'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then:
+Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that
+is gone has been waited for before; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.disable_streams()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s WHERE s.sub_enabled$sql$
+SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
+    WHERE s.sub_enabled$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_streams IS
 'Disables every subscription of a node that is enabled. Their workers are told to end, and not waited for.';
@@ -4198,9 +4487,9 @@ $do$$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_node IS
-'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its
-replication sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal
-finds them.';
+'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its replication
+sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal finds
+them.';
 REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_settled(p_xid text)
@@ -4209,10 +4498,12 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
   FROM (SELECT 'process ' || a.pid AS what FROM pg_catalog.pg_stat_activity AS a
-         WHERE a.datname = pg_catalog.current_database() AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
+         WHERE a.datname = pg_catalog.current_database()
+             AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
         UNION ALL
         SELECT 'prepared transaction ' || p.gid FROM pg_catalog.pg_prepared_xacts AS p
-         WHERE p.database = pg_catalog.current_database() AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o$sql$,
+         WHERE p.database = pg_catalog.current_database()
+             AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o$sql$,
     zodan.quote_result(p_xid))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_settled IS
@@ -4224,10 +4515,10 @@ CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make every member hold the same commits of the target: its tables are taken out of its
-replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
-its writers go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal can only be
-finished: what is written on the target now reaches nobody (design 5, step 1). */
+/* The steps that make every member hold the same commits of the target: its tables are taken out of its replication
+sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
+go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
+can only be finished: what is written on the target now reaches nobody. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -4249,16 +4540,17 @@ BEGIN
         -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
         RETURN NEXT zodan.make_step('drained', v_member,
             pg_catalog.format('wait until %s has applied everything of %s, and flush it', v_member, v_target),
-            p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'), p_provider => v_target), p_budget := p_patience,
+            p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
+                p_provider => v_target), p_budget := p_patience,
             p_policy := 'once');
     END LOOP;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_drain IS
-'The steps that make every member hold the same commits of the target: its tables are taken out of its
-replication sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets
-its writers go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal can only be
-finished: what is written on the target now reaches nobody (design 5, step 1).';
+'The steps that make every member hold the same commits of the target: its tables are taken out of its replication
+sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
+go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
+can only be finished: what is written on the target now reaches nobody.';
 REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_withdraw(p_leave jsonb)
@@ -4266,8 +4558,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node row.
-Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5). */
+disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
+row. Until then it knows the others, so that an interrupted removal finds them through it. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -4284,7 +4576,8 @@ BEGIN
     -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
     RETURN NEXT zodan.make_step('leave', v_target, 'disable every subscription on ' || v_target,
         p_do := zodan.disable_streams());
-    FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_target]) AS s(item) LOOP
+    FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions',
+        v_target]) AS s(item) LOOP
         IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
             RETURN NEXT zodan.make_step('forget', v_item ->> 'provider',
                 pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
@@ -4293,19 +4586,23 @@ BEGIN
     END LOOP;
     -- A member that cannot be reached does not drop its own.
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'missing') AS m(name) LOOP
-        RETURN NEXT zodan.make_step('forget', v_target, pg_catalog.format('drop the slot that %s used on %s', v_member, v_target),
-            p_do := zodan.drop_slot_of(p_provider => v_target, p_subscription => zodan.subscription_name(v_target, v_member)), p_object := zodan.subscription_name(v_target, v_member));
+        RETURN NEXT zodan.make_step('forget', v_target, pg_catalog.format('drop the slot that %s used on %s', v_member,
+            v_target),
+            p_do := zodan.drop_slot_of(p_provider => v_target, p_subscription => zodan.subscription_name(v_target,
+                v_member)), p_object := zodan.subscription_name(v_target, v_member));
     END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
         RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.forget_node(v_target), p_object := v_target);
-        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
+            v_target, v_member),
             p_do := zodan.prove_gone(p_target => v_target,
                 p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
                 p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step('drop', v_target,
-        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target), p_do := zodan.drop_node(v_target));
+        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target),
+            p_do := zodan.drop_node(v_target));
     RETURN NEXT zodan.make_step('proven', v_target, 'prove that nothing is left on ' || v_target,
         p_do := zodan.prove_gone(p_target => v_target,
             p_origins => zodan.list_stream_names(p_leave, v_target, 'subscriber'),
@@ -4314,8 +4611,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_withdraw IS
 'The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node row.
-Until then it knows the others, so that an interrupted removal finds them through it (design 5, steps 2 to 5).';
+disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
+row. Until then it knows the others, so that an interrupted removal finds them through it.';
 REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
@@ -4333,8 +4630,10 @@ BEGIN
            AND pg_catalog.right(r.slot_name, pg_catalog.length(v_tail)) = v_tail
     LOOP
         -- The dead node's connection may linger until the network notices.
-        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name AND r.active) LOOP
-            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name;
+        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name
+            AND r.active) LOOP
+            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r
+                WHERE r.slot_name = v_slot.slot_name;
             PERFORM pg_catalog.pg_sleep(0.05);
         END LOOP;
         PERFORM pg_catalog.pg_drop_replication_slot(v_slot.slot_name);
@@ -4352,29 +4651,33 @@ CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the
-slot that it used there and its row, which is proved (design 5). */
+/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
+that it used there and its row, which is proved. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
     v_item jsonb;
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
-        FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item) LOOP
+        FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions',
+            v_member]) AS s(item) LOOP
             RETURN NEXT zodan.make_step('leave', v_member,
                 pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
                 p_do := zodan.drop_subscription(v_item ->> 'name'), p_policy := 'final', p_object := v_item ->> 'name');
         END LOOP;
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
-            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member, v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
+            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member,
+                v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
         -- A join that never came to its end used this one.
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
-            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)), p_policy := 'final', p_object := zodan.copy_name(v_target));
+            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)),
+                p_policy := 'final', p_object := zodan.copy_name(v_target));
         RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.forget_node(v_target), p_policy := 'final', p_object := v_target);
-        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s', v_target, v_member),
+        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
+            v_target, v_member),
             p_do := zodan.prove_gone(p_target => v_target,
                 p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
                 p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
@@ -4382,16 +4685,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_bury IS
-'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the
-slot that it used there and its row, which is proved (design 5).';
+'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
+that it used there and its row, which is proved.';
 REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as
-zodan.survey_leave describes it (design 3, 5). */
+/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
+describes it. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -4399,12 +4702,13 @@ BEGIN
         SELECT * FROM zodan.plan_bury(p_leave) WHERE (p_leave ->> 'dead')::boolean
         UNION ALL SELECT * FROM zodan.plan_drain(p_leave, p_patience) WHERE NOT (p_leave ->> 'dead')::boolean
         UNION ALL SELECT * FROM zodan.plan_withdraw(p_leave) WHERE NOT (p_leave ->> 'dead')::boolean) AS s;
-    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps, '{unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}') AS n);
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
+        '{unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS
-'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as
-zodan.survey_leave describes it (design 3, 5).';
+'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
+describes it.';
 REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_leave(
@@ -4417,11 +4721,11 @@ CREATE OR REPLACE FUNCTION zodan.survey_leave(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody
-names anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
+/* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
+anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
 database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
-those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is another
-node (design 5). */
+those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
+another node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
     v_found text;
@@ -4461,24 +4765,28 @@ BEGIN
     END LOOP;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
-    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead', p_facts #>> ARRAY[p_target, 'spock', 'node'] IS NULL,
+    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead',
+        p_facts #>> ARRAY[p_target, 'spock', 'node'] IS NULL,
         'members', (SELECT coalesce(pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C"), '[]')
                       FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) WHERE k.node <> p_target),
-        'missing', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]') FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+        'missing', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]')
+            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
                      WHERE f.value ? 'error' AND f.key <> p_target),
-        'let_go', (SELECT pg_catalog.bool_or(NOT f.value #> '{spock,nodes}' ? p_target) FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.key <> p_target AND f.value ? 'spock'),
+        'let_go', (SELECT pg_catalog.bool_or(NOT f.value #> '{spock,nodes}' ? p_target)
+            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.key <> p_target AND f.value ? 'spock'),
         'subscriptions', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce((
-                              SELECT pg_catalog.jsonb_agg(s.item) FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
+                              SELECT pg_catalog.jsonb_agg(s.item)
+                                  FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
                                WHERE f.key = p_target OR s.item ->> 'provider' = p_target), '[]'))
                             FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_leave IS
-'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody
-names anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
+'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
+anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
 database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
-those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is another
-node (design 5).';
+those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
+another node.';
 REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_leave(
@@ -4495,8 +4803,8 @@ CREATE OR REPLACE FUNCTION zodan.prepare_leave(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
-preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members
-and zodan.judge_checks (design 3, 5). */
+preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands.
+Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
 BEGIN
@@ -4521,8 +4829,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_leave IS
 'Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
-preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members
-and zodan.judge_checks (design 3, 5).';
+preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands.
+Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_remove_node(
@@ -4535,21 +4843,22 @@ CREATE OR REPLACE FUNCTION zodan.plan_remove_node(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
 AS $zodan$
-/* The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes.
-Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5). */
+/* The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes. Errors:
+ZD0nn bad input, ZD100 preconditions not met. */
 DECLARE
     v_plan zodan.plan_step[];
 BEGIN
     PERFORM zodan.hide_statement(target_node_dsn, survivor_dsn);
     PERFORM zodan.close_connections();
-    SELECT p.p_plan INTO v_plan FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, false) AS p;
+    SELECT p.p_plan INTO v_plan FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force,
+        accept_divergence, false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_remove_node IS
-'The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes.
-Errors: ZD0nn bad input, ZD100 preconditions not met (design 3, 5).';
+'The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes. Errors:
+ZD0nn bad input, ZD100 preconditions not met.';
 REVOKE ALL ON FUNCTION zodan.plan_remove_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.remove_node(
@@ -4563,14 +4872,15 @@ CREATE OR REPLACE PROCEDURE spock.remove_node(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others
-are found through it. Everything committed there before the call reaches every other node first, and every other node
-ends with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins go, which is
-proved at the end. A node that cannot be reached is removed with force, called on a member or with the connection string
-of one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members that
-cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step, dry_run prints the plan and changes nothing. Called again after an
-interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another
-operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5). */
+/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others are
+found through it. Everything committed there before the call reaches every other node first, and every other node ends
+with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins go, which is proved
+at the end. A node that cannot be reached is removed with force, called on a member or with the connection string of
+one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members
+that cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step,
+dry_run prints the plan and changes nothing. Called again after an interruption it goes on where it stopped. Errors:
+ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed, ZD3nn
+a wait ran out, ZD401 something is left. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -4581,7 +4891,8 @@ BEGIN
     CALL zodan.require_autocommit('remove_node', NOT dry_run, target_node_dsn, survivor_dsn);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('remove_node', target_node_name);
-    IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name, target_node_dsn) THEN
+    IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name,
+        target_node_dsn) THEN
         -- Its plan needs the node, which is gone: a new plan does without it.
         v_operation := NULL;
     END IF;
@@ -4591,7 +4902,8 @@ BEGIN
         RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
-          FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence, NOT dry_run) AS p;
+          FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence,
+              NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
             PERFORM zodan.show_plan(v_plan, verbose_mode);
@@ -4605,19 +4917,21 @@ BEGIN
     PERFORM zodan.raise_failure(v_failure);
     PERFORM zodan.close_connections();
     RAISE NOTICE 'node "%" has been removed: % members are left, operation %', target_node_name,
-        (SELECT pg_catalog.count(*) FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS k(node)
+        (SELECT pg_catalog.count(*) FROM zodan.operation AS o
+            CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS k(node)
           WHERE o.operation_id = v_operation AND k.node <> target_node_name), v_operation;
 END
 $zodan$;
 COMMENT ON PROCEDURE spock.remove_node IS
-'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others
-are found through it. Everything committed there before the call reaches every other node first, and every other node
-ends with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins go, which is
-proved at the end. A node that cannot be reached is removed with force, called on a member or with the connection string
-of one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members that
-cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step, dry_run prints the plan and changes nothing. Called again after an
-interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another
-operation is under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left (design 5).';
+'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others are
+found through it. Everything committed there before the call reaches every other node first, and every other node ends
+with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins go, which is proved
+at the end. A node that cannot be reached is removed with force, called on a member or with the connection string of
+one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members
+that cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step,
+dry_run prints the plan and changes nothing. Called again after an interruption it goes on where it stopped. Errors:
+ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed, ZD3nn
+a wait ran out, ZD401 something is left.';
 REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
 
 

@@ -292,7 +292,6 @@ STATEMENT = "DO $do$\nBEGIN\n    {}\nEND\n$do$\n"
         ("ZL003", "PERFORM FROM spock.node;", "PERFORM FROM node;"),
         ("ZL003", "PERFORM pg_catalog.now();", "PERFORM now();"),
         ("ZL004", "NULL;", "BEGIN NULL; EXCEPTION WHEN OTHERS THEN NULL; END;"),
-        ("ZL007", "NULL;", "NULL;\n" * LONGEST_ROUTINE),
     ],
 )
 def test_a_statement_for_another_node_is_read_as_routines_are(code: str, passes: str, fails: str) -> None:
@@ -304,6 +303,14 @@ def test_a_statement_for_another_node_is_read_as_routines_are(code: str, passes:
 
     assert (code, path) not in found(passes)
     assert (code, path) in found(fails)
+
+
+def test_a_statement_is_as_long_as_its_file_without_its_comment() -> None:
+    path = "statement/slot/drop_it.sql.j2"
+    comment = "/* " + "long\n" * LONGEST_ROUTINE + "*/\n"
+    for lines, expected in ((LONGEST_ROUTINE - 1, set()), (LONGEST_ROUTINE, {"ZL007"})):
+        found = lint.lint({}, {path: comment + "SELECT 1,\n" * lines}, {})
+        assert {finding.code for finding in found} == expected
 
 
 def test_a_statement_that_reaches_out_may_catch_any_error() -> None:

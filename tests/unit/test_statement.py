@@ -46,7 +46,7 @@ def test_what_looks_like_a_parameter_and_is_none_stays() -> None:
 def test_what_lint_reads_parses_and_keeps_its_lines() -> None:
     example = statement.example(statement.read(FILE))
     assert example.count("\n") == 1
-    pglast.parse_sql(example.replace("FROM (NULL)", "FROM s"))
+    pglast.parse_sql(example)
 
 
 def test_one_name_is_a_text_or_a_list() -> None:

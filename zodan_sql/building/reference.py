@@ -81,7 +81,7 @@ _FIELDS = (
 _RAISED = re.compile(_FIELDS, re.DOTALL)
 _CODE = re.compile(r"\bZD\d{3}\b")
 _LITERAL = re.compile(r"(->>?\s*|=\s*)?E?'((?:[^']|'')*)'")
-_EXAMPLE = re.compile(r"Example:\s+(.*?)\.\s+(?=Errors: )", re.DOTALL)
+_EXAMPLE = re.compile(r"Example:\s+(.*?)\.\s+(?=Errors:\s)", re.DOTALL)
 _DESIGN = re.compile(r"\s*\(design [^)]*\)\.?$")
 
 

@@ -39,7 +39,7 @@ _FORMS = {
     "name": ("text", "zodan.quote_name({})", '"{}"'),
     "result": ("text", "zodan.quote_result({})", "'{}'"),
     "dsn": ("text", "zodan.placeholder('dsn', {})", "'{}'"),
-    "sql": ("text", "{}", "(NULL)"),
+    "sql": ("text", "{}", "(SELECT NULL)"),
 }
 
 
