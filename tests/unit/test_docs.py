@@ -1,7 +1,8 @@
-"""The reference holds what the SQL and the command line say, all of it; pages are reached, and their words plain."""
+"""The reference has all that the SQL and the command line say; every page has a link to it; the prose is plain."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,10 +21,16 @@ _LINK = re.compile(r"\[[^]]*\]\(([^)#\s]+)?(?:#([^)\s]+))?\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:\A|(?<=\n\n))(?:    .*(?:\n|\Z))+")
 _CODE = re.compile(r"`[^`]*`")
+_PACKAGE = _REPOSITORY / "zodan_sql"
+#: Modules whose docstrings still refer to sections of a design.
+_UNREVISED = {_PACKAGE / "building" / "render.py", _PACKAGE / "building" / "lint" / "__init__.py"}
+_MODULES = sorted({*_PACKAGE.rglob("*.py")} - _UNREVISED)
+_REPORT = _PACKAGE / "showing" / "report" / "page.html.j2"
 #: Words and turns that nobody would say aloud; "for" and "that" only where they stand for "because" and join a clause.
 _STILTED = re.compile(
     r"\b(?:mend(?:s|ed|ing)?|anew|all the same|any more|likewise|held against|let go of|looked at|(?:is|are) noted|"
-    r"equally far|got to|have not got|has not got|it is for you|of its own accord)\b"
+    r"equally far|got to|have not got|has not got|it is for you|of its own accord|tak(?:e|es|en) (?:it |them )?back|"
+    r"put right|those there are)\b"
     r"|, for (?:the|it|its|they|their|a|an|each|no|nobody|somebody|this|these|there|then)\b|, that\b(?! is,)",
     re.IGNORECASE,
 )
@@ -50,6 +57,14 @@ def find_stilted(text: str) -> list[str]:
     """Return the words of a page's prose that the house style replaces."""
     prose = " ".join(_CODE.sub("code", strip_blocks(text)).split())
     return [found.lower() for found in _STILTED.findall(prose)]
+
+
+def find_docstrings(module: Path) -> list[str]:
+    """Return the docstrings of a module, of its classes and of their routines."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
+    return [docstring for docstring in found if docstring]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +177,23 @@ def test_prose_is_told_from_code(line: str, found: list[str]) -> None:
 @pytest.mark.parametrize("page", _WRITTEN, ids=lambda page: str(page.relative_to(_REPOSITORY)))
 def test_the_prose_is_plain(page: Path) -> None:
     assert find_stilted(page.read_text(encoding="utf-8")) == []
+
+
+def test_the_help_and_the_meanings_of_errors_are_plain(pages: dict[str, str]) -> None:
+    assert find_stilted(pages["cli.md"]) == []
+    meanings = (*reference.MEANINGS.values(), *reference.CLASSES.values(), *routines.FOR_PEOPLE)
+    assert find_stilted("\n".join(meanings)) == []
+
+
+def test_the_report_is_plain() -> None:
+    page = re.sub(r"<style>.*?</style>", "", _REPORT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert find_stilted(re.sub(r"<[^>]*>|{%.*?%}", " ", page)) == []
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=lambda module: str(module.relative_to(_REPOSITORY)))
+def test_docstrings_are_plain_and_name_no_design(module: Path) -> None:
+    for docstring in find_docstrings(module):
+        assert (docstring, find_stilted(docstring), "(design" in docstring) == (docstring, [], False)
 
 
 def test_pictures_say_where_they_come_from_and_load_nothing() -> None:

@@ -1,4 +1,4 @@
-"""report: a page about an operation, for the change ticket."""
+"""report: a page for the change ticket about an operation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An HTML page about an operation, for the change ticket: its arguments, checks, steps in time, and outcome."""
+"""An HTML page for the change ticket about an operation: its arguments, checks, steps over time, and outcome."""
 
 from zodan_sql.showing.report.page import draw
 from zodan_sql.showing.report.record import Record, RecordedStep, Surroundings, read
