@@ -283,7 +283,7 @@ def _parameters(callback: Callable[..., object]) -> Iterator[_Parameter]:
             if not required and info.show_default and default not in (None, False):
                 facts.append("default on" if default is True else f"default {getattr(default, 'value', default)}")
         if info.envvar:
-            facts.append(f"default: the environment variable {info.envvar}")
+            facts.append(f"or set {info.envvar} in the environment")
         yield _Parameter(spelling, info.help or "", required, facts)
 
 

@@ -29,7 +29,7 @@ Force = Annotated[
     typer.Option("--force", help="Remove a node that cannot be reached; also give --survivor-dsn or --dsn."),
 ]
 AcceptDivergence = Annotated[
-    bool, typer.Option("--accept-divergence", help="Remove the node even if its rows will differ between members.")
+    bool, typer.Option("--accept-divergence", help="Remove the node even if its rows may then differ between members.")
 ]
 SurvivorDsn = Annotated[
     str | None, dsn_option("--survivor-dsn", "With --force: the connection string of a member that stays.")
@@ -57,7 +57,7 @@ ProgressMode = Annotated[
     Mode,
     typer.Option(
         "--progress",
-        help="auto shows progress live on a terminal, elsewhere as plain; plain prints lines; none prints nothing.",
+        help="auto shows progress live on a terminal, elsewhere as plain; plain prints lines; none shows no progress.",
     ),
 ]
 NoInstall = Annotated[bool, typer.Option("--no-install", help="Fail if Zodan is missing, instead of installing it.")]
