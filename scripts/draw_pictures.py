@@ -85,7 +85,7 @@ def _round(time: re.Match[str]) -> str:
 
 
 def main() -> int:
-    """Run the demonstration and write the pictures; 1 if it was not as it should be, and nothing is written."""
+    """Run the demonstration and write the pictures; 1 if it found something wrong, and then write nothing."""
     recording = Recording()
     if not demo.run(recording, see=recording.see):
         print("the demonstration failed: run zodan-sql demo", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``python -m zodan_sql.docs`` writes ``docs/reference``; with ``--check`` it fails when a page there is stale."""
+"""``python -m zodan_sql.docs`` writes ``docs/reference``; with ``--check`` it fails if a page there is stale."""
 
 from __future__ import annotations
 

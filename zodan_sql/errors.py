@@ -1,4 +1,4 @@
-"""The one exception the package raises for people, and what a shell is told of it (design, section 3)."""
+"""The one exception that the package raises for people, and the exit code of each error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EXIT_INTERRUPTED = 130
 CONNECTION_FAILED = "08006"
 CANCELLED = "57014"
 
-#: Exit code of each error class, by the beginning of the SQLSTATE; whatever is not listed is a database's own error.
+#: Exit code of each error class, by the beginning of the SQLSTATE. Any other SQLSTATE is a database's own error.
 EXIT_CODES = {
     "ZD0": 2,
     "ZD1": 3,
@@ -18,14 +18,14 @@ EXIT_CODES = {
     "ZD3": 5,
     "ZD4": 6,
     "ZD9": 70,
-    # PostgreSQL's own word for what ZD005 says: the call was made inside a transaction block.
+    # PostgreSQL's own SQLSTATE for what ZD005 says: the call is inside a transaction block.
     "2D000": 2,
     CANCELLED: EXIT_INTERRUPTED,
 }
 
 
 class ZodanError(Exception):
-    """An error for the person who called: an SQLSTATE, one line of message, facts, and one thing to do."""
+    """An error for the person who called: an SQLSTATE, a message of one line, the facts, and one action."""
 
     def __init__(self, message: str, *, sqlstate: str, detail: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class ZodanError(Exception):
 
     @property
     def exit_code(self) -> int:
-        """What a shell sees: 2 caller's mistake, 3 precondition, 4 remote step, 5 wait, 6 incomplete, 7 database."""
+        """The exit code: 2 caller's mistake, 3 precondition, 4 remote step, 5 wait, 6 incomplete, 7 database."""
         for beginning, code in EXIT_CODES.items():
             if self.sqlstate.startswith(beginning):
                 return code
@@ -44,17 +44,17 @@ class ZodanError(Exception):
 
 
 def caller_error(message: str, hint: str = "") -> ZodanError:
-    """Return the error for what only the caller can put right (class ZD0)."""
+    """Return an error that only the caller can fix (class ZD0)."""
     return ZodanError(message, sqlstate="ZD001", hint=hint)
 
 
 def precondition_error(message: str, hint: str = "", detail: str = "") -> ZodanError:
-    """Return the error for a database that is not ready for what was asked (class ZD1)."""
+    """Return an error for a database that is not ready for the call (class ZD1)."""
     return ZodanError(message, sqlstate="ZD100", hint=hint, detail=detail)
 
 
 def from_database(error: psycopg.Error) -> ZodanError:
-    """Return what a server, or the way to it, said as an error of our own. Not yet redacted."""
+    """Return the error of a server, or of the connection to it, as a ZodanError. Its texts are not redacted yet."""
     diagnostics = error.diag
     return ZodanError(
         diagnostics.message_primary or str(error).strip() or type(error).__name__,

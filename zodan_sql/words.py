@@ -6,7 +6,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def size(count: float | None) -> str:
-    """Return a number of bytes for people, in powers of 1024 as PostgreSQL does; nothing for an unknown one."""
+    """Return a number of bytes for people, in powers of 1024 as PostgreSQL does; an empty string for None."""
     if count is None:
         return ""
     value, unit = float(count), 0
@@ -17,7 +17,7 @@ def size(count: float | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a duration for people."""
+    """Return a duration in seconds for people, such as ``1 min 5 s``."""
     if seconds < 0.0995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:

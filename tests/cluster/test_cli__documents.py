@@ -43,7 +43,7 @@ def test_what_a_shell_is_told_of_a_join(make_cluster: MakeCluster, tmp_path: Pat
     assert ask(n3, "report", "1", "--html", str(page)).code == 0
     text = page.read_text(encoding="utf-8")
     assert "3 nodes, 6 of 6 streams replicate" in text
-    assert text.count("✓ so it is") > 3
+    assert text.count("✓ confirmed") > 3
     assert list(find(text)) == []
     seen = check_page(page)
     assert len(seen["bars"]) == len(steps)

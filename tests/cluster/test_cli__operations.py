@@ -53,7 +53,7 @@ def assert_secret(ended: Ended) -> None:
 
 
 def last_operation(ended: Ended) -> str:
-    found = re.search(r"operation (\d+) is not finished", ended.err)
+    found = re.search(r"operation (\d+) is unfinished", ended.err)
     assert found is not None, ended.err
     return found.group(1)
 

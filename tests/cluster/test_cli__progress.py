@@ -120,7 +120,7 @@ def check_page(node: Node, page: Path, charts: int, number: int = 1) -> None:
     text = page.read_text(encoding="utf-8")
     assert str(conninfo_to_dict(node.dsn())["password"]) not in text
     assert text.count('<svg class="chart"') >= charts
-    assert ("The copy: 2 of 2 tables" in text) is (charts > 0)
+    assert ("Copied: 2 of 2 tables" in text) is (charts > 0)
     assert re.search(r"\d+ checks: \d+ passed, 0 failed", text)
     assert "0 B behind" in text or number == 2
     assert "✗" not in text

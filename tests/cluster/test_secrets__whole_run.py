@@ -1,4 +1,4 @@
-"""The end of every run: no password that a test used is in anything that came out of any test (design, section 6).
+"""The end of every run: no password that a test used is in anything that came out of any test.
 
 Every server of the tests asks for a password, so every connection string has one, and every test is a test of this.
 Collected is what the tests' connections were told (NOTICEs and errors), what commands and this process printed, the

@@ -233,7 +233,7 @@ def test_uninstall_is_not_held_up_by_a_caller_who_died(dsn: str, database: Conne
     install.install([dsn])
     begin(database, state)
     (result,) = install.uninstall([dsn])
-    assert (result.outcome, result.note) == ("removed", "dblink stays, add_node of n4 had not been finished")
+    assert (result.outcome, result.note) == ("removed", "dblink stays, add_node of n4 was unfinished")
     assert everything(database) == before
 
 

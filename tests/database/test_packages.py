@@ -191,7 +191,7 @@ def test_a_foreign_package_named_build_is_not_taken_for_the_rendered_files(insta
 
 
 def test_the_reference_is_not_written_beside_an_installed_package(installed: Installed) -> None:
-    assert installed.run("python", "-m", "zodan_sql.docs", code=1) == "docs/reference is in the repository only\n"
+    assert installed.run("python", "-m", "zodan_sql.docs", code=1) == "docs/reference exists only in the repository\n"
     assert not (installed.site / "docs").exists()
 
 

@@ -1,1 +1,1 @@
-"""An executable model of a Spock cluster and of the protocols of design 4 and 5, driven by hypothesis."""
+"""An executable model of a Spock cluster and of the protocols of docs/explanation/protocol.md, driven by hypothesis."""

@@ -230,7 +230,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
 
 class AdditionMachine(ClusterMachine):
-    """N joins S and one or two others (design 4).
+    """N joins S and one or two others.
 
     Rows are handed on only when every node that counts has them, as a steady mesh needs it. N counts from the pause
     on, while its caller lives, and for good when it has switched; late says that it counts only then.
@@ -366,7 +366,7 @@ class AdditionMachine(ClusterMachine):
 
 
 class RemovalMachine(ClusterMachine):
-    """T leaves S and one or two others (design 5)."""
+    """T leaves S and one or two others."""
 
     def __init__(self, variant: Variant = RIGHT, phases: list[str] = REMOVAL_PHASES) -> None:
         super().__init__(variant)

@@ -1,4 +1,4 @@
-"""The protocols of design 4 and 5 as data, and an executor that runs, resumes and takes back such a plan.
+"""The protocols of docs/explanation/protocol.md as data, and an executor that runs, resumes and takes back such a plan.
 
 The steps mirror sql/templates/plan, the executor sql/templates/run. A Variant leaves one of its safeguards out.
 """
@@ -304,7 +304,7 @@ def enable_streams(cluster: Cluster, new: str, providers: list[str]) -> None:
 
 
 def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RIGHT) -> list[Step]:
-    """Return the steps of an addition (design 4)."""
+    """Return the steps of an addition."""
     members = [source, *peers]
     direct = Stream(source, new)
     copy = Stream(source, new, "copy") if variant.own_copy else direct
@@ -427,7 +427,7 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
 
 
 def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> list[Step]:
-    """Return the steps of the flip (design 4, step 7)."""
+    """Return the steps of the flip."""
     new = copy.subscriber
     steps = []
 
@@ -580,12 +580,12 @@ def drop_all(cluster: Cluster, name: str) -> None:
 
 
 def plan_removal(target: str, members: list[str], variant: Variant = RIGHT) -> list[Step]:
-    """Return the steps of a removal with drain (design 5)."""
+    """Return the steps of a removal with drain."""
     return [*plan_drain(target, members, variant), *plan_withdraw(target, members)]
 
 
 def plan_drain(target: str, members: list[str], variant: Variant) -> list[Step]:
-    """Return the steps that make every member hold the same commits of the target (design 5, step 1)."""
+    """Return the steps that make every member hold the same commits of the target."""
     steps = []
     if variant.unpublish:
         steps.append(
@@ -620,7 +620,7 @@ def plan_drain(target: str, members: list[str], variant: Variant) -> list[Step]:
 
 
 def plan_withdraw(target: str, members: list[str]) -> list[Step]:
-    """Return the steps that take the target out (design 5, steps 2 to 5)."""
+    """Return the steps that take the target out."""
     steps = []
     for member in members:
         stream = Stream(target, member)

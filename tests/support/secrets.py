@@ -1,4 +1,4 @@
-"""Passwords that tests use, and the net into which everything goes that comes out of a run (design, section 6)."""
+"""Passwords that tests use, and the net into which everything goes that comes out of a run."""
 
 from __future__ import annotations
 

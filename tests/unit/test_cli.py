@@ -225,7 +225,7 @@ def test_operations_are_a_table(run: Run, calls: list[tuple[Any, ...]], monkeypa
         "",
     )
     monkeypatch.setattr(journal, "operations", lambda dsn: [])
-    assert run("operations", "--dsn", OTHER)[1] == "there was no operation\n"
+    assert run("operations", "--dsn", OTHER)[1] == "no operation was called here\n"
 
 
 def test_steps_are_a_table(run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,9 +354,9 @@ def test_every_command_that_runs_an_operation_has_progress(
 
 
 UNFINISHED = (
-    "operation 17 is not finished; what is done stays done\n"
+    "operation 17 is unfinished; what is done stays done\n"
     "  to finish it: zodan-sql resume 17 --dsn ...\n"
-    "  to take it back: zodan-sql rollback 17 --dsn ...\n"
+    "  to undo it: zodan-sql rollback 17 --dsn ...\n"
 )
 
 
@@ -373,7 +373,7 @@ def test_interrupting_says_how_to_go_on(
     assert run("remove-node", *REMOVE) == (130, "", "interrupted\n" + UNFINISHED)
     assert run("resume", "17", "--dsn", OTHER) == (130, "", "interrupted\n" + UNFINISHED)
     monkeypatch.setattr(journal, "find_unfinished", lambda *_: None)
-    assert run("add-node", *ADD) == (130, "", "interrupted\nno operation is left unfinished\n")
+    assert run("add-node", *ADD) == (130, "", "interrupted\nno operation is unfinished\n")
     monkeypatch.setattr(journal, "find_unfinished", gone)
     code, _, err = run("add-node", *ADD)
     assert code == 130

@@ -1,7 +1,8 @@
-"""The reference holds what the SQL and the command line say, all of it; pages are reached, and their words plain."""
+"""The reference has all that the SQL and the command line say; every page has a link to it; the prose is plain."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -27,10 +28,14 @@ _NAMED = re.compile(r"(?<![\w/.])(?:\.ci|build|docs|scripts|sql|tests|zodan_sql)
 _MACHINE = re.compile(r"(?<![\w.:/])/(?:work|root|home)/")
 #: Pictures drawn by hand; "make pictures" draws the others.
 _DRAWN = {"architecture.svg": "docs/explanation/architecture.md"}
+_PACKAGE = _REPOSITORY / "zodan_sql"
+_MODULES = sorted(_PACKAGE.rglob("*.py"))
+_REPORT = _PACKAGE / "showing" / "report" / "page.html.j2"
 #: Words and turns that nobody would say aloud; "for" and "that" only where they stand for "because" and join a clause.
 _STILTED = re.compile(
     r"\b(?:mend(?:s|ed|ing)?|anew|all the same|any more|likewise|held against|let go of|looked at|(?:is|are) noted|"
-    r"equally far|got to|have not got|has not got|it is for you|of its own accord)\b"
+    r"equally far|got to|have not got|has not got|it is for you|of its own accord|tak(?:e|es|en) (?:it |them )?back|"
+    r"put right|those there are)\b"
     r"|, for (?:the|it|its|they|their|a|an|each|no|nobody|somebody|this|these|there|then)\b|, that\b(?! is,)",
     re.IGNORECASE,
 )
@@ -57,6 +62,14 @@ def find_stilted(text: str) -> list[str]:
     """Return the words of a page's prose that the house style replaces."""
     prose = " ".join(_CODE.sub("code", strip_blocks(text)).split())
     return [found.lower() for found in _STILTED.findall(prose)]
+
+
+def find_docstrings(module: Path) -> list[str]:
+    """Return the docstrings of a module, of its classes and of their routines."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
+    return [docstring for docstring in found if docstring]
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +229,23 @@ def test_the_prose_is_plain(page: Path) -> None:
 @pytest.mark.parametrize("page", _WRITTEN, ids=lambda page: str(page.relative_to(_REPOSITORY)))
 def test_no_page_names_a_folder_of_somebodys_machine(page: Path) -> None:
     assert _MACHINE.findall(page.read_text(encoding="utf-8")) == []
+
+
+def test_the_help_and_the_meanings_of_errors_are_plain(pages: dict[str, str]) -> None:
+    assert find_stilted(pages["cli.md"]) == []
+    meanings = (*reference.MEANINGS.values(), *reference.CLASSES.values(), *routines.FOR_PEOPLE)
+    assert find_stilted("\n".join(meanings)) == []
+
+
+def test_the_report_is_plain() -> None:
+    page = re.sub(r"<style>.*?</style>", "", _REPORT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert find_stilted(re.sub(r"<[^>]*>|{%.*?%}", " ", page)) == []
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=lambda module: str(module.relative_to(_REPOSITORY)))
+def test_docstrings_are_plain_and_name_no_design(module: Path) -> None:
+    for docstring in find_docstrings(module):
+        assert (docstring, find_stilted(docstring), "(design" in docstring) == (docstring, [], False)
 
 
 def test_pictures_say_where_they_come_from_and_load_nothing() -> None:

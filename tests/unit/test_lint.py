@@ -17,7 +17,7 @@ def routine(
     returns: str | None = "void",
     declare: str = "",
     language: str = "plpgsql",
-    comment: str | None = "Does it (design 3).",
+    comment: str | None = "Does it.",
     revoke: bool = True,
 ) -> str:
     kind = "FUNCTION" if returns else "PROCEDURE"
@@ -223,7 +223,7 @@ CASES = [
     ("ZL013", "check", routine("RAISE WARNING 'x';"), routine("RAISE EXCEPTION 'x';")),
     ("ZL013", "check", routine("NULL;"), routine("RAISE EXCEPTION 'x' USING HINT = 'Do it.';")),
     ("CP01", "check", "SELECT 1;\n", "select 1;\n"),
-    ("LT05", "check", routine("NULL;", comment="x" * 130 + " (design 3)"), f"SELECT '{'x' * 130}';\n"),
+    ("LT05", "check", routine("NULL;", comment="x" * 130 + ""), f"SELECT '{'x' * 130}';\n"),
 ]
 
 

@@ -42,7 +42,7 @@ def test_the_table_says_how_each_stream_is() -> None:
         "n2 → n1  sub_n2_n1: down, 3 GB behind",
         "n1 → n3  sub_n1_n3: disabled, 10 B behind",
         "n3 → n1  sub_n3_n1: initializing",
-        "n2 → n3  sub_n2_n3: replicating, slot not read from, 0 B behind",
+        "n2 → n3  sub_n2_n3: replicating, nobody reads from its slot, 0 B behind",
         '<&"  unreachable',
         "n3 → n2  there is no subscription",
     ]

@@ -69,7 +69,7 @@ def test_the_page_holds_the_facts_and_no_secret() -> None:
     for fact in (
         *("Adding node n3", "failed", "2 of 4 steps done", "7 (add_node)", "dba, in database app"),
         *("2026-01-01 10:00:00 UTC", "2026-01-01 11:23:30 UTC", '{"rack": 1}', "a wait ran out", "host=b"),
-        *("✗ it is not", "Not shown: n1 cannot be reached", "SELECT '<1>', 'host={dsn:n1}'", "nothing ran"),
+        *("✗ not confirmed", "Not shown: n1 cannot be reached", "SELECT '<1>', 'host={dsn:n1}'", "nothing ran"),
         *("wait until n3 has applied the sync event of n1", "could not reach postgresql://me:****@a/x"),
     ):
         assert fact in said
@@ -79,7 +79,7 @@ def test_an_operation_that_has_done_nothing_yet_has_a_page() -> None:
     started = replace(RECORD, steps=[STEPS[3]], state="interrupted", error=None, finished_at=None)
     said = " ".join(Page(draw(started, Redactor())).words)
     assert "No step has begun" in said
-    assert "it can be resumed or rolled back" in said
+    assert "Resume it or roll it back" in said
 
 
 def test_idle_time_is_left_out_of_the_axis() -> None:
@@ -128,7 +128,7 @@ def test_a_lag_is_a_line_a_step_and_breaks_where_nothing_is_known() -> None:
     drawn = chart.draw([three, five], "lag")
     # 900 bytes alone, then nothing known, then 0 alone, then another try; and the other step.
     assert drawn.count("<polyline") == 4
-    assert "wait: 900 B, 1 s after the beginning" in drawn
+    assert "wait: 900 B, 1 s after the start" in drawn
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_the_page_shows_what_was_measured_and_examined() -> None:
     assert "s3cret" not in text
     assert text.count('class="chart"') == 2
     for fact in (
-        *("The copy: 3 of 3 tables, 9.8 kB of about 9.8 kB", "500 B/s", "2 checks: 1 passed, 0 failed, 1 warned"),
-        *("WARN clock n3 off by <3> s, password=**** set it", "Those that passed", "0/1A, 0 B behind ✓ so it is"),
+        *("Copied: 3 of 3 tables, 9.8 kB of about 9.8 kB", "500 B/s", "2 checks: 1 passed, 0 failed, 1 warned"),
+        *("WARN clock n3 off by <3> s, password=**** set it", "Checks that passed", "0/1A, 0 B behind ✓ confirmed"),
     ):
         assert fact in said
     level = " ".join(Page(draw(replace(record, samples=lags[1:]), Redactor())).words)
-    assert "1 wait for a stream: each had come by the first look" in level
+    assert "1 wait for a stream: nothing was missing when Zodan first looked" in level

@@ -37,9 +37,7 @@ def test_real_spock_is_preferred(tmp_path: Path) -> None:
 def test_stand_in_says_what_it_is(tmp_path: Path) -> None:
     found = detect_engine(make_installation(tmp_path, "15.18 (Debian 15.18-0)", {"pglogical": "2.4.2"}))
     assert not found.is_real
-    assert found.description == (
-        "stand-in for Spock (pglogical 2.4.2 on PostgreSQL 15.18): for trying and for tests only"
-    )
+    assert found.description == ("stand-in for Spock (pglogical 2.4.2 on PostgreSQL 15.18): only for trials and tests")
     assert found.preload_library == "pglogical"
 
 

@@ -1,1 +1,1 @@
-"""From templates to files: rendering, lint and the reference; opens no database (design, section 2)."""
+"""From templates to files: rendering, lint and the reference. Nothing here opens a database."""

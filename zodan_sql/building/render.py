@@ -1,4 +1,4 @@
-"""Render the SQL templates into the files of ``build/`` (design, section 2).
+"""Render the SQL templates into the files of ``build/``.
 
 Rendering has no effects but the files it writes: no clock, no network, undefined names are errors, and
 the same templates give the same bytes.

@@ -1,25 +1,25 @@
-"""The routines that people call: one list for each thing the package has to know of them.
+"""The routines that people call: one list for each fact that the package needs about them.
 
-They differ because the questions do. What is in somebody else's schema is less than what people call, most of which is
-in schema zodan; what a complete installation has to have is one of each script and not all of them; and the parameters
-that people write are without a prefix in some functions of schema zodan only.
+The lists differ because they answer different questions. Most of the routines that people call are in schema zodan, and
+few in schema spock. To know that an installation is complete, one routine of each script is enough. Only some functions
+of schema zodan have parameters without a prefix.
 """
 
 from __future__ import annotations
 
-#: What is put into schema spock, and so is dropped by name: schema zodan goes as a whole.
+#: The routines in schema spock. Uninstalling drops them by name, and schema zodan as a whole.
 IN_SPOCK = ("add_node", "remove_node", "health_check")
 
-#: By which of them an installation is known to be complete: each is in one of the two scripts.
+#: Each of these is in one of the two scripts. An installation that has both is complete.
 ONE_OF_EACH_SCRIPT = ("add_node", "remove_node")
 
-#: Functions of schema zodan with the documented parameters, without p_: lint allows that to no other one there.
+#: The functions of schema zodan with the documented parameters, without p_. Lint allows no others there.
 WITH_DOCUMENTED_PARAMETERS = frozenset({"plan_add_node", "plan_remove_node", "checks", "topology"})
 
-#: What the reference explains one by one, by heading: every routine a person has a reason to call, in both schemas.
+#: What the reference explains one by one, by heading: every routine that a person has a reason to call.
 FOR_PEOPLE = {
-    "Adding, removing, examining": ("spock.add_node", "spock.remove_node", "spock.health_check"),
-    "Looking": (
+    "Adding, removing, checking": ("spock.add_node", "spock.remove_node", "spock.health_check"),
+    "Inspecting": (
         "zodan.plan_add_node",
         "zodan.plan_remove_node",
         "zodan.checks",
@@ -27,7 +27,7 @@ FOR_PEOPLE = {
         "zodan.rescan",
         "zodan.version",
     ),
-    "Going on, going back, mending": ("zodan.resume", "zodan.rollback", "zodan.mend"),
+    "Resuming, rolling back, repairing": ("zodan.resume", "zodan.rollback", "zodan.mend"),
     "Single steps by hand": (
         "zodan.create_node",
         "zodan.get_spock_nodes",

@@ -1,4 +1,4 @@
-"""A rendered script as something other than psql reads it: the same lines, without what only psql understands."""
+"""A rendered script for readers other than psql: the same lines, without what only psql understands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 _META_LINE = re.compile(r"\\.*")
 _TRANSACTION_LINE = re.compile(r"(?:BEGIN|COMMIT);")
-#: What sends a statement instead of a semicolon: \g and its kin, with a target or a condition after it.
+#: What sends a statement in place of a semicolon: \g and its variants, with a target or a condition after them.
 _SEND = re.compile(r"\s*\\g\w*\b.*$")
 _TAG = re.compile(r"\$\w*\$")
 
@@ -18,7 +18,7 @@ def without_meta(text: str) -> str:
 
 
 def without_transaction(text: str) -> str:
-    """Return the script with its own BEGIN and COMMIT blank, to be run inside a transaction."""
+    """Return the script with its own BEGIN and COMMIT blank, so that it can run inside a transaction."""
     return _outside_quotes(text, lambda line: "" if _TRANSACTION_LINE.fullmatch(line) else line)
 
 

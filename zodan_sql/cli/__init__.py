@@ -1,4 +1,4 @@
-"""The command line: it parses, calls the layers below, and prints (design, sections 1 and 2)."""
+"""The command line: it parses, calls the layers below, and prints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _app(name: str, text: str) -> typer.Typer:
     )
 
 
-_ABOUT = "Adds a node to a running Spock cluster, or removes one, while the others keep taking writes."
+_ABOUT = "Add a node to a running Spock cluster, or remove one, while the other nodes keep taking writes."
 app = _app("zodan-sql", _ABOUT)
 app.command("build")(develop.build)
 app.command("lint")(develop.lint)
@@ -54,26 +54,26 @@ Version = Annotated[
 
 
 def _options(version: Version = False) -> None:
-    """Take what stands before the command."""
+    """Accept the options before the command."""
 
 
 app.callback(help=_ABOUT)(_options)
 
-#: The commands of zodan-sql under the names that people's runbooks have.
-_add_app = _app("zodan.py", "Adds a node to a running Spock cluster: the same as zodan-sql add-node and health-check.")
+#: The commands of zodan-sql under the names in existing runbooks.
+_add_app = _app("zodan.py", "Add a node to a running Spock cluster: the same as zodan-sql add-node and health-check.")
 _add_app.command("add_node")(operations.add_node)
 _add_app.command("health-check")(health.health_check)
-_remove_app = _app("zodremove.py", "Removes a node from a running Spock cluster: the same as zodan-sql remove-node.")
+_remove_app = _app("zodremove.py", "Remove a node from a running Spock cluster: the same as zodan-sql remove-node.")
 _remove_app.command("remove_node")(operations.remove_node)
-# With one command alone the parser would leave out its name.
+# With only one command, the parser would not expect the command's name.
 _remove_app.callback()(lambda: None)
 
-#: What the parser raises for a command line that it does not understand; typer exports only its descendants.
+#: What the parser raises for an invalid command line; typer exports only its subclasses.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line, that of the process by default, and exit with its code.
+    """Run a command line, by default that of the process, and exit with its code.
 
     Exit codes: 0 done, 1 build or lint found something, 2 caller's mistake, 3 precondition, 4 remote step failed,
     5 a wait ran out, 6 finished incomplete, 7 database error, 70 bug, 130 interrupted.
@@ -96,7 +96,7 @@ def _run(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> N
     try:
         code = commands(args=given or ["--help"], prog_name=name, standalone_mode=False)
     except _UsageError as error:
-        # What is wrong with a command line is quoted from it: an unquoted connection string, with its password.
+        # The message quotes the command line: perhaps an unquoted connection string, with its password.
         Screen(given).warn(f"error: {error.format_message()}")  # type: ignore[attr-defined]
         code = EXIT_USAGE
     except RenderError as error:

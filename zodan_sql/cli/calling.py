@@ -1,4 +1,4 @@
-"""An operation called from the shell: Zodan there, progress shown, and how to go on when it breaks off."""
+"""Call an operation from the shell: install Zodan first, show progress, and say how to continue if the call stops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError
 
 @dataclass(frozen=True)
 class Call:
-    """What is called: where, and by what its operation is found again when it is interrupted."""
+    """A call: what to call where, and how to find its operation again after an interruption."""
 
     dsn: str
     procedure: str
@@ -30,22 +30,22 @@ class Call:
 
     @property
     def title(self) -> str:
-        """What is going on, in words."""
+        """The work under way, in words."""
         doing = {
             "add_node": f"adding {self.node}",
             "remove_node": f"removing {self.node}",
-            "mend": "mending what was left behind",
+            "mend": "removing leftovers",
         }
         return doing.get(self.procedure, f"{self.procedure} of operation {self.number}")
 
     def find_number(self) -> int | None:
-        """Return the number of the operation if it has not come to its end."""
+        """Return the number of the operation; None if the call gives no number and its operation has ended."""
         if self.number is not None:
             return self.number
         return journal.find_unfinished(self.dsn, self.procedure, self.node)
 
     def find_newest(self) -> journal.Operation | None:
-        """Return the operation called by its number, else the last of this kind on this node."""
+        """Return the operation with the call's number, or else the last of this kind on this node; None if none is."""
         found = [
             each
             for each in journal.operations(self.dsn)
@@ -55,11 +55,11 @@ class Call:
         return found[-1] if found else None
 
     def watch(self) -> Watch:
-        """Return what reads the samples of its steps while they wait."""
+        """Return a reader of the samples that waiting steps take."""
         return Watch(self.dsn, self.number, self.procedure, self.node)
 
     def read_plan(self) -> Sequence[journal.Step]:
-        """Return its steps, none where it has not begun or is over."""
+        """Return the steps of the operation; none before it begins and after it has ended."""
         with suppress(ZodanError, psycopg.Error):
             if number := self.find_number():
                 return journal.steps(self.dsn, number)
@@ -67,7 +67,7 @@ class Call:
 
 
 def run(screen: Screen, called: Call, arguments: dict[str, object], switches: dict[str, bool], verbose: bool) -> None:
-    """Call it, with progress; its journal goes into the JSON document if one is wanted, however it ends."""
+    """Call the procedure and show progress. With --json, the document gets its journal, however the call ends."""
     if not screen.as_json:
         _run(screen, called, arguments, switches, verbose)
         return
@@ -81,13 +81,13 @@ def run(screen: Screen, called: Call, arguments: dict[str, object], switches: di
 
 def _fill(screen: Screen, called: Call, before: journal.Operation | None) -> None:
     found = called.find_newest()
-    # One that had come to its end before is another: this call failed before it began an operation.
+    # If nothing has changed, this is an earlier operation: the call failed before it began one.
     if found is not None and (before is None or found != before):
         screen.fill(read_journal(called.dsn, found))
 
 
 def read_journal(dsn: str, found: journal.Operation) -> dict[str, object]:
-    """Return what the journal has of an operation, as it is in a document."""
+    """Return the keys of a document with the journal of an operation."""
     return {
         "operation": operation_entry(found),
         "steps": step_entries(journal.steps(dsn, found.number)),
@@ -110,7 +110,7 @@ def _run(screen: Screen, called: Call, arguments: dict[str, object], switches: d
     except ZodanError as error:
         if error.sqlstate.startswith("ZD"):
             raise
-        # The session died or was cancelled: the server could not say any more how to go on.
+        # The session died or was cancelled: the server could no longer say how to continue.
         screen.error(error)
         _tell_what_is_left(screen, called)
         raise typer.Exit(error.exit_code) from None
@@ -120,18 +120,18 @@ def _tell_what_is_left(screen: Screen, called: Call) -> None:
     try:
         number = called.find_number()
     except (ZodanError, psycopg.Error):
-        screen.warn("what is done stays done: see zodan-sql operations --dsn ..., then zodan-sql resume or rollback")
+        screen.warn("what is done stays done: run zodan-sql operations --dsn ..., then zodan-sql resume or rollback")
         return
     if number is None:
-        screen.warn("no operation is left unfinished")
+        screen.warn("no operation is unfinished")
         return
-    screen.warn(f"operation {number} is not finished; what is done stays done")
+    screen.warn(f"operation {number} is unfinished; what is done stays done")
     screen.warn(f"  to finish it: zodan-sql resume {number} --dsn ...")
-    screen.warn(f"  to take it back: zodan-sql rollback {number} --dsn ...")
+    screen.warn(f"  to undo it: zodan-sql rollback {number} --dsn ...")
 
 
 def provide(screen: Screen, dsn: str, *, change: bool) -> None:
-    """See that this version of Zodan is in a database: install it if that may be changed, else fail."""
+    """Install this version of Zodan in a database if ``change`` allows that; otherwise fail if Zodan is missing."""
     if not change:
         need(dsn)
     elif installer.installed_version(dsn) != installer.own_version():
@@ -142,7 +142,7 @@ def provide(screen: Screen, dsn: str, *, change: bool) -> None:
 
 
 def need(dsn: str) -> None:
-    """Fail where Zodan is not installed."""
+    """Raise ZodanError (ZD100) if Zodan is not installed in a database."""
     if installer.installed_version(dsn) is None:
         raise ZodanError(
             f"Zodan is not installed in {describe(dsn)}",

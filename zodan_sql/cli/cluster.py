@@ -1,4 +1,4 @@
-"""topology and rescan: what a whole cluster looks like, seen through one member."""
+"""topology and rescan: the state of a whole cluster, seen through one member."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zodan_sql.showing import picture
 
 
 class Format(StrEnum):
-    """How a topology is shown."""
+    """How to show a topology."""
 
     TEXT = "text"
     MERMAID = "mermaid"
@@ -33,11 +33,11 @@ _DRAW = {Format.MERMAID: picture.mermaid, Format.DOT: picture.dot, Format.SVG: p
 def topology(
     dsn: MemberDsn,
     format_: Annotated[
-        Format, typer.Option("--format", help="A table, a picture to render, or the rows.")
+        Format, typer.Option("--format", help="text prints a table, json the rows, and the others a picture.")
     ] = Format.TEXT,
     as_json: Json = False,
 ) -> None:
-    """Show who streams to whom in a cluster, with status and lag."""
+    """Show which node streams to which in a cluster, with status and lag."""
     as_json = as_json or format_ is Format.JSON
     with reporting([dsn], "topology" if as_json else None) as screen:
         with borrowed(dsn) as where:
@@ -52,18 +52,17 @@ def topology(
 
 def rescan(
     dsn: MemberDsn,
-    fix: Annotated[bool, typer.Option("--fix", help="Run the statements that mend what was found.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Run the statements that remove the leftovers.")] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="With --fix: also drop slots that a subscriber outside the cluster may need.")
+        bool, typer.Option("--all", help="With --fix: also remove leftovers that somebody else may still need.")
     ] = False,
     progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
-    """Look for what was left behind in a cluster: slots, origins, subscriptions and nodes that nobody uses.
+    """Find leftovers in a cluster: slots, origins, subscriptions and nodes that nobody uses.
 
-    Exit code 1 when something was found and --fix was not given. A slot that does not belong to a stream between
-    members may be one that a subscriber outside the cluster still needs: it is shown with a question mark, and mended
-    with --all only.
+    Exits with 1 if there are leftovers and you do not give --fix. A question mark means that somebody else may still
+    need the leftover, such as a slot whose subscriber is outside the cluster; only --fix --all removes it.
     """
     with reporting([dsn], "rescan" if as_json else None, progress) as screen:
         with borrowed(dsn) as where:
@@ -89,7 +88,7 @@ def rescan(
 
 
 def show_topology(screen: Screen, streams: list[topologies.Stream]) -> None:
-    """Print the table of a topology, a line about the whole, and one for each thing that is wrong."""
+    """Print the table of a topology, a summary, and a line for each problem."""
     for line in picture.matrix(streams, screen.width):
         screen.line(line)
     screen.line()

@@ -16,13 +16,13 @@ from zodan_sql.client.install import InstallResult
 def install(
     dsn: Dsns,
     create_dblink: Annotated[
-        bool, typer.Option("--create-dblink/--no-create-dblink", help="Create extension dblink where it is missing.")
+        bool, typer.Option("--create-dblink/--no-create-dblink", help="Create the extension dblink if it is missing.")
     ] = True,
     as_json: Json = False,
 ) -> None:
     """Install Zodan into databases, or upgrade it.
 
-    Each database has its own transaction; one that fails does not stop the others.
+    Each database has its own transaction: a failure in one does not stop the others.
     """
     with reporting(dsn, "install" if as_json else None) as screen:
         _report(screen, installer.install(dsn, create_dblink=create_dblink))
@@ -30,16 +30,16 @@ def install(
 
 def uninstall(
     dsn: Dsns,
-    force: Annotated[bool, typer.Option("--force", help="Also while an operation is under way.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Uninstall even while an operation is under way.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove Zodan from databases; dblink stays."""
+    """Uninstall Zodan from databases; dblink stays."""
     with reporting(dsn, "uninstall" if as_json else None) as screen:
         _report(screen, installer.uninstall(dsn, force=force))
 
 
 def _report(screen: Screen, results: list[InstallResult]) -> None:
-    """Print a line for every database; the first failure's class is the exit code."""
+    """Print a line for each database, and exit with the code of the first failure."""
     screen.fill({"databases": database_entries(results)})
     for result in results:
         if result.error is not None:

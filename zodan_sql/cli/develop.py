@@ -1,4 +1,4 @@
-"""build and lint: for whoever changes the templates."""
+"""build and lint, for people who change the templates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zodan_sql.cli.screen import EXIT_FOUND, reporting
 
 def build(
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail when a rendered file is not what the templates say.")
+        bool, typer.Option("--check", help="Write nothing; fail if a rendered file differs from the templates.")
     ] = False,
 ) -> None:
     """Render the SQL templates into build/."""
@@ -21,7 +21,7 @@ def build(
         if check:
             stale = render.stale_files()
             for name in stale:
-                screen.line(f"{name} is not what the templates render to: run zodan-sql build")
+                screen.line(f"{name} differs from the templates: run zodan-sql build")
             if stale:
                 raise typer.Exit(EXIT_FOUND)
         else:
@@ -30,7 +30,7 @@ def build(
 
 
 def lint() -> None:
-    """Hold the rendered SQL against the house rules."""
+    """Check the rendered SQL against the house rules."""
     with reporting() as screen:
         findings = linter.lint(
             render.render(), linter.read_templates(render.find_templates()), render.render_statements()

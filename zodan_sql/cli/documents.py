@@ -1,6 +1,7 @@
-"""The JSON documents of --json, one type a command; docs/reference/json.md describes them for people.
+"""The JSON documents of --json, one type for each command; docs/reference/json.md describes them for people.
 
-Keys are added, never renamed or taken away. Times are ISO 8601 with their zone, durations seconds, sizes bytes.
+New versions may add keys, and never rename or remove one. Times are ISO 8601 with their zone, durations seconds, sizes
+bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ErrorEntry(TypedDict):
-    """What went wrong, as on stderr."""
+    """An error, as on stderr."""
 
     sqlstate: str
     message: str
@@ -32,14 +33,14 @@ class ErrorEntry(TypedDict):
 
 
 class WarningEntry(TypedDict):
-    """What a server warned of."""
+    """A warning of a server."""
 
     message: str
     hint: str
 
 
 class Envelope(TypedDict):
-    """What every document has; error is null when the command did what it was asked."""
+    """The keys of every document; error is null if the command did what you asked."""
 
     command: str
     error: ErrorEntry | None
@@ -91,7 +92,7 @@ class CheckEntry(TypedDict):
 
 
 class SampleEntry(TypedDict):
-    """A row of zodan.sample: of a copy, which has a stage, or of a stream; what is not known is null."""
+    """A row of zodan.sample, either of a copy (with a stage) or of a stream; an unknown value is null."""
 
     ordinal: int
     taken: str
@@ -127,7 +128,7 @@ class PlannedStepEntry(TypedDict):
 
 
 class DatabaseEntry(TypedDict):
-    """What became of a database: installed, already there, removed, not there or failed."""
+    """The outcome in a database: installed, already there, removed, not there or failed."""
 
     database: str
     outcome: str
@@ -149,7 +150,7 @@ class ServerEntry(TypedDict):
 
 
 class StreamEntry(TypedDict):
-    """A row of zodan.topology; a node alone or unreachable has no subscriber."""
+    """A row of zodan.topology; a node that is alone or unreachable has no subscriber."""
 
     provider: str
     subscriber: str | None
@@ -161,7 +162,7 @@ class StreamEntry(TypedDict):
 
 
 class LeftoverEntry(TypedDict):
-    """A row of zodan.rescan; the statement is for that node. Not certain: somebody outside the cluster may use it."""
+    """A row of zodan.rescan; the statement runs on that node. If certain is false, somebody else may need it."""
 
     node: str
     kind: str
@@ -172,7 +173,7 @@ class LeftoverEntry(TypedDict):
 
 
 class CallDocument(Envelope, total=False):
-    """add-node, remove-node, resume, rollback and rescan --fix; absent where it failed before it had begun."""
+    """add-node, remove-node, resume, rollback, rescan --fix; no keys if the call failed before an operation began."""
 
     operation: OperationEntry
     steps: list[StepEntry]
@@ -181,7 +182,7 @@ class CallDocument(Envelope, total=False):
 
 
 class HealthDocument(Envelope, total=False):
-    """health-check; absent where it failed before it had looked."""
+    """health-check; no keys if the command failed before the checks."""
 
     check_type: str
     checks: list[CheckEntry]
@@ -212,7 +213,7 @@ class InstallDocument(Envelope, total=False):
 
 
 class SandboxDocument(Envelope, total=False):
-    """sandbox status; engine is empty and servers are none where there is no sandbox."""
+    """sandbox status; without a sandbox, engine and servers are empty."""
 
     base: str
     engine: str
@@ -228,13 +229,13 @@ class TopologyDocument(Envelope, total=False):
 
 
 class RescanDocument(CallDocument, total=False):
-    """rescan; leftovers are those that were found, before --fix mended them."""
+    """rescan; leftovers lists what was found, before --fix removed it."""
 
     leftovers: list[LeftoverEntry]
 
 
 def operation_entry(found: journal.Operation) -> OperationEntry:
-    """Return an operation as it is in a document."""
+    """Return an operation in the form of a document."""
     return cast(OperationEntry, _entry(found, started=("started", _iso), error=("error", lambda text: text or None)))
 
 
@@ -243,27 +244,27 @@ def _iso(started: str) -> str:
 
 
 def step_entries(steps: Iterable[journal.Step]) -> list[StepEntry]:
-    """Return steps of a journal as they are in a document."""
+    """Return the steps of a journal in the form of a document."""
     return cast(list[StepEntry], [asdict(step) for step in steps])
 
 
 def check_entries(results: Iterable[CheckResult]) -> list[CheckEntry]:
-    """Return checks as they are in a document."""
+    """Return checks in the form of a document."""
     return cast(list[CheckEntry], [asdict(result) for result in results])
 
 
 def sample_entries(samples: Iterable[Sample]) -> list[SampleEntry]:
-    """Return samples as they are in a document."""
+    """Return samples in the form of a document."""
     return cast(list[SampleEntry], [_entry(sample, taken_at=("taken", datetime.isoformat)) for sample in samples])
 
 
 def plan_entries(steps: Iterable[operation.PlannedStep]) -> list[PlannedStepEntry]:
-    """Return a plan as it is in a document."""
+    """Return a plan in the form of a document."""
     return cast(list[PlannedStepEntry], [_entry(step, budget=("budget_s", timedelta.total_seconds)) for step in steps])
 
 
 def _entry(row: DataclassInstance, **changed: tuple[str, Callable[[Any], object]]) -> dict[str, object]:
-    """Return a row as an object, those of its fields that are named under another name and in another form."""
+    """Return a row as an object. ``changed`` maps a field to its new name and the conversion of its value."""
     entry = {}
     for name, value in asdict(row).items():
         new, turn = changed.get(name, (name, lambda same: same))
@@ -272,12 +273,12 @@ def _entry(row: DataclassInstance, **changed: tuple[str, Callable[[Any], object]
 
 
 def error_entry(error: ZodanError) -> ErrorEntry:
-    """Return an error as it is in a document."""
+    """Return an error in the form of a document."""
     return {"sqlstate": error.sqlstate, "message": error.message, "detail": error.detail, "hint": error.hint}
 
 
 def database_entries(results: Iterable[InstallResult]) -> list[DatabaseEntry]:
-    """Return what became of databases as it is in a document."""
+    """Return the outcomes in databases in the form of a document."""
     return [
         {
             "database": result.database,
@@ -291,7 +292,7 @@ def database_entries(results: Iterable[InstallResult]) -> list[DatabaseEntry]:
 
 
 def server_entries(status: SandboxStatus) -> list[ServerEntry]:
-    """Return the servers of a sandbox as they are in a document."""
+    """Return the servers of a sandbox in the form of a document."""
     return [
         {
             "name": node.name,
@@ -307,10 +308,10 @@ def server_entries(status: SandboxStatus) -> list[ServerEntry]:
 
 
 def stream_entries(streams: Iterable[topology.Stream]) -> list[StreamEntry]:
-    """Return a topology as it is in a document."""
+    """Return a topology in the form of a document."""
     return cast(list[StreamEntry], [asdict(stream) | {"health": stream.health} for stream in streams])
 
 
 def leftover_entries(leftovers: Iterable[topology.Leftover]) -> list[LeftoverEntry]:
-    """Return what was left behind as it is in a document."""
+    """Return leftovers in the form of a document."""
     return cast(list[LeftoverEntry], [asdict(leftover) for leftover in leftovers])

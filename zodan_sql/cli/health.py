@@ -18,34 +18,35 @@ from zodan_sql.client.connection import parse_dsn
 from zodan_sql.errors import EXIT_CODES, caller_error
 
 _STYLES = {"FAIL": "red", "WARN": "yellow", "INFO": "cyan", "PASS": "green"}
-#: Columns of what is printed where there is no terminal to fit.
+#: Width of the table, in characters, if stdout is no terminal.
 _PLAIN_WIDTH = 160
 
 
 def health_check(
     src_node_name: Annotated[str, typer.Option("--src-node-name", help="A member of the cluster.")],
-    src_dsn: Annotated[str, typer.Option("--src-dsn", metavar="DSN", help="Its connection string.")],
+    src_dsn: Annotated[str, typer.Option("--src-dsn", metavar="DSN", help="The member's connection string.")],
     new_node_name: Annotated[
-        str | None, typer.Option("--new-node-name", help="The node that is to join, or has joined.", show_default=False)
+        str | None, typer.Option("--new-node-name", help="The node that will join or has joined.", show_default=False)
     ] = None,
     new_node_dsn: Annotated[
-        str | None, typer.Option("--new-node-dsn", metavar="DSN", help="Its connection string.", show_default=False)
+        str | None,
+        typer.Option("--new-node-dsn", metavar="DSN", help="That node's connection string.", show_default=False),
     ] = None,
     check_type: Annotated[
-        str, typer.Option("--check-type", metavar="pre|post", help="What must hold before a node joins, or afterwards.")
+        str, typer.Option("--check-type", metavar="pre|post", help="Check before a node joins, or afterwards.")
     ] = "pre",
     as_json: Json = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Also print what passed.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also print the checks that passed.")] = False,
     dsn: Annotated[
         str | None,
         typer.Option(
-            "--dsn", metavar="DSN", help="The database to call in; by default the new node's or the member's."
+            "--dsn", metavar="DSN", help="The database to call in; by default the new node's, or else the member's."
         ),
     ] = None,
 ) -> None:
-    """Examine a cluster, and a node that is to join it or has joined.
+    """Check a cluster, and a node that will join it or has joined it.
 
-    Changes nothing. Exit code 3 when a check of severity fail did not pass.
+    Changes nothing. Exits with 3 if a check of severity fail does not pass.
     """
     with reporting([src_dsn, new_node_dsn, dsn], "health-check" if as_json else None) as screen:
         if (new_node_name is None) != (new_node_dsn is None):

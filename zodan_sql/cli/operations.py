@@ -38,14 +38,14 @@ from zodan_sql.client.install import borrowed
 from zodan_sql.client.operation import PlannedStep
 from zodan_sql.errors import caller_error
 
-SrcNodeName = Annotated[str, typer.Option("--src-node-name", help="A member of the cluster, to copy from.")]
-SrcDsn = Annotated[str, dsn_option("--src-dsn", "Its connection string, valid on every node.")]
+SrcNodeName = Annotated[str, typer.Option("--src-node-name", help="The member to copy from.")]
+SrcDsn = Annotated[str, dsn_option("--src-dsn", "The member's connection string, valid on every node.")]
 NewNodeName = Annotated[str, typer.Option("--new-node-name", help="The node to add.")]
-NewNodeDsn = Annotated[str, dsn_option("--new-node-dsn", "Its connection string, valid on every node.")]
+NewNodeDsn = Annotated[str, dsn_option("--new-node-dsn", "The new node's connection string, valid on every node.")]
 TargetNodeName = Annotated[str, typer.Option("--target-node-name", help="The node to remove.")]
-TargetDsn = Annotated[str, dsn_option("--target-dsn", "Its connection string.")]
+TargetDsn = Annotated[str, dsn_option("--target-dsn", "That node's connection string.")]
 DiscardWrites = Annotated[
-    bool, typer.Option("--discard-writes", help="Although users have written on the new node: their rows go too.")
+    bool, typer.Option("--discard-writes", help="Roll back even if this deletes rows that users wrote on the new node.")
 ]
 
 
@@ -100,23 +100,25 @@ def remove_node(
 
 
 def plan(
-    src_node_name: Annotated[str | None, typer.Option(help="To add: a member, to copy from.")] = None,
-    src_dsn: Annotated[str | None, dsn_option("--src-dsn", "To add: its connection string.")] = None,
+    src_node_name: Annotated[str | None, typer.Option(help="To add: the member to copy from.")] = None,
+    src_dsn: Annotated[str | None, dsn_option("--src-dsn", "To add: the member's connection string.")] = None,
     new_node_name: Annotated[str | None, typer.Option(help="To add: the new node.")] = None,
-    new_node_dsn: Annotated[str | None, dsn_option("--new-node-dsn", "To add: its connection string.")] = None,
+    new_node_dsn: Annotated[
+        str | None, dsn_option("--new-node-dsn", "To add: the new node's connection string.")
+    ] = None,
     new_node_location: Location = None,
     new_node_country: Country = None,
     new_node_info: Info = None,
     roles: Roles = False,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
-    target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: its connection string.")] = None,
+    target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: the node's connection string.")] = None,
     force: Force = False,
     accept_divergence: AcceptDivergence = False,
     survivor_dsn: SurvivorDsn = None,
     verbose: Verbose = False,
     dsn: Annotated[
         str | None,
-        dsn_option("--dsn", "The database to ask; by default that which add-node or remove-node would call in."),
+        dsn_option("--dsn", "The database to call in; by default the same as for add-node or remove-node."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -159,7 +161,7 @@ def resume(
     progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
-    """Finish an interrupted operation from the true state of the cluster."""
+    """Finish an interrupted operation. The state of the cluster decides what is left to do."""
     _take_up("resume", number, dsn, node_dsn or [], verbose, progress, as_json)
 
 
@@ -172,13 +174,13 @@ def rollback(
     progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
-    """Take an interrupted operation back, as if it had never been called."""
+    """Undo an interrupted operation, as if you had never called it."""
     ways = {"p_discard_writes": discard_writes}
     _take_up("rollback", number, dsn, node_dsn or [], verbose, progress, as_json, ways)
 
 
 def operations(dsn: JournalDsn, as_json: Json = False) -> None:
-    """List what was called in a database, and how it ended."""
+    """List the operations called in a database, and how each ended."""
     with reporting([dsn], "operations" if as_json else None) as screen:
         need(dsn)
         found = journal.operations(dsn)
@@ -186,7 +188,7 @@ def operations(dsn: JournalDsn, as_json: Json = False) -> None:
             screen.fill({"operations": [operation_entry(each) for each in found]})
             return
         if not found:
-            screen.line("there was no operation")
+            screen.line("no operation was called here")
             return
         screen.table(
             ("number", "kind", "node", "state", "started", "took", "error"),
@@ -195,13 +197,13 @@ def operations(dsn: JournalDsn, as_json: Json = False) -> None:
 
 
 def steps(number: Number, dsn: JournalDsn, as_json: Json = False) -> None:
-    """Show the journal of an operation: every step, and how far it came."""
+    """List the steps of an operation, and how each ended."""
     with reporting([dsn], "steps" if as_json else None) as screen:
         need(dsn)
         found = journal.steps(dsn, number)
         if not found:
             raise caller_error(
-                f"there is no operation {number} in {describe(dsn)}", "See zodan-sql operations for those there are."
+                f"there is no operation {number} in {describe(dsn)}", "Run zodan-sql operations to list them."
             )
         if as_json:
             (whole,) = (each for each in journal.operations(dsn) if each.number == number)
@@ -226,13 +228,13 @@ def _begin(
     dry_run: bool,
     no_install: bool,
 ) -> None:
-    """Call add_node or remove_node; for --dry-run with --json, read the plan that the call would only print."""
+    """Call add_node or remove_node. With --dry-run and --json, read the plan that the call would only print."""
     provide(screen, called.dsn, change=not (no_install or dry_run))
     if dry_run and screen.as_json:
         chosen = {name: True for name, on in ways.items() if on}
         screen.fill({"plan": plan_entries(operation.plan(called.dsn, f"plan_{called.procedure}", arguments | chosen))})
         return
-    # A line a step is what the server calls verbose; ours adds the statements.
+    # The server's verbose mode prints a line for each step; ours adds the statements.
     switches = {line_a_step: verbose or not dry_run, **ways, "dry_run": dry_run}
     run(screen, called, arguments, switches, verbose)
 
@@ -246,7 +248,7 @@ def _add_arguments(
     country: str | None,
     info: str | None,
 ) -> dict[str, object]:
-    """Return the arguments of add_node that were given; what was not is the server's to decide."""
+    """Return the given arguments of add_node; the server has defaults for the others."""
     parse_dsn(src_dsn, "--src-dsn")
     parse_dsn(new_node_dsn, "--new-node-dsn")
     arguments: dict[str, object] = {
@@ -271,11 +273,11 @@ def _remove_arguments(name: str, target_dsn: str, survivor_dsn: str | None) -> d
 
 
 def _remove_where(dsn: str | None, target_dsn: str, survivor_dsn: str | None, force: bool) -> str:
-    """Return the connection string of the database to call in: with force not the target's, which may be dead."""
+    """Return the connection string of the database to call in; with force, not the target's, which may be dead."""
     where = dsn or (survivor_dsn if force else target_dsn)
     if where is None:
         raise caller_error(
-            "--force removes a node that cannot be reached, so it has to be called in another database",
+            "--force removes a node that cannot be reached, so the call must run in another database",
             "Give --survivor-dsn, the connection string of a member that stays, or --dsn.",
         )
     return where
@@ -307,7 +309,7 @@ def _take_up(
         for node, _, node_dsn in pairs:
             if not node:
                 raise caller_error("--node-dsn names no node", "Write it as --node-dsn 'n1=host=... dbname=...'.")
-            parse_dsn(node_dsn, "--node-dsn, after the name of the node and =,")
+            parse_dsn(node_dsn, "the part of --node-dsn after NODE=")
         arguments: dict[str, object] = {"p_operation": number}
         if pairs:
             arguments["p_dsns"] = {node: node_dsn for node, _, node_dsn in pairs}

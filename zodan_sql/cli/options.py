@@ -1,4 +1,4 @@
-"""The options that more than one command takes: each is spelled, and explained, in one place."""
+"""The options that several commands take, each with its spelling and its help in one place."""
 
 from __future__ import annotations
 
@@ -12,61 +12,64 @@ from zodan_sql.cli.progress import Mode
 
 
 def dsn_option(name: str, text: str) -> OptionInfo:
-    """Return an option that takes a connection string, which its help never repeats."""
+    """Return an option for a connection string. Its help shows no default, because that could be a password."""
     option: OptionInfo = typer.Option(name, metavar="DSN", help=text, show_default=False)
     return option
 
 
-Location = Annotated[str | None, typer.Option("--new-node-location", help="Where the node is.", show_default="NY")]
-Country = Annotated[str | None, typer.Option("--new-node-country", help="Its country.", show_default="USA")]
-Info = Annotated[str | None, typer.Option("--new-node-info", metavar="JSON", help="Anything about the node.")]
+Location = Annotated[str | None, typer.Option("--new-node-location", help="The node's location.", show_default="NY")]
+Country = Annotated[str | None, typer.Option("--new-node-country", help="The node's country.", show_default="USA")]
+Info = Annotated[str | None, typer.Option("--new-node-info", metavar="JSON", help="Any facts about the node.")]
 Roles = Annotated[
     bool,
-    typer.Option("--with-roles", "--roles", help="Bring the roles that the new server lacks, password hashes too."),
+    typer.Option("--with-roles", "--roles", help="Copy the roles that the new server lacks, with password hashes."),
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Remove it although it cannot be reached; also give --survivor-dsn or --dsn."),
+    typer.Option("--force", help="Remove a node that cannot be reached; also give --survivor-dsn or --dsn."),
 ]
 AcceptDivergence = Annotated[
-    bool, typer.Option("--accept-divergence", help="With --force, although the others do not all have the same.")
+    bool, typer.Option("--accept-divergence", help="Remove the node even if its rows may then differ between members.")
 ]
 SurvivorDsn = Annotated[
     str | None, dsn_option("--survivor-dsn", "With --force: the connection string of a member that stays.")
 ]
-Number = Annotated[int, typer.Argument(metavar="OPERATION", help="Its number: see zodan-sql operations.")]
-JournalDsn = Annotated[str, dsn_option("--dsn", "The database that the operation was called in.")]
+Number = Annotated[
+    int, typer.Argument(metavar="OPERATION", help="The operation's number, as zodan-sql operations lists it.")
+]
+JournalDsn = Annotated[str, dsn_option("--dsn", "The database in which the operation was called.")]
 NodeDsns = Annotated[
     list[str] | None,
     typer.Option(
         "--node-dsn",
         metavar="NODE=DSN",
-        help="A node and its connection string, where the cluster does not know it; once for each of several.",
+        help="A node's connection string, if the cluster does not know it; repeat the option for more nodes.",
         show_default=False,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also print the statements.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout; all else on stderr. See docs/reference/json.md.")
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout, all else on stderr. See docs/reference/json.md."),
 ]
 ProgressMode = Annotated[
     Mode,
     typer.Option(
         "--progress",
-        help="How progress is shown: auto, live on a terminal and plain elsewhere; plain, in lines; none, not at all.",
+        help="auto shows progress live on a terminal, elsewhere as plain; plain prints lines; none shows no progress.",
     ),
 ]
-NoInstall = Annotated[bool, typer.Option("--no-install", help="Fail where Zodan is missing instead of installing it.")]
-MemberDsn = Annotated[str, dsn_option("--dsn", "A member, by which the others are found.")]
+NoInstall = Annotated[bool, typer.Option("--no-install", help="Fail if Zodan is missing, instead of installing it.")]
+MemberDsn = Annotated[str, dsn_option("--dsn", "Any member; Zodan finds the others through it.")]
 Dsns = Annotated[
-    list[str], typer.Option("--dsn", metavar="DSN", help="A database; give the option once for each of several.")
+    list[str], typer.Option("--dsn", metavar="DSN", help="A database; repeat the option for more databases.")
 ]
 Base = Annotated[
     Path | None,
-    typer.Option("--base", metavar="FOLDER", help="Where the sandbox is.", envvar="ZODAN_SANDBOX", show_default=False),
+    typer.Option("--base", metavar="FOLDER", help="The sandbox's folder.", envvar="ZODAN_SANDBOX", show_default=False),
 ]
 PgBin = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="The bin folder of the server to use.", envvar="ZODAN_PG_BIN"),
+    typer.Option(metavar="FOLDER", help="The bin folder of the PostgreSQL to use.", envvar="ZODAN_PG_BIN"),
 ]

@@ -1,4 +1,4 @@
-"""How far an operation has come: on a terminal a line a phase and bars that live, elsewhere a line now and then."""
+"""How far an operation has come: on a terminal a line for each phase and live bars, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rich.table import Column
 from zodan_sql.client.journal import Step
 from zodan_sql.client.samples import DATA, Sample, Watch, describe, describe_bytes, describe_tables, rate
 
-#: How the server tells that a step is done, was found done, or was taken back.
+#: How the server reports that a step is done, was done already, or is undone.
 _STEP = re.compile(r"(?P<mark>[+=-]) (?P<ordinal>\d+): (?P<title>.*)", re.DOTALL)
 
-#: Gives the plan of the operation under way, once it has begun.
+#: Returns the plan of the operation under way, once the operation has begun.
 ReadPlan = Callable[[], Sequence[Step]]
 
-#: Takes a sample of a step that waits, and the rate of its copy in bytes a second.
+#: Takes a sample of a waiting step, and the rate of its copy in bytes a second.
 ShowSample = Callable[[Sample, float | None], None]
 
-#: Seconds between two looks at the samples.
+#: Seconds between two queries for samples.
 _LOOK_S = 0.5
-#: Seconds that a step waits before a line tells of it, and those until the next line: the first, a factor, the most.
+#: Seconds that a step waits before a line reports it. Then the seconds to the next line: at first, a factor, at most.
 _PATIENCE_S = 2.0
 _REST_S = 3.0
 _REST_GROWS = 1.5
@@ -35,7 +35,7 @@ _REST_LONGEST_S = 60.0
 
 
 class Mode(StrEnum):
-    """What --progress asks for."""
+    """The values of --progress."""
 
     AUTO = "auto"
     PLAIN = "plain"
@@ -43,13 +43,13 @@ class Mode(StrEnum):
 
 
 def is_step(text: str) -> bool:
-    """Tell whether a line of the server is about a step."""
+    """Return whether a line of the server is about a step."""
     return _STEP.fullmatch(text) is not None
 
 
 @contextmanager
 def watching(watch: Watch, show: ShowSample) -> Iterator[None]:
-    """Show samples as they are taken, from a thread of its own."""
+    """Show samples as they arrive, from a separate thread."""
     ended = threading.Event()
 
     def look() -> None:
@@ -69,19 +69,19 @@ def watching(watch: Watch, show: ShowSample) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        # What a server does not answer is not waited for.
+        # Do not wait for a server that does not answer.
         thread.join(_LOOK_S)
 
 
 class PlainProgress:
-    """A line now and then about a step that waits, with rests that grow."""
+    """Prints a line now and then about a waiting step, at growing intervals."""
 
     def __init__(self, print_line: Callable[[str], None]) -> None:
         self._print_line = print_line
         self._next: dict[int, tuple[float, float]] = {}
 
     def measured(self, sample: Sample, bytes_per_s: float | None) -> None:
-        """Take a sample, and print it if it is time to."""
+        """Take a sample, and print a line if one is due."""
         waited = sample.waited_s or 0.0
         due, rest = self._next.get(sample.ordinal, (_PATIENCE_S, _REST_S))
         if waited < due:
@@ -91,7 +91,7 @@ class PlainProgress:
 
 
 class PhaseProgress:
-    """Turns the server's lines, a step each, into phases. Without a plan to read it leaves them as they are."""
+    """Turns the server's lines, one for each step, into phases. Without a plan, it leaves the lines as they are."""
 
     def __init__(self, console: Console, text: str, read_plan: ReadPlan) -> None:
         self._console = console
@@ -112,21 +112,21 @@ class PhaseProgress:
             transient=True,
         )
         self._task = self._bar.add_task(text, total=None, count="", title="")
-        #: The bar of a step that waits, and which one that is.
+        #: The bar of a waiting step, and that step's ordinal.
         self._wait: TaskID | None = None
         self._waiting: int | None = None
-        # Steps come from the one thread, samples from another.
+        # Steps come from one thread, samples from another.
         self._lock = threading.Lock()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the bar; afterwards only the lines above it are left."""
+        """Show the bar; afterwards only the lines above it remain."""
         with self._bar:
             yield
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """Make room for what is printed past the console of the bar."""
+        """Hide the bar while something prints past its console."""
         self._bar.stop()
         try:
             yield
@@ -134,7 +134,7 @@ class PhaseProgress:
             self._bar.start()
 
     def take(self, text: str) -> bool:
-        """Take a line of the server; tell whether it was a step that is shown here, and not to be printed."""
+        """Take a line of the server. Return True if this display shows its step, so that nobody else prints it."""
         said = _STEP.fullmatch(text)
         if said is None:
             return False
@@ -165,12 +165,12 @@ class PhaseProgress:
         return True
 
     def measured(self, sample: Sample, bytes_per_s: float | None) -> None:
-        """Show a sample in a bar of its own: of a copy at once, of a stream when it takes its time."""
+        """Show a sample in its own bar: of a copy at once, of a stream only after a while."""
         with self._lock:
             self._measured(sample, bytes_per_s)
 
     def _measured(self, sample: Sample, bytes_per_s: float | None) -> None:
-        # It may have been taken before its step was told to be done.
+        # The sample may be older than the line that reported its step done.
         if sample.ordinal in self._done or (not sample.is_copy and (sample.waited_s or 0.0) < _PATIENCE_S):
             return
         if self._wait is None or sample.ordinal != self._waiting:
@@ -179,7 +179,7 @@ class PhaseProgress:
             self._wait = self._bar.add_task("copying" if sample.is_copy else "waiting", total=None, count="", title="")
         self._bar.update(
             self._wait,
-            # Without a total the bar shows that something is going on, and no more.
+            # Without a total, the bar shows only that something is going on.
             total=sample.bytes_total if sample.stage == DATA else None,
             completed=min(sample.bytes_done or 0, sample.bytes_total or 0),
             count=describe_tables(sample) if sample.is_copy else describe(sample),

@@ -1,4 +1,4 @@
-"""report: an operation as a page for the change ticket."""
+"""report: a page for the change ticket about an operation."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def report(
         typer.Option(
             "--through",
             metavar="DSN",
-            help="A member, for the topology, if --dsn is none any more.",
+            help="A member to read the topology through, if --dsn is no longer one.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Write an operation as one HTML page: what was asked, measured, checked, done and seen at the end.
+    """Write an HTML page about an operation: arguments, checks, plan, timeline, failures and topology.
 
-    The plan, a timeline, the rate of the copy and the lag in time, failures, the topology; nothing from outside.
+    The page also has charts of the copy rate and the lag. It loads nothing from elsewhere.
     """
     with reporting([dsn, through]) as screen:
         need(dsn)
@@ -50,7 +50,7 @@ def report(
 
 
 def _look(redact: Redactor, dsn: str, through: str | None) -> tuple[list[topology.Stream] | None, str]:
-    """Return the topology, or why there is none: a report of what happened is due when nodes are down, too."""
+    """Return the topology, or the reason why there is none: people also need a report while nodes are down."""
     try:
         return topology.streams(dsn, through or dsn), ""
     except ZodanError as error:

@@ -1,4 +1,4 @@
-"""sandbox up, down, status and dsn; and the demonstration on it."""
+"""sandbox up, down, status and dsn, and the demonstration."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
 if TYPE_CHECKING:
     from zodan_sql.sandbox import SandboxStatus
 
-# The package behind this stands on testgres, which only an extra brings: it is imported where it is used.
+# The sandbox needs testgres, which only an extra installs. So each command imports the sandbox itself.
 
-app = typer.Typer(help="A local cluster to try things on.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Run a local cluster to try things out.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
 def up(
-    nodes: Annotated[int, typer.Option(min=0, help="Members, in a full mesh: n1, n2, ...")] = 3,
-    blanks: Annotated[int, typer.Option(min=0, help="Servers more, which are nodes of nothing yet.")] = 1,
+    nodes: Annotated[int, typer.Option(min=0, help="Members of a full mesh: n1, n2, ...")] = 3,
+    blanks: Annotated[int, typer.Option(min=0, help="More servers, which belong to no cluster yet.")] = 1,
     base: Base = None,
     pg_bin: PgBin = None,
 ) -> None:
-    """Make and start a cluster, or start the one that is there."""
+    """Create and start a cluster, or start the existing one."""
     with reporting() as screen:
         from zodan_sql import sandbox
 
         result = sandbox.up(base, nodes=nodes, blanks=blanks, pg_bin=pg_bin)
         if result.was_there:
-            screen.line("it was there already")
+            screen.line("the sandbox exists already")
         _show(screen, result.status)
 
 
 @app.command()
 def down(base: Base = None) -> None:
-    """Stop the cluster and remove it, data and all."""
+    """Stop the cluster and delete it, with its data."""
     with reporting() as screen:
         from zodan_sql import sandbox
 
@@ -47,7 +47,7 @@ def down(base: Base = None) -> None:
 
 @app.command()
 def status(base: Base = None, as_json: Json = False) -> None:
-    """Show the servers, and what each one's subscriptions do."""
+    """Show the servers and the status of their subscriptions."""
     with reporting(document="sandbox status" if as_json else None) as screen:
         from zodan_sql import sandbox
 
@@ -65,7 +65,7 @@ def status(base: Base = None, as_json: Json = False) -> None:
 def dsn(node: Annotated[str, typer.Argument(help="A node of the sandbox.")], base: Base = None) -> None:
     """Print a node's connection string, with its password.
 
-    For command lines: --src-dsn "$(zodan-sql sandbox dsn n1)".
+    Use it in a command line: --src-dsn "$(zodan-sql sandbox dsn n1)".
     """
     with reporting():
         from zodan_sql import sandbox
@@ -74,16 +74,16 @@ def dsn(node: Annotated[str, typer.Argument(help="A node of the sandbox.")], bas
             found = sandbox.Cluster.load(base or sandbox.default_base())[node]
         except KeyError:
             raise sandbox.SandboxError(
-                f'there is no node "{node}" in the sandbox', "See zodan-sql sandbox status."
+                f'there is no node "{node}" in the sandbox', "Run zodan-sql sandbox status to list the nodes."
             ) from None
-        # Asked for, and good for nothing but the sandbox: the one connection string that is not masked.
+        # The user asked for it, and it opens only the sandbox: the one connection string that is not masked.
         typer.echo(found.dsn())
 
 
 def demo(pg_bin: PgBin = None) -> None:
-    """Show a node join a cluster under load, and leave.
+    """Show how a node joins a cluster under load, and leaves it.
 
-    Makes a sandbox of its own, compares every row on every node, and removes everything again.
+    Creates its own sandbox, compares every row on every node, and deletes the sandbox at the end.
     """
     with reporting() as screen:
         from zodan_sql.sandbox import demo as demonstration

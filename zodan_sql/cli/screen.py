@@ -1,6 +1,6 @@
-"""What the commands print: everything passes through the redactor; errors go to stderr with their exit code.
+"""What the commands print. Every text passes through the redactor; errors go to stderr and set the exit code.
 
-With --json, one document is on stdout and nothing else: everything that is for people goes to stderr.
+With --json, stdout gets one document and nothing else: texts for people go to stderr.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PROGRESS = ("NOTICE", "INFO", "LOG")
 
 
 class Screen:
-    """Where a command prints. Colours and what moves are rich's, and absent where stdout is no terminal."""
+    """Where a command prints. On a terminal, rich adds colours and live progress."""
 
     def __init__(self, dsns: Iterable[str | None] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> None:
-        """``document`` is the command's name where a JSON document is wanted on stdout, None for words."""
+        """``document`` is the command's name if it prints a JSON document on stdout, None if it prints text."""
         self._mode = mode
         self.redact = Redactor(dsns)
         self.as_json = document is not None
@@ -47,22 +47,22 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """How many characters a line of stdout holds."""
+        """The number of characters in a line of stdout."""
         return self._out.width
 
     def fill(self, document: Mapping[str, object]) -> None:
-        """Put the command's own keys into the JSON document, as zodan_sql.cli.documents has them."""
+        """Add the command's own keys to the JSON document; zodan_sql.cli.documents has their types."""
         self._filled |= document
 
     def close(self) -> None:
-        """Print the JSON document, if one is wanted."""
+        """Print the JSON document, if the command has one."""
         if self._command is None:
             return
         whole = {"command": self._command, "error": self._error, "warnings": self._warnings, **self._filled}
         typer.echo(json.dumps(self._redacted(whole), indent=2, ensure_ascii=False))
 
     def _redacted(self, value: object) -> object:
-        """Mask text by text: masked as a whole, a document would lose the quotes that end its strings."""
+        """Mask text by text: in a whole document, masking would also remove the quotes that end strings."""
         if isinstance(value, str):
             return self.redact(value)
         if isinstance(value, Mapping):
@@ -72,7 +72,7 @@ class Screen:
         return value
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print columns as wide as what is in them; the last takes what it needs."""
+        """Print columns as wide as their contents; the last column is not padded."""
         widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head) - 1)]
         for row in (head, *rows):
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
@@ -88,7 +88,7 @@ class Screen:
             self._err.print(self.redact(text), style=style)
 
     def error(self, error: ZodanError) -> None:
-        """Print message, DETAIL and HINT on stderr; the first of a command is its document's."""
+        """Print message, DETAIL and HINT on stderr; the document gets the first error of a command."""
         self.note(error)
         self.warn(f"error {error.sqlstate}: {error.message}", style="red")
         if error.detail:
@@ -97,11 +97,11 @@ class Screen:
             self.warn(f"  hint: {error.hint}")
 
     def note(self, error: ZodanError) -> None:
-        """Put an error into the JSON document without a word; the first stays."""
+        """Put an error into the JSON document, unless it has one, and print nothing."""
         self._error = self._error or error_entry(error)
 
     def message(self, severity: str, text: str, hint: str = "") -> None:
-        """Print what a server said: progress on stdout, a line a step or a phase; warnings on stderr."""
+        """Print a message of a server: progress on stdout, a line for each step or phase; warnings on stderr."""
         if severity in _PROGRESS:
             if self._mode is Mode.NONE and is_step(text):
                 return
@@ -116,15 +116,15 @@ class Screen:
                 self.warn(f"  hint: {hint}")
 
     def interrupted(self) -> None:
-        """Say that the user, or whoever sent the signal, wanted it to end."""
+        """Report that the user, or a signal, interrupted the command."""
         self.note(ZodanError("interrupted", sqlstate=CANCELLED))
         self.warn("interrupted", style="yellow")
 
     @contextmanager
     def working(self, text: str, read_plan: ReadPlan, watch: Watch | None = None) -> Iterator[None]:
-        """Show how far the operation under way has come; its plan is read when it has begun, ``watch`` again and again.
+        """Show the progress of an operation: read its plan once it has begun, and the samples of ``watch`` repeatedly.
 
-        On a terminal that lives, unless plain lines are asked for.
+        On a terminal the display is live, unless --progress says otherwise.
         """
         if self._mode is not Mode.AUTO or not self._out.is_terminal:
             plain = PlainProgress(self.line)
@@ -142,9 +142,9 @@ class Screen:
 
 @contextmanager
 def reporting(dsns: Iterable[str | None] = (), document: str | None = None, mode: Mode = Mode.AUTO) -> Iterator[Screen]:
-    """Give a screen that knows the passwords of ``dsns``, and turn what goes wrong into words and an exit code.
+    """Yield a screen that masks the passwords of ``dsns``, and turn exceptions into messages and exit codes.
 
-    With ``document``, the name of the command, a JSON document is printed at the end, whatever that is.
+    With ``document``, the command's name, print a JSON document at the end, whether the command succeeds or fails.
     """
     screen = Screen(dsns, document, mode)
     try:
@@ -171,15 +171,15 @@ def _told(screen: Screen) -> Iterator[None]:
     except KeyboardInterrupt:
         screen.interrupted()
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    # What redaction goes by is in the templates: where they cannot be read, main says so without a screen.
+    # Redaction needs the templates. If nobody can read them, main reports this without a screen.
     except (typer.Exit, typer.Abort, RenderError):
         raise
     except Exception as error:
-        # The sandbox's own error, which cannot be imported where what the sandbox stands on is missing.
+        # This may be the sandbox's own error, whose module cannot be imported if testgres is missing.
         hint = getattr(error, "hint", None)
         if isinstance(hint, str):
             screen.error(precondition_error(str(error.args[0]), hint))
             raise typer.Exit(EXIT_CODES["ZD1"]) from None
         screen.note(ZodanError(f"{type(error).__name__}: {error}", sqlstate="ZD900", hint="Report this as a bug."))
-        screen.warn(f"this is a bug of Zodan, please report it:\n{traceback.format_exc()}")
+        screen.warn(f"this is a bug in Zodan, please report it:\n{traceback.format_exc()}")
         raise typer.Exit(EXIT_BUG) from None

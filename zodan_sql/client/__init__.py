@@ -1,1 +1,1 @@
-"""What the package asks of databases and does in them: connects, installs, calls, and reads what they answer."""
+"""The package's work in databases: it connects, installs, calls, and reads the answers."""

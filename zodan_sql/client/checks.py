@@ -1,4 +1,4 @@
-"""Ask a database to examine a cluster, and add what only this machine may know (design, sections 1 and 4)."""
+"""Let a database check a cluster, and add what only this machine can find out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zodan_sql.errors import ZodanError
 from zodan_sql.words import size
 
 DISK_SPACE = "disk-space"
-#: Free space that a copy should find, as a multiple of the source's size: the rows, and the WAL they are written with.
+#: Free space that a copy needs, as a multiple of the source's size: for the rows, and for the WAL they cause.
 _ROOM = 2
 
 _SERVER = (
@@ -37,7 +37,7 @@ _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A row of zodan.checks. ``passed`` is None where something cannot be known."""
+    """A row of zodan.checks. ``passed`` is None if the answer is unknown."""
 
     key: str
     name: str
@@ -51,17 +51,17 @@ class CheckResult:
 
 
 def examine(where: Where, arguments: Mapping[str, str]) -> list[CheckResult]:
-    """Return the rows of zodan.checks, called by name where Zodan is. Raises ZodanError."""
+    """Return the rows of zodan.checks, called with named ``arguments``. Raises ZodanError."""
     return read_function(where, "checks", arguments, CheckResult)
 
 
 def recorded(dsn: str, number: int) -> list[CheckResult]:
-    """Return what was examined before an operation began, as it was then; nothing where that was not kept."""
+    """Return the checks made before an operation began, with their results then; none if the journal has none."""
     return read_rows(dsn, _RECORDED, {"number": number}, CheckResult)
 
 
 def with_disk_space(results: list[CheckResult], src_dsn: str, new_node_dsn: str) -> list[CheckResult]:
-    """Return the results with the new node's free space in them, where its data directory is on this machine."""
+    """Return the results with the new node's free space, if its data directory is on this machine."""
     if not any(result.key == DISK_SPACE for result in results):
         return results
     try:
@@ -74,7 +74,7 @@ def with_disk_space(results: list[CheckResult], src_dsn: str, new_node_dsn: str)
         return results
     needed = int(row[0])
     severity = "fail" if free < needed else "warn" if free < _ROOM * needed else "info"
-    observed = f"the source has {size(needed)}, free on this server are {size(free)}"
+    observed = f"the source has {size(needed)}, this server has {size(free)} free"
     return [
         replace(result, severity=severity, passed=severity == "info", observed=observed, verdict=severity.upper())
         if result.key == DISK_SPACE
@@ -84,14 +84,14 @@ def with_disk_space(results: list[CheckResult], src_dsn: str, new_node_dsn: str)
 
 
 def _free_space(dsn: str) -> int | None:
-    """Return the free bytes of a server's file system, None unless it is proved to be a server of this machine."""
+    """Return the free bytes of a server's file system, or None if the server may run on another machine."""
     with connect(dsn) as connection:
         row = connection.execute(_SERVER).fetchone()
         address = connection.info.hostaddr
     if row is None or (address and not ip_address(address).is_loopback):
         return None
     folder, started = Path(row[0]), int(row[1])
-    # A tunnel leads from this machine to another one: there, a server that began in the same second is not here.
+    # A tunnel may lead to another machine. So the server's start must match the postmaster.pid on this machine.
     lines = (folder / "postmaster.pid").read_text().splitlines()
     if abs(int(lines[2]) - started) > 1:
         return None

@@ -1,4 +1,4 @@
-"""Connections: what a connection string says, how one is opened, and rows read through it (design, section 1)."""
+"""Connections: read a connection string, open a connection, and read rows through it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OnMessage = Callable[[str, str, str], None]
 
 Connection = psycopg.Connection[Any]
 
-#: A connection string, or a connection in whose transaction Zodan is for a while.
+#: A connection string, or a connection whose transaction has loaded Zodan.
 Where = str | Connection
 
 Row = TypeVar("Row")
@@ -33,13 +33,13 @@ SELECT pg_catalog.set_config(s.name, s.value, false)
 
 
 def parse_dsn(dsn: str, option: str) -> dict[str, str]:
-    """Return a connection string's settings. ``option`` names it in the error, which never repeats the string."""
+    """Return a connection string's settings. The error names ``option`` and never repeats the string."""
     try:
         settings = conninfo_to_dict(dsn)
     except psycopg.Error:
         settings = {}
     if not settings:
-        # The parser's own words hold pieces of the string, and a piece may be one of a password.
+        # The parser's own message quotes pieces of the string, and a piece may be part of a password.
         raise caller_error(
             f"{option} is not a connection string",
             "Write key=value pairs with values quoted where they hold spaces, or postgresql://user@host:port/database.",
@@ -48,7 +48,7 @@ def parse_dsn(dsn: str, option: str) -> dict[str, str]:
 
 
 def describe(dsn: str, option: str = "--dsn") -> str:
-    """Return what a connection string leads to, for a message: database, host and port, and nothing else."""
+    """Return the target of a connection string for a message: database, host and port, nothing else."""
     settings = parse_dsn(dsn, option)
     database = settings.get("dbname") or settings.get("service") or settings.get("user") or "default"
     host, port = settings.get("host") or settings.get("hostaddr"), settings.get("port")
@@ -56,26 +56,26 @@ def describe(dsn: str, option: str = "--dsn") -> str:
 
 
 def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> Connection:
-    """Open a connection. Raises ZodanError with what the server, or the way to it, said."""
+    """Open a connection. Raises ZodanError with the error of the server or of the connection to it."""
     settings = parse_dsn(dsn, option)
     settings.setdefault("connect_timeout", str(render.read_default("connect_timeout", int)))
     settings.setdefault("fallback_application_name", "zodan-sql")
     try:
         connection = psycopg.connect(autocommit=autocommit, **settings)  # type: ignore[arg-type]
-        # What a server notes when a statement begins, or is bound, is there before Zodan can hide it.
+        # A server may log a statement when it begins or is bound. Only the client can switch this off in time.
         connection.execute(_hide())
         if not autocommit:
             connection.commit()
         return connection
     except psycopg.Error as error:
         failed = from_database(error)
-        failed.hint = failed.hint or "Check that the server runs, its address, the password and its pg_hba.conf."
+        failed.hint = failed.hint or "Check that the server is running, its address, the password and its pg_hba.conf."
         raise failed from None
 
 
 @cache
 def _hide() -> sql.Composed:
-    """Return what keeps statements out of a server's log and statistics, as far as a session may."""
+    """Return a query that keeps statements out of a server's log and statistics, as far as the session may."""
     ended: dict[str, str] = render.read_default("unlogged", dict)
     settings = {
         "log_statement": "none",
@@ -94,7 +94,7 @@ def read_rows(
     kind: type[Row],
     on_message: OnMessage | None = None,
 ) -> list[Row]:
-    """Return the rows of a query as ``kind``, whose fields its columns are. Raises ZodanError."""
+    """Return the rows of a query as ``kind``, a class with the columns as fields. Raises ZodanError."""
     opened = connect(where) if isinstance(where, str) else nullcontext(where)
     with opened as connection, connection.cursor(row_factory=class_row(kind)) as cursor:
         if on_message is not None:
@@ -106,13 +106,13 @@ def read_rows(
 
 
 def listen(connection: Connection, on_message: OnMessage) -> None:
-    """Hand on what a server says while statements run."""
+    """Pass the messages of a server to ``on_message`` while statements run."""
     connection.add_notice_handler(lambda said: _hand_on(said, on_message))
 
 
 def _hand_on(said: psycopg.errors.Diagnostic, on_message: OnMessage) -> None:
     severity = said.severity_nonlocalized or "NOTICE"
-    # The server itself has things to say to whoever listens for DEBUG.
+    # The server itself also sends DEBUG messages; only those of Zodan's RAISE count.
     if severity.startswith("DEBUG") and said.source_function != "exec_stmt_raise":
         return
     on_message(severity, said.message_primary or "", said.message_hint or "")

@@ -1,7 +1,7 @@
-"""Put Zodan into databases, and take it out again: each in its own transaction (design, sections 1 and 2).
+"""Install Zodan in databases, and uninstall it: each database in its own transaction.
 
-The scripts do the work themselves (no DDL replication while they run, the schema reserved where Spock can), so that
-psql gives the same; what stands here is what a script cannot do: look first, verify afterwards, and report.
+The scripts do the work themselves, so that psql has the same effect: they switch off DDL replication and reserve the
+schema if Spock can do that. This module does what a script cannot: check first, verify afterwards, and report.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DDL_REPLICATION = ["spock.enable_ddl_replication", "spock.include_ddl_repset"]
 
 @dataclass(frozen=True)
 class InstallResult:
-    """What became of one database."""
+    """The outcome in one database."""
 
     database: str
     #: "installed", "already there", "removed", "not there", or "failed".
@@ -41,33 +41,33 @@ class InstallResult:
 
 
 def install(dsns: Iterable[str], *, create_dblink: bool = True, option: str = "--dsn") -> list[InstallResult]:
-    """Install into every database, or bring what is there up to this version; loading again does no harm.
+    """Install Zodan in every database, or upgrade it to this version; loading it again does no harm.
 
-    A failure in one database is reported in its result and does not stop the others.
+    Returns one result for each database. A failure is in its result and does not stop the other databases.
     """
     return _in_each(dsns, option, lambda connection: _install(connection, create_dblink))
 
 
 def uninstall(dsns: Iterable[str], *, force: bool = False, option: str = "--dsn") -> list[InstallResult]:
-    """Remove everything that install put into every database. dblink stays: others may use it.
+    """Uninstall Zodan from every database. dblink stays, because others may use it.
 
-    Refuses while an operation is under way, unless ``force``. One whose caller is dead is named in the note: its
-    journal is gone.
+    Refuses while an operation is under way, unless ``force``. The note names unfinished operations, because
+    their journal is gone.
     """
     return _in_each(dsns, option, lambda connection: _uninstall(connection, force))
 
 
 def installed_version(dsn: str, option: str = "--dsn") -> str | None:
-    """Return the version of Zodan in a database, None when there is none or only a part of it."""
+    """Return the version of Zodan in a database, None if Zodan is missing or incomplete."""
     with connect(dsn, option) as connection:
         return _version(connection) if _is_complete(connection) else None
 
 
 @contextmanager
 def borrowed(dsn: str) -> Iterator[Where]:
-    """Give where Zodan can be read from: the database itself where it is installed, else a connection.
+    """Yield where to query Zodan: the connection string if Zodan is installed there, otherwise a connection.
 
-    In the transaction of that connection it was loaded, and all of that is rolled back in the end. Raises ZodanError.
+    The connection has loaded Zodan in a transaction, which is rolled back at the end. Raises ZodanError.
     """
     if installed_version(dsn) is not None:
         yield dsn
@@ -90,7 +90,7 @@ def own_version() -> str:
 
 
 def read_script(name: str) -> str:
-    """Return a rendered script without what only psql understands, to be run inside a transaction."""
+    """Return a rendered script without what only psql understands, so that it can run inside a transaction."""
     return without_transaction(without_meta((render.find_build() / name).read_text(encoding="utf-8")))
 
 
@@ -161,12 +161,12 @@ def _uninstall(connection: Connection, force: bool) -> InstallResult:
         connection.execute("SELECT spock.reserved_object_remove('zodan', 'schema')")
     if not procedures and not schema:
         return InstallResult("", "not there")
-    notes = ["dblink stays", *(f"{one.kind} of {one.node} had not been finished" for one in unfinished)]
+    notes = ["dblink stays", *(f"{one.kind} of {one.node} was unfinished" for one in unfinished)]
     return InstallResult("", "removed", version or "", note=", ".join(notes))
 
 
 def switch_off_ddl_replication(connection: Connection) -> None:
-    """Keep what follows from travelling to other nodes, and new tables out of the replication sets."""
+    """Keep the transaction's DDL away from other nodes, and new tables out of the replication sets."""
     connection.execute(
         "SELECT pg_catalog.set_config(name, 'off', true) FROM pg_catalog.pg_settings WHERE name = ANY (%s)",
         [_DDL_REPLICATION],
@@ -209,21 +209,23 @@ def _check_dblink(connection: Connection, create: bool) -> None:
 
 
 def _unfinished(connection: Connection, force: bool) -> list[Operation]:
-    """Return the operations that were never finished; refuse, unless forced, while somebody is at work on one."""
+    """Return the unfinished operations. Raises ZodanError if one is under way, unless ``force``."""
     found = [one for one in read_operations(connection) if one.state in ("running", "failed", INTERRUPTED)]
     for one in found:
         if one.state == "running" and not force:
             raise precondition_error(
                 f'{one.kind} of node "{one.node}" is under way',
-                "Wait until it is done, or uninstall with --force, which loses its journal.",
-                detail=f"It is operation {one.number}, begun {one.started}.",
+                "Wait until it is done, or uninstall with --force, which deletes its journal.",
+                detail=f"It is operation {one.number}, started {one.started}.",
             )
     return found
 
 
 def _verify(connection: Connection) -> None:
     if not _is_complete(connection):
-        raise ZodanError("the scripts ran but not everything is there", sqlstate="ZD900", hint="Report this as a bug.")
+        raise ZodanError(
+            "the scripts ran, but some routines or tables are missing", sqlstate="ZD900", hint="Report this as a bug."
+        )
     if _exists(connection, "spock.reserved_object"):
         reserved = "SELECT true FROM spock.reserved_object WHERE name = 'zodan' AND kind = 'schema'"
         if not _one(connection, reserved):
@@ -232,8 +234,8 @@ def _verify(connection: Connection) -> None:
     if replicated := _one(connection, in_sets + " AND set_name IS NOT NULL"):
         raise precondition_error(
             "tables of schema zodan are in a replication set",
-            "Take them out with spock.repset_remove_table(...) and install again.",
-            detail=f"They are {replicated}.",
+            "Remove them with spock.repset_remove_table(...) and install again.",
+            detail=f"The tables are {replicated}.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What ran in a database, how far it came, and whether somebody is still at work (design, section 3)."""
+"""The journal of a database: its operations, how far each came, and whether somebody is still working on it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from psycopg.rows import class_row
 from zodan_sql.building import render
 from zodan_sql.client.connection import Connection, connect
 
-#: Shown for an operation that the journal has as running although nobody is at work on it.
+#: The state of an operation that the journal has as running, although nobody is working on it.
 INTERRUPTED = "interrupted"
 
-# A member is locked while an operation is under way; a caller that is no member shows by its call only.
+# While an operation is under way, members hold its lock. A database that is no member shows only the call.
 _UNDER_WAY = r"""
 EXISTS (SELECT FROM pg_catalog.pg_locks AS l
          WHERE l.locktype = 'advisory' AND l.granted
@@ -71,25 +71,25 @@ class Step:
 
 
 def operations(dsn: str) -> list[Operation]:
-    """Return what ran, or runs, in a database that has Zodan, oldest first."""
+    """Return the operations of a database that has Zodan, oldest first. Raises ZodanError."""
     with connect(dsn) as connection:
         return read_operations(connection)
 
 
 def read_operations(connection: Connection) -> list[Operation]:
-    """Return the same through a connection that is open."""
+    """Return the same as ``operations``, through an open connection."""
     with connection.cursor(row_factory=class_row(Operation)) as cursor:
         return cursor.execute(_OPERATIONS, {"lock_key": render.read_default("lock_key", int)}).fetchall()
 
 
 def steps(dsn: str, number: int) -> list[Step]:
-    """Return the journal of an operation, in the order of its plan; nothing where there is no such operation."""
+    """Return the steps of an operation in the order of its plan; none if the operation does not exist."""
     with connect(dsn) as connection, connection.cursor(row_factory=class_row(Step)) as cursor:
         return cursor.execute(_STEPS, {"number": number}).fetchall()
 
 
 def find_unfinished(dsn: str, kind: str, node: str) -> int | None:
-    """Return the number of the newest operation of a kind on a node, None if that came to its end."""
+    """Return the number of the newest operation of a kind on a node, None if it has ended."""
     with connect(dsn) as connection:
         row = connection.execute("SELECT zodan.find_interrupted(%s, %s)", [kind, node]).fetchone()
     return row[0] if row else None

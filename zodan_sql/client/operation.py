@@ -1,4 +1,4 @@
-"""Call Zodan in a database and hand its messages on as they arrive (design, section 1)."""
+"""Call Zodan in a database, and pass on its messages as they arrive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zodan_sql.errors import from_database
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A row of a plan (design, section 3)."""
+    """A row of a plan: docs/explanation/protocol.md explains its columns."""
 
     phase: int
     phase_name: str
@@ -44,11 +44,11 @@ def call(
     schema: str = "spock",
     statements: bool = False,
 ) -> None:
-    """CALL a procedure of a schema by name with the arguments given, which are bound, never printed.
+    """CALL a procedure with named arguments. They are bound, and never printed.
 
-    Messages go to ``on_message`` while it runs, those of severity DEBUG only for ``statements``. Interrupting
-    (KeyboardInterrupt) cancels the statement on the server and waits for its end. Raises ZodanError with the
-    server's SQLSTATE.
+    ``on_message`` gets the messages while the procedure runs, those of severity DEBUG only with ``statements``. A
+    KeyboardInterrupt cancels the statement on the server and waits for its end. Raises ZodanError with the server's
+    SQLSTATE.
     """
     statement = sql.SQL("CALL {}({})").format(sql.Identifier(schema, procedure), _named(arguments))
     with connect(dsn) as connection:
@@ -62,12 +62,12 @@ def call(
 
 
 def plan(where: Where, function: str, arguments: Mapping[str, object]) -> list[PlannedStep]:
-    """Return the rows of a plan function of schema zodan, in order."""
+    """Return the rows of a plan function of schema zodan, in order. Raises ZodanError."""
     return sorted(read_function(where, function, arguments, PlannedStep), key=lambda step: step.ordinal)
 
 
 def read_function(where: Where, function: str, arguments: Mapping[str, object], kind: type[Row]) -> list[Row]:
-    """Return the rows of a function of schema zodan, in its order, as ``kind``, a dataclass. Raises ZodanError."""
+    """Return the rows of a function of schema zodan as ``kind``, a dataclass, in their order. Raises ZodanError."""
     statement = sql.SQL("SELECT {} FROM zodan.{}({})").format(
         sql.SQL(", ").join(sql.Identifier(column.name) for column in fields(cast(Any, kind))),
         sql.Identifier(function),

@@ -1,4 +1,4 @@
-"""Keeping passwords out of everything that is printed (design, section 6)."""
+"""Keep passwords out of everything that the package prints."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from zodan_sql.errors import ZodanError
 
 MASK = "****"
 
-# To the last @ of the word: a password that should have been percent-encoded is one all the same.
+# To the last @ of the word: it may be in a password that somebody did not percent-encode.
 _USERINFO = re.compile(r"(?P<name>://[^\s:@/?]*:)\S*(?=@)")
 _SHORT = 4
 
 
 def secret_settings() -> list[str]:
-    """Return the settings of a connection string whose values nobody may see."""
+    """Return the names of the settings of a connection string whose values are secret."""
     names: list[str] = render.read_default("secrets", list)
     return names
 
 
 @cache
 def _keyword() -> re.Pattern[str]:
-    # A value is quoted, or quoted within a quoted string, or runs to the next space.
+    # A value is quoted, or quoted inside a quoted string, or ends at the next space.
     value = r"(?:''(?:(?!'').)*''|'(?:[^'\\]|\\.)*'?|(?:\\.|[^\s&])*)"
     return re.compile(rf"(?P<name>\b(?:{'|'.join(secret_settings())})\s*=\s*){value}", re.DOTALL | re.IGNORECASE)
 
 
 class Redactor:
-    """Masks passwords in text: by their place in a connection string, and those of given DSNs wherever they are."""
+    """Masks passwords in text: those in any connection string, and those of the given DSNs wherever they are."""
 
     def __init__(self, dsns: Iterable[str | None] = ()) -> None:
         self._secrets: list[re.Pattern[str]] = []

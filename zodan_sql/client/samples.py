@@ -1,4 +1,4 @@
-"""What a step that waits has measured: tables and bytes of a copy, the lag of a stream (design, section 3)."""
+"""What waiting steps have measured: tables and bytes of a copy, the lag of a stream."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from zodan_sql.client.connection import Connection, connect, read_rows
 from zodan_sql.errors import ZodanError
 from zodan_sql.words import size, span
 
-#: The stage of a copy in which rows come; before it the tables are made, after it their indexes.
+#: The stage of a copy that copies rows. The stage before it creates the tables, the stage after it the indexes.
 DATA = "data"
-#: A rate is taken over the newest stretch of this length; over one that is shorter than the other it is unknown.
+#: A rate covers the newest stretch of the first length. Over less than the second length, the rate is unknown.
 _STRETCH = timedelta(seconds=10)
 _SHORTEST = timedelta(seconds=1)
 
@@ -30,7 +30,7 @@ SELECT s.ordinal, s.taken_at,
        bytes_done bigint, bytes_total bigint, "table" text, table_bytes bigint, lag_bytes bigint)
 """
 _ALL = f"{_SAMPLE} WHERE s.operation_id = %(number)s ORDER BY s.taken_at, s.ordinal"
-# A call that is taken up again finds the samples of the one before it.
+# A resumed call would also find the samples of the call before it.
 _NEWEST = f"""
 SELECT DISTINCT ON (n.ordinal) n.*
   FROM ({_SAMPLE}
@@ -42,11 +42,11 @@ SELECT DISTINCT ON (n.ordinal) n.*
 
 @dataclass(frozen=True)
 class Sample:
-    """A row of zodan.sample; None is what does not apply, or is not known."""
+    """A row of zodan.sample; a value is None if it does not apply or is unknown."""
 
     ordinal: int
     taken_at: datetime
-    #: Since its step began; of an earlier try it is not known any more.
+    #: Seconds since the step began; None for a sample of an earlier try.
     waited_s: float | None
     stage: str | None = None
     tables_done: int | None = None
@@ -59,7 +59,7 @@ class Sample:
 
     @property
     def is_copy(self) -> bool:
-        """Tell whether it is of a copy; else it is of a stream."""
+        """Whether the sample is of a copy, and not of a stream."""
         return self.stage is not None
 
 
@@ -69,9 +69,9 @@ def read(dsn: str, number: int) -> list[Sample]:
 
 
 class Watch:
-    """Reads the newest samples of an operation under way, over a connection of its own; never raises.
+    """Reads the newest samples of an operation under way, over its own connection; never raises.
 
-    It is found by its number, or as the unfinished one of a kind on a node.
+    ``number`` names the operation. If it is None, the unfinished operation of this kind on this node is meant.
     """
 
     def __init__(self, dsn: str, number: int | None, kind: str, node: str) -> None:
@@ -80,7 +80,7 @@ class Watch:
         self._connection: Connection | None = None
 
     def newest(self) -> list[Sample]:
-        """Return the newest sample of each step that waits now; none where the database does not tell."""
+        """Return the newest sample of each step that is waiting; none if the database does not answer."""
         try:
             if self._connection is None:
                 self._connection = connect(self._dsn)
@@ -93,7 +93,7 @@ class Watch:
             return []
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._connection is not None:
             with suppress(psycopg.Error):
                 self._connection.close()
@@ -101,7 +101,7 @@ class Watch:
 
 
 def rate(trail: Sequence[Sample]) -> float | None:
-    """Return how many bytes a second the newest of some samples of a copy, oldest first, tell of; None if unknown."""
+    """Return the current rate of a copy in bytes a second from its samples, oldest first; None if unknown."""
     if not trail or trail[-1].stage != DATA or trail[-1].bytes_done is None:
         return None
     newest = trail[-1]
@@ -118,10 +118,10 @@ def rate(trail: Sequence[Sample]) -> float | None:
 
 
 def seconds_left(sample: Sample, bytes_per_s: float | None) -> float | None:
-    """Return how long the rows of a copy will take at a rate; None if unknown."""
+    """Return how many seconds the remaining rows of a copy take at a rate; None if unknown."""
     if not bytes_per_s or sample.bytes_done is None or sample.bytes_total is None:
         return None
-    # Tables grow while they are copied, and pages are filled otherwise than on the source.
+    # The copy may exceed the total: tables grow meanwhile, and pages are not as full as on the source.
     missing = sample.bytes_total - sample.bytes_done
     return missing / bytes_per_s if missing > 0 else None
 
@@ -134,7 +134,7 @@ def describe_tables(sample: Sample) -> str:
 
 
 def describe_bytes(sample: Sample, bytes_per_s: float | None) -> str:
-    """Return what a copy is at: bytes, rate and time left, or the stage without any; and the table under way."""
+    """Return the state of a copy: bytes, rate and time left, or a stage without these; and the current table."""
     if sample.stage == DATA:
         total = "an unknown total" if sample.bytes_total is None else f"about {size(sample.bytes_total)}"
         left = seconds_left(sample, bytes_per_s)

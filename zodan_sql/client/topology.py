@@ -1,4 +1,4 @@
-"""What a whole cluster looks like: who streams to whom, and what was left behind (design, sections 1 and 6)."""
+"""The state of a whole cluster: which node streams to which, and what nobody uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from zodan_sql.client.connection import OnMessage, Where, read_rows
 
-#: good: it replicates. off: somebody switched it off. busy: it is on its way. bad: look at it.
+#: good: it replicates. off: it is switched off or alone. busy: it is in progress. bad: it has a problem.
 Health = Literal["good", "busy", "off", "bad"]
 
 ALONE = "alone"
@@ -28,7 +28,7 @@ _HEALTH: dict[str | None, Health] = {
     "catchup": "busy",
 }
 
-# lag_bytes is a difference of positions, a whole number that psycopg would give as a Decimal.
+# lag_bytes is a difference of positions: a whole number that psycopg would otherwise return as a Decimal.
 _TOPOLOGY = """
 SELECT t.provider, t.subscriber, t.subscription, t.status, t.active, t.lag_bytes::bigint AS lag_bytes
   FROM zodan.topology(%(through)s) AS t
@@ -49,16 +49,16 @@ class Stream:
 
     @property
     def health(self) -> Health:
-        """What to make of the status; one that replicates from a slot which nobody reads does not."""
+        """The verdict on the status. A stream is bad if Spock says replicating but nobody reads from the slot."""
         health = _HEALTH.get(self.status, "bad")
         return "bad" if health == "good" and self.active is False else health
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A row of zodan.rescan: what nobody uses, and the statement that mends it on that node.
+    """A row of zodan.rescan: what nobody uses, and the statement that removes it on that node.
 
-    Not certain is a slot that a subscriber outside the cluster may still need.
+    ``certain`` is False if somebody else may still need it, such as a subscriber outside the cluster.
     """
 
     node: str
@@ -70,17 +70,17 @@ class Leftover:
 
 
 def streams(where: Where, through: str) -> list[Stream]:
-    """Return who streams to whom in the cluster of the member ``through``, as called in ``where``."""
+    """Return the streams of the cluster of the member ``through``; the call runs in ``where``. Raises ZodanError."""
     return read_rows(where, _TOPOLOGY, {"through": through}, Stream)
 
 
 def rescan(where: Where, through: str, on_message: OnMessage) -> list[Leftover]:
-    """Return what was left behind in the cluster of the member ``through``; those out of reach are warned of."""
+    """Return the leftovers in the cluster of the member ``through``. Warnings name the nodes out of reach."""
     return read_rows(where, _RESCAN, {"through": through}, Leftover, on_message)
 
 
 def masked(streams: Iterable[Stream], redact: Callable[[str], str]) -> list[Stream]:
-    """Return a topology with its texts redacted, to be drawn: masked afterwards, a picture could lose its syntax."""
+    """Return a topology with its texts redacted. Do this before drawing: masking a picture could break its syntax."""
     return [
         replace(
             stream,
@@ -94,7 +94,7 @@ def masked(streams: Iterable[Stream], redact: Callable[[str], str]) -> list[Stre
 
 
 def node_names(streams: Iterable[Stream]) -> list[str]:
-    """Return the nodes of a topology, n2 before n10."""
+    """Return the names of a topology's nodes in natural order: n2 before n10."""
     names = {name for stream in streams for name in (stream.provider, stream.subscriber) if name is not None}
     return sorted(names, key=_natural)
 

@@ -1,4 +1,4 @@
-"""A local cluster of Spock nodes, for trying and for tests (made with testgres)."""
+"""A local cluster of Spock nodes, to try things out and for tests. It needs testgres."""
 
 from zodan_sql.sandbox.cluster import Cluster
 from zodan_sql.sandbox.engine import Engine, detect_engine

@@ -1,4 +1,4 @@
-"""A local cluster: servers in one folder, members in a full mesh, blanks that wait to join."""
+"""A local cluster: servers in one folder, with members in a full mesh and blanks that belong to no cluster yet."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from zodan_sql.sandbox.settings import server_settings
 from zodan_sql.sandbox.template import engine_parts, template_folder
 
 _STATE_FILE = "state.json"
-#: By this a password that was made here is known wherever it should not be.
+#: A generated password begins with this, so that a test can find it where it should not be.
 PASSWORD_PREFIX = "zdn-"
 _PASSWORD_BYTES = 18
 
 
 class Cluster:
-    """The servers of one sandbox. Made by ``create``, found again by ``load``."""
+    """The servers of one sandbox. ``create`` makes a new one, ``load`` finds an existing one."""
 
     def __init__(self, base: Path, engine: Engine, dbname: str, password: str, postgres: Path, settings: str) -> None:
         self.base = base
@@ -49,15 +49,17 @@ class Cluster:
         extra_conf: Mapping[str, str] | None = None,
         password: str | None = None,
     ) -> Cluster:
-        """Make and start a cluster in ``base``, a folder of its own; nothing stays if that fails.
+        """Create and start a cluster in ``base``, an empty or new folder. If this fails, remove everything again.
 
-        ``members`` are meshed (unless ``mesh`` is off: then they are nodes of nothing); ``blanks`` have the
-        database and its extensions and are no nodes. ``extra_conf`` goes into every postgresql.conf. Without a
-        ``password`` it gets one by chance.
+        ``members`` form a mesh, unless ``mesh`` is False; then they are no nodes. ``blanks`` have the database with
+        its extensions and are no nodes. ``extra_conf`` goes into every postgresql.conf. Without a ``password``, the
+        cluster gets a random one.
         """
         engine = engine or detect_engine()
         if base.exists() and any(base.iterdir()):
-            raise SandboxError(f"{base} is not empty", "Choose another folder, or take the sandbox there down.")
+            raise SandboxError(
+                f"{base} is not empty", "Choose another folder, or run zodan-sql sandbox down for the sandbox there."
+            )
         base.mkdir(parents=True, exist_ok=True)
         base.chmod(0o755)
         try:
@@ -88,7 +90,7 @@ class Cluster:
 
     @classmethod
     def load(cls, base: Path) -> Cluster:
-        """Find a cluster again that ``create`` made in ``base``."""
+        """Return the cluster that ``create`` made in ``base``. Raises SandboxError if there is none."""
         path = base / _STATE_FILE
         if not path.exists():
             raise SandboxError(f"there is no sandbox in {base}")
@@ -125,7 +127,7 @@ class Cluster:
         self.destroy()
 
     def add_blank(self, name: str) -> Node:
-        """Make and start one more server that is no node."""
+        """Create and start one more server that is no node."""
         (node,) = self._make_servers([name])
         self.blanks.append(node)
         self._save()
@@ -136,15 +138,15 @@ class Cluster:
         wait_replicating([node for node in self.nodes if node.is_running()])
 
     def start(self) -> None:
-        """Start the servers that do not run, all at once."""
+        """Start the servers that are down, all at once."""
         _at_once(Node.start, [node for node in self.nodes if not node.is_running()])
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the servers that run, all at once."""
+        """Stop the running servers, all at once."""
         _at_once(lambda node: node.stop(mode), [node for node in self.nodes if node.is_running()])
 
     def destroy(self) -> None:
-        """Stop the servers without ceremony and remove everything."""
+        """Stop the servers immediately, and delete everything."""
         self.stop("immediate")
         os_user.remove_folder(self.base)
         for lease in self._leases:
@@ -153,8 +155,8 @@ class Cluster:
     def _create_servers(self, members: Sequence[str], blanks: Sequence[str]) -> None:
         names = [*members, *blanks]
         if len(set(names)) != len(names):
-            raise SandboxError(f"a name is there twice: {', '.join(names)}")
-        # Known before they start, so that a failed start stops the others.
+            raise SandboxError(f"two servers have the same name: {', '.join(names)}")
+        # Set before the servers start: if one fails to start, destroy stops the others.
         nodes = self._prepare_servers(names)
         self.members, self.blanks = nodes[: len(members)], nodes[len(members) :]
         _at_once(_start_first, nodes)
@@ -210,5 +212,5 @@ def _check_reachable(base: Path) -> None:
         os_user.run(["test", "-x", str(base)])
     except SandboxError as error:
         raise SandboxError(
-            f"the user that PostgreSQL runs as cannot enter {base}", "Choose a folder below /tmp or /var/tmp."
+            f"the operating system user of PostgreSQL cannot enter {base}", "Choose a folder below /tmp or /var/tmp."
         ) from error

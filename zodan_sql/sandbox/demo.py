@@ -1,4 +1,4 @@
-"""The demonstration: a node joins a cluster that is being written to, every row is compared, the node leaves."""
+"""The demonstration: a node joins a cluster under writes, a comparison of every row follows, and the node leaves."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SOURCE = "n1"
 WRITERS = ("n1", "n2")
 
 ROWS_BEFORE = 20_000
-#: What each writer has to manage after the node has joined, so that its direct streams carry something.
+#: Transactions that each writer must commit after the join, so that the direct streams carry something.
 WRITES_AFTER = 200
 LEVEL_BUDGET_S = 60.0
 _WRITE_PAUSE_S = 0.002
 
-#: Table, and the replication set it belongs to: one without a key takes inserts only.
+#: Each table and its replication set: a table without a key can only replicate inserts.
 TABLES = {"orders": "default", "events": "default_insert_only"}
 
 _CREATE = """
@@ -62,21 +62,21 @@ SeeTopology = Callable[[Sequence[topology.Stream]], None]
 
 
 class Show(Protocol):
-    """Where the demonstration is shown."""
+    """Where the demonstration prints."""
 
     def line(self, text: str = "", style: str | None = None) -> None:
         """Show a line."""
 
     def message(self, severity: str, text: str, hint: str = "") -> None:
-        """Show what a server said."""
+        """Show a message of a server."""
 
     def working(self, text: str, read_plan: Callable[[], Sequence[journal.Step]]) -> AbstractContextManager[None]:
-        """Show that something is under way, and how far its plan has come, if it has one."""
+        """Show that work is under way, and its progress if it has a plan."""
 
 
 @dataclass
 class Writer(threading.Thread):
-    """Writes to one node until told to stop: inserts, updates, deletes, and rows of a table without a key."""
+    """Writes to one node until ``stop``: inserts, updates, deletes, and rows of a table without a key."""
 
     node: Node
     written: int = 0
@@ -89,7 +89,7 @@ class Writer(threading.Thread):
     __hash__ = threading.Thread.__hash__
 
     def run(self) -> None:
-        """Write, and count what fails."""
+        """Write until ``stop``, or until a write fails."""
         with self.node.connect() as connection:
             while not self._stopped.wait(_WRITE_PAUSE_S):
                 try:
@@ -102,15 +102,15 @@ class Writer(threading.Thread):
                     return
 
     def stop(self) -> None:
-        """Stop after the transaction under way."""
+        """Stop after the current transaction."""
         self._stopped.set()
         self.join()
 
 
 def run(show: Show, pg_bin: Path | None = None, see: SeeTopology = lambda _: None) -> bool:
-    """Show it all in a sandbox of its own and return whether every row was equal and nothing was left behind.
+    """Run the demonstration in its own sandbox. Return whether all rows were equal and no leftovers remained.
 
-    ``see`` is handed each topology that is shown.
+    ``see`` gets each topology that the demonstration shows.
     """
     started = time.monotonic()
     engine = detect_engine(pg_bin)
@@ -118,19 +118,19 @@ def run(show: Show, pg_bin: Path | None = None, see: SeeTopology = lambda _: Non
     with tempfile.TemporaryDirectory(prefix="zodan-demo-", ignore_cleanup_errors=True) as folder:
         base = Path(folder)
         base.chmod(0o755)
-        with show.working("making a cluster", list):
+        with show.working("creating a cluster", list):
             cluster = Cluster.create(base / "cluster", MEMBERS, [JOINING], engine=engine)
         with cluster:
             show.line(f"cluster of {', '.join(MEMBERS)} is up, {JOINING} is empty ({time.monotonic() - started:.1f} s)")
             fine = _show(cluster, show, see)
-    _verdict(show, fine, f"everything as it should be, in {time.monotonic() - started:.0f} s", "NOT as it should be")
+    _verdict(show, fine, f"everything is correct, in {time.monotonic() - started:.0f} s", "something is WRONG")
     return fine
 
 
 def _show(cluster: Cluster, show: Show, see: SeeTopology) -> bool:
     with show.working("loading rows", list):
         _prepare(cluster)
-    show.line(f"{ROWS_BEFORE} rows in each of {' and '.join(TABLES)}; writers at work on {' and '.join(WRITERS)}")
+    show.line(f"{ROWS_BEFORE} rows in each of {' and '.join(TABLES)}; writers run on {' and '.join(WRITERS)}")
     fine = _show_join(cluster, show)
     _show_picture(cluster, show, see)
     fine &= _show_removal(cluster, show)
@@ -161,11 +161,11 @@ def _show_join(cluster: Cluster, show: Show) -> bool:
         took = _call(joining, show, f"adding {JOINING}", "add_node", arguments)
         show.line(f"{JOINING} joined in {took:.1f} s, and the writers kept writing", style="bold")
         wanted = [(writer, writer.written + WRITES_AFTER) for writer in writers]
-        with show.working("the writers go on", list):
+        with show.working("the writers continue", list):
             wait_until(
                 lambda: ", ".join(w.node.name for w, goal in wanted if w.written < goal and not w.failures),
                 LEVEL_BUDGET_S,
-                "the writers to go on",
+                "the writers to continue",
             )
     fine = _report_writers(writers, show)
     return _compare(cluster.nodes, show) and fine
@@ -246,7 +246,7 @@ def _digest(node: Node, table: str) -> tuple[object, ...]:
 
 
 def _show_picture(cluster: Cluster, show: Show, see: SeeTopology) -> None:
-    """Draw who streams to whom, as the node that joins and leaves, where Zodan is, hears through the source."""
+    """Draw the topology. The call runs on the node that joins and leaves, which has Zodan, and asks the source."""
     streams = topology.streams(cluster[JOINING].dsn(), through=cluster[SOURCE].dsn())
     see(streams)
     show.line()
@@ -261,5 +261,7 @@ def _find_leftovers(cluster: Cluster, show: Show) -> bool:
         for node in cluster.members
         for kind, name in node.execute(_LEFTOVERS, {"node": JOINING})
     ]
-    _verdict(show, not left, f"left of {JOINING} on the others: nothing", f"left of {JOINING}: {', '.join(left)}")
+    _verdict(
+        show, not left, f"no leftovers of {JOINING} on the other nodes", f"leftovers of {JOINING}: {', '.join(left)}"
+    )
     return not left

@@ -1,4 +1,4 @@
-"""Which server the sandbox runs on: a real Spock where there is one, else the stand-in on pglogical."""
+"""Choose the server for the sandbox: one with the real Spock if there is one, otherwise the stand-in on pglogical."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _INSTALL_HINT = (
 
 @dataclass(frozen=True)
 class Engine:
-    """A server installation and what replicates on it."""
+    """A server installation, and the extension that replicates on it."""
 
     pg_bin: Path
     is_real: bool
-    #: One line for people. Whoever shows results of the sandbox shows this too.
+    #: One line for people. Show it with every result of the sandbox.
     description: str
     server_version: int
     share_dir: Path
     lib_dir: Path
-    #: Newer minors make slots for the output plugins on a list only (output_plugin_libraries).
+    #: Newer minor versions create slots only for the output plugins on a list (output_plugin_libraries).
     has_plugin_allow_list: bool
 
     @property
@@ -39,9 +39,9 @@ class Engine:
 
 
 def detect_engine(pg_bin: Path | None = None) -> Engine:
-    """Find the server to run on: ``pg_bin``, else ``ZODAN_PG_BIN``, else Debian's newest that can.
+    """Return the server to use: ``pg_bin``, else ``ZODAN_PG_BIN``, else the newest suitable server of Debian.
 
-    Raises SandboxError, saying what to install, where nothing fits.
+    Raises SandboxError if there is none; its hint says what to install.
     """
     if pg_bin is None and os.environ.get("ZODAN_PG_BIN"):
         pg_bin = Path(os.environ["ZODAN_PG_BIN"])
@@ -72,11 +72,9 @@ def _inspect(pg_bin: Path) -> Engine:
     if spock:
         description = f"Spock {spock} on PostgreSQL {version}"
     elif pglogical:
-        description = (
-            f"stand-in for Spock (pglogical {pglogical} on PostgreSQL {version}): for trying and for tests only"
-        )
+        description = f"stand-in for Spock (pglogical {pglogical} on PostgreSQL {version}): only for trials and tests"
     else:
-        raise SandboxError(f"the PostgreSQL {version} in {pg_bin} has neither Spock nor pglogical", _INSTALL_HINT)
+        raise SandboxError(f"PostgreSQL {version} in {pg_bin} has neither Spock nor pglogical", _INSTALL_HINT)
     return Engine(
         pg_bin=pg_bin,
         is_real=bool(spock),

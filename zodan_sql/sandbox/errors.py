@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class SandboxError(Exception):
-    """The sandbox cannot do what it was asked; the message says why and, in ``hint``, what to do."""
+    """The sandbox cannot do what you asked; the message says why, and ``hint`` says what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Joins servers into a full mesh, and waits for subscriptions."""
+"""Join servers into a full mesh, and wait for subscriptions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ REPLICATING_BUDGET_S = 90.0
 
 
 def subscription_name(provider: str, subscriber: str) -> str:
-    """Return the name that Zodan expects of the subscription of ``subscriber`` to ``provider``."""
+    """Return the name that Zodan expects for the subscription of ``subscriber`` to ``provider``."""
     return f"sub_{provider}_{subscriber}"
 
 
 def form_mesh(nodes: Sequence[Node]) -> None:
-    """Make every server a node and subscribe each to all others."""
+    """Make every server a node, and subscribe each node to all others."""
     with ThreadPoolExecutor(max_workers=max(len(nodes), 1)) as pool:
         list(pool.map(create_node, nodes))
         list(pool.map(lambda node: _subscribe(node, nodes), nodes))
@@ -26,14 +26,14 @@ def form_mesh(nodes: Sequence[Node]) -> None:
 
 
 def create_node(node: Node) -> None:
-    """Make a server's database a node that nobody is connected with yet."""
+    """Make a server's database a node without any subscription."""
     node.execute(
         "SELECT spock.node_create(node_name := %(name)s, dsn := %(dsn)s)", {"name": node.name, "dsn": node.dsn()}
     )
 
 
 def subscribe(subscriber: Node, provider: Node) -> None:
-    """Subscribe one node to another, nothing copied."""
+    """Subscribe one node to another, without a copy."""
     subscriber.execute(
         "SELECT spock.sub_create(subscription_name := %(name)s, provider_dsn := %(dsn)s,"
         " replication_sets := '{default,default_insert_only,ddl_sql}', forward_origins := '{}')",
@@ -44,7 +44,7 @@ def subscribe(subscriber: Node, provider: Node) -> None:
 def wait_replicating(
     nodes: Sequence[Node], subscriptions: int | None = None, budget_s: float = REPLICATING_BUDGET_S
 ) -> None:
-    """Wait until every subscription of ``nodes`` replicates, and there are ``subscriptions`` on each if given."""
+    """Wait until every subscription of ``nodes`` replicates, and each node has ``subscriptions`` of them if given."""
     wait_until(lambda: _not_replicating(nodes, subscriptions), budget_s, "all subscriptions to replicate")
 
 
@@ -68,6 +68,6 @@ def _not_replicating(nodes: Sequence[Node], subscriptions: int | None) -> str:
     for node in nodes:
         states = subscription_states(node)
         if subscriptions is not None and len(states) != subscriptions:
-            problems.append(f"{node.name} has {len(states)} subscriptions of {subscriptions}")
+            problems.append(f"{node.name} has {len(states)} of {subscriptions} subscriptions")
         problems += [f"{name} is {status}" for name, status in states.items() if status != "replicating"]
     return ", ".join(problems)

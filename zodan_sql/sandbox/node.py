@@ -18,11 +18,11 @@ from zodan_sql.sandbox.errors import SandboxError
 
 StopMode = Literal["fast", "immediate", "smart"]
 
-# What sockaddr_un holds, less the name of the socket.
+# The longest path in sockaddr_un, without the name of the socket.
 _LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.65535")
 
 _LOG_TAIL = 20
-# A conflict that ended as it should takes three lines; the stand-in's way to wake a worker prints its memory.
+# A resolved conflict takes three lines, and the stand-in wakes a worker by letting it print its memory use.
 _LOG_NOISE = re.compile(
     r"LOG:  (level: |logging memory contexts|Grand total: )|Resolution: apply_remote|DETAIL:  existing local tuple"
     r"|CONTEXT:  apply (INS|UPD|DEL)"
@@ -30,7 +30,7 @@ _LOG_NOISE = re.compile(
 
 
 class Node:
-    """A PostgreSQL server with a database that is, or may become, a node of a cluster."""
+    """A PostgreSQL server with a database that is a node of a cluster or may become one."""
 
     def __init__(
         self, name: str, folder: Path, engine: Engine, port: int, dbname: str, password: str, postgres: Path
@@ -56,7 +56,7 @@ class Node:
 
     @property
     def socket_dir(self) -> Path:
-        """The private folder of the socket that asks for no password."""
+        """The private folder of the socket, which needs no password."""
         return self.folder / "socket"
 
     @property
@@ -65,7 +65,7 @@ class Node:
         return self.folder / "logs" / "postgresql.log"
 
     def dsn(self, password: bool = True, dbname: str | None = None) -> str:
-        """Return the connection string over TCP, with the password or, for showing, without."""
+        """Return the connection string over TCP, with or without the password."""
         words = f"host={settings.HOST} port={self.port} dbname={dbname or self.dbname} user={settings.USER}"
         return f"{words} password={_quoted(self._password)}" if password else words
 
@@ -74,18 +74,18 @@ class Node:
         return f"host={self.socket_dir} port={self.port} dbname={dbname or self.dbname} user={settings.USER}"
 
     def connect(self, autocommit: bool = True, dbname: str | None = None) -> psycopg.Connection[Any]:
-        """Connect over TCP, as any client would."""
+        """Connect over TCP, like any client."""
         return psycopg.connect(self.dsn(dbname=dbname), autocommit=autocommit)
 
     def execute(self, query: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement in a connection of its own; return its rows, if it has any."""
+        """Run one statement in a new connection, and return its rows."""
         with self.connect() as connection:
             cursor = connection.execute(query, parameters)  # type: ignore[arg-type, unused-ignore]
             return cursor.fetchall() if cursor.description else []
 
     def create(self, template: Path, configuration: str) -> None:
-        """Lay out the folders and make the data directory from ``template``."""
-        # Others may look for logs, only the server into its data.
+        """Create the folders, and the data directory as a copy of ``template``."""
+        # Others may read the logs, but only the server its data.
         os_user.make_folder(self.folder, mode=0o755)
         for name in ("socket", "logs"):
             os_user.make_folder(self.folder / name)
@@ -103,15 +103,15 @@ class Node:
             os_user.give(path)
 
     def set_password(self) -> None:
-        """Give the role of the sandbox its password."""
+        """Set the password of the sandbox's role."""
         statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(settings.USER), self._password)
         with psycopg.connect(self.local_dsn("postgres"), autocommit=True) as connection:
-            # Kept out of the log, should a failure print the statement.
+            # Otherwise the server would log the statement, with the password, if it failed.
             connection.execute("SET log_min_error_statement = panic")
             connection.execute(statement)
 
     def start(self) -> None:
-        """Start the server and wait until it accepts connections."""
+        """Start the server and wait until it accepts connections. Raises SandboxError with the end of its log."""
         parameters = [] if self._postgres.parent == self.engine.pg_bin else ["-p", str(self._postgres)]
         try:
             self._controller().start(parameters)
@@ -133,7 +133,7 @@ class Node:
         self.start()
 
     def is_running(self) -> bool:
-        """Tell whether the server runs."""
+        """Return whether the server is running."""
         if not self.data_dir.exists():
             return False
         return bool(self._controller().status().name == "Running")
@@ -143,7 +143,7 @@ class Node:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def log_tail(self, lines: int = _LOG_TAIL) -> str:
-        """Return the end of the server's log, without the lines that say nothing about a failure."""
+        """Return the end of the server's log, without lines that never explain a failure."""
         kept = [line for line in self.log_text().splitlines() if not _LOG_NOISE.search(line)]
         return "\n".join(kept[-lines:])
 
@@ -159,7 +159,7 @@ class Node:
         return self._testgres
 
     def _settle_stand_in(self) -> None:
-        """Do for the stand-in what Spock does by itself when a server comes back."""
+        """Do for the stand-in what Spock does by itself when a server starts."""
         with psycopg.connect(self.local_dsn("postgres"), autocommit=True) as connection:
             exists = connection.execute("SELECT FROM pg_database WHERE datname = %s", [self.dbname]).fetchone()
         if exists is None:
@@ -167,7 +167,7 @@ class Node:
         with psycopg.connect(self.local_dsn(), autocommit=True) as connection:
             if connection.execute("SELECT to_regproc('spock._pause_end')").fetchone() == (None,):
                 return
-            # In Spock a pause ends with the server; the stand-in's is in a table.
+            # In Spock, a pause ends with the server. The stand-in keeps the pause in a table.
             connection.execute("SELECT spock._pause_end(NULL)")
             peers = connection.execute(
                 "SELECT if_dsn FROM pglogical.subscription JOIN pglogical.node_interface ON if_id = sub_origin_if"
@@ -178,7 +178,7 @@ class Node:
 
 
 def _quoted(value: str) -> str:
-    """Return a value as it stands in a connection string: in quotes only where it needs them."""
+    """Return a value for a connection string, in quotes only if it needs them."""
     if re.fullmatch(r"[^\s'\\]+", value):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,4 +1,4 @@
-"""A sandbox that outlives the process which made it: up, status, down."""
+"""A sandbox that outlives the process that created it: up, status, down."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class NodeStatus:
     port: int
     #: Connection string without the password.
     dsn: str
-    #: A command that opens psql there, through the socket that asks for no password.
+    #: A command that opens psql there, through the socket that needs no password.
     psql: str
-    #: Status of each subscription; empty where there are none or the server is down.
+    #: Status of each subscription; empty if there are none or the server is down.
     subscriptions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SandboxStatus:
-    """What is in a folder. ``nodes`` is empty where there is no sandbox."""
+    """The sandbox in a folder. ``nodes`` is empty if there is no sandbox."""
 
     base: Path
     engine: str
@@ -47,27 +47,27 @@ class SandboxStatus:
 
     @property
     def exists(self) -> bool:
-        """Tell whether there is a sandbox at all."""
+        """Whether there is a sandbox."""
         return bool(self.nodes)
 
     @property
     def running(self) -> bool:
-        """Tell whether every server runs."""
+        """Whether every server is running."""
         return self.exists and all(node.running for node in self.nodes)
 
 
 @dataclass(frozen=True)
 class UpResult:
-    """What ``up`` left behind."""
+    """The result of ``up``."""
 
     status: SandboxStatus
-    #: It was there before: nothing was made, at most started again.
+    #: The sandbox existed: ``up`` created nothing, and started servers that were down.
     was_there: bool
 
 
 @dataclass(frozen=True)
 class DownResult:
-    """What ``down`` removed; no names where there was nothing."""
+    """The result of ``down``: the names of the deleted servers, none if there was no sandbox."""
 
     base: Path
     engine: str
@@ -75,7 +75,7 @@ class DownResult:
 
 
 def default_base() -> Path:
-    """Return the folder of the sandbox: the user's state folder; for root one that the servers can enter."""
+    """Return the default folder: in the user's state folder; for root, one that the servers can enter."""
     if os.geteuid() == 0:
         return Path("/var/tmp/zodan-sandbox")
     state = os.environ.get("XDG_STATE_HOME")
@@ -89,9 +89,9 @@ def up(
     pg_bin: Path | None = None,
     dbname: str = "app",
 ) -> UpResult:
-    """Make a mesh n1.. of ``nodes`` members, and ``blanks`` more servers that wait to join.
+    """Create a mesh of ``nodes`` members, named n1 and so on, and ``blanks`` more servers that belong to no cluster.
 
-    Where there is one already nothing is made; servers that are down are started.
+    If there is a sandbox already, only start its servers that are down. Raises SandboxError.
     """
     base = base or default_base()
     if (base / "state.json").exists():
@@ -107,7 +107,7 @@ def up(
 
 
 def status(base: Path | None = None) -> SandboxStatus:
-    """Tell what there is, and how it is."""
+    """Return the state of the sandbox and its servers."""
     base = base or default_base()
     if not (base / "state.json").exists():
         return SandboxStatus(base=base, engine="", nodes=[])
@@ -115,7 +115,7 @@ def status(base: Path | None = None) -> SandboxStatus:
 
 
 def down(base: Path | None = None) -> DownResult:
-    """Stop every server and remove everything."""
+    """Stop every server and delete everything."""
     base = base or default_base()
     if not (base / "state.json").exists():
         return DownResult(base=base, engine="", removed=[])

@@ -1,4 +1,4 @@
-"""Ports that no other sandbox of this machine takes at the same time."""
+"""Ports that no other sandbox on this machine uses at the same time."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path
 
 from zodan_sql.sandbox.errors import SandboxError
 
-# Below the range from which the kernel gives out ports to clients.
+# Below the range from which the kernel takes ports for clients.
 _FIRST, _LAST = 20000, 32000
 
 
 class PortLease:
-    """A port held for the life of this object, or of the process."""
+    """A port reserved until ``release`` or the end of the process."""
 
     def __init__(self, port: int, handle: int) -> None:
         self.port = port
         self._handle = handle
 
     def release(self) -> None:
-        """Let others have it."""
+        """Let others use the port."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
 
 def lease_port() -> PortLease:
-    """Take a free port."""
+    """Reserve a free port. Raises SandboxError if there is none."""
     candidates = list(range(_FIRST, _LAST))
     random.shuffle(candidates)
     for port in candidates:
@@ -41,7 +41,7 @@ def lease_port() -> PortLease:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether nothing listens there."""
+    """Return whether nothing listens on a port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""What a sandbox server is set to."""
+"""The settings of a sandbox server."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from zodan_sql.sandbox.engine import Engine
 
-#: Not the name of a schema: "$user" stands first in the search path of whoever has not set one.
+#: Not the name of a schema, because "$user" is first in the default search path.
 USER = "dba"
 HOST = "127.0.0.1"
 
 _HBA = f"""\
-# Set-up goes through a socket in a private folder; everything else has to know the password.
+# Set-up uses a socket in a private folder; every other connection needs the password.
 local all all trust
 host all all {HOST}/32 scram-sha-256
 host replication all {HOST}/32 scram-sha-256
@@ -30,7 +30,7 @@ _SETTINGS = {
     "max_connections": "100",
     "shared_buffers": "32MB",
     "max_wal_size": "512MB",
-    # A sandbox may lose its data with the machine, never with a server that is killed.
+    # A sandbox may lose its data if the machine crashes, but not if a server is killed.
     "fsync": "off",
     "full_page_writes": "off",
     "autovacuum_naptime": "10s",
@@ -46,7 +46,7 @@ _STAND_IN_SETTINGS = {"pglogical.conflict_resolution": "last_update_wins"}
 
 
 def server_settings(engine: Engine, engine_settings: Mapping[str, str], extra: Mapping[str, str]) -> str:
-    """Return the part of postgresql.conf that is the same for every server of a cluster."""
+    """Return the part of postgresql.conf that all servers of a cluster share."""
     settings = {**_SETTINGS, "shared_preload_libraries": engine.preload_library}
     if not engine.is_real:
         settings |= _STAND_IN_SETTINGS
@@ -57,12 +57,12 @@ def server_settings(engine: Engine, engine_settings: Mapping[str, str], extra: M
 
 
 def node_settings(port: int, socket_dir: Path) -> str:
-    """Return the part that differs from server to server."""
+    """Return the part of postgresql.conf that differs between servers."""
     return f"port = {port}\nunix_socket_directories = {_quoted(str(socket_dir))}\n"
 
 
 def host_rules() -> str:
-    """Return pg_hba.conf."""
+    """Return the text of pg_hba.conf."""
     return _HBA
 
 

@@ -1,8 +1,8 @@
-"""Lays out the stand-in engine in a private folder, so that nothing is installed into the system's.
+"""Write the stand-in for Spock into a private folder, so that nothing goes into the system's folders.
 
 The server finds the extension through ``extension_destdir`` (Debian, up to 17) or ``extension_control_path``
-(18 and later), the output plugin through ``dynamic_library_path``, and the two programs that pglogical
-calls for a structure copy beside its own binary: hence a copy of ``postgres``.
+(18 and later), and the output plugin through ``dynamic_library_path``. pglogical calls two programs for a structure
+copy and looks for them beside the server's binary: so the folder has a copy of ``postgres``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from zodan_sql.sandbox.engine import Engine
 from zodan_sql.sandbox.errors import SandboxError
 
-#: The interface it offers, and that it is none.
+#: The version of Spock whose interface the stand-in has.
 VERSION = "5.0.11-standin"
 
 _SOURCES = Path(__file__).resolve().parent
 _FIRST_WITH_CONTROL_PATH = 18
 _CONTROL = f"""\
-comment = 'Stand-in for Spock on pglogical: for trying and for tests only'
+comment = 'Stand-in for Spock on pglogical: only for trials and tests'
 default_version = '{VERSION}'
 relocatable = false
 requires = 'pglogical'
@@ -29,14 +29,14 @@ requires = 'pglogical'
 
 @dataclass(frozen=True)
 class StandIn:
-    """Where the parts lie, and the settings that make a server use them."""
+    """The server's program, and the settings that make it use the stand-in."""
 
     postgres: Path
     settings: dict[str, str]
 
 
 def sql_files() -> list[Path]:
-    """Return the parts of the extension's script in their order."""
+    """Return the parts of the extension's script, in order."""
     return sorted((_SOURCES / "standin_sql").glob("*.sql"))
 
 
@@ -71,12 +71,12 @@ def _write_library(engine: Engine, folder: Path) -> Path:
 
 
 def _write_programs(engine: Engine, folder: Path) -> Path:
-    # Not named "bin": below a folder of that name the server would look for its own libraries next door.
+    # Not "bin": in a folder of that name, the server would look for its own libraries beside the folder.
     programs = folder / "programs"
     programs.mkdir(parents=True)
     for source in (_SOURCES / "standin_bin").iterdir():
         program = programs / source.name
         program.write_text(source.read_text().replace("@PG_BIN@", str(engine.pg_bin)))
         program.chmod(0o755)
-    # A copy and no link: the server resolves links before it looks around itself.
+    # A copy, not a link: the server resolves links before it looks for programs beside itself.
     return Path(shutil.copy2(engine.pg_bin / "postgres", programs / "postgres"))

@@ -1,4 +1,4 @@
-"""A data directory made once and copied for every node: initdb, the database and its extensions."""
+"""A data directory to copy for every node, created once: initdb, the database and its extensions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zodan_sql.sandbox.node import Node
 
 
 def template_folder(engine: Engine, dbname: str) -> Path:
-    """Return the data directory to copy, made first if need be; its server is stopped."""
+    """Return the data directory to copy, with its server stopped. Create it if it does not exist."""
     cache = cache_folder()
     template = cache / f"template-{_key(engine, dbname)}"
     with locked(cache / f"{template.name}.lock"):
@@ -31,17 +31,17 @@ def template_folder(engine: Engine, dbname: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder, of this user and in the system's for temporary files, that keeps templates."""
+    """Return this user's folder for templates, in the system's folder for temporary files."""
     cache = Path(tempfile.gettempdir()) / f"zodan-sandbox-cache-{os.geteuid()}"
     cache.mkdir(mode=0o755, exist_ok=True)
     if cache.stat().st_uid != os.geteuid() or cache.is_symlink():
-        raise SandboxError(f"{cache} belongs to somebody else")
+        raise SandboxError(f"{cache} belongs to another user")
     return cache
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file."""
+    """Hold the lock on a file; wait for it first."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -79,7 +79,7 @@ def _make(engine: Engine, dbname: str, template: Path) -> None:
 
 
 def engine_parts(engine: Engine, folder: Path) -> tuple[Path, dict[str, str]]:
-    """Return the server program, and the settings it needs to find its parts; lay out those of the stand-in."""
+    """Return the server's program and the settings it needs to find its parts; write the stand-in to ``folder``."""
     if engine.is_real:
         return engine.pg_bin / "postgres", {}
     parts = standin.lay_out(engine, folder)
@@ -87,7 +87,7 @@ def engine_parts(engine: Engine, folder: Path) -> tuple[Path, dict[str, str]]:
 
 
 def create_extensions(connection: psycopg.Connection[tuple[object, ...]], engine: Engine) -> None:
-    """Create what a database needs to become a node."""
+    """Create the extensions that a database needs to become a node."""
     for extension in ("dblink", *(() if engine.is_real else ("pglogical",)), "spock"):
         connection.execute(sql.SQL("CREATE EXTENSION {}").format(sql.Identifier(extension)))
 
@@ -102,14 +102,15 @@ def _create_database(node: Node, engine: Engine) -> None:
 
 
 def _settle_managers(node: Node) -> None:
-    """See that pglogical's supervisor has no manager to start in the databases that are no node.
+    """Keep pglogical's supervisor from starting managers in the databases that are no node.
 
-    It would start one in each whenever a subscription changes, and each ends at once. Where its place is given to a
-    worker before the supervisor has looked (wait_for_worker_startup reads the place's generation too late), that
-    worker is taken for dead and its place given away again: it goes on, "down" for good. Spock has the same code.
+    It would start a manager in each of them whenever a subscription changes, and each manager ends at once. If a worker
+    gets the manager's slot before the supervisor checks it (wait_for_worker_startup reads the slot's generation too
+    late), the supervisor takes that worker for dead and frees its slot again: the worker goes on, but its status stays
+    "down". Spock has the same code.
     """
     with psycopg.connect(node.local_dsn("postgres"), autocommit=True) as connection:
         connection.execute("ALTER DATABASE template1 ALLOW_CONNECTIONS false")
-        # A manager stays where there is a node.
+        # In a database that is a node, the manager stays.
         connection.execute("CREATE EXTENSION pglogical")
         connection.execute("SELECT pglogical.create_node('postgres', 'dbname=postgres')")

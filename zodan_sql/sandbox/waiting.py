@@ -1,4 +1,4 @@
-"""Waiting by looking again, within a bound."""
+"""Wait by polling, within a time limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _INTERVAL_S = 0.02
 
 
 def wait_until(problem: Callable[[], str], budget_s: float, what: str) -> None:
-    """Call ``problem`` until it returns an empty string; raise SandboxError with its last words after ``budget_s``."""
+    """Call ``problem`` until it returns an empty string. After ``budget_s``, raise SandboxError with its result."""
     deadline = time.monotonic() + budget_s
     while last := problem():
         if time.monotonic() > deadline:

@@ -1,1 +1,1 @@
-"""What was read, for people: the picture of a cluster and the page of an operation."""
+"""For people to look at: the picture of a cluster, and the page about an operation."""

@@ -1,4 +1,4 @@
-"""Lint of the rendered SQL: everything parsed, the house rules, and sqlfluff (design, section 2)."""
+"""Lint of the rendered SQL: everything parsed, the house rules, and sqlfluff."""
 
 from __future__ import annotations
 

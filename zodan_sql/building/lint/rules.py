@@ -17,7 +17,7 @@ from zodan_sql.building.lint.findings import Finding
 from zodan_sql.building.lint.source import Expression, Routine, Source, walk, without_comments
 from zodan_sql.building.routines import WITH_DOCUMENTED_PARAMETERS
 
-#: The design's section 2: a file uses its own folder and those after it.
+#: A file uses its own folder and those after it: docs/explanation/architecture.md.
 LAYERS = (
     "public",
     "by_hand",

@@ -1,11 +1,11 @@
--- Stand-in for Spock on pglogical: for trying and for tests only.
--- It offers the interface of Spock in schema "spock"; slots, workers, origins and apply are pglogical's.
+-- Stand-in for Spock on pglogical: only for trials and tests.
+-- It has the interface of Spock in schema "spock"; slots, workers, origins and apply are pglogical's.
 
--- The schema is made here and not by the control file, so that it belongs to the extension
+-- This script creates the schema, not the control file, so that the schema belongs to the extension
 -- and a structure dump leaves it out.
 CREATE SCHEMA spock;
 
--- What Spock keeps in its catalogs and pglogical has no column for.
+-- Facts in Spock's catalogs for which pglogical has no column.
 CREATE TABLE spock._node_extra (
     node_name name PRIMARY KEY,
     location text,
@@ -19,7 +19,7 @@ CREATE TABLE spock._subscription_extra (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Subscriptions that a pause has switched off underneath; they still read as enabled.
+-- Subscriptions that a pause has disabled in pglogical; the views still show them as enabled.
 CREATE TABLE spock._paused (
     sub_id oid PRIMARY KEY
 );
@@ -38,7 +38,7 @@ LANGUAGE sql IMMUTABLE STRICT AS
 $$ SELECT (p_id::bigint & 65535)::oid $$;
 
 -- Runs statements on another connection and returns the one value of the last.
--- dblink is looked up at run time: Spock does not depend on it, so neither may its stand-in.
+-- It looks up dblink at run time: Spock does not depend on dblink, so neither may its stand-in.
 CREATE FUNCTION spock._on(p_dsn text, p_sql text, p_detached_sql text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -59,7 +59,7 @@ BEGIN
         EXECUTE format('SELECT v FROM %I.dblink($1, $2) AS t(v text)', v_schema)
            INTO v_result USING c_connection, p_sql;
         IF p_detached_sql IS NOT NULL THEN
-            -- Nobody waits for this one: the server runs it to its end after the connection is gone.
+            -- Nobody waits for this statement: the server runs it to its end after the connection is gone.
             EXECUTE format('SELECT %I.dblink_send_query($1, $2)', v_schema) USING c_connection, p_detached_sql;
         END IF;
     EXCEPTION WHEN OTHERS THEN
@@ -80,7 +80,7 @@ LANGUAGE sql STABLE AS $$
 $$;
 REVOKE ALL ON FUNCTION spock._local_dsn() FROM PUBLIC;
 
--- Partitioned tables in replication sets: pglogical knows their leaves only.
+-- Partitioned tables in replication sets: pglogical knows only their leaves.
 CREATE TABLE spock._root (
     set_id oid NOT NULL,
     set_reloid oid NOT NULL,

@@ -31,7 +31,7 @@ SELECT s.sub_id,
   LEFT JOIN spock._subscription_extra e ON e.sub_id = s.sub_id
   LEFT JOIN spock._paused p ON p.sub_id = s.sub_id;
 
--- Spock 5.0 has no function for forward_origins: there it is changed by UPDATE of the catalog.
+-- Spock 5.0 has no function to change forward_origins: people UPDATE the catalog instead.
 CREATE FUNCTION spock._subscription_update() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -69,7 +69,7 @@ CREATE VIEW spock.replication_set_seq AS
 SELECT set_id, set_seqoid
   FROM pglogical.replication_set_seq;
 
--- One row for a table and each of its sets, one with no set for a table in none.
+-- One row for each table and set; a table in no set has one row without a set.
 CREATE VIEW spock.tables AS
 SELECT c.oid AS relid, n.nspname, c.relname, s.set_name
   FROM pg_catalog.pg_class c
@@ -83,7 +83,7 @@ SELECT c.oid AS relid, n.nspname, c.relname, s.set_name
         OR (c.relpersistence = 'p' AND n.nspname !~ '^pg_'
             AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical')));
 
--- pglogical stops and retries where Spock writes here: nothing but a test ever puts a row in.
+-- Spock writes here when pglogical would stop and retry: only a test ever inserts a row.
 CREATE TABLE spock.exception_log (
     remote_origin oid NOT NULL,
     remote_commit_ts timestamptz NOT NULL,

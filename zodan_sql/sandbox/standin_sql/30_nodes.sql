@@ -56,7 +56,7 @@ RETURNS record LANGUAGE sql STABLE AS $$
       LEFT JOIN spock._node_extra e ON e.node_name = i.node_name
 $$;
 
--- Same length and same shortening as pglogical's, whose prefix is "pgl".
+-- As long and as shortened as pglogical's names, which begin with "pgl".
 CREATE FUNCTION spock.spock_gen_slot_name(dbname name, provider_node name, subscription name)
 RETURNS name LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
 $$ SELECT ('spk' || substr(pglogical.pglogical_gen_slot_name($1, $2, $3)::text, 4))::name $$;

@@ -22,7 +22,7 @@ END
 $$;
 
 -- For the pg_dump of the structure copy, which runs in the data directory (see standin_bin/pg_dump).
--- As in Spock a name goes there as it is, a pattern, and only if the schema exists here.
+-- As in Spock, a name goes there unchanged, as a pattern, and only if the schema exists here.
 CREATE FUNCTION spock._write_skip_schema(p_schemas text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -53,8 +53,8 @@ BEGIN
     IF enabled THEN
         PERFORM spock._check_forwarding(subscription_name, forward_origins);
     END IF;
-    -- pglogical refuses a set that another subscription to the same provider has, where Spock only warns: for the time
-    -- of the call the others have none. Nobody sees that, for it is undone in this transaction.
+    -- pglogical refuses a set that another subscription to the same provider has, where Spock only warns. So during the
+    -- call the others have no sets. Nobody sees that, because this transaction restores them.
     UPDATE pglogical.subscription SET sub_replication_sets = '{}';
     v_id := pglogical.create_subscription(subscription_name, provider_dsn, replication_sets, synchronize_structure,
                                           synchronize_data, forward_origins, apply_delay, force_text_transfer);
@@ -64,12 +64,12 @@ BEGIN
       FROM pglogical.subscription s JOIN pglogical.node n ON n.node_id = s.sub_origin
      WHERE s.sub_id = v_id;
     v_slot := spock.spock_gen_slot_name(current_database(), v_origin, subscription_name);
-    -- pglogical's manager sees the row first when this transaction commits.
+    -- pglogical's manager does not see the row before this transaction commits.
     UPDATE pglogical.subscription SET sub_slot_name = v_slot, sub_enabled = sub_create.enabled WHERE sub_id = v_id;
     INSERT INTO spock._subscription_extra (sub_id, skip_schema) VALUES (v_id, sub_create.skip_schema);
     IF NOT enabled AND NOT synchronize_structure AND NOT synchronize_data THEN
-        -- As it stands pglogical would make the slot anew on the first start, and lose what an
-        -- existing one holds: "ready" makes it go on from the origin's position.
+        -- Otherwise pglogical would create the slot again on the first start, and lose what an
+        -- existing slot holds. With "ready" it goes on from the origin's position.
         UPDATE pglogical.local_sync_status SET sync_status = 'r' WHERE sync_subid = v_id;
         IF pg_catalog.pg_replication_origin_oid(v_slot) IS NULL THEN
             PERFORM pg_catalog.pg_replication_origin_create(v_slot);
@@ -98,7 +98,7 @@ BEGIN
 END
 $$;
 
--- pglogical refuses to drop a slot of another plugin name than its own.
+-- pglogical refuses to drop a slot whose plugin is not its own.
 CREATE FUNCTION spock._drop_remote_slot(p_dsn text, p_slot name) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -141,7 +141,7 @@ BEGIN
     SELECT s.sub_slot_name, i.if_dsn INTO v_sub
       FROM pglogical.subscription s JOIN pglogical.node_interface i ON i.if_id = s.sub_origin_if
      WHERE s.sub_name = subscription_name;
-    -- pglogical's warning about the slot would be wrong: it is dropped below.
+    -- pglogical's warning about the slot would be wrong, because the slot is dropped below.
     PERFORM set_config('client_min_messages', 'error', true);
     v_dropped := pglogical.drop_subscription(subscription_name, ifexists);
     PERFORM set_config('client_min_messages', v_level, true);
@@ -211,17 +211,17 @@ BEGIN
         END CASE;
     END LOOP;
     IF v_sub.sub_enabled AND NOT EXISTS (SELECT FROM spock._paused WHERE sub_id = v_sub.sub_id) THEN
-        -- Only a worker that starts anew reads its options.
+        -- A worker reads its options only when it starts.
         PERFORM pglogical.alter_subscription_enable(subscription_name);
     END IF;
     RETURN options <> '{}';
 END
 $$;
 
--- Spock's manager starts the next worker as soon as it is woken, which a reload of the configuration does. pglogical's
--- sleeps a second after each start, and may sleep three minutes over a worker that died; a reload does not wake it,
--- but any signal between processes does, and this is the one that changes nothing (it writes to the server's log).
--- Whoever may ask for the status may wake it, hence the owner's rights.
+-- A reload of the configuration wakes Spock's manager, which then starts the next worker at once. pglogical's manager
+-- sleeps a second after each start, and perhaps three minutes after a worker died. A reload does not wake it, but any
+-- signal between processes does, and this signal changes nothing (it writes to the server's log). The function has its
+-- owner's rights, because everybody who may ask for the status may wake the manager.
 CREATE FUNCTION spock._wake_manager() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_catalog.pg_log_backend_memory_contexts(a.pid) FROM pg_catalog.pg_stat_activity a
@@ -233,7 +233,7 @@ CREATE FUNCTION spock.sub_show_status(
     OUT subscription_name text, OUT status text, OUT provider_node text, OUT provider_dsn text,
     OUT slot_name text, OUT replication_sets text[], OUT forward_origins text[])
 RETURNS SETOF record LANGUAGE sql VOLATILE AS $$
-    -- Who asks is waiting for a start.
+    -- Whoever asks is waiting for a worker to start.
     SELECT spock._wake_manager()
      WHERE EXISTS (SELECT FROM pglogical.show_subscription_status($1) t WHERE t.status = 'down');
     SELECT t.subscription_name,

@@ -14,7 +14,7 @@ CREATE FUNCTION spock.repset_drop(set_name name, ifexists boolean DEFAULT false)
 RETURNS boolean LANGUAGE sql VOLATILE STRICT AS
 $$ SELECT pglogical.drop_replication_set($1, $2) $$;
 
--- pglogical knows plain tables only: for a partitioned one its leaves are taken.
+-- pglogical knows only plain tables: a partitioned table stands for its leaves.
 CREATE FUNCTION spock._plain_tables(p_relation regclass, p_include_partitions boolean)
 RETURNS SETOF regclass LANGUAGE sql STABLE AS $$
     SELECT c.oid::regclass

@@ -1,4 +1,4 @@
--- pglogical does not send WAL messages. A command of no words in its queue is a change like any other,
+-- pglogical does not send WAL messages. An empty command in its queue is a change like any other,
 -- so the subscribers' origins move past it.
 CREATE FUNCTION spock.sync_event(transactional boolean DEFAULT false)
 RETURNS pg_lsn LANGUAGE plpgsql VOLATILE STRICT AS $$

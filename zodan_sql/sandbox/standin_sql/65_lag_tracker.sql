@@ -1,5 +1,5 @@
--- pglogical keeps no progress, but applies each transaction with its origin and its time of commit on the provider:
--- where commit timestamps are kept, the newest of an origin is found from the end.
+-- pglogical records no progress, but applies each transaction with its origin and its commit time on the provider. If
+-- the server tracks commit timestamps, this searches backwards for the newest transaction of an origin.
 CREATE FUNCTION spock._newest_commit(p_origin text) RETURNS timestamptz
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -16,7 +16,7 @@ BEGIN
         v_xid := v_xid - 1;
         SELECT c."timestamp" AS at, c.roident INTO v_commit
           FROM pg_catalog.pg_xact_commit_timestamp_origin((v_xid % c_epoch)::text::xid) c;
-        -- Rows that were copied have the epoch for a time.
+        -- Copied rows have the epoch as their commit time.
         IF v_commit.roident = v_origin AND v_commit.at > 'epoch' THEN
             RETURN v_commit.at;
         END IF;
@@ -25,7 +25,7 @@ BEGIN
 END
 $$;
 
--- Spock's has columns more, which differ from version to version.
+-- Spock's view has more columns, which differ between versions.
 CREATE VIEW spock.lag_tracker AS
 SELECT o.node_name AS origin_name,
        t.node_name AS receiver_name,

@@ -1,6 +1,6 @@
--- Spock sets a flag that its apply workers look at between transactions. Here the subscriptions are
--- switched off by a session of its own, since only what is committed reaches pglogical's manager;
--- a transaction that a worker was in is rolled back and applied again later.
+-- Spock sets a flag that its apply workers check between transactions. The stand-in disables the
+-- subscriptions in a separate session, because pglogical's manager sees only committed changes. A worker
+-- inside a transaction rolls it back and applies it again later.
 
 CREATE FUNCTION spock._pause_timeout() RETURNS interval
 LANGUAGE sql STABLE AS
@@ -15,7 +15,7 @@ BEGIN
 END
 $$;
 
--- A worker that the manager is just starting would slip through: let starts finish first.
+-- The pause would miss a worker that the manager is just starting: let starts finish first.
 CREATE FUNCTION spock._let_workers_start(p_deadline timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

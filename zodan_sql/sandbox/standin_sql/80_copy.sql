@@ -1,7 +1,7 @@
--- Spock stamps copied rows with the epoch as commit time, so that any change wins over them. pglogical's
+-- Spock stamps copied rows with the epoch as their commit time, so that any change wins over them. pglogical's
 -- copy commits with the time of its end: a change made on the provider meanwhile would look older and lose.
--- The copy writes as a replica: a trigger for replicas gives its transaction the stamp. The restore of the
--- structure puts the triggers on before the data comes and takes them off afterwards (see standin_bin/pg_restore).
+-- The copy writes as a replica, so a replica trigger gives its transaction the stamp. The restore of the
+-- structure creates the triggers before the data arrives and drops them afterwards (see standin_bin/pg_restore).
 
 CREATE FUNCTION spock._stamp_copy() RETURNS trigger
 LANGUAGE plpgsql AS $$

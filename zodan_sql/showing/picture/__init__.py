@@ -1,4 +1,4 @@
-"""Pictures of a cluster: who streams to whom, as text, Mermaid, Graphviz and SVG. They draw, and ask nobody."""
+"""Pictures of a topology as text, Mermaid, Graphviz and SVG. They only draw what the client has read."""
 
 from zodan_sql.showing.picture.graph import dot, mermaid
 from zodan_sql.showing.picture.matrix import matrix

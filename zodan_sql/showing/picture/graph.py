@@ -1,4 +1,4 @@
-"""A topology for others to lay out: Mermaid for a page of notes, Graphviz for anything else."""
+"""A topology for other programs to lay out: Mermaid and Graphviz."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zodan_sql.client.topology import Health, Stream, node_names
 from zodan_sql.showing.picture.words import describe, unreachable
 from zodan_sql.words import size
 
-#: Lines of the kinds; what is good is green, dashes tell the others apart without colour.
+#: The colour of each kind of line. Only good lines are solid, so nobody needs the colour.
 COLOURS: dict[Health, str] = {"good": "#1a7f4b", "busy": "#b26a00", "off": "#6b7280", "bad": "#c62828"}
 _DOT_STYLE: dict[Health, str] = {"good": "solid", "busy": "dashed", "off": "dotted", "bad": "dashed"}
 
@@ -32,7 +32,7 @@ def mermaid(streams: Sequence[Stream]) -> str:
 
 
 def dot(streams: Sequence[Stream]) -> str:
-    """Return a Graphviz digraph; circo lays it out in a circle."""
+    """Return a Graphviz digraph for circo, which puts the nodes on a circle."""
     unread = unreachable(streams)
     lines = [
         "digraph topology {",

@@ -1,4 +1,4 @@
-"""A topology as a table for a terminal: a row a provider, a column a subscriber."""
+"""A topology as a table for a terminal: a row for each provider, a column for each subscriber."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _GAP = 2
 
 
 def matrix(streams: Sequence[Stream], width: int = 80) -> list[str]:
-    """Draw it: lag where a stream replicates, else what is wrong. Where names are too long, columns have numbers."""
+    """Return the lines of the table. A cell has the lag of a stream, or its problem.
+
+    If the table is wider than ``width`` characters, the columns have numbers instead of names.
+    """
     nodes = node_names(streams)
     wide = _draw(nodes, nodes, _cells(streams, nodes, tight=False))
     if not nodes or max(map(len, wide)) <= width:
@@ -60,7 +63,7 @@ def _cell(
 
 
 def _cut(text: str, width: int) -> str:
-    """Shorten a text in its middle: what tells long names apart is at their ends."""
+    """Shorten a text in its middle, because long names differ at their ends."""
     if len(text) <= width:
         return text
     tail = (width - 1) // 2

@@ -1,4 +1,4 @@
-"""A topology as SVG: nodes on a circle, an arrow for every stream, bent so that the two ways lie side by side."""
+"""A topology as SVG: nodes on a circle, a bent arrow for every stream, so that the two directions do not overlap."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from zodan_sql.words import size
 _NODE_HEIGHT = 40
 _NODE_GAP = 7
 _HEAD = 9
-#: How far an arrow runs beside the straight line at its ends, and how much farther in its middle.
+#: Distance of an arrow from the straight line at its ends, and how much more in its middle.
 _ASIDE = 5.0
 _BEND = 13.0
-#: Where on an arrow its label is: nearer to the subscriber, whose lag it is, and away from where arrows cross.
+#: Place of the label on an arrow: near the subscriber, whose lag it shows, and away from the crossings.
 _LABEL_AT = 0.66
-#: With more nodes than this a lag is written only where it is worth it, and one line stands for both ways.
+#: With more nodes than this, the picture shows only notable lags, and one line for both directions.
 _ROOMY = 5
 _NOTABLE_LAG = 1024 * 1024
 _MARGIN = 28
@@ -27,9 +27,14 @@ _LEGEND_WIDTH = 118
 _LEGEND_HEIGHT = 54
 _SAMPLES = 200
 
-_WORDS: dict[Health, str] = {"good": "replicating", "busy": "on its way", "off": "switched off", "bad": "needs a look"}
+_WORDS: dict[Health, str] = {
+    "good": "replicating",
+    "busy": "in progress",
+    "off": "switched off",
+    "bad": "has a problem",
+}
 
-# No variables: not every renderer of SVG knows them. Presentation without the dark rules is the light one.
+# No variables, because not every SVG renderer supports them. A renderer without media queries shows the light colours.
 _STYLE = """
 .zt { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 13px; }
 .zt .paper { fill: #ffffff; }
@@ -108,7 +113,7 @@ class _Box:
     width: float
 
     def holds(self, point: _Point) -> bool:
-        """Tell whether a point lies in the box or nearer to it than the gap."""
+        """Return whether a point is in the box or closer to it than the gap."""
         return (
             abs(point.x - self.middle.x) <= self.width / 2 + _NODE_GAP
             and abs(point.y - self.middle.y) <= _NODE_HEIGHT / 2 + _NODE_GAP
@@ -125,7 +130,7 @@ class _Curve:
         return self.start * (1 - t) ** 2 + self.control * (2 * t * (1 - t)) + self.end * t**2
 
     def part(self, first: float, last: float) -> _Curve:
-        """Return the same curve from one place on it to another."""
+        """Return the part of the curve between two places on it."""
         control = (
             self.start * ((1 - first) * (1 - last))
             + self.control * ((1 - first) * last + first * (1 - last))
@@ -135,7 +140,7 @@ class _Curve:
 
 
 def svg(streams: Sequence[Stream]) -> str:
-    """Return the picture, readable in light and dark, without anything from outside."""
+    """Return the picture, with colours for light and dark. It loads nothing from elsewhere."""
     said = summary(streams)
     kinds = [kind for kind in _WORDS if any(s.health == kind and s.subscriber for s in streams)]
     boxes = _place(streams)
@@ -162,14 +167,14 @@ def svg(streams: Sequence[Stream]) -> str:
 
 
 def _place(streams: Sequence[Stream]) -> dict[str, _Box]:
-    """Return a box for every node, in a circle around the origin."""
+    """Return a box for every node, on a circle around the origin."""
     nodes = node_names(streams)
     apart = {stream.provider: stream.status or "" for stream in streams if stream.subscriber is None}
     widths = {name: max(64.0, 8.5 * len(name) + 26, 6.5 * len(apart.get(name, "")) + 22) for name in nodes}
     count = max(len(nodes), 1)
     widest, each = max(widths.values(), default=0.0), 42.0 if count > _ROOMY else 54.0
     radius = max(130.0, each * count, (widest + 110) / (2 * math.sin(math.pi / count))) if count > 1 else 0.0
-    # Three nodes and more begin at the top; of an even number two are level there.
+    # Three or more nodes start at the top; an even number has two nodes side by side there.
     begin = math.pi if count == 2 else -math.pi / 2 - (math.pi / count if count % 2 == 0 else 0)
     angles = {name: begin + 2 * math.pi * number / count for number, name in enumerate(nodes)}
     return {
@@ -179,7 +184,7 @@ def _place(streams: Sequence[Stream]) -> dict[str, _Box]:
 
 
 def _reach(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return where spans, each a middle and half its length, begin and end."""
+    """Return the beginning and the end of all spans, each given by its middle and half its length."""
     return (
         min((middle - half for middle, half in spans), default=0.0),
         max((middle + half for middle, half in spans), default=0.0),
@@ -187,7 +192,7 @@ def _reach(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _arc(one: _Box, other: _Box, *, straight: bool = False) -> _Curve:
-    """Return the way from a node to another, on its own side of the straight line."""
+    """Return the curve from one node to another, on its own side of the straight line."""
     way = other.middle - one.middle
     aside = _Point(way.y, -way.x) * (0.0 if straight else 1 / way.length)
     near, far = aside * _ASIDE, aside * (_ASIDE + 2 * _BEND)
@@ -198,7 +203,7 @@ def _arc(one: _Box, other: _Box, *, straight: bool = False) -> _Curve:
 
 
 def _draw_streams(streams: Sequence[Stream], boxes: Mapping[str, _Box]) -> list[str]:
-    """Draw what is not good last, above the rest."""
+    """Draw streams with problems last, above the others."""
     of_pair = {(stream.provider, stream.subscriber): stream for stream in streams if stream.subscriber is not None}
     drawn, above, joined = [], [], set()
     for (one, other), stream in of_pair.items():
@@ -229,7 +234,7 @@ def _told(stream: Stream) -> str:
 
 
 def _head(come_from: _Point, tip: _Point) -> tuple[str, _Point]:
-    """Return the head of an arrow, and where its line ends."""
+    """Return the head of an arrow, and the end of its line."""
     back = come_from - tip
     back *= 1 / (back.length or 1)
     across = _Point(-back.y, back.x) * (_HEAD * 0.45)
@@ -254,7 +259,7 @@ def _draw_gap(one: _Box, other: _Box) -> str:
 
 
 def _draw_labels(streams: Sequence[Stream], boxes: Mapping[str, _Box]) -> list[str]:
-    """Draw them after all arrows, so that none is crossed out."""
+    """Draw the labels after all arrows, so that no arrow crosses one out."""
     drawn = []
     for stream in sorted(streams, key=lambda stream: stream.health != "good"):
         if stream.subscriber is None:

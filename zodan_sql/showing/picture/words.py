@@ -1,4 +1,4 @@
-"""What pictures say in words."""
+"""The texts that belong to a picture."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from zodan_sql.words import size
 
 
 def describe(stream: Stream) -> str:
-    """Return the state of a stream, or of a node without any: status, slot and lag."""
-    facts = [stream.status or "of unknown status"]
-    # Of one that does not replicate it goes without saying.
+    """Return the state of a stream, or of a node without streams: status, slot and lag."""
+    facts = [stream.status or "status unknown"]
+    # A stream with another status reads from no slot anyway.
     if stream.active is False and stream.status == REPLICATING:
-        facts.append("slot not read from")
+        facts.append("nobody reads from its slot")
     if stream.lag_bytes is not None:
         facts.append(f"{size(stream.lag_bytes)} behind")
     return ", ".join(facts)
 
 
 def summary(streams: Sequence[Stream]) -> str:
-    """Return a line about the whole cluster."""
+    """Return a summary of the whole cluster in one line."""
     nodes, real = node_names(streams), [stream for stream in streams if stream.subscriber is not None]
     good = [stream for stream in real if stream.health == "good"]
     said = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {len(good)} of {len(real)} streams replicate"
@@ -29,7 +29,7 @@ def summary(streams: Sequence[Stream]) -> str:
 
 
 def troubles(streams: Sequence[Stream]) -> list[str]:
-    """Return a line for every node and stream that is not as it should be, and for every stream that is missing."""
+    """Return a line for every node and stream with a problem, and for every missing stream."""
     found = [
         f"{stream.provider} → {stream.subscriber}  {stream.subscription}: {describe(stream)}"
         if stream.subscriber
@@ -41,7 +41,7 @@ def troubles(streams: Sequence[Stream]) -> list[str]:
 
 
 def missing(streams: Sequence[Stream]) -> list[tuple[str, str]]:
-    """Return the pairs of a full mesh without a stream; of a node out of reach or alone nothing is missed."""
+    """Return the pairs of a full mesh without a stream. Nodes that are alone or unreachable do not count."""
     apart = {stream.provider for stream in streams if stream.subscriber is None}
     there = {(stream.provider, stream.subscriber) for stream in streams}
     nodes = [name for name in node_names(streams) if name not in apart]
@@ -49,5 +49,5 @@ def missing(streams: Sequence[Stream]) -> list[tuple[str, str]]:
 
 
 def unreachable(streams: Sequence[Stream]) -> set[str]:
-    """Return the nodes whose own subscriptions could not be read."""
+    """Return the nodes that Zodan could not reach to read their subscriptions."""
     return {stream.provider for stream in streams if stream.subscriber is None and stream.status == UNREACHABLE}

@@ -1,4 +1,4 @@
-"""An operation as one HTML page for the change ticket: what was asked, what was done when, and what came of it."""
+"""An HTML page for the change ticket about an operation: its arguments, checks, steps over time, and outcome."""
 
 from zodan_sql.showing.report.page import draw
 from zodan_sql.showing.report.record import Record, RecordedStep, Surroundings, read

@@ -1,4 +1,4 @@
-"""Time from left to right, shared by the charts of a page: an axis that leaves out the time in which nothing ran."""
+"""The time axis of the charts of a page. It leaves out the time in which nothing ran."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from zodan_sql.words import span
 
-#: Nothing running for longer than this, and than that part of all the time in which something ran, is left out.
+#: Idle time longer than both is left out: these seconds, and this part of all the time in which something ran.
 _IDLE_S = 5.0
 _IDLE_PART = 0.15
-#: What is left of it on the axis, as a part of the whole.
+#: Width of a gap for idle time, as a part of the whole axis.
 CUT = 0.03
 
 WIDTH = 1000.0
-#: What stands left of the axis takes so much of it.
+#: Width of the labels left of the axis.
 LABEL = 92.0
 _TICKS = 8
-#: Half of what a label may take: nearer to the right edge none is put.
+#: Half the width of a label: no label is closer to the right edge.
 _HALF_LABEL = 24.0
 _NICE_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400, 604800)
 
@@ -31,7 +31,7 @@ class Part:
 
 
 class Axis:
-    """Where on a line, from 0 to 1, a moment lies."""
+    """Maps a moment, in seconds, to its place on a line from 0 to 1."""
 
     def __init__(self, parts: Iterable[Part]) -> None:
         spans: list[tuple[float, float]] = []
@@ -42,7 +42,7 @@ class Axis:
                 spans.append((begin, end))
         busy = sum(end - begin for begin, end in spans)
         longest = max(_IDLE_S, _IDLE_PART * busy)
-        #: Stretches of time without an idle while in between.
+        #: Stretches of time between the idle times that are left out.
         self.stretches: list[tuple[float, float]] = []
         for begin, end in spans:
             if self.stretches and begin - self.stretches[-1][1] <= longest:
@@ -53,7 +53,7 @@ class Axis:
         self._scale = max(0.1, 1 - CUT * (len(self.stretches) - 1)) / self.length
 
     def place(self, moment: float) -> float:
-        """Return the place of a moment; one that is left out lies at the end of the stretch before it."""
+        """Return the place of a moment. A moment that is left out is at the end of the stretch before it."""
         place = 0.0
         for begin, end in self.stretches:
             place += max(0.0, min(moment, end) - begin) * self._scale
@@ -64,7 +64,7 @@ class Axis:
 
 
 def ticks(axis: Axis) -> list[tuple[float, str]]:
-    """Return where an axis is marked, and with what: the time since its beginning."""
+    """Return the marks of an axis: where each is, and its label, the time since the beginning."""
     each = next((nice for nice in _NICE_S if axis.length / nice <= _TICKS), _NICE_S[-1])
     found: list[tuple[float, str]] = []
     for number, (begin, end) in enumerate(axis.stretches):
@@ -80,12 +80,12 @@ def ticks(axis: Axis) -> list[tuple[float, str]]:
 
 
 def x(place: float) -> float:
-    """Return how far right of a chart's left edge a place on the axis is."""
+    """Return the distance of a place on the axis from the left edge of a chart."""
     return LABEL + place * (WIDTH - LABEL - 8)
 
 
 def grid(axis: Axis, top: float, bottom: float) -> list[str]:
-    """Return the marks of an axis as SVG: lines with what they stand for, and stripes for what is left out."""
+    """Return the marks of an axis as SVG: lines with their labels, and stripes for idle time that is left out."""
     lines = [
         f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 6:.0f}" y2="{bottom:.1f}"/>'
         f'<text x="{min(at, x(1) - _HALF_LABEL):.1f}" y="{top - 11:.0f}" text-anchor="middle">{label}</text>'

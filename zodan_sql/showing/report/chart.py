@@ -1,4 +1,4 @@
-"""What was measured in time, as inline SVG: the rate of the copy, and the lag of the streams that were waited for."""
+"""Charts of measurements over time, as inline SVG: the rate of the copy, and the lag of the streams."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _TOP = 26.0
 _HEIGHT = 150.0
 _LINES = 4
 _DOTS = 60
-#: Rates are taken over at least so much, and over no less than that part of the copy: shorter ones are noise.
+#: A rate covers at least these seconds and this part of the copy, because shorter ones are noise.
 _SHORTEST_S = 0.5
 _PART = 1 / 60
 
-#: A moment, in seconds since the first step, and a number of bytes; None is one that is not known.
+#: A moment, in seconds since the first step, and a number of bytes, None if unknown.
 Point = tuple[float, float | None]
 
 
 @dataclass(frozen=True)
 class Series:
-    """What belongs together on a chart, and what it is called."""
+    """The points of one line of a chart, with its title and the number beside it (0 for none)."""
 
     number: int
     title: str
@@ -34,7 +34,7 @@ class Series:
 
 
 def copy_rate(samples: Sequence[Sample], first: datetime) -> list[Point]:
-    """Return how many bytes a second came in while rows were copied."""
+    """Return the rate of a copy in bytes a second, while it copied rows."""
     known = [
         ((sample.taken_at - first).total_seconds(), sample.bytes_done)
         for sample in samples
@@ -54,14 +54,14 @@ def copy_rate(samples: Sequence[Sample], first: datetime) -> list[Point]:
 
 
 def lags(samples: Iterable[Sample], titles: Mapping[int, str], first: datetime) -> list[Series]:
-    """Return the lag of each stream that was waited for, a series a step."""
+    """Return the lag of the stream that each step waited for, one series for each step."""
     streams = sorted((sample for sample in samples if not sample.is_copy), key=lambda each: each.ordinal)
     found = []
     for ordinal, members in groupby(streams, key=lambda each: each.ordinal):
         points: list[Point] = []
         for sample in members:
             at = (sample.taken_at - first).total_seconds()
-            # With nothing missing a wait is over; what follows is another try of the step.
+            # A wait ends when nothing is missing. What follows is another try of the step.
             points += [(at, None)] if points and points[-1][1] == 0 else []
             points.append((at, sample.lag_bytes))
         found.append(Series(ordinal, titles.get(ordinal, ""), points))
@@ -69,7 +69,7 @@ def lags(samples: Iterable[Sample], titles: Mapping[int, str], first: datetime) 
 
 
 def draw(series: Sequence[Series], label: str, per: str = "") -> str:
-    """Return a chart as SVG, its colours those of the page; ``per`` follows the sizes, as /s does."""
+    """Return a chart as SVG in the colours of the page. ``per`` follows the sizes, such as /s."""
     axis = Axis(Part(each.points[0][0], each.points[-1][0]) for each in series)
     highest = max((value or 0.0 for each in series for _, value in each.points), default=0.0)
     step = _nice(highest)
@@ -107,11 +107,11 @@ def _line(series: Series, axis: Axis, y: Callable[[float], float], *, filled: bo
         if filled and len(run) > 1:
             parts.append(f'<polygon points="{run[0][0]:.1f},{y(0):.1f} {path} {run[-1][0]:.1f},{y(0):.1f}"/>')
         parts.append(f'<polyline points="{path}"/>')
-    # Close together they would hide the line, and only tell their values.
+    # Many dots would hide the line, so they are small and only show their values.
     radius = 2.4 if len(series.points) <= _DOTS else 1
     for moment, value in series.points:
         if value is not None:
-            said = escape(f"{series.title}: {size(value)}, {span(moment)} after the beginning")
+            said = escape(f"{series.title}: {size(value)}, {span(moment)} after the start")
             at, height = x(axis.place(moment)), y(value)
             parts.append(f'<circle cx="{at:.1f}" cy="{height:.1f}" r="{radius}"><title>{said}</title></circle>')
     highest = max(((value, moment) for moment, value in series.points if value), default=None)
@@ -122,7 +122,7 @@ def _line(series: Series, axis: Axis, y: Callable[[float], float], *, filled: bo
 
 
 def _nice(highest: float) -> float:
-    """Return a step between the lines of a chart that is a round size and gives no more than a few."""
+    """Return the step between the lines of a chart: a round size that makes only a few lines."""
     unit = 1.0
     while True:
         for count in (1, 2, 5, 10, 20, 50, 100, 200, 500):

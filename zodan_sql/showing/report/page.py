@@ -18,13 +18,13 @@ from zodan_sql.showing.report.axis import Axis
 from zodan_sql.showing.report.record import Record, RecordedStep
 from zodan_sql.words import size, span
 
-_KINDS = {"add_node": "Adding node {}", "remove_node": "Removing node {}", "mend": "Mending the {}"}
+_KINDS = {"add_node": "Adding node {}", "remove_node": "Removing node {}", "mend": "Removing leftovers from the {}"}
 
 
 def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream] | None = None, why: str = "") -> str:
-    """Return the page: HTML that needs nothing from outside. ``why`` tells why there is no topology.
+    """Return the page: HTML that loads nothing from elsewhere. ``why`` is the reason if there is no topology.
 
-    Every text of the journal passes through ``redact``, although the journal holds no secret.
+    Every text of the journal passes through ``redact``, although the journal contains no secrets.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("zodan_sql.showing.report", "."),
@@ -61,9 +61,9 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
         noted=[check for check in record.checks if check.verdict != "PASS"],
         passed=[check for check in record.checks if check.verdict == "PASS"],
         copies=[sample for sample in record.samples if sample.is_copy][-1:],
-        rates=Markup(chart.draw([chart.Series(0, "copy", rates)], "rate of the copy in time", "/s")) if rates else "",
+        rates=Markup(chart.draw([chart.Series(0, "copy", rates)], "copy rate over time", "/s")) if rates else "",
         waits=len(lags),
-        lags=Markup(chart.draw(behind, "lag in time")) if behind else "",
+        lags=Markup(chart.draw(behind, "lag over time")) if behind else "",
         phases=len({step.phase for step in record.steps}),
         done=sum(step.state == "done" for step in record.steps),
         picture=None if streams is None else Markup(picture.svg(masked(streams, redact))),
@@ -73,7 +73,7 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
 
 
 def _measured(record: Record) -> tuple[list[chart.Point], list[chart.Series]]:
-    """Return what the charts show: the rate of the copy, and the lag of each stream waited for."""
+    """Return the data of the charts: the rate of the copy, and the lag of each stream."""
     begun = [step.started_at for step in record.steps if step.started_at is not None]
     if not begun:
         return [], []
@@ -82,7 +82,7 @@ def _measured(record: Record) -> tuple[list[chart.Point], list[chart.Series]]:
 
 
 def _found(step: RecordedStep) -> str:
-    """Return what a step that only looks has seen at the end."""
+    """Return what a step that only checks found at the end."""
     result = step.result or {}
     lag = (result.get("measure") or {}).get("lag_bytes")
     facts = (result.get("progress"), None if lag is None else f"{size(lag)} behind")

@@ -1,4 +1,4 @@
-"""An operation with everything that its journal has of it."""
+"""An operation with everything that the journal has about it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RecordedStep(PlannedStep):
     error: str | None
     started_at: datetime | None
     finished_at: datetime | None
-    #: What it gave, of a step that waits what was seen at the end.
+    #: What the step returned; for a step that waits, what it found at the end.
     result: dict[str, Any] | None = None
 
 
@@ -79,21 +79,21 @@ class Record(_Row):
 
     steps: list[RecordedStep]
     surroundings: Surroundings
-    #: What was examined before it began, as it was then.
+    #: The checks made before the operation began, with their results then.
     checks: list[CheckResult] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
 
 def read(dsn: str, number: int) -> Record:
-    """Return an operation of a database that has Zodan. Raises ZodanError where there is none of that number."""
+    """Return an operation of a database that has Zodan. Raises ZodanError (ZD001) if it does not exist."""
     found = read_rows(dsn, _OPERATION, {"number": number}, _Row)
     if not found:
         raise caller_error(
-            f"there is no operation {number} in {describe(dsn)}", "See zodan-sql operations for those there are."
+            f"there is no operation {number} in {describe(dsn)}", "Run zodan-sql operations to list them."
         )
     steps = read_rows(dsn, _STEPS, {"number": number}, RecordedStep)
     (surroundings,) = read_rows(dsn, _SURROUNDINGS, {}, Surroundings)
-    # The journal knows who died and who is at work.
+    # This query also sees whether the caller is still at work.
     (state,) = (each.state for each in journal.operations(dsn) if each.number == number)
     return Record(
         **{**vars(found[0]), "state": state},

@@ -1,4 +1,4 @@
-"""Steps in time: a Gantt chart of lanes by node."""
+"""Steps over time: a Gantt chart with a lane for each node."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _THINNEST = 2.5
 
 @dataclass(frozen=True)
 class Bar(Part):
-    """A step that has begun, in seconds since the first one."""
+    """A step that has begun, in seconds since the first step."""
 
     step: RecordedStep
 
     @property
     def kind(self) -> str:
-        """work, wait, check, failed, undone or running: how it is coloured."""
+        """The kind of the bar, which decides its colour: work, wait, check, failed, undone or running."""
         if self.step.state in ("failed", "undone", "running"):
             return self.step.state
         if self.step.kind == "verify":
@@ -35,14 +35,14 @@ class Bar(Part):
 
 
 def bars(steps: Sequence[RecordedStep], now: datetime) -> list[Bar]:
-    """Return the steps that have begun; one that runs lasts until ``now``."""
+    """Return the steps that have begun; a running step lasts until ``now``."""
     begun = [(step, step.started_at) for step in steps if step.started_at is not None]
     if not begun:
         return []
     first = min(started for _, started in begun)
     found = []
     for step, started in begun:
-        # A step that was to run again when its caller died keeps an end from before its beginning.
+        # If the caller died before a step ran again, the step keeps an end from before its beginning.
         finished = step.finished_at or (now if step.state == "running" else started)
         begin = (started - first).total_seconds()
         found.append(Bar(begin, max(begin, (finished - first).total_seconds()), step))
@@ -50,7 +50,7 @@ def bars(steps: Sequence[RecordedStep], now: datetime) -> list[Bar]:
 
 
 def gantt(drawn: Sequence[Bar], nodes: Sequence[str]) -> str:
-    """Return the chart as SVG, a lane a node; its colours are the page's."""
+    """Return the chart as SVG in the colours of the page, with a lane for each node."""
     axis = Axis(drawn)
     lanes: list[str] = []
     parts: list[str] = []
@@ -65,14 +65,14 @@ def gantt(drawn: Sequence[Bar], nodes: Sequence[str]) -> str:
             parts += [_draw(bar, axis, y + _LANE_GAP / 2 + row * _PITCH) for bar in members]
         y += height
     return (
-        f'<svg class="gantt" viewBox="0 0 {WIDTH:.0f} {y + 6:.0f}" role="img" aria-label="steps in time, by node">'
+        f'<svg class="gantt" viewBox="0 0 {WIDTH:.0f} {y + 6:.0f}" role="img" aria-label="steps over time, by node">'
         + "\n".join([*lanes, *grid(axis, _TOP, y), *parts])
         + "</svg>"
     )
 
 
 def _pack(of_node: Sequence[Bar], axis: Axis) -> list[list[Bar]]:
-    """Lay bars into as few rows as they need so that none hides another."""
+    """Put bars into as few rows as possible, so that no bar hides another."""
     rows: list[list[Bar]] = []
     ends: list[float] = []
     thinnest = _THINNEST / (WIDTH - LABEL)
