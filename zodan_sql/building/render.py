@@ -82,7 +82,7 @@ def read_default(name: str, kind: type[Value]) -> Value:
 
 
 def read_phases() -> dict[str, list[str]]:
-    """Return the names of the phases of each plan, in order, by plan: add, remove and mend."""
+    """Return the names of the phases of each plan, in order, by the plan: those of an addition, a removal, a repair."""
     module = _constants("phases")
     return {plan: list(getattr(module, plan)) for plan in ("add", "remove", "mend")}
 
