@@ -95,7 +95,7 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
 place of the fault and never the text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
@@ -137,7 +137,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
 'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
 place of the fault and never the text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
 
@@ -146,7 +146,7 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
-bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never repeats the
+bracketed IPv6 addresses included, as libpq does. Returns an object of strings. Errors: ZD001, which never repeats the
 text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
@@ -210,7 +210,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_uri IS
 'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
-bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never repeats the
+bracketed IPv6 addresses included, as libpq does. Returns an object of strings. Errors: ZD001, which never repeats the
 text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_uri FROM PUBLIC;
 
@@ -218,9 +218,9 @@ CREATE FUNCTION zodan.parse_dsn(p_dsn text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object of strings.
-Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the string,
-since a piece of it may be a piece of a password. */
+/* Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
+strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
+string, since a piece of it may be a piece of a password. */
 DECLARE
     v_settings jsonb;
     v_unknown int;
@@ -258,9 +258,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn IS
-'Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object of strings.
-Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the string,
-since a piece of it may be a piece of a password.';
+'Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
+strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
+string, since a piece of it may be a piece of a password.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
 
 CREATE FUNCTION zodan.format_dsn(p_settings jsonb)
@@ -275,7 +275,7 @@ SELECT pg_catalog.string_agg(
   FROM pg_catalog.jsonb_each_text(p_settings) AS s(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.format_dsn IS
-'Writes connection settings (as zodan.parse_dsn gives them) as one keyword string, every value quoted, the names
+'Writes connection settings (as zodan.parse_dsn returns them) as one keyword string, every value quoted, the names
 sorted, so that one node has one spelling everywhere.';
 REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
 
@@ -296,7 +296,7 @@ AS $zodan$
 SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn) - zodan.list_secrets() - 'passfile')
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_dsn IS
-'Gives a connection string without its secrets, for people to read. Errors: ZD001.';
+'Returns a connection string without its secrets, for people to read. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.redact_dsn FROM PUBLIC;
 
 CREATE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '{}')
@@ -304,8 +304,8 @@ RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
-belong to, and each password of the connection strings given (an object of node and string). Gives the text with ****
-in their place. */
+belong to, and each password of the connection strings given (an object of node and string). Returns the text with
+**** in their place. */
 DECLARE
     v_text text := p_text;
     v_settings jsonb;
@@ -330,8 +330,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_text IS
 'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
-belong to, and each password of the connection strings given (an object of node and string). Gives the text with ****
-in their place.';
+belong to, and each password of the connection strings given (an object of node and string). Returns the text with
+**** in their place.';
 REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
 
 CREATE FUNCTION zodan.quote_text(p_text text)
@@ -537,8 +537,8 @@ SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_c
   FROM (SELECT pg_catalog.regexp_match(p_session, ' by (\d+)\.([0-9a-f]{8})\.([0-9a-f]{8})$') AS parts) AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_caller IS
-'Tells what has become of the caller of a session, by the application_name that zodan.name_session gave it: alive or
-dead where it is a session of this server, in its present life; unknown where it is of another.';
+'Tells what has become of the caller of a session, by the application_name that zodan.name_session returned it:
+alive or dead where it is a session of this server, in its present life; unknown where it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_dblink()
@@ -620,8 +620,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
-node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without secrets; never
-raises for a node that cannot be reached. */
+node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
+never raises for a node that cannot be reached. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_settings jsonb;
@@ -694,8 +694,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.open_connection IS
 'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
-node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without secrets; never
-raises for a node that cannot be reached.';
+node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
+never raises for a node that cannot be reached.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
@@ -703,7 +703,7 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
 under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
@@ -725,7 +725,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_statement IS
 'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
 under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone.';
 REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
 
@@ -755,8 +755,8 @@ CREATE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or {ok: false,
-sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
+/* Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_row text;
@@ -791,8 +791,8 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
-'Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or {ok: false,
-sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
+'Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
 REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
 
 CREATE FUNCTION zodan.cancel_statement(p_node text)
@@ -1034,7 +1034,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
 take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it
+result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
 waited for. */
 DECLARE
     v_results jsonb := '{}'::jsonb;
@@ -1078,7 +1078,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.query_nodes IS
 'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
 take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it
+result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
 waited for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
@@ -1245,10 +1245,10 @@ $do$$sql$,
     zodan.placeholder('dsn', p_source))
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_roles IS
-'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
-attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords
-as the hashes that the source keeps. They go from server to server inside this one statement, through dblink, which is
-created for its time where it is not installed; no journal and no message holds them.';
+'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
+this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
+keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
+is not installed; no journal and no message holds them.';
 REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 
@@ -1308,8 +1308,9 @@ CREATE TABLE zodan.operation (
 );
 COMMENT ON TABLE zodan.operation IS
 'One row an operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
-and connection string) and checks (what was examined before it began, as zodan.checks gives it) hold no secrets. State
-"running" with no session holding the locks means that the caller died; call the operation again to finish it.';
+and connection string) and checks (what was examined before it began, as zodan.checks returns it) hold no secrets.
+State "running" with no session holding the locks means that the caller died; call the operation again to finish
+it.';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
 CREATE TABLE zodan.step (
@@ -1374,7 +1375,7 @@ CREATE FUNCTION zodan.start_operation(
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes a new operation and its plan into the journal and gives its number. The connection strings of p_dsns are
+/* Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
 stored without secrets, and so are the checks made before. */
 DECLARE
     v_operation bigint;
@@ -1399,7 +1400,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
-'Writes a new operation and its plan into the journal and gives its number. The connection strings of p_dsns are
+'Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
 stored without secrets, and so are the checks made before.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
@@ -1433,7 +1434,7 @@ SELECT CASE WHEN o.state IN ('running', 'failed') THEN o.operation_id END
  LIMIT 1
 $zodan$;
 COMMENT ON FUNCTION zodan.find_interrupted IS
-'Gives the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL.';
+'Returns the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL.';
 REVOKE ALL ON FUNCTION zodan.find_interrupted FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_plan(p_kind text, p_node text)
@@ -1447,7 +1448,7 @@ SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, 
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.read_plan IS
-'Gives the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
+'Returns the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
 would run, passing over what is done.';
 REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
 
@@ -1455,7 +1456,7 @@ CREATE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it. */
+/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it. */
 BEGIN
     UPDATE zodan.operation
        SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
@@ -1463,7 +1464,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.finish_operation IS
-'Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it.';
+'Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it.';
 REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
 
 CREATE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
@@ -1715,7 +1716,7 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
-Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
 pg_stat_activity. Never raises. */
 DECLARE
     v_facts jsonb := '{}'::jsonb;
@@ -1753,7 +1754,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_facts IS
 'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
-Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
 pg_stat_activity. Never raises.';
 REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
 
@@ -1795,8 +1796,8 @@ SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_reachable IS
-'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts gave,
-p_join names source, new node and members.';
+'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
+returned, p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
 CREATE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
@@ -1857,8 +1858,8 @@ SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
      LIMIT 1) AS h ON true$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.try_lock IS
-'Writes the query that tries to take the cluster''s lock on a node. It returns one row: ok, and where another session
-has it, pid and name, its application_name, and holder, a description.';
+'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
+its application_name, and holder, a description.';
 REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE FUNCTION zodan.lock_members(p_dsns jsonb)
@@ -1957,10 +1958,10 @@ CREATE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean
 RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
-/* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each with
-the statement that does so in the place of the one that did it. A step that was never begun, one of the policy once
-that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name is
-somebody else's. */
+/* Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
+with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
+once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
+name is somebody else's. */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -1978,17 +1979,17 @@ BEGIN
             v_steps[v_index].do_sql := v_steps[v_index].undo_sql;
             v_steps[v_index].done_sql := NULL;
             v_steps[v_index].until_sql := NULL;
-            v_steps[v_index].title := 'take back: ' || v_steps[v_index].title;
+            v_steps[v_index].title := 'undo: ' || v_steps[v_index].title;
         END LOOP;
     END IF;
     RETURN v_steps;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
-'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each with
-the statement that does so in the place of the one that did it. A step that was never begun, one of the policy once
-that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name is
-somebody else''s.';
+'Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
+with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
+once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
+name is somebody else''s.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 CREATE TYPE zodan.job AS (
@@ -2319,8 +2320,8 @@ BEGIN
                 AND s.undo_sql IS NOT NULL)
                  AND NOT EXISTS (SELECT FROM zodan.step AS s
                                   WHERE s.operation_id = p_step.operation_id AND s.policy = 'final' AND s.attempts > 0)
-            THEN 'Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.'
-            ELSE 'Mend the cause, then CALL zodan.resume(%1$s) to finish.' END, p_step.operation_id));
+            THEN 'Fix the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to undo.'
+            ELSE 'Fix the cause, then CALL zodan.resume(%1$s) to finish.' END, p_step.operation_id));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_failure IS
@@ -2497,10 +2498,9 @@ $do$$sql$,
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were written
-there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
-table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves
-no trace.';
+'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
+streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
+has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
 REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
@@ -2508,8 +2508,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how
-many rows each; ZD200 where they cannot be counted. */
+where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 where they cannot be counted. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -2531,8 +2531,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_written IS
 'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how
-many rows each; ZD200 where they cannot be counted.';
+where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 where they cannot be counted.';
 REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
 
 CREATE PROCEDURE zodan.undo_phases(
@@ -2614,7 +2614,7 @@ BEGIN
         AND s.policy = 'guarded') THEN
         p_failure := zodan.find_written(p_operation, p_dsns,
             pg_catalog.format(
-                'The copy has to start over, which deletes them: save them elsewhere, delete them there, '
+                'The copy has to start over, which deletes these rows: save them elsewhere, delete them there, '
                 'then CALL zodan.resume(%s).', p_operation));
         IF p_failure IS NOT NULL THEN
             RETURN;
@@ -2809,8 +2809,8 @@ CREATE PROCEDURE zodan.run_operation(
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or why it stopped;
-the journal says the same. */
+flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+stopped; the journal says the same. */
 DECLARE
     v_phase int;
     v_group text;
@@ -2849,15 +2849,15 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
 'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or why it stopped;
-the journal says the same.';
+flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+stopped; the journal says the same.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
 CREATE FUNCTION zodan.raise_failure(p_failure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises what zodan.describe_failure gave, when there is any, after the connections have been closed. */
+/* Raises what zodan.describe_failure returned, when there is any, after the connections have been closed. */
 BEGIN
     IF p_failure IS NOT NULL THEN
         PERFORM zodan.close_connections();
@@ -2870,7 +2870,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.raise_failure IS
-'Raises what zodan.describe_failure gave, when there is any, after the connections have been closed.';
+'Raises what zodan.describe_failure returned, when there is any, after the connections have been closed.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
 CREATE FUNCTION zodan.make_step(
@@ -2970,7 +2970,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
 then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Gives them and everybody's facts, by node; the connections stay open. */
+has them. Returns them and everybody's facts, by node; the connections stay open. */
 DECLARE
     v_operation zodan.operation;
     v_purpose text;
@@ -3005,7 +3005,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.find_dsns IS
 'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
 then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Gives them and everybody''s facts, by node; the connections stay open.';
+has them. Returns them and everybody''s facts, by node; the connections stay open.';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
@@ -3073,7 +3073,7 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of
+cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
 them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
 is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
 its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
@@ -3091,7 +3091,7 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD006',
-            MESSAGE = pg_catalog.format('operation %s cannot be taken up: %s', p_operation,
+            MESSAGE = pg_catalog.format('operation %s cannot continue: %s', p_operation,
                         coalesce('it is ' || v_operation.state, 'there is no such operation in this database')),
             HINT = 'See the rows of zodan.operation for those that were interrupted.';
     END IF;
@@ -3126,7 +3126,7 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD003',
-            MESSAGE = 'a connection string does not lead to the node it is for',
+            MESSAGE = 'a connection string leads to the wrong node',
             DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('That of "%s" leads to %s.', f.key,
                                coalesce('node "' || (f.value #>> '{spock,node}') || '"', 'no node')), ' ')
                         FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
@@ -3137,7 +3137,7 @@ BEGIN
       FROM pg_catalog.jsonb_each(v_found.p_dsns) AS d(key, value) WHERE NOT v_found.p_facts -> d.key ? 'error';
     PERFORM zodan.lock_members(v_dsns);
     IF v_gone <> '{}' THEN
-        RAISE NOTICE 'no member any longer, and passed over: %', pg_catalog.array_to_string(v_gone, ', ');
+        RAISE NOTICE 'skipped, because they are no longer members: %', pg_catalog.array_to_string(v_gone, ', ');
         PERFORM zodan.pass_over(p_operation, v_gone, p_resumes, v_found.p_facts, v_dsns);
     END IF;
     RETURN v_dsns;
@@ -3145,7 +3145,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
 'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of
+cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
 them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
 is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
 its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
@@ -3235,8 +3235,8 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD007',
-            MESSAGE = pg_catalog.format('operation %s cannot be rolled back any more', p_operation),
-            DETAIL = 'The node has stopped publishing, and what is written there since would be lost to the others.',
+            MESSAGE = pg_catalog.format('operation %s can no longer be rolled back', p_operation),
+            DETAIL = 'The node has stopped publishing. The others would lose what users have written there since.',
             HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
     END IF;
     v_dsns := zodan.reopen(p_operation, p_dsns, false);
@@ -3290,8 +3290,7 @@ SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, i
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_subscription IS
-'Writes the statement that drops a subscription if it is there, and with it its origin and its slot on the
-provider.';
+'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
 REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_slot(p_slot text)
@@ -3332,10 +3331,10 @@ SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sy
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was
-by its clock, at: who has come past it has applied everything committed there before. It is no transaction of its own:
-a subscriber of Spock 5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no
-node any more there is nothing to wait for, so that an interrupted removal can go on.';
+'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
+has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
+5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
+nothing to wait for, so that an interrupted removal can go on.';
 REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
 CREATE FUNCTION zodan.forget_node(p_target text)
@@ -3348,7 +3347,7 @@ SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.forget_node IS
-'Writes the statement by which a member forgets a node of which nothing but its row is left.';
+'Member forgets a node of which nothing but its row is left.';
 REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
@@ -3546,9 +3545,9 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
-'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they hold,
-origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
-members receive from it: of a slot with the name for one of them it is known whose it is.';
+'Reads from a node every trace of replication that can be left behind: slots with the WAL they hold, origins, node
+rows and interfaces. It returns one row, traces, an object. p_subscriptions are those by which the other members
+receive from it: of a slot with the name for one of them it is known whose it is.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
@@ -3574,7 +3573,7 @@ UNION ALL
 SELECT subs.node, 'subscription', subs.name,
        CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT
            FROM subs.provider
-            THEN 'its provider is no node of that name any more' ELSE 'its provider has no slot for it' END,
+            THEN 'no node of its provider''s name is left' ELSE 'its provider has no slot for it' END,
        pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
   FROM subs
  WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
@@ -3601,13 +3600,13 @@ SELECT t.key, 'interface', i.name, 'its node does not exist',
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_orphans IS
-'Finds, in what zodan.gather_facts and zodan.trace_facts gave, what nobody uses: slots that no member''s subscription
-streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that node or has
-no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to be run on
-that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an orphan, for it may
-be the one that uses it. certain is false for a slot that has the name of no stream between members: one outside the
-cluster, or one that is still to join, may be going to stream from it; and for an origin that may be another
-database''s.';
+'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
+subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
+that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
+it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
+orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
+members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
+may be another database''s.';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_origin(p_origin text)
@@ -3619,7 +3618,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_
     zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_origin IS
-'Writes the statement that drops a replication origin if it is there.';
+'Drops a replication origin if it is there.';
 REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_traces(
@@ -3631,7 +3630,7 @@ CREATE FUNCTION zodan.find_traces(
 LANGUAGE plpgsql
 AS $zodan$
 /* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts and
-traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
 Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
@@ -3675,7 +3674,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_traces IS
 'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts and
-traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
 Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
@@ -3683,10 +3682,10 @@ CREATE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and gives
-a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its
-join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
+/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
+returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
+statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
+to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
     v_unreached text;
@@ -3698,7 +3697,7 @@ BEGIN
     SELECT pg_catalog.string_agg(f.key, ', ') INTO v_unreached
       FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error';
     IF v_unreached IS NOT NULL THEN
-        RAISE WARNING 'could not be reached, and was passed over: %', v_unreached
+        RAISE WARNING 'skipped, because they could not be reached: %', v_unreached
             USING HINT = 'Scan again once it is back.';
     END IF;
     RETURN QUERY SELECT o.* FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o ORDER BY o.node, o.kind,
@@ -3706,10 +3705,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
-'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and gives
-a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its
-join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
+'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
+returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
+statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
+to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
 CREATE PROCEDURE zodan.mend(
@@ -3719,10 +3718,10 @@ CREATE PROCEDURE zodan.mend(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the cluster
-reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this
-cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another operation is
-under way, ZD2nn a step failed. */
+/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
+this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
+operation is under way, ZD2nn a step failed. */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
@@ -3747,8 +3746,8 @@ BEGIN
       INTO v_steps, v_left
       FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o;
     IF v_left IS NOT NULL THEN
-        RAISE WARNING 'left alone, a subscriber outside the cluster or another database may need it: %', v_left
-            USING HINT = 'Where you know that nobody does, call again with p_all => true.';
+        RAISE WARNING 'kept, because a subscriber outside the cluster or another database may need it: %', v_left
+            USING HINT = 'If you know that nobody needs it, call again with p_all => true.';
     END IF;
     IF v_steps IS NULL THEN
         PERFORM zodan.close_connections();
@@ -3762,14 +3761,14 @@ BEGIN
     CALL zodan.run_operation(v_operation, v_found.p_dsns, p_verbose, v_failure);
     PERFORM zodan.raise_failure(v_failure);
     PERFORM zodan.close_connections();
-    RAISE NOTICE '% leftovers have been mended, operation %', pg_catalog.cardinality(v_steps), v_operation;
+    RAISE NOTICE '% leftovers have been removed, operation %', pg_catalog.cardinality(v_steps), v_operation;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
-'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the cluster
-reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this
-cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another operation is
-under way, ZD2nn a step failed.';
+'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
+this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
+operation is under way, ZD2nn a step failed.';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 
 CREATE FUNCTION zodan.topology(p_dsn text)
@@ -3900,9 +3899,9 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.host_facts IS
-'The query that reads from a server what only the health check looks at: settings as a new session gets them,
-locale, connections, origins, long and prepared transactions, slots, WAL written, roles, extensions on offer. It gives
-one row, facts, an object, and names nothing of Spock.';
+'Reads from a server what only the health check looks at: settings as a new session gets them, locale, connections,
+origins, long and prepared transactions, slots, WAL written, roles, extensions on offer. It returns one row, facts, an
+object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.host_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.table_facts()
@@ -3978,8 +3977,8 @@ SELECT pg_catalog.jsonb_build_object(
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.table_facts IS
-'The query that reads what of a database''s tables, sequences and other objects replication has to do with: names
-only, and only of what belongs to no extension. It gives one row, facts, an object, and names nothing of Spock.';
+'Reads what of a database''s tables, sequences and other objects replication has to do with: names only, and only of
+what belongs to no extension. It returns one row, facts, an object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.table_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.stream_facts(p_sets text[])
@@ -4054,9 +4053,9 @@ SELECT $sql$SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size
   JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid AND c.relkind = 'r'$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_facts IS
-'The query that reads, on the source, how much a copy of its replication sets will bring: tables, those that have
-rows, and bytes, the size of their main files, TOAST included; bytes is NULL where a row filter or a column list
-leaves out nobody knows how much. It gives one row.';
+'Reads, on the source, how much a copy of its replication sets will bring: tables, those that have rows, and bytes,
+the size of their main files, TOAST included; bytes is NULL where a row filter or a column list leaves out nobody
+knows how much. It returns one row.';
 REVOKE ALL ON FUNCTION zodan.copy_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_user_objects()
@@ -4174,9 +4173,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.typ
      AND NOT (u.type = 'schema' AND u.identity = 'public')$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.object_facts IS
-'The query that lists what a database has that a copy may be about to create: type and identity of every object of
-its own, of whatever kind, but for those that a copy creates where they are missing only. It gives one row, facts, an
-array.';
+'Lists what a database has that a copy may be about to create: type and identity of every object of its own, of
+whatever kind, but for those that a copy creates where they are missing only. It returns one row, facts, an array.';
 REVOKE ALL ON FUNCTION zodan.object_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.structure_facts(p_objects text)
@@ -4371,7 +4369,7 @@ CREATE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Adds to what zodan.gather_facts gave, over the connections it left open and on all nodes at once: clock (the
+/* Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
 node's, and the caller's before and after), host, tables and, where Spock is, streams. What could not be read is named
 in unread. Never raises. */
 DECLARE
@@ -4405,7 +4403,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_more IS
-'Adds to what zodan.gather_facts gave, over the connections it left open and on all nodes at once: clock (the
+'Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
 node''s, and the caller''s before and after), host, tables and, where Spock is, streams. What could not be read is named
 in unread. Never raises.';
 REVOKE ALL ON FUNCTION zodan.gather_more FROM PUBLIC;
@@ -4415,7 +4413,7 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Gives an object of node, then of target, then of
+member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
 connection, identity and replication, with the fault, NULL where it worked. Nothing is changed. */
 DECLARE
     v_dsns jsonb;
@@ -4448,7 +4446,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.probe_pairs IS
 'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Gives an object of node, then of target, then of
+member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
 connection, identity and replication, with the fault, NULL where it worked. Nothing is changed.';
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
@@ -4494,8 +4492,8 @@ SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'ident
 $zodan$;
 COMMENT ON FUNCTION zodan.check_pairs IS
 'Every node reaches every other one, also for replication, and the same database as the caller does. p_probes is
-what zodan.probe_pairs gave. A failure where the new node is one of the two, else a warning: what replicates between
-members is looked at by itself, and they need no dblink.';
+what zodan.probe_pairs returned. A failure where the new node is one of the two, else a warning: what replicates
+between members is looked at by itself, and they need no dblink.';
 REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_versions(p_facts jsonb, p_join jsonb)
@@ -4590,12 +4588,12 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
      'a database that may be written to',
          'Set default_transaction_read_only and spock.readonly to off for the database and the role.'),
     ('time-limits', 'no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'),
-     'none, for the copy is one long statement',
+     'none, because the copy is one long statement',
      'Reset them for the role and the database that the connection string names.'),
     ('pause-timeout', 'pause_timeout', 'warn', coalesce(nullif(f.value #>> '{host,pause}', '')::interval,
      '10 s') >= '10 s'::interval,
      coalesce(nullif(f.value #>> '{host,pause}', ''), 'not set'),
-         '10 s or more, for the flip is taken back when a pause ends too soon',
+         '10 s or more, because the flip is undone when a pause ends too soon',
      'Raise spock.pause_timeout in postgresql.conf and reload.')
  ) AS c(key, name, severity, passed, observed, required, hint)
  WHERE NOT f.value ? 'error' AND (f.value ? 'host' OR c.key IN ('wal-level', 'track-commit-timestamp',
@@ -4626,7 +4624,7 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
      'Set lc_monetary to the same value on all nodes.'),
     ('xml-option', 'XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
      NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
-     'content, for a column of type xml may hold fragments', 'Set xmloption to content for the role and the database.'),
+     'content, because a column of type xml may hold fragments', 'Set xmloption to content for the role and the database.'),
     ('transaction-isolation', 'transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
      g.is ->> 'default_transaction_isolation' = 'read committed',
      g.is ->> 'default_transaction_isolation',
@@ -4898,14 +4896,14 @@ SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.
  CROSS JOIN LATERAL (VALUES
     ('member-identity', 'member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "'
      || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
-     'Check the name and the connection string given, or mend the one in spock.node_interface.'),
+     'Check the name and the connection string that you gave, or correct the one in spock.node_interface.'),
     ('other-nodes', 'knows no other nodes', 'fail', s.strange IS NULL,
      coalesce('it also receives from ' || s.strange, 'members only'),
      'subscriptions from the members that the source knows',
      'Remove what is left of the other node, or subscribe the source to it.'),
     ('single-subscriptions', 'one subscription for each provider', CASE WHEN m.name = p_join ->> 'source' THEN 'fail'
      ELSE 'warn' END, s.doubled = 0, pg_catalog.format('%s too many', s.doubled),
-     'one, for a join relies on one position in each stream of the source',
+     'one, because a join relies on one position in each stream of the source',
      'Add the sets of the others to one subscription, and drop the others.'),
     ('forwarding', 'no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL,
      coalesce(s.forwarding, 'none'),
@@ -4914,7 +4912,7 @@ SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.
     ('apply-delay', 'no apply delay', CASE WHEN m.name = p_join ->> 'source'
      AND s.longest >= pg_catalog.make_interval(secs => coalesce((p_join ->> 'patience')::double precision, 600))
      THEN 'fail' ELSE 'warn' END, s.delayed IS NULL, coalesce(s.delayed, 'none'),
-     'subscriptions without apply_delay, for a join waits for them',
+     'subscriptions without apply_delay, because a join waits for them',
      'Make them again without apply_delay, or raise zodan.sync_timeout above it.'),
     ('exceptions', 'no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]',
      coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
@@ -4987,7 +4985,7 @@ SELECT i.item
 $zodan$;
 COMMENT ON FUNCTION zodan.list_published IS
 'The tables of the source in the replication sets that the members take from one another, a row a table and set, as
-zodan.read_sets gives them: set, table, columns and filter.';
+zodan.read_sets returns them: set, table, columns and filter.';
 REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_structure(p_extensions text)
@@ -5054,11 +5052,11 @@ $do$$sql$,
     zodan.quote_text(p_extensions))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_structure IS
-'Writes the statement that tries, on a new node, what a copy is about to do there: create a schema with objects of
-some kinds, as an event trigger may forbid, and the extensions of p_extensions (as zodan.structure_facts gives them)
-that are not there. Everything is rolled back, by an error ZD000 whose DETAIL is an object: objects (the fault, NULL
-where it worked), extensions (an object of those that fail, with the fault) and filled (tables of extensions that have
-rows once the extension is there).';
+'Tries, on a new node, what a copy is about to do there: create a schema with objects of some kinds, as an event
+trigger may forbid, and the extensions of p_extensions (as zodan.structure_facts returns them) that are not there.
+Everything is rolled back, by an error ZD000 whose DETAIL is an object: objects (the fault, NULL where it worked),
+extensions (an object of those that fail, with the fault) and filled (tables of extensions that have rows once the
+extension is there).';
 REVOKE ALL ON FUNCTION zodan.try_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_references(p_filters text, p_references text)
@@ -5104,11 +5102,11 @@ $do$$sql$,
     zodan.quote_text(p_filters), zodan.quote_text(p_references))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_references IS
-'Writes the statement that finds, on the source, foreign keys that would not hold where only what is replicated is
-copied. p_references is what zodan.structure_facts gives, p_filters an object of published tables and their row
-filter, NULL where all rows are published. Tables of more than 5000000 rows are not read, and
-after 30 s no further one. It ends by an error ZD000 whose DETAIL is an object: broken
-and unread, arrays of names.';
+'Finds, on the source, foreign keys that would not hold where only what is replicated is copied. p_references is
+what zodan.structure_facts returns, p_filters an object of published tables and their row filter, NULL where all rows
+are published. Tables of more than 5000000 rows are not read, and after
+30 s no further one. It ends by an error ZD000 whose DETAIL is an object: broken and
+unread, arrays of names.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
@@ -5562,7 +5560,8 @@ RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
-zodan.probe_pairs gave; without a new node, those of the members alone. Looks at nothing else and changes nothing. */
+zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
+nothing. */
 BEGIN
     -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
     RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
@@ -5590,7 +5589,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_join IS
 'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
-zodan.probe_pairs gave; without a new node, those of the members alone. Looks at nothing else and changes nothing.';
+zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
+nothing.';
 REVOKE ALL ON FUNCTION zodan.check_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_joined(p_facts jsonb, p_join jsonb)
@@ -5719,7 +5719,7 @@ CREATE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns j
 RETURNS SETOF zodan.check_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before a
+/* Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
 join, or post, after it. */
 DECLARE
     v_join jsonb := p_join || pg_catalog.jsonb_build_object('patience', extract(epoch FROM zodan.read_patience()));
@@ -5752,7 +5752,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.examine IS
-'Gathers what is still missing, over the connections that are open, and gives the checks of a type: pre, before a
+'Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
 join, or post, after it.';
 REVOKE ALL ON FUNCTION zodan.examine FROM PUBLIC;
 
@@ -5787,7 +5787,7 @@ SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription WHER
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.subscription_exists IS
-'Writes the query that tells whether a subscription exists where it runs; for done_sql.';
+'Tells whether a subscription exists where it runs; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.subscription_exists FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_replicating(p_subscriptions text[])
@@ -5821,7 +5821,7 @@ END
 $do$$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_empty_schema IS
-'Writes the statement that drops the schema zodan where it is empty, that is, where Zodan is not installed.';
+'Drops the schema zodan where it is empty, that is, where Zodan is not installed.';
 REVOKE ALL ON FUNCTION zodan.drop_empty_schema FROM PUBLIC;
 
 CREATE FUNCTION zodan.create_subscription(
@@ -5956,8 +5956,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_worker_gone IS
-'Writes the query that tells whether no apply worker of a subscription runs on its subscriber any more; for
-until_sql.';
+'Tells whether no apply worker of a subscription runs on its subscriber any more; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_worker_gone FROM PUBLIC;
 
 CREATE FUNCTION zodan.switch_streams(
@@ -6020,8 +6019,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_enable(s.sub_nam
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.enable_streams IS
-'Writes the statement that enables those of the subscriptions named that are disabled. Spock disables one by itself
-after an exception, and people do; a resumed join enables it again.';
+'Enables those of the subscriptions named that are disabled. Spock disables one by itself after an exception, and
+people do; a resumed join enables it again.';
 REVOKE ALL ON FUNCTION zodan.enable_streams FROM PUBLIC;
 
 CREATE FUNCTION zodan.start_streams(p_subscriptions text[])
@@ -6064,8 +6063,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I
                    JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.note_files IS
-'Writes the query that notes, on the source, which file each published table that has rows is in. It returns one
-row: files, an object of table and file number. A table that has another one later was rewritten.';
+'Notes, on the source, which file each published table that has rows is in. It returns one row: files, an object of
+table and file number. A table that has another one later was rewritten.';
 REVOKE ALL ON FUNCTION zodan.note_files FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_rewritten(p_files text)
@@ -6196,7 +6195,7 @@ BEGIN
     SELECT pg_catalog.string_agg(n.node_name, ', ' ORDER BY n.node_name) INTO v_others
       FROM spock.node AS n WHERE n.node_name::text <> ALL (%3$s);
     IF v_others IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD403', MESSAGE = 'nodes joined meanwhile: ' || v_others,
+        RAISE EXCEPTION USING ERRCODE = 'ZD403', MESSAGE = 'nodes joined in the meantime: ' || v_others,
             HINT = 'Roll this join back, and call it again.';
     END IF;
 END
@@ -6204,9 +6203,9 @@ $do$$sql$,
     zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_list(p_nodes))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_whole IS
-'Writes the statement that fails where a join did not end as it was planned: with ZD402 where a node has set changes
-aside since p_since (a placeholder for seconds of its clock), with p_origin only those of that node; with ZD403 where
-it knows other nodes than p_nodes.';
+'Fails where a join did not end as it was planned: with ZD402 where a node has set changes aside since p_since (a
+placeholder for seconds of its clock), with p_origin only those of that node; with ZD403 where it knows other nodes
+than p_nodes.';
 REVOKE ALL ON FUNCTION zodan.prove_whole FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_unbusy()
@@ -6237,8 +6236,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I
  WHERE q.last_value IS NOT NULL AND q.schemaname NOT IN ('spock', 'zodan', 'pglogical')$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sequences IS
-'Writes the query that reads how far every user sequence of a node has counted. It gives one row, sequences, an
-object of sequence and last value.';
+'Reads how far every user sequence of a node has counted. It returns one row, sequences, an object of sequence and
+last value.';
 REVOKE ALL ON FUNCTION zodan.read_sequences FROM PUBLIC;
 
 CREATE FUNCTION zodan.level_sequences(p_seen text)
@@ -6289,7 +6288,7 @@ SELECT pg_catalog.format($sql$SELECT spock.node_create(node_name := %1$s, dsn :=
     zodan.quote_text(p_node), zodan.placeholder('dsn', p_node), zodan.quote_text(p_location), zodan.quote_text(p_country), zodan.quote_text(p_info))
 $zodan$;
 COMMENT ON FUNCTION zodan.register_node IS
-'Writes the statement that makes a database a Spock node, its connection string as a placeholder.';
+'Makes a database a Spock node, its connection string as a placeholder.';
 REVOKE ALL ON FUNCTION zodan.register_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_node_row(p_node text)
@@ -6300,7 +6299,7 @@ SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_node_row IS
-'Writes the statement that drops a node where it is known, if it is.';
+'Drops a node where it is known, if it is.';
 REVOKE ALL ON FUNCTION zodan.drop_node_row FROM PUBLIC;
 
 CREATE FUNCTION zodan.create_copy_subscription(
@@ -6691,11 +6690,11 @@ $do$$sql$,
     zodan.quote_result(p_objects), zodan.quote_text(p_node), zodan.quote_result(p_identity))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_copied IS
-'Writes the statement that takes a copy back: it drops every object of the new database that p_objects (a
-placeholder for the result of zodan.note_objects) does not name. Only in the very database that was noted, and only
-while it is node p_node, as it was when the copy came; anywhere else it drops nothing. A subscription of PostgreSQL''s
-own gives its slot up first: that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as
-PostgreSQL can do without them.';
+'Takes a copy back: it drops every object of the new database that p_objects (a placeholder for the result of
+zodan.note_objects) does not name. Only in the very database that was noted, and only while it is node p_node, as it
+was when the copy came; anywhere else it drops nothing. A subscription of PostgreSQL''s own gives its slot up first:
+that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as PostgreSQL can do without
+them.';
 REVOKE ALL ON FUNCTION zodan.drop_copied FROM PUBLIC;
 
 CREATE FUNCTION zodan.end_sessions(p_subscription text)
@@ -6735,8 +6734,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_na
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_copy IS
-'Writes the query that disables a copy''s subscription, if it is there, so that nothing starts its worker again while
-it is being taken back.';
+'Disables a copy''s subscription, if it is there, so that nothing starts its worker again while it is being taken
+back.';
 REVOKE ALL ON FUNCTION zodan.disable_copy FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_copy(p_subscription text)
@@ -6845,18 +6844,17 @@ BEGIN
         v_origins := zodan.list_stream_names(v_leave, v_node, 'subscriber');
         v_slots := zodan.list_stream_names(v_leave, v_node, 'provider');
         RETURN NEXT zodan.make_step('clean', v_node,
-            pg_catalog.format('see that no stream of an earlier node %s is on %s', v_new, v_node),
+            pg_catalog.format('check for streams of an earlier node %s on %s', v_new, v_node),
             p_do := zodan.clear_names(p_slots => v_slots, p_origins => v_origins),
             p_undo := zodan.prove_gone(p_target => v_new, p_origins => v_origins, p_slots => v_slots),
                 p_policy := 'once', p_kind := 'verify');
         IF v_node <> v_new THEN
-            RETURN NEXT zodan.make_step('register', v_node, pg_catalog.format('%s does not know node %s', v_node,
-                v_new),
+            RETURN NEXT zodan.make_step('register', v_node, pg_catalog.format('forget node %s on %s', v_new, v_node),
                 p_undo := zodan.forget_node(v_new), p_object := v_new);
         END IF;
     END LOOP;
     RETURN NEXT zodan.make_step('slot', v_source,
-        pg_catalog.format('slot %s, which the copy will make on %s', p_cluster ->> 'copy_slot', v_source),
+        pg_catalog.format('expect slot %s of the copy on %s', p_cluster ->> 'copy_slot', v_source),
         p_undo := zodan.drop_slot(p_cluster ->> 'copy_slot'), p_group := 'copy', p_object := p_cluster ->> 'copy_slot');
 END
 $zodan$;
@@ -6938,8 +6936,7 @@ BEGIN
     RETURN NEXT zodan.make_step('roles_before', v_new, 'note the roles of ' || v_new,
         p_do := 'SELECT pg_catalog.jsonb_agg(r.rolname) AS names FROM pg_catalog.pg_roles AS r',
         p_ref := 'roles', p_policy := 'once');
-    RETURN NEXT zodan.make_step('roles', v_new, pg_catalog.format('bring the missing roles of %s to %s', v_source,
-        v_new),
+    RETURN NEXT zodan.make_step('roles', v_new, pg_catalog.format('copy the missing roles of %s to %s', v_source, v_new),
         p_do := zodan.copy_roles(v_source),
         p_undo := zodan.drop_roles(p_node => v_new,
             p_brought => ARRAY(SELECT r.name
@@ -6964,11 +6961,11 @@ DECLARE
     v_sub text := zodan.copy_name(v_new);
     v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
 BEGIN
-    RETURN NEXT zodan.make_step('note', v_new, 'note what is on ' || v_new,
+    RETURN NEXT zodan.make_step('note', v_new, 'note the objects on ' || v_new,
         p_do := zodan.note_objects(), p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
         p_undo := zodan.drop_copied(p_objects => zodan.placeholder('result', 'note', 'objects'), p_node => v_new,
             p_identity => zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
-    RETURN NEXT zodan.make_step('note', v_source, 'note the files of the tables on ' || v_source,
+    RETURN NEXT zodan.make_step('note', v_source, 'note the table files on ' || v_source,
         p_do := zodan.note_files(), p_ref := 'files', p_group := 'copy');
     RETURN NEXT zodan.make_step('copying', v_new,
         pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
@@ -6980,24 +6977,24 @@ BEGIN
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
             p_undo := zodan.drop_copy(v_sub),
             p_group := 'copy', p_object := v_sub);
-    RETURN NEXT zodan.make_step('copying', v_source, 'the sessions of the copy on ' || v_source,
+    RETURN NEXT zodan.make_step('copying', v_source, 'expect the sessions of the copy on ' || v_source,
             p_undo := zodan.end_sessions(v_sub), p_group := 'copy');
-    RETURN NEXT zodan.make_step('copied', v_new, 'wait for the copy to be complete on ' || v_new,
+    RETURN NEXT zodan.make_step('copied', v_new, 'wait for the copy on ' || v_new,
             p_until := zodan.wait_copied(p_subscription => v_sub, p_tables => p_cluster #>> '{copy,tables}',
                 p_bytes => p_cluster #>> '{copy,bytes}'),
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
             p_undo := zodan.disable_copy(v_sub),
             p_budget := p_patience,
             p_group := 'copy');
-    RETURN NEXT zodan.make_step('rewritten', v_source, 'find the tables that were rewritten on ' || v_source,
+    RETURN NEXT zodan.make_step('rewritten', v_source, 'find rewritten tables on ' || v_source,
         p_do := zodan.find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten',
             p_group := 'approach');
-    RETURN NEXT zodan.make_step('sound', v_new, 'see that the copy on ' || v_new || ' is whole',
+    RETURN NEXT zodan.make_step('sound', v_new, 'confirm that the copy on ' || v_new || ' is complete',
         p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
             p_starts => zodan.placeholder('result', 'note', 'starts'),
                 p_rewritten => zodan.placeholder('result', 'rewritten', 'tables')), p_group := 'approach',
                 p_kind := 'verify');
-    RETURN NEXT zodan.make_step('level', v_source, 'sync event on ' || v_source,
+    RETURN NEXT zodan.make_step('level', v_source, 'send a sync event on ' || v_source,
             p_do := zodan.emit_sync_event(),
             p_ref := 'level', p_group := 'approach');
     RETURN NEXT zodan.make_step('levelled', v_new, pg_catalog.format('wait until %s has applied it', v_new),
@@ -7111,7 +7108,7 @@ BEGIN
     FOR v_peer, v_place IN
         SELECT p.name, p.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
     LOOP
-        RETURN NEXT zodan.make_step('mark', v_peer, 'sync event on ' || v_peer,
+        RETURN NEXT zodan.make_step('mark', v_peer, 'send a sync event on ' || v_peer,
             p_do := zodan.emit_sync_event(),
             p_ref := 'mark' || v_place, p_group := 'approach');
         RETURN NEXT zodan.make_step('barrier', v_source,
@@ -7124,7 +7121,7 @@ BEGIN
     RETURN NEXT zodan.make_step('ready', v_source, pg_catalog.format('wait until no long transaction is applied on %s',
         v_source),
         p_until := zodan.wait_unbusy(), p_budget := p_patience, p_group := 'approach');
-    RETURN NEXT zodan.make_step('near', v_source, 'sync event on ' || v_source,
+    RETURN NEXT zodan.make_step('near', v_source, 'send a sync event on ' || v_source,
         p_do := zodan.emit_sync_event(), p_ref := 'near', p_group := 'approach');
     RETURN NEXT zodan.make_step('nearly', v_new, pg_catalog.format('wait until %s has applied it', v_new),
         p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'near', 'lsn'), p_provider => v_source),
@@ -7153,7 +7150,7 @@ DECLARE
     v_member text;
 BEGIN
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
-        RETURN NEXT zodan.make_step(p_phase, v_member, pg_catalog.format('see that the slot of %s on %s can be used',
+        RETURN NEXT zodan.make_step(p_phase, v_member, pg_catalog.format('confirm that the slot of %s on %s is usable',
             v_new, v_member),
             p_do := zodan.prove_slots(p_slots => ARRAY[p_cluster #>> ARRAY['slots', v_member, v_new]],
                 p_lsn => CASE WHEN v_member = p_cluster ->> 'source'
@@ -7161,7 +7158,7 @@ BEGIN
                 p_positions => zodan.placeholder('result', 'flip', 'positions'), p_peer => v_member),
             p_budget := p_budget, p_group := p_group, p_kind := 'verify');
     END LOOP;
-    RETURN NEXT zodan.make_step(p_phase, v_new, 'see that the slots on ' || v_new || ' can be used',
+    RETURN NEXT zodan.make_step(p_phase, v_new, 'confirm that the slots on ' || v_new || ' are usable',
         p_do := zodan.prove_slots(p_slots => ARRAY(SELECT s.value
             FROM pg_catalog.jsonb_each_text(p_cluster #> ARRAY['slots', v_new]) AS s(key, value)),
             p_lsn => NULL, p_positions => '{}', p_peer => NULL),
@@ -7205,11 +7202,11 @@ BEGIN
     RETURN NEXT zodan.make_step('detached', v_new, pg_catalog.format('wait until the worker of %s has ended on %s',
         v_sub, v_new),
             p_until := zodan.wait_worker_gone(v_sub), p_budget := p_budget, p_group := p_group, p_object := v_sub);
-    RETURN NEXT zodan.make_step('confirm', v_source, pg_catalog.format('confirm that %s has applied nothing meanwhile',
+    RETURN NEXT zodan.make_step('confirm', v_source, pg_catalog.format('confirm that %s applied nothing in the meantime',
         v_source),
             p_do := p_confirm, p_budget := p_budget, p_group := p_group, p_kind := 'verify');
     RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 'confirm', p_budget, p_group);
-    RETURN NEXT zodan.make_step('switch', v_new, 'turn to the direct streams on ' || v_new,
+    RETURN NEXT zodan.make_step('switch', v_new, 'switch to the direct streams on ' || v_new,
             p_do := zodan.switch_streams(p_positions => zodan.placeholder('result', 'flip', 'positions'),
                 p_copy => v_sub,
                 p_peers => ARRAY(SELECT m.name
@@ -7220,9 +7217,9 @@ BEGIN
             p_budget := p_budget,
             p_group := p_group);
     -- A call that stopped here is taken up again whenever: Spock or a person may have disabled one meanwhile.
-    RETURN NEXT zodan.make_step('enable', v_new, 'enable every stream on ' || v_new,
+    RETURN NEXT zodan.make_step('enable', v_new, 'enable all streams on ' || v_new,
             p_do := zodan.enable_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
-    RETURN NEXT zodan.make_step('resume', v_new, 'start every stream at once on ' || v_new,
+    RETURN NEXT zodan.make_step('resume', v_new, 'start all streams on ' || v_new,
             p_do := zodan.start_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
     RETURN NEXT zodan.make_step('resume', v_source, 'resume apply on ' || v_source,
             p_do := 'SELECT spock.resume_apply_workers()',
@@ -7261,14 +7258,14 @@ BEGIN
     -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it
     -- now. It has to be a transaction: only at the end of one does a worker see that it is to pause.
     FOREACH v_peer IN ARRAY v_peers LOOP
-        RETURN NEXT zodan.make_step('nudge', v_peer, 'sync event on ' || v_peer,
+        RETURN NEXT zodan.make_step('nudge', v_peer, 'send a sync event on ' || v_peer,
             p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_group := c_group);
     END LOOP;
-    RETURN NEXT zodan.make_step('still', v_source, pg_catalog.format('wait until %s applies nothing any more',
+    RETURN NEXT zodan.make_step('still', v_source, pg_catalog.format('wait until %s applies nothing',
         v_source),
         p_do := zodan.wait_still(v_peers), p_budget := c_budget, p_group := c_group);
-    RETURN NEXT zodan.make_step('positions', v_source, 'read how far ' || v_source
-        || ' has its peers, sync event there',
+    RETURN NEXT zodan.make_step('positions', v_source, 
+            'read the positions of ' || v_source || ' and send a sync event',
             p_do := zodan.read_positions(v_peers),
             p_budget := c_budget,
             p_ref := 'flip',
@@ -7277,9 +7274,9 @@ BEGIN
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'flip', 'lsn'), p_provider => v_source),
             p_budget := c_budget,
             p_group := c_group);
-    RETURN NEXT zodan.make_step('held', v_source, pg_catalog.format('see that %s applies nothing', v_source),
+    RETURN NEXT zodan.make_step('held', v_source, pg_catalog.format('confirm that %s applies nothing', v_source),
             p_do := v_confirm, p_budget := c_budget, p_group := c_group, p_kind := 'verify');
-    RETURN NEXT zodan.make_step('held', v_new, pg_catalog.format('see that nothing was discarded on %s', v_new),
+    RETURN NEXT zodan.make_step('held', v_new, pg_catalog.format('confirm that nothing was discarded on %s', v_new),
         p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
             p_starts => zodan.placeholder('result', 'note', 'starts'), p_rewritten => '[]'),
         p_budget := c_budget, p_group := c_group, p_kind := 'verify');
@@ -7341,8 +7338,8 @@ SELECT pg_catalog.format($sql$SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class
     zodan.quote_text(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.view_is_filled IS
-'Writes the query that tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is
-not there any more; for done_sql.';
+'Tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is not there any more;
+for done_sql.';
 REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
 
 CREATE FUNCTION zodan.refresh_view(p_schema text, p_view text)
@@ -7380,7 +7377,7 @@ BEGIN
     RETURN NEXT zodan.make_step('sequences', p_cluster ->> 'source', 'read the replication sets again on '
         || (p_cluster ->> 'source'),
         p_do := zodan.read_sets(zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_ref := 'sets again');
-    RETURN NEXT zodan.make_step('prove', v_new, 'mirror what was added to them on ' || v_new,
+    RETURN NEXT zodan.make_step('prove', v_new, 'add what the source added to its replication sets on ' || v_new,
         p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets again', 'sets'),
             p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')));
     FOR v_member, v_place IN
@@ -7390,7 +7387,7 @@ BEGIN
         RETURN NEXT zodan.make_step('sequences', v_member, 'read the sequences of ' || v_member,
             p_do := zodan.read_sequences(),
             p_ref := 'seq' || v_place);
-        RETURN NEXT zodan.make_step('prove', v_member, 'sync event on ' || v_member,
+        RETURN NEXT zodan.make_step('prove', v_member, 'send a sync event on ' || v_member,
             p_do := zodan.emit_sync_event(),
             p_ref := 'event' || v_place);
         RETURN NEXT zodan.make_step('proven', v_new,
@@ -7402,7 +7399,7 @@ BEGIN
             pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event', 'lsn'), p_provider => v_new),
             p_budget := p_patience, p_kind := 'verify');
-        RETURN NEXT zodan.make_step('whole', v_member, pg_catalog.format('see that nothing of %s was discarded on %s',
+        RETURN NEXT zodan.make_step('whole', v_member, pg_catalog.format('confirm that nothing of %s was discarded on %s',
             v_new, v_member),
             p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', CASE
                 WHEN v_member = p_cluster ->> 'source' THEN 'level'
@@ -7410,12 +7407,12 @@ BEGIN
                     FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
                                  WHERE p.name = v_member) END, 'at'), p_origin => v_new), p_kind := 'verify');
     END LOOP;
-    RETURN NEXT zodan.make_step('prove', v_new, 'bring the sequences of ' || v_new || ' level',
+    RETURN NEXT zodan.make_step('prove', v_new, 'set the sequences of ' || v_new || ' beyond those of the members',
             p_do := zodan.level_sequences('ARRAY[' || pg_catalog.array_to_string(v_refs, ', ') || ']::jsonb[]'));
-    RETURN NEXT zodan.make_step('prove', v_new, 'sync event on ' || v_new,
+    RETURN NEXT zodan.make_step('prove', v_new, 'send a sync event on ' || v_new,
             p_do := zodan.emit_sync_event(),
             p_ref := 'event');
-    RETURN NEXT zodan.make_step('whole', v_new, 'see that nothing was discarded on ' || v_new,
+    RETURN NEXT zodan.make_step('whole', v_new, 'confirm that nothing was discarded on ' || v_new,
             p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', 'note', 'at'),
                 p_origin => NULL), p_kind := 'verify');
 END
@@ -7501,8 +7498,9 @@ CREATE FUNCTION zodan.survey_members(
 LANGUAGE plpgsql
 AS $zodan$
 /* Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
-to them too and reads everybody's facts. Gives the facts by node; source, new and members; and every connection string
-by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal. */
+to them too and reads everybody's facts. Returns the facts by node; source, new and members; and every connection
+string by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or
+equal. */
 DECLARE
     v_peers jsonb;
 BEGIN
@@ -7532,8 +7530,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_members IS
 'Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
-to them too and reads everybody''s facts. Gives the facts by node; source, new and members; and every connection string
-by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal.';
+to them too and reads everybody''s facts. Returns the facts by node; source, new and members; and every connection
+string by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or
+equal.';
 REVOKE ALL ON FUNCTION zodan.survey_members FROM PUBLIC;
 
 CREATE FUNCTION zodan.survey_join(
@@ -7611,7 +7610,7 @@ BEGIN
             PERFORM zodan.close_connections();
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD204',
-                MESSAGE = pg_catalog.format('could not learn the slot names on node "%s"', v_node),
+                MESSAGE = pg_catalog.format('could not read the slot names on node "%s"', v_node),
                 DETAIL = v_answers #>> ARRAY[v_node, 'message'],
                 HINT = 'Check that Spock is complete on that node.';
         END IF;
@@ -7698,7 +7697,7 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD113',
-            MESSAGE = pg_catalog.format('the source "%s" is no member any longer',
+            MESSAGE = pg_catalog.format('the source "%s" is no longer a member',
                 v_operation.arguments ->> 'src_node_name'),
             HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again with another source.', p_operation);
     END IF;
@@ -7725,7 +7724,7 @@ BEGIN
             PERFORM zodan.close_connections();
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD200',
-                MESSAGE = pg_catalog.format('could not take back on node "%s" what was made for a member that is gone',
+                MESSAGE = pg_catalog.format('could not undo on node "%s" what was made for a member that is gone',
                     v_step.node),
                 DETAIL = pg_catalog.concat_ws(': ', v_step.title, v_answer ->> 'message'),
                 HINT = pg_catalog.format('Fix the cause, then CALL zodan.resume(%s).', p_operation);
@@ -7851,9 +7850,9 @@ CREATE FUNCTION zodan.checks(
 RETURNS SETOF zodan.check_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Examines a cluster, found through any member, and gives a row a check and node; changes nothing. check_type pre is
-what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone are
-examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
+/* Examines a cluster, found through any member, and returns a row a check and node; changes nothing. check_type pre
+is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone
+are examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
 malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type. */
 DECLARE
     v_survey record;
@@ -7873,9 +7872,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.checks IS
-'Examines a cluster, found through any member, and gives a row a check and node; changes nothing. check_type pre is
-what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone are
-examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
+'Examines a cluster, found through any member, and returns a row a check and node; changes nothing. check_type pre
+is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone
+are examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
 malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type.';
 REVOKE ALL ON FUNCTION zodan.checks FROM PUBLIC;
 
@@ -7918,7 +7917,7 @@ BEGIN
         v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(src_node_name, src_dsn, new_node_name,
             new_node_dsn), true);
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
-        RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
+        RAISE NOTICE 'operation % continues where it stopped', v_operation;
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
@@ -7961,7 +7960,7 @@ AS $zodan$
 /* Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
 lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post
 what must hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them
-the members alone are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD100 a check failed,
+the members alone are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check failed,
 ZD0nn caller's mistake. */
 DECLARE
     v_checks zodan.check_result[];
@@ -7999,7 +7998,7 @@ COMMENT ON PROCEDURE spock.health_check IS
 'Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
 lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post
 what must hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them
-the members alone are examined. Changes nothing. zodan.checks gives the same as rows. Errors: ZD100 a check failed,
+the members alone are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check failed,
 ZD0nn caller''s mistake.';
 REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
 
@@ -8009,8 +8008,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
-placeholders, and gives its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be reached,
-ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL. */
+placeholders, and returns its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be
+reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL. */
 DECLARE
     c_node CONSTANT text := 'the node given';
     v_dsns jsonb;
@@ -8038,15 +8037,15 @@ BEGIN
             MESSAGE = 'the statement failed on the node given',
             DETAIL = pg_catalog.concat_ws(' ', (v_answer ->> 'sqlstate') || ':', v_answer ->> 'message',
                 v_answer ->> 'detail', v_answer ->> 'hint'),
-            HINT = 'Mend the cause, then call again.';
+            HINT = 'Fix the cause, then call again.';
     END IF;
     RETURN v_answer -> 'value';
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.run_on IS
 'Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
-placeholders, and gives its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be reached,
-ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL.';
+placeholders, and returns its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be
+reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL.';
 REVOKE ALL ON FUNCTION zodan.run_on FROM PUBLIC;
 
 CREATE FUNCTION zodan.create_node(
@@ -8064,8 +8063,8 @@ SELECT (zodan.run_on(p_dsn, zodan.register_node(p_node => p_node, p_location => 
     pg_catalog.jsonb_build_object(p_node, p_dsn)) ->> 'node_id')::oid
 $zodan$;
 COMMENT ON FUNCTION zodan.create_node IS
-'Makes the database that p_dsn leads to a Spock node of name p_node, which the others will reach by p_dsn. Gives the
-node''s id. Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on.';
+'Makes the database that p_dsn leads to a Spock node of name p_node, which the others will reach by p_dsn. Returns
+the node''s id. Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.get_spock_nodes(p_dsn text)
@@ -8101,7 +8100,7 @@ SELECT (zodan.run_on(p_dsn, zodan.create_copy_subscription(p_subscription => p_s
 $zodan$;
 COMMENT ON FUNCTION zodan.create_sub IS
 'Makes a subscription on the node at p_dsn, from the node at p_provider_dsn. Disabled it makes no slot: make that
-first with zodan.create_replication_slot. Gives its id. Example: SELECT zodan.create_sub(''host=10.0.0.4 dbname=app'',
+first with zodan.create_replication_slot. Returns its id. Example: SELECT zodan.create_sub(''host=10.0.0.4 dbname=app'',
 ''sub_n1_n4'', ''host=10.0.0.1 dbname=app'', p_enabled => false). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_sub FROM PUBLIC;
 
@@ -8113,7 +8112,7 @@ SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.sub_enable(%s) AS en
     zodan.quote_text(p_subscription))) ->> 'enabled')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.enable_sub IS
-'Enables a subscription of the node at p_dsn. Gives whether it is enabled now. Example: SELECT
+'Enables a subscription of the node at p_dsn. Returns whether it is enabled now. Example: SELECT
 zodan.enable_sub(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.enable_sub FROM PUBLIC;
 
@@ -8126,9 +8125,9 @@ SELECT (zodan.run_on(p_dsn, CASE WHEN v.number >= 170000 THEN zodan.create_failo
   FROM (SELECT (zodan.run_on(p_dsn, zodan.server_facts()) #>> '{facts,version_num}')::int AS number) AS v
 $zodan$;
 COMMENT ON FUNCTION zodan.create_replication_slot IS
-'Makes a replication slot for a subscription on its provider, the node at p_dsn. Gives the position it starts at. It
-holds WAL until someone streams from it or it is dropped. Example: SELECT zodan.create_replication_slot(''host=10.0.0.1
-dbname=app'', ''spk_app_n1_sub_n1_n4''). Errors: those of zodan.run_on.';
+'Makes a replication slot for a subscription on its provider, the node at p_dsn. Returns the position it starts at.
+It holds WAL until someone streams from it or it is dropped. Example: SELECT
+zodan.create_replication_slot(''host=10.0.0.1 dbname=app'', ''spk_app_n1_sub_n1_n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_replication_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.sync_event(p_dsn text)
@@ -8138,7 +8137,7 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.emit_sync_event()) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.sync_event IS
-'Commits a mark in the stream of the node at p_dsn and gives its position, for zodan.wait_for_sync_event. Example:
+'Commits a mark in the stream of the node at p_dsn and returns its position, for zodan.wait_for_sync_event. Example:
 SELECT zodan.sync_event(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.sync_event FROM PUBLIC;
 
@@ -8152,8 +8151,8 @@ RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
 /* Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most.
-Gives whether it has. Example: SELECT zodan.wait_for_sync_event('host=10.0.0.4 dbname=app', 'n1', '0/1A2B3C'). Errors:
-those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled. */
+Returns whether it has. Example: SELECT zodan.wait_for_sync_event('host=10.0.0.4 dbname=app', 'n1', '0/1A2B3C').
+Errors: those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled. */
 DECLARE
     v_until timestamptz := pg_catalog.clock_timestamp() + p_timeout;
     v_seen jsonb;
@@ -8164,7 +8163,7 @@ BEGIN
             RAISE EXCEPTION USING
                 ERRCODE = 'ZD202',
                 MESSAGE = v_seen ->> 'trouble',
-                HINT = 'Mend the subscription first.';
+                HINT = 'Fix the subscription first.';
         END IF;
         EXIT WHEN (v_seen ->> 'ok')::boolean OR pg_catalog.clock_timestamp() > v_until;
         PERFORM pg_catalog.pg_sleep(0.25);
@@ -8174,8 +8173,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_for_sync_event IS
 'Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most.
-Gives whether it has. Example: SELECT zodan.wait_for_sync_event(''host=10.0.0.4 dbname=app'', ''n1'', ''0/1A2B3C''). Errors:
-those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled.';
+Returns whether it has. Example: SELECT zodan.wait_for_sync_event(''host=10.0.0.4 dbname=app'', ''n1'', ''0/1A2B3C'').
+Errors: those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled.';
 REVOKE ALL ON FUNCTION zodan.wait_for_sync_event FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_commit_timestamp(p_origin text)
@@ -8210,7 +8209,7 @@ SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT end_lsn AS lsn FROM pg_cat
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_replication_slot IS
 'Moves a slot of the node at p_dsn forward to p_lsn, so that nothing committed before it is sent any more: only for
-one who has those commits from elsewhere. Gives where it is now. Example: SELECT
+one who has those commits from elsewhere. Returns where it is now. Example: SELECT
 zodan.advance_replication_slot(''host=10.0.0.1 dbname=app'', ''spk_app_n1_sub_n1_n4'', ''0/1A2B3C''). Errors: those of
 zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.advance_replication_slot FROM PUBLIC;
@@ -8222,8 +8221,9 @@ AS $zodan$
 SELECT zodan.run_on(p_dsn, zodan.drop_subscription(p_subscription)) ->> 'dropped' NOT IN ('0', 'false')
 $zodan$;
 COMMENT ON FUNCTION zodan.sub_drop IS
-'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Gives whether there
-was one. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of zodan.run_on.';
+'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Returns whether
+there was one. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of
+zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.sub_drop FROM PUBLIC;
 
 CREATE FUNCTION zodan.repset_drop(p_dsn text, p_set text)
@@ -8234,7 +8234,7 @@ SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.repset_drop(%s, true
     zodan.quote_text(p_set))) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.repset_drop IS
-'Drops a replication set of the node at p_dsn. Gives whether there was one. Example: SELECT
+'Drops a replication set of the node at p_dsn. Returns whether there was one. Example: SELECT
 zodan.repset_drop(''host=10.0.0.4 dbname=app'', ''reports''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.repset_drop FROM PUBLIC;
 
@@ -8245,8 +8245,8 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.drop_node_row(p_node)) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.node_drop IS
-'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Gives whether there
-was one. Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors: those of zodan.run_on.';
+'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Returns whether
+there was one. Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.node_drop FROM PUBLIC;
 
 
@@ -8265,15 +8265,15 @@ CREATE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boo
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'equally-far', 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
     coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
        CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first
-           THEN 'other members have let go of it before, and may have got further'
-            WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
-            ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member',
+           THEN 'other members have dropped its stream before, and may have applied more'
+            WHEN p.place IS NULL THEN 'its position in the stream of the dead node is unknown'
+            ELSE pg_catalog.format('it has applied the stream of the dead node up to %s, %s bytes less than another member',
                 p.place, p.first - p.place) END,
-       'as far in the stream of the dead node as every other member',
-       'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
+       'the same position in the stream of the dead node on every member',
+       'Call with accept_divergence => true to remove it anyway; rows of the dead node then differ between members.'
   FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
                pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
           FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -8376,7 +8376,7 @@ SELECT $sql$SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
                      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.is_unpublished IS
-'Writes the query that tells whether a node publishes no table any more; for done_sql.';
+'Tells whether a node publishes no table any more; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.is_unpublished FROM PUBLIC;
 
 CREATE FUNCTION zodan.unpublish()
@@ -8391,7 +8391,7 @@ SELECT $sql$SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_
          OFFSET 0) AS t$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.unpublish IS
-'Writes the statement that takes every table out of every replication set of a node.';
+'Takes every table out of every replication set of a node.';
 REVOKE ALL ON FUNCTION zodan.unpublish FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_drained(p_provider text, p_lsn text)
@@ -8459,9 +8459,8 @@ $do$$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_node IS
-'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its replication
-sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal finds
-them.';
+'Drops, on the node that goes, all its subscriptions and then itself, with its replication sets, in one transaction:
+until it commits the node still knows the others, so that an interrupted removal finds them.';
 REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.wait_settled(p_xid text)
@@ -8479,8 +8478,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.s
     zodan.quote_result(p_xid))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_settled IS
-'Writes the query that tells whether every transaction of this database that was open when p_xid (a placeholder)
-began has ended, prepared ones too; for until_sql.';
+'Tells whether every transaction of this database that was open when p_xid (a placeholder) began has ended, prepared
+ones too; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_settled FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
@@ -8495,15 +8494,15 @@ DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
 BEGIN
-    RETURN NEXT zodan.make_step('unpublish', v_target, 'end what ' || v_target || ' publishes',
+    RETURN NEXT zodan.make_step('unpublish', v_target, 'stop publishing on ' || v_target,
         p_do := zodan.unpublish(), p_done := zodan.is_unpublished(), p_policy := 'final');
     -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
-    RETURN NEXT zodan.make_step('mark', v_target, 'mark the transactions of ' || v_target,
+    RETURN NEXT zodan.make_step('mark', v_target, 'note the open transactions on ' || v_target,
         p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
     RETURN NEXT zodan.make_step('settled', v_target,
-        'wait until those open at that moment have ended on ' || v_target,
+        'wait for these transactions to end on ' || v_target,
         p_until := zodan.wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
-    RETURN NEXT zodan.make_step('drain', v_target, 'sync event on ' || v_target,
+    RETURN NEXT zodan.make_step('drain', v_target, 'send a sync event on ' || v_target,
         p_do := zodan.emit_sync_event(), p_ref := 'drain');
     FOR v_member IN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
@@ -8511,7 +8510,7 @@ BEGIN
     LOOP
         -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
         RETURN NEXT zodan.make_step('drained', v_member,
-            pg_catalog.format('wait until %s has applied everything of %s, and flush it', v_member, v_target),
+            pg_catalog.format('wait until %s has applied and flushed everything of %s', v_member, v_target),
             p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
                 p_provider => v_target), p_budget := p_patience,
             p_policy := 'once');
@@ -8615,8 +8614,8 @@ $do$$sql$,
     zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot_of IS
-'Writes the statement that drops, on a provider, the slot that a subscription used whose node cannot be asked for
-its name any more. The name is known but for the database name of the subscriber in its middle.';
+'Drops, on a provider, the slot that a subscription used whose node cannot be asked for its name any more. The name
+is known but for the database name of the subscriber in its middle.';
 REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_bury(p_leave jsonb)
@@ -8695,8 +8694,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
 anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
-database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
-those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
+database if it is one. Returns the facts by node; target, members and their subscriptions; and the connection strings
+of those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
 another node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
@@ -8708,8 +8707,8 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD002',
-            MESSAGE = 'no node is named',
-            HINT = 'Name the node that is to be removed.';
+            MESSAGE = 'the name of the node is missing',
+            HINT = 'Give the name of the node to remove.';
     END IF;
     p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.format_dsn(zodan.parse_dsn(p_target_dsn)));
     p_facts := zodan.gather_facts(p_dsns, c_purpose);
@@ -8756,8 +8755,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.survey_leave IS
 'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
 anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
-database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
-those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
+database if it is one. Returns the facts by node; target, members and their subscriptions; and the connection strings
+of those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
 another node.';
 REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
 
@@ -8871,7 +8870,7 @@ BEGIN
     IF v_operation IS NOT NULL AND NOT dry_run THEN
         v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(target_node_name, target_node_dsn), true);
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
-        RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
+        RAISE NOTICE 'operation % continues where it stopped', v_operation;
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence,

@@ -153,7 +153,7 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
 place of the fault and never the text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
@@ -195,7 +195,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
 'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Gives an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
 place of the fault and never the text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
 
@@ -204,7 +204,7 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
-bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never repeats the
+bracketed IPv6 addresses included, as libpq does. Returns an object of strings. Errors: ZD001, which never repeats the
 text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
@@ -268,7 +268,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_uri IS
 'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
-bracketed IPv6 addresses included, as libpq does. Gives an object of strings. Errors: ZD001, which never repeats the
+bracketed IPv6 addresses included, as libpq does. Returns an object of strings. Errors: ZD001, which never repeats the
 text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_uri FROM PUBLIC;
 
@@ -276,9 +276,9 @@ CREATE OR REPLACE FUNCTION zodan.parse_dsn(p_dsn text)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object of strings.
-Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the string,
-since a piece of it may be a piece of a password. */
+/* Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
+strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
+string, since a piece of it may be a piece of a password. */
 DECLARE
     v_settings jsonb;
     v_unknown int;
@@ -316,9 +316,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn IS
-'Reads a connection string, keyword form or URI, by the rules of libpq. Gives its settings as an object of strings.
-Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the string,
-since a piece of it may be a piece of a password.';
+'Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
+strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
+string, since a piece of it may be a piece of a password.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.format_dsn(p_settings jsonb)
@@ -333,7 +333,7 @@ SELECT pg_catalog.string_agg(
   FROM pg_catalog.jsonb_each_text(p_settings) AS s(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.format_dsn IS
-'Writes connection settings (as zodan.parse_dsn gives them) as one keyword string, every value quoted, the names
+'Writes connection settings (as zodan.parse_dsn returns them) as one keyword string, every value quoted, the names
 sorted, so that one node has one spelling everywhere.';
 REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
 
@@ -354,7 +354,7 @@ AS $zodan$
 SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn) - zodan.list_secrets() - 'passfile')
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_dsn IS
-'Gives a connection string without its secrets, for people to read. Errors: ZD001.';
+'Returns a connection string without its secrets, for people to read. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.redact_dsn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '{}')
@@ -362,8 +362,8 @@ RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
-belong to, and each password of the connection strings given (an object of node and string). Gives the text with ****
-in their place. */
+belong to, and each password of the connection strings given (an object of node and string). Returns the text with
+**** in their place. */
 DECLARE
     v_text text := p_text;
     v_settings jsonb;
@@ -388,8 +388,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_text IS
 'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
-belong to, and each password of the connection strings given (an object of node and string). Gives the text with ****
-in their place.';
+belong to, and each password of the connection strings given (an object of node and string). Returns the text with
+**** in their place.';
 REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_text(p_text text)
@@ -595,8 +595,8 @@ SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_c
   FROM (SELECT pg_catalog.regexp_match(p_session, ' by (\d+)\.([0-9a-f]{8})\.([0-9a-f]{8})$') AS parts) AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_caller IS
-'Tells what has become of the caller of a session, by the application_name that zodan.name_session gave it: alive or
-dead where it is a session of this server, in its present life; unknown where it is of another.';
+'Tells what has become of the caller of a session, by the application_name that zodan.name_session returned it:
+alive or dead where it is a session of this server, in its present life; unknown where it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_dblink()
@@ -678,8 +678,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
-node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without secrets; never
-raises for a node that cannot be reached. */
+node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
+never raises for a node that cannot be reached. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_settings jsonb;
@@ -752,8 +752,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.open_connection IS
 'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
-node, p_purpose shows in pg_stat_activity. Gives {ok: true}, or {ok: false, sqlstate, message} without secrets; never
-raises for a node that cannot be reached.';
+node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
+never raises for a node that cannot be reached.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
@@ -761,7 +761,7 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
 under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
@@ -783,7 +783,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_statement IS
 'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Gives NULL when it is
+query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
 under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone.';
 REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
 
@@ -813,8 +813,8 @@ CREATE OR REPLACE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or {ok: false,
-sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
+/* Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_row text;
@@ -849,8 +849,8 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
-'Looks whether the statement sent to a node is done. Gives NULL while it runs; then {ok: true, value} or {ok: false,
-sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
+'Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
 REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.cancel_statement(p_node text)
@@ -1092,7 +1092,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
 take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it
+result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
 waited for. */
 DECLARE
     v_results jsonb := '{}'::jsonb;
@@ -1136,7 +1136,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.query_nodes IS
 'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
 take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result gives it; for a query that was cancelled because it took too long, ZD306 and what it
+result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
 waited for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
@@ -1303,10 +1303,10 @@ $do$$sql$,
     zodan.placeholder('dsn', p_source))
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_roles IS
-'Writes the statement that brings, to the server where it runs, the roles of p_source that are missing there:
-attributes, settings, those in this database too, memberships with their options, rights on parameters, and passwords
-as the hashes that the source keeps. They go from server to server inside this one statement, through dblink, which is
-created for its time where it is not installed; no journal and no message holds them.';
+'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
+this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
+keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
+is not installed; no journal and no message holds them.';
 REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 
@@ -1627,8 +1627,9 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.operation IS
 'One row an operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
-and connection string) and checks (what was examined before it began, as zodan.checks gives it) hold no secrets. State
-"running" with no session holding the locks means that the caller died; call the operation again to finish it.';
+and connection string) and checks (what was examined before it began, as zodan.checks returns it) hold no secrets.
+State "running" with no session holding the locks means that the caller died; call the operation again to finish
+it.';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.step (
@@ -1751,7 +1752,7 @@ CREATE OR REPLACE FUNCTION zodan.start_operation(
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes a new operation and its plan into the journal and gives its number. The connection strings of p_dsns are
+/* Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
 stored without secrets, and so are the checks made before. */
 DECLARE
     v_operation bigint;
@@ -1776,7 +1777,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
-'Writes a new operation and its plan into the journal and gives its number. The connection strings of p_dsns are
+'Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
 stored without secrets, and so are the checks made before.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
@@ -1810,7 +1811,7 @@ SELECT CASE WHEN o.state IN ('running', 'failed') THEN o.operation_id END
  LIMIT 1
 $zodan$;
 COMMENT ON FUNCTION zodan.find_interrupted IS
-'Gives the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL.';
+'Returns the newest operation of a kind on a node if it was neither finished nor rolled back, else NULL.';
 REVOKE ALL ON FUNCTION zodan.find_interrupted FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_plan(p_kind text, p_node text)
@@ -1824,7 +1825,7 @@ SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, 
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.read_plan IS
-'Gives the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
+'Returns the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
 would run, passing over what is done.';
 REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
 
@@ -1832,7 +1833,7 @@ CREATE OR REPLACE FUNCTION zodan.finish_operation(p_operation bigint, p_state te
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it. */
+/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it. */
 BEGIN
     UPDATE zodan.operation
        SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
@@ -1840,7 +1841,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.finish_operation IS
-'Writes how an operation ended. The error has no secrets, as zodan.fetch_result gives it.';
+'Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it.';
 REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
@@ -2092,7 +2093,7 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
-Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
 pg_stat_activity. Never raises. */
 DECLARE
     v_facts jsonb := '{}'::jsonb;
@@ -2130,7 +2131,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_facts IS
 'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
-Gives an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
+Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
 pg_stat_activity. Never raises.';
 REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
 
@@ -2172,8 +2173,8 @@ SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_reachable IS
-'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts gave,
-p_join names source, new node and members.';
+'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
+returned, p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
@@ -2234,8 +2235,8 @@ SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
      LIMIT 1) AS h ON true$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.try_lock IS
-'Writes the query that tries to take the cluster''s lock on a node. It returns one row: ok, and where another session
-has it, pid and name, its application_name, and holder, a description.';
+'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
+its application_name, and holder, a description.';
 REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
@@ -2334,10 +2335,10 @@ CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_u
 RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
-/* Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each with
-the statement that does so in the place of the one that did it. A step that was never begun, one of the policy once
-that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name is
-somebody else's. */
+/* Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
+with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
+once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
+name is somebody else's. */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -2355,17 +2356,17 @@ BEGIN
             v_steps[v_index].do_sql := v_steps[v_index].undo_sql;
             v_steps[v_index].done_sql := NULL;
             v_steps[v_index].until_sql := NULL;
-            v_steps[v_index].title := 'take back: ' || v_steps[v_index].title;
+            v_steps[v_index].title := 'undo: ' || v_steps[v_index].title;
         END LOOP;
     END IF;
     RETURN v_steps;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
-'Gives the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each with
-the statement that does so in the place of the one that did it. A step that was never begun, one of the policy once
-that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its name is
-somebody else''s.';
+'Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
+with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
+once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
+name is somebody else''s.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 DO $zodan$
@@ -2784,8 +2785,8 @@ BEGIN
                 AND s.undo_sql IS NOT NULL)
                  AND NOT EXISTS (SELECT FROM zodan.step AS s
                                   WHERE s.operation_id = p_step.operation_id AND s.policy = 'final' AND s.attempts > 0)
-            THEN 'Mend the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to take it back.'
-            ELSE 'Mend the cause, then CALL zodan.resume(%1$s) to finish.' END, p_step.operation_id));
+            THEN 'Fix the cause, then CALL zodan.resume(%1$s) to finish, or CALL zodan.rollback(%1$s) to undo.'
+            ELSE 'Fix the cause, then CALL zodan.resume(%1$s) to finish.' END, p_step.operation_id));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_failure IS
@@ -2962,10 +2963,9 @@ $do$$sql$,
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Writes the statement that fails, with ZD111 and a list of tables, where node p_node holds rows that were written
-there: what was copied or streamed has an origin in its commit timestamp, what a user wrote has none. It reads every
-table but one that the copy has locked, to build its indexes: that may take hours. A row that was only deleted leaves
-no trace.';
+'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
+streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
+has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
 REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
@@ -2973,8 +2973,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how
-many rows each; ZD200 where they cannot be counted. */
+where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 where they cannot be counted. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -2996,8 +2996,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_written IS
 'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure gives it, with p_hint: ZD111 with the tables and how
-many rows each; ZD200 where they cannot be counted.';
+where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 where they cannot be counted.';
 REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.undo_phases(
@@ -3079,7 +3079,7 @@ BEGIN
         AND s.policy = 'guarded') THEN
         p_failure := zodan.find_written(p_operation, p_dsns,
             pg_catalog.format(
-                'The copy has to start over, which deletes them: save them elsewhere, delete them there, '
+                'The copy has to start over, which deletes these rows: save them elsewhere, delete them there, '
                 'then CALL zodan.resume(%s).', p_operation));
         IF p_failure IS NOT NULL THEN
             RETURN;
@@ -3274,8 +3274,8 @@ CREATE OR REPLACE PROCEDURE zodan.run_operation(
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or why it stopped;
-the journal says the same. */
+flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+stopped; the journal says the same. */
 DECLARE
     v_phase int;
     v_group text;
@@ -3314,15 +3314,15 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
 'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Gives NULL, or why it stopped;
-the journal says the same.';
+flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+stopped; the journal says the same.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.raise_failure(p_failure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises what zodan.describe_failure gave, when there is any, after the connections have been closed. */
+/* Raises what zodan.describe_failure returned, when there is any, after the connections have been closed. */
 BEGIN
     IF p_failure IS NOT NULL THEN
         PERFORM zodan.close_connections();
@@ -3335,7 +3335,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.raise_failure IS
-'Raises what zodan.describe_failure gave, when there is any, after the connections have been closed.';
+'Raises what zodan.describe_failure returned, when there is any, after the connections have been closed.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.make_step(
@@ -3435,7 +3435,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
 then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Gives them and everybody's facts, by node; the connections stay open. */
+has them. Returns them and everybody's facts, by node; the connections stay open. */
 DECLARE
     v_operation zodan.operation;
     v_purpose text;
@@ -3470,7 +3470,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.find_dsns IS
 'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
 then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Gives them and everybody''s facts, by node; the connections stay open.';
+has them. Returns them and everybody''s facts, by node; the connections stay open.';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
@@ -3538,7 +3538,7 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of
+cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
 them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
 is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
 its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
@@ -3556,7 +3556,7 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD006',
-            MESSAGE = pg_catalog.format('operation %s cannot be taken up: %s', p_operation,
+            MESSAGE = pg_catalog.format('operation %s cannot continue: %s', p_operation,
                         coalesce('it is ' || v_operation.state, 'there is no such operation in this database')),
             HINT = 'See the rows of zodan.operation for those that were interrupted.';
     END IF;
@@ -3591,7 +3591,7 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD003',
-            MESSAGE = 'a connection string does not lead to the node it is for',
+            MESSAGE = 'a connection string leads to the wrong node',
             DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('That of "%s" leads to %s.', f.key,
                                coalesce('node "' || (f.value #>> '{spock,node}') || '"', 'no node')), ' ')
                         FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
@@ -3602,7 +3602,7 @@ BEGIN
       FROM pg_catalog.jsonb_each(v_found.p_dsns) AS d(key, value) WHERE NOT v_found.p_facts -> d.key ? 'error';
     PERFORM zodan.lock_members(v_dsns);
     IF v_gone <> '{}' THEN
-        RAISE NOTICE 'no member any longer, and passed over: %', pg_catalog.array_to_string(v_gone, ', ');
+        RAISE NOTICE 'skipped, because they are no longer members: %', pg_catalog.array_to_string(v_gone, ', ');
         PERFORM zodan.pass_over(p_operation, v_gone, p_resumes, v_found.p_facts, v_dsns);
     END IF;
     RETURN v_dsns;
@@ -3610,7 +3610,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
 'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Gives all of
+cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
 them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
 is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
 its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
@@ -3700,8 +3700,8 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD007',
-            MESSAGE = pg_catalog.format('operation %s cannot be rolled back any more', p_operation),
-            DETAIL = 'The node has stopped publishing, and what is written there since would be lost to the others.',
+            MESSAGE = pg_catalog.format('operation %s can no longer be rolled back', p_operation),
+            DETAIL = 'The node has stopped publishing. The others would lose what users have written there since.',
             HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
     END IF;
     v_dsns := zodan.reopen(p_operation, p_dsns, false);
@@ -3755,8 +3755,7 @@ SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, i
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_subscription IS
-'Writes the statement that drops a subscription if it is there, and with it its origin and its slot on the
-provider.';
+'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
 REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
@@ -3797,10 +3796,10 @@ SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sy
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Writes the query that puts a sync event into the stream of a node and returns its position, lsn, and when that was
-by its clock, at: who has come past it has applied everything committed there before. It is no transaction of its own:
-a subscriber of Spock 5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no
-node any more there is nothing to wait for, so that an interrupted removal can go on.';
+'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
+has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
+5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
+nothing to wait for, so that an interrupted removal can go on.';
 REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
@@ -3813,7 +3812,7 @@ SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.forget_node IS
-'Writes the statement by which a member forgets a node of which nothing but its row is left.';
+'Member forgets a node of which nothing but its row is left.';
 REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
@@ -4011,9 +4010,9 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
-'The query that reads from a node every trace of replication that can be left behind: slots with the WAL they hold,
-origins, node rows and interfaces. It gives one row, traces, an object. p_subscriptions are those by which the other
-members receive from it: of a slot with the name for one of them it is known whose it is.';
+'Reads from a node every trace of replication that can be left behind: slots with the WAL they hold, origins, node
+rows and interfaces. It returns one row, traces, an object. p_subscriptions are those by which the other members
+receive from it: of a slot with the name for one of them it is known whose it is.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
@@ -4039,7 +4038,7 @@ UNION ALL
 SELECT subs.node, 'subscription', subs.name,
        CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT
            FROM subs.provider
-            THEN 'its provider is no node of that name any more' ELSE 'its provider has no slot for it' END,
+            THEN 'no node of its provider''s name is left' ELSE 'its provider has no slot for it' END,
        pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
   FROM subs
  WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
@@ -4066,13 +4065,13 @@ SELECT t.key, 'interface', i.name, 'its node does not exist',
  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_orphans IS
-'Finds, in what zodan.gather_facts and zodan.trace_facts gave, what nobody uses: slots that no member''s subscription
-streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as that node or has
-no slot for them, node rows without a subscription. Each with the reason and the statement that mends it, to be run on
-that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an orphan, for it may
-be the one that uses it. certain is false for a slot that has the name of no stream between members: one outside the
-cluster, or one that is still to join, may be going to stream from it; and for an origin that may be another
-database''s.';
+'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
+subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
+that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
+it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
+orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
+members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
+may be another database''s.';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_origin(p_origin text)
@@ -4084,7 +4083,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_
     zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_origin IS
-'Writes the statement that drops a replication origin if it is there.';
+'Drops a replication origin if it is there.';
 REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_traces(
@@ -4096,7 +4095,7 @@ CREATE OR REPLACE FUNCTION zodan.find_traces(
 LANGUAGE plpgsql
 AS $zodan$
 /* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts and
-traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
 Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
@@ -4140,7 +4139,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_traces IS
 'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts and
-traces. Gives them, and the connection strings of those that could be reached, by node; the connections stay open.
+traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
 Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
@@ -4148,10 +4147,10 @@ CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and gives
-a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its
-join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
+/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
+returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
+statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
+to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
     v_unreached text;
@@ -4163,7 +4162,7 @@ BEGIN
     SELECT pg_catalog.string_agg(f.key, ', ') INTO v_unreached
       FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error';
     IF v_unreached IS NOT NULL THEN
-        RAISE WARNING 'could not be reached, and was passed over: %', v_unreached
+        RAISE WARNING 'skipped, because they could not be reached: %', v_unreached
             USING HINT = 'Scan again once it is back.';
     END IF;
     RETURN QUERY SELECT o.* FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o ORDER BY o.node, o.kind,
@@ -4171,10 +4170,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
-'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and gives
-a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the statements.
-certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come to its
-join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
+'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
+returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
+statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
+to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.mend(
@@ -4184,10 +4183,10 @@ CREATE OR REPLACE PROCEDURE zodan.mend(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the cluster
-reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this
-cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another operation is
-under way, ZD2nn a step failed. */
+/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
+this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
+operation is under way, ZD2nn a step failed. */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
@@ -4212,8 +4211,8 @@ BEGIN
       INTO v_steps, v_left
       FROM zodan.list_orphans(v_found.p_facts, v_found.p_traces) AS o;
     IF v_left IS NOT NULL THEN
-        RAISE WARNING 'left alone, a subscriber outside the cluster or another database may need it: %', v_left
-            USING HINT = 'Where you know that nobody does, call again with p_all => true.';
+        RAISE WARNING 'kept, because a subscriber outside the cluster or another database may need it: %', v_left
+            USING HINT = 'If you know that nobody needs it, call again with p_all => true.';
     END IF;
     IF v_steps IS NULL THEN
         PERFORM zodan.close_connections();
@@ -4227,14 +4226,14 @@ BEGIN
     CALL zodan.run_operation(v_operation, v_found.p_dsns, p_verbose, v_failure);
     PERFORM zodan.raise_failure(v_failure);
     PERFORM zodan.close_connections();
-    RAISE NOTICE '% leftovers have been mended, operation %', pg_catalog.cardinality(v_steps), v_operation;
+    RAISE NOTICE '% leftovers have been removed, operation %', pg_catalog.cardinality(v_steps), v_operation;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
-'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan gives for the cluster
-reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of this
-cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another operation is
-under way, ZD2nn a step failed.';
+'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
+cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
+this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
+operation is under way, ZD2nn a step failed.';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.topology(p_dsn text)
@@ -4293,15 +4292,15 @@ CREATE OR REPLACE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'equally-far', 'equally far', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
     coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
        CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first
-           THEN 'other members have let go of it before, and may have got further'
-            WHEN p.place IS NULL THEN 'how far it has the stream of the dead node is not known'
-            ELSE pg_catalog.format('it has the stream of the dead node up to %s, %s bytes behind another member',
+           THEN 'other members have dropped its stream before, and may have applied more'
+            WHEN p.place IS NULL THEN 'its position in the stream of the dead node is unknown'
+            ELSE pg_catalog.format('it has applied the stream of the dead node up to %s, %s bytes less than another member',
                 p.place, p.first - p.place) END,
-       'as far in the stream of the dead node as every other member',
-       'Call with accept_divergence => true to remove it all the same; rows of the dead node then differ between members.'
+       'the same position in the stream of the dead node on every member',
+       'Call with accept_divergence => true to remove it anyway; rows of the dead node then differ between members.'
   FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
                pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
           FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -4404,7 +4403,7 @@ SELECT $sql$SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
                      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.is_unpublished IS
-'Writes the query that tells whether a node publishes no table any more; for done_sql.';
+'Tells whether a node publishes no table any more; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.is_unpublished FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.unpublish()
@@ -4419,7 +4418,7 @@ SELECT $sql$SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_
          OFFSET 0) AS t$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.unpublish IS
-'Writes the statement that takes every table out of every replication set of a node.';
+'Takes every table out of every replication set of a node.';
 REVOKE ALL ON FUNCTION zodan.unpublish FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_drained(p_provider text, p_lsn text)
@@ -4487,9 +4486,8 @@ $do$$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_node IS
-'Writes the statement that drops, on the node that goes, all its subscriptions and then itself, with its replication
-sets, in one transaction: until it commits the node still knows the others, so that an interrupted removal finds
-them.';
+'Drops, on the node that goes, all its subscriptions and then itself, with its replication sets, in one transaction:
+until it commits the node still knows the others, so that an interrupted removal finds them.';
 REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_settled(p_xid text)
@@ -4507,8 +4505,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.s
     zodan.quote_result(p_xid))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_settled IS
-'Writes the query that tells whether every transaction of this database that was open when p_xid (a placeholder)
-began has ended, prepared ones too; for until_sql.';
+'Tells whether every transaction of this database that was open when p_xid (a placeholder) began has ended, prepared
+ones too; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_settled FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
@@ -4523,15 +4521,15 @@ DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
 BEGIN
-    RETURN NEXT zodan.make_step('unpublish', v_target, 'end what ' || v_target || ' publishes',
+    RETURN NEXT zodan.make_step('unpublish', v_target, 'stop publishing on ' || v_target,
         p_do := zodan.unpublish(), p_done := zodan.is_unpublished(), p_policy := 'final');
     -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
-    RETURN NEXT zodan.make_step('mark', v_target, 'mark the transactions of ' || v_target,
+    RETURN NEXT zodan.make_step('mark', v_target, 'note the open transactions on ' || v_target,
         p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
     RETURN NEXT zodan.make_step('settled', v_target,
-        'wait until those open at that moment have ended on ' || v_target,
+        'wait for these transactions to end on ' || v_target,
         p_until := zodan.wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
-    RETURN NEXT zodan.make_step('drain', v_target, 'sync event on ' || v_target,
+    RETURN NEXT zodan.make_step('drain', v_target, 'send a sync event on ' || v_target,
         p_do := zodan.emit_sync_event(), p_ref := 'drain');
     FOR v_member IN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
@@ -4539,7 +4537,7 @@ BEGIN
     LOOP
         -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
         RETURN NEXT zodan.make_step('drained', v_member,
-            pg_catalog.format('wait until %s has applied everything of %s, and flush it', v_member, v_target),
+            pg_catalog.format('wait until %s has applied and flushed everything of %s', v_member, v_target),
             p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
                 p_provider => v_target), p_budget := p_patience,
             p_policy := 'once');
@@ -4643,8 +4641,8 @@ $do$$sql$,
     zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot_of IS
-'Writes the statement that drops, on a provider, the slot that a subscription used whose node cannot be asked for
-its name any more. The name is known but for the database name of the subscriber in its middle.';
+'Drops, on a provider, the slot that a subscription used whose node cannot be asked for its name any more. The name
+is known but for the database name of the subscriber in its middle.';
 REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
@@ -4723,8 +4721,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
 anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
-database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
-those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
+database if it is one. Returns the facts by node; target, members and their subscriptions; and the connection strings
+of those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
 another node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
@@ -4736,8 +4734,8 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD002',
-            MESSAGE = 'no node is named',
-            HINT = 'Name the node that is to be removed.';
+            MESSAGE = 'the name of the node is missing',
+            HINT = 'Give the name of the node to remove.';
     END IF;
     p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.format_dsn(zodan.parse_dsn(p_target_dsn)));
     p_facts := zodan.gather_facts(p_dsns, c_purpose);
@@ -4784,8 +4782,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.survey_leave IS
 'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
 anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
-database if it is one. Gives the facts by node; target, members and their subscriptions; and the connection strings of
-those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
+database if it is one. Returns the facts by node; target, members and their subscriptions; and the connection strings
+of those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
 another node.';
 REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
 
@@ -4899,7 +4897,7 @@ BEGIN
     IF v_operation IS NOT NULL AND NOT dry_run THEN
         v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(target_node_name, target_node_dsn), true);
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
-        RAISE NOTICE 'operation % is taken up again where it stopped', v_operation;
+        RAISE NOTICE 'operation % continues where it stopped', v_operation;
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_leave(target_node_name, target_node_dsn, survivor_dsn, force, accept_divergence,

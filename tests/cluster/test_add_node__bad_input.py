@@ -188,8 +188,8 @@ REMOVING: dict[str, Case] = {
         "ZD100",
         "password authentication failed",
     ),
-    "no name": (lambda c: {"target_node_name": ""}, "ZD002", "no node is named"),
-    "null as a name": (lambda c: {"target_node_name": None}, "ZD002", "no node is named"),
+    "no name": (lambda c: {"target_node_name": ""}, "ZD002", "the name of the node is missing"),
+    "null as a name": (lambda c: {"target_node_name": None}, "ZD002", "the name of the node is missing"),
     "dsn with an open quote": (lambda c: {"target_node_dsn": f"host=h password='{WRONG}"}, "ZD001", "malformed"),
 }
 

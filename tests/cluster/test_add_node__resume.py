@@ -32,7 +32,7 @@ def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:
             HeldCall(n3, f"{side} {plan.at(phase, node)}", "spock.add_node", arguments).kill()
             wait_unlocked(cluster.nodes)
         said = add_node(cluster, "n1", "n3")
-    assert said[0].endswith("is taken up again where it stopped")
+    assert said[0].endswith("continues where it stopped")
     assert writers.failures == []
     wait_level(cluster.members)
     assert exceptions(cluster.members) == []

@@ -47,7 +47,7 @@ def test_what_is_taken_back_is_printed_and_counts_again() -> None:
 
 
 def test_what_is_no_step_of_the_plan_is_left_to_be_printed() -> None:
-    assert taken(["operation 3 is taken up again", "+ 9: unknown"], PLAN) == ([False, False], [])
+    assert taken(["operation 3 continues where it stopped", "+ 9: unknown"], PLAN) == ([False, False], [])
     assert taken(["+ 1: look at n1"], []) == ([False], [])
 
 
