@@ -279,6 +279,17 @@ COMMENT ON FUNCTION zodan.format_dsn IS
 sorted, so that one node has one spelling everywhere.';
 REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
 
+CREATE FUNCTION zodan.canonical_dsn(p_dsn text)
+RETURNS text
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn))
+$zodan$;
+COMMENT ON FUNCTION zodan.canonical_dsn IS
+'Returns a connection string, keyword form or URI, as the one keyword string that means the same: one node has one
+spelling everywhere. Errors: ZD001.';
+REVOKE ALL ON FUNCTION zodan.canonical_dsn FROM PUBLIC;
+
 CREATE FUNCTION zodan.list_secrets()
 RETURNS text[]
 LANGUAGE sql IMMUTABLE
@@ -1659,7 +1670,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
     'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
                     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                    WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
-                     AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'zodan')
+                     AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
                                         AND d.deptype = 'e'))
@@ -1762,7 +1773,7 @@ CREATE FUNCTION zodan.known_dsns(p_facts jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_dsn(n.value))), '{}')
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.canonical_dsn(n.value)), '{}')
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
 $zodan$;
@@ -1775,7 +1786,7 @@ CREATE FUNCTION zodan.local_dsns()
 RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.format_dsn(zodan.parse_dsn(i.if_dsn))), '{}')
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.canonical_dsn(i.if_dsn)), '{}')
   FROM spock.node AS n
   JOIN spock.node_interface AS i ON i.if_id = coalesce(
            (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
@@ -1785,6 +1796,39 @@ COMMENT ON FUNCTION zodan.local_dsns IS
 'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object of
 node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
+
+CREATE FUNCTION zodan.gather_cluster(
+    p_known jsonb,
+    p_wanted text[],
+    p_purpose text,
+    INOUT p_dsns jsonb,
+    INOUT p_facts jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Reads everybody's facts, from the nodes of p_known (node and connection string) and from those that these know, until
+nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing is read
+again; what p_known says of a node goes before what others say. The connections stay open. */
+DECLARE
+    v_known jsonb := p_known;
+    v_new jsonb;
+BEGIN
+    LOOP
+        v_known := zodan.known_dsns(p_facts) || v_known;
+        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
+          FROM pg_catalog.jsonb_each(v_known) AS k(key, value)
+         WHERE NOT p_dsns ? k.key AND (p_wanted IS NULL OR k.key = ANY (p_wanted));
+        EXIT WHEN v_new IS NULL;
+        p_dsns := p_dsns || v_new;
+        p_facts := p_facts || zodan.gather_facts(v_new, p_purpose);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.gather_cluster IS
+'Reads everybody''s facts, from the nodes of p_known (node and connection string) and from those that these know, until
+nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing is read
+again; what p_known says of a node goes before what others say. The connections stay open.';
+REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
@@ -2976,29 +3020,21 @@ DECLARE
     v_purpose text;
     v_wanted text[];
     v_known jsonb;
-    v_new jsonb;
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     v_purpose := pg_catalog.format('zodan %s %s', v_operation.kind, v_operation.node);
     SELECT pg_catalog.array_agg(k.node) INTO v_wanted FROM pg_catalog.jsonb_object_keys(v_operation.members) AS k(node);
+    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key, zodan.canonical_dsn(g.value)), '{}')
+      INTO v_known FROM pg_catalog.jsonb_each_text(p_given) AS g(key, value);
     p_dsns := '{}';
     p_facts := '{}';
-    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key,
-        zodan.format_dsn(zodan.parse_dsn(g.value))), '{}')
-      INTO v_known FROM pg_catalog.jsonb_each_text(p_given) AS g(key, value);
     LOOP
-        SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
-          FROM pg_catalog.jsonb_each(v_known) AS d(key, value)
-         WHERE d.key = ANY (v_wanted) AND NOT p_dsns ? d.key;
-        IF v_new = '{}' THEN
-            -- Nobody names the rest: try without a password, as a password file or a trusted socket allow.
-            SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
-              FROM pg_catalog.jsonb_each(v_operation.members) AS d(key, value) WHERE NOT p_dsns ? d.key;
-        END IF;
-        EXIT WHEN v_new = '{}';
-        p_dsns := p_dsns || v_new;
-        p_facts := p_facts || zodan.gather_facts(v_new, v_purpose);
-        v_known := zodan.known_dsns(p_facts) || v_known;
+        SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
+          FROM zodan.gather_cluster(v_known, v_wanted, v_purpose, p_dsns, p_facts) AS g;
+        -- Nobody names the rest: try without a password, as a password file or a trusted socket allow.
+        SELECT pg_catalog.jsonb_object_agg(d.key, d.value) INTO v_known
+          FROM pg_catalog.jsonb_each(v_operation.members) AS d(key, value) WHERE NOT p_dsns ? d.key;
+        EXIT WHEN v_known IS NULL;
     END LOOP;
 END
 $zodan$;
@@ -3635,10 +3671,9 @@ Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
-    v_new jsonb;
 BEGIN
     v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given',
-        zodan.format_dsn(zodan.parse_dsn(p_dsn))), c_purpose);
+        zodan.canonical_dsn(p_dsn)), c_purpose);
     IF v_first #> '{the node given,error}' IS NOT NULL THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
@@ -3653,15 +3688,8 @@ BEGIN
             MESSAGE = 'the connection string does not lead to a Spock node',
             HINT = 'Give the connection string of a member.';
     END IF;
-    p_dsns := '{}';
-    p_facts := '{}';
-    LOOP
-        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
-          FROM pg_catalog.jsonb_each(zodan.known_dsns(v_first || p_facts)) AS k(key, value) WHERE NOT p_facts ? k.key;
-        EXIT WHEN v_new IS NULL;
-        p_dsns := p_dsns || v_new;
-        p_facts := p_facts || zodan.gather_facts(v_new, c_purpose);
-    END LOOP;
+    SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
+      FROM zodan.gather_cluster(zodan.known_dsns(v_first), NULL, c_purpose, '{}', '{}') AS g;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
     SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
@@ -3910,8 +3938,8 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$WITH spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
-     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor',
-         'snowflake')),
+     WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+       AND n.nspname NOT IN ('lolor', 'snowflake')),
 owned AS MATERIALIZED (
     SELECT d.classid, d.objid FROM pg_catalog.pg_depend AS d WHERE d.deptype = 'e'),
 tables AS MATERIALIZED (
@@ -4232,7 +4260,7 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))),
 spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
-     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan')),
+     WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'),
 -- Functions of users, with what they are used in: an index, a check, a generated column.
 used AS MATERIALIZED (
     SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.prosrc, p.proconfig, d.classid,
@@ -6233,7 +6261,7 @@ AS $zodan$
 SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), q.last_value),
     '{}') AS sequences
   FROM pg_catalog.pg_sequences AS q
- WHERE q.last_value IS NOT NULL AND q.schemaname NOT IN ('spock', 'zodan', 'pglogical')$sql$
+ WHERE q.last_value IS NOT NULL AND q.schemaname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sequences IS
 'Reads how far every user sequence of a node has counted. It returns one row, sequences, an object of sequence and
@@ -6260,7 +6288,7 @@ BEGIN
                        FROM pg_catalog.unnest(%1$s) AS r(seen)
                       CROSS JOIN LATERAL pg_catalog.jsonb_each_text(r.seen) AS v(key, value)
                       GROUP BY v.key) AS m ON m.key = pg_catalog.format('%%I.%%I', q.schemaname, q.sequencename)
-         WHERE q.schemaname NOT IN ('spock', 'zodan', 'pglogical')
+         WHERE q.schemaname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
     LOOP
         CONTINUE WHEN v_sequence.furthest IS NULL;
         v_target := v_sequence.furthest + v_sequence.step * 1000;
@@ -6462,8 +6490,7 @@ WITH RECURSIVE relations AS MATERIALIZED (
     SELECT c.oid AS relid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, c.reltoastrelid
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence = 'p'
-       AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'pglogical', 'zodan', 'lolor',
-           'snowflake')
+       AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
 files AS (
@@ -7511,12 +7538,12 @@ BEGIN
             MESSAGE = pg_catalog.format('the new node "%s" and its source "%s" must be two nodes', p_new, p_source),
             HINT = 'Name an existing node as the source and a new name for the new node.';
     END IF;
-    p_dsns := pg_catalog.jsonb_build_object(p_source, zodan.format_dsn(zodan.parse_dsn(p_source_dsn)));
+    p_dsns := pg_catalog.jsonb_build_object(p_source, zodan.canonical_dsn(p_source_dsn));
     IF p_new IS NOT NULL THEN
-        p_dsns := p_dsns || pg_catalog.jsonb_build_object(p_new, zodan.format_dsn(zodan.parse_dsn(p_new_dsn)));
+        p_dsns := p_dsns || pg_catalog.jsonb_build_object(p_new, zodan.canonical_dsn(p_new_dsn));
     END IF;
     p_facts := zodan.gather_facts(p_dsns, p_purpose);
-    SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_dsn(n.value))), '{}') INTO v_peers
+    SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.canonical_dsn(n.value)), '{}') INTO v_peers
       FROM pg_catalog.jsonb_each_text(p_facts #> ARRAY[p_source, 'spock', 'nodes']) AS n(key, value)
      WHERE n.key <> p_source AND n.key IS DISTINCT FROM p_new;
     p_facts := p_facts || zodan.gather_facts(v_peers, p_purpose);
@@ -8016,7 +8043,7 @@ DECLARE
     v_answer jsonb;
 BEGIN
     PERFORM zodan.hide_statement(p_dsn, p_dsns::text);
-    SELECT pg_catalog.jsonb_object_agg(g.key, zodan.format_dsn(zodan.parse_dsn(g.value))) INTO v_dsns
+    SELECT pg_catalog.jsonb_object_agg(g.key, zodan.canonical_dsn(g.value)) INTO v_dsns
       FROM pg_catalog.jsonb_each_text(p_dsns || pg_catalog.jsonb_build_object(c_node, p_dsn)) AS g;
     PERFORM zodan.close_connections();
     v_answer := zodan.open_connection(c_node, v_dsns, 'zodan by hand');
@@ -8254,7 +8281,7 @@ CREATE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
 RETURNS boolean
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zodan.format_dsn(zodan.parse_dsn(p_dsn))),
+SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zodan.canonical_dsn(p_dsn)),
     'zodan remove_node ' || p_node) ->> 'ok')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.is_reachable IS
@@ -8701,7 +8728,6 @@ DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
     v_found text;
     v_known jsonb := '{}'::jsonb;
-    v_new jsonb;
 BEGIN
     IF coalesce(p_target, '') = '' THEN
         PERFORM zodan.close_connections();
@@ -8710,7 +8736,7 @@ BEGIN
             MESSAGE = 'the name of the node is missing',
             HINT = 'Give the name of the node to remove.';
     END IF;
-    p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.format_dsn(zodan.parse_dsn(p_target_dsn)));
+    p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.canonical_dsn(p_target_dsn));
     p_facts := zodan.gather_facts(p_dsns, c_purpose);
     v_found := p_facts #>> ARRAY[p_target, 'spock', 'node'];
     IF v_found <> p_target THEN
@@ -8726,14 +8752,8 @@ BEGIN
         v_known := zodan.local_dsns() || CASE WHEN p_survivor_dsn IS NULL THEN '{}' ELSE zodan.known_dsns(
             zodan.gather_facts(pg_catalog.jsonb_build_object('a survivor', p_survivor_dsn), c_purpose)) END;
     END IF;
-    LOOP
-        v_known := zodan.known_dsns(p_facts) || v_known;
-        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
-          FROM pg_catalog.jsonb_each(v_known) AS k(key, value) WHERE NOT p_dsns ? k.key;
-        EXIT WHEN v_new IS NULL;
-        p_dsns := p_dsns || v_new;
-        p_facts := p_facts || zodan.gather_facts(v_new, c_purpose);
-    END LOOP;
+    SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
+      FROM zodan.gather_cluster(v_known, NULL, c_purpose, p_dsns, p_facts) AS g;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
     p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead',

@@ -337,6 +337,17 @@ COMMENT ON FUNCTION zodan.format_dsn IS
 sorted, so that one node has one spelling everywhere.';
 REVOKE ALL ON FUNCTION zodan.format_dsn FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.canonical_dsn(p_dsn text)
+RETURNS text
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT zodan.format_dsn(zodan.parse_dsn(p_dsn))
+$zodan$;
+COMMENT ON FUNCTION zodan.canonical_dsn IS
+'Returns a connection string, keyword form or URI, as the one keyword string that means the same: one node has one
+spelling everywhere. Errors: ZD001.';
+REVOKE ALL ON FUNCTION zodan.canonical_dsn FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.list_secrets()
 RETURNS text[]
 LANGUAGE sql IMMUTABLE
@@ -2036,7 +2047,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
     'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
                     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                    WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
-                     AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spock', 'zodan')
+                     AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
                                         AND d.deptype = 'e'))
@@ -2139,7 +2150,7 @@ CREATE OR REPLACE FUNCTION zodan.known_dsns(p_facts jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_dsn(n.value))), '{}')
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.canonical_dsn(n.value)), '{}')
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
 $zodan$;
@@ -2152,7 +2163,7 @@ CREATE OR REPLACE FUNCTION zodan.local_dsns()
 RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.format_dsn(zodan.parse_dsn(i.if_dsn))), '{}')
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.canonical_dsn(i.if_dsn)), '{}')
   FROM spock.node AS n
   JOIN spock.node_interface AS i ON i.if_id = coalesce(
            (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
@@ -2162,6 +2173,39 @@ COMMENT ON FUNCTION zodan.local_dsns IS
 'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object of
 node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.gather_cluster(
+    p_known jsonb,
+    p_wanted text[],
+    p_purpose text,
+    INOUT p_dsns jsonb,
+    INOUT p_facts jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Reads everybody's facts, from the nodes of p_known (node and connection string) and from those that these know, until
+nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing is read
+again; what p_known says of a node goes before what others say. The connections stay open. */
+DECLARE
+    v_known jsonb := p_known;
+    v_new jsonb;
+BEGIN
+    LOOP
+        v_known := zodan.known_dsns(p_facts) || v_known;
+        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
+          FROM pg_catalog.jsonb_each(v_known) AS k(key, value)
+         WHERE NOT p_dsns ? k.key AND (p_wanted IS NULL OR k.key = ANY (p_wanted));
+        EXIT WHEN v_new IS NULL;
+        p_dsns := p_dsns || v_new;
+        p_facts := p_facts || zodan.gather_facts(v_new, p_purpose);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.gather_cluster IS
+'Reads everybody''s facts, from the nodes of p_known (node and connection string) and from those that these know, until
+nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing is read
+again; what p_known says of a node goes before what others say. The connections stay open.';
+REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
@@ -3441,29 +3485,21 @@ DECLARE
     v_purpose text;
     v_wanted text[];
     v_known jsonb;
-    v_new jsonb;
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     v_purpose := pg_catalog.format('zodan %s %s', v_operation.kind, v_operation.node);
     SELECT pg_catalog.array_agg(k.node) INTO v_wanted FROM pg_catalog.jsonb_object_keys(v_operation.members) AS k(node);
+    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key, zodan.canonical_dsn(g.value)), '{}')
+      INTO v_known FROM pg_catalog.jsonb_each_text(p_given) AS g(key, value);
     p_dsns := '{}';
     p_facts := '{}';
-    SELECT zodan.local_dsns() || coalesce(pg_catalog.jsonb_object_agg(g.key,
-        zodan.format_dsn(zodan.parse_dsn(g.value))), '{}')
-      INTO v_known FROM pg_catalog.jsonb_each_text(p_given) AS g(key, value);
     LOOP
-        SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
-          FROM pg_catalog.jsonb_each(v_known) AS d(key, value)
-         WHERE d.key = ANY (v_wanted) AND NOT p_dsns ? d.key;
-        IF v_new = '{}' THEN
-            -- Nobody names the rest: try without a password, as a password file or a trusted socket allow.
-            SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
-              FROM pg_catalog.jsonb_each(v_operation.members) AS d(key, value) WHERE NOT p_dsns ? d.key;
-        END IF;
-        EXIT WHEN v_new = '{}';
-        p_dsns := p_dsns || v_new;
-        p_facts := p_facts || zodan.gather_facts(v_new, v_purpose);
-        v_known := zodan.known_dsns(p_facts) || v_known;
+        SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
+          FROM zodan.gather_cluster(v_known, v_wanted, v_purpose, p_dsns, p_facts) AS g;
+        -- Nobody names the rest: try without a password, as a password file or a trusted socket allow.
+        SELECT pg_catalog.jsonb_object_agg(d.key, d.value) INTO v_known
+          FROM pg_catalog.jsonb_each(v_operation.members) AS d(key, value) WHERE NOT p_dsns ? d.key;
+        EXIT WHEN v_known IS NULL;
     END LOOP;
 END
 $zodan$;
@@ -4100,10 +4136,9 @@ Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
-    v_new jsonb;
 BEGIN
     v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given',
-        zodan.format_dsn(zodan.parse_dsn(p_dsn))), c_purpose);
+        zodan.canonical_dsn(p_dsn)), c_purpose);
     IF v_first #> '{the node given,error}' IS NOT NULL THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
@@ -4118,15 +4153,8 @@ BEGIN
             MESSAGE = 'the connection string does not lead to a Spock node',
             HINT = 'Give the connection string of a member.';
     END IF;
-    p_dsns := '{}';
-    p_facts := '{}';
-    LOOP
-        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
-          FROM pg_catalog.jsonb_each(zodan.known_dsns(v_first || p_facts)) AS k(key, value) WHERE NOT p_facts ? k.key;
-        EXIT WHEN v_new IS NULL;
-        p_dsns := p_dsns || v_new;
-        p_facts := p_facts || zodan.gather_facts(v_new, c_purpose);
-    END LOOP;
+    SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
+      FROM zodan.gather_cluster(zodan.known_dsns(v_first), NULL, c_purpose, '{}', '{}') AS g;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
     SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
@@ -4281,7 +4309,7 @@ CREATE OR REPLACE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
 RETURNS boolean
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zodan.format_dsn(zodan.parse_dsn(p_dsn))),
+SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zodan.canonical_dsn(p_dsn)),
     'zodan remove_node ' || p_node) ->> 'ok')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.is_reachable IS
@@ -4728,7 +4756,6 @@ DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
     v_found text;
     v_known jsonb := '{}'::jsonb;
-    v_new jsonb;
 BEGIN
     IF coalesce(p_target, '') = '' THEN
         PERFORM zodan.close_connections();
@@ -4737,7 +4764,7 @@ BEGIN
             MESSAGE = 'the name of the node is missing',
             HINT = 'Give the name of the node to remove.';
     END IF;
-    p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.format_dsn(zodan.parse_dsn(p_target_dsn)));
+    p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.canonical_dsn(p_target_dsn));
     p_facts := zodan.gather_facts(p_dsns, c_purpose);
     v_found := p_facts #>> ARRAY[p_target, 'spock', 'node'];
     IF v_found <> p_target THEN
@@ -4753,14 +4780,8 @@ BEGIN
         v_known := zodan.local_dsns() || CASE WHEN p_survivor_dsn IS NULL THEN '{}' ELSE zodan.known_dsns(
             zodan.gather_facts(pg_catalog.jsonb_build_object('a survivor', p_survivor_dsn), c_purpose)) END;
     END IF;
-    LOOP
-        v_known := zodan.known_dsns(p_facts) || v_known;
-        SELECT pg_catalog.jsonb_object_agg(k.key, k.value) INTO v_new
-          FROM pg_catalog.jsonb_each(v_known) AS k(key, value) WHERE NOT p_dsns ? k.key;
-        EXIT WHEN v_new IS NULL;
-        p_dsns := p_dsns || v_new;
-        p_facts := p_facts || zodan.gather_facts(v_new, c_purpose);
-    END LOOP;
+    SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
+      FROM zodan.gather_cluster(v_known, NULL, c_purpose, p_dsns, p_facts) AS g;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
     p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead',
