@@ -393,7 +393,8 @@ BEGIN
         END LOOP;
     END LOOP;
     v_text := pg_catalog.regexp_replace(v_text,
-        '((?:password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=\s*)(''(?:[^''\\]|\\.|'''')*''|''''(?:[^''\\]|\\.)*''''|(?:[^\s''"&\\]|\\.)+)', '\1****', 'gi');
+        '((?:password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=\s*)'
+        '(''(?:[^''\\]|\\.|'''')*''|''''(?:[^''\\]|\\.)*''''|(?:[^\s''"&\\]|\\.)+)', '\1****', 'gi');
     RETURN pg_catalog.regexp_replace(v_text, '(postgres(?:ql)?://[^:/@\s]*:)[^@\s]*@', '\1****@', 'gi');
 END
 $zodan$;
@@ -683,6 +684,57 @@ COMMENT ON FUNCTION zodan.close_connections IS
 Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.set_session()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.concat(
+    -- Statements carry connection strings: keep them out of the server's log and statistics where the role may.
+    CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) THEN pg_catalog.concat(
+        pg_catalog.set_config('log_statement', 'none', false),
+        pg_catalog.set_config('log_min_error_statement', 'panic', false),
+        -- Spock's DETAIL of a failed connection is the connection string.
+        pg_catalog.set_config('log_error_verbosity', 'terse', false),
+        pg_catalog.set_config('log_min_duration_statement', '-1', false),
+        pg_catalog.set_config('log_min_duration_sample', '-1', false),
+        pg_catalog.set_config('log_transaction_sample_rate', '0', false),
+        pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
+        pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
+    pg_catalog.set_config('search_path', 'pg_catalog', false),
+    pg_catalog.set_config('statement_timeout', '0', false),
+    pg_catalog.set_config('lock_timeout', '0', false),
+    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
+         THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
+    pg_catalog.set_config('idle_session_timeout', '0', false),
+    pg_catalog.set_config('standard_conforming_strings', 'on', false),
+    -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
+    pg_catalog.set_config('quote_all_identifiers', 'off', false),
+    pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
+    pg_catalog.set_config('IntervalStyle', 'postgres', false),
+    pg_catalog.set_config('TimeZone', 'UTC', false),
+    pg_catalog.set_config('extra_float_digits', '1', false),
+    pg_catalog.set_config('bytea_output', 'hex', false),
+    pg_catalog.set_config('xmlbinary', 'base64', false),
+    pg_catalog.set_config('xmloption', 'content', false),
+    pg_catalog.set_config('lc_monetary', 'C', false),
+    pg_catalog.set_config('array_nulls', 'on', false),
+    pg_catalog.set_config('transform_null_equals', 'off', false),
+    pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+    pg_catalog.set_config('default_transaction_deferrable', 'off', false),
+    pg_catalog.set_config('client_connection_check_interval', '1s', false),
+    -- A caller whose host is gone without a word is noticed in seconds, not in hours.
+    pg_catalog.set_config('tcp_keepalives_idle', '10', false),
+    pg_catalog.set_config('tcp_keepalives_interval', '5', false),
+    pg_catalog.set_config('tcp_keepalives_count', '2', false),
+    pg_catalog.set_config('tcp_user_timeout', '20s', false),
+    pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
+    pg_catalog.set_config('spock.include_ddl_repset', 'off', false))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.set_session IS
+'Makes a session on a node one that logs nothing, has no time limit, prints and parses values as every other one,
+and ends soon after its caller is gone.';
+REVOKE ALL ON FUNCTION zodan.set_session FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -707,49 +759,7 @@ BEGIN
         || pg_catalog.jsonb_build_object('application_name', zodan.name_session(p_purpose,
             zodan.name_caller(pg_catalog.pg_backend_pid()))));
     PERFORM dblink_connect(v_connection, v_dsn);
-    PERFORM * FROM dblink(v_connection, $session$
-SELECT pg_catalog.concat(
-    -- Statements carry connection strings: keep them out of the server's log and statistics where the role may.
-    CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) THEN pg_catalog.concat(
-        pg_catalog.set_config('log_statement', 'none', false),
-        pg_catalog.set_config('log_min_error_statement', 'panic', false),
-        -- Spock's DETAIL of a failed connection is the connection string.
-        pg_catalog.set_config('log_error_verbosity', 'terse', false),
-        pg_catalog.set_config('log_min_duration_statement', '-1', false),
-        pg_catalog.set_config('log_min_duration_sample', '-1', false),
-        pg_catalog.set_config('log_transaction_sample_rate', '0', false),
-        pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
-        pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
-    pg_catalog.set_config('search_path', 'pg_catalog', false),
-    pg_catalog.set_config('statement_timeout', '0', false),
-    pg_catalog.set_config('lock_timeout', '0', false),
-    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
-         THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
-    pg_catalog.set_config('idle_session_timeout', '0', false),
-    pg_catalog.set_config('standard_conforming_strings', 'on', false),
-    -- What changes how functions print or parse: one spelling of a value on every node, whatever role and database have set.
-    pg_catalog.set_config('quote_all_identifiers', 'off', false),
-    pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
-    pg_catalog.set_config('IntervalStyle', 'postgres', false),
-    pg_catalog.set_config('TimeZone', 'UTC', false),
-    pg_catalog.set_config('extra_float_digits', '1', false),
-    pg_catalog.set_config('bytea_output', 'hex', false),
-    pg_catalog.set_config('xmlbinary', 'base64', false),
-    pg_catalog.set_config('xmloption', 'content', false),
-    pg_catalog.set_config('lc_monetary', 'C', false),
-    pg_catalog.set_config('array_nulls', 'on', false),
-    pg_catalog.set_config('transform_null_equals', 'off', false),
-    pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
-    pg_catalog.set_config('default_transaction_deferrable', 'off', false),
-    pg_catalog.set_config('client_connection_check_interval', '1s', false),
-    -- A caller whose host is gone without a word is noticed in seconds, not in hours.
-    pg_catalog.set_config('tcp_keepalives_idle', '10', false),
-    pg_catalog.set_config('tcp_keepalives_interval', '5', false),
-    pg_catalog.set_config('tcp_keepalives_count', '2', false),
-    pg_catalog.set_config('tcp_user_timeout', '20s', false),
-    pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
-    pg_catalog.set_config('spock.include_ddl_repset', 'off', false))
-$session$) AS s(done text);
+    PERFORM * FROM dblink(v_connection, zodan.set_session()) AS s(done text);
     RETURN '{"ok": true}'::jsonb;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
@@ -931,6 +941,7 @@ DECLARE
     v_notes jsonb := zodan.list_notes();
     v_note jsonb;
     v_left text;
+    c_unlogged CONSTANT jsonb := '{"auto_explain.log_min_duration": "-1", "log_min_duration_sample": "-1", "log_min_duration_statement": "-1", "log_transaction_sample_rate": "0"}'::jsonb;
     c_statement CONSTANT text := extract(epoch FROM pg_catalog.statement_timestamp());
 BEGIN
     -- Once a statement, whatever it calls.
@@ -940,12 +951,7 @@ BEGIN
     PERFORM pg_catalog.set_config('zodan.hidden', c_statement, false);
     -- Until this is done a statement that takes p_given is explained with it (auto_explain, from PostgreSQL 16 on).
     PERFORM pg_catalog.set_config(s.name, s.value, false)
-       FROM (VALUES
-               ('log_min_duration_statement', '-1'),
-               ('log_min_duration_sample', '-1'),
-               ('log_transaction_sample_rate', '0'),
-               ('auto_explain.log_min_duration', '-1'),
-               ('log_min_error_statement', 'panic')) AS s(name, value)
+       FROM pg_catalog.jsonb_each_text(c_unlogged || '{"log_min_error_statement": "panic"}') AS s(name, value)
       WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
         AND pg_catalog.current_setting(s.name, true) IS DISTINCT FROM s.value;
     IF pg_catalog.array_to_string(p_given, ' ') !~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@' THEN
@@ -956,12 +962,7 @@ BEGIN
             || ', or give connection strings with a passfile instead of a password.';
     END LOOP;
     SELECT pg_catalog.string_agg(s.name, ', ') INTO v_left
-      FROM (VALUES
-            ('log_min_duration_statement', '-1'),
-            ('log_min_duration_sample', '-1'),
-            ('log_transaction_sample_rate', '0'),
-            ('auto_explain.log_min_duration', '-1')
-           ) AS s(name, value)
+      FROM pg_catalog.jsonb_each_text(c_unlogged) AS s(name, value)
      WHERE pg_catalog.current_setting(s.name, true) <> s.value;
     IF v_left IS NOT NULL AND pg_catalog.current_query() ~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@' THEN
         RAISE WARNING 'this server logs the passwords of this call, since you may not set %', v_left
@@ -1024,6 +1025,32 @@ COMMENT ON FUNCTION zodan.read_bound IS
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.find_waits(p_caller text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(
+           (SELECT pg_catalog.string_agg(DISTINCT coalesce(
+                       pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
+                           coalesce(nullif(h.application_name, ''), h.backend_type),
+                           pg_catalog.date_trunc('second', h.xact_start)),
+                       (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
+                          FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
+              FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
+              LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
+           a.wait_event_type || ' ' || a.wait_event) AS found
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.state = 'active' AND a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+   AND pg_catalog.right(a.application_name, pg_catalog.length(%1$s)) = %1$s
+ LIMIT 1$sql$,
+    zodan.quote_text(p_caller))
+$zodan$;
+COMMENT ON FUNCTION zodan.find_waits IS
+'Reports what the statement waits for that is under way in the session whose application_name ends with p_caller:
+processes and prepared transactions that hold a lock, or an event. It returns one row: found; none where there is no
+such session.';
+REVOKE ALL ON FUNCTION zodan.find_waits FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb)
 RETURNS text
 LANGUAGE plpgsql
@@ -1039,21 +1066,8 @@ BEGIN
         zodan.format_dsn('{"connect_timeout": "10"}'::jsonb
         || zodan.parse_dsn(p_dsns ->> p_node)
         || '{"application_name": "zodan asks"}'));
-    SELECT b.found INTO v_found FROM dblink(v_connection, pg_catalog.format($ask$
-        SELECT coalesce(
-               (SELECT pg_catalog.string_agg(DISTINCT coalesce(pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
-                           coalesce(nullif(h.application_name, ''), h.backend_type),
-                               pg_catalog.date_trunc('second', h.xact_start)),
-                           (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
-                               FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
-                  FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
-                      LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
-               a.wait_event_type || ' ' || a.wait_event) AS found
-          FROM pg_catalog.pg_stat_activity AS a
-         WHERE a.state = 'active' AND a.datname = pg_catalog.current_database()
-             AND pg_catalog.right(a.application_name, %1$s) = %2$L
-         LIMIT 1$ask$, pg_catalog.length(zodan.name_caller(pg_catalog.pg_backend_pid())),
-             zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
+    SELECT b.found INTO v_found FROM dblink(v_connection,
+        zodan.find_waits(zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
@@ -2183,9 +2197,9 @@ CREATE OR REPLACE FUNCTION zodan.gather_cluster(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Reads everybody's facts, from the nodes of p_known (node and connection string) and from those that these know, until
-nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing is read
-again; what p_known says of a node goes before what others say. The connections stay open. */
+/* Reads everybody's facts, from the nodes of p_known (node and connection string) and from those that these know,
+until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing
+is read again; what p_known says of a node goes before what others say. The connections stay open. */
 DECLARE
     v_known jsonb := p_known;
     v_new jsonb;
@@ -2202,9 +2216,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_cluster IS
-'Reads everybody''s facts, from the nodes of p_known (node and connection string) and from those that these know, until
-nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing is read
-again; what p_known says of a node goes before what others say. The connections stay open.';
+'Reads everybody''s facts, from the nodes of p_known (node and connection string) and from those that these know,
+until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing
+is read again; what p_known says of a node goes before what others say. The connections stay open.';
 REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
@@ -3848,7 +3862,7 @@ SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.forget_node IS
-'Member forgets a node of which nothing but its row is left.';
+'Makes a member forget node p_target, of which nothing but its row is left there.';
 REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)

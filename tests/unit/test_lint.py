@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zodan_sql.building import lint, render
-from zodan_sql.building.lint.rules import LONGEST_ROUTINE, RULES
+from zodan_sql.building.lint.rules import LONGEST_LINE, LONGEST_ROUTINE, RULES
 
 LINTED = "zodan.sql"
 
@@ -311,6 +311,12 @@ def test_a_statement_is_as_long_as_its_file_without_its_comment() -> None:
     for lines, expected in ((LONGEST_ROUTINE - 1, set()), (LONGEST_ROUTINE, {"ZL007"})):
         found = lint.lint({}, {path: comment + "SELECT 1,\n" * lines}, {})
         assert {finding.code for finding in found} == expected
+
+
+def test_a_template_has_no_line_that_no_screen_shows() -> None:
+    path = "pages/zodan.sql.j2"
+    for letters, expected in ((LONGEST_LINE, set()), (LONGEST_LINE + 1, {"ZL014"})):
+        assert {finding.code for finding in lint.lint({}, {path: "-" * letters}, {})} == expected
 
 
 def test_a_statement_that_reaches_out_may_catch_any_error() -> None:

@@ -27,11 +27,12 @@ LAYERS = (
     "check",
     "survey",
     "state",
-    "statement",
     "remote",
+    "statement",
     "text",
 )
 LONGEST_ROUTINE = 80
+LONGEST_LINE = 140
 REACHING_OUT = ("remote", "statement/remote")
 
 _BUILT_IN_VARIABLES = re.compile(r"found|sqlstate|sqlerrm|new|old|tg_\w+|\$\d+|\(unnamed row\)|__.*")
@@ -186,6 +187,13 @@ def _statement_length(project: Project) -> Iterator[Finding]:
         lines = text.count("\n") - _comment_lines(text)
         if PurePosixPath(path).parts[0] == "statement" and lines >= LONGEST_ROUTINE:
             yield Finding(path, 1, "ZL007", f"{lines} lines, must be under {LONGEST_ROUTINE}")
+
+
+def _wide(project: Project) -> Iterator[Finding]:
+    for path, text in project.templates.items():
+        for number, line in enumerate(text.splitlines(), 1):
+            if len(line) > LONGEST_LINE:
+                yield Finding(path, number, "ZL014", f"{len(line)} letters, must be at most {LONGEST_LINE}")
 
 
 def _comment_lines(text: str) -> int:
@@ -345,5 +353,6 @@ RULES = (
     Rule("ZL007", "length", f"a statement is under {LONGEST_ROUTINE} lines", _statement_length),
     Rule("ZL011", "unrendered", "no {{ and no {% in what is rendered", _unrendered),
     Rule("ZL012", "by-name", "a statement gets its parameters by name", _each_routine("ZL012", _told_by_name)),
+    Rule("ZL014", "width", f"a line of a template has at most {LONGEST_LINE} letters", _wide),
     Rule("ZL013", "raise", "an error has ERRCODE, MESSAGE and HINT", _each_routine("ZL013", _raises)),
 )

@@ -1,0 +1,408 @@
+"""Every statement for another node, alone on one server: it runs, twice in a row, whatever the names in it are."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from zodan_sql.building import render
+from zodan_sql.sandbox import Node
+from zodan_sql.sandbox.waiting import wait_until
+
+Connection = psycopg.Connection[Any]
+
+#: A name that ends literals, dollar quotes, formats and placeholders where any of these is not minded.
+TRAP = 'it\'s "a" $do$ $sql$ %s {dsn:n1} name'
+#: In a name of an object, and of a slot, fewer letters are allowed.
+SLOT = "spk_trap_1"
+DSN = "host=nowhere.invalid dbname=x"
+
+#: Statements that look only, or change nothing where what they name is not there: parameters, and the columns that come
+#: back, none for a block.
+HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "copy/disable_copy": ({"subscription": TRAP}, {"disabled"}),
+    "copy/drop_copied": ({"objects": "[]", "node": TRAP, "identity": "x"}, set()),
+    "copy/drop_copy": ({"subscription": TRAP}, set()),
+    "copy/end_sessions": ({"subscription": TRAP}, {"ended"}),
+    "copy/find_rewritten": ({"files": json.dumps({'public."a b"': 1})}, {"tables"}),
+    "copy/note_files": ({}, {"files"}),
+    "copy/note_objects": ({}, {"objects", "identity", "at", "starts"}),
+    "copy/prove_unwritten": ({"node": TRAP}, set()),
+    "copy/view_is_filled": ({"view": 'public."it\'s"'}, {"ok"}),
+    "copy/wait_copied": (
+        {"subscription": TRAP, "tables": "1", "bytes": None},
+        {"ok", "progress", "alive", "trouble", "measure"},
+    ),
+    "facts/copy_facts": ({}, {"tables", "bytes"}),
+    "facts/host_facts": ({}, {"facts"}),
+    "facts/list_user_objects": ({}, {"classid", "objid", "type", "identity", "rank"}),
+    "facts/object_facts": ({}, {"facts"}),
+    "facts/read_commit_timestamp": ({"origin": TRAP}, {"at"}),
+    "facts/read_sequences": ({}, {"sequences"}),
+    "facts/read_sets": ({"sets": [TRAP]}, {"sets"}),
+    "facts/row_facts": ({"counts": "(SELECT 'a' AS name, 1 AS rows)"}, {"facts"}),
+    "facts/server_facts": ({}, {"facts"}),
+    "facts/spock_facts": ({}, {"facts"}),
+    "facts/stream_facts": ({"sets": []}, {"facts"}),
+    "facts/structure_facts": ({"objects": json.dumps([TRAP])}, {"facts"}),
+    "facts/table_facts": ({}, {"facts"}),
+    "facts/trace_facts": ({"subscriptions": [TRAP]}, {"traces"}),
+    "facts/try_lock": ({}, {"ok", "pid", "name", "holder"}),
+    "node/clear_names": ({"slots": [TRAP], "origins": [TRAP]}, set()),
+    "node/drop_empty_schema": ({}, set()),
+    "node/drop_roles": ({"node": TRAP, "brought": [TRAP], "before": "[]"}, set()),
+    "node/emit_sync_event": ({}, {"lsn", "at"}),
+    "node/forget_node": ({"target": TRAP}, {"dropped"}),
+    "node/is_unpublished": ({}, {"ok"}),
+    "node/prove_gone": ({"target": TRAP, "origins": [TRAP], "slots": [TRAP]}, set()),
+    "node/unpublish": ({}, {"removed"}),
+    "stream/disable_streams": ({}, {"disabled"}),
+    "stream/drop_origin": ({"origin": TRAP}, {"dropped"}),
+    "stream/drop_slot": ({"slot": TRAP}, set()),
+    "stream/drop_subscription": ({"subscription": TRAP}, {"dropped"}),
+    "stream/enable_streams": ({"subscriptions": [TRAP]}, {"enabled"}),
+    "stream/is_direct": ({"slot": TRAP, "subscription": TRAP}, {"ok"}),
+    "stream/slot_exists": ({"slot": TRAP}, {"ok"}),
+    "stream/subscription_exists": ({"subscription": TRAP}, {"ok"}),
+    "stream/wait_applied": ({"lsn": "0/1", "provider": TRAP}, {"ok", "progress", "alive", "trouble", "measure"}),
+    "stream/wait_drained": ({"lsn": "0/1", "provider": TRAP}, {"ok", "progress", "alive", "trouble", "measure"}),
+    "stream/wait_replicating": ({"subscriptions": [TRAP]}, {"ok", "progress", "trouble"}),
+    "stream/wait_settled": ({"xid": "1"}, {"ok", "progress"}),
+    "stream/wait_slot_free": ({"slot": TRAP}, {"ok"}),
+    "stream/wait_still": ({"peers": [TRAP]}, set()),
+    "stream/wait_unbusy": ({}, {"ok", "progress"}),
+    "stream/wait_worker_gone": ({"subscription": TRAP}, {"ok", "progress"}),
+}
+#: Those that have a test of their own below.
+TESTED_APART = {
+    *("copy/prove_sound", "copy/refresh_view", "node/drop_node", "node/drop_node_row", "node/level_sequences"),
+    *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),
+    *("remote/try_references", "remote/try_structure", "stream/confirm_positions", "stream/create_copy_subscription"),
+    *("stream/create_failover_slot", "stream/create_slot", "stream/create_subscription", "stream/drop_slot_of"),
+    *("session/find_waits", "session/set_session"),
+    *("stream/prove_slots", "stream/read_positions", "stream/start_streams", "stream/switch_streams"),
+}
+
+
+def test_no_statement_is_left_out() -> None:
+    written = {path.removeprefix("statement/").removesuffix(".sql.j2") for path in render.render_statements()}
+    assert written == set(HARMLESS) | TESTED_APART
+    assert not set(HARMLESS) & TESTED_APART
+
+
+@pytest.fixture(scope="module")
+def node(zodan: Connection, server: Node) -> Iterator[Connection]:
+    """Return the database as a Spock node, with a second one beside it that is a node too."""
+    name = str(zodan.info.dbname)
+    zodan.execute("SELECT spock.node_create(node_name := 'n1', dsn := %s)", [server.dsn(dbname=name)])
+    with server.connect(dbname="postgres") as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name + "_other")))
+    with server.connect(dbname=name + "_other") as other:
+        other.execute("CREATE EXTENSION spock CASCADE")
+        other.execute("SELECT spock.node_create(node_name := 'n2', dsn := %s)", [server.dsn(dbname=name + "_other")])
+    yield zodan
+    for (subscription,) in zodan.execute("SELECT sub_name FROM spock.subscription").fetchall():
+        zodan.execute("SELECT spock.sub_drop(%s)", [subscription])
+
+
+@pytest.fixture
+def other(node: Connection, server: Node) -> Iterator[tuple[Connection, str]]:
+    """Return a connection to the second database, and its connection string."""
+    name = f"{node.info.dbname}_other"
+    with server.connect(dbname=name) as connection:
+        yield connection, server.dsn(dbname=name)
+
+
+def written(node: Connection, name: str, parameters: dict[str, Any], dsns: dict[str, str] | None = None) -> str:
+    """Return a statement as it is sent: written by its function, placeholders bound."""
+    named = ", ".join(f"p_{each} => %({each})s" for each in parameters)
+    row = node.execute(f"SELECT zodan.{name}({named})", parameters).fetchone()
+    assert row is not None
+    row = node.execute("SELECT zodan.bind_placeholders(%s, %s, '{}')", [row[0], json.dumps(dsns or {})]).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def run(at: Connection, statement: str) -> dict[str, Any]:
+    """Run a statement as it is, and return its first row, by column; nothing for a block."""
+    with psycopg.ClientCursor(at) as cursor:
+        cursor.execute(statement.encode())
+        if cursor.description is None:
+            return {}
+        row = cursor.fetchone()
+        return dict(zip([column.name for column in cursor.description], row or (), strict=False))
+
+
+@pytest.mark.parametrize("path", sorted(HARMLESS))
+def test_it_runs_and_runs_again(node: Connection, path: str) -> None:
+    parameters, columns = HARMLESS[path]
+    statement = written(node, path.partition("/")[2], parameters)
+    for _ in range(2):
+        with psycopg.ClientCursor(node) as cursor:
+            cursor.execute(statement.encode())
+            found = {column.name for column in cursor.description or ()}
+        assert found == columns
+    if path == "facts/try_lock":
+        node.execute("SELECT pg_advisory_unlock_all()")
+
+
+def test_a_node_is_registered_known_and_forgotten(node: Connection) -> None:
+    info = json.dumps({"rack": TRAP})
+    given = {"node": 'n9 "$do$"', "location": TRAP, "country": TRAP, "info": info}
+    with pytest.raises(psycopg.Error, match="already"):
+        run(node, written(node, "register_node", given, {given["node"]: DSN}))
+    assert run(node, written(node, "drop_node_row", {"node": "n9"})) == {"dropped": False}
+    # Of itself a node forgets nothing.
+    assert run(node, written(node, "forget_node", {"target": "n1"})) == {}
+
+
+def test_a_slot_is_made_found_and_dropped(node: Connection) -> None:
+    new = node.info.server_version >= 170000
+    creates = [name for name in ("create_slot", "create_failover_slot") if new or name == "create_slot"]
+    for number, name in enumerate(creates):
+        slot = f"{SLOT}_{number}"
+        assert run(node, written(node, name, {"slot": slot}))["lsn"]
+        assert run(node, written(node, "slot_exists", {"slot": slot})) == {"ok": True}
+        assert run(node, written(node, "wait_slot_free", {"slot": slot})) == {"ok": True}
+        with pytest.raises(psycopg.errors.DuplicateObject):
+            run(node, written(node, name, {"slot": slot}))
+        given = {"slots": [slot], "lsn": None, "positions": "{}", "peer": None}
+        run(node, written(node, "prove_slots", given))
+        for late in ({"lsn": "0/1"}, {"positions": json.dumps({TRAP: "0/1"}), "peer": TRAP}):
+            with pytest.raises(psycopg.Error) as raised:
+                run(node, written(node, "prove_slots", given | late))
+            assert raised.value.sqlstate == "ZD305"
+        with pytest.raises(psycopg.Error) as raised:
+            run(node, written(node, "clear_names", {"slots": [slot], "origins": []}))
+        assert f'slot "{slot}" is there already' in str(raised.value)
+        for _ in range(2):
+            run(node, written(node, "drop_slot", {"slot": slot}))
+        assert run(node, written(node, "slot_exists", {"slot": slot})) == {"ok": False}
+    with pytest.raises(psycopg.Error) as raised:
+        run(node, written(node, "prove_slots", {"slots": [TRAP], "lsn": None, "positions": "{}", "peer": None}))
+    assert raised.value.sqlstate == "ZD305"
+    assert f'slot "{TRAP}" is gone' in str(raised.value)
+
+
+def test_the_slot_of_a_node_that_cannot_be_asked_is_known_by_its_tail(node: Connection) -> None:
+    ((name,),) = node.execute("SELECT spock.spock_gen_slot_name('app', 'n1', 'sub_n1_n8')").fetchall()
+    run(node, written(node, "create_slot", {"slot": name}))
+    run(node, written(node, "create_slot", {"slot": "spk_app_n1_sub_n1_n7"}))
+    for _ in range(2):
+        run(node, written(node, "drop_slot_of", {"provider": "n1", "subscription": "sub_n1_n8"}))
+    left = node.execute("SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'spk_app%'").fetchall()
+    assert left == [("spk_app_n1_sub_n1_n7",)]
+    run(node, written(node, "drop_slot", {"slot": "spk_app_n1_sub_n1_n7"}))
+
+
+def test_a_subscription_uses_the_slot_that_was_made_for_it(node: Connection, other: tuple[Connection, str]) -> None:
+    provider, dsn = other
+    given = {"subscription": "sub_n2_n1", "provider": "n2", "sets": ["default"], "enabled": "false"}
+    ((slot,),) = node.execute("SELECT spock.spock_gen_slot_name(%s, 'n2', 'sub_n2_n1')", [node.info.dbname]).fetchall()
+    assert run(provider, written(node, "create_slot", {"slot": slot}))["lsn"]
+    with pytest.raises(psycopg.Error, match="does not use the slot"):
+        run(node, written(node, "create_subscription", given | {"slot": "another"}, {"n2": dsn}))
+    run(node, written(node, "create_subscription", given | {"slot": slot}, {"n2": dsn}))
+    assert node.execute("SELECT sub_enabled FROM spock.subscription WHERE sub_name = 'sub_n2_n1'").fetchone() == (
+        False,
+    )
+    assert run(node, written(node, "subscription_exists", {"subscription": "sub_n2_n1"})) == {"ok": True}
+    seen = run(node, written(node, "wait_applied", {"lsn": "0/1", "provider": "n2"}))
+    assert (seen["ok"], "is disabled" in seen["trouble"]) == (False, True)
+    # A position that nobody knows stops the turn, and one that is not right is an error.
+    turn = {"copy": "sub_n2_n1", "peers": ["n2"], "subscriptions": ["sub_n2_n1"], "slot": slot, "positions": "{}"}
+    with pytest.raises(psycopg.Error):
+        run(node, written(node, "switch_streams", turn))
+    run(node, written(node, "start_streams", {"subscriptions": []}))
+    assert run(node, written(node, "enable_streams", {"subscriptions": ["sub_n2_n1"]})) == {"enabled": 1}
+    assert run(node, written(node, "enable_streams", {"subscriptions": ["sub_n2_n1"]})) == {"enabled": 0}
+    assert run(node, written(node, "disable_streams", {})) == {"disabled": 1}
+    run(node, written(node, "drop_subscription", {"subscription": "sub_n2_n1"}))
+    assert run(node, written(node, "subscription_exists", {"subscription": "sub_n2_n1"})) == {"ok": False}
+
+
+def test_a_copys_subscription_is_created_and_dropped(node: Connection, other: tuple[Connection, str]) -> None:
+    given = {"subscription": "zodan_copy_1", "provider": "n2", "sets": ["default"], "structure": "false"}
+    given |= {"data": "false", "forward": ["all"], "enabled": "false", "skip": [TRAP]}
+    assert run(node, written(node, "create_copy_subscription", given, {"n2": other[1]}))["sub_id"]
+    assert node.execute("SELECT sub_forward_origins FROM spock.subscription").fetchone() == (["all"],)
+    for _ in range(2):
+        run(node, written(node, "drop_copy", {"subscription": "zodan_copy_1"}))
+    assert node.execute("SELECT count(*) FROM spock.subscription").fetchone() == (0,)
+
+
+def test_positions_are_read_and_confirmed(node: Connection) -> None:
+    read = run(node, written(node, "read_positions", {"peers": ["n2", TRAP]}))
+    assert (read["positions"], bool(read["lsn"])) == ({}, True)
+    run(node, written(node, "confirm_positions", {"peers": ["n2"], "positions": "{}"}))
+    with pytest.raises(psycopg.Error) as raised:
+        run(node, written(node, "confirm_positions", {"peers": ["n2"], "positions": '{"n2": "0/1"}'}))
+    assert raised.value.sqlstate == "ZD303"
+
+
+def test_what_was_discarded_fails_the_proofs(node: Connection) -> None:
+    ((starts,),) = [(run(node, written(node, "note_objects", {}))["starts"],)]
+    sound = {"since": "0", "origin": None, "starts": starts, "rewritten": "[]"}
+    whole = {"since": "0", "origin": None, "nodes": ["n1", TRAP]}
+    run(node, written(node, "prove_sound", sound))
+    run(node, written(node, "prove_whole", whole))
+    with pytest.raises(psycopg.Error) as raised:
+        run(node, written(node, "prove_whole", whole | {"nodes": [TRAP]}))
+    assert raised.value.sqlstate == "ZD403"
+    node.execute(
+        "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
+        " remote_xid, table_schema, table_name, operation, error_message)"
+        " SELECT node_id, now(), 1, clock_timestamp(), 1, 'public', 't', 'INSERT', 'why'"
+        " FROM spock.node WHERE node_name = 'n1'"
+    )
+    for name, given, code in (("prove_sound", sound, "ZD304"), ("prove_whole", whole, "ZD402")):
+        with pytest.raises(psycopg.Error, match=r"INSERT on public\.t") as raised:
+            run(node, written(node, name, given))
+        assert raised.value.sqlstate == code
+        run(node, written(node, name, given | {"origin": TRAP}))
+        run(node, written(node, name, given | {"since": "9e9"}))
+    node.execute("DELETE FROM spock.exception_log")
+
+
+def test_a_table_that_came_empty_fails_the_proof(node: Connection) -> None:
+    starts = run(node, written(node, "note_objects", {}))["starts"]
+    node.execute('CREATE TABLE "it\'s %s" (id int)')
+    given = {
+        "since": "9e9",
+        "origin": None,
+        "starts": starts,
+        "rewritten": json.dumps(['public."it\'s %s"', "no.table"]),
+    }
+    with pytest.raises(psycopg.Error, match="came empty") as raised:
+        run(node, written(node, "prove_sound", given))
+    assert raised.value.sqlstate == "ZD304"
+    node.execute('DROP TABLE "it\'s %s"')
+
+
+def test_a_view_is_filled_whatever_it_is_called(node: Connection) -> None:
+    node.execute(f'CREATE MATERIALIZED VIEW "{TRAP.replace(chr(34), chr(34) * 2)}" AS SELECT 1 AS a WITH NO DATA')
+    ((name,),) = node.execute("SELECT quote_ident(%s)", [TRAP]).fetchall()
+    assert run(node, written(node, "view_is_filled", {"view": f"public.{name}"})) == {"ok": False}
+    for _ in range(2):
+        run(node, written(node, "refresh_view", {"schema": "public", "view": TRAP}))
+    assert run(node, written(node, "view_is_filled", {"view": f"public.{name}"})) == {"ok": True}
+    node.execute(f"DROP MATERIALIZED VIEW {name}")
+
+
+def test_sequences_never_go_back(node: Connection) -> None:
+    node.execute('CREATE SEQUENCE "my seq"; CREATE SEQUENCE down INCREMENT -1')
+    seen = 'ARRAY[\'{"public.\\"my seq\\"": 500, "public.down": -7}\', \'{"public.\\"my seq\\"": 40}\']::jsonb[]'
+    headroom = render.read_default("sequence_headroom", int)
+    run(node, written(node, "level_sequences", {"seen": seen}))
+    assert node.execute('SELECT last_value FROM "my seq"').fetchone() == (500 + headroom,)
+    assert node.execute("SELECT last_value FROM down").fetchone() == (-7 - headroom,)
+    node.execute("SELECT setval('\"my seq\"', 10000)")
+    run(node, written(node, "level_sequences", {"seen": seen}))
+    assert node.execute('SELECT last_value >= 10000 FROM "my seq"').fetchone() == (True,)
+    node.execute('DROP SEQUENCE "my seq", down')
+
+
+def test_sets_are_mirrored_and_nothing_is_left_beyond_them(node: Connection) -> None:
+    node.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)")
+    node.execute("SELECT spock.repset_create('mine'), spock.repset_add_table('mine', 'a')")
+    wanted = run(node, written(node, "read_sets", {"sets": ["mine"]}))["sets"]
+    assert [table["table"] for table in wanted["tables"]] == ["public.a"]
+    node.execute("SELECT spock.repset_remove_table('mine', 'a'), spock.repset_add_table('mine', 'b')")
+    node.execute("SELECT spock.repset_alter('mine', false, true, true, true)")
+    for _ in range(2):
+        run(node, written(node, "mirror_sets", {"wanted": json.dumps(wanted), "sets": ["mine"]}))
+        assert run(node, written(node, "read_sets", {"sets": ["mine"]}))["sets"] == wanted
+    assert run(node, written(node, "is_unpublished", {})) == {"ok": False}
+    assert run(node, written(node, "unpublish", {}))["removed"] >= 1
+    assert run(node, written(node, "is_unpublished", {})) == {"ok": True}
+    node.execute("SELECT spock.repset_drop('mine')")
+    node.execute("DROP TABLE a, b")
+
+
+def test_roles_are_brought_from_server_to_server(node: Connection, server: Node) -> None:
+    # Source and new node are one server here: all are there already, and a role that came is dropped again.
+    node.execute(f'CREATE ROLE "{TRAP.replace(chr(34), chr(34) * 2)}"')
+    dsn = server.dsn(dbname=str(node.info.dbname))
+    for _ in range(2):
+        run(node, written(node, "copy_roles", {"source": "n1"}, {"n1": dsn}))
+    kept = {"node": "n1", "brought": [TRAP], "before": json.dumps([TRAP])}
+    run(node, written(node, "drop_roles", kept))
+    assert node.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [TRAP]).fetchone() == (1,)
+    for _ in range(2):
+        run(node, written(node, "drop_roles", kept | {"before": "[]"}))
+    assert node.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [TRAP]).fetchone() is None
+
+
+def tried(node: Connection, name: str, parameters: dict[str, Any], dsns: dict[str, str] | None = None) -> Any:
+    """Return what a statement found that rolls back by an error of its own."""
+    with pytest.raises(psycopg.Error) as raised:
+        run(node, written(node, name, parameters, dsns))
+    assert raised.value.sqlstate == "ZD000"
+    return json.loads(raised.value.diag.message_detail or "")
+
+
+def test_a_probe_tells_who_is_reached(node: Connection, other: tuple[Connection, str]) -> None:
+    who = run(other[0], written(node, "server_facts", {}))["facts"]["who"]
+    targets = "jsonb_build_object('n2', jsonb_build_object('dsn', {dsn:n2}, 'who', '%s'), 'n3', jsonb_build_object("
+    targets = (targets % who) + "'dsn', {dsn:n3}, 'who', NULL))"
+    found = tried(node, "probe", {"targets": targets}, {"n2": other[1], "n3": "host=127.0.0.1 port=1 dbname=x"})
+    assert found["n2"] == {"connection": None, "identity": None, "replication": None}
+    assert "onnection" in found["n3"]["connection"]
+    lied = targets.replace(who, "somebody else")
+    assert "another one" in tried(node, "probe", {"targets": lied}, {"n2": other[1], "n3": DSN})["n2"]["identity"]
+
+
+def test_what_a_copy_would_do_is_tried_and_rolled_back(node: Connection) -> None:
+    extensions = {"dblink": {"schema": "public", "made": False}, "no such $do$ one": {"schema": "x y", "made": True}}
+    found = tried(node, "try_structure", {"extensions": json.dumps(extensions)})
+    assert (found["objects"], list(found["extensions"])) == (None, ["no such $do$ one"])
+    assert node.execute("SELECT to_regnamespace('zodan_trial'), to_regnamespace('\"x y\"')").fetchone() == (None, None)
+
+
+def test_references_without_a_row_are_found(node: Connection) -> None:
+    node.execute('CREATE TABLE "the ref" (id int PRIMARY KEY); CREATE TABLE fact (id int, r int)')
+    node.execute("INSERT INTO fact VALUES (1, 7)")
+    key = {"name": TRAP, "table": "public.fact", "refers": 'public."the ref"', "given": "f.r IS NOT NULL"}
+    key |= {"meets": "r.id = f.r", "rows": 1}
+    filters: dict[str, str | None] = {"public.fact": None, 'public."the ref"': None}
+    given = {"filters": json.dumps(filters), "references": json.dumps([key])}
+    assert tried(node, "try_references", given)["broken"] == [f'{TRAP} on public.fact, to public."the ref"']
+    node.execute('INSERT INTO "the ref" VALUES (7)')
+    assert tried(node, "try_references", given) == {"broken": [], "unread": []}
+    node.execute('DROP TABLE fact, "the ref"')
+
+
+def test_a_session_prints_and_waits_as_every_other_one(node: Connection, server: Node) -> None:
+    with server.connect(dbname=str(node.info.dbname)) as session:
+        session.execute("SET DateStyle = 'SQL, DMY'; SET statement_timeout = '1min'; SET search_path = public")
+        run(session, written(node, "set_session", {}))
+        for name, value in (("DateStyle", "ISO, YMD"), ("statement_timeout", "0"), ("search_path", "pg_catalog")):
+            assert session.execute("SELECT current_setting(%s)", [name]).fetchone() == (value,)
+
+
+def test_what_a_statement_waits_for_is_named(node: Connection, server: Node) -> None:
+    node.execute("CREATE TABLE held (id int)")
+    name = str(node.info.dbname)
+    with server.connect(dbname=name) as holder, server.connect(dbname=name) as waiter:
+        waiter.execute("SELECT set_config('application_name', %s, false)", ["it's %s $do$"])
+        asked = written(node, "find_waits", {"caller": "%s $do$"})
+        with holder.transaction():
+            holder.execute("LOCK TABLE held")
+            waits = threading.Thread(target=waiter.execute, args=("SELECT * FROM held",))
+            waits.start()
+            wait_until(lambda: "" if run(node, asked).get("found") else "not yet", 30, "the lock to be waited for")
+            assert f"process {holder.info.backend_pid} " in run(node, asked)["found"]
+        waits.join()
+    node.execute("DROP TABLE held")
+
+
+def test_a_node_drops_itself_and_all_that_is_its_own(node: Connection) -> None:
+    run(node, written(node, "drop_node", {"target": "n1"}))
+    assert node.execute("SELECT count(*) FROM spock.node WHERE node_name = 'n1'").fetchone() == (0,)
+    run(node, written(node, "drop_node", {"target": "n1"}))
