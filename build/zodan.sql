@@ -611,6 +611,675 @@ COMMENT ON FUNCTION zodan.judge_caller IS
 alive or dead where it is a session of this server, in its present life; unknown where it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.set_session()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.concat(
+    -- Statements carry connection strings: keep them out of the server's log and statistics where the role may.
+    CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) THEN pg_catalog.concat(
+        pg_catalog.set_config('log_statement', 'none', false),
+        pg_catalog.set_config('log_min_error_statement', 'panic', false),
+        -- Spock's DETAIL of a failed connection is the connection string.
+        pg_catalog.set_config('log_error_verbosity', 'terse', false),
+        pg_catalog.set_config('log_min_duration_statement', '-1', false),
+        pg_catalog.set_config('log_min_duration_sample', '-1', false),
+        pg_catalog.set_config('log_transaction_sample_rate', '0', false),
+        pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
+        pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
+    pg_catalog.set_config('search_path', 'pg_catalog', false),
+    pg_catalog.set_config('statement_timeout', '0', false),
+    pg_catalog.set_config('lock_timeout', '0', false),
+    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
+         THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
+    pg_catalog.set_config('idle_session_timeout', '0', false),
+    pg_catalog.set_config('standard_conforming_strings', 'on', false),
+    -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
+    pg_catalog.set_config('quote_all_identifiers', 'off', false),
+    pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
+    pg_catalog.set_config('IntervalStyle', 'postgres', false),
+    pg_catalog.set_config('TimeZone', 'UTC', false),
+    pg_catalog.set_config('extra_float_digits', '1', false),
+    pg_catalog.set_config('bytea_output', 'hex', false),
+    pg_catalog.set_config('xmlbinary', 'base64', false),
+    pg_catalog.set_config('xmloption', 'content', false),
+    pg_catalog.set_config('lc_monetary', 'C', false),
+    pg_catalog.set_config('array_nulls', 'on', false),
+    pg_catalog.set_config('transform_null_equals', 'off', false),
+    pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+    pg_catalog.set_config('default_transaction_deferrable', 'off', false),
+    pg_catalog.set_config('client_connection_check_interval', '1s', false),
+    -- A caller whose host is gone without a word is noticed in seconds, not in hours.
+    pg_catalog.set_config('tcp_keepalives_idle', '10', false),
+    pg_catalog.set_config('tcp_keepalives_interval', '5', false),
+    pg_catalog.set_config('tcp_keepalives_count', '2', false),
+    pg_catalog.set_config('tcp_user_timeout', '20s', false),
+    pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
+    pg_catalog.set_config('spock.include_ddl_repset', 'off', false))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.set_session IS
+'Makes a session on a node one that logs nothing, has no time limit, prints and parses values as every other one,
+and ends soon after its caller is gone.';
+REVOKE ALL ON FUNCTION zodan.set_session FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_waits(p_caller text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(
+           (SELECT pg_catalog.string_agg(DISTINCT coalesce(
+                       pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
+                           coalesce(nullif(h.application_name, ''), h.backend_type),
+                           pg_catalog.date_trunc('second', h.xact_start)),
+                       (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
+                          FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
+              FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
+              LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
+           a.wait_event_type || ' ' || a.wait_event) AS found
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.state = 'active' AND a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+   AND pg_catalog.right(a.application_name, pg_catalog.length(%1$s)) = %1$s
+ LIMIT 1$sql$,
+    zodan.quote_text(p_caller))
+$zodan$;
+COMMENT ON FUNCTION zodan.find_waits IS
+'Reports what the statement waits for that is under way in the session whose application_name ends with p_caller:
+processes and prepared transactions that hold a lock, or an event. It returns one row: found; none where there is no
+such session.';
+REVOKE ALL ON FUNCTION zodan.find_waits FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.probe(p_targets text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_targets jsonb := %1$s;
+    v_faults jsonb := '{}'::jsonb;
+    v_schema text;
+    v_node text;
+    v_target jsonb;
+    v_kind text;
+    v_mode text;
+    v_fault text;
+    v_string text;
+    v_who text;
+    v_place text;
+BEGIN
+    -- The error that ends this is no one's concern but the caller's.
+    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'dblink';
+    IF v_schema IS NULL THEN
+        -- Not the extension itself: the caller may be about to create it here.
+        v_schema := 'pg_temp';
+        FOR v_kind, v_mode IN VALUES
+            ('dblink_connect(text, text) RETURNS text', 'dblink_connect'), ('dblink_disconnect(text) RETURNS text', 'dblink_disconnect'),
+            ('dblink(text, text) RETURNS SETOF record', 'dblink_record')
+        LOOP
+            EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.%%s LANGUAGE c STRICT AS ''$libdir/dblink'', %%L', v_kind, v_mode);
+        END LOOP;
+    END IF;
+    FOR v_node, v_target, v_kind, v_mode IN
+        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each(v_targets) AS t(key, value)
+         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
+             ORDER BY t.key, m.place
+    LOOP
+        -- What cannot be reached plainly is not tried again: each try may last 10 s.
+        CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
+        v_fault := NULL;
+        v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
+        BEGIN
+            IF v_kind = 'connection' THEN
+                -- In a connection that ends with the query, however that ends.
+                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema,
+                    '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
+                  USING v_string, $query$
+                          SELECT pg_catalog.concat_ws(':',
+    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())), pg_catalog.format('database "%%s" of the server at %%s, port %%s',
+                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()),
+                                  'a socket'),
+                              pg_catalog.current_setting('port'))$query$;
+                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL
+                    THEN '{}'
+                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who'
+                        THEN 'another one: ' || v_place END) END);
+            ELSE
+                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)') USING 'zodan_probe', v_string;
+                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
+            v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
+        END;
+        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}')
+            || pg_catalog.jsonb_build_object(v_kind, v_fault));
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
+END
+$do$$sql$,
+    p_targets)
+$zodan$;
+COMMENT ON FUNCTION zodan.probe IS
+'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
+p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
+caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
+time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
+connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
+REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_source text := %1$s;
+    v_created boolean := NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink');
+    v_schema text;
+    v_statement text;
+BEGIN
+    IF v_created THEN
+        CREATE EXTENSION dblink SCHEMA public;
+    END IF;
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'dblink';
+    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema,
+        '.dblink($1, $2) AS s(statement text)')
+        USING v_source, pg_catalog.format($query$
+            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_'
+                AND a.rolname::text <> ALL (%%L::text[]))
+            SELECT s.statement FROM (
+                SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
+                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT'
+                        ELSE 'NOINHERIT' END,
+                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb
+                        THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication
+                        THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+                    CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
+                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL '
+                        || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
+                  FROM missing AS m
+                UNION ALL
+                -- A list is stored as one text; written back as one value it would become the name of one thing.
+                SELECT 2 + c.place / 10000.0, pg_catalog.format('ALTER ROLE %%%%I %%%%sSET %%%%I = %%%%s', m.rolname,
+                    CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
+                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries',
+                        'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
+                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
+                             THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2,
+                             pg_catalog.length(e.found[1]) - 2), '""', '"')
+                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
+                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)',
+                                     'g') WITH ORDINALITY AS e(found, place))
+                         ELSE pg_catalog.quote_literal(v.value) END)
+                  FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid
+                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b
+                       WHERE b.datname = pg_catalog.current_database()))
+                 CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) WITH ORDINALITY AS c(setting, place)
+                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name,
+                     pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
+                UNION ALL
+                SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', a.granted, a.member,
+                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE
+                        WHEN a.admin THEN ' WITH ADMIN OPTION' END))
+                  FROM (SELECT g.rolname AS granted, u.rolname AS member, pg_catalog.bool_or(a.admin_option) AS admin,
+                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'inherit_option')::boolean) AS inherit,
+                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'set_option')::boolean) AS sets
+                          FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
+                          JOIN pg_catalog.pg_roles AS u ON u.oid = a.member
+                         WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))
+                         GROUP BY 1, 2) AS a
+                UNION ALL
+                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname,
+                    m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
+                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x
+                      JOIN missing AS m ON m.oid = x.grantee) AS s
+             ORDER BY s.rank, s.statement$query$,
+            (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r), pg_catalog.current_database())
+    LOOP
+        EXECUTE v_statement;
+    END LOOP;
+    IF v_created THEN
+        DROP EXTENSION dblink;
+    END IF;
+END
+$do$$sql$,
+    zodan.placeholder('dsn', p_source))
+$zodan$;
+COMMENT ON FUNCTION zodan.copy_roles IS
+'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
+this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
+keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
+is not installed; no journal and no message holds them.';
+REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%1$s) OR %1$s = '{}')
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM sets AS r), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN sets AS r ON r.set_id = t.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN sets AS r ON r.set_id = q.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets$sql$,
+    zodan.quote_list(p_sets))
+$zodan$;
+COMMENT ON FUNCTION zodan.read_sets IS
+'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
+that p_sets names, of all where it is empty. It returns one row: sets.';
+REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.server_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
+    'dbname', pg_catalog.current_database(),
+    'version_num', pg_catalog.current_setting('server_version_num')::int,
+    'version', pg_catalog.current_setting('server_version'),
+    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings AS s
+                  WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
+                      'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
+                      'data_directory', 'spock.pause_timeout', 'server_encoding')),
+    'who',
+pg_catalog.concat_ws(':',
+    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
+    'server',
+pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
+    'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
+    'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
+                 WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
+                     'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
+                     'io worker', 'walsummarizer', 'walreceiver', 'logger')),
+    'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
+    'recovery', pg_catalog.pg_is_in_recovery(),
+    'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
+    -- Schemas of their own in which everything belongs to extensions.
+    'fenced', (SELECT coalesce(pg_catalog.jsonb_agg(n.nspname), '[]') FROM pg_catalog.pg_namespace AS n
+                WHERE n.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid)
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
+                                       AND d.classid <> 'pg_catalog.pg_extension'::regclass
+                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
+                                         WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
+    -- Those that hold rows, each after those that it is made of.
+    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
+        '[]')
+                FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+               WHERE c.relkind = 'm' AND c.relispopulated AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                    AND d.deptype = 'e')),
+    'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
+    'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
+    'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(o.role)), '[]') FROM (
+                     SELECT 10::oid AS role WHERE EXISTS (
+                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space
+                             FROM pg_catalog.pg_class AS c
+                                      UNION ALL SELECT p.oid, p.proowner, p.pronamespace FROM pg_catalog.pg_proc AS p
+                                      UNION ALL SELECT t.oid, t.typowner, t.typnamespace FROM pg_catalog.pg_type AS t
+                                      UNION ALL SELECT n.oid, n.nspowner, n.oid FROM pg_catalog.pg_namespace AS n) AS x
+                          WHERE x.owner = 10 AND x.oid >= 16384
+                              AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid
+                                AND d.deptype = 'e'))
+                     UNION ALL
+                     SELECT d.refobjid
+                       FROM pg_catalog.pg_shdepend AS d
+                      WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.deptype <> 'i'
+                        AND d.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b
+                                       WHERE b.datname = pg_catalog.current_database())) AS o),
+    'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
+                    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                   WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
+                     AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                      WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                        AND d.deptype = 'e'))
+) AS facts$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.server_facts IS
+'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
+object. It names nothing of Spock, which may be missing there.';
+REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.spock_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
+    'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
+    'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
+    'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
+    'nodes', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, i.if_dsn), '{}')
+                FROM spock.node AS n
+                JOIN spock.node_interface AS i ON i.if_id = coalesce(
+                         (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
+                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s
+                             WHERE s.sub_origin = n.node_id))),
+    'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled',
+                              s.sub_enabled, 'sets', s.sub_replication_sets,
+                          'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
+                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
+                              WHERE o.external_id = s.sub_slot_name),
+                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
+                          -- One that has just begun may not be in Spock's table yet.
+                          'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                                            WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
+                                              AND a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
+                        FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
+    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active',
+        l.active)), '[]')
+                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database()
+                    AND NOT l.temporary),
+    'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
+               FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
+) AS facts$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.spock_facts IS
+'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
+and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
+them out before anything is shown.';
+REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.try_lock()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
+  FROM (SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok) AS t
+  LEFT JOIN LATERAL (
+    SELECT a.pid, a.application_name AS name, pg_catalog.format('"%s" from %s since %s', a.application_name,
+               coalesce(pg_catalog.host(a.client_addr), 'a local socket'), a.backend_start) AS holder
+      FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+     WHERE NOT t.ok AND l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+       AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690
+     LIMIT 1) AS h ON true$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.try_lock IS
+'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
+its application_name, and holder, a description.';
+REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_table regclass;
+    v_rows bigint;
+    v_written text[] := '{}';
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
+        FROM %1$s THEN
+        RETURN;
+    END IF;
+    FOR v_table IN
+        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
+           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+         ORDER BY 1
+    LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted
+            AND l.mode = 'AccessExclusiveLock'
+            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                WHERE d.datname = pg_catalog.current_database()));
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t'
+            ' WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
+           INTO v_rows;
+        IF v_rows > 0 THEN
+            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
+        END IF;
+    END LOOP;
+    IF v_written <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD111',
+            MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_node))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_unwritten IS
+'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
+streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
+has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
+REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, ifexists := true) AS dropped$sql$,
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_subscription IS
+'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
+REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_slot record;
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
+BEGIN
+    LOOP
+        SELECT r.active_pid INTO v_slot FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s;
+        EXIT WHEN NOT FOUND;
+        IF v_slot.active_pid IS NULL THEN
+            PERFORM pg_catalog.pg_drop_replication_slot(%1$s);
+            EXIT;
+        ELSIF pg_catalog.clock_timestamp() > v_until THEN
+            RAISE EXCEPTION 'slot %% is still in use by process %%', %1$s, v_slot.active_pid;
+        END IF;
+        PERFORM pg_catalog.pg_terminate_backend(v_slot.active_pid);
+        PERFORM pg_catalog.pg_sleep(0.05);
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_slot IS
+'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
+told to end first; the statement waits for that, 30 s at most.';
+REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
+       extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.emit_sync_event IS
+'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
+has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
+5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
+nothing to wait for, so that an interrupted removal can go on.';
+REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped
+    WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id
+    WHERE n.node_name = %1$s)$sql$,
+    zodan.quote_text(p_target))
+$zodan$;
+COMMENT ON FUNCTION zodan.forget_node IS
+'Makes a member forget node p_target, of which nothing but its row is left there.';
+REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_left text;
+BEGIN
+    SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
+        SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
+        UNION ALL
+        SELECT 'interface ' || i.if_name
+          FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
+        UNION ALL
+        SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
+        UNION ALL
+        SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%3$s)
+        UNION ALL
+        SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
+    IF v_left IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_gone IS
+'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
+interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
+its own.';
+REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
+       pg_catalog.max(o.remote_lsn) AS progress,
+       coalesce(pg_catalog.bool_or(EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+              AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s
+                || ' is disabled' || coalesce(': ' || (
+                SELECT e.error_message FROM spock.exception_log AS e
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
+                     '') END AS trouble,
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
+  FROM spock.node AS n
+  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+ WHERE n.node_name = %2$s$sql$,
+    zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_applied IS
+'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
+many bytes are missing; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_want jsonb := %1$s;
+    v_is jsonb := (SELECT w.sets FROM (
+WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%2$s) OR %2$s = '{}')
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM sets AS r), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN sets AS r ON r.set_id = t.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN sets AS r ON r.set_id = q.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w);
+    v_item jsonb;
+BEGIN
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_is -> 'sets') AS i(item)
+                        WHERE i.item ->> 'name' = v_item ->> 'name') THEN
+            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean,
+                (v_item ->> 'update')::boolean,
+                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
+        ELSIF NOT v_is -> 'sets' @> pg_catalog.jsonb_build_array(v_item) THEN
+            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean,
+                (v_item ->> 'update')::boolean,
+                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
+        END IF;
+    END LOOP;
+    FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS i(item)
+                   WHERE i.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
+        PERFORM spock.repset_remove_table(v_item ->> 'set', (v_item ->> 'table')::regclass);
+    END LOOP;
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS w(item)
+                   WHERE w.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
+        PERFORM spock.repset_add_table(set_name := v_item ->> 'set', relation := (v_item ->> 'table')::regclass,
+            synchronize_data := false,
+            columns := (SELECT pg_catalog.array_agg(a.name)
+                          FROM pg_catalog.jsonb_array_elements_text(nullif(v_item -> 'columns', 'null')) AS a(name)),
+            row_filter := v_item ->> 'filter', include_partitions := false);
+    END LOOP;
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
+                   WHERE w.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
+        PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
+$zodan$;
+COMMENT ON FUNCTION zodan.mirror_sets IS
+'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
+it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
+REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
@@ -683,57 +1352,6 @@ COMMENT ON FUNCTION zodan.close_connections IS
 'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
 Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.set_session()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.concat(
-    -- Statements carry connection strings: keep them out of the server's log and statistics where the role may.
-    CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) THEN pg_catalog.concat(
-        pg_catalog.set_config('log_statement', 'none', false),
-        pg_catalog.set_config('log_min_error_statement', 'panic', false),
-        -- Spock's DETAIL of a failed connection is the connection string.
-        pg_catalog.set_config('log_error_verbosity', 'terse', false),
-        pg_catalog.set_config('log_min_duration_statement', '-1', false),
-        pg_catalog.set_config('log_min_duration_sample', '-1', false),
-        pg_catalog.set_config('log_transaction_sample_rate', '0', false),
-        pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
-        pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
-    pg_catalog.set_config('search_path', 'pg_catalog', false),
-    pg_catalog.set_config('statement_timeout', '0', false),
-    pg_catalog.set_config('lock_timeout', '0', false),
-    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
-         THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
-    pg_catalog.set_config('idle_session_timeout', '0', false),
-    pg_catalog.set_config('standard_conforming_strings', 'on', false),
-    -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
-    pg_catalog.set_config('quote_all_identifiers', 'off', false),
-    pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
-    pg_catalog.set_config('IntervalStyle', 'postgres', false),
-    pg_catalog.set_config('TimeZone', 'UTC', false),
-    pg_catalog.set_config('extra_float_digits', '1', false),
-    pg_catalog.set_config('bytea_output', 'hex', false),
-    pg_catalog.set_config('xmlbinary', 'base64', false),
-    pg_catalog.set_config('xmloption', 'content', false),
-    pg_catalog.set_config('lc_monetary', 'C', false),
-    pg_catalog.set_config('array_nulls', 'on', false),
-    pg_catalog.set_config('transform_null_equals', 'off', false),
-    pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
-    pg_catalog.set_config('default_transaction_deferrable', 'off', false),
-    pg_catalog.set_config('client_connection_check_interval', '1s', false),
-    -- A caller whose host is gone without a word is noticed in seconds, not in hours.
-    pg_catalog.set_config('tcp_keepalives_idle', '10', false),
-    pg_catalog.set_config('tcp_keepalives_interval', '5', false),
-    pg_catalog.set_config('tcp_keepalives_count', '2', false),
-    pg_catalog.set_config('tcp_user_timeout', '20s', false),
-    pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
-    pg_catalog.set_config('spock.include_ddl_repset', 'off', false))$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.set_session IS
-'Makes a session on a node one that logs nothing, has no time limit, prints and parses values as every other one,
-and ends soon after its caller is gone.';
-REVOKE ALL ON FUNCTION zodan.set_session FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
 RETURNS jsonb
@@ -998,20 +1616,6 @@ p_since is when something last did. When the caller is cancelled meanwhile, the 
 that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.read_patience()
-RETURNS interval
-LANGUAGE sql STABLE
-AS $zodan$
-SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
-            ELSE coalesce(s.value, '10 min')::interval END
-  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
-                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
-$zodan$;
-COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
-seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
-REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.read_bound()
 RETURNS interval
 LANGUAGE sql STABLE
@@ -1024,32 +1628,6 @@ COMMENT ON FUNCTION zodan.read_bound IS
 'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.find_waits(p_caller text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(
-           (SELECT pg_catalog.string_agg(DISTINCT coalesce(
-                       pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
-                           coalesce(nullif(h.application_name, ''), h.backend_type),
-                           pg_catalog.date_trunc('second', h.xact_start)),
-                       (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
-                          FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
-              FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
-              LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
-           a.wait_event_type || ' ' || a.wait_event) AS found
-  FROM pg_catalog.pg_stat_activity AS a
- WHERE a.state = 'active' AND a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
-   AND pg_catalog.right(a.application_name, pg_catalog.length(%1$s)) = %1$s
- LIMIT 1$sql$,
-    zodan.quote_text(p_caller))
-$zodan$;
-COMMENT ON FUNCTION zodan.find_waits IS
-'Reports what the statement waits for that is under way in the session whose application_name ends with p_caller:
-processes and prepared transactions that hold a lock, or an event. It returns one row: found; none where there is no
-such session.';
-REVOKE ALL ON FUNCTION zodan.find_waits FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb)
 RETURNS text
@@ -1165,177 +1743,21 @@ result, as zodan.fetch_result returns it; for a query that was cancelled because
 waited for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.probe(p_targets text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_targets jsonb := %1$s;
-    v_faults jsonb := '{}'::jsonb;
-    v_schema text;
-    v_node text;
-    v_target jsonb;
-    v_kind text;
-    v_mode text;
-    v_fault text;
-    v_string text;
-    v_who text;
-    v_place text;
-BEGIN
-    -- The error that ends this is no one's concern but the caller's.
-    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
-    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
-        WHERE e.extname = 'dblink';
-    IF v_schema IS NULL THEN
-        -- Not the extension itself: the caller may be about to create it here.
-        v_schema := 'pg_temp';
-        FOR v_kind, v_mode IN VALUES
-            ('dblink_connect(text, text) RETURNS text', 'dblink_connect'), ('dblink_disconnect(text) RETURNS text', 'dblink_disconnect'),
-            ('dblink(text, text) RETURNS SETOF record', 'dblink_record')
-        LOOP
-            EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.%%s LANGUAGE c STRICT AS ''$libdir/dblink'', %%L', v_kind, v_mode);
-        END LOOP;
-    END IF;
-    FOR v_node, v_target, v_kind, v_mode IN
-        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each(v_targets) AS t(key, value)
-         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
-             ORDER BY t.key, m.place
-    LOOP
-        -- What cannot be reached plainly is not tried again: each try may last 10 s.
-        CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
-        v_fault := NULL;
-        v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
-        BEGIN
-            IF v_kind = 'connection' THEN
-                -- In a connection that ends with the query, however that ends.
-                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema,
-                    '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
-                  USING v_string, $query$
-                          SELECT pg_catalog.concat_ws(':',
-    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
-    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())), pg_catalog.format('database "%%s" of the server at %%s, port %%s',
-                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()),
-                                  'a socket'),
-                              pg_catalog.current_setting('port'))$query$;
-                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL
-                    THEN '{}'
-                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who'
-                        THEN 'another one: ' || v_place END) END);
-            ELSE
-                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)') USING 'zodan_probe', v_string;
-                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
-            END IF;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
-            v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
-        END;
-        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}')
-            || pg_catalog.jsonb_build_object(v_kind, v_fault));
-    END LOOP;
-    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
-END
-$do$$sql$,
-    p_targets)
-$zodan$;
-COMMENT ON FUNCTION zodan.probe IS
-'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
-p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
-caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
-time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
-connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
-REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_source text := %1$s;
-    v_created boolean := NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink');
-    v_schema text;
-    v_statement text;
-BEGIN
-    IF v_created THEN
-        CREATE EXTENSION dblink SCHEMA public;
-    END IF;
-    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
-        WHERE e.extname = 'dblink';
-    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema,
-        '.dblink($1, $2) AS s(statement text)')
-        USING v_source, pg_catalog.format($query$
-            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_'
-                AND a.rolname::text <> ALL (%%L::text[]))
-            SELECT s.statement FROM (
-                SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
-                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT'
-                        ELSE 'NOINHERIT' END,
-                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb
-                        THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
-                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication
-                        THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
-                    CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
-                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL '
-                        || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
-                  FROM missing AS m
-                UNION ALL
-                -- A list is stored as one text; written back as one value it would become the name of one thing.
-                SELECT 2 + c.place / 10000.0, pg_catalog.format('ALTER ROLE %%%%I %%%%sSET %%%%I = %%%%s', m.rolname,
-                    CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
-                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries',
-                        'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
-                             THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2,
-                             pg_catalog.length(e.found[1]) - 2), '""', '"')
-                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
-                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)',
-                                     'g') WITH ORDINALITY AS e(found, place))
-                         ELSE pg_catalog.quote_literal(v.value) END)
-                  FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid
-                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b
-                       WHERE b.datname = pg_catalog.current_database()))
-                 CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) WITH ORDINALITY AS c(setting, place)
-                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name,
-                     pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
-                UNION ALL
-                SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', a.granted, a.member,
-                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE
-                        WHEN a.admin THEN ' WITH ADMIN OPTION' END))
-                  FROM (SELECT g.rolname AS granted, u.rolname AS member, pg_catalog.bool_or(a.admin_option) AS admin,
-                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'inherit_option')::boolean) AS inherit,
-                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'set_option')::boolean) AS sets
-                          FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
-                          JOIN pg_catalog.pg_roles AS u ON u.oid = a.member
-                         WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))
-                         GROUP BY 1, 2) AS a
-                UNION ALL
-                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname,
-                    m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
-                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x
-                      JOIN missing AS m ON m.oid = x.grantee) AS s
-             ORDER BY s.rank, s.statement$query$,
-            (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r), pg_catalog.current_database())
-    LOOP
-        EXECUTE v_statement;
-    END LOOP;
-    IF v_created THEN
-        DROP EXTENSION dblink;
-    END IF;
-END
-$do$$sql$,
-    zodan.placeholder('dsn', p_source))
-$zodan$;
-COMMENT ON FUNCTION zodan.copy_roles IS
-'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
-this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
-keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
-is not installed; no journal and no message holds them.';
-REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
-
-
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
+
+CREATE OR REPLACE FUNCTION zodan.read_patience()
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
+            ELSE coalesce(s.value, '10 min')::interval END
+  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
+                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.read_patience IS
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
+seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
+REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 DO $zodan$
 DECLARE
@@ -1593,22 +2015,6 @@ END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
 'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
-
-CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
-RETURNS zodan.check_result
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_replace(f.observed, '\s*\n\s*', ' ', 'g'),
-           f.required, f.hint,
-           CASE WHEN f.severity = 'info' OR f.passed IS NULL THEN 'INFO' WHEN f.passed THEN 'PASS'
-                WHEN f.severity = 'fail' THEN 'FAIL' ELSE 'WARN' END)::zodan.check_result
-  FROM (SELECT p_finding.*) AS f
-$zodan$;
-COMMENT ON FUNCTION zodan.give_verdict IS
-'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
-INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
-connection have several.';
-REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
     operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -1961,158 +2367,6 @@ COMMENT ON FUNCTION zodan.record_sample IS
 'Writes into the journal what a step that waits has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$WITH sets AS MATERIALIZED (
-    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE r.set_name::text = ANY (%1$s) OR %1$s = '{}')
-SELECT pg_catalog.jsonb_build_object(
-    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
-                'insert', r.replicate_insert, 'update', r.replicate_update,
-                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
-              FROM sets AS r), '[]'),
-    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
-                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
-                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
-              FROM spock.replication_set_table AS t
-              JOIN sets AS r ON r.set_id = t.set_id
-              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
-    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
-              FROM spock.replication_set_seq AS q
-              JOIN sets AS r ON r.set_id = q.set_id
-              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets$sql$,
-    zodan.quote_list(p_sets))
-$zodan$;
-COMMENT ON FUNCTION zodan.read_sets IS
-'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
-that p_sets names, of all where it is empty. It returns one row: sets.';
-REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.server_facts()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.jsonb_build_object(
-    'dbname', pg_catalog.current_database(),
-    'version_num', pg_catalog.current_setting('server_version_num')::int,
-    'version', pg_catalog.current_setting('server_version'),
-    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings AS s
-                  WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
-                      'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
-                      'data_directory', 'spock.pause_timeout', 'server_encoding')),
-    'who',
-pg_catalog.concat_ws(':',
-    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
-    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
-    'server',
-pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
-    'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
-    'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
-    'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
-                 WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
-                     'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
-                     'io worker', 'walsummarizer', 'walreceiver', 'logger')),
-    'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
-    'recovery', pg_catalog.pg_is_in_recovery(),
-    'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
-    -- Schemas of their own in which everything belongs to extensions.
-    'fenced', (SELECT coalesce(pg_catalog.jsonb_agg(n.nspname), '[]') FROM pg_catalog.pg_namespace AS n
-                WHERE n.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid)
-                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
-                                       AND d.classid <> 'pg_catalog.pg_extension'::regclass
-                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
-                                         WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
-    -- Those that hold rows, each after those that it is made of.
-    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
-        '[]')
-                FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-               WHERE c.relkind = 'm' AND c.relispopulated AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
-                                    AND d.deptype = 'e')),
-    'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
-    'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
-    'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(o.role)), '[]') FROM (
-                     SELECT 10::oid AS role WHERE EXISTS (
-                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space
-                             FROM pg_catalog.pg_class AS c
-                                      UNION ALL SELECT p.oid, p.proowner, p.pronamespace FROM pg_catalog.pg_proc AS p
-                                      UNION ALL SELECT t.oid, t.typowner, t.typnamespace FROM pg_catalog.pg_type AS t
-                                      UNION ALL SELECT n.oid, n.nspowner, n.oid FROM pg_catalog.pg_namespace AS n) AS x
-                          WHERE x.owner = 10 AND x.oid >= 16384
-                              AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid
-                                AND d.deptype = 'e'))
-                     UNION ALL
-                     SELECT d.refobjid
-                       FROM pg_catalog.pg_shdepend AS d
-                      WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.deptype <> 'i'
-                        AND d.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b
-                                       WHERE b.datname = pg_catalog.current_database())) AS o),
-    'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
-                    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                   WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
-                     AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                      WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
-                                        AND d.deptype = 'e'))
-) AS facts$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.server_facts IS
-'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
-object. It names nothing of Spock, which may be missing there.';
-REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.spock_facts()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.jsonb_build_object(
-    'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
-    'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
-    'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
-    'nodes', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, i.if_dsn), '{}')
-                FROM spock.node AS n
-                JOIN spock.node_interface AS i ON i.if_id = coalesce(
-                         (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
-                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s
-                             WHERE s.sub_origin = n.node_id))),
-    'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled',
-                              s.sub_enabled, 'sets', s.sub_replication_sets,
-                          'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
-                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
-                              WHERE o.external_id = s.sub_slot_name),
-                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
-                          -- One that has just begun may not be in Spock's table yet.
-                          'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
-                                            WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
-                                              AND a.datname = pg_catalog.current_database()
-    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
-                        FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
-    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active',
-        l.active)), '[]')
-                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database()
-                    AND NOT l.temporary),
-    'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
-               FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
-) AS facts$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.spock_facts IS
-'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
-and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
-them out before anything is shown.';
-REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -2221,6 +2475,22 @@ until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to
 is read again; what p_known says of a node goes before what others say. The connections stay open.';
 REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
+RETURNS zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_replace(f.observed, '\s*\n\s*', ' ', 'g'),
+           f.required, f.hint,
+           CASE WHEN f.severity = 'info' OR f.passed IS NULL THEN 'INFO' WHEN f.passed THEN 'PASS'
+                WHEN f.severity = 'fail' THEN 'FAIL' ELSE 'WARN' END)::zodan.check_result
+  FROM (SELECT p_finding.*) AS f
+$zodan$;
+COMMENT ON FUNCTION zodan.give_verdict IS
+'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
+INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
+connection have several.';
+REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
@@ -2234,6 +2504,108 @@ COMMENT ON FUNCTION zodan.check_reachable IS
 'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
 returned, p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.make_step(
+    p_phase text,
+    p_node text,
+    p_title text,
+    p_do text DEFAULT NULL,
+    p_done text DEFAULT NULL,
+    p_undo text DEFAULT NULL,
+    p_until text DEFAULT NULL,
+    p_budget interval DEFAULT NULL,
+    p_ref text DEFAULT NULL,
+    p_group text DEFAULT NULL,
+    p_policy text DEFAULT NULL,
+    p_kind text DEFAULT NULL,
+    p_object text DEFAULT NULL
+)
+RETURNS zodan.plan_step
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NULL THEN 'act' ELSE 'wait' END),
+           p_group, g.tries, coalesce(p_policy, g.policy), p_node, p_object, p_title, p_do, p_done, p_undo, p_until,
+           p_budget)::zodan.plan_step
+  FROM (VALUES (p_group)) AS s(name)
+  LEFT JOIN (VALUES
+    ('copy', 2::int, 'guarded'),
+    ('approach', NULL::int, 'again'),
+    ('flip', 5::int, 'swift')
+    ) AS g(name, tries, policy) ON g.name = s.name
+$zodan$;
+COMMENT ON FUNCTION zodan.make_step IS
+'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
+steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
+and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
+given.';
+REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
+that p_phases does not have. */
+DECLARE
+    v_steps zodan.plan_step[] := ARRAY(
+        SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
+         ORDER BY pg_catalog.array_position(p_phases, p_steps[i.place].phase_name), i.place);
+    v_step zodan.plan_step;
+    v_before zodan.plan_step;
+    v_refs jsonb := '{}'::jsonb;
+    v_ref text;
+    v_ordinal text;
+BEGIN
+    FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+        v_step := v_steps[v_index];
+        IF pg_catalog.array_position(p_phases, v_step.phase_name) IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD902',
+                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have',
+                    v_step.phase_name),
+                HINT = 'Report this with the statement that you called.';
+        END IF;
+        v_step.ordinal := v_index;
+        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name)::int;
+        IF v_step.ref IS NOT NULL THEN
+            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
+        END IF;
+        v_steps[v_index] := v_step;
+        v_before := v_step;
+    END LOOP;
+    FOREACH v_step IN ARRAY v_steps LOOP
+        FOR v_ref, v_ordinal IN SELECT r.key, r.value FROM pg_catalog.jsonb_each_text(v_refs) AS r(key, value) LOOP
+            v_ref := '{result:' || v_ref || '.';
+            v_ordinal := '{result:' || v_ordinal || '.';
+            v_step.do_sql := pg_catalog.replace(v_step.do_sql, v_ref, v_ordinal);
+            v_step.undo_sql := pg_catalog.replace(v_step.undo_sql, v_ref, v_ordinal);
+            v_step.until_sql := pg_catalog.replace(v_step.until_sql, v_ref, v_ordinal);
+        END LOOP;
+        RETURN NEXT v_step;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.number_steps IS
+'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
+that p_phases does not have.';
+REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
+  FROM pg_catalog.jsonb_each(p_leave -> 'subscriptions') AS n(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(n.value) AS s(item)
+ WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
+$zodan$;
+COMMENT ON FUNCTION zodan.list_stream_names IS
+'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
+provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
+to a server, so that one of the other role may be another database''s on the same server.';
+REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
 LANGUAGE plpgsql
@@ -2276,26 +2648,6 @@ middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, fro
 commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
 a block.';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.try_lock()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
-  FROM (SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok) AS t
-  LEFT JOIN LATERAL (
-    SELECT a.pid, a.application_name AS name, pg_catalog.format('"%s" from %s since %s', a.application_name,
-               coalesce(pg_catalog.host(a.client_addr), 'a local socket'), a.backend_start) AS holder
-      FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
-     WHERE NOT t.ok AND l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
-       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
-       AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690
-     LIMIT 1) AS h ON true$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.try_lock IS
-'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
-its application_name, and holder, a description.';
-REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
 RETURNS void
@@ -2353,41 +2705,6 @@ that of two callers exactly one gets all. A session whose caller is dead is ende
 another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
 another operation holds it, with who, where and since when; ZD201 when a node does not answer.';
 REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
-RETURNS void
-LANGUAGE plpgsql
-AS $zodan$
-/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
-that warn. Errors: ZD100. */
-DECLARE
-    v_check zodan.check_result;
-    v_failed zodan.check_result[];
-BEGIN
-    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL';
-    IF v_failed IS NOT NULL THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD100',
-            MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
-                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name,
-                            v_failed[1].scope, v_failed[1].observed),
-            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
-                f.observed, f.required), E'\n')
-                        FROM pg_catalog.unnest(v_failed) AS f),
-            HINT = v_failed[1].hint;
-    END IF;
-    FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
-        IF v_check.verdict = 'WARN' THEN
-            RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
-        END IF;
-    END LOOP;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
-that warn. Errors: ZD100.';
-REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
 RETURNS zodan.step[]
@@ -2979,53 +3296,6 @@ are done, or when one has failed and nothing is under way any more; p_failure th
 of the journal, so that no transaction of its own is open while it waits.';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_table regclass;
-    v_rows bigint;
-    v_written text[] := '{}';
-BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
-        FROM %1$s THEN
-        RETURN;
-    END IF;
-    FOR v_table IN
-        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
-         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
-           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-         ORDER BY 1
-    LOOP
-        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted
-            AND l.mode = 'AccessExclusiveLock'
-            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
-                WHERE d.datname = pg_catalog.current_database()));
-        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t'
-            ' WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
-           INTO v_rows;
-        IF v_rows > 0 THEN
-            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
-        END IF;
-    END LOOP;
-    IF v_written <> '{}' THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD111',
-            MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
-    END IF;
-END
-$do$$sql$,
-    zodan.quote_text(p_node))
-$zodan$;
-COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
-streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
-has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
-REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -3396,92 +3666,40 @@ COMMENT ON FUNCTION zodan.raise_failure IS
 'Raises what zodan.describe_failure returned, when there is any, after the connections have been closed.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.make_step(
-    p_phase text,
-    p_node text,
-    p_title text,
-    p_do text DEFAULT NULL,
-    p_done text DEFAULT NULL,
-    p_undo text DEFAULT NULL,
-    p_until text DEFAULT NULL,
-    p_budget interval DEFAULT NULL,
-    p_ref text DEFAULT NULL,
-    p_group text DEFAULT NULL,
-    p_policy text DEFAULT NULL,
-    p_kind text DEFAULT NULL,
-    p_object text DEFAULT NULL
-)
-RETURNS zodan.plan_step
-LANGUAGE sql IMMUTABLE
+CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
+RETURNS void
+LANGUAGE plpgsql
 AS $zodan$
-SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NULL THEN 'act' ELSE 'wait' END),
-           p_group, g.tries, coalesce(p_policy, g.policy), p_node, p_object, p_title, p_do, p_done, p_undo, p_until,
-           p_budget)::zodan.plan_step
-  FROM (VALUES (p_group)) AS s(name)
-  LEFT JOIN (VALUES
-    ('copy', 2::int, 'guarded'),
-    ('approach', NULL::int, 'again'),
-    ('flip', 5::int, 'swift')
-    ) AS g(name, tries, policy) ON g.name = s.name
-$zodan$;
-COMMENT ON FUNCTION zodan.make_step IS
-'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
-steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
-and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
-given.';
-REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
-RETURNS SETOF zodan.plan_step
-LANGUAGE plpgsql IMMUTABLE
-AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
-turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
-that p_phases does not have. */
+/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+that warn. Errors: ZD100. */
 DECLARE
-    v_steps zodan.plan_step[] := ARRAY(
-        SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
-         ORDER BY pg_catalog.array_position(p_phases, p_steps[i.place].phase_name), i.place);
-    v_step zodan.plan_step;
-    v_before zodan.plan_step;
-    v_refs jsonb := '{}'::jsonb;
-    v_ref text;
-    v_ordinal text;
+    v_check zodan.check_result;
+    v_failed zodan.check_result[];
 BEGIN
-    FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
-        v_step := v_steps[v_index];
-        IF pg_catalog.array_position(p_phases, v_step.phase_name) IS NULL THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'ZD902',
-                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have',
-                    v_step.phase_name),
-                HINT = 'Report this with the statement that you called.';
+    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL';
+    IF v_failed IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD100',
+            MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
+                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name,
+                            v_failed[1].scope, v_failed[1].observed),
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
+                f.observed, f.required), E'\n')
+                        FROM pg_catalog.unnest(v_failed) AS f),
+            HINT = v_failed[1].hint;
+    END IF;
+    FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
+        IF v_check.verdict = 'WARN' THEN
+            RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
         END IF;
-        v_step.ordinal := v_index;
-        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name)::int;
-        IF v_step.ref IS NOT NULL THEN
-            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
-        END IF;
-        v_steps[v_index] := v_step;
-        v_before := v_step;
-    END LOOP;
-    FOREACH v_step IN ARRAY v_steps LOOP
-        FOR v_ref, v_ordinal IN SELECT r.key, r.value FROM pg_catalog.jsonb_each_text(v_refs) AS r(key, value) LOOP
-            v_ref := '{result:' || v_ref || '.';
-            v_ordinal := '{result:' || v_ordinal || '.';
-            v_step.do_sql := pg_catalog.replace(v_step.do_sql, v_ref, v_ordinal);
-            v_step.undo_sql := pg_catalog.replace(v_step.undo_sql, v_ref, v_ordinal);
-            v_step.until_sql := pg_catalog.replace(v_step.until_sql, v_ref, v_ordinal);
-        END LOOP;
-        RETURN NEXT v_step;
     END LOOP;
 END
 $zodan$;
-COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
-turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
-that p_phases does not have.';
-REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
+COMMENT ON FUNCTION zodan.judge_checks IS
+'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+that warn. Errors: ZD100.';
+REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_dsns(
     p_operation bigint,
@@ -3695,6 +3913,26 @@ COMMENT ON FUNCTION zodan.check_same_call IS
 did.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
+DECLARE
+    v_step zodan.plan_step;
+BEGIN
+    FOREACH v_step IN ARRAY p_plan LOOP
+        RAISE NOTICE '%.% %: %', v_step.phase, v_step.ordinal, v_step.node, v_step.title;
+        IF p_verbose THEN
+            RAISE NOTICE '%', coalesce(v_step.do_sql, v_step.until_sql);
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.show_plan IS
+'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
+REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
+
 CREATE OR REPLACE PROCEDURE zodan.resume(
     p_operation bigint,
     p_dsns jsonb DEFAULT '{}',
@@ -3777,245 +4015,6 @@ they have, and it is not given; ZD007 when a removal has gone beyond the point w
 ZD2nn when a step could not be undone.';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
-RETURNS void
-LANGUAGE plpgsql
-AS $zodan$
-/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
-DECLARE
-    v_step zodan.plan_step;
-BEGIN
-    FOREACH v_step IN ARRAY p_plan LOOP
-        RAISE NOTICE '%.% %: %', v_step.phase, v_step.ordinal, v_step.node, v_step.title;
-        IF p_verbose THEN
-            RAISE NOTICE '%', coalesce(v_step.do_sql, v_step.until_sql);
-        END IF;
-    END LOOP;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.show_plan IS
-'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
-REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, ifexists := true) AS dropped$sql$,
-    zodan.quote_text(p_subscription))
-$zodan$;
-COMMENT ON FUNCTION zodan.drop_subscription IS
-'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
-REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_slot record;
-    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
-BEGIN
-    LOOP
-        SELECT r.active_pid INTO v_slot FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s;
-        EXIT WHEN NOT FOUND;
-        IF v_slot.active_pid IS NULL THEN
-            PERFORM pg_catalog.pg_drop_replication_slot(%1$s);
-            EXIT;
-        ELSIF pg_catalog.clock_timestamp() > v_until THEN
-            RAISE EXCEPTION 'slot %% is still in use by process %%', %1$s, v_slot.active_pid;
-        END IF;
-        PERFORM pg_catalog.pg_terminate_backend(v_slot.active_pid);
-        PERFORM pg_catalog.pg_sleep(0.05);
-    END LOOP;
-END
-$do$$sql$,
-    zodan.quote_text(p_slot))
-$zodan$;
-COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
-told to end first; the statement waits for that, 30 s at most.';
-REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
-       extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
-has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
-5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
-nothing to wait for, so that an interrupted removal can go on.';
-REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped
-    WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id
-    WHERE n.node_name = %1$s)$sql$,
-    zodan.quote_text(p_target))
-$zodan$;
-COMMENT ON FUNCTION zodan.forget_node IS
-'Makes a member forget node p_target, of which nothing but its row is left there.';
-REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
-  FROM pg_catalog.jsonb_each(p_leave -> 'subscriptions') AS n(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(n.value) AS s(item)
- WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
-$zodan$;
-COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
-provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
-to a server, so that one of the other role may be another database''s on the same server.';
-REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_left text;
-BEGIN
-    SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
-        SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
-        UNION ALL
-        SELECT 'interface ' || i.if_name
-          FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
-        UNION ALL
-        SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
-        UNION ALL
-        SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%3$s)
-        UNION ALL
-        SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
-    IF v_left IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
-    END IF;
-END
-$do$$sql$,
-    zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
-$zodan$;
-COMMENT ON FUNCTION zodan.prove_gone IS
-'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
-interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
-its own.';
-REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
-       pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (
-           SELECT FROM pg_catalog.pg_stat_activity AS a
-            WHERE a.datname = pg_catalog.current_database()
-    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
-              AND a.xact_start IS NOT NULL
-    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
-       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s
-                || ' is disabled' || coalesce(': ' || (
-                SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
-                     '') END AS trouble,
-       pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
-           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
-  FROM spock.node AS n
-  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
-  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
- WHERE n.node_name = %2$s$sql$,
-    zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
-$zodan$;
-COMMENT ON FUNCTION zodan.wait_applied IS
-'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
-many bytes are missing; for until_sql.';
-REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_want jsonb := %1$s;
-    v_is jsonb := (SELECT w.sets FROM (
-WITH sets AS MATERIALIZED (
-    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE r.set_name::text = ANY (%2$s) OR %2$s = '{}')
-SELECT pg_catalog.jsonb_build_object(
-    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
-                'insert', r.replicate_insert, 'update', r.replicate_update,
-                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
-              FROM sets AS r), '[]'),
-    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
-                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
-                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
-              FROM spock.replication_set_table AS t
-              JOIN sets AS r ON r.set_id = t.set_id
-              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
-    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
-              FROM spock.replication_set_seq AS q
-              JOIN sets AS r ON r.set_id = q.set_id
-              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w);
-    v_item jsonb;
-BEGIN
-    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
-        IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_is -> 'sets') AS i(item)
-                        WHERE i.item ->> 'name' = v_item ->> 'name') THEN
-            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean,
-                (v_item ->> 'update')::boolean,
-                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
-        ELSIF NOT v_is -> 'sets' @> pg_catalog.jsonb_build_array(v_item) THEN
-            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean,
-                (v_item ->> 'update')::boolean,
-                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
-        END IF;
-    END LOOP;
-    FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS i(item)
-                   WHERE i.item NOT IN (SELECT o.item
-                       FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
-        PERFORM spock.repset_remove_table(v_item ->> 'set', (v_item ->> 'table')::regclass);
-    END LOOP;
-    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS w(item)
-                   WHERE w.item NOT IN (SELECT o.item
-                       FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
-        PERFORM spock.repset_add_table(set_name := v_item ->> 'set', relation := (v_item ->> 'table')::regclass,
-            synchronize_data := false,
-            columns := (SELECT pg_catalog.array_agg(a.name)
-                          FROM pg_catalog.jsonb_array_elements_text(nullif(v_item -> 'columns', 'null')) AS a(name)),
-            row_filter := v_item ->> 'filter', include_partitions := false);
-    END LOOP;
-    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
-                   WHERE w.item NOT IN (SELECT o.item
-                       FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
-        PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
-    END LOOP;
-END
-$do$$sql$,
-    zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
-$zodan$;
-COMMENT ON FUNCTION zodan.mirror_sets IS
-'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
-it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
-REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
-
 
 CREATE OR REPLACE FUNCTION zodan.trace_facts(p_subscriptions text[])
 RETURNS text
@@ -4064,65 +4063,6 @@ COMMENT ON FUNCTION zodan.trace_facts IS
 rows and interfaces. It returns one row, traces, an object. p_subscriptions are those by which the other members
 receive from it: of a slot with the name for one of them it is known whose it is.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
-RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-WITH subs AS (
-    SELECT f.key AS node, s.item ->> 'name' AS name, s.item ->> 'provider' AS provider, s.item ->> 'slot' AS slot
-      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)),
-unreached AS (
-    SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
-SELECT t.key, 'slot', s.item ->> 'name',
-       pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
-       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'),
-           (s.item ->> 'known')::boolean
-  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
- WHERE NOT (s.item ->> 'active')::boolean
-   AND NOT EXISTS (SELECT FROM subs WHERE subs.provider = t.key AND subs.slot = s.item ->> 'name')
-   AND NOT EXISTS (SELECT FROM unreached)
-UNION ALL
-SELECT subs.node, 'subscription', subs.name,
-       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT
-           FROM subs.provider
-            THEN 'no node of its provider''s name is left' ELSE 'its provider has no slot for it' END,
-       pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
-  FROM subs
- WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
-   AND (p_traces ? subs.provider OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider)
-   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item)
-       WHERE s.item ->> 'name' = subs.slot)
-UNION ALL
-SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it'
-    ELSE 'no subscription uses it, but another database of this server may' END,
-       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), o.certain
-  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(t.value -> 'origins') AS o(name text, certain boolean)
- WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
-UNION ALL
-SELECT t.key, 'node', n.name, 'no subscription leads to it or from it',
-    pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
-  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
-UNION ALL
-SELECT t.key, 'interface', i.name, 'its node does not exist',
-    pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L'
-        ' AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
-  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
-$zodan$;
-COMMENT ON FUNCTION zodan.list_orphans IS
-'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
-subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
-that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
-it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
-members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
-may be another database''s.';
-REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_origin(p_origin text)
 RETURNS text
@@ -4184,6 +4124,65 @@ COMMENT ON FUNCTION zodan.find_traces IS
 traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
 Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
+RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH subs AS (
+    SELECT f.key AS node, s.item ->> 'name' AS name, s.item ->> 'provider' AS provider, s.item ->> 'slot' AS slot
+      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)),
+unreached AS (
+    SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
+SELECT t.key, 'slot', s.item ->> 'name',
+       pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
+       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'),
+           (s.item ->> 'known')::boolean
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
+ WHERE NOT (s.item ->> 'active')::boolean
+   AND NOT EXISTS (SELECT FROM subs WHERE subs.provider = t.key AND subs.slot = s.item ->> 'name')
+   AND NOT EXISTS (SELECT FROM unreached)
+UNION ALL
+SELECT subs.node, 'subscription', subs.name,
+       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT
+           FROM subs.provider
+            THEN 'no node of its provider''s name is left' ELSE 'its provider has no slot for it' END,
+       pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
+  FROM subs
+ WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
+   AND (p_traces ? subs.provider OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider)
+   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item)
+       WHERE s.item ->> 'name' = subs.slot)
+UNION ALL
+SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it'
+    ELSE 'no subscription uses it, but another database of this server may' END,
+       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), o.certain
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(t.value -> 'origins') AS o(name text, certain boolean)
+ WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
+UNION ALL
+SELECT t.key, 'node', n.name, 'no subscription leads to it or from it',
+    pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
+UNION ALL
+SELECT t.key, 'interface', i.name, 'its node does not exist',
+    pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L'
+        ' AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_orphans IS
+'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
+subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
+that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
+it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
+orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
+members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
+may be another database''s.';
+REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
@@ -4872,629 +4871,6 @@ stream cannot bring), references (foreign keys), unpinned and peeking (functions
 nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
-RETURNS jsonb
-LANGUAGE plpgsql
-AS $zodan$
-/* Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
-node's, and the caller's before and after), host, tables and, where Spock is, streams. What could not be read is named
-in unread. Never raises. */
-DECLARE
-    v_facts jsonb := p_facts;
-    v_kind text;
-    v_query text;
-    v_answers jsonb;
-    v_answer jsonb;
-    v_node text;
-    v_sent timestamptz;
-BEGIN
-    FOR v_kind, v_query IN VALUES
-        ('clock', 'SELECT pg_catalog.jsonb_build_object(''at'', extract(epoch FROM pg_catalog.clock_timestamp())) AS facts'),
-        ('host', zodan.host_facts()), ('tables', zodan.table_facts()), ('streams', zodan.stream_facts('{}'))
-    LOOP
-        v_sent := pg_catalog.clock_timestamp();
-        v_answers := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, v_query), '{}')
-              FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-             WHERE NOT f.value ? 'error' AND (v_kind <> 'streams' OR f.value ? 'spock')), p_dsns);
-        FOR v_node, v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
-            v_facts := v_facts || pg_catalog.jsonb_build_object(v_node, (v_facts -> v_node) || CASE
-                WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('unread', v_kind || ': '
-                    || (v_answer ->> 'message'))
-                WHEN v_kind = 'clock' THEN pg_catalog.jsonb_build_object('clock', (v_answer #> '{value,facts}')
-                    || pg_catalog.jsonb_build_object(
-                    'sent', extract(epoch FROM v_sent), 'received', extract(epoch FROM pg_catalog.clock_timestamp())))
-                ELSE pg_catalog.jsonb_build_object(v_kind, v_answer #> '{value,facts}') END);
-        END LOOP;
-    END LOOP;
-    RETURN v_facts;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.gather_more IS
-'Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
-node''s, and the caller''s before and after), host, tables and, where Spock is, streams. What could not be read is named
-in unread. Never raises.';
-REVOKE ALL ON FUNCTION zodan.gather_more FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
-RETURNS jsonb
-LANGUAGE plpgsql
-AS $zodan$
-/* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Nothing is changed. */
-DECLARE
-    v_dsns jsonb;
-    v_queries jsonb;
-BEGIN
-    SELECT coalesce(pg_catalog.jsonb_object_agg(t.way, t.dsn), '{}'), pg_catalog.jsonb_object_agg(t.node, t.targets)
-        INTO v_dsns, v_queries
-      FROM (SELECT f.key AS node, pg_catalog.concat_ws(' -> ', f.key, o.key) AS way,
-                   coalesce(zodan.known_dsns(pg_catalog.jsonb_build_object('own', f.value)) -> o.key, o.value) AS dsn,
-                   pg_catalog.jsonb_object_agg(o.key, pg_catalog.jsonb_build_object(
-                       'way', pg_catalog.concat_ws(' -> ', f.key, o.key), 'who',
-                           p_facts #> ARRAY[o.key, 'who'])) OVER (PARTITION BY f.key) AS targets
-              FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-             CROSS JOIN pg_catalog.jsonb_each(p_dsns) AS o(key, value)
-             -- Only a superuser can keep a statement, and the connection strings in it, out of the server's log.
-             WHERE o.key <> f.key AND (f.value ->> 'superuser')::boolean) AS t;
-    SELECT coalesce(pg_catalog.jsonb_object_agg(q.key, zodan.probe((
-               SELECT 'pg_catalog.jsonb_build_object(' || pg_catalog.string_agg(pg_catalog.format(
-                          '%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
-                          zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
-                              || ')'
-                 FROM pg_catalog.jsonb_each(q.value) AS t(key, value)))), '{}') INTO v_queries
-      FROM pg_catalog.jsonb_each(v_queries) AS q(key, value);
-    RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, CASE WHEN r.value ->> 'sqlstate' = 'ZD000'
-                       THEN (r.value ->> 'detail')::jsonb
-                       ELSE pg_catalog.jsonb_build_object('', pg_catalog.jsonb_build_object('connection',
-                           coalesce(r.value ->> 'message', 'no answer'))) END), '{}')
-              FROM pg_catalog.jsonb_each(zodan.query_nodes(v_queries, v_dsns || p_dsns)) AS r(key, value));
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.probe_pairs IS
-'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Nothing is changed.';
-REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_readable(p_facts jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT 'readable', 'readable', f.key, 'fail', NOT f.value ? 'unread',
-       coalesce('could not read ' || (f.value ->> 'unread'), 'all facts read'), 'catalogs that the role may read',
-       'Connect as a superuser, and see the message for what else is in the way.'
-  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
- WHERE NOT f.value ? 'error'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_readable IS
-'All that the checks look at could be read on every node that was reached; what could not is in no other check.';
-REVOKE ALL ON FUNCTION zodan.check_readable FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_pairs(p_probes jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'identity' THEN 'same-from-everywhere'
-    ELSE 'reachable-from-each-other' END,
-       CASE t.kind WHEN 'replication' THEN 'reachable for replication' WHEN 'identity' THEN 'the same from everywhere'
-           ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
-       CASE WHEN t.target <> '' AND p_join ->> 'new' IN (t.source, t.target) THEN 'fail' ELSE 'warn' END,
-           t.fault IS NULL,
-       coalesce(t.fault, CASE t.kind WHEN 'identity' THEN 'the same database' ELSE 'connected' END),
-       CASE t.kind WHEN 'replication' THEN 'a connection in replication mode from node to node'
-                   WHEN 'identity' THEN 'a connection string that means the same database on every server'
-                       ELSE 'a connection from node to node' END,
-       CASE WHEN t.fault LIKE '%$libdir/dblink%' THEN 'Install PostgreSQL''s contrib modules on the server of "'
-           || t.source || '".'
-            WHEN t.target = '' THEN 'Run this statement''s parts by hand on "' || t.source
-                || '" to see what forbids them: a function of dblink in pg_temp.'
-            WHEN t.kind = 'identity' THEN 'Give a connection string whose host and port mean that database on "'
-                || t.source || '" too: an address, no local name or socket.'
-            ELSE 'Check address, firewall, password and pg_hba.conf between the two servers.' END
-  FROM (SELECT p.key AS source, o.key AS target, k.key AS kind, k.value AS fault
-          FROM pg_catalog.jsonb_each(p_probes) AS p(key, value)
-         CROSS JOIN LATERAL pg_catalog.jsonb_each(p.value) AS o(key, value)
-         CROSS JOIN LATERAL pg_catalog.jsonb_each_text(o.value) AS k(key, value)) AS t
-$zodan$;
-COMMENT ON FUNCTION zodan.check_pairs IS
-'Every node reaches every other one, also for replication, and the same database as the caller does. p_probes is
-what zodan.probe_pairs returned. A failure where the new node is one of the two, else a warning: what replicates
-between members is looked at by itself, and they need no dblink.';
-REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_versions(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'not installed'), c.required,
-    c.hint
-  FROM (SELECT e.key, e.value, s.value AS source,
-               pg_catalog.regexp_match(e.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS spock,
-               pg_catalog.regexp_match(s.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS source_spock
-          FROM pg_catalog.jsonb_each(p_facts) AS e(key, value)
-         CROSS JOIN (SELECT p_facts -> (p_join ->> 'source') AS value) AS s
-         WHERE NOT e.value ? 'error') AS f
- CROSS JOIN LATERAL (VALUES
-    ('postgresql-version', 'PostgreSQL version', 'fail', (f.value ->> 'version_num')::int >= 150000
-         AND (f.key IS DISTINCT FROM p_join ->> 'new' OR f.source ? 'error'
-              OR (f.value ->> 'version_num')::int / 10000 >= (f.source ->> 'version_num')::int / 10000),
-     f.value ->> 'version', '15 or later, and on the new node no older major version than on the source',
-     'Install the PostgreSQL version of the source.'),
-    ('same-postgresql-major', 'same PostgreSQL major version', 'warn',
-     (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
-     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
-         'Install the PostgreSQL version of the source, unless this join is how the cluster is upgraded.'),
-    ('same-postgresql-minor', 'same PostgreSQL minor version', 'warn',
-     f.value -> 'version_num' = f.source -> 'version_num',
-     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
-         'Bring all nodes to the newest minor version.'),
-    ('spock', 'Spock', 'fail', (f.value #>> '{spock,pauses}')::boolean,
-     coalesce(f.value ->> 'spock_error', f.value #>> '{extensions,spock}'),
-     '5.0.7 or later',
-     pg_catalog.format('Run CREATE EXTENSION spock, or ALTER EXTENSION spock UPDATE, in database "%s" of node "%s".',
-         f.value ->> 'dbname', f.key)),
-    ('same-spock', 'same Spock version', 'fail', f.spock IS NULL OR f.source_spock IS NULL
-     OR f.spock[1] = f.source_spock[1],
-     f.value #>> '{extensions,spock}', coalesce(f.source_spock[1], '?') || ', as on the source',
-     'Install the Spock version of the source, then run ALTER EXTENSION spock UPDATE.'),
-    ('same-spock-patch', 'same Spock patch level', 'warn', f.spock IS NULL OR f.source_spock IS NULL
-     OR f.spock[2] = f.source_spock[2],
-     f.value #>> '{extensions,spock}', coalesce(f.source #>> '{extensions,spock}', '?') || ', as on the source',
-     'Bring all nodes to the newest patch level of Spock.')
- ) AS c(key, name, severity, passed, observed, required, hint)
- WHERE NOT f.source ? 'error' OR c.key IN ('postgresql-version', 'spock')
-$zodan$;
-COMMENT ON FUNCTION zodan.check_versions IS
-'PostgreSQL 15 or later everywhere and on the new node no older than on the source (its pg_dump must read the
-source); Spock 5.0.7 or later, which can pause its apply workers, of one minor version
-everywhere.';
-REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
-  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
- CROSS JOIN LATERAL (
-    SELECT pg_catalog.string_agg(t.name || ' = ' || (f.value #>> ARRAY['host', 'settings', t.name]), ', ') AS list
-      FROM (VALUES ('statement_timeout'), ('lock_timeout'), ('transaction_timeout'),
-          ('idle_in_transaction_session_timeout')) AS t(name)
-     WHERE f.value #>> ARRAY['host', 'settings', t.name] <> '0') AS limits
- CROSS JOIN LATERAL (VALUES
-    ('wal-level', 'wal_level', 'fail', f.value #>> '{settings,wal_level}' = 'logical',
-     f.value #>> '{settings,wal_level}', 'logical',
-     'Set wal_level = logical in postgresql.conf and restart the server.'),
-    ('track-commit-timestamp', 'track_commit_timestamp', 'fail', f.value #>> '{settings,track_commit_timestamp}' = 'on',
-     f.value #>> '{settings,track_commit_timestamp}', 'on',
-     'Set track_commit_timestamp = on in postgresql.conf and restart the server.'),
-    ('output-plugin-libraries', 'output_plugin_libraries', 'fail',
-     f.value #>> '{settings,output_plugin_libraries}' IS NULL OR 'spock_output' = ANY (pg_catalog.regexp_split_to_array(
-         pg_catalog.translate(f.value #>> '{settings,output_plugin_libraries}', ' "', ''), ',')),
-     coalesce(f.value #>> '{settings,output_plugin_libraries}', 'no such setting'), 'a list with spock_output in it',
-     'Add spock_output to output_plugin_libraries in postgresql.conf and reload.'),
-    ('not-a-standby', 'not a standby', 'fail', NOT (f.value ->> 'recovery')::boolean, CASE
-     WHEN (f.value ->> 'recovery')::boolean THEN 'in recovery' ELSE 'primary' END,
-     'a primary server', 'Give the connection string of the primary.'),
-    ('superuser', 'superuser', 'fail', (f.value ->> 'superuser')::boolean, CASE WHEN (f.value ->> 'superuser')::boolean
-     THEN 'superuser' ELSE 'not a superuser' END,
-     'a superuser, as Spock demands', 'Connect as a superuser.'),
-    ('shared-preload-libraries', 'shared_preload_libraries', 'fail', f.value #>> '{host,library}' IS NULL
-     OR f.value #>> '{host,library}' = ANY (
-         pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(
-             f.value #>> '{host,settings,shared_preload_libraries}', '[ "]|\$libdir/|\.so', '', 'g'), ',')),
-     f.value #>> '{host,settings,shared_preload_libraries}', 'a list with '
-         || coalesce(f.value #>> '{host,library}', 'Spock''s library') || ' in it',
-     'Add it to shared_preload_libraries in postgresql.conf and restart the server.'),
-    ('writable', 'writable', 'fail', f.value #>> '{host,settings,default_transaction_read_only}' = 'off'
-     AND coalesce(f.value #>> '{host,settings,spock.readonly}', 'off') <> 'all',
-     pg_catalog.format('default_transaction_read_only %s, spock.readonly %s',
-         f.value #>> '{host,settings,default_transaction_read_only}',
-         coalesce(f.value #>> '{host,settings,spock.readonly}', 'not set')),
-     'a database that may be written to',
-         'Set default_transaction_read_only and spock.readonly to off for the database and the role.'),
-    ('time-limits', 'no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'),
-     'none, because the copy is one long statement',
-     'Reset them for the role and the database that the connection string names.'),
-    ('pause-timeout', 'pause_timeout', 'warn', coalesce(nullif(f.value #>> '{host,pause}', '')::interval,
-     '10 s') >= '10 s'::interval,
-     coalesce(nullif(f.value #>> '{host,pause}', ''), 'not set'),
-         '10 s or more, because the flip is undone when a pause ends too soon',
-     'Raise spock.pause_timeout in postgresql.conf and reload.')
- ) AS c(key, name, severity, passed, observed, required, hint)
- WHERE NOT f.value ? 'error' AND (f.value ? 'host' OR c.key IN ('wal-level', 'track-commit-timestamp',
-     'output-plugin-libraries', 'not-a-standby', 'superuser'))
-$zodan$;
-COMMENT ON FUNCTION zodan.check_settings IS
-'The server settings and rights without which a join would fail half-way: logical WAL, commit timestamps, the output
-plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only; and
-warnings of time limits that a copy would run into and of a pause too short for the flip.';
-REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_sessions(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
-  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
- CROSS JOIN (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables', 'types'] AS types,
-     p_facts #>> ARRAY[p_join ->> 'source', 'host', 'settings', 'lc_monetary'] AS money) AS s
- CROSS JOIN LATERAL (SELECT f.value #> '{host,settings}' AS is) AS g
- CROSS JOIN LATERAL (VALUES
-    ('client-encoding', 'client encoding', 'fail', NOT (f.value #>> '{host,converts}')::boolean,
-     g.is ->> 'client_encoding', 'the encoding of the database, in which nothing is converted',
-     'Run ALTER ROLE ... RESET client_encoding, ALTER DATABASE ... or ALTER SYSTEM, whichever set it.'),
-    ('monetary-locale', 'monetary locale', 'fail', NOT coalesce(s.types ? 'money', false)
-     OR g.is ->> 'lc_monetary' = s.money, g.is ->> 'lc_monetary', coalesce(s.money, '?')
-     || ', as on the source, where there are columns of type money',
-     'Set lc_monetary to the same value on all nodes.'),
-    ('xml-option', 'XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
-     NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
-     'content, because a column of type xml may hold fragments', 'Set xmloption to content for the role and the database.'),
-    ('transaction-isolation', 'transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
-     g.is ->> 'default_transaction_isolation' = 'read committed',
-     g.is ->> 'default_transaction_isolation',
-         'read committed, for apply does not try again what cannot be serialized',
-         'Set default_transaction_isolation to read committed for the role and the database.')
- ) AS c(key, name, severity, passed, observed, required, hint)
- WHERE f.value ? 'host'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_sessions IS
-'Settings of role, database and server that Spock''s own sessions take over, which change values on their way: the
-client encoding, lc_monetary where the source has columns of type money, xmloption where it has XML, and an isolation
-in which apply fails. Zodan sets what its own sessions need by itself.';
-REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required,
-    coalesce(nullif(c.observed, ''), 'not set'),
-       coalesce(nullif(c.required, ''), 'not set') || ', as on the source', c.hint
-  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
- CROSS JOIN LATERAL (SELECT f.value -> 'host' AS n, p_facts #> ARRAY[p_join ->> 'source', 'host'] AS s) AS h
- CROSS JOIN LATERAL (SELECT h.n -> 'settings' AS n, h.s -> 'settings' AS s) AS g
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name)
-        FROM pg_catalog.jsonb_array_elements_text(h.s -> 'database_settings') AS e(name)
-        WHERE NOT h.n -> 'database_settings' ? e.name)) AS lacks,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name)
-               FROM pg_catalog.jsonb_array_elements_text(h.n -> 'database_settings') AS e(name)
-               WHERE NOT h.s -> 'database_settings' ? e.name)) AS beyond) AS d
- CROSS JOIN LATERAL (VALUES
-    ('encoding', 'encoding', 'fail', h.n ->> 'encoding', h.s ->> 'encoding',
-     'Create the database with the encoding of the source.'),
-    ('collation', 'collation', 'warn', h.n #>> '{locale,is}', h.s #>> '{locale,is}',
-     'Create the database with provider and locale of the source.'),
-    ('collation-version', 'collation version', 'warn', h.n #>> '{locale,actual}', h.s #>> '{locale,actual}',
-     'Expect text to sort differently here, or use a server with the same version of the library.'),
-    ('conflict-resolution', 'conflict resolution', 'fail', coalesce(g.n ->> 'spock.conflict_resolution',
-     g.n ->> 'pglogical.conflict_resolution'),
-     coalesce(g.s ->> 'spock.conflict_resolution', g.s ->> 'pglogical.conflict_resolution'),
-         'Set spock.conflict_resolution to the same value on all nodes.'),
-    ('exception-behaviour', 'exception behaviour', 'warn', g.n ->> 'spock.exception_behaviour',
-     g.s ->> 'spock.exception_behaviour', 'Set spock.exception_behaviour to the same value on all nodes.'),
-    ('ddl-replication', 'DDL replication', 'warn', pg_catalog.concat_ws(', ', 'enable '
-     || (g.n ->> 'spock.enable_ddl_replication'), 'sets ' || (g.n ->> 'spock.include_ddl_repset'), 'functions '
-     || (g.n ->> 'spock.allow_ddl_from_functions')),
-     pg_catalog.concat_ws(', ', 'enable ' || (g.s ->> 'spock.enable_ddl_replication'), 'sets '
-         || (g.s ->> 'spock.include_ddl_repset'), 'functions ' || (g.s ->> 'spock.allow_ddl_from_functions')),
-     'Set spock.enable_ddl_replication, include_ddl_repset and allow_ddl_from_functions to the same values on all nodes.'),
-    ('database-settings', 'database settings', 'warn',
-     coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks ' || d.lacks, 'has beyond ' || d.beyond), ''), 'the same'),
-     'the same',
-     'Repeat here the ALTER DATABASE ... SET and ALTER ROLE ... SET of the source that are named: no copy carries them.')
- ) AS c(key, name, severity, observed, required, hint)
- WHERE f.key <> p_join ->> 'source' AND h.n IS NOT NULL AND h.s IS NOT NULL
-UNION ALL
-SELECT 'collation-current', 'collation up to date', f.key, 'warn',
-    f.value #> '{host,locale,recorded}' = f.value #> '{host,locale,actual}',
-       pg_catalog.format('made with version %s, the library is %s',
-           coalesce(f.value #>> '{host,locale,recorded}', 'unknown'),
-           coalesce(f.value #>> '{host,locale,actual}', 'unknown')),
-       'indexes in the order that the library sorts by',
-           'Run REINDEX DATABASE, then ALTER DATABASE ... REFRESH COLLATION VERSION.'
-  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
- WHERE f.value ? 'host'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_alike IS
-'What has to be on every node as it is on the source. Encoding, and how conflicts are resolved: where nodes differ
-in that, rows come to differ. The rest are warnings: locale, behaviour on exceptions, DDL replication, settings of the
-database, which no copy carries.';
-REVOKE ALL ON FUNCTION zodan.check_alike FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_clocks(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT 'clock', 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5
-    THEN 'warn' ELSE 'fail' END, c.skew <= 2,
-       pg_catalog.format('%s s from the clock of the source', pg_catalog.round(c.skew, 1)),
-           '2 s at most',
-       'Synchronise the clocks of all servers, for example with chrony.'
-  FROM (SELECT f.key, greatest(0, (n.at - n.received) - (s.at - s.sent), (s.at - s.received) - (n.at - n.sent)) AS skew
-          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(f.value -> 'clock') AS n(at numeric, sent numeric,
-             received numeric)
-         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'clock']) AS s(at numeric,
-             sent numeric, received numeric)
-         WHERE f.key <> p_join ->> 'source' AND f.value ? 'clock') AS c
-$zodan$;
-COMMENT ON FUNCTION zodan.check_clocks IS
-'Clocks differ from the source''s by no more than 2 s (a warning), 5 s
-(a failure): the later commit wins, as told by clocks. Each was read between two looks at the caller''s clock, and the
-time between them is in the node''s favour.';
-REVOKE ALL ON FUNCTION zodan.check_clocks FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_capacity(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
-       pg_catalog.format('%s of %s in use', c.used, c.allowed), pg_catalog.format('%s free', c.needed),
-       pg_catalog.format('Raise %s in postgresql.conf and restart the server.', pg_catalog.split_part(c.name, ' ', 1))
-  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
- CROSS JOIN LATERAL (SELECT CASE WHEN f.key = p_join ->> 'new' THEN pg_catalog.jsonb_array_length(p_join -> 'members')
-                                 WHEN f.key = p_join ->> 'source' THEN 2 ELSE 1 END AS streams) AS s
- CROSS JOIN LATERAL (VALUES
-    ('max-replication-slots', 'max_replication_slots', (f.value ->> 'slots')::int, s.streams,
-     (f.value #>> '{settings,max_replication_slots}')::int),
-    ('max-wal-senders', 'max_wal_senders', (f.value ->> 'walsenders')::int, s.streams,
-     (f.value #>> '{settings,max_wal_senders}')::int),
-    ('max-worker-processes', 'max_worker_processes', (f.value ->> 'workers')::int,
-     CASE WHEN f.key = p_join ->> 'new' THEN s.streams + 1 ELSE 1 END,
-         (f.value #>> '{settings,max_worker_processes}')::int),
-    ('replication-origins', CASE WHEN f.value #> '{host,settings}' ? 'max_active_replication_origins'
-     THEN 'max_active_replication_origins' ELSE 'max_replication_slots (origins)' END,
-     (f.value #>> '{host,origins}')::int, CASE WHEN f.key = p_join ->> 'new' THEN s.streams ELSE 1 END,
-     coalesce((f.value #>> '{host,settings,max_active_replication_origins}')::int,
-         (f.value #>> '{settings,max_replication_slots}')::int)),
-    ('max-connections', 'max_connections', (f.value #>> '{host,clients}')::int, s.streams + 1,
-     (f.value #>> '{host,settings,max_connections}')::int)
- ) AS c(key, name, used, needed, allowed)
- WHERE NOT f.value ? 'error' AND c.used IS NOT NULL
-$zodan$;
-COMMENT ON FUNCTION zodan.check_capacity IS
-'Free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one of each on
-a member, two for the copy on the source, and one a member on the new node (and Spock''s own worker, and one for the
-copy).';
-REVOKE ALL ON FUNCTION zodan.check_capacity FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_new_node(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hint
-  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
- CROSS JOIN LATERAL (
-    SELECT coalesce(pg_catalog.string_agg(r.role, ', ') FILTER (WHERE NOT f.n -> 'roles' ? r.role), '') AS roles
-      FROM pg_catalog.jsonb_array_elements_text(f.s -> 'needed_roles') AS r(role)) AS missing
- CROSS JOIN LATERAL (
-    SELECT coalesce(pg_catalog.string_agg(e.name, ', ') 
-               FILTER (WHERE NOT f.n -> 'available' ? e.name AND NOT f.n -> 'extensions' ? e.name), '') AS extensions
-      FROM pg_catalog.jsonb_object_keys(f.s -> 'extensions') AS e(name)) AS lacking
- CROSS JOIN LATERAL (
-    SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(zodan.subscription_name(m.name, p_join ->> 'new'))),
-        0) AS longest
-      FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)) AS names
- CROSS JOIN LATERAL (
-    SELECT pg_catalog.min(k.name) AS name FROM pg_catalog.jsonb_object_keys(f.s #> '{spock,nodes}') AS k(name)
-     WHERE k.name <> p_join ->> 'new'
-         AND pg_catalog.hashtext(k.name) & 65535 = pg_catalog.hashtext(p_join ->> 'new') & 65535) AS same
- CROSS JOIN LATERAL (VALUES
-    ('not-a-node', 'not a node yet', f.n #>> '{spock,node}' IS NULL,
-     coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
-     'a database that is no Spock node',
-         'Give the connection string of the database that is to join, or remove its old node first.'),
-    ('empty', 'empty', (f.n ->> 'relations')::int = 0, (f.n ->> 'relations') || ' relations', 'no user relations',
-     'Join an empty database: its structure and data come from the source.'),
-    ('own-server', 'server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE
-     WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
-     'another server than the source, whose apply is paused for a moment', 'Use a database on another server.'),
-    ('name-free', 'name is free', NOT f.s #> '{spock,nodes}' ? (p_join ->> 'new'), CASE
-     WHEN f.s #> '{spock,nodes}' ? (p_join ->> 'new') THEN 'the cluster knows a node of this name' ELSE 'free' END,
-     'a name that no member knows', 'Choose another name, or remove the node of this name first.'),
-    ('number-free', 'number is free', same.name IS NULL,
-     coalesce(pg_catalog.format('Spock gives "%s" and "%s" the same number', same.name, p_join ->> 'new'), 'free'),
-     'a name whose 16-bit hash no other node''s name has', 'Choose another name.'),
-    ('name-length', 'name is short enough', names.longest <= 63,
-     pg_catalog.format('%s bytes for the longest subscription name', names.longest),
-     '63 bytes at most', 'Choose a shorter node name.'),
-    ('roles', 'roles', missing.roles = '', CASE WHEN missing.roles = '' THEN 'all there' ELSE 'missing: '
-     || missing.roles END,
-     'every role that owns or may use an object on the source',
-         'Call with roles => true, or create the missing roles there, for example from pg_dumpall --roles-only.'),
-    ('extensions', 'extensions', lacking.extensions = '', CASE WHEN lacking.extensions = '' THEN 'all available'
-     ELSE 'not available: ' || lacking.extensions END,
-     'every extension of the source available on the server',
-         'Install the packages of the missing extensions on the new node''s server.')
- ) AS c(key, name, passed, observed, required, hint)
- WHERE NOT f.n ? 'error' AND NOT f.s ? 'error' AND f.s ? 'spock'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_new_node IS
-'The new node is empty, is no node yet and lives on a server of its own; its name and the number that Spock makes of
-it are free and every name made from it fits 63 bytes; it has the roles and can have the
-extensions of the source.';
-REVOKE ALL ON FUNCTION zodan.check_new_node FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_new_server(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
-  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s %s, the source has %s', e.key,
-        f.n #>> ARRAY['host', 'versions', e.key], e.value))) AS extensions
-      FROM pg_catalog.jsonb_each_text(f.s -> 'extensions') AS e(key, value) WHERE e.key <> 'spock'
-          AND f.n #>> ARRAY['host', 'versions', e.key] <> e.value) AS x
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s: "%s", on the source "%s"', r.role,
-        f.n #>> ARRAY['host', 'role_attributes', r.role], f.s #>> ARRAY['host', 'role_attributes', r.role]))) AS roles
-      FROM pg_catalog.jsonb_array_elements_text(f.s -> 'needed_roles') AS r(role)
-     WHERE f.n #>> ARRAY['host', 'role_attributes', r.role] <> f.s #>> ARRAY['host', 'role_attributes', r.role]) AS r
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
-        FROM pg_catalog.jsonb_array_elements_text(f.s #> '{tables,tablespaces}') AS t(name)
-        WHERE NOT f.n #> '{host,tablespaces}' ? t.name)) AS spaces,
-           CASE WHEN f.s -> 'extensions' ? 'lolor' AND EXISTS (SELECT
-               FROM pg_catalog.jsonb_array_elements(f.s #> '{streams,tables}') AS i(item)
-               WHERE i.item ->> 'table' LIKE 'lolor.%') THEN
-               CASE WHEN NOT f.n -> 'extensions' ? 'lolor' THEN 'lolor is missing'
-                   WHEN (f.n #>> '{tables,lolor_bytes}')::bigint > 0 THEN 'its tables are not empty' END END AS lolor,
-           (SELECT pg_catalog.format('%s, as on %s', f.n #>> '{host,settings,snowflake.node}',
-               pg_catalog.string_agg(o.key, ', ')) FROM pg_catalog.jsonb_each(p_facts) AS o(key, value)
-             WHERE o.key <> p_join ->> 'new' AND f.s -> 'extensions' ? 'snowflake'
-                 AND o.value #> '{host,settings,snowflake.node}' = f.n #> '{host,settings,snowflake.node}'
-            HAVING pg_catalog.count(*) > 0) AS snowflake) AS l
- CROSS JOIN LATERAL (VALUES
-    ('extension-versions', 'extension versions', 'warn', x.extensions, 'the versions of the source',
-     'Install the packages of the same versions on the new node''s server.'),
-    ('role-attributes', 'role attributes', 'warn', r.roles, 'the attributes and memberships of the source',
-     'Run ALTER ROLE and GRANT for these roles as on the source.'),
-    ('tablespaces', 'tablespaces', 'fail', 'missing: ' || l.spaces,
-     'every tablespace that holds a table or index of the source', 'Create the tablespaces on the new node''s server.'),
-    ('lolor', 'lolor', 'fail', l.lolor,
-     'where the source replicates lolor''s tables: the extension, and its tables empty',
-     'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
-    ('snowflake-node', 'snowflake.node', 'warn', l.snowflake, 'a number that no other node has',
-     'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
- ) AS c(key, name, severity, list, required, hint)
- WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_new_server IS
-'What the new node''s server and database must have, or must not have, for the structure of the source to fit:
-tablespaces, lolor ready, a snowflake number of its own; and warnings where roles or extensions differ.';
-REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT coalesce(pg_catalog.array_agg(o.name ORDER BY o.name), '{}')
-  FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'fenced']) AS o(name)
- WHERE p_facts #> ARRAY[p_join ->> 'new', 'fenced'] ? o.name AND o.name ~ '^[a-z_][a-z0-9_]*$'
-$zodan$;
-COMMENT ON FUNCTION zodan.list_fenced IS
-'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves
-them out. Only plain names, which Spock gives to pg_dump as a pattern.';
-REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'it is no node'), c.required,
-    c.hint
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN LATERAL (SELECT p_facts -> m.name AS value) AS f
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'provider')
-        FILTER (WHERE NOT p_join -> 'members' ? (x.item ->> 'provider'))) AS strange,
-           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name')
-               FILTER (WHERE x.item -> 'forwards' @> '["all"]')) AS forwarding,
-           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name')
-               FILTER (WHERE (x.item ->> 'delay')::interval > '0'::interval)) AS delayed,
-           pg_catalog.count(x.item) - pg_catalog.count(DISTINCT x.item ->> 'provider') AS doubled,
-           coalesce(pg_catalog.max((x.item ->> 'delay')::interval), '0') AS longest
-      FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS s
- CROSS JOIN LATERAL (VALUES
-    ('member-identity', 'member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "'
-     || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
-     'Check the name and the connection string that you gave, or correct the one in spock.node_interface.'),
-    ('other-nodes', 'knows no other nodes', 'fail', s.strange IS NULL,
-     coalesce('it also receives from ' || s.strange, 'members only'),
-     'subscriptions from the members that the source knows',
-     'Remove what is left of the other node, or subscribe the source to it.'),
-    ('single-subscriptions', 'one subscription for each provider', CASE WHEN m.name = p_join ->> 'source' THEN 'fail'
-     ELSE 'warn' END, s.doubled = 0, pg_catalog.format('%s too many', s.doubled),
-     'one, because a join relies on one position in each stream of the source',
-     'Add the sets of the others to one subscription, and drop the others.'),
-    ('forwarding', 'no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL,
-     coalesce(s.forwarding, 'none'),
-     'no subscription with forward_origins all: in a mesh every change then comes twice',
-     'Set forward_origins of these subscriptions to {}.'),
-    ('apply-delay', 'no apply delay', CASE WHEN m.name = p_join ->> 'source'
-     AND s.longest >= pg_catalog.make_interval(secs => coalesce((p_join ->> 'patience')::double precision, 600))
-     THEN 'fail' ELSE 'warn' END, s.delayed IS NULL, coalesce(s.delayed, 'none'),
-     'subscriptions without apply_delay, because a join waits for them',
-     'Make them again without apply_delay, or raise zodan.sync_timeout above it.'),
-    ('exceptions', 'no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]',
-     coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
-     'no row in spock.exception_log of the last 24 hours',
-         'Read spock.exception_log: each row is a change that this node does not have.')
- ) AS c(key, name, severity, passed, observed, required, hint)
- WHERE f.value ? 'spock'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_members IS
-'The cluster is whole: every member''s connection string leads to that member, every member has one subscription from
-every other one, forwarding nothing and without delay, none from a node that the source does not know, and no
-exceptions of late.';
-REVOKE ALL ON FUNCTION zodan.check_members FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_replicating(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT 'replicating', 'replicating', provider.name || ' -> ' || m.name, 'fail',
-    coalesce(s.status = 'replicating', false),
-       CASE WHEN s.lost THEN 'down, but its worker runs: Spock has lost track of it'
-           ELSE coalesce(s.status, 'no subscription') END,
-       'a subscription that replicates',
-       pg_catalog.format(CASE WHEN s.lost
-           THEN 'Restart the server of node "%s": Spock can neither stop this worker nor start another.'
-           ELSE 'Fix the subscription on node "%s" first; its server log and spock.exception_log tell the cause.' END,
-               m.name)
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS provider(name)
-  LEFT JOIN LATERAL (
-    SELECT pg_catalog.max(x.item ->> 'status') AS status,
-           coalesce(pg_catalog.bool_or(x.item ->> 'status' = 'down' AND (x.item ->> 'works')::boolean), false) AS lost
-      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS x(item)
-     WHERE x.item ->> 'provider' = provider.name) AS s ON true
- WHERE provider.name <> m.name AND p_facts -> m.name ? 'spock'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_replicating IS
-'Every member receives from every other one by a subscription that replicates.';
-REVOKE ALL ON FUNCTION zodan.check_replicating FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
-           (SELECT coalesce(pg_catalog.array_agg(DISTINCT t.name ORDER BY t.name), '{}')
-              FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
-                 'subscriptions']) AS s(item)
-             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(s.item -> 'sets') AS t(name)
-             WHERE p_join -> 'members' ? (s.item ->> 'provider'))
-       ELSE (SELECT coalesce(pg_catalog.array_agg(t.name ORDER BY t.name), '{}')
-               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock',
-                   'sets']) AS t(name)) END
-$zodan$;
-COMMENT ON FUNCTION zodan.list_exchanged IS
-'The names of the replication sets that the members'' subscriptions take from one another; of a cluster of one, all
-that it has. A set that only an outside consumer takes is none of them.';
-REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_published(p_facts jsonb, p_join jsonb)
-RETURNS SETOF jsonb
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT i.item
-  -- OFFSET 0: once, and not again for every row.
-  FROM (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x
- CROSS JOIN pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
- WHERE i.item ->> 'set' = ANY (x.sets)
-$zodan$;
-COMMENT ON FUNCTION zodan.list_published IS
-'The tables of the source in the replication sets that the members take from one another, a row a table and set, as
-zodan.read_sets returns them: set, table, columns and filter.';
-REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.try_structure(p_extensions text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -5615,677 +4991,6 @@ are published. Tables of more than 5000000 rows are not read, and after
 30 s no further one. It ends by an error ZD000 whose DETAIL is an object: broken and
 unread, arrays of names.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
-RETURNS jsonb
-LANGUAGE plpgsql
-AS $zodan$
-/* Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
-structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
-not be read is named in unread. What is tried is rolled back. Never raises. */
-DECLARE
-    v_new text := p_join ->> 'new';
-    v_source text := p_join ->> 'source';
-    v_facts jsonb := p_facts;
-    v_objects jsonb;
-    v_answers jsonb;
-    v_answer record;
-    v_filters jsonb;
-BEGIN
-    IF v_new IS NULL OR NOT v_facts -> v_source ? 'streams' OR NOT v_facts -> v_new ? 'tables'
-        OR v_facts #>> ARRAY[v_new, 'spock', 'node'] IS NOT NULL THEN
-        RETURN v_facts;
-    END IF;
-    v_objects := zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, zodan.object_facts()), p_dsns) #> ARRAY[v_new,
-        'value', 'facts'];
-    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
-        v_new, zodan.structure_facts('[]'), v_source, zodan.structure_facts(coalesce(v_objects, '[]')::text)), p_dsns);
-    FOR v_answer IN SELECT a.key, a.value, a.value #> '{value,facts}' AS facts
-        FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
-        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE
-            WHEN v_answer.facts IS NULL
-            THEN pg_catalog.jsonb_build_object('unread', 'structure: ' || (v_answer.value ->> 'message'))
-            ELSE pg_catalog.jsonb_build_object('structure', v_answer.facts) END);
-    END LOOP;
-    SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.filter), '{}') INTO v_filters
-      FROM (SELECT i.item ->> 'table' AS name,
-                   CASE WHEN pg_catalog.bool_and(i.item ->> 'filter' IS NOT NULL)
-                       THEN pg_catalog.string_agg(pg_catalog.format('(%s)', i.item ->> 'filter'), ' OR ') END AS filter
-              FROM zodan.list_published(v_facts, p_join) AS i(item) GROUP BY i.item ->> 'table') AS t;
-    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
-        v_new, zodan.try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')::text),
-        v_source, zodan.try_references(p_filters => v_filters::text,
-            p_references => coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]')::text)), p_dsns);
-    FOR v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
-        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE
-            WHEN v_answer.value ->> 'sqlstate' = 'ZD000'
-            THEN pg_catalog.jsonb_build_object(CASE v_answer.key WHEN v_new THEN 'trial' ELSE 'references' END,
-                (v_answer.value ->> 'detail')::jsonb)
-            ELSE pg_catalog.jsonb_build_object('unread', 'what was tried: ' || (v_answer.value ->> 'message')) END);
-    END LOOP;
-    RETURN v_facts;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.gather_structure IS
-'Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
-structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
-not be read is named in unread. What is tried is rolled back. Never raises.';
-REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_structure(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
-  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
-      p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
-               (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
-                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(o.name)
-        FROM pg_catalog.jsonb_array_elements_text(f.t -> 'same') AS o(name)
-             WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(zodan.list_fenced(p_facts, p_join)) AS z(name)
-                 WHERE o.name = 'schema ' || z.name))) AS same,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: in %s, on the source in %s', e.key,
-               f.n #>> ARRAY['structure', 'extensions', e.key, 'schema'], e.value ->> 'schema'))
-              FROM pg_catalog.jsonb_each(f.t -> 'extensions') AS e(key, value)
-             WHERE (e.value ->> 'used')::boolean AND f.n #>> ARRAY['structure', 'extensions', e.key,
-                 'schema'] <> e.value ->> 'schema')) AS elsewhere,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: %s', e.key, e.value))
-               FROM pg_catalog.jsonb_each_text(f.n #> '{trial,extensions}') AS e(key, value)
-             WHERE f.n -> 'available' ? e.key)) AS failing,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
-               FROM pg_catalog.jsonb_array_elements_text(f.n #> '{trial,filled}') AS t(name)
-               WHERE f.published ? t.name)) AS filled) AS l
- CROSS JOIN LATERAL (VALUES
-    ('same-names', 'nothing of the same name', 'fail', l.same, 'no object that the copy is about to create',
-     'Drop these objects on the new node.'),
-    ('creatable-objects', 'objects can be created', 'fail', f.n #>> '{trial,objects}',
-     'a database in which the connecting role may create objects: the copy does',
-     'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
-    ('schema-public', 'schema public', 'fail', CASE WHEN (f.t ->> 'in_public')::boolean
-     AND NOT (f.n #>> '{structure,public}')::boolean THEN 'missing' END,
-     'schema public, in which the source has objects', 'Run CREATE SCHEMA public on the new node.'),
-    ('extension-schemas', 'schemas of extensions', 'fail', l.elsewhere,
-     'an extension that others depend on in the schema that it has on the source',
-     'Run ALTER EXTENSION ... SET SCHEMA on the new node, or drop it there.'),
-    ('creatable-extensions', 'extensions can be created', 'fail', l.failing, 'every extension of the source',
-     'Run CREATE EXTENSION on the new node to see the error, and remove its cause.'),
-    ('extension-tables', 'tables of extensions', 'fail', l.filled,
-     'no rows from the script of an extension in a table that is copied',
-     'Take these tables out of the replication sets on every member.')
- ) AS c(key, name, severity, list, required, hint)
- WHERE f.t IS NOT NULL AND f.n ? 'structure'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_structure IS
-'Whether the structure of the source can be made on the new node, over what zodan.gather_structure returned: nothing
-of the same name is there, and objects and extensions can be created.';
-REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_copyable(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
-  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
-      p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
-               (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
-                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
-               FROM pg_catalog.jsonb_array_elements_text(f.t -> 'holding') AS t(name)
-             WHERE NOT f.published ? t.name AND NOT f.n #> '{trial,filled}' ? t.name)) AS holding,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', g.key, l.list))
-               FROM pg_catalog.jsonb_each(f.t -> 'generated') AS g(key, value)
-             CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list
-                 FROM pg_catalog.jsonb_array_elements_text(g.value) AS k(name)
-                                  WHERE pg_catalog.jsonb_typeof(f.published -> g.key) = 'null'
-                                      OR f.published -> g.key ? k.name) AS l
-             WHERE f.published ? g.key AND l.list IS NOT NULL
-                 AND f.n #>> '{extensions,spock}' LIKE '5.%')) AS generated,
-           (SELECT pg_catalog.jsonb_object_agg(k.kind,
-               zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key)
-               FROM pg_catalog.jsonb_each(k.tables) AS e(key, related)
-                       WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(e.related) AS r(name)
-                           WHERE f.published ? r.name))))
-              FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
- CROSS JOIN LATERAL (VALUES
-    ('extension-rows', 'rows of extensions', 'warn', l.holding,
-     'no rows in tables of extensions that are in no replication set: they are not copied',
-     'Add these tables to a set on every member, or bring their rows by hand.'),
-    ('generated-columns', 'generated columns', 'fail', l.generated,
-     'with Spock 5, no generated column in what is replicated: its copy fails',
-     'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
-    ('foreign-partitions', 'foreign partitions', 'fail', l.partitions ->> 'foreign',
-     'no foreign table below a table that is copied: the copy would read and write the rows of its server',
-     'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
-    ('partitions-by-hash', 'partitions by hash', 'fail', l.partitions ->> 'hashed',
-     'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
-     'Take these tables with their partitions out of the replication sets on every member, '
-     'or partition them by list or by the hash of another column.'),
-    ('foreign-keys', 'foreign keys', 'fail', zodan.name_some(f.s #> '{references,broken}'),
-     'a row for every reference among the rows that are copied',
-     'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
-    ('unread-foreign-keys', 'foreign keys that were read', 'warn',
-     zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before',
-     'Look for rows without the one that they refer to: the copy would fail at its end.'),
-    ('table-reading-checks', 'checks that read tables', 'warn', zodan.name_some(f.t -> 'peeking'),
-     'no CHECK whose function reads a table, which may be empty while the copy fills another',
-     'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
-    ('search-paths', 'functions with a search path', 'warn', zodan.name_some(f.t -> 'unpinned'),
-     'a search_path set for functions in indexes and checks: the copy has none',
-     'Run ALTER FUNCTION ... SET search_path for these.')
- ) AS c(key, name, severity, list, required, hint)
- WHERE f.t IS NOT NULL AND f.n ? 'structure'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_copyable IS
-'Whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign keys
-hold for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail by what a
-function does.';
-REVOKE ALL ON FUNCTION zodan.check_copyable FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> 'sequences' THEN 'fail' ELSE 'warn' END,
-    d.lacks IS NULL AND d.has IS NULL,
-       coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''),
-           'as on the source'),
-       'what the source has', 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN (VALUES ('replication-sets', 'replication sets', 'sets', 'name', 'name'),
-     ('set-tables', 'tables in sets', 'tables', 'table', 'set'), ('set-sequences', 'sequences in sets', 'sequences',
-     'sequence', 'set')) AS c(key, name, kind, label, set)
- CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own,
-     p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source OFFSET 0) AS k
- -- OFFSET 0: once, and not again for every row.
- CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join || pg_catalog.jsonb_build_object('members',
-     (p_join -> 'members') - coalesce(p_join ->> 'new', ''))) AS sets OFFSET 0) AS x
- CROSS JOIN LATERAL (
-    -- EXCEPT is linear, however many tables there are.
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set',
-        e.item ->> c.label))
-              FROM (SELECT s.item FROM pg_catalog.jsonb_array_elements(k.source) AS s(item) EXCEPT SELECT o.item
-                  FROM pg_catalog.jsonb_array_elements(k.own) AS o(item)) AS e
-             WHERE e.item ->> c.set = ANY (x.sets))) AS lacks,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set',
-               e.item ->> c.label))
-              FROM (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item) EXCEPT SELECT s.item
-                  FROM pg_catalog.jsonb_array_elements(k.source) AS s(item)) AS e
-             WHERE e.item ->> c.set = ANY (x.sets))) AS has) AS d
- WHERE m.name <> p_join ->> 'source' AND k.own IS NOT NULL AND k.source IS NOT NULL
-$zodan$;
-COMMENT ON FUNCTION zodan.check_sets IS
-'Every member has the replication sets of the source, as far as the members take them from one another: definitions,
-and tables and sequences in them with columns and row filter. Sequences are a warning for another member than the new
-node.';
-REVOKE ALL ON FUNCTION zodan.check_sets FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_premises(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT 'same-sets', 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and(s.lacks IS NULL),
-       coalesce(pg_catalog.string_agg(pg_catalog.format('%s does not take %s', s.name, s.lacks), '; ')
-           FILTER (WHERE s.lacks IS NOT NULL), 'as every member'),
-       'every replication set with tables that any member takes',
-           'Run spock.sub_add_repset on this node, and bring the rows that it lacks.'
-  FROM (SELECT m.name AS subscriber, i.item ->> 'name' AS name,
-               (SELECT pg_catalog.string_agg(x.name, ', ')
-                   FROM pg_catalog.unnest(zodan.list_exchanged(p_facts, p_join)) AS x(name)
-                 WHERE NOT i.item -> 'sets' ? x.name
-                   AND pg_catalog.jsonb_path_exists(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables'],
-                       '$[*] ? (@.set == $name)', pg_catalog.jsonb_build_object('name', x.name))) AS lacks
-          FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
-              'subscriptions']) AS i(item)
-            ON p_join -> 'members' ? (i.item ->> 'provider') AND (i.item ->> 'enabled')::boolean
-         WHERE p_facts -> m.name ? 'spock') AS s
- GROUP BY s.subscriber
-UNION ALL
-SELECT c.key, c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
-  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
-      coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
-          -- OFFSET 0: once, and not again for every row.
-          FROM zodan.list_published(p_facts, p_join) AS i(item) OFFSET 0) AS f
- CROSS JOIN LATERAL (VALUES
-    ('partition-roots', 'partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name))
-     FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
-       WHERE n.root IS NOT NULL AND f.published ? n.name AND NOT f.published ? n.root),
-     'the root of every partition in a replication set: Spock copies no partition without it',
-         'Add the root with spock.repset_add_table on every member.'),
-    ('needed-columns', 'columns that need a value',
-     (SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', n.key, l.list)))
-     FROM pg_catalog.jsonb_each(f.t -> 'needed') AS n(key, value)
-        CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list
-            FROM pg_catalog.jsonb_array_elements_text(n.value) AS k(name) WHERE NOT f.published -> n.key ? k.name) AS l
-       WHERE pg_catalog.jsonb_typeof(f.published -> n.key) = 'array' AND l.list IS NOT NULL),
-     'in every column list the columns that are NOT NULL without a default',
-         'Add these columns to the column list, or give them a default.')
- ) AS c(key, name, list, required, hint)
- WHERE f.t IS NOT NULL
-UNION ALL
-SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.list IS NULL,
-    coalesce('slot of the copy of another node: ' || j.list, 'none'), 'no unfinished join of another node',
-       'Finish that join, or roll it back, where it was called.'
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN LATERAL (
-    SELECT pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
-        FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'host', 'slots']) AS s(item)
-     WHERE s.item ->> 'name' ~ '^spk_.*_zodan_co[0-9a-f]{8}$' AND (s.item ->> 'here')::boolean) AS j
- WHERE p_facts -> m.name ? 'host'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_premises IS
-'What the proof of a join stands on beyond zodan.check_members and zodan.check_sets: members take the same sets from
-one another; a published partition has its root published too, without which Spock does not copy it; a column list
-leaves out no column that needs a value; no other join is under way, which the members would not come to know of.';
-REVOKE ALL ON FUNCTION zodan.check_premises FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_slots(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN (
-    SELECT coalesce(pg_catalog.jsonb_agg(x.item -> 'slot'), '[]') AS slots
-      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS u
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(coalesce(s.held, 0))
-        || ' held') FILTER (WHERE NOT s.active AND NOT u.slots ? s.name)) AS idle,
-           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.held) || ' held')
-               FILTER (WHERE NOT s.active AND s.held > 268435456)) AS holding,
-           zodan.name_some(pg_catalog.jsonb_agg(s.name || ' is ' || s.status)
-               FILTER (WHERE s.status IN ('lost', 'unreserved') AND u.slots ? s.name)) AS lost,
-           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.lag) || ' behind')
-               FILTER (WHERE s.lag > 67108864 AND s.here)) AS slow
-      FROM pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[m.name, 'host', 'slots'])
-               AS s(name text, active boolean, status text, here boolean, held numeric, lag numeric)) AS l
- CROSS JOIN LATERAL (VALUES
-    ('inactive-slots', 'no inactive slots', 'warn', l.idle,
-     'a subscriber on every slot that is none of the cluster''s own',
-     'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
-    ('held-wal', 'WAL held by inactive slots', 'warn', l.holding,
-     pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
-     'Bring its subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells): it fills the disk.'),
-    ('lost-slots', 'no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from',
-     'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
-    ('lag', 'lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint)
-     || ' at most not yet confirmed by a subscriber',
-     'Wait until the subscribers have caught up, or find what slows them.')
- ) AS c(key, name, severity, list, required, hint)
- WHERE p_facts -> m.name ? 'host'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_slots IS
-'Replication slots of every member: streamed from, none of a member''s that lost its WAL, none that holds much of it
-unused, none far behind.';
-REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, m.name, c.severity, c.list = '[]', coalesce(zodan.name_some(c.list), 'none'),
-    'none: a slot is made only once they are over', c.hint
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN LATERAL (VALUES
-    ('long-transactions', 'no long transactions', 'warn', p_facts #> ARRAY[m.name, 'host', 'transactions'],
-     'Let them end, or end them with pg_terminate_backend, before the join.'),
-    ('prepared-transactions', 'no prepared transactions', 'fail', p_facts #> ARRAY[m.name, 'host', 'prepared'],
-     'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
- ) AS c(key, name, severity, list, hint)
- WHERE p_facts -> m.name ? 'host'
-UNION ALL
-SELECT 'wal-kept', 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w.kept < w.allowed,
-       pg_catalog.format('about %s while %s are copied at an assumed %s a second; max_slot_wal_keep_size %s',
-           pg_catalog.pg_size_pretty(w.kept),
-           pg_catalog.pg_size_pretty(w.size), pg_catalog.pg_size_pretty(20971520::bigint),
-           CASE WHEN w.allowed = -1 THEN 'unlimited' ELSE pg_catalog.pg_size_pretty(w.allowed) END),
-       'less than max_slot_wal_keep_size',
-           'Raise max_slot_wal_keep_size on the source and reload, or join while little is written.'
-  FROM (SELECT h.size, h.wal_rate * h.size / 20971520 AS kept,
-               CASE WHEN (h.settings ->> 'max_slot_wal_keep_size')::numeric < 0 THEN -1
-                   ELSE (h.settings ->> 'max_slot_wal_keep_size')::numeric * 1048576 END AS allowed
-          FROM pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'host']) AS h(size numeric,
-              wal_rate numeric, settings jsonb)
-         WHERE p_facts -> (p_join ->> 'source') ? 'host') AS w
-UNION ALL
--- In seconds. Spock's copy does not read from its slot before it is complete.
-SELECT 'waiting-slots', 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.allowed > i.needed,
-       pg_catalog.format('dropped after %s (idle_replication_slot_timeout)',
-           pg_catalog.make_interval(secs => i.allowed)),
-       pg_catalog.format('more than %s, or 0: a slot waits for as long as the copy takes',
-           pg_catalog.make_interval(secs => i.needed)),
-       'Set idle_replication_slot_timeout = 0 and reload, until the node has joined.'
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN LATERAL (SELECT coalesce((p_facts #>> ARRAY[m.name, 'host', 'settings',
-     'idle_replication_slot_timeout'])::double precision, 0) AS allowed,
-               600 + pg_catalog.round((p_facts #>> ARRAY[p_join ->> 'source', 'host',
-                   'size'])::numeric / 20971520) AS needed) AS i
- WHERE p_facts -> m.name ? 'host'
-UNION ALL
--- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so that more may fit.
-SELECT 'max-locks-per-transaction', 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
-       pg_catalog.format('room for %s locks', o.allowed),
-           pg_catalog.format('%s, for what the structure of the source has', o.needed),
-       'Raise max_locks_per_transaction in postgresql.conf and restart the server.'
-  FROM (SELECT n.name, (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'lockable'])::bigint AS needed,
-               (h.settings ->> 'max_locks_per_transaction')::bigint * ((h.settings ->> 'max_connections')::bigint
-                   + (h.settings ->> 'max_prepared_transactions')::bigint) AS allowed
-          FROM (VALUES (p_join ->> 'source'), (p_join ->> 'new')) AS n(name)
-         CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[n.name, 'host', 'settings'] AS settings) AS h
-         WHERE h.settings IS NOT NULL AND p_facts -> (p_join ->> 'source') ? 'tables') AS o
-UNION ALL
-SELECT 'disk-space', 'disk space', p_join ->> 'new', 'info', NULL::boolean,
-       pg_catalog.format('the source has %s; free space on this server is unknown',
-           pg_catalog.pg_size_pretty((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::bigint)),
-       'room for the database and its WAL', 'Look at the free space of the file system of the data directory.'
- WHERE p_facts -> (p_join ->> 'source') ? 'host' AND p_facts -> (p_join ->> 'new') ? 'host'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_load IS
-'What would make a join slow or fill a disk, or take away a slot that waits: long and prepared transactions on a
-member, which a slot waits for, and the WAL that the source keeps while it is copied, estimated from what it wrote on
-average. Disk space of the new node cannot be known in SQL: its passed is NULL.';
-REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_tables(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
-  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
-      p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
-               p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e OFFSET 0) AS f
- -- A key is found in an object at once, in an array only by going through it. OFFSET 0: once, and not again for every row.
- CROSS JOIN LATERAL (
-    SELECT (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', true), '{}')
-        FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)) AS published,
-           (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, true), '{}')
-               FROM pg_catalog.jsonb_array_elements_text(f.t -> 'unkeyed') AS k(name)) AS unkeyed OFFSET 0) AS u
- CROSS JOIN LATERAL (
-    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s in %s', i.item ->> 'table',
-        i.item ->> 'set'))
-              FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)
-              JOIN pg_catalog.jsonb_array_elements(f.s -> 'sets') AS r(item) ON r.item ->> 'name' = i.item ->> 'set'
-             WHERE ((r.item ->> 'update')::boolean OR (r.item ->> 'delete')::boolean)
-                 AND u.unkeyed ? (i.item ->> 'table'))) AS unkeyed,
-           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
-               FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS t(name, root)
-             WHERE NOT u.published ?| ARRAY[t.name, t.root])) AS apart,
-           CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor'
-               THEN pg_catalog.format('%s large objects', f.t ->> 'large_objects') END AS large) AS l
- CROSS JOIN LATERAL (VALUES
-    ('keys', 'keys of replicated tables', 'fail', l.unkeyed,
-     'a primary key or index as replica identity, not deferrable, where updates or deletes are replicated',
-     'Add a primary key or REPLICA IDENTITY USING INDEX, or move the table to a set that replicates inserts only.'),
-    ('unreplicated-tables', 'tables not replicated', 'warn', l.apart, 'every table in a replication set',
-     'Add them with spock.repset_add_table, or know that their rows are not copied.'),
-    ('deferrable-keys', 'deferrable keys', 'warn', zodan.name_some(f.t -> 'deferrable'),
-     'no deferrable primary or unique constraints: conflicts on them are not found',
-     'Make the constraint again NOT DEFERRABLE.'),
-    ('several-keys', 'several unique keys', 'warn', zodan.name_some(f.t -> 'several_unique'),
-     'one unique index for each table: conflicts are resolved on the replica identity only',
-     'Let only one node write what the other keys hold, or drop them.'),
-    ('unlogged-tables', 'unlogged tables', 'warn', zodan.name_some(f.t -> 'unlogged'), 'none: they are not replicated',
-     'Run ALTER TABLE ... SET LOGGED and add them to a set, or do without them.'),
-    ('triggers', 'triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'),
-     'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node',
-     'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
-    ('large-objects', 'large objects', 'warn', l.large, 'none, or lolor, which replicates them',
-     'Install lolor and move the large objects into its tables.'),
-    ('other-subscriptions', 'other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'),
-     'no subscription of PostgreSQL''s own: the copy carries it to the new node',
-     'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: its slot is the source''s.')
- ) AS c(key, name, severity, list, required, hint)
- WHERE f.t IS NOT NULL AND f.s IS NOT NULL
-$zodan$;
-COMMENT ON FUNCTION zodan.check_tables IS
-'What of the source''s tables cannot be replicated, or not as one would think. A failure only for tables without a
-key in a set that replicates updates or deletes: the new node cannot have such a set.';
-REVOKE ALL ON FUNCTION zodan.check_tables FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_sequences(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT 'sequences', 'sequences', p_join ->> 'source', 'warn', q.plain IS NULL,
-       coalesce('each node counts for itself: ' || q.plain, 'no plain sequences'), 'keys that are unique across nodes',
-       'Give each node its own range or step, or use snowflake sequences.'
-  FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(s.key)) AS plain
-          FROM pg_catalog.jsonb_each(p_facts #> ARRAY[p_join ->> 'source', 'tables', 'sequences']) AS s(key, value)
-         WHERE NOT (s.value ->> 'snowflake')::boolean) AS q
- WHERE p_facts -> (p_join ->> 'source') ? 'tables'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_sequences IS
-'Names the plain sequences of the source: on a multi-master each node counts for itself, so that two nodes will give
-the same value sooner or later. A warning.';
-REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE plpgsql IMMUTABLE
-AS $zodan$
-/* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
-zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
-nothing. */
-BEGIN
-    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
-    RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
-    RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_new_node(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_new_server(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_structure(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_copyable(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_premises(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_capacity(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_load(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_tables(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_sequences(p_facts, p_join);
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.check_join IS
-'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
-zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
-nothing.';
-REVOKE ALL ON FUNCTION zodan.check_join FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_joined(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT 'known-everywhere', 'known everywhere', m.name, 'fail', u.list IS NULL,
-    coalesce('does not know ' || u.list, 'knows every member'), 'every member in spock.node',
-       'Join the missing node again, or look for what removed its row from spock.node.'
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN LATERAL (SELECT zodan.name_some(pg_catalog.jsonb_agg(o.name)) AS list
-     FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS o(name)
-                      WHERE NOT p_facts #> ARRAY[m.name, 'spock', 'nodes'] ? o.name) AS u
- WHERE p_facts -> m.name ? 'spock'
-UNION ALL
-SELECT 'new-node-subscriptions', 'subscriptions of the new node', p_join ->> 'new', 'fail',
-    pg_catalog.count(s.item) = 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1),
-       pg_catalog.format('%s replicate', pg_catalog.count(s.item)),
-           pg_catalog.format('%s, one from and one to every member',
-           2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1)),
-       'Look at the subscriptions that do not replicate, or are not there, and at the server logs.'
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-  LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
-    ON s.item ->> 'status' = 'replicating' AND (m.name = p_join ->> 'new' OR s.item ->> 'provider' = p_join ->> 'new')
-HAVING p_join ->> 'new' IS NOT NULL
-UNION ALL
-SELECT 'slot-active', 'slot is streamed from', (s.item ->> 'provider') || ' -> ' || m.name, 'fail',
-    coalesce(l.active, false),
-       CASE WHEN l.active IS NULL THEN pg_catalog.format('no slot "%s"', s.item ->> 'slot') WHEN l.active THEN 'active'
-           ELSE 'inactive' END,
-       'an active slot on the provider',
-           'Enable the subscription; where its slot is gone, the subscriber has to be joined again.'
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
-  LEFT JOIN LATERAL pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[s.item ->> 'provider', 'host',
-      'slots']) AS l(name text, active boolean) ON l.name = s.item ->> 'slot'
- WHERE p_facts -> (s.item ->> 'provider') ? 'host'
-UNION ALL
-SELECT 'sequences-ahead', 'sequences ahead', p_join ->> 'new', 'warn', b.list IS NULL,
-    coalesce('behind another member: ' || b.list, 'none behind'),
-       'sequences no lower than on any member', 'Run setval for these sequences before applications write to this node.'
-  FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(DISTINCT o.key)) AS list
-          FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-         CROSS JOIN LATERAL pg_catalog.jsonb_each(p_facts #> ARRAY[m.name, 'tables', 'sequences']) AS o(key, value)
-         CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[p_join ->> 'new', 'tables', 'sequences', o.key] AS value) AS n
-         WHERE NOT (o.value ->> 'snowflake')::boolean
-           AND ((o.value ->> 'last')::numeric - coalesce((n.value ->> 'last')::numeric,
-               '-Infinity')) * pg_catalog.sign((o.value ->> 'step')::numeric) > 0) AS b
- WHERE p_facts -> (p_join ->> 'new') ? 'tables'
-$zodan$;
-COMMENT ON FUNCTION zodan.check_joined IS
-'What a join must have led to: every member knows every other one, the new node has its 2 (n - 1) subscriptions
-replicating, each stream has its slot on the provider, streamed from, and the new node''s sequences are ahead.';
-REVOKE ALL ON FUNCTION zodan.check_joined FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_rows(p_facts jsonb, p_join jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT 'row-counts', 'row counts', m.name, 'warn', coalesce(pg_catalog.bool_and(t.near), true),
-       coalesce(zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s has %s rows, %s on the source', t.name,
-           t.own, t.source)) FILTER (WHERE NOT t.near)) || '; ', '')
-           || pg_catalog.format('%s tables counted, %s estimated, %s not known', pg_catalog.count(t.name)
-               FILTER (WHERE t.counted),
-                  pg_catalog.count(t.name) FILTER (WHERE NOT t.counted AND t.near IS NOT NULL),
-                      pg_catalog.count(t.name) FILTER (WHERE t.near IS NULL)),
-       'as many rows as on the source within 5 per cent',
-           'Count again once the members are level; if they still differ, compare the rows.'
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-  LEFT JOIN LATERAL (
-    SELECT c.name, c.counted, c.own, c.source,
-           CASE WHEN c.own >= 0 AND c.source >= 0
-               THEN pg_catalog.abs(c.own - c.source) * 100 <= 5 * greatest(c.own,
-               c.source) END AS near
-      FROM (SELECT r.name, r.exact_own IS NOT NULL AND r.exact_source IS NOT NULL AS counted,
-                   coalesce(r.exact_own, r.guess_own) AS own, coalesce(r.exact_source, r.guess_source) AS source
-              FROM (SELECT DISTINCT i.item ->> 'table' AS name,
-                           (p_facts #>> ARRAY[m.name, 'counts', i.item ->> 'table'])::numeric AS exact_own,
-                           (p_facts #>> ARRAY[p_join ->> 'source', 'counts',
-                               i.item ->> 'table'])::numeric AS exact_source,
-                           (p_facts #>> ARRAY[m.name, 'tables', 'rows', i.item ->> 'table'])::numeric AS guess_own,
-                           (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'rows',
-                               i.item ->> 'table'])::numeric AS guess_source
-                      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams',
-                          'tables']) AS i(item)
-                     WHERE i.item ->> 'filter' IS NULL) AS r) AS c) AS t ON true
- WHERE m.name <> p_join ->> 'source' AND p_facts -> m.name ? 'tables'
- GROUP BY m.name
-$zodan$;
-COMMENT ON FUNCTION zodan.check_rows IS
-'Tables in replication sets have about as many rows on every member as on the source: counted where small on both
-(at most 10000 rows), else as PostgreSQL estimates. A warning: members write while they are
-counted.';
-REVOKE ALL ON FUNCTION zodan.check_rows FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.check_cluster(p_facts jsonb, p_join jsonb, p_probes jsonb)
-RETURNS SETOF zodan.finding
-LANGUAGE plpgsql IMMUTABLE
-AS $zodan$
-/* What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
-node is among the members. */
-BEGIN
-    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
-    RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
-    RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_joined(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_rows(p_facts, p_join);
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.check_cluster IS
-'What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
-node is among the members.';
-REVOKE ALL ON FUNCTION zodan.check_cluster FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns jsonb)
-RETURNS SETOF zodan.check_result
-LANGUAGE plpgsql
-AS $zodan$
-/* Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
-join, or post, after it. */
-DECLARE
-    v_join jsonb := p_join || pg_catalog.jsonb_build_object('patience', extract(epoch FROM zodan.read_patience()));
-    v_facts jsonb := zodan.gather_more(p_facts, p_dsns);
-    v_probes jsonb := zodan.probe_pairs(p_facts, p_dsns);
-    v_counts jsonb;
-BEGIN
-    IF p_type = 'pre' THEN
-        v_facts := zodan.gather_structure(v_facts, v_join, p_dsns);
-        RETURN QUERY SELECT c.* FROM zodan.check_join(v_facts, v_join, v_probes) AS f
-            CROSS JOIN zodan.give_verdict(f) AS c;
-        RETURN;
-    END IF;
-    IF v_join ->> 'new' IS NOT NULL THEN
-        v_join := v_join || pg_catalog.jsonb_build_object('members', (v_join -> 'members') || (v_join -> 'new'));
-    END IF;
-    v_counts := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, zodan.row_facts('(' || c.counts || ')')), '{}')
-          FROM pg_catalog.jsonb_each(v_facts) AS f(key, value)
-         CROSS JOIN LATERAL (
-            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(
-                           'SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s', zodan.quote_text(t.name), t.name), ' UNION ALL '),
-                       'SELECT NULL::text AS name, 0 AS rows WHERE false') AS counts
-              FROM pg_catalog.jsonb_array_elements_text(f.value #> '{tables,small}') AS t(name)) AS c
-         WHERE f.value ? 'tables'), p_dsns);
-    SELECT pg_catalog.jsonb_object_agg(f.key, f.value || pg_catalog.jsonb_build_object('counts',
-        coalesce(v_counts #> ARRAY[f.key, 'value', 'facts'], '{}')))
-      INTO v_facts FROM pg_catalog.jsonb_each(v_facts) AS f(key, value);
-    RETURN QUERY SELECT c.* FROM zodan.check_cluster(v_facts, v_join || '{"joined": true}', v_probes) AS f
-     CROSS JOIN zodan.give_verdict(f) AS c;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.examine IS
-'Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
-join, or post, after it.';
-REVOKE ALL ON FUNCTION zodan.examine FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_sets(p_cluster jsonb, p_node text)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT coalesce(pg_catalog.array_agg(s.name ORDER BY s.name), '{}')
-  FROM pg_catalog.jsonb_array_elements_text(p_cluster #> ARRAY['sets', p_node]) AS s(name)
-$zodan$;
-COMMENT ON FUNCTION zodan.list_sets IS
-'The names of the replication sets that a member has, of those that members take from one another; a subscription
-that asks for any other never replicates.';
-REVOKE ALL ON FUNCTION zodan.list_sets FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_subscriptions(p_cluster jsonb)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.array_agg(zodan.subscription_name(m.name, p_cluster ->> 'new'))
-  FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)
-$zodan$;
-COMMENT ON FUNCTION zodan.list_subscriptions IS
-'The names of the subscriptions by which the new node receives from every member.';
-REVOKE ALL ON FUNCTION zodan.list_subscriptions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_exists(p_subscription text)
 RETURNS text
@@ -7319,6 +6024,1335 @@ are dropped. A slot of the names in p_slots stops the join, because it may hold 
 cluster still needs.';
 REVOKE ALL ON FUNCTION zodan.clear_names FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.drop_roles(p_node text, p_brought text[], p_before text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_role text;
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
+        FROM %1$s THEN
+        RETURN;
+    END IF;
+    FOR v_role IN SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname::text = ANY (%2$s)
+        AND NOT %3$s::jsonb ? r.rolname::text LOOP
+        EXECUTE pg_catalog.format('DROP OWNED BY %%I', v_role);
+        EXECUTE pg_catalog.format('DROP ROLE %%I', v_role);
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_text(p_node), zodan.quote_list(p_brought), zodan.quote_result(p_before))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_roles IS
+'Drops the roles that came from the source: those of p_brought that p_before (the names noted before) does not hold.
+Only while the database is node p_node.';
+REVOKE ALL ON FUNCTION zodan.drop_roles FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.view_is_filled(p_view text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%1$s)
+    AND NOT c.relispopulated) AS ok$sql$,
+    zodan.quote_text(p_view))
+$zodan$;
+COMMENT ON FUNCTION zodan.view_is_filled IS
+'Tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is not there any more;
+for done_sql.';
+REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.refresh_view(p_schema text, p_view text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', s.reset_val, true)
+       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
+    REFRESH MATERIALIZED VIEW %1$s.%2$s;
+END
+$do$$sql$,
+    zodan.quote_name(p_schema), zodan.quote_name(p_view))
+$zodan$;
+COMMENT ON FUNCTION zodan.refresh_view IS
+'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have:
+functions in it may rely on that.';
+REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
+node's, and the caller's before and after), host, tables and, where Spock is, streams. What could not be read is named
+in unread. Never raises. */
+DECLARE
+    v_facts jsonb := p_facts;
+    v_kind text;
+    v_query text;
+    v_answers jsonb;
+    v_answer jsonb;
+    v_node text;
+    v_sent timestamptz;
+BEGIN
+    FOR v_kind, v_query IN VALUES
+        ('clock', 'SELECT pg_catalog.jsonb_build_object(''at'', extract(epoch FROM pg_catalog.clock_timestamp())) AS facts'),
+        ('host', zodan.host_facts()), ('tables', zodan.table_facts()), ('streams', zodan.stream_facts('{}'))
+    LOOP
+        v_sent := pg_catalog.clock_timestamp();
+        v_answers := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, v_query), '{}')
+              FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+             WHERE NOT f.value ? 'error' AND (v_kind <> 'streams' OR f.value ? 'spock')), p_dsns);
+        FOR v_node, v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+            v_facts := v_facts || pg_catalog.jsonb_build_object(v_node, (v_facts -> v_node) || CASE
+                WHEN NOT (v_answer ->> 'ok')::boolean THEN pg_catalog.jsonb_build_object('unread', v_kind || ': '
+                    || (v_answer ->> 'message'))
+                WHEN v_kind = 'clock' THEN pg_catalog.jsonb_build_object('clock', (v_answer #> '{value,facts}')
+                    || pg_catalog.jsonb_build_object(
+                    'sent', extract(epoch FROM v_sent), 'received', extract(epoch FROM pg_catalog.clock_timestamp())))
+                ELSE pg_catalog.jsonb_build_object(v_kind, v_answer #> '{value,facts}') END);
+        END LOOP;
+    END LOOP;
+    RETURN v_facts;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.gather_more IS
+'Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
+node''s, and the caller''s before and after), host, tables and, where Spock is, streams. What could not be read is named
+in unread. Never raises.';
+REVOKE ALL ON FUNCTION zodan.gather_more FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
+member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
+connection, identity and replication, with the fault, NULL where it worked. Nothing is changed. */
+DECLARE
+    v_dsns jsonb;
+    v_queries jsonb;
+BEGIN
+    SELECT coalesce(pg_catalog.jsonb_object_agg(t.way, t.dsn), '{}'), pg_catalog.jsonb_object_agg(t.node, t.targets)
+        INTO v_dsns, v_queries
+      FROM (SELECT f.key AS node, pg_catalog.concat_ws(' -> ', f.key, o.key) AS way,
+                   coalesce(zodan.known_dsns(pg_catalog.jsonb_build_object('own', f.value)) -> o.key, o.value) AS dsn,
+                   pg_catalog.jsonb_object_agg(o.key, pg_catalog.jsonb_build_object(
+                       'way', pg_catalog.concat_ws(' -> ', f.key, o.key), 'who',
+                           p_facts #> ARRAY[o.key, 'who'])) OVER (PARTITION BY f.key) AS targets
+              FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+             CROSS JOIN pg_catalog.jsonb_each(p_dsns) AS o(key, value)
+             -- Only a superuser can keep a statement, and the connection strings in it, out of the server's log.
+             WHERE o.key <> f.key AND (f.value ->> 'superuser')::boolean) AS t;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(q.key, zodan.probe((
+               SELECT 'pg_catalog.jsonb_build_object(' || pg_catalog.string_agg(pg_catalog.format(
+                          '%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
+                          zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
+                              || ')'
+                 FROM pg_catalog.jsonb_each(q.value) AS t(key, value)))), '{}') INTO v_queries
+      FROM pg_catalog.jsonb_each(v_queries) AS q(key, value);
+    RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, CASE WHEN r.value ->> 'sqlstate' = 'ZD000'
+                       THEN (r.value ->> 'detail')::jsonb
+                       ELSE pg_catalog.jsonb_build_object('', pg_catalog.jsonb_build_object('connection',
+                           coalesce(r.value ->> 'message', 'no answer'))) END), '{}')
+              FROM pg_catalog.jsonb_each(zodan.query_nodes(v_queries, v_dsns || p_dsns)) AS r(key, value));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.probe_pairs IS
+'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
+member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
+connection, identity and replication, with the fault, NULL where it worked. Nothing is changed.';
+REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
+           (SELECT coalesce(pg_catalog.array_agg(DISTINCT t.name ORDER BY t.name), '{}')
+              FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
+                 'subscriptions']) AS s(item)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(s.item -> 'sets') AS t(name)
+             WHERE p_join -> 'members' ? (s.item ->> 'provider'))
+       ELSE (SELECT coalesce(pg_catalog.array_agg(t.name ORDER BY t.name), '{}')
+               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock',
+                   'sets']) AS t(name)) END
+$zodan$;
+COMMENT ON FUNCTION zodan.list_exchanged IS
+'The names of the replication sets that the members'' subscriptions take from one another; of a cluster of one, all
+that it has. A set that only an outside consumer takes is none of them.';
+REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_published(p_facts jsonb, p_join jsonb)
+RETURNS SETOF jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT i.item
+  -- OFFSET 0: once, and not again for every row.
+  FROM (SELECT zodan.list_exchanged(p_facts, p_join) AS sets OFFSET 0) AS x
+ CROSS JOIN pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables']) AS i(item)
+ WHERE i.item ->> 'set' = ANY (x.sets)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_published IS
+'The tables of the source in the replication sets that the members take from one another, a row a table and set, as
+zodan.read_sets returns them: set, table, columns and filter.';
+REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
+structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
+not be read is named in unread. What is tried is rolled back. Never raises. */
+DECLARE
+    v_new text := p_join ->> 'new';
+    v_source text := p_join ->> 'source';
+    v_facts jsonb := p_facts;
+    v_objects jsonb;
+    v_answers jsonb;
+    v_answer record;
+    v_filters jsonb;
+BEGIN
+    IF v_new IS NULL OR NOT v_facts -> v_source ? 'streams' OR NOT v_facts -> v_new ? 'tables'
+        OR v_facts #>> ARRAY[v_new, 'spock', 'node'] IS NOT NULL THEN
+        RETURN v_facts;
+    END IF;
+    v_objects := zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, zodan.object_facts()), p_dsns) #> ARRAY[v_new,
+        'value', 'facts'];
+    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
+        v_new, zodan.structure_facts('[]'), v_source, zodan.structure_facts(coalesce(v_objects, '[]')::text)), p_dsns);
+    FOR v_answer IN SELECT a.key, a.value, a.value #> '{value,facts}' AS facts
+        FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE
+            WHEN v_answer.facts IS NULL
+            THEN pg_catalog.jsonb_build_object('unread', 'structure: ' || (v_answer.value ->> 'message'))
+            ELSE pg_catalog.jsonb_build_object('structure', v_answer.facts) END);
+    END LOOP;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.filter), '{}') INTO v_filters
+      FROM (SELECT i.item ->> 'table' AS name,
+                   CASE WHEN pg_catalog.bool_and(i.item ->> 'filter' IS NOT NULL)
+                       THEN pg_catalog.string_agg(pg_catalog.format('(%s)', i.item ->> 'filter'), ' OR ') END AS filter
+              FROM zodan.list_published(v_facts, p_join) AS i(item) GROUP BY i.item ->> 'table') AS t;
+    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
+        v_new, zodan.try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')::text),
+        v_source, zodan.try_references(p_filters => v_filters::text,
+            p_references => coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]')::text)), p_dsns);
+    FOR v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
+        v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE
+            WHEN v_answer.value ->> 'sqlstate' = 'ZD000'
+            THEN pg_catalog.jsonb_build_object(CASE v_answer.key WHEN v_new THEN 'trial' ELSE 'references' END,
+                (v_answer.value ->> 'detail')::jsonb)
+            ELSE pg_catalog.jsonb_build_object('unread', 'what was tried: ' || (v_answer.value ->> 'message')) END);
+    END LOOP;
+    RETURN v_facts;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.gather_structure IS
+'Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
+structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
+not be read is named in unread. What is tried is rolled back. Never raises.';
+REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
+a copy is measured. What could not be read is null: progress is for people, and no reason to stop. */
+DECLARE
+    v_answers jsonb;
+BEGIN
+    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(p_source, zodan.copy_facts()), p_dsns);
+    RETURN pg_catalog.jsonb_build_object('tables', v_answers #> ARRAY[p_source, 'value', 'tables'], 'bytes',
+        v_answers #> ARRAY[p_source, 'value', 'bytes']);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.size_copy IS
+'Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
+a copy is measured. What could not be read is null: progress is for people, and no reason to stop.';
+REVOKE ALL ON FUNCTION zodan.size_copy FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_readable(p_facts jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'readable', 'readable', f.key, 'fail', NOT f.value ? 'unread',
+       coalesce('could not read ' || (f.value ->> 'unread'), 'all facts read'), 'catalogs that the role may read',
+       'Connect as a superuser, and see the message for what else is in the way.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE NOT f.value ? 'error'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_readable IS
+'All that the checks look at could be read on every node that was reached; what could not is in no other check.';
+REVOKE ALL ON FUNCTION zodan.check_readable FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_pairs(p_probes jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'identity' THEN 'same-from-everywhere'
+    ELSE 'reachable-from-each-other' END,
+       CASE t.kind WHEN 'replication' THEN 'reachable for replication' WHEN 'identity' THEN 'the same from everywhere'
+           ELSE 'reachable from each other' END, t.source || ' -> ' || coalesce(nullif(t.target, ''), '?'),
+       CASE WHEN t.target <> '' AND p_join ->> 'new' IN (t.source, t.target) THEN 'fail' ELSE 'warn' END,
+           t.fault IS NULL,
+       coalesce(t.fault, CASE t.kind WHEN 'identity' THEN 'the same database' ELSE 'connected' END),
+       CASE t.kind WHEN 'replication' THEN 'a connection in replication mode from node to node'
+                   WHEN 'identity' THEN 'a connection string that means the same database on every server'
+                       ELSE 'a connection from node to node' END,
+       CASE WHEN t.fault LIKE '%$libdir/dblink%' THEN 'Install PostgreSQL''s contrib modules on the server of "'
+           || t.source || '".'
+            WHEN t.target = '' THEN 'Run this statement''s parts by hand on "' || t.source
+                || '" to see what forbids them: a function of dblink in pg_temp.'
+            WHEN t.kind = 'identity' THEN 'Give a connection string whose host and port mean that database on "'
+                || t.source || '" too: an address, no local name or socket.'
+            ELSE 'Check address, firewall, password and pg_hba.conf between the two servers.' END
+  FROM (SELECT p.key AS source, o.key AS target, k.key AS kind, k.value AS fault
+          FROM pg_catalog.jsonb_each(p_probes) AS p(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_each(p.value) AS o(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_each_text(o.value) AS k(key, value)) AS t
+$zodan$;
+COMMENT ON FUNCTION zodan.check_pairs IS
+'Every node reaches every other one, also for replication, and the same database as the caller does. p_probes is
+what zodan.probe_pairs returned. A failure where the new node is one of the two, else a warning: what replicates
+between members is looked at by itself, and they need no dblink.';
+REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_versions(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'not installed'), c.required,
+    c.hint
+  FROM (SELECT e.key, e.value, s.value AS source,
+               pg_catalog.regexp_match(e.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS spock,
+               pg_catalog.regexp_match(s.value #>> '{extensions,spock}', '^(\d+\.\d+)\.?([\d.]*)') AS source_spock
+          FROM pg_catalog.jsonb_each(p_facts) AS e(key, value)
+         CROSS JOIN (SELECT p_facts -> (p_join ->> 'source') AS value) AS s
+         WHERE NOT e.value ? 'error') AS f
+ CROSS JOIN LATERAL (VALUES
+    ('postgresql-version', 'PostgreSQL version', 'fail', (f.value ->> 'version_num')::int >= 150000
+         AND (f.key IS DISTINCT FROM p_join ->> 'new' OR f.source ? 'error'
+              OR (f.value ->> 'version_num')::int / 10000 >= (f.source ->> 'version_num')::int / 10000),
+     f.value ->> 'version', '15 or later, and on the new node no older major version than on the source',
+     'Install the PostgreSQL version of the source.'),
+    ('same-postgresql-major', 'same PostgreSQL major version', 'warn',
+     (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
+     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
+         'Install the PostgreSQL version of the source, unless this join is how the cluster is upgraded.'),
+    ('same-postgresql-minor', 'same PostgreSQL minor version', 'warn',
+     f.value -> 'version_num' = f.source -> 'version_num',
+     f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
+         'Bring all nodes to the newest minor version.'),
+    ('spock', 'Spock', 'fail', (f.value #>> '{spock,pauses}')::boolean,
+     coalesce(f.value ->> 'spock_error', f.value #>> '{extensions,spock}'),
+     '5.0.7 or later',
+     pg_catalog.format('Run CREATE EXTENSION spock, or ALTER EXTENSION spock UPDATE, in database "%s" of node "%s".',
+         f.value ->> 'dbname', f.key)),
+    ('same-spock', 'same Spock version', 'fail', f.spock IS NULL OR f.source_spock IS NULL
+     OR f.spock[1] = f.source_spock[1],
+     f.value #>> '{extensions,spock}', coalesce(f.source_spock[1], '?') || ', as on the source',
+     'Install the Spock version of the source, then run ALTER EXTENSION spock UPDATE.'),
+    ('same-spock-patch', 'same Spock patch level', 'warn', f.spock IS NULL OR f.source_spock IS NULL
+     OR f.spock[2] = f.source_spock[2],
+     f.value #>> '{extensions,spock}', coalesce(f.source #>> '{extensions,spock}', '?') || ', as on the source',
+     'Bring all nodes to the newest patch level of Spock.')
+ ) AS c(key, name, severity, passed, observed, required, hint)
+ WHERE NOT f.source ? 'error' OR c.key IN ('postgresql-version', 'spock')
+$zodan$;
+COMMENT ON FUNCTION zodan.check_versions IS
+'PostgreSQL 15 or later everywhere and on the new node no older than on the source (its pg_dump must read the
+source); Spock 5.0.7 or later, which can pause its apply workers, of one minor version
+everywhere.';
+REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL (
+    SELECT pg_catalog.string_agg(t.name || ' = ' || (f.value #>> ARRAY['host', 'settings', t.name]), ', ') AS list
+      FROM (VALUES ('statement_timeout'), ('lock_timeout'), ('transaction_timeout'),
+          ('idle_in_transaction_session_timeout')) AS t(name)
+     WHERE f.value #>> ARRAY['host', 'settings', t.name] <> '0') AS limits
+ CROSS JOIN LATERAL (VALUES
+    ('wal-level', 'wal_level', 'fail', f.value #>> '{settings,wal_level}' = 'logical',
+     f.value #>> '{settings,wal_level}', 'logical',
+     'Set wal_level = logical in postgresql.conf and restart the server.'),
+    ('track-commit-timestamp', 'track_commit_timestamp', 'fail', f.value #>> '{settings,track_commit_timestamp}' = 'on',
+     f.value #>> '{settings,track_commit_timestamp}', 'on',
+     'Set track_commit_timestamp = on in postgresql.conf and restart the server.'),
+    ('output-plugin-libraries', 'output_plugin_libraries', 'fail',
+     f.value #>> '{settings,output_plugin_libraries}' IS NULL OR 'spock_output' = ANY (pg_catalog.regexp_split_to_array(
+         pg_catalog.translate(f.value #>> '{settings,output_plugin_libraries}', ' "', ''), ',')),
+     coalesce(f.value #>> '{settings,output_plugin_libraries}', 'no such setting'), 'a list with spock_output in it',
+     'Add spock_output to output_plugin_libraries in postgresql.conf and reload.'),
+    ('not-a-standby', 'not a standby', 'fail', NOT (f.value ->> 'recovery')::boolean, CASE
+     WHEN (f.value ->> 'recovery')::boolean THEN 'in recovery' ELSE 'primary' END,
+     'a primary server', 'Give the connection string of the primary.'),
+    ('superuser', 'superuser', 'fail', (f.value ->> 'superuser')::boolean, CASE WHEN (f.value ->> 'superuser')::boolean
+     THEN 'superuser' ELSE 'not a superuser' END,
+     'a superuser, as Spock demands', 'Connect as a superuser.'),
+    ('shared-preload-libraries', 'shared_preload_libraries', 'fail', f.value #>> '{host,library}' IS NULL
+     OR f.value #>> '{host,library}' = ANY (
+         pg_catalog.regexp_split_to_array(pg_catalog.regexp_replace(
+             f.value #>> '{host,settings,shared_preload_libraries}', '[ "]|\$libdir/|\.so', '', 'g'), ',')),
+     f.value #>> '{host,settings,shared_preload_libraries}', 'a list with '
+         || coalesce(f.value #>> '{host,library}', 'Spock''s library') || ' in it',
+     'Add it to shared_preload_libraries in postgresql.conf and restart the server.'),
+    ('writable', 'writable', 'fail', f.value #>> '{host,settings,default_transaction_read_only}' = 'off'
+     AND coalesce(f.value #>> '{host,settings,spock.readonly}', 'off') <> 'all',
+     pg_catalog.format('default_transaction_read_only %s, spock.readonly %s',
+         f.value #>> '{host,settings,default_transaction_read_only}',
+         coalesce(f.value #>> '{host,settings,spock.readonly}', 'not set')),
+     'a database that may be written to',
+         'Set default_transaction_read_only and spock.readonly to off for the database and the role.'),
+    ('time-limits', 'no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'),
+     'none, because the copy is one long statement',
+     'Reset them for the role and the database that the connection string names.'),
+    ('pause-timeout', 'pause_timeout', 'warn', coalesce(nullif(f.value #>> '{host,pause}', '')::interval,
+     '10 s') >= '10 s'::interval,
+     coalesce(nullif(f.value #>> '{host,pause}', ''), 'not set'),
+         '10 s or more, because the flip is undone when a pause ends too soon',
+     'Raise spock.pause_timeout in postgresql.conf and reload.')
+ ) AS c(key, name, severity, passed, observed, required, hint)
+ WHERE NOT f.value ? 'error' AND (f.value ? 'host' OR c.key IN ('wal-level', 'track-commit-timestamp',
+     'output-plugin-libraries', 'not-a-standby', 'superuser'))
+$zodan$;
+COMMENT ON FUNCTION zodan.check_settings IS
+'The server settings and rights without which a join would fail half-way: logical WAL, commit timestamps, the output
+plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only; and
+warnings of time limits that a copy would run into and of a pause too short for the flip.';
+REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_sessions(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables', 'types'] AS types,
+     p_facts #>> ARRAY[p_join ->> 'source', 'host', 'settings', 'lc_monetary'] AS money) AS s
+ CROSS JOIN LATERAL (SELECT f.value #> '{host,settings}' AS is) AS g
+ CROSS JOIN LATERAL (VALUES
+    ('client-encoding', 'client encoding', 'fail', NOT (f.value #>> '{host,converts}')::boolean,
+     g.is ->> 'client_encoding', 'the encoding of the database, in which nothing is converted',
+     'Run ALTER ROLE ... RESET client_encoding, ALTER DATABASE ... or ALTER SYSTEM, whichever set it.'),
+    ('monetary-locale', 'monetary locale', 'fail', NOT coalesce(s.types ? 'money', false)
+     OR g.is ->> 'lc_monetary' = s.money, g.is ->> 'lc_monetary', coalesce(s.money, '?')
+     || ', as on the source, where there are columns of type money',
+     'Set lc_monetary to the same value on all nodes.'),
+    ('xml-option', 'XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
+     NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
+     'content, because a column of type xml may hold fragments', 'Set xmloption to content for the role and the database.'),
+    ('transaction-isolation', 'transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
+     g.is ->> 'default_transaction_isolation' = 'read committed',
+     g.is ->> 'default_transaction_isolation',
+         'read committed, for apply does not try again what cannot be serialized',
+         'Set default_transaction_isolation to read committed for the role and the database.')
+ ) AS c(key, name, severity, passed, observed, required, hint)
+ WHERE f.value ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_sessions IS
+'Settings of role, database and server that Spock''s own sessions take over, which change values on their way: the
+client encoding, lc_monetary where the source has columns of type money, xmloption where it has XML, and an isolation
+in which apply fails. Zodan sets what its own sessions need by itself.';
+REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, f.key, c.severity, c.observed IS NOT DISTINCT FROM c.required,
+    coalesce(nullif(c.observed, ''), 'not set'),
+       coalesce(nullif(c.required, ''), 'not set') || ', as on the source', c.hint
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL (SELECT f.value -> 'host' AS n, p_facts #> ARRAY[p_join ->> 'source', 'host'] AS s) AS h
+ CROSS JOIN LATERAL (SELECT h.n -> 'settings' AS n, h.s -> 'settings' AS s) AS g
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name)
+        FROM pg_catalog.jsonb_array_elements_text(h.s -> 'database_settings') AS e(name)
+        WHERE NOT h.n -> 'database_settings' ? e.name)) AS lacks,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(e.name)
+               FROM pg_catalog.jsonb_array_elements_text(h.n -> 'database_settings') AS e(name)
+               WHERE NOT h.s -> 'database_settings' ? e.name)) AS beyond) AS d
+ CROSS JOIN LATERAL (VALUES
+    ('encoding', 'encoding', 'fail', h.n ->> 'encoding', h.s ->> 'encoding',
+     'Create the database with the encoding of the source.'),
+    ('collation', 'collation', 'warn', h.n #>> '{locale,is}', h.s #>> '{locale,is}',
+     'Create the database with provider and locale of the source.'),
+    ('collation-version', 'collation version', 'warn', h.n #>> '{locale,actual}', h.s #>> '{locale,actual}',
+     'Expect text to sort differently here, or use a server with the same version of the library.'),
+    ('conflict-resolution', 'conflict resolution', 'fail', coalesce(g.n ->> 'spock.conflict_resolution',
+     g.n ->> 'pglogical.conflict_resolution'),
+     coalesce(g.s ->> 'spock.conflict_resolution', g.s ->> 'pglogical.conflict_resolution'),
+         'Set spock.conflict_resolution to the same value on all nodes.'),
+    ('exception-behaviour', 'exception behaviour', 'warn', g.n ->> 'spock.exception_behaviour',
+     g.s ->> 'spock.exception_behaviour', 'Set spock.exception_behaviour to the same value on all nodes.'),
+    ('ddl-replication', 'DDL replication', 'warn', pg_catalog.concat_ws(', ', 'enable '
+     || (g.n ->> 'spock.enable_ddl_replication'), 'sets ' || (g.n ->> 'spock.include_ddl_repset'), 'functions '
+     || (g.n ->> 'spock.allow_ddl_from_functions')),
+     pg_catalog.concat_ws(', ', 'enable ' || (g.s ->> 'spock.enable_ddl_replication'), 'sets '
+         || (g.s ->> 'spock.include_ddl_repset'), 'functions ' || (g.s ->> 'spock.allow_ddl_from_functions')),
+     'Set spock.enable_ddl_replication, include_ddl_repset and allow_ddl_from_functions to the same values on all nodes.'),
+    ('database-settings', 'database settings', 'warn',
+     coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks ' || d.lacks, 'has beyond ' || d.beyond), ''), 'the same'),
+     'the same',
+     'Repeat here the ALTER DATABASE ... SET and ALTER ROLE ... SET of the source that are named: no copy carries them.')
+ ) AS c(key, name, severity, observed, required, hint)
+ WHERE f.key <> p_join ->> 'source' AND h.n IS NOT NULL AND h.s IS NOT NULL
+UNION ALL
+SELECT 'collation-current', 'collation up to date', f.key, 'warn',
+    f.value #> '{host,locale,recorded}' = f.value #> '{host,locale,actual}',
+       pg_catalog.format('made with version %s, the library is %s',
+           coalesce(f.value #>> '{host,locale,recorded}', 'unknown'),
+           coalesce(f.value #>> '{host,locale,actual}', 'unknown')),
+       'indexes in the order that the library sorts by',
+           'Run REINDEX DATABASE, then ALTER DATABASE ... REFRESH COLLATION VERSION.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE f.value ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_alike IS
+'What has to be on every node as it is on the source. Encoding, and how conflicts are resolved: where nodes differ
+in that, rows come to differ. The rest are warnings: locale, behaviour on exceptions, DDL replication, settings of the
+database, which no copy carries.';
+REVOKE ALL ON FUNCTION zodan.check_alike FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_clocks(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'clock', 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5
+    THEN 'warn' ELSE 'fail' END, c.skew <= 2,
+       pg_catalog.format('%s s from the clock of the source', pg_catalog.round(c.skew, 1)),
+           '2 s at most',
+       'Synchronise the clocks of all servers, for example with chrony.'
+  FROM (SELECT f.key, greatest(0, (n.at - n.received) - (s.at - s.sent), (s.at - s.received) - (n.at - n.sent)) AS skew
+          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(f.value -> 'clock') AS n(at numeric, sent numeric,
+             received numeric)
+         CROSS JOIN LATERAL pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'clock']) AS s(at numeric,
+             sent numeric, received numeric)
+         WHERE f.key <> p_join ->> 'source' AND f.value ? 'clock') AS c
+$zodan$;
+COMMENT ON FUNCTION zodan.check_clocks IS
+'Clocks differ from the source''s by no more than 2 s (a warning), 5 s
+(a failure): the later commit wins, as told by clocks. Each was read between two looks at the caller''s clock, and the
+time between them is in the node''s favour.';
+REVOKE ALL ON FUNCTION zodan.check_clocks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_capacity(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
+       pg_catalog.format('%s of %s in use', c.used, c.allowed), pg_catalog.format('%s free', c.needed),
+       pg_catalog.format('Raise %s in postgresql.conf and restart the server.', pg_catalog.split_part(c.name, ' ', 1))
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN LATERAL (SELECT CASE WHEN f.key = p_join ->> 'new' THEN pg_catalog.jsonb_array_length(p_join -> 'members')
+                                 WHEN f.key = p_join ->> 'source' THEN 2 ELSE 1 END AS streams) AS s
+ CROSS JOIN LATERAL (VALUES
+    ('max-replication-slots', 'max_replication_slots', (f.value ->> 'slots')::int, s.streams,
+     (f.value #>> '{settings,max_replication_slots}')::int),
+    ('max-wal-senders', 'max_wal_senders', (f.value ->> 'walsenders')::int, s.streams,
+     (f.value #>> '{settings,max_wal_senders}')::int),
+    ('max-worker-processes', 'max_worker_processes', (f.value ->> 'workers')::int,
+     CASE WHEN f.key = p_join ->> 'new' THEN s.streams + 1 ELSE 1 END,
+         (f.value #>> '{settings,max_worker_processes}')::int),
+    ('replication-origins', CASE WHEN f.value #> '{host,settings}' ? 'max_active_replication_origins'
+     THEN 'max_active_replication_origins' ELSE 'max_replication_slots (origins)' END,
+     (f.value #>> '{host,origins}')::int, CASE WHEN f.key = p_join ->> 'new' THEN s.streams ELSE 1 END,
+     coalesce((f.value #>> '{host,settings,max_active_replication_origins}')::int,
+         (f.value #>> '{settings,max_replication_slots}')::int)),
+    ('max-connections', 'max_connections', (f.value #>> '{host,clients}')::int, s.streams + 1,
+     (f.value #>> '{host,settings,max_connections}')::int)
+ ) AS c(key, name, used, needed, allowed)
+ WHERE NOT f.value ? 'error' AND c.used IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.check_capacity IS
+'Free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one of each on
+a member, two for the copy on the source, and one a member on the new node (and Spock''s own worker, and one for the
+copy).';
+REVOKE ALL ON FUNCTION zodan.check_capacity FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_new_node(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
+ CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.string_agg(r.role, ', ') FILTER (WHERE NOT f.n -> 'roles' ? r.role), '') AS roles
+      FROM pg_catalog.jsonb_array_elements_text(f.s -> 'needed_roles') AS r(role)) AS missing
+ CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.string_agg(e.name, ', ') 
+               FILTER (WHERE NOT f.n -> 'available' ? e.name AND NOT f.n -> 'extensions' ? e.name), '') AS extensions
+      FROM pg_catalog.jsonb_object_keys(f.s -> 'extensions') AS e(name)) AS lacking
+ CROSS JOIN LATERAL (
+    SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(zodan.subscription_name(m.name, p_join ->> 'new'))),
+        0) AS longest
+      FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)) AS names
+ CROSS JOIN LATERAL (
+    SELECT pg_catalog.min(k.name) AS name FROM pg_catalog.jsonb_object_keys(f.s #> '{spock,nodes}') AS k(name)
+     WHERE k.name <> p_join ->> 'new'
+         AND pg_catalog.hashtext(k.name) & 65535 = pg_catalog.hashtext(p_join ->> 'new') & 65535) AS same
+ CROSS JOIN LATERAL (VALUES
+    ('not-a-node', 'not a node yet', f.n #>> '{spock,node}' IS NULL,
+     coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
+     'a database that is no Spock node',
+         'Give the connection string of the database that is to join, or remove its old node first.'),
+    ('empty', 'empty', (f.n ->> 'relations')::int = 0, (f.n ->> 'relations') || ' relations', 'no user relations',
+     'Join an empty database: its structure and data come from the source.'),
+    ('own-server', 'server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE
+     WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
+     'another server than the source, whose apply is paused for a moment', 'Use a database on another server.'),
+    ('name-free', 'name is free', NOT f.s #> '{spock,nodes}' ? (p_join ->> 'new'), CASE
+     WHEN f.s #> '{spock,nodes}' ? (p_join ->> 'new') THEN 'the cluster knows a node of this name' ELSE 'free' END,
+     'a name that no member knows', 'Choose another name, or remove the node of this name first.'),
+    ('number-free', 'number is free', same.name IS NULL,
+     coalesce(pg_catalog.format('Spock gives "%s" and "%s" the same number', same.name, p_join ->> 'new'), 'free'),
+     'a name whose 16-bit hash no other node''s name has', 'Choose another name.'),
+    ('name-length', 'name is short enough', names.longest <= 63,
+     pg_catalog.format('%s bytes for the longest subscription name', names.longest),
+     '63 bytes at most', 'Choose a shorter node name.'),
+    ('roles', 'roles', missing.roles = '', CASE WHEN missing.roles = '' THEN 'all there' ELSE 'missing: '
+     || missing.roles END,
+     'every role that owns or may use an object on the source',
+         'Call with roles => true, or create the missing roles there, for example from pg_dumpall --roles-only.'),
+    ('extensions', 'extensions', lacking.extensions = '', CASE WHEN lacking.extensions = '' THEN 'all available'
+     ELSE 'not available: ' || lacking.extensions END,
+     'every extension of the source available on the server',
+         'Install the packages of the missing extensions on the new node''s server.')
+ ) AS c(key, name, passed, observed, required, hint)
+ WHERE NOT f.n ? 'error' AND NOT f.s ? 'error' AND f.s ? 'spock'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_new_node IS
+'The new node is empty, is no node yet and lives on a server of its own; its name and the number that Spock makes of
+it are free and every name made from it fits 63 bytes; it has the roles and can have the
+extensions of the source.';
+REVOKE ALL ON FUNCTION zodan.check_new_node FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_new_server(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s %s, the source has %s', e.key,
+        f.n #>> ARRAY['host', 'versions', e.key], e.value))) AS extensions
+      FROM pg_catalog.jsonb_each_text(f.s -> 'extensions') AS e(key, value) WHERE e.key <> 'spock'
+          AND f.n #>> ARRAY['host', 'versions', e.key] <> e.value) AS x
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s: "%s", on the source "%s"', r.role,
+        f.n #>> ARRAY['host', 'role_attributes', r.role], f.s #>> ARRAY['host', 'role_attributes', r.role]))) AS roles
+      FROM pg_catalog.jsonb_array_elements_text(f.s -> 'needed_roles') AS r(role)
+     WHERE f.n #>> ARRAY['host', 'role_attributes', r.role] <> f.s #>> ARRAY['host', 'role_attributes', r.role]) AS r
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
+        FROM pg_catalog.jsonb_array_elements_text(f.s #> '{tables,tablespaces}') AS t(name)
+        WHERE NOT f.n #> '{host,tablespaces}' ? t.name)) AS spaces,
+           CASE WHEN f.s -> 'extensions' ? 'lolor' AND EXISTS (SELECT
+               FROM pg_catalog.jsonb_array_elements(f.s #> '{streams,tables}') AS i(item)
+               WHERE i.item ->> 'table' LIKE 'lolor.%') THEN
+               CASE WHEN NOT f.n -> 'extensions' ? 'lolor' THEN 'lolor is missing'
+                   WHEN (f.n #>> '{tables,lolor_bytes}')::bigint > 0 THEN 'its tables are not empty' END END AS lolor,
+           (SELECT pg_catalog.format('%s, as on %s', f.n #>> '{host,settings,snowflake.node}',
+               pg_catalog.string_agg(o.key, ', ')) FROM pg_catalog.jsonb_each(p_facts) AS o(key, value)
+             WHERE o.key <> p_join ->> 'new' AND f.s -> 'extensions' ? 'snowflake'
+                 AND o.value #> '{host,settings,snowflake.node}' = f.n #> '{host,settings,snowflake.node}'
+            HAVING pg_catalog.count(*) > 0) AS snowflake) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('extension-versions', 'extension versions', 'warn', x.extensions, 'the versions of the source',
+     'Install the packages of the same versions on the new node''s server.'),
+    ('role-attributes', 'role attributes', 'warn', r.roles, 'the attributes and memberships of the source',
+     'Run ALTER ROLE and GRANT for these roles as on the source.'),
+    ('tablespaces', 'tablespaces', 'fail', 'missing: ' || l.spaces,
+     'every tablespace that holds a table or index of the source', 'Create the tablespaces on the new node''s server.'),
+    ('lolor', 'lolor', 'fail', l.lolor,
+     'where the source replicates lolor''s tables: the extension, and its tables empty',
+     'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
+    ('snowflake-node', 'snowflake.node', 'warn', l.snowflake, 'a number that no other node has',
+     'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
+ ) AS c(key, name, severity, list, required, hint)
+ WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_new_server IS
+'What the new node''s server and database must have, or must not have, for the structure of the source to fit:
+tablespaces, lolor ready, a snowflake number of its own; and warnings where roles or extensions differ.';
+REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(o.name ORDER BY o.name), '{}')
+  FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'fenced']) AS o(name)
+ WHERE p_facts #> ARRAY[p_join ->> 'new', 'fenced'] ? o.name AND o.name ~ '^[a-z_][a-z0-9_]*$'
+$zodan$;
+COMMENT ON FUNCTION zodan.list_fenced IS
+'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves
+them out. Only plain names, which Spock gives to pg_dump as a pattern.';
+REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.observed, 'it is no node'), c.required,
+    c.hint
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (SELECT p_facts -> m.name AS value) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'provider')
+        FILTER (WHERE NOT p_join -> 'members' ? (x.item ->> 'provider'))) AS strange,
+           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name')
+               FILTER (WHERE x.item -> 'forwards' @> '["all"]')) AS forwarding,
+           zodan.name_some(pg_catalog.jsonb_agg(x.item -> 'name')
+               FILTER (WHERE (x.item ->> 'delay')::interval > '0'::interval)) AS delayed,
+           pg_catalog.count(x.item) - pg_catalog.count(DISTINCT x.item ->> 'provider') AS doubled,
+           coalesce(pg_catalog.max((x.item ->> 'delay')::interval), '0') AS longest
+      FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS s
+ CROSS JOIN LATERAL (VALUES
+    ('member-identity', 'member is who it should be', 'fail', f.value #>> '{spock,node}' = m.name, 'it is node "'
+     || (f.value #>> '{spock,node}') || '"', 'node "' || m.name || '"',
+     'Check the name and the connection string that you gave, or correct the one in spock.node_interface.'),
+    ('other-nodes', 'knows no other nodes', 'fail', s.strange IS NULL,
+     coalesce('it also receives from ' || s.strange, 'members only'),
+     'subscriptions from the members that the source knows',
+     'Remove what is left of the other node, or subscribe the source to it.'),
+    ('single-subscriptions', 'one subscription for each provider', CASE WHEN m.name = p_join ->> 'source' THEN 'fail'
+     ELSE 'warn' END, s.doubled = 0, pg_catalog.format('%s too many', s.doubled),
+     'one, because a join relies on one position in each stream of the source',
+     'Add the sets of the others to one subscription, and drop the others.'),
+    ('forwarding', 'no forwarding', CASE WHEN p_join ? 'joined' THEN 'fail' ELSE 'warn' END, s.forwarding IS NULL,
+     coalesce(s.forwarding, 'none'),
+     'no subscription with forward_origins all: in a mesh every change then comes twice',
+     'Set forward_origins of these subscriptions to {}.'),
+    ('apply-delay', 'no apply delay', CASE WHEN m.name = p_join ->> 'source'
+     AND s.longest >= pg_catalog.make_interval(secs => coalesce((p_join ->> 'patience')::double precision, 600))
+     THEN 'fail' ELSE 'warn' END, s.delayed IS NULL, coalesce(s.delayed, 'none'),
+     'subscriptions without apply_delay, because a join waits for them',
+     'Make them again without apply_delay, or raise zodan.sync_timeout above it.'),
+    ('exceptions', 'no exceptions lately', 'warn', coalesce(f.value #> '{streams,exceptions}', '[]') = '[]',
+     coalesce(zodan.name_some(f.value #> '{streams,exceptions}'), 'none'),
+     'no row in spock.exception_log of the last 24 hours',
+         'Read spock.exception_log: each row is a change that this node does not have.')
+ ) AS c(key, name, severity, passed, observed, required, hint)
+ WHERE f.value ? 'spock'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_members IS
+'The cluster is whole: every member''s connection string leads to that member, every member has one subscription from
+every other one, forwarding nothing and without delay, none from a node that the source does not know, and no
+exceptions of late.';
+REVOKE ALL ON FUNCTION zodan.check_members FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_replicating(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'replicating', 'replicating', provider.name || ' -> ' || m.name, 'fail',
+    coalesce(s.status = 'replicating', false),
+       CASE WHEN s.lost THEN 'down, but its worker runs: Spock has lost track of it'
+           ELSE coalesce(s.status, 'no subscription') END,
+       'a subscription that replicates',
+       pg_catalog.format(CASE WHEN s.lost
+           THEN 'Restart the server of node "%s": Spock can neither stop this worker nor start another.'
+           ELSE 'Fix the subscription on node "%s" first; its server log and spock.exception_log tell the cause.' END,
+               m.name)
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS provider(name)
+  LEFT JOIN LATERAL (
+    SELECT pg_catalog.max(x.item ->> 'status') AS status,
+           coalesce(pg_catalog.bool_or(x.item ->> 'status' = 'down' AND (x.item ->> 'works')::boolean), false) AS lost
+      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS x(item)
+     WHERE x.item ->> 'provider' = provider.name) AS s ON true
+ WHERE provider.name <> m.name AND p_facts -> m.name ? 'spock'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_replicating IS
+'Every member receives from every other one by a subscription that replicates.';
+REVOKE ALL ON FUNCTION zodan.check_replicating FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_structure(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
+      p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
+               (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
+                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(o.name)
+        FROM pg_catalog.jsonb_array_elements_text(f.t -> 'same') AS o(name)
+             WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(zodan.list_fenced(p_facts, p_join)) AS z(name)
+                 WHERE o.name = 'schema ' || z.name))) AS same,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: in %s, on the source in %s', e.key,
+               f.n #>> ARRAY['structure', 'extensions', e.key, 'schema'], e.value ->> 'schema'))
+              FROM pg_catalog.jsonb_each(f.t -> 'extensions') AS e(key, value)
+             WHERE (e.value ->> 'used')::boolean AND f.n #>> ARRAY['structure', 'extensions', e.key,
+                 'schema'] <> e.value ->> 'schema')) AS elsewhere,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s: %s', e.key, e.value))
+               FROM pg_catalog.jsonb_each_text(f.n #> '{trial,extensions}') AS e(key, value)
+             WHERE f.n -> 'available' ? e.key)) AS failing,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
+               FROM pg_catalog.jsonb_array_elements_text(f.n #> '{trial,filled}') AS t(name)
+               WHERE f.published ? t.name)) AS filled) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('same-names', 'nothing of the same name', 'fail', l.same, 'no object that the copy is about to create',
+     'Drop these objects on the new node.'),
+    ('creatable-objects', 'objects can be created', 'fail', f.n #>> '{trial,objects}',
+     'a database in which the connecting role may create objects: the copy does',
+     'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
+    ('schema-public', 'schema public', 'fail', CASE WHEN (f.t ->> 'in_public')::boolean
+     AND NOT (f.n #>> '{structure,public}')::boolean THEN 'missing' END,
+     'schema public, in which the source has objects', 'Run CREATE SCHEMA public on the new node.'),
+    ('extension-schemas', 'schemas of extensions', 'fail', l.elsewhere,
+     'an extension that others depend on in the schema that it has on the source',
+     'Run ALTER EXTENSION ... SET SCHEMA on the new node, or drop it there.'),
+    ('creatable-extensions', 'extensions can be created', 'fail', l.failing, 'every extension of the source',
+     'Run CREATE EXTENSION on the new node to see the error, and remove its cause.'),
+    ('extension-tables', 'tables of extensions', 'fail', l.filled,
+     'no rows from the script of an extension in a table that is copied',
+     'Take these tables out of the replication sets on every member.')
+ ) AS c(key, name, severity, list, required, hint)
+ WHERE f.t IS NOT NULL AND f.n ? 'structure'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_structure IS
+'Whether the structure of the source can be made on the new node, over what zodan.gather_structure returned: nothing
+of the same name is there, and objects and extensions can be created.';
+REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_copyable(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
+  FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
+      p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
+               (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
+                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
+               FROM pg_catalog.jsonb_array_elements_text(f.t -> 'holding') AS t(name)
+             WHERE NOT f.published ? t.name AND NOT f.n #> '{trial,filled}' ? t.name)) AS holding,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', g.key, l.list))
+               FROM pg_catalog.jsonb_each(f.t -> 'generated') AS g(key, value)
+             CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list
+                 FROM pg_catalog.jsonb_array_elements_text(g.value) AS k(name)
+                                  WHERE pg_catalog.jsonb_typeof(f.published -> g.key) = 'null'
+                                      OR f.published -> g.key ? k.name) AS l
+             WHERE f.published ? g.key AND l.list IS NOT NULL
+                 AND f.n #>> '{extensions,spock}' LIKE '5.%')) AS generated,
+           (SELECT pg_catalog.jsonb_object_agg(k.kind,
+               zodan.name_some((SELECT pg_catalog.jsonb_agg(e.key)
+               FROM pg_catalog.jsonb_each(k.tables) AS e(key, related)
+                       WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(e.related) AS r(name)
+                           WHERE f.published ? r.name))))
+              FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('extension-rows', 'rows of extensions', 'warn', l.holding,
+     'no rows in tables of extensions that are in no replication set: they are not copied',
+     'Add these tables to a set on every member, or bring their rows by hand.'),
+    ('generated-columns', 'generated columns', 'fail', l.generated,
+     'with Spock 5, no generated column in what is replicated: its copy fails',
+     'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
+    ('foreign-partitions', 'foreign partitions', 'fail', l.partitions ->> 'foreign',
+     'no foreign table below a table that is copied: the copy would read and write the rows of its server',
+     'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
+    ('partitions-by-hash', 'partitions by hash', 'fail', l.partitions ->> 'hashed',
+     'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
+     'Take these tables with their partitions out of the replication sets on every member, '
+     'or partition them by list or by the hash of another column.'),
+    ('foreign-keys', 'foreign keys', 'fail', zodan.name_some(f.s #> '{references,broken}'),
+     'a row for every reference among the rows that are copied',
+     'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
+    ('unread-foreign-keys', 'foreign keys that were read', 'warn',
+     zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before',
+     'Look for rows without the one that they refer to: the copy would fail at its end.'),
+    ('table-reading-checks', 'checks that read tables', 'warn', zodan.name_some(f.t -> 'peeking'),
+     'no CHECK whose function reads a table, which may be empty while the copy fills another',
+     'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
+    ('search-paths', 'functions with a search path', 'warn', zodan.name_some(f.t -> 'unpinned'),
+     'a search_path set for functions in indexes and checks: the copy has none',
+     'Run ALTER FUNCTION ... SET search_path for these.')
+ ) AS c(key, name, severity, list, required, hint)
+ WHERE f.t IS NOT NULL AND f.n ? 'structure'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_copyable IS
+'Whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign keys
+hold for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail by what a
+function does.';
+REVOKE ALL ON FUNCTION zodan.check_copyable FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> 'sequences' THEN 'fail' ELSE 'warn' END,
+    d.lacks IS NULL AND d.has IS NULL,
+       coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''),
+           'as on the source'),
+       'what the source has', 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN (VALUES ('replication-sets', 'replication sets', 'sets', 'name', 'name'),
+     ('set-tables', 'tables in sets', 'tables', 'table', 'set'), ('set-sequences', 'sequences in sets', 'sequences',
+     'sequence', 'set')) AS c(key, name, kind, label, set)
+ CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'streams', c.kind] AS own,
+     p_facts #> ARRAY[p_join ->> 'source', 'streams', c.kind] AS source OFFSET 0) AS k
+ -- OFFSET 0: once, and not again for every row.
+ CROSS JOIN (SELECT zodan.list_exchanged(p_facts, p_join || pg_catalog.jsonb_build_object('members',
+     (p_join -> 'members') - coalesce(p_join ->> 'new', ''))) AS sets OFFSET 0) AS x
+ CROSS JOIN LATERAL (
+    -- EXCEPT is linear, however many tables there are.
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set',
+        e.item ->> c.label))
+              FROM (SELECT s.item FROM pg_catalog.jsonb_array_elements(k.source) AS s(item) EXCEPT SELECT o.item
+                  FROM pg_catalog.jsonb_array_elements(k.own) AS o(item)) AS e
+             WHERE e.item ->> c.set = ANY (x.sets))) AS lacks,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(': ', e.item ->> 'set',
+               e.item ->> c.label))
+              FROM (SELECT o.item FROM pg_catalog.jsonb_array_elements(k.own) AS o(item) EXCEPT SELECT s.item
+                  FROM pg_catalog.jsonb_array_elements(k.source) AS s(item)) AS e
+             WHERE e.item ->> c.set = ANY (x.sets))) AS has) AS d
+ WHERE m.name <> p_join ->> 'source' AND k.own IS NOT NULL AND k.source IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.check_sets IS
+'Every member has the replication sets of the source, as far as the members take them from one another: definitions,
+and tables and sequences in them with columns and row filter. Sequences are a warning for another member than the new
+node.';
+REVOKE ALL ON FUNCTION zodan.check_sets FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_premises(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'same-sets', 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and(s.lacks IS NULL),
+       coalesce(pg_catalog.string_agg(pg_catalog.format('%s does not take %s', s.name, s.lacks), '; ')
+           FILTER (WHERE s.lacks IS NOT NULL), 'as every member'),
+       'every replication set with tables that any member takes',
+           'Run spock.sub_add_repset on this node, and bring the rows that it lacks.'
+  FROM (SELECT m.name AS subscriber, i.item ->> 'name' AS name,
+               (SELECT pg_catalog.string_agg(x.name, ', ')
+                   FROM pg_catalog.unnest(zodan.list_exchanged(p_facts, p_join)) AS x(name)
+                 WHERE NOT i.item -> 'sets' ? x.name
+                   AND pg_catalog.jsonb_path_exists(p_facts #> ARRAY[p_join ->> 'source', 'streams', 'tables'],
+                       '$[*] ? (@.set == $name)', pg_catalog.jsonb_build_object('name', x.name))) AS lacks
+          FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
+              'subscriptions']) AS i(item)
+            ON p_join -> 'members' ? (i.item ->> 'provider') AND (i.item ->> 'enabled')::boolean
+         WHERE p_facts -> m.name ? 'spock') AS s
+ GROUP BY s.subscriber
+UNION ALL
+SELECT c.key, c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
+      coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
+          -- OFFSET 0: once, and not again for every row.
+          FROM zodan.list_published(p_facts, p_join) AS i(item) OFFSET 0) AS f
+ CROSS JOIN LATERAL (VALUES
+    ('partition-roots', 'partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name))
+     FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
+       WHERE n.root IS NOT NULL AND f.published ? n.name AND NOT f.published ? n.root),
+     'the root of every partition in a replication set: Spock copies no partition without it',
+         'Add the root with spock.repset_add_table on every member.'),
+    ('needed-columns', 'columns that need a value',
+     (SELECT zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', n.key, l.list)))
+     FROM pg_catalog.jsonb_each(f.t -> 'needed') AS n(key, value)
+        CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list
+            FROM pg_catalog.jsonb_array_elements_text(n.value) AS k(name) WHERE NOT f.published -> n.key ? k.name) AS l
+       WHERE pg_catalog.jsonb_typeof(f.published -> n.key) = 'array' AND l.list IS NOT NULL),
+     'in every column list the columns that are NOT NULL without a default',
+         'Add these columns to the column list, or give them a default.')
+ ) AS c(key, name, list, required, hint)
+ WHERE f.t IS NOT NULL
+UNION ALL
+SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.list IS NULL,
+    coalesce('slot of the copy of another node: ' || j.list, 'none'), 'no unfinished join of another node',
+       'Finish that join, or roll it back, where it was called.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (
+    SELECT pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
+        FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'host', 'slots']) AS s(item)
+     WHERE s.item ->> 'name' ~ '^spk_.*_zodan_co[0-9a-f]{8}$' AND (s.item ->> 'here')::boolean) AS j
+ WHERE p_facts -> m.name ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_premises IS
+'What the proof of a join stands on beyond zodan.check_members and zodan.check_sets: members take the same sets from
+one another; a published partition has its root published too, without which Spock does not copy it; a column list
+leaves out no column that needs a value; no other join is under way, which the members would not come to know of.';
+REVOKE ALL ON FUNCTION zodan.check_premises FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_slots(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN (
+    SELECT coalesce(pg_catalog.jsonb_agg(x.item -> 'slot'), '[]') AS slots
+      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS u
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(coalesce(s.held, 0))
+        || ' held') FILTER (WHERE NOT s.active AND NOT u.slots ? s.name)) AS idle,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.held) || ' held')
+               FILTER (WHERE NOT s.active AND s.held > 268435456)) AS holding,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ' is ' || s.status)
+               FILTER (WHERE s.status IN ('lost', 'unreserved') AND u.slots ? s.name)) AS lost,
+           zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.lag) || ' behind')
+               FILTER (WHERE s.lag > 67108864 AND s.here)) AS slow
+      FROM pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[m.name, 'host', 'slots'])
+               AS s(name text, active boolean, status text, here boolean, held numeric, lag numeric)) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('inactive-slots', 'no inactive slots', 'warn', l.idle,
+     'a subscriber on every slot that is none of the cluster''s own',
+     'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
+    ('held-wal', 'WAL held by inactive slots', 'warn', l.holding,
+     pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
+     'Bring its subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells): it fills the disk.'),
+    ('lost-slots', 'no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from',
+     'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
+    ('lag', 'lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint)
+     || ' at most not yet confirmed by a subscriber',
+     'Wait until the subscribers have caught up, or find what slows them.')
+ ) AS c(key, name, severity, list, required, hint)
+ WHERE p_facts -> m.name ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_slots IS
+'Replication slots of every member: streamed from, none of a member''s that lost its WAL, none that holds much of it
+unused, none far behind.';
+REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, m.name, c.severity, c.list = '[]', coalesce(zodan.name_some(c.list), 'none'),
+    'none: a slot is made only once they are over', c.hint
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (VALUES
+    ('long-transactions', 'no long transactions', 'warn', p_facts #> ARRAY[m.name, 'host', 'transactions'],
+     'Let them end, or end them with pg_terminate_backend, before the join.'),
+    ('prepared-transactions', 'no prepared transactions', 'fail', p_facts #> ARRAY[m.name, 'host', 'prepared'],
+     'Run COMMIT PREPARED or ROLLBACK PREPARED for each.')
+ ) AS c(key, name, severity, list, hint)
+ WHERE p_facts -> m.name ? 'host'
+UNION ALL
+SELECT 'wal-kept', 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w.kept < w.allowed,
+       pg_catalog.format('about %s while %s are copied at an assumed %s a second; max_slot_wal_keep_size %s',
+           pg_catalog.pg_size_pretty(w.kept),
+           pg_catalog.pg_size_pretty(w.size), pg_catalog.pg_size_pretty(20971520::bigint),
+           CASE WHEN w.allowed = -1 THEN 'unlimited' ELSE pg_catalog.pg_size_pretty(w.allowed) END),
+       'less than max_slot_wal_keep_size',
+           'Raise max_slot_wal_keep_size on the source and reload, or join while little is written.'
+  FROM (SELECT h.size, h.wal_rate * h.size / 20971520 AS kept,
+               CASE WHEN (h.settings ->> 'max_slot_wal_keep_size')::numeric < 0 THEN -1
+                   ELSE (h.settings ->> 'max_slot_wal_keep_size')::numeric * 1048576 END AS allowed
+          FROM pg_catalog.jsonb_to_record(p_facts #> ARRAY[p_join ->> 'source', 'host']) AS h(size numeric,
+              wal_rate numeric, settings jsonb)
+         WHERE p_facts -> (p_join ->> 'source') ? 'host') AS w
+UNION ALL
+-- In seconds. Spock's copy does not read from its slot before it is complete.
+SELECT 'waiting-slots', 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.allowed > i.needed,
+       pg_catalog.format('dropped after %s (idle_replication_slot_timeout)',
+           pg_catalog.make_interval(secs => i.allowed)),
+       pg_catalog.format('more than %s, or 0: a slot waits for as long as the copy takes',
+           pg_catalog.make_interval(secs => i.needed)),
+       'Set idle_replication_slot_timeout = 0 and reload, until the node has joined.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (SELECT coalesce((p_facts #>> ARRAY[m.name, 'host', 'settings',
+     'idle_replication_slot_timeout'])::double precision, 0) AS allowed,
+               600 + pg_catalog.round((p_facts #>> ARRAY[p_join ->> 'source', 'host',
+                   'size'])::numeric / 20971520) AS needed) AS i
+ WHERE p_facts -> m.name ? 'host'
+UNION ALL
+-- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so that more may fit.
+SELECT 'max-locks-per-transaction', 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
+       pg_catalog.format('room for %s locks', o.allowed),
+           pg_catalog.format('%s, for what the structure of the source has', o.needed),
+       'Raise max_locks_per_transaction in postgresql.conf and restart the server.'
+  FROM (SELECT n.name, (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'lockable'])::bigint AS needed,
+               (h.settings ->> 'max_locks_per_transaction')::bigint * ((h.settings ->> 'max_connections')::bigint
+                   + (h.settings ->> 'max_prepared_transactions')::bigint) AS allowed
+          FROM (VALUES (p_join ->> 'source'), (p_join ->> 'new')) AS n(name)
+         CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[n.name, 'host', 'settings'] AS settings) AS h
+         WHERE h.settings IS NOT NULL AND p_facts -> (p_join ->> 'source') ? 'tables') AS o
+UNION ALL
+SELECT 'disk-space', 'disk space', p_join ->> 'new', 'info', NULL::boolean,
+       pg_catalog.format('the source has %s; free space on this server is unknown',
+           pg_catalog.pg_size_pretty((p_facts #>> ARRAY[p_join ->> 'source', 'host', 'size'])::bigint)),
+       'room for the database and its WAL', 'Look at the free space of the file system of the data directory.'
+ WHERE p_facts -> (p_join ->> 'source') ? 'host' AND p_facts -> (p_join ->> 'new') ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_load IS
+'What would make a join slow or fill a disk, or take away a slot that waits: long and prepared transactions on a
+member, which a slot waits for, and the WAL that the source keeps while it is copied, estimated from what it wrote on
+average. Disk space of the new node cannot be known in SQL: its passed is NULL.';
+REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_tables(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
+  FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
+      p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
+               p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e OFFSET 0) AS f
+ -- A key is found in an object at once, in an array only by going through it. OFFSET 0: once, and not again for every row.
+ CROSS JOIN LATERAL (
+    SELECT (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', true), '{}')
+        FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)) AS published,
+           (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, true), '{}')
+               FROM pg_catalog.jsonb_array_elements_text(f.t -> 'unkeyed') AS k(name)) AS unkeyed OFFSET 0) AS u
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s in %s', i.item ->> 'table',
+        i.item ->> 'set'))
+              FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)
+              JOIN pg_catalog.jsonb_array_elements(f.s -> 'sets') AS r(item) ON r.item ->> 'name' = i.item ->> 'set'
+             WHERE ((r.item ->> 'update')::boolean OR (r.item ->> 'delete')::boolean)
+                 AND u.unkeyed ? (i.item ->> 'table'))) AS unkeyed,
+           zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
+               FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS t(name, root)
+             WHERE NOT u.published ?| ARRAY[t.name, t.root])) AS apart,
+           CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor'
+               THEN pg_catalog.format('%s large objects', f.t ->> 'large_objects') END AS large) AS l
+ CROSS JOIN LATERAL (VALUES
+    ('keys', 'keys of replicated tables', 'fail', l.unkeyed,
+     'a primary key or index as replica identity, not deferrable, where updates or deletes are replicated',
+     'Add a primary key or REPLICA IDENTITY USING INDEX, or move the table to a set that replicates inserts only.'),
+    ('unreplicated-tables', 'tables not replicated', 'warn', l.apart, 'every table in a replication set',
+     'Add them with spock.repset_add_table, or know that their rows are not copied.'),
+    ('deferrable-keys', 'deferrable keys', 'warn', zodan.name_some(f.t -> 'deferrable'),
+     'no deferrable primary or unique constraints: conflicts on them are not found',
+     'Make the constraint again NOT DEFERRABLE.'),
+    ('several-keys', 'several unique keys', 'warn', zodan.name_some(f.t -> 'several_unique'),
+     'one unique index for each table: conflicts are resolved on the replica identity only',
+     'Let only one node write what the other keys hold, or drop them.'),
+    ('unlogged-tables', 'unlogged tables', 'warn', zodan.name_some(f.t -> 'unlogged'), 'none: they are not replicated',
+     'Run ALTER TABLE ... SET LOGGED and add them to a set, or do without them.'),
+    ('triggers', 'triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'),
+     'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node',
+     'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
+    ('large-objects', 'large objects', 'warn', l.large, 'none, or lolor, which replicates them',
+     'Install lolor and move the large objects into its tables.'),
+    ('other-subscriptions', 'other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'),
+     'no subscription of PostgreSQL''s own: the copy carries it to the new node',
+     'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: its slot is the source''s.')
+ ) AS c(key, name, severity, list, required, hint)
+ WHERE f.t IS NOT NULL AND f.s IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.check_tables IS
+'What of the source''s tables cannot be replicated, or not as one would think. A failure only for tables without a
+key in a set that replicates updates or deletes: the new node cannot have such a set.';
+REVOKE ALL ON FUNCTION zodan.check_tables FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_sequences(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'sequences', 'sequences', p_join ->> 'source', 'warn', q.plain IS NULL,
+       coalesce('each node counts for itself: ' || q.plain, 'no plain sequences'), 'keys that are unique across nodes',
+       'Give each node its own range or step, or use snowflake sequences.'
+  FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(s.key)) AS plain
+          FROM pg_catalog.jsonb_each(p_facts #> ARRAY[p_join ->> 'source', 'tables', 'sequences']) AS s(key, value)
+         WHERE NOT (s.value ->> 'snowflake')::boolean) AS q
+ WHERE p_facts -> (p_join ->> 'source') ? 'tables'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_sequences IS
+'Names the plain sequences of the source: on a multi-master each node counts for itself, so that two nodes will give
+the same value sooner or later. A warning.';
+REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
+zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
+nothing. */
+BEGIN
+    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
+    RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
+    RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_new_node(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_new_server(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_structure(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_copyable(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_premises(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_capacity(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_load(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_tables(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sequences(p_facts, p_join);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_join IS
+'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
+zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
+nothing.';
+REVOKE ALL ON FUNCTION zodan.check_join FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_joined(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'known-everywhere', 'known everywhere', m.name, 'fail', u.list IS NULL,
+    coalesce('does not know ' || u.list, 'knows every member'), 'every member in spock.node',
+       'Join the missing node again, or look for what removed its row from spock.node.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (SELECT zodan.name_some(pg_catalog.jsonb_agg(o.name)) AS list
+     FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS o(name)
+                      WHERE NOT p_facts #> ARRAY[m.name, 'spock', 'nodes'] ? o.name) AS u
+ WHERE p_facts -> m.name ? 'spock'
+UNION ALL
+SELECT 'new-node-subscriptions', 'subscriptions of the new node', p_join ->> 'new', 'fail',
+    pg_catalog.count(s.item) = 2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1),
+       pg_catalog.format('%s replicate', pg_catalog.count(s.item)),
+           pg_catalog.format('%s, one from and one to every member',
+           2 * (pg_catalog.jsonb_array_length(p_join -> 'members') - 1)),
+       'Look at the subscriptions that do not replicate, or are not there, and at the server logs.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+  LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
+    ON s.item ->> 'status' = 'replicating' AND (m.name = p_join ->> 'new' OR s.item ->> 'provider' = p_join ->> 'new')
+HAVING p_join ->> 'new' IS NOT NULL
+UNION ALL
+SELECT 'slot-active', 'slot is streamed from', (s.item ->> 'provider') || ' -> ' || m.name, 'fail',
+    coalesce(l.active, false),
+       CASE WHEN l.active IS NULL THEN pg_catalog.format('no slot "%s"', s.item ->> 'slot') WHEN l.active THEN 'active'
+           ELSE 'inactive' END,
+       'an active slot on the provider',
+           'Enable the subscription; where its slot is gone, the subscriber has to be joined again.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'subscriptions']) AS s(item)
+  LEFT JOIN LATERAL pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[s.item ->> 'provider', 'host',
+      'slots']) AS l(name text, active boolean) ON l.name = s.item ->> 'slot'
+ WHERE p_facts -> (s.item ->> 'provider') ? 'host'
+UNION ALL
+SELECT 'sequences-ahead', 'sequences ahead', p_join ->> 'new', 'warn', b.list IS NULL,
+    coalesce('behind another member: ' || b.list, 'none behind'),
+       'sequences no lower than on any member', 'Run setval for these sequences before applications write to this node.'
+  FROM (SELECT zodan.name_some(pg_catalog.jsonb_agg(DISTINCT o.key)) AS list
+          FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+         CROSS JOIN LATERAL pg_catalog.jsonb_each(p_facts #> ARRAY[m.name, 'tables', 'sequences']) AS o(key, value)
+         CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[p_join ->> 'new', 'tables', 'sequences', o.key] AS value) AS n
+         WHERE NOT (o.value ->> 'snowflake')::boolean
+           AND ((o.value ->> 'last')::numeric - coalesce((n.value ->> 'last')::numeric,
+               '-Infinity')) * pg_catalog.sign((o.value ->> 'step')::numeric) > 0) AS b
+ WHERE p_facts -> (p_join ->> 'new') ? 'tables'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_joined IS
+'What a join must have led to: every member knows every other one, the new node has its 2 (n - 1) subscriptions
+replicating, each stream has its slot on the provider, streamed from, and the new node''s sequences are ahead.';
+REVOKE ALL ON FUNCTION zodan.check_joined FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_rows(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'row-counts', 'row counts', m.name, 'warn', coalesce(pg_catalog.bool_and(t.near), true),
+       coalesce(zodan.name_some(pg_catalog.jsonb_agg(pg_catalog.format('%s has %s rows, %s on the source', t.name,
+           t.own, t.source)) FILTER (WHERE NOT t.near)) || '; ', '')
+           || pg_catalog.format('%s tables counted, %s estimated, %s not known', pg_catalog.count(t.name)
+               FILTER (WHERE t.counted),
+                  pg_catalog.count(t.name) FILTER (WHERE NOT t.counted AND t.near IS NOT NULL),
+                      pg_catalog.count(t.name) FILTER (WHERE t.near IS NULL)),
+       'as many rows as on the source within 5 per cent',
+           'Count again once the members are level; if they still differ, compare the rows.'
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+  LEFT JOIN LATERAL (
+    SELECT c.name, c.counted, c.own, c.source,
+           CASE WHEN c.own >= 0 AND c.source >= 0
+               THEN pg_catalog.abs(c.own - c.source) * 100 <= 5 * greatest(c.own,
+               c.source) END AS near
+      FROM (SELECT r.name, r.exact_own IS NOT NULL AND r.exact_source IS NOT NULL AS counted,
+                   coalesce(r.exact_own, r.guess_own) AS own, coalesce(r.exact_source, r.guess_source) AS source
+              FROM (SELECT DISTINCT i.item ->> 'table' AS name,
+                           (p_facts #>> ARRAY[m.name, 'counts', i.item ->> 'table'])::numeric AS exact_own,
+                           (p_facts #>> ARRAY[p_join ->> 'source', 'counts',
+                               i.item ->> 'table'])::numeric AS exact_source,
+                           (p_facts #>> ARRAY[m.name, 'tables', 'rows', i.item ->> 'table'])::numeric AS guess_own,
+                           (p_facts #>> ARRAY[p_join ->> 'source', 'tables', 'rows',
+                               i.item ->> 'table'])::numeric AS guess_source
+                      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'streams',
+                          'tables']) AS i(item)
+                     WHERE i.item ->> 'filter' IS NULL) AS r) AS c) AS t ON true
+ WHERE m.name <> p_join ->> 'source' AND p_facts -> m.name ? 'tables'
+ GROUP BY m.name
+$zodan$;
+COMMENT ON FUNCTION zodan.check_rows IS
+'Tables in replication sets have about as many rows on every member as on the source: counted where small on both
+(at most 10000 rows), else as PostgreSQL estimates. A warning: members write while they are
+counted.';
+REVOKE ALL ON FUNCTION zodan.check_rows FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_cluster(p_facts jsonb, p_join jsonb, p_probes jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
+node is among the members. */
+BEGIN
+    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
+    RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
+    RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_joined(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_rows(p_facts, p_join);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_cluster IS
+'What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
+node is among the members.';
+REVOKE ALL ON FUNCTION zodan.check_cluster FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_sets(p_cluster jsonb, p_node text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(s.name ORDER BY s.name), '{}')
+  FROM pg_catalog.jsonb_array_elements_text(p_cluster #> ARRAY['sets', p_node]) AS s(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_sets IS
+'The names of the replication sets that a member has, of those that members take from one another; a subscription
+that asks for any other never replicates.';
+REVOKE ALL ON FUNCTION zodan.list_sets FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_subscriptions(p_cluster jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.array_agg(zodan.subscription_name(m.name, p_cluster ->> 'new'))
+  FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_subscriptions IS
+'The names of the subscriptions by which the new node receives from every member.';
+REVOKE ALL ON FUNCTION zodan.list_subscriptions FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_clean(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -7403,32 +7437,6 @@ COMMENT ON FUNCTION zodan.plan_register IS
 'The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
 copy leaves a schema out only if the subscriber has one of that name.';
 REVOKE ALL ON FUNCTION zodan.plan_register FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.drop_roles(p_node text, p_brought text[], p_before text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_role text;
-BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
-        FROM %1$s THEN
-        RETURN;
-    END IF;
-    FOR v_role IN SELECT r.rolname FROM pg_catalog.pg_roles AS r WHERE r.rolname::text = ANY (%2$s)
-        AND NOT %3$s::jsonb ? r.rolname::text LOOP
-        EXECUTE pg_catalog.format('DROP OWNED BY %%I', v_role);
-        EXECUTE pg_catalog.format('DROP ROLE %%I', v_role);
-    END LOOP;
-END
-$do$$sql$,
-    zodan.quote_text(p_node), zodan.quote_list(p_brought), zodan.quote_result(p_before))
-$zodan$;
-COMMENT ON FUNCTION zodan.drop_roles IS
-'Drops the roles that came from the source: those of p_brought that p_before (the names noted before) does not hold.
-Only while the database is node p_node.';
-REVOKE ALL ON FUNCTION zodan.drop_roles FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_roles(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
@@ -7836,37 +7844,6 @@ COMMENT ON FUNCTION zodan.plan_return IS
 replicate.';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.view_is_filled(p_view text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%1$s)
-    AND NOT c.relispopulated) AS ok$sql$,
-    zodan.quote_text(p_view))
-$zodan$;
-COMMENT ON FUNCTION zodan.view_is_filled IS
-'Tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is not there any more;
-for done_sql.';
-REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.refresh_view(p_schema text, p_view text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-BEGIN
-    PERFORM pg_catalog.set_config('search_path', s.reset_val, true)
-       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
-    REFRESH MATERIALIZED VIEW %1$s.%2$s;
-END
-$do$$sql$,
-    zodan.quote_name(p_schema), zodan.quote_name(p_view))
-$zodan$;
-COMMENT ON FUNCTION zodan.refresh_view IS
-'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have:
-functions in it may rely on that.';
-REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -7991,6 +7968,47 @@ COMMENT ON FUNCTION zodan.plan_join IS
 'The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
 the same plan.';
 REVOKE ALL ON FUNCTION zodan.plan_join FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns jsonb)
+RETURNS SETOF zodan.check_result
+LANGUAGE plpgsql
+AS $zodan$
+/* Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
+join, or post, after it. */
+DECLARE
+    v_join jsonb := p_join || pg_catalog.jsonb_build_object('patience', extract(epoch FROM zodan.read_patience()));
+    v_facts jsonb := zodan.gather_more(p_facts, p_dsns);
+    v_probes jsonb := zodan.probe_pairs(p_facts, p_dsns);
+    v_counts jsonb;
+BEGIN
+    IF p_type = 'pre' THEN
+        v_facts := zodan.gather_structure(v_facts, v_join, p_dsns);
+        RETURN QUERY SELECT c.* FROM zodan.check_join(v_facts, v_join, v_probes) AS f
+            CROSS JOIN zodan.give_verdict(f) AS c;
+        RETURN;
+    END IF;
+    IF v_join ->> 'new' IS NOT NULL THEN
+        v_join := v_join || pg_catalog.jsonb_build_object('members', (v_join -> 'members') || (v_join -> 'new'));
+    END IF;
+    v_counts := zodan.query_nodes((SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, zodan.row_facts('(' || c.counts || ')')), '{}')
+          FROM pg_catalog.jsonb_each(v_facts) AS f(key, value)
+         CROSS JOIN LATERAL (
+            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(
+                           'SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s', zodan.quote_text(t.name), t.name), ' UNION ALL '),
+                       'SELECT NULL::text AS name, 0 AS rows WHERE false') AS counts
+              FROM pg_catalog.jsonb_array_elements_text(f.value #> '{tables,small}') AS t(name)) AS c
+         WHERE f.value ? 'tables'), p_dsns);
+    SELECT pg_catalog.jsonb_object_agg(f.key, f.value || pg_catalog.jsonb_build_object('counts',
+        coalesce(v_counts #> ARRAY[f.key, 'value', 'facts'], '{}')))
+      INTO v_facts FROM pg_catalog.jsonb_each(v_facts) AS f(key, value);
+    RETURN QUERY SELECT c.* FROM zodan.check_cluster(v_facts, v_join || '{"joined": true}', v_probes) AS f
+     CROSS JOIN zodan.give_verdict(f) AS c;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.examine IS
+'Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
+join, or post, after it.';
+REVOKE ALL ON FUNCTION zodan.examine FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_members(
     p_source text,
@@ -8143,25 +8161,6 @@ COMMENT ON FUNCTION zodan.describe_cluster IS
 PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot''s name from
 the database name of the subscriber, so each subscriber is asked. Errors: ZD204.';
 REVOKE ALL ON FUNCTION zodan.describe_cluster FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
-RETURNS jsonb
-LANGUAGE plpgsql
-AS $zodan$
-/* Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
-a copy is measured. What could not be read is null: progress is for people, and no reason to stop. */
-DECLARE
-    v_answers jsonb;
-BEGIN
-    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(p_source, zodan.copy_facts()), p_dsns);
-    RETURN pg_catalog.jsonb_build_object('tables', v_answers #> ARRAY[p_source, 'value', 'tables'], 'bytes',
-        v_answers #> ARRAY[p_source, 'value', 'bytes']);
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.size_copy IS
-'Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
-a copy is measured. What could not be read is null: progress is for people, and no reason to stop.';
-REVOKE ALL ON FUNCTION zodan.size_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.join_without(p_operation bigint, p_gone text[])
 RETURNS jsonb
@@ -8511,6 +8510,17 @@ ZD0nn caller''s mistake.';
 REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
 
 
+CREATE OR REPLACE FUNCTION zodan.read_commit_timestamp(p_origin text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.max(l.commit_timestamp) AS at FROM spock.lag_tracker AS l WHERE l.origin_name = %1$s$sql$,
+    zodan.quote_text(p_origin))
+$zodan$;
+COMMENT ON FUNCTION zodan.read_commit_timestamp IS
+'Reads when the last transaction that came from p_origin was committed there. It returns one row: at.';
+REVOKE ALL ON FUNCTION zodan.read_commit_timestamp FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.run_on(p_dsn text, p_sql text, p_dsns jsonb DEFAULT '{}')
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -8684,17 +8694,6 @@ COMMENT ON FUNCTION zodan.wait_for_sync_event IS
 Returns whether it has. Example: SELECT zodan.wait_for_sync_event(''host=10.0.0.4 dbname=app'', ''n1'', ''0/1A2B3C'').
 Errors: those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled.';
 REVOKE ALL ON FUNCTION zodan.wait_for_sync_event FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.read_commit_timestamp(p_origin text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_catalog.max(l.commit_timestamp) AS at FROM spock.lag_tracker AS l WHERE l.origin_name = %1$s$sql$,
-    zodan.quote_text(p_origin))
-$zodan$;
-COMMENT ON FUNCTION zodan.read_commit_timestamp IS
-'Reads when the last transaction that came from p_origin was committed there. It returns one row: at.';
-REVOKE ALL ON FUNCTION zodan.read_commit_timestamp FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.get_commit_timestamp(p_dsn text, p_origin text)
 RETURNS timestamptz

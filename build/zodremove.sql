@@ -611,6 +611,675 @@ COMMENT ON FUNCTION zodan.judge_caller IS
 alive or dead where it is a session of this server, in its present life; unknown where it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.set_session()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.concat(
+    -- Statements carry connection strings: keep them out of the server's log and statistics where the role may.
+    CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) THEN pg_catalog.concat(
+        pg_catalog.set_config('log_statement', 'none', false),
+        pg_catalog.set_config('log_min_error_statement', 'panic', false),
+        -- Spock's DETAIL of a failed connection is the connection string.
+        pg_catalog.set_config('log_error_verbosity', 'terse', false),
+        pg_catalog.set_config('log_min_duration_statement', '-1', false),
+        pg_catalog.set_config('log_min_duration_sample', '-1', false),
+        pg_catalog.set_config('log_transaction_sample_rate', '0', false),
+        pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
+        pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
+    pg_catalog.set_config('search_path', 'pg_catalog', false),
+    pg_catalog.set_config('statement_timeout', '0', false),
+    pg_catalog.set_config('lock_timeout', '0', false),
+    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
+         THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
+    pg_catalog.set_config('idle_session_timeout', '0', false),
+    pg_catalog.set_config('standard_conforming_strings', 'on', false),
+    -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
+    pg_catalog.set_config('quote_all_identifiers', 'off', false),
+    pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
+    pg_catalog.set_config('IntervalStyle', 'postgres', false),
+    pg_catalog.set_config('TimeZone', 'UTC', false),
+    pg_catalog.set_config('extra_float_digits', '1', false),
+    pg_catalog.set_config('bytea_output', 'hex', false),
+    pg_catalog.set_config('xmlbinary', 'base64', false),
+    pg_catalog.set_config('xmloption', 'content', false),
+    pg_catalog.set_config('lc_monetary', 'C', false),
+    pg_catalog.set_config('array_nulls', 'on', false),
+    pg_catalog.set_config('transform_null_equals', 'off', false),
+    pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+    pg_catalog.set_config('default_transaction_deferrable', 'off', false),
+    pg_catalog.set_config('client_connection_check_interval', '1s', false),
+    -- A caller whose host is gone without a word is noticed in seconds, not in hours.
+    pg_catalog.set_config('tcp_keepalives_idle', '10', false),
+    pg_catalog.set_config('tcp_keepalives_interval', '5', false),
+    pg_catalog.set_config('tcp_keepalives_count', '2', false),
+    pg_catalog.set_config('tcp_user_timeout', '20s', false),
+    pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
+    pg_catalog.set_config('spock.include_ddl_repset', 'off', false))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.set_session IS
+'Makes a session on a node one that logs nothing, has no time limit, prints and parses values as every other one,
+and ends soon after its caller is gone.';
+REVOKE ALL ON FUNCTION zodan.set_session FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_waits(p_caller text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(
+           (SELECT pg_catalog.string_agg(DISTINCT coalesce(
+                       pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
+                           coalesce(nullif(h.application_name, ''), h.backend_type),
+                           pg_catalog.date_trunc('second', h.xact_start)),
+                       (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
+                          FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
+              FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
+              LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
+           a.wait_event_type || ' ' || a.wait_event) AS found
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.state = 'active' AND a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+   AND pg_catalog.right(a.application_name, pg_catalog.length(%1$s)) = %1$s
+ LIMIT 1$sql$,
+    zodan.quote_text(p_caller))
+$zodan$;
+COMMENT ON FUNCTION zodan.find_waits IS
+'Reports what the statement waits for that is under way in the session whose application_name ends with p_caller:
+processes and prepared transactions that hold a lock, or an event. It returns one row: found; none where there is no
+such session.';
+REVOKE ALL ON FUNCTION zodan.find_waits FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.probe(p_targets text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_targets jsonb := %1$s;
+    v_faults jsonb := '{}'::jsonb;
+    v_schema text;
+    v_node text;
+    v_target jsonb;
+    v_kind text;
+    v_mode text;
+    v_fault text;
+    v_string text;
+    v_who text;
+    v_place text;
+BEGIN
+    -- The error that ends this is no one's concern but the caller's.
+    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'dblink';
+    IF v_schema IS NULL THEN
+        -- Not the extension itself: the caller may be about to create it here.
+        v_schema := 'pg_temp';
+        FOR v_kind, v_mode IN VALUES
+            ('dblink_connect(text, text) RETURNS text', 'dblink_connect'), ('dblink_disconnect(text) RETURNS text', 'dblink_disconnect'),
+            ('dblink(text, text) RETURNS SETOF record', 'dblink_record')
+        LOOP
+            EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.%%s LANGUAGE c STRICT AS ''$libdir/dblink'', %%L', v_kind, v_mode);
+        END LOOP;
+    END IF;
+    FOR v_node, v_target, v_kind, v_mode IN
+        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each(v_targets) AS t(key, value)
+         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
+             ORDER BY t.key, m.place
+    LOOP
+        -- What cannot be reached plainly is not tried again: each try may last 10 s.
+        CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
+        v_fault := NULL;
+        v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
+        BEGIN
+            IF v_kind = 'connection' THEN
+                -- In a connection that ends with the query, however that ends.
+                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema,
+                    '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
+                  USING v_string, $query$
+                          SELECT pg_catalog.concat_ws(':',
+    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())), pg_catalog.format('database "%%s" of the server at %%s, port %%s',
+                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()),
+                                  'a socket'),
+                              pg_catalog.current_setting('port'))$query$;
+                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL
+                    THEN '{}'
+                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who'
+                        THEN 'another one: ' || v_place END) END);
+            ELSE
+                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)') USING 'zodan_probe', v_string;
+                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
+            v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
+        END;
+        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}')
+            || pg_catalog.jsonb_build_object(v_kind, v_fault));
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
+END
+$do$$sql$,
+    p_targets)
+$zodan$;
+COMMENT ON FUNCTION zodan.probe IS
+'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
+p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
+caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
+time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
+connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
+REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_source text := %1$s;
+    v_created boolean := NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink');
+    v_schema text;
+    v_statement text;
+BEGIN
+    IF v_created THEN
+        CREATE EXTENSION dblink SCHEMA public;
+    END IF;
+    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
+        WHERE e.extname = 'dblink';
+    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema,
+        '.dblink($1, $2) AS s(statement text)')
+        USING v_source, pg_catalog.format($query$
+            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_'
+                AND a.rolname::text <> ALL (%%L::text[]))
+            SELECT s.statement FROM (
+                SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
+                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT'
+                        ELSE 'NOINHERIT' END,
+                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb
+                        THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication
+                        THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+                    CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
+                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL '
+                        || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
+                  FROM missing AS m
+                UNION ALL
+                -- A list is stored as one text; written back as one value it would become the name of one thing.
+                SELECT 2 + c.place / 10000.0, pg_catalog.format('ALTER ROLE %%%%I %%%%sSET %%%%I = %%%%s', m.rolname,
+                    CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
+                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries',
+                        'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
+                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
+                             THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2,
+                             pg_catalog.length(e.found[1]) - 2), '""', '"')
+                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
+                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)',
+                                     'g') WITH ORDINALITY AS e(found, place))
+                         ELSE pg_catalog.quote_literal(v.value) END)
+                  FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid
+                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b
+                       WHERE b.datname = pg_catalog.current_database()))
+                 CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) WITH ORDINALITY AS c(setting, place)
+                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name,
+                     pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
+                UNION ALL
+                SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', a.granted, a.member,
+                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE
+                        WHEN a.admin THEN ' WITH ADMIN OPTION' END))
+                  FROM (SELECT g.rolname AS granted, u.rolname AS member, pg_catalog.bool_or(a.admin_option) AS admin,
+                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'inherit_option')::boolean) AS inherit,
+                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'set_option')::boolean) AS sets
+                          FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
+                          JOIN pg_catalog.pg_roles AS u ON u.oid = a.member
+                         WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))
+                         GROUP BY 1, 2) AS a
+                UNION ALL
+                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname,
+                    m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
+                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x
+                      JOIN missing AS m ON m.oid = x.grantee) AS s
+             ORDER BY s.rank, s.statement$query$,
+            (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r), pg_catalog.current_database())
+    LOOP
+        EXECUTE v_statement;
+    END LOOP;
+    IF v_created THEN
+        DROP EXTENSION dblink;
+    END IF;
+END
+$do$$sql$,
+    zodan.placeholder('dsn', p_source))
+$zodan$;
+COMMENT ON FUNCTION zodan.copy_roles IS
+'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
+this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
+keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
+is not installed; no journal and no message holds them.';
+REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%1$s) OR %1$s = '{}')
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM sets AS r), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN sets AS r ON r.set_id = t.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN sets AS r ON r.set_id = q.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets$sql$,
+    zodan.quote_list(p_sets))
+$zodan$;
+COMMENT ON FUNCTION zodan.read_sets IS
+'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
+that p_sets names, of all where it is empty. It returns one row: sets.';
+REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.server_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
+    'dbname', pg_catalog.current_database(),
+    'version_num', pg_catalog.current_setting('server_version_num')::int,
+    'version', pg_catalog.current_setting('server_version'),
+    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings AS s
+                  WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
+                      'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
+                      'data_directory', 'spock.pause_timeout', 'server_encoding')),
+    'who',
+pg_catalog.concat_ws(':',
+    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
+    'server',
+pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
+    'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
+    'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
+    'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
+                 WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
+                     'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
+                     'io worker', 'walsummarizer', 'walreceiver', 'logger')),
+    'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
+    'recovery', pg_catalog.pg_is_in_recovery(),
+    'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
+    -- Schemas of their own in which everything belongs to extensions.
+    'fenced', (SELECT coalesce(pg_catalog.jsonb_agg(n.nspname), '[]') FROM pg_catalog.pg_namespace AS n
+                WHERE n.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid)
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
+                                       AND d.classid <> 'pg_catalog.pg_extension'::regclass
+                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
+                                         WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
+    -- Those that hold rows, each after those that it is made of.
+    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
+        '[]')
+                FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+               WHERE c.relkind = 'm' AND c.relispopulated AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                    AND d.deptype = 'e')),
+    'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
+    'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
+    'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(o.role)), '[]') FROM (
+                     SELECT 10::oid AS role WHERE EXISTS (
+                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space
+                             FROM pg_catalog.pg_class AS c
+                                      UNION ALL SELECT p.oid, p.proowner, p.pronamespace FROM pg_catalog.pg_proc AS p
+                                      UNION ALL SELECT t.oid, t.typowner, t.typnamespace FROM pg_catalog.pg_type AS t
+                                      UNION ALL SELECT n.oid, n.nspowner, n.oid FROM pg_catalog.pg_namespace AS n) AS x
+                          WHERE x.owner = 10 AND x.oid >= 16384
+                              AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid
+                                AND d.deptype = 'e'))
+                     UNION ALL
+                     SELECT d.refobjid
+                       FROM pg_catalog.pg_shdepend AS d
+                      WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.deptype <> 'i'
+                        AND d.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b
+                                       WHERE b.datname = pg_catalog.current_database())) AS o),
+    'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
+                    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                   WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
+                     AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                      WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                                        AND d.deptype = 'e'))
+) AS facts$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.server_facts IS
+'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
+object. It names nothing of Spock, which may be missing there.';
+REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.spock_facts()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.jsonb_build_object(
+    'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
+    'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
+    'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
+    'nodes', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, i.if_dsn), '{}')
+                FROM spock.node AS n
+                JOIN spock.node_interface AS i ON i.if_id = coalesce(
+                         (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
+                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s
+                             WHERE s.sub_origin = n.node_id))),
+    'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled',
+                              s.sub_enabled, 'sets', s.sub_replication_sets,
+                          'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
+                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
+                              WHERE o.external_id = s.sub_slot_name),
+                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
+                          -- One that has just begun may not be in Spock's table yet.
+                          'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                                            WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
+                                              AND a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
+                        FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
+    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active',
+        l.active)), '[]')
+                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database()
+                    AND NOT l.temporary),
+    'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
+               FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
+) AS facts$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.spock_facts IS
+'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
+and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
+them out before anything is shown.';
+REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.try_lock()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
+  FROM (SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok) AS t
+  LEFT JOIN LATERAL (
+    SELECT a.pid, a.application_name AS name, pg_catalog.format('"%s" from %s since %s', a.application_name,
+               coalesce(pg_catalog.host(a.client_addr), 'a local socket'), a.backend_start) AS holder
+      FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+     WHERE NOT t.ok AND l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+       AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690
+     LIMIT 1) AS h ON true$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.try_lock IS
+'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
+its application_name, and holder, a description.';
+REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_table regclass;
+    v_rows bigint;
+    v_written text[] := '{}';
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
+        FROM %1$s THEN
+        RETURN;
+    END IF;
+    FOR v_table IN
+        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
+           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+         ORDER BY 1
+    LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted
+            AND l.mode = 'AccessExclusiveLock'
+            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                WHERE d.datname = pg_catalog.current_database()));
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t'
+            ' WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
+           INTO v_rows;
+        IF v_rows > 0 THEN
+            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
+        END IF;
+    END LOOP;
+    IF v_written <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD111',
+            MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_node))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_unwritten IS
+'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
+streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
+has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
+REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, ifexists := true) AS dropped$sql$,
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_subscription IS
+'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
+REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_slot record;
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
+BEGIN
+    LOOP
+        SELECT r.active_pid INTO v_slot FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s;
+        EXIT WHEN NOT FOUND;
+        IF v_slot.active_pid IS NULL THEN
+            PERFORM pg_catalog.pg_drop_replication_slot(%1$s);
+            EXIT;
+        ELSIF pg_catalog.clock_timestamp() > v_until THEN
+            RAISE EXCEPTION 'slot %% is still in use by process %%', %1$s, v_slot.active_pid;
+        END IF;
+        PERFORM pg_catalog.pg_terminate_backend(v_slot.active_pid);
+        PERFORM pg_catalog.pg_sleep(0.05);
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_slot IS
+'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
+told to end first; the statement waits for that, 30 s at most.';
+REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
+       extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.emit_sync_event IS
+'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
+has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
+5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
+nothing to wait for, so that an interrupted removal can go on.';
+REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped
+    WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id
+    WHERE n.node_name = %1$s)$sql$,
+    zodan.quote_text(p_target))
+$zodan$;
+COMMENT ON FUNCTION zodan.forget_node IS
+'Makes a member forget node p_target, of which nothing but its row is left there.';
+REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_left text;
+BEGIN
+    SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
+        SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
+        UNION ALL
+        SELECT 'interface ' || i.if_name
+          FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
+        UNION ALL
+        SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
+        UNION ALL
+        SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%3$s)
+        UNION ALL
+        SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
+    IF v_left IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_gone IS
+'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
+interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
+its own.';
+REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
+       pg_catalog.max(o.remote_lsn) AS progress,
+       coalesce(pg_catalog.bool_or(EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+              AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s
+                || ' is disabled' || coalesce(': ' || (
+                SELECT e.error_message FROM spock.exception_log AS e
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
+                     '') END AS trouble,
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
+  FROM spock.node AS n
+  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+ WHERE n.node_name = %2$s$sql$,
+    zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_applied IS
+'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
+many bytes are missing; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_want jsonb := %1$s;
+    v_is jsonb := (SELECT w.sets FROM (
+WITH sets AS MATERIALIZED (
+    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%2$s) OR %2$s = '{}')
+SELECT pg_catalog.jsonb_build_object(
+    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
+                'insert', r.replicate_insert, 'update', r.replicate_update,
+                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
+              FROM sets AS r), '[]'),
+    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
+                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
+                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
+              FROM spock.replication_set_table AS t
+              JOIN sets AS r ON r.set_id = t.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
+    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
+                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
+              FROM spock.replication_set_seq AS q
+              JOIN sets AS r ON r.set_id = q.set_id
+              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w);
+    v_item jsonb;
+BEGIN
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_is -> 'sets') AS i(item)
+                        WHERE i.item ->> 'name' = v_item ->> 'name') THEN
+            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean,
+                (v_item ->> 'update')::boolean,
+                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
+        ELSIF NOT v_is -> 'sets' @> pg_catalog.jsonb_build_array(v_item) THEN
+            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean,
+                (v_item ->> 'update')::boolean,
+                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
+        END IF;
+    END LOOP;
+    FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS i(item)
+                   WHERE i.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
+        PERFORM spock.repset_remove_table(v_item ->> 'set', (v_item ->> 'table')::regclass);
+    END LOOP;
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS w(item)
+                   WHERE w.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
+        PERFORM spock.repset_add_table(set_name := v_item ->> 'set', relation := (v_item ->> 'table')::regclass,
+            synchronize_data := false,
+            columns := (SELECT pg_catalog.array_agg(a.name)
+                          FROM pg_catalog.jsonb_array_elements_text(nullif(v_item -> 'columns', 'null')) AS a(name)),
+            row_filter := v_item ->> 'filter', include_partitions := false);
+    END LOOP;
+    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
+                   WHERE w.item NOT IN (SELECT o.item
+                       FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
+        PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
+$zodan$;
+COMMENT ON FUNCTION zodan.mirror_sets IS
+'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
+it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
+REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
@@ -683,57 +1352,6 @@ COMMENT ON FUNCTION zodan.close_connections IS
 'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
 Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.set_session()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.concat(
-    -- Statements carry connection strings: keep them out of the server's log and statistics where the role may.
-    CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) THEN pg_catalog.concat(
-        pg_catalog.set_config('log_statement', 'none', false),
-        pg_catalog.set_config('log_min_error_statement', 'panic', false),
-        -- Spock's DETAIL of a failed connection is the connection string.
-        pg_catalog.set_config('log_error_verbosity', 'terse', false),
-        pg_catalog.set_config('log_min_duration_statement', '-1', false),
-        pg_catalog.set_config('log_min_duration_sample', '-1', false),
-        pg_catalog.set_config('log_transaction_sample_rate', '0', false),
-        pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
-        pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
-    pg_catalog.set_config('search_path', 'pg_catalog', false),
-    pg_catalog.set_config('statement_timeout', '0', false),
-    pg_catalog.set_config('lock_timeout', '0', false),
-    CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
-         THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
-    pg_catalog.set_config('idle_session_timeout', '0', false),
-    pg_catalog.set_config('standard_conforming_strings', 'on', false),
-    -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
-    pg_catalog.set_config('quote_all_identifiers', 'off', false),
-    pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
-    pg_catalog.set_config('IntervalStyle', 'postgres', false),
-    pg_catalog.set_config('TimeZone', 'UTC', false),
-    pg_catalog.set_config('extra_float_digits', '1', false),
-    pg_catalog.set_config('bytea_output', 'hex', false),
-    pg_catalog.set_config('xmlbinary', 'base64', false),
-    pg_catalog.set_config('xmloption', 'content', false),
-    pg_catalog.set_config('lc_monetary', 'C', false),
-    pg_catalog.set_config('array_nulls', 'on', false),
-    pg_catalog.set_config('transform_null_equals', 'off', false),
-    pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
-    pg_catalog.set_config('default_transaction_deferrable', 'off', false),
-    pg_catalog.set_config('client_connection_check_interval', '1s', false),
-    -- A caller whose host is gone without a word is noticed in seconds, not in hours.
-    pg_catalog.set_config('tcp_keepalives_idle', '10', false),
-    pg_catalog.set_config('tcp_keepalives_interval', '5', false),
-    pg_catalog.set_config('tcp_keepalives_count', '2', false),
-    pg_catalog.set_config('tcp_user_timeout', '20s', false),
-    pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
-    pg_catalog.set_config('spock.include_ddl_repset', 'off', false))$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.set_session IS
-'Makes a session on a node one that logs nothing, has no time limit, prints and parses values as every other one,
-and ends soon after its caller is gone.';
-REVOKE ALL ON FUNCTION zodan.set_session FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
 RETURNS jsonb
@@ -998,20 +1616,6 @@ p_since is when something last did. When the caller is cancelled meanwhile, the 
 that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.read_patience()
-RETURNS interval
-LANGUAGE sql STABLE
-AS $zodan$
-SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
-            ELSE coalesce(s.value, '10 min')::interval END
-  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
-                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
-$zodan$;
-COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
-seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
-REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.read_bound()
 RETURNS interval
 LANGUAGE sql STABLE
@@ -1024,32 +1628,6 @@ COMMENT ON FUNCTION zodan.read_bound IS
 'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.find_waits(p_caller text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(
-           (SELECT pg_catalog.string_agg(DISTINCT coalesce(
-                       pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
-                           coalesce(nullif(h.application_name, ''), h.backend_type),
-                           pg_catalog.date_trunc('second', h.xact_start)),
-                       (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
-                          FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
-              FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
-              LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
-           a.wait_event_type || ' ' || a.wait_event) AS found
-  FROM pg_catalog.pg_stat_activity AS a
- WHERE a.state = 'active' AND a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
-   AND pg_catalog.right(a.application_name, pg_catalog.length(%1$s)) = %1$s
- LIMIT 1$sql$,
-    zodan.quote_text(p_caller))
-$zodan$;
-COMMENT ON FUNCTION zodan.find_waits IS
-'Reports what the statement waits for that is under way in the session whose application_name ends with p_caller:
-processes and prepared transactions that hold a lock, or an event. It returns one row: found; none where there is no
-such session.';
-REVOKE ALL ON FUNCTION zodan.find_waits FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb)
 RETURNS text
@@ -1165,177 +1743,21 @@ result, as zodan.fetch_result returns it; for a query that was cancelled because
 waited for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.probe(p_targets text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_targets jsonb := %1$s;
-    v_faults jsonb := '{}'::jsonb;
-    v_schema text;
-    v_node text;
-    v_target jsonb;
-    v_kind text;
-    v_mode text;
-    v_fault text;
-    v_string text;
-    v_who text;
-    v_place text;
-BEGIN
-    -- The error that ends this is no one's concern but the caller's.
-    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
-    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
-        WHERE e.extname = 'dblink';
-    IF v_schema IS NULL THEN
-        -- Not the extension itself: the caller may be about to create it here.
-        v_schema := 'pg_temp';
-        FOR v_kind, v_mode IN VALUES
-            ('dblink_connect(text, text) RETURNS text', 'dblink_connect'), ('dblink_disconnect(text) RETURNS text', 'dblink_disconnect'),
-            ('dblink(text, text) RETURNS SETOF record', 'dblink_record')
-        LOOP
-            EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.%%s LANGUAGE c STRICT AS ''$libdir/dblink'', %%L', v_kind, v_mode);
-        END LOOP;
-    END IF;
-    FOR v_node, v_target, v_kind, v_mode IN
-        SELECT t.key, t.value, m.kind, m.mode FROM pg_catalog.jsonb_each(v_targets) AS t(key, value)
-         CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
-             ORDER BY t.key, m.place
-    LOOP
-        -- What cannot be reached plainly is not tried again: each try may last 10 s.
-        CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
-        v_fault := NULL;
-        v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
-        BEGIN
-            IF v_kind = 'connection' THEN
-                -- In a connection that ends with the query, however that ends.
-                EXECUTE pg_catalog.concat('SELECT w.who, w.place FROM ', v_schema,
-                    '.dblink($1, $2) AS w(who text, place text)') INTO v_who, v_place
-                  USING v_string, $query$
-                          SELECT pg_catalog.concat_ws(':',
-    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
-    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())), pg_catalog.format('database "%%s" of the server at %%s, port %%s',
-                              pg_catalog.current_database(), coalesce(pg_catalog.host(pg_catalog.inet_server_addr()),
-                                  'a socket'),
-                              pg_catalog.current_setting('port'))$query$;
-                v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, CASE WHEN v_target ->> 'who' IS NULL
-                    THEN '{}'
-                    ELSE pg_catalog.jsonb_build_object('identity', CASE WHEN v_who <> v_target ->> 'who'
-                        THEN 'another one: ' || v_place END) END);
-            ELSE
-                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_connect($1, $2)') USING 'zodan_probe', v_string;
-                EXECUTE pg_catalog.concat('SELECT ', v_schema, '.dblink_disconnect($1)') USING 'zodan_probe';
-            END IF;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS v_fault = PG_EXCEPTION_DETAIL;
-            v_fault := pg_catalog.concat_ws(': ', SQLERRM, v_fault);
-        END;
-        v_faults := v_faults || pg_catalog.jsonb_build_object(v_node, coalesce(v_faults -> v_node, '{}')
-            || pg_catalog.jsonb_build_object(v_kind, v_fault));
-    END LOOP;
-    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'probed', DETAIL = v_faults::text;
-END
-$do$$sql$,
-    p_targets)
-$zodan$;
-COMMENT ON FUNCTION zodan.probe IS
-'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
-p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
-caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
-time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
-connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
-REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_source text := %1$s;
-    v_created boolean := NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'dblink');
-    v_schema text;
-    v_statement text;
-BEGIN
-    IF v_created THEN
-        CREATE EXTENSION dblink SCHEMA public;
-    END IF;
-    SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
-        WHERE e.extname = 'dblink';
-    FOR v_statement IN EXECUTE pg_catalog.concat('SELECT s.statement FROM ', v_schema,
-        '.dblink($1, $2) AS s(statement text)')
-        USING v_source, pg_catalog.format($query$
-            WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_'
-                AND a.rolname::text <> ALL (%%L::text[]))
-            SELECT s.statement FROM (
-                SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
-                    CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT'
-                        ELSE 'NOINHERIT' END,
-                    CASE WHEN m.rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN m.rolcreatedb
-                        THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
-                    CASE WHEN m.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN m.rolreplication
-                        THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
-                    CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
-                    ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL '
-                        || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
-                  FROM missing AS m
-                UNION ALL
-                -- A list is stored as one text; written back as one value it would become the name of one thing.
-                SELECT 2 + c.place / 10000.0, pg_catalog.format('ALTER ROLE %%%%I %%%%sSET %%%%I = %%%%s', m.rolname,
-                    CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
-                    CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries',
-                        'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
-                             THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2,
-                             pg_catalog.length(e.found[1]) - 2), '""', '"')
-                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
-                                 FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)',
-                                     'g') WITH ORDINALITY AS e(found, place))
-                         ELSE pg_catalog.quote_literal(v.value) END)
-                  FROM missing AS m JOIN pg_catalog.pg_db_role_setting AS d ON d.setrole = m.oid
-                   AND d.setdatabase IN (0, (SELECT b.oid FROM pg_catalog.pg_database AS b
-                       WHERE b.datname = pg_catalog.current_database()))
-                 CROSS JOIN LATERAL pg_catalog.unnest(d.setconfig) WITH ORDINALITY AS c(setting, place)
-                 CROSS JOIN LATERAL (SELECT pg_catalog.split_part(c.setting, '=', 1) AS name,
-                     pg_catalog.substr(c.setting, pg_catalog.strpos(c.setting, '=') + 1) AS value) AS v
-                UNION ALL
-                SELECT 3, pg_catalog.format('GRANT %%%%I TO %%%%I%%%%s', a.granted, a.member,
-                    coalesce(' WITH ADMIN ' || a.admin || ', INHERIT ' || a.inherit || ', SET ' || a.sets, CASE
-                        WHEN a.admin THEN ' WITH ADMIN OPTION' END))
-                  FROM (SELECT g.rolname AS granted, u.rolname AS member, pg_catalog.bool_or(a.admin_option) AS admin,
-                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'inherit_option')::boolean) AS inherit,
-                               pg_catalog.bool_or((pg_catalog.to_jsonb(a) ->> 'set_option')::boolean) AS sets
-                          FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
-                          JOIN pg_catalog.pg_roles AS u ON u.oid = a.member
-                         WHERE EXISTS (SELECT FROM missing AS m WHERE m.oid IN (a.roleid, a.member))
-                         GROUP BY 1, 2) AS a
-                UNION ALL
-                SELECT 4, pg_catalog.format('GRANT %%%%s ON PARAMETER %%%%s TO %%%%I%%%%s', x.privilege_type, q.parname,
-                    m.rolname, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END)
-                  FROM pg_catalog.pg_parameter_acl AS q CROSS JOIN LATERAL pg_catalog.aclexplode(q.paracl) AS x
-                      JOIN missing AS m ON m.oid = x.grantee) AS s
-             ORDER BY s.rank, s.statement$query$,
-            (SELECT pg_catalog.array_agg(r.rolname) FROM pg_catalog.pg_roles AS r), pg_catalog.current_database())
-    LOOP
-        EXECUTE v_statement;
-    END LOOP;
-    IF v_created THEN
-        DROP EXTENSION dblink;
-    END IF;
-END
-$do$$sql$,
-    zodan.placeholder('dsn', p_source))
-$zodan$;
-COMMENT ON FUNCTION zodan.copy_roles IS
-'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
-this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
-keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
-is not installed; no journal and no message holds them.';
-REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
-
-
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
+
+CREATE OR REPLACE FUNCTION zodan.read_patience()
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
+            ELSE coalesce(s.value, '10 min')::interval END
+  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
+                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.read_patience IS
+'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
+seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
+REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 DO $zodan$
 DECLARE
@@ -1593,22 +2015,6 @@ END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
 'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
-
-CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
-RETURNS zodan.check_result
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_replace(f.observed, '\s*\n\s*', ' ', 'g'),
-           f.required, f.hint,
-           CASE WHEN f.severity = 'info' OR f.passed IS NULL THEN 'INFO' WHEN f.passed THEN 'PASS'
-                WHEN f.severity = 'fail' THEN 'FAIL' ELSE 'WARN' END)::zodan.check_result
-  FROM (SELECT p_finding.*) AS f
-$zodan$;
-COMMENT ON FUNCTION zodan.give_verdict IS
-'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
-INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
-connection have several.';
-REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
     operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -1961,158 +2367,6 @@ COMMENT ON FUNCTION zodan.record_sample IS
 'Writes into the journal what a step that waits has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$WITH sets AS MATERIALIZED (
-    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE r.set_name::text = ANY (%1$s) OR %1$s = '{}')
-SELECT pg_catalog.jsonb_build_object(
-    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
-                'insert', r.replicate_insert, 'update', r.replicate_update,
-                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
-              FROM sets AS r), '[]'),
-    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
-                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
-                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
-              FROM spock.replication_set_table AS t
-              JOIN sets AS r ON r.set_id = t.set_id
-              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
-    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
-              FROM spock.replication_set_seq AS q
-              JOIN sets AS r ON r.set_id = q.set_id
-              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets$sql$,
-    zodan.quote_list(p_sets))
-$zodan$;
-COMMENT ON FUNCTION zodan.read_sets IS
-'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
-that p_sets names, of all where it is empty. It returns one row: sets.';
-REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.server_facts()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.jsonb_build_object(
-    'dbname', pg_catalog.current_database(),
-    'version_num', pg_catalog.current_setting('server_version_num')::int,
-    'version', pg_catalog.current_setting('server_version'),
-    'settings', (SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings AS s
-                  WHERE s.name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_worker_processes',
-                      'output_plugin_libraries', 'track_commit_timestamp', 'shared_preload_libraries', 'port',
-                      'data_directory', 'spock.pause_timeout', 'server_encoding')),
-    'who',
-pg_catalog.concat_ws(':',
-    pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
-    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())),
-    'server',
-pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
-    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port')),
-    'slots', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
-    'walsenders', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender'),
-    'workers', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a
-                 WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
-                     'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
-                     'io worker', 'walsummarizer', 'walreceiver', 'logger')),
-    'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
-    'recovery', pg_catalog.pg_is_in_recovery(),
-    'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
-    -- Schemas of their own in which everything belongs to extensions.
-    'fenced', (SELECT coalesce(pg_catalog.jsonb_agg(n.nspname), '[]') FROM pg_catalog.pg_namespace AS n
-                WHERE n.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid)
-                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                   WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
-                                       AND d.classid <> 'pg_catalog.pg_extension'::regclass
-                                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
-                                         WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
-    -- Those that hold rows, each after those that it is made of.
-    'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
-        '[]')
-                FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-               WHERE c.relkind = 'm' AND c.relispopulated AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
-                                    AND d.deptype = 'e')),
-    'available', (SELECT pg_catalog.jsonb_agg(e.name) FROM pg_catalog.pg_available_extensions AS e),
-    'roles', (SELECT pg_catalog.jsonb_agg(r.rolname) FROM pg_catalog.pg_roles AS r),
-    'needed_roles', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.pg_get_userbyid(o.role)), '[]') FROM (
-                     SELECT 10::oid AS role WHERE EXISTS (
-                         SELECT FROM (SELECT c.oid, c.relowner AS owner, c.relnamespace AS space
-                             FROM pg_catalog.pg_class AS c
-                                      UNION ALL SELECT p.oid, p.proowner, p.pronamespace FROM pg_catalog.pg_proc AS p
-                                      UNION ALL SELECT t.oid, t.typowner, t.typnamespace FROM pg_catalog.pg_type AS t
-                                      UNION ALL SELECT n.oid, n.nspowner, n.oid FROM pg_catalog.pg_namespace AS n) AS x
-                          WHERE x.owner = 10 AND x.oid >= 16384
-                              AND x.space::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-                            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = x.oid
-                                AND d.deptype = 'e'))
-                     UNION ALL
-                     SELECT d.refobjid
-                       FROM pg_catalog.pg_shdepend AS d
-                      WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass AND d.deptype <> 'i'
-                        AND d.dbid = (SELECT b.oid FROM pg_catalog.pg_database AS b
-                                       WHERE b.datname = pg_catalog.current_database())) AS o),
-    'relations', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
-                    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                   WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
-                     AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                                      WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
-                                        AND d.deptype = 'e'))
-) AS facts$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.server_facts IS
-'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
-object. It names nothing of Spock, which may be missing there.';
-REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.spock_facts()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.jsonb_build_object(
-    'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
-    'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
-    'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
-    'nodes', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, i.if_dsn), '{}')
-                FROM spock.node AS n
-                JOIN spock.node_interface AS i ON i.if_id = coalesce(
-                         (SELECT l.node_local_interface FROM spock.local_node AS l WHERE l.node_id = n.node_id),
-                         (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s
-                             WHERE s.sub_origin = n.node_id))),
-    'subscriptions', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                          'name', s.sub_name, 'provider', n.node_name, 'slot', s.sub_slot_name, 'enabled',
-                              s.sub_enabled, 'sets', s.sub_replication_sets,
-                          'forwards', s.sub_forward_origins, 'delay', s.sub_apply_delay,
-                          'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
-                              WHERE o.external_id = s.sub_slot_name),
-                          'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
-                          -- One that has just begun may not be in Spock's table yet.
-                          'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
-                                            WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
-                                              AND a.datname = pg_catalog.current_database()
-    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))), '[]')
-                        FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin),
-    'slots', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', l.slot_name, 'active',
-        l.active)), '[]')
-                FROM pg_catalog.pg_replication_slots AS l WHERE l.database = pg_catalog.current_database()
-                    AND NOT l.temporary),
-    'sets', (SELECT coalesce(pg_catalog.jsonb_agg(r.set_name ORDER BY r.set_name), '[]')
-               FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)
-) AS facts$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.spock_facts IS
-'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
-and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
-them out before anything is shown.';
-REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -2221,6 +2475,22 @@ until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to
 is read again; what p_known says of a node goes before what others say. The connections stay open.';
 REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
+RETURNS zodan.check_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_replace(f.observed, '\s*\n\s*', ' ', 'g'),
+           f.required, f.hint,
+           CASE WHEN f.severity = 'info' OR f.passed IS NULL THEN 'INFO' WHEN f.passed THEN 'PASS'
+                WHEN f.severity = 'fail' THEN 'FAIL' ELSE 'WARN' END)::zodan.check_result
+  FROM (SELECT p_finding.*) AS f
+$zodan$;
+COMMENT ON FUNCTION zodan.give_verdict IS
+'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
+INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
+connection have several.';
+REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
@@ -2234,6 +2504,108 @@ COMMENT ON FUNCTION zodan.check_reachable IS
 'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
 returned, p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.make_step(
+    p_phase text,
+    p_node text,
+    p_title text,
+    p_do text DEFAULT NULL,
+    p_done text DEFAULT NULL,
+    p_undo text DEFAULT NULL,
+    p_until text DEFAULT NULL,
+    p_budget interval DEFAULT NULL,
+    p_ref text DEFAULT NULL,
+    p_group text DEFAULT NULL,
+    p_policy text DEFAULT NULL,
+    p_kind text DEFAULT NULL,
+    p_object text DEFAULT NULL
+)
+RETURNS zodan.plan_step
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NULL THEN 'act' ELSE 'wait' END),
+           p_group, g.tries, coalesce(p_policy, g.policy), p_node, p_object, p_title, p_do, p_done, p_undo, p_until,
+           p_budget)::zodan.plan_step
+  FROM (VALUES (p_group)) AS s(name)
+  LEFT JOIN (VALUES
+    ('copy', 2::int, 'guarded'),
+    ('approach', NULL::int, 'again'),
+    ('flip', 5::int, 'swift')
+    ) AS g(name, tries, policy) ON g.name = s.name
+$zodan$;
+COMMENT ON FUNCTION zodan.make_step IS
+'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
+steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
+and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
+given.';
+REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
+that p_phases does not have. */
+DECLARE
+    v_steps zodan.plan_step[] := ARRAY(
+        SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
+         ORDER BY pg_catalog.array_position(p_phases, p_steps[i.place].phase_name), i.place);
+    v_step zodan.plan_step;
+    v_before zodan.plan_step;
+    v_refs jsonb := '{}'::jsonb;
+    v_ref text;
+    v_ordinal text;
+BEGIN
+    FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
+        v_step := v_steps[v_index];
+        IF pg_catalog.array_position(p_phases, v_step.phase_name) IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD902',
+                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have',
+                    v_step.phase_name),
+                HINT = 'Report this with the statement that you called.';
+        END IF;
+        v_step.ordinal := v_index;
+        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name)::int;
+        IF v_step.ref IS NOT NULL THEN
+            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
+        END IF;
+        v_steps[v_index] := v_step;
+        v_before := v_step;
+    END LOOP;
+    FOREACH v_step IN ARRAY v_steps LOOP
+        FOR v_ref, v_ordinal IN SELECT r.key, r.value FROM pg_catalog.jsonb_each_text(v_refs) AS r(key, value) LOOP
+            v_ref := '{result:' || v_ref || '.';
+            v_ordinal := '{result:' || v_ordinal || '.';
+            v_step.do_sql := pg_catalog.replace(v_step.do_sql, v_ref, v_ordinal);
+            v_step.undo_sql := pg_catalog.replace(v_step.undo_sql, v_ref, v_ordinal);
+            v_step.until_sql := pg_catalog.replace(v_step.until_sql, v_ref, v_ordinal);
+        END LOOP;
+        RETURN NEXT v_step;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.number_steps IS
+'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
+that p_phases does not have.';
+REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
+  FROM pg_catalog.jsonb_each(p_leave -> 'subscriptions') AS n(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(n.value) AS s(item)
+ WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
+$zodan$;
+COMMENT ON FUNCTION zodan.list_stream_names IS
+'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
+provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
+to a server, so that one of the other role may be another database''s on the same server.';
+REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
 LANGUAGE plpgsql
@@ -2276,26 +2648,6 @@ middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, fro
 commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
 a block.';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.try_lock()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
-  FROM (SELECT pg_catalog.pg_try_advisory_lock(5712036017245690) AS ok) AS t
-  LEFT JOIN LATERAL (
-    SELECT a.pid, a.application_name AS name, pg_catalog.format('"%s" from %s since %s', a.application_name,
-               coalesce(pg_catalog.host(a.client_addr), 'a local socket'), a.backend_start) AS holder
-      FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
-     WHERE NOT t.ok AND l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
-       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
-       AND l.classid::bigint << 32 | l.objid::bigint = 5712036017245690
-     LIMIT 1) AS h ON true$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.try_lock IS
-'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
-its application_name, and holder, a description.';
-REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
 RETURNS void
@@ -2353,41 +2705,6 @@ that of two callers exactly one gets all. A session whose caller is dead is ende
 another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
 another operation holds it, with who, where and since when; ZD201 when a node does not answer.';
 REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
-RETURNS void
-LANGUAGE plpgsql
-AS $zodan$
-/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
-that warn. Errors: ZD100. */
-DECLARE
-    v_check zodan.check_result;
-    v_failed zodan.check_result[];
-BEGIN
-    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL';
-    IF v_failed IS NOT NULL THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD100',
-            MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
-                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name,
-                            v_failed[1].scope, v_failed[1].observed),
-            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
-                f.observed, f.required), E'\n')
-                        FROM pg_catalog.unnest(v_failed) AS f),
-            HINT = v_failed[1].hint;
-    END IF;
-    FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
-        IF v_check.verdict = 'WARN' THEN
-            RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
-        END IF;
-    END LOOP;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
-that warn. Errors: ZD100.';
-REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
 RETURNS zodan.step[]
@@ -2979,53 +3296,6 @@ are done, or when one has failed and nothing is under way any more; p_failure th
 of the journal, so that no transaction of its own is open while it waits.';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_table regclass;
-    v_rows bigint;
-    v_written text[] := '{}';
-BEGIN
-    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
-        FROM %1$s THEN
-        RETURN;
-    END IF;
-    FOR v_table IN
-        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c
-         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
-           AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-         ORDER BY 1
-    LOOP
-        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted
-            AND l.mode = 'AccessExclusiveLock'
-            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
-                WHERE d.datname = pg_catalog.current_database()));
-        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*) FROM ONLY %%s AS t'
-            ' WHERE (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = 0', v_table)
-           INTO v_rows;
-        IF v_rows > 0 THEN
-            v_written := v_written || pg_catalog.format('%%s: %%s', v_table, v_rows);
-        END IF;
-    END LOOP;
-    IF v_written <> '{}' THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD111',
-            MESSAGE = pg_catalog.array_to_string(v_written[:10], ', ');
-    END IF;
-END
-$do$$sql$,
-    zodan.quote_text(p_node))
-$zodan$;
-COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
-streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
-has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
-REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -3396,92 +3666,40 @@ COMMENT ON FUNCTION zodan.raise_failure IS
 'Raises what zodan.describe_failure returned, when there is any, after the connections have been closed.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.make_step(
-    p_phase text,
-    p_node text,
-    p_title text,
-    p_do text DEFAULT NULL,
-    p_done text DEFAULT NULL,
-    p_undo text DEFAULT NULL,
-    p_until text DEFAULT NULL,
-    p_budget interval DEFAULT NULL,
-    p_ref text DEFAULT NULL,
-    p_group text DEFAULT NULL,
-    p_policy text DEFAULT NULL,
-    p_kind text DEFAULT NULL,
-    p_object text DEFAULT NULL
-)
-RETURNS zodan.plan_step
-LANGUAGE sql IMMUTABLE
+CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
+RETURNS void
+LANGUAGE plpgsql
 AS $zodan$
-SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NULL THEN 'act' ELSE 'wait' END),
-           p_group, g.tries, coalesce(p_policy, g.policy), p_node, p_object, p_title, p_do, p_done, p_undo, p_until,
-           p_budget)::zodan.plan_step
-  FROM (VALUES (p_group)) AS s(name)
-  LEFT JOIN (VALUES
-    ('copy', 2::int, 'guarded'),
-    ('approach', NULL::int, 'again'),
-    ('flip', 5::int, 'swift')
-    ) AS g(name, tries, policy) ON g.name = s.name
-$zodan$;
-COMMENT ON FUNCTION zodan.make_step IS
-'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
-steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
-and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
-given.';
-REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
-RETURNS SETOF zodan.plan_step
-LANGUAGE plpgsql IMMUTABLE
-AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
-turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
-that p_phases does not have. */
+/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+that warn. Errors: ZD100. */
 DECLARE
-    v_steps zodan.plan_step[] := ARRAY(
-        SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
-         ORDER BY pg_catalog.array_position(p_phases, p_steps[i.place].phase_name), i.place);
-    v_step zodan.plan_step;
-    v_before zodan.plan_step;
-    v_refs jsonb := '{}'::jsonb;
-    v_ref text;
-    v_ordinal text;
+    v_check zodan.check_result;
+    v_failed zodan.check_result[];
 BEGIN
-    FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
-        v_step := v_steps[v_index];
-        IF pg_catalog.array_position(p_phases, v_step.phase_name) IS NULL THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'ZD902',
-                MESSAGE = pg_catalog.format('a step of this plan is in phase "%s", which the plan does not have',
-                    v_step.phase_name),
-                HINT = 'Report this with the statement that you called.';
+    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL';
+    IF v_failed IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD100',
+            MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
+                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name,
+                            v_failed[1].scope, v_failed[1].observed),
+            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
+                f.observed, f.required), E'\n')
+                        FROM pg_catalog.unnest(v_failed) AS f),
+            HINT = v_failed[1].hint;
+    END IF;
+    FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
+        IF v_check.verdict = 'WARN' THEN
+            RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
         END IF;
-        v_step.ordinal := v_index;
-        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name)::int;
-        IF v_step.ref IS NOT NULL THEN
-            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
-        END IF;
-        v_steps[v_index] := v_step;
-        v_before := v_step;
-    END LOOP;
-    FOREACH v_step IN ARRAY v_steps LOOP
-        FOR v_ref, v_ordinal IN SELECT r.key, r.value FROM pg_catalog.jsonb_each_text(v_refs) AS r(key, value) LOOP
-            v_ref := '{result:' || v_ref || '.';
-            v_ordinal := '{result:' || v_ordinal || '.';
-            v_step.do_sql := pg_catalog.replace(v_step.do_sql, v_ref, v_ordinal);
-            v_step.undo_sql := pg_catalog.replace(v_step.undo_sql, v_ref, v_ordinal);
-            v_step.until_sql := pg_catalog.replace(v_step.until_sql, v_ref, v_ordinal);
-        END LOOP;
-        RETURN NEXT v_step;
     END LOOP;
 END
 $zodan$;
-COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
-turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
-that p_phases does not have.';
-REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
+COMMENT ON FUNCTION zodan.judge_checks IS
+'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+that warn. Errors: ZD100.';
+REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_dsns(
     p_operation bigint,
@@ -3695,6 +3913,26 @@ COMMENT ON FUNCTION zodan.check_same_call IS
 did.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
+DECLARE
+    v_step zodan.plan_step;
+BEGIN
+    FOREACH v_step IN ARRAY p_plan LOOP
+        RAISE NOTICE '%.% %: %', v_step.phase, v_step.ordinal, v_step.node, v_step.title;
+        IF p_verbose THEN
+            RAISE NOTICE '%', coalesce(v_step.do_sql, v_step.until_sql);
+        END IF;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.show_plan IS
+'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
+REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
+
 CREATE OR REPLACE PROCEDURE zodan.resume(
     p_operation bigint,
     p_dsns jsonb DEFAULT '{}',
@@ -3777,245 +4015,6 @@ they have, and it is not given; ZD007 when a removal has gone beyond the point w
 ZD2nn when a step could not be undone.';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
-RETURNS void
-LANGUAGE plpgsql
-AS $zodan$
-/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
-DECLARE
-    v_step zodan.plan_step;
-BEGIN
-    FOREACH v_step IN ARRAY p_plan LOOP
-        RAISE NOTICE '%.% %: %', v_step.phase, v_step.ordinal, v_step.node, v_step.title;
-        IF p_verbose THEN
-            RAISE NOTICE '%', coalesce(v_step.do_sql, v_step.until_sql);
-        END IF;
-    END LOOP;
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.show_plan IS
-'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
-REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, ifexists := true) AS dropped$sql$,
-    zodan.quote_text(p_subscription))
-$zodan$;
-COMMENT ON FUNCTION zodan.drop_subscription IS
-'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
-REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_slot record;
-    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
-BEGIN
-    LOOP
-        SELECT r.active_pid INTO v_slot FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s;
-        EXIT WHEN NOT FOUND;
-        IF v_slot.active_pid IS NULL THEN
-            PERFORM pg_catalog.pg_drop_replication_slot(%1$s);
-            EXIT;
-        ELSIF pg_catalog.clock_timestamp() > v_until THEN
-            RAISE EXCEPTION 'slot %% is still in use by process %%', %1$s, v_slot.active_pid;
-        END IF;
-        PERFORM pg_catalog.pg_terminate_backend(v_slot.active_pid);
-        PERFORM pg_catalog.pg_sleep(0.05);
-    END LOOP;
-END
-$do$$sql$,
-    zodan.quote_text(p_slot))
-$zodan$;
-COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
-told to end first; the statement waits for that, 30 s at most.';
-REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sync_event(false) ELSE '0/0' END AS lsn,
-       extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
-has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
-5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
-nothing to wait for, so that an interrupted removal can go on.';
-REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped
-    WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id
-    WHERE n.node_name = %1$s)$sql$,
-    zodan.quote_text(p_target))
-$zodan$;
-COMMENT ON FUNCTION zodan.forget_node IS
-'Makes a member forget node p_target, of which nothing but its row is left there.';
-REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
-  FROM pg_catalog.jsonb_each(p_leave -> 'subscriptions') AS n(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(n.value) AS s(item)
- WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
-$zodan$;
-COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
-provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
-to a server, so that one of the other role may be another database''s on the same server.';
-REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_left text;
-BEGIN
-    SELECT pg_catalog.string_agg(x.what, ', ') INTO v_left FROM (
-        SELECT 'node ' || n.node_name AS what FROM spock.node AS n WHERE n.node_name = %1$s
-        UNION ALL
-        SELECT 'interface ' || i.if_name
-          FROM spock.node_interface AS i JOIN spock.node AS n ON n.node_id = i.if_nodeid WHERE n.node_name = %1$s
-        UNION ALL
-        SELECT 'subscription ' || s.sub_name FROM spock.subscription AS s WHERE s.sub_slot_name::text = ANY (%2$s)
-        UNION ALL
-        SELECT 'slot ' || r.slot_name FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name::text = ANY (%3$s)
-        UNION ALL
-        SELECT 'origin ' || o.roname FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s)) AS x;
-    IF v_left IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD401', MESSAGE = 'still there: ' || v_left;
-    END IF;
-END
-$do$$sql$,
-    zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
-$zodan$;
-COMMENT ON FUNCTION zodan.prove_gone IS
-'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
-interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
-its own.';
-REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
-       pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (
-           SELECT FROM pg_catalog.pg_stat_activity AS a
-            WHERE a.datname = pg_catalog.current_database()
-    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
-              AND a.xact_start IS NOT NULL
-    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
-       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s
-                || ' is disabled' || coalesce(': ' || (
-                SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
-                     '') END AS trouble,
-       pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
-           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
-  FROM spock.node AS n
-  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
-  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
- WHERE n.node_name = %2$s$sql$,
-    zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
-$zodan$;
-COMMENT ON FUNCTION zodan.wait_applied IS
-'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
-many bytes are missing; for until_sql.';
-REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_want jsonb := %1$s;
-    v_is jsonb := (SELECT w.sets FROM (
-WITH sets AS MATERIALIZED (
-    SELECT r.* FROM spock.replication_set AS r JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-     WHERE r.set_name::text = ANY (%2$s) OR %2$s = '{}')
-SELECT pg_catalog.jsonb_build_object(
-    'sets', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.set_name,
-                'insert', r.replicate_insert, 'update', r.replicate_update,
-                'delete', r.replicate_delete, 'truncate', r.replicate_truncate))
-              FROM sets AS r), '[]'),
-    'tables', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'table', pg_catalog.format('%%I.%%I', n.nspname, c.relname),
-                'columns', (SELECT pg_catalog.array_agg(a.name ORDER BY a.name)
-                    FROM pg_catalog.unnest(t.set_att_list) AS a(name)),
-                'filter', pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid)))
-              FROM spock.replication_set_table AS t
-              JOIN sets AS r ON r.set_id = t.set_id
-              JOIN pg_catalog.pg_class AS c ON c.oid = t.set_reloid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]'),
-    'sequences', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('set', r.set_name,
-                'sequence', pg_catalog.format('%%I.%%I', n.nspname, c.relname)))
-              FROM spock.replication_set_seq AS q
-              JOIN sets AS r ON r.set_id = q.set_id
-              JOIN pg_catalog.pg_class AS c ON c.oid = q.set_seqoid
-              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace), '[]')) AS sets) AS w);
-    v_item jsonb;
-BEGIN
-    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sets') AS w(item) LOOP
-        IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_is -> 'sets') AS i(item)
-                        WHERE i.item ->> 'name' = v_item ->> 'name') THEN
-            PERFORM spock.repset_create(v_item ->> 'name', (v_item ->> 'insert')::boolean,
-                (v_item ->> 'update')::boolean,
-                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
-        ELSIF NOT v_is -> 'sets' @> pg_catalog.jsonb_build_array(v_item) THEN
-            PERFORM spock.repset_alter(v_item ->> 'name', (v_item ->> 'insert')::boolean,
-                (v_item ->> 'update')::boolean,
-                (v_item ->> 'delete')::boolean, (v_item ->> 'truncate')::boolean);
-        END IF;
-    END LOOP;
-    FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS i(item)
-                   WHERE i.item NOT IN (SELECT o.item
-                       FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS o(item)) LOOP
-        PERFORM spock.repset_remove_table(v_item ->> 'set', (v_item ->> 'table')::regclass);
-    END LOOP;
-    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'tables') AS w(item)
-                   WHERE w.item NOT IN (SELECT o.item
-                       FROM pg_catalog.jsonb_array_elements(v_is -> 'tables') AS o(item)) LOOP
-        PERFORM spock.repset_add_table(set_name := v_item ->> 'set', relation := (v_item ->> 'table')::regclass,
-            synchronize_data := false,
-            columns := (SELECT pg_catalog.array_agg(a.name)
-                          FROM pg_catalog.jsonb_array_elements_text(nullif(v_item -> 'columns', 'null')) AS a(name)),
-            row_filter := v_item ->> 'filter', include_partitions := false);
-    END LOOP;
-    FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
-                   WHERE w.item NOT IN (SELECT o.item
-                       FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
-        PERFORM spock.repset_add_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass, false);
-    END LOOP;
-END
-$do$$sql$,
-    zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
-$zodan$;
-COMMENT ON FUNCTION zodan.mirror_sets IS
-'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
-it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
-REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
-
 
 CREATE OR REPLACE FUNCTION zodan.trace_facts(p_subscriptions text[])
 RETURNS text
@@ -4064,65 +4063,6 @@ COMMENT ON FUNCTION zodan.trace_facts IS
 rows and interfaces. It returns one row, traces, an object. p_subscriptions are those by which the other members
 receive from it: of a slot with the name for one of them it is known whose it is.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
-RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-WITH subs AS (
-    SELECT f.key AS node, s.item ->> 'name' AS name, s.item ->> 'provider' AS provider, s.item ->> 'slot' AS slot
-      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)),
-unreached AS (
-    SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
-SELECT t.key, 'slot', s.item ->> 'name',
-       pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
-       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'),
-           (s.item ->> 'known')::boolean
-  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
- WHERE NOT (s.item ->> 'active')::boolean
-   AND NOT EXISTS (SELECT FROM subs WHERE subs.provider = t.key AND subs.slot = s.item ->> 'name')
-   AND NOT EXISTS (SELECT FROM unreached)
-UNION ALL
-SELECT subs.node, 'subscription', subs.name,
-       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT
-           FROM subs.provider
-            THEN 'no node of its provider''s name is left' ELSE 'its provider has no slot for it' END,
-       pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
-  FROM subs
- WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
-   AND (p_traces ? subs.provider OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider)
-   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item)
-       WHERE s.item ->> 'name' = subs.slot)
-UNION ALL
-SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it'
-    ELSE 'no subscription uses it, but another database of this server may' END,
-       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), o.certain
-  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(t.value -> 'origins') AS o(name text, certain boolean)
- WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
-UNION ALL
-SELECT t.key, 'node', n.name, 'no subscription leads to it or from it',
-    pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
-  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
-UNION ALL
-SELECT t.key, 'interface', i.name, 'its node does not exist',
-    pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L'
-        ' AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
-  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
- CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
-$zodan$;
-COMMENT ON FUNCTION zodan.list_orphans IS
-'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
-subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
-that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
-it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
-members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
-may be another database''s.';
-REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_origin(p_origin text)
 RETURNS text
@@ -4184,6 +4124,65 @@ COMMENT ON FUNCTION zodan.find_traces IS
 traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
 Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
+RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH subs AS (
+    SELECT f.key AS node, s.item ->> 'name' AS name, s.item ->> 'provider' AS provider, s.item ->> 'slot' AS slot
+      FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)),
+unreached AS (
+    SELECT f.key AS node FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.value ? 'error')
+SELECT t.key, 'slot', s.item ->> 'name',
+       pg_catalog.format('no subscription of a member streams from it; it holds %s bytes of WAL', s.item ->> 'held'),
+       pg_catalog.format('SELECT pg_catalog.pg_drop_replication_slot(%L)', s.item ->> 'name'),
+           (s.item ->> 'known')::boolean
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(t.value -> 'slots') AS s(item)
+ WHERE NOT (s.item ->> 'active')::boolean
+   AND NOT EXISTS (SELECT FROM subs WHERE subs.provider = t.key AND subs.slot = s.item ->> 'name')
+   AND NOT EXISTS (SELECT FROM unreached)
+UNION ALL
+SELECT subs.node, 'subscription', subs.name,
+       CASE WHEN p_facts -> subs.provider IS NULL OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT
+           FROM subs.provider
+            THEN 'no node of its provider''s name is left' ELSE 'its provider has no slot for it' END,
+       pg_catalog.format('SELECT spock.sub_drop(%L, true)', subs.name), true
+  FROM subs
+ WHERE NOT EXISTS (SELECT FROM unreached AS u WHERE u.node = subs.provider)
+   AND (p_traces ? subs.provider OR p_facts #>> ARRAY[subs.provider, 'spock', 'node'] IS DISTINCT FROM subs.provider)
+   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_traces #> ARRAY[subs.provider, 'slots']) AS s(item)
+       WHERE s.item ->> 'name' = subs.slot)
+UNION ALL
+SELECT t.key, 'origin', o.name, CASE WHEN o.certain THEN 'no subscription uses it'
+    ELSE 'no subscription uses it, but another database of this server may' END,
+       pg_catalog.format('SELECT pg_catalog.pg_replication_origin_drop(%L)', o.name), o.certain
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_to_recordset(t.value -> 'origins') AS o(name text, certain boolean)
+ WHERE NOT EXISTS (SELECT FROM subs WHERE subs.node = t.key AND subs.slot = o.name)
+UNION ALL
+SELECT t.key, 'node', n.name, 'no subscription leads to it or from it',
+    pg_catalog.format('SELECT spock.node_drop(%L, true)', n.name), true
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'strangers') AS n(name)
+UNION ALL
+SELECT t.key, 'interface', i.name, 'its node does not exist',
+    pg_catalog.format('DELETE FROM spock.node_interface AS i WHERE i.if_name = %L'
+        ' AND NOT EXISTS (SELECT FROM spock.node AS n WHERE n.node_id = i.if_nodeid)', i.name), true
+  FROM pg_catalog.jsonb_each(p_traces) AS t(key, value)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(t.value -> 'interfaces') AS i(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_orphans IS
+'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
+subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
+that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
+it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
+orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
+members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
+may be another database''s.';
+REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
@@ -4319,6 +4318,153 @@ reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD1
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
 
 
+CREATE OR REPLACE FUNCTION zodan.is_unpublished()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
+                     JOIN spock.replication_set AS r ON r.set_id = t.set_id
+                     JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.is_unpublished IS
+'Tells whether a node publishes no table any more; for done_sql.';
+REVOKE ALL ON FUNCTION zodan.is_unpublished FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.unpublish()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_reloid, false)) AS removed
+  FROM (SELECT r.set_name, t.set_reloid
+          FROM spock.replication_set_table AS t
+          JOIN spock.replication_set AS r ON r.set_id = t.set_id
+          JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+         OFFSET 0) AS t$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.unpublish IS
+'Takes every table out of every replication set of a node.';
+REVOKE ALL ON FUNCTION zodan.unpublish FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_drained(p_provider text, p_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok,
+       w.progress, w.alive, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble
+  FROM (SELECT a.*, NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
+                                 WHERE n.node_name = %1$s) AS gone
+          FROM (
+SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
+       pg_catalog.max(o.remote_lsn) AS progress,
+       coalesce(pg_catalog.bool_or(EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+              AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s
+                || ' is disabled' || coalesce(': ' || (
+                SELECT e.error_message FROM spock.exception_log AS e
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
+                     '') END AS trouble,
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
+  FROM spock.node AS n
+  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+ WHERE n.node_name = %1$s) AS a) AS w$sql$,
+    zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_drained IS
+'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then:
+Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that
+is gone has been waited for before; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.disable_streams()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
+    WHERE s.sub_enabled$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.disable_streams IS
+'Disables every subscription of a node that is enabled. Their workers are told to end, and not waited for.';
+REVOKE ALL ON FUNCTION zodan.disable_streams FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_node(p_target text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_subscription name;
+BEGIN
+    FOR v_subscription IN SELECT s.sub_name FROM spock.subscription AS s ORDER BY s.sub_name LOOP
+        PERFORM spock.sub_drop(v_subscription, true);
+    END LOOP;
+    PERFORM spock.node_drop(%1$s, true);
+END
+$do$$sql$,
+    zodan.quote_text(p_target))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_node IS
+'Drops, on the node that goes, all its subscriptions and then itself, with its replication sets, in one transaction:
+until it commits the node still knows the others, so that an interrupted removal finds them.';
+REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_settled(p_xid text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
+  FROM (SELECT 'process ' || a.pid AS what FROM pg_catalog.pg_stat_activity AS a
+         WHERE a.datname = pg_catalog.current_database()
+             AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
+        UNION ALL
+        SELECT 'prepared transaction ' || p.gid FROM pg_catalog.pg_prepared_xacts AS p
+         WHERE p.database = pg_catalog.current_database()
+             AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o$sql$,
+    zodan.quote_result(p_xid))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_settled IS
+'Tells whether every transaction of this database that was open when p_xid (a placeholder) began has ended, prepared
+ones too; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_settled FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_tail text := pg_catalog.substr(spock.spock_gen_slot_name('x', %1$s, %2$s)::text, 6);
+    v_slot record;
+BEGIN
+    FOR v_slot IN
+        SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r
+         WHERE r.database = pg_catalog.current_database() AND pg_catalog.left(r.slot_name, 4) = 'spk_'
+           AND pg_catalog.right(r.slot_name, pg_catalog.length(v_tail)) = v_tail
+    LOOP
+        -- The dead node's connection may linger until the network notices.
+        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name
+            AND r.active) LOOP
+            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r
+                WHERE r.slot_name = v_slot.slot_name;
+            PERFORM pg_catalog.pg_sleep(0.05);
+        END LOOP;
+        PERFORM pg_catalog.pg_drop_replication_slot(v_slot.slot_name);
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_slot_of IS
+'Drops, on a provider, the slot that a subscription used whose node cannot be asked for its name any more. The name
+is known but for the database name of the subscriber in its middle.';
+REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
 RETURNS boolean
 LANGUAGE sql
@@ -4436,121 +4582,6 @@ is who it should be; what the others receive from the target can be waited for o
 all got equally far, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.is_unpublished()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
-                     JOIN spock.replication_set AS r ON r.set_id = t.set_id
-                     JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.is_unpublished IS
-'Tells whether a node publishes no table any more; for done_sql.';
-REVOKE ALL ON FUNCTION zodan.is_unpublished FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.unpublish()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_reloid, false)) AS removed
-  FROM (SELECT r.set_name, t.set_reloid
-          FROM spock.replication_set_table AS t
-          JOIN spock.replication_set AS r ON r.set_id = t.set_id
-          JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
-         OFFSET 0) AS t$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.unpublish IS
-'Takes every table out of every replication set of a node.';
-REVOKE ALL ON FUNCTION zodan.unpublish FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.wait_drained(p_provider text, p_lsn text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok,
-       w.progress, w.alive, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble
-  FROM (SELECT a.*, NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
-                                 WHERE n.node_name = %1$s) AS gone
-          FROM (
-SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
-       pg_catalog.max(o.remote_lsn) AS progress,
-       coalesce(pg_catalog.bool_or(EXISTS (
-           SELECT FROM pg_catalog.pg_stat_activity AS a
-            WHERE a.datname = pg_catalog.current_database()
-    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
-              AND a.xact_start IS NOT NULL
-    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
-       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s
-                || ' is disabled' || coalesce(': ' || (
-                SELECT e.error_message FROM spock.exception_log AS e
-                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
-                     '') END AS trouble,
-       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
-           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
-  FROM spock.node AS n
-  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
-  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
- WHERE n.node_name = %1$s) AS a) AS w$sql$,
-    zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
-$zodan$;
-COMMENT ON FUNCTION zodan.wait_drained IS
-'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then:
-Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that
-is gone has been waited for before; for until_sql.';
-REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.disable_streams()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
-    WHERE s.sub_enabled$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.disable_streams IS
-'Disables every subscription of a node that is enabled. Their workers are told to end, and not waited for.';
-REVOKE ALL ON FUNCTION zodan.disable_streams FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.drop_node(p_target text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_subscription name;
-BEGIN
-    FOR v_subscription IN SELECT s.sub_name FROM spock.subscription AS s ORDER BY s.sub_name LOOP
-        PERFORM spock.sub_drop(v_subscription, true);
-    END LOOP;
-    PERFORM spock.node_drop(%1$s, true);
-END
-$do$$sql$,
-    zodan.quote_text(p_target))
-$zodan$;
-COMMENT ON FUNCTION zodan.drop_node IS
-'Drops, on the node that goes, all its subscriptions and then itself, with its replication sets, in one transaction:
-until it commits the node still knows the others, so that an interrupted removal finds them.';
-REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.wait_settled(p_xid text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
-  FROM (SELECT 'process ' || a.pid AS what FROM pg_catalog.pg_stat_activity AS a
-         WHERE a.datname = pg_catalog.current_database()
-             AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
-        UNION ALL
-        SELECT 'prepared transaction ' || p.gid FROM pg_catalog.pg_prepared_xacts AS p
-         WHERE p.database = pg_catalog.current_database()
-             AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o$sql$,
-    zodan.quote_result(p_xid))
-$zodan$;
-COMMENT ON FUNCTION zodan.wait_settled IS
-'Tells whether every transaction of this database that was open when p_xid (a placeholder) began has ended, prepared
-ones too; for until_sql.';
-REVOKE ALL ON FUNCTION zodan.wait_settled FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -4654,38 +4685,6 @@ COMMENT ON FUNCTION zodan.plan_withdraw IS
 disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
 row. Until then it knows the others, so that an interrupted removal finds them through it.';
 REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    v_tail text := pg_catalog.substr(spock.spock_gen_slot_name('x', %1$s, %2$s)::text, 6);
-    v_slot record;
-BEGIN
-    FOR v_slot IN
-        SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r
-         WHERE r.database = pg_catalog.current_database() AND pg_catalog.left(r.slot_name, 4) = 'spk_'
-           AND pg_catalog.right(r.slot_name, pg_catalog.length(v_tail)) = v_tail
-    LOOP
-        -- The dead node's connection may linger until the network notices.
-        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name
-            AND r.active) LOOP
-            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r
-                WHERE r.slot_name = v_slot.slot_name;
-            PERFORM pg_catalog.pg_sleep(0.05);
-        END LOOP;
-        PERFORM pg_catalog.pg_drop_replication_slot(v_slot.slot_name);
-    END LOOP;
-END
-$do$$sql$,
-    zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
-$zodan$;
-COMMENT ON FUNCTION zodan.drop_slot_of IS
-'Drops, on a provider, the slot that a subscription used whose node cannot be asked for its name any more. The name
-is known but for the database name of the subscriber in its middle.';
-REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
