@@ -2728,10 +2728,12 @@ BEGIN
                                           AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
     IF p_undo THEN
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
-            v_steps[v_index].do_sql := v_steps[v_index].undo_sql;
             v_steps[v_index].done_sql := NULL;
             v_steps[v_index].until_sql := NULL;
-            v_steps[v_index].title := 'undo: ' || v_steps[v_index].title;
+            IF v_steps[v_index].do_sql IS NOT NULL THEN
+                v_steps[v_index].title := 'undo: ' || v_steps[v_index].title;
+            END IF;
+            v_steps[v_index].do_sql := v_steps[v_index].undo_sql;
         END LOOP;
     END IF;
     RETURN v_steps;
@@ -7390,12 +7392,12 @@ BEGIN
             p_undo := zodan.prove_gone(p_target => v_new, p_origins => v_origins, p_slots => v_slots),
                 p_policy := 'once', p_kind := 'verify');
         IF v_node <> v_new THEN
-            RETURN NEXT zodan.make_step('register', v_node, pg_catalog.format('forget node %s on %s', v_new, v_node),
+            RETURN NEXT zodan.make_step('register', v_node, pg_catalog.format('forget node %s on %s (only on rollback)', v_new, v_node),
                 p_undo := zodan.forget_node(v_new), p_object := v_new);
         END IF;
     END LOOP;
     RETURN NEXT zodan.make_step('slot', v_source,
-        pg_catalog.format('expect slot %s of the copy on %s', p_cluster ->> 'copy_slot', v_source),
+        pg_catalog.format('drop slot %s of the copy on %s (only on rollback)', p_cluster ->> 'copy_slot', v_source),
         p_undo := zodan.drop_slot(p_cluster ->> 'copy_slot'), p_group := 'copy', p_object := p_cluster ->> 'copy_slot');
 END
 $zodan$;
@@ -7492,7 +7494,7 @@ BEGIN
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
             p_undo := zodan.drop_copy(v_sub),
             p_group := 'copy', p_object := v_sub);
-    RETURN NEXT zodan.make_step('copying', v_source, 'expect the sessions of the copy on ' || v_source,
+    RETURN NEXT zodan.make_step('copying', v_source, 'end the sessions of the copy on ' || v_source || ' (only on rollback)',
             p_undo := zodan.end_sessions(v_sub), p_group := 'copy');
     RETURN NEXT zodan.make_step('copied', v_new, 'wait for the copy on ' || v_new,
             p_until := zodan.wait_copied(p_subscription => v_sub, p_tables => p_cluster #>> '{copy,tables}',

@@ -2728,10 +2728,12 @@ BEGIN
                                           AND r.ordinal = m.found[1]::int AND r.result IS NOT NULL)) END;
     IF p_undo THEN
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
-            v_steps[v_index].do_sql := v_steps[v_index].undo_sql;
             v_steps[v_index].done_sql := NULL;
             v_steps[v_index].until_sql := NULL;
-            v_steps[v_index].title := 'undo: ' || v_steps[v_index].title;
+            IF v_steps[v_index].do_sql IS NOT NULL THEN
+                v_steps[v_index].title := 'undo: ' || v_steps[v_index].title;
+            END IF;
+            v_steps[v_index].do_sql := v_steps[v_index].undo_sql;
         END LOOP;
     END IF;
     RETURN v_steps;
