@@ -5723,6 +5723,19 @@ COMMENT ON FUNCTION zodan.list_exchanged IS
 that it has. A set that only an outside consumer takes is none of them.';
 REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
 
+CREATE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.array_agg(o.name ORDER BY o.name), '{}')
+  FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'fenced']) AS o(name)
+ WHERE p_facts #> ARRAY[p_join ->> 'new', 'fenced'] ? o.name AND o.name ~ '^[a-z_][a-z0-9_]*$'
+$zodan$;
+COMMENT ON FUNCTION zodan.list_fenced IS
+'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves
+them out. Only plain names, which Spock gives to pg_dump as a pattern.';
+REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
+
 CREATE FUNCTION zodan.list_published(p_facts jsonb, p_join jsonb)
 RETURNS SETOF jsonb
 LANGUAGE sql IMMUTABLE
@@ -6225,19 +6238,6 @@ COMMENT ON FUNCTION zodan.check_new_server IS
 tablespaces, lolor ready, a snowflake number of its own; and warnings where roles or extensions differ.';
 REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
 
-CREATE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT coalesce(pg_catalog.array_agg(o.name ORDER BY o.name), '{}')
-  FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'fenced']) AS o(name)
- WHERE p_facts #> ARRAY[p_join ->> 'new', 'fenced'] ? o.name AND o.name ~ '^[a-z_][a-z0-9_]*$'
-$zodan$;
-COMMENT ON FUNCTION zodan.list_fenced IS
-'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves
-them out. Only plain names, which Spock gives to pg_dump as a pattern.';
-REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
-
 CREATE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
@@ -6584,11 +6584,10 @@ SELECT c.key, c.name, m.name, c.severity, c.list = '[]', coalesce(zodan.name_som
 UNION ALL
 SELECT 'wal-kept', 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allowed = -1 OR w.kept < w.allowed,
        pg_catalog.format('about %s while %s are copied at an assumed %s a second; max_slot_wal_keep_size %s',
-           pg_catalog.pg_size_pretty(w.kept),
-           pg_catalog.pg_size_pretty(w.size), pg_catalog.pg_size_pretty(20971520::bigint),
+           pg_catalog.pg_size_pretty(w.kept), pg_catalog.pg_size_pretty(w.size),
+           pg_catalog.pg_size_pretty(20971520::bigint),
            CASE WHEN w.allowed = -1 THEN 'unlimited' ELSE pg_catalog.pg_size_pretty(w.allowed) END),
-       'less than max_slot_wal_keep_size',
-           'Raise max_slot_wal_keep_size on the source and reload, or join while little is written.'
+       'less than max_slot_wal_keep_size', 'Raise max_slot_wal_keep_size on the source and reload, or join while little is written.'
   FROM (SELECT h.size, h.wal_rate * h.size / 20971520 AS kept,
                CASE WHEN (h.settings ->> 'max_slot_wal_keep_size')::numeric < 0 THEN -1
                    ELSE (h.settings ->> 'max_slot_wal_keep_size')::numeric * 1048576 END AS allowed
