@@ -399,6 +399,19 @@ def test_a_slot_of_the_clusters_own_is_not_taken_for_a_strangers(healthy: Health
     assert [r.observed for r in failed if (r.key, r.scope) == ("inactive-slots", SOURCE)] == ["none"]
 
 
+@pytest.mark.parametrize(("faults", "passed"), [({}, True), ({"postgis": "no such file"}, False)])
+def test_an_extension_that_no_list_has_is_tried(healthy: Healthy, faults: dict[str, str], passed: bool) -> None:
+    """Debian's extension_destdir has extensions that PostgreSQL creates, and does not list as available."""
+    postgis = {"schema": "public", "made": False, "used": False}
+    doctor = several(
+        put(f"{SOURCE}/extensions/postgis", "3.4"),
+        put(f"{SOURCE}/structure/extensions", {"postgis": postgis}),
+        put(f"{NEW}/trial/extensions", faults),
+    )
+    (found,) = [r for r in healthy.before.doctored(doctor).check("check_join") if r.key == "extensions"]
+    assert found.passed is passed
+
+
 def test_who_lacks_dblink_is_not_sent_to_his_firewall(healthy: Healthy) -> None:
     fault = 'could not access file "$libdir/dblink": No such file or directory'
     facts = healthy.before.doctored(lambda facts: facts.probes[NEW][SOURCE].update(connection=fault))
