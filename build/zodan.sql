@@ -996,8 +996,8 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
                         nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
-seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
+'Returns how long a wait may go without progress: the setting zodan.sync_timeout if it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout if that is set, else 10 min.';
 REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_bound()
@@ -1484,9 +1484,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.finding IS
-'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of
-nodes it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen,
-what is needed, and one thing to do when it did not pass.';
+'What a check found: its key, which stays the same when the name is reworded; its name; the node or pair of nodes
+that it examined; severity (fail, warn, info); whether it passed (NULL where that cannot be known); what it saw; what
+is needed; and one thing to do if it did not pass.';
 
 DO $zodan$
 DECLARE
@@ -1567,7 +1567,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
-'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
+'What a check found, as in zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
 
 CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
 RETURNS zodan.check_result
@@ -1626,10 +1626,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.operation IS
-'One row an operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
+'One row per operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
 and connection string) and checks (what was examined before it began, as zodan.checks returns it) hold no secrets.
-State "running" with no session holding the locks means that the caller died; call the operation again to finish
-it.';
+State "running" while no session holds the locks means that the caller died; call the operation again to finish it.';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.step (
@@ -1696,15 +1695,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
-'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same
-time. phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it
-concerns, where a phase has several. A program goes by these: titles are for people, and a later version may word them
-differently. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret
-is ever stored. The steps of a group_name are taken back and tried again as a whole, group_tries times in one call.
-policy says what is special about a step: once, it is not repeated when it is done; final, from there on the operation
-cannot be rolled back; guarded, it is not taken back where users have written on the new node; again, it runs again
-before a later group is tried again; swift, it holds others up, so that it fails at once where its node is lost, and a
-step of it that is done stands for all before it. budget is how long until_sql may see no progress.';
+'The journal: the plan of each operation, one row per step, with its progress. Steps of one phase run at the same
+time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that
+it concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword
+them. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is
+ever stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy
+says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
+rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
+tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
+before it. budget is how long until_sql may see no progress.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -1736,9 +1735,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
-'What a step that waits has measured while it waited: of a copy its stage, tables and bytes done and in all and the
-table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the further
-apart the longer the step waits.';
+'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
+way. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
+further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -1752,8 +1751,8 @@ CREATE OR REPLACE FUNCTION zodan.start_operation(
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
-stored without secrets, and so are the checks made before. */
+/* Writes a new operation and its plan to the journal and returns the operation's number. The connection strings of
+p_dsns and the earlier checks are stored without secrets. */
 DECLARE
     v_operation bigint;
 BEGIN
@@ -1777,17 +1776,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
-'Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
-stored without secrets, and so are the checks made before.';
+'Writes a new operation and its plan to the journal and returns the operation''s number. The connection strings of
+p_dsns and the earlier checks are stored without secrets.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
-pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
-repeated when it was done. */
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
+repeated after it was done. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
@@ -1795,9 +1794,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
-'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
-pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
-repeated when it was done.';
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
+repeated after it was done.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
@@ -1825,15 +1824,15 @@ SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, 
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.read_plan IS
-'Returns the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
-would run, passing over what is done.';
+'Returns the plan of the interrupted operation of a kind on a node, or NULL if there is none: what calling the
+operation again would run, without the steps already done.';
 REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it. */
+/* Records how an operation ended. The error holds no secrets, as zodan.fetch_result returns it. */
 BEGIN
     UPDATE zodan.operation
        SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
@@ -1841,14 +1840,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.finish_operation IS
-'Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it.';
+'Records how an operation ended. The error holds no secrets, as zodan.fetch_result returns it.';
 REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone. */
+/* Marks every unfinished operation on a node as given up: nobody will resume one, because the node is gone. */
 BEGIN
     UPDATE zodan.operation
        SET state = 'given up', error = p_reason, finished_at = pg_catalog.clock_timestamp()
@@ -1856,7 +1855,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.give_up_operations IS
-'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone.';
+'Marks every unfinished operation on a node as given up: nobody will resume one, because the node is gone.';
 REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replace_plan(
@@ -1867,8 +1866,8 @@ CREATE OR REPLACE FUNCTION zodan.replace_plan(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
-and object, the first for the first, keeps its state, attempts and result. */
+/* Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
+object, matched in order, keeps its state, attempts and result. */
 BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
@@ -1890,8 +1889,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_plan IS
-'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
-and object, the first for the first, keeps its state, attempts and result.';
+'Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
+object, matched in order, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_step(
@@ -1904,13 +1903,13 @@ CREATE OR REPLACE FUNCTION zodan.record_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+/* Writes to the journal what became of a step: running (one more attempt), done (with its result), failed (with its
 error) or undone. */
 BEGIN
     UPDATE zodan.step
        SET state = p_state,
            attempts = attempts + (p_state = 'running')::int,
-           -- A statement without a row gives the null of JSON, which is no result.
+           -- A statement without a row returns the null of JSON, which is no result.
            result = coalesce(nullif(p_result, 'null'), result),
            error = p_error,
            started_at = CASE WHEN p_state = 'running' THEN pg_catalog.clock_timestamp() ELSE started_at END,
@@ -1919,7 +1918,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_step IS
-'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+'Writes to the journal what became of a step: running (one more attempt), done (with its result), failed (with its
 error) or undone.';
 REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
 
@@ -1927,13 +1926,13 @@ CREATE OR REPLACE FUNCTION zodan.record_sample(p_operation bigint, p_ordinal int
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what a step that waits has measured. */
+/* Writes to the journal what a waiting step has measured. */
 BEGIN
     INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (p_operation, p_ordinal, p_measure);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_sample IS
-'Writes into the journal what a step that waits has measured.';
+'Writes to the journal what a waiting step has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
@@ -3653,8 +3652,8 @@ CREATE OR REPLACE PROCEDURE zodan.resume(
 LANGUAGE plpgsql
 AS $zodan$
 /* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
-of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
-Errors: those of zodan.reopen, and of the operation itself. */
+of this database; p_dsns holds connection strings by node where the cluster no longer knows them (or not yet). Errors:
+those of zodan.reopen, and of the operation itself. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3672,8 +3671,8 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.resume IS
 'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
-of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
-Errors: those of zodan.reopen, and of the operation itself.';
+of this database; p_dsns holds connection strings by node where the cluster no longer knows them (or not yet). Errors:
+those of zodan.reopen, and of the operation itself.';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.rollback(
@@ -3684,11 +3683,11 @@ CREATE OR REPLACE PROCEDURE zodan.rollback(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
-it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
-they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
-ZD2nn when a step could not be undone. */
+/* Rolls back an interrupted operation: undoes every step that can be undone, last phase first, whether or not the
+journal says that the step was done, and proves at the end that nothing is left. Arguments as for zodan.resume. With
+p_discard_writes it rolls back even if users have written on the new node meanwhile, and deletes their rows. Errors:
+those of zodan.reopen; ZD111 users have written and p_discard_writes is not given; ZD007 a removal is past the point
+where only finishing it loses nothing; ZD2nn a step could not be undone. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3720,11 +3719,11 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.rollback IS
-'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
-it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
-they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
-ZD2nn when a step could not be undone.';
+'Rolls back an interrupted operation: undoes every step that can be undone, last phase first, whether or not the
+journal says that the step was done, and proves at the end that nothing is left. Arguments as for zodan.resume. With
+p_discard_writes it rolls back even if users have written on the new node meanwhile, and deletes their rows. Errors:
+those of zodan.reopen; ZD111 users have written and p_discard_writes is not given; ZD007 a removal is past the point
+where only finishing it loses nothing; ZD2nn a step could not be undone.';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
@@ -4147,10 +4146,10 @@ CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
-returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
-statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
-to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
+/* Searches a whole cluster, reached through any member's connection string, for leftovers, and returns a row for each
+with the statement that removes it on that node. Changes nothing; zodan.mend runs the statements. certain is false for
+a slot that a subscriber outside the cluster may still need, or a subscriber that has not joined yet: only you can
+know. Warns of nodes that cannot be reached. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
     v_unreached text;
@@ -4170,10 +4169,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
-'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
-returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
-statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
-to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
+'Searches a whole cluster, reached through any member''s connection string, for leftovers, and returns a row for each
+with the statement that removes it on that node. Changes nothing; zodan.mend runs the statements. certain is false for
+a slot that a subscriber outside the cluster may still need, or a subscriber that has not joined yet: only you can
+know. Warns of nodes that cannot be reached. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.mend(
@@ -4183,10 +4182,10 @@ CREATE OR REPLACE PROCEDURE zodan.mend(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
-this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
-operation is under way, ZD2nn a step failed. */
+/* Runs the statements that zodan.rescan returns for the cluster reached through p_dsn, as an operation with lock and
+journal like any other. Subscriptions come first because dropping one also drops its slot and origin. A slot that may
+belong to something outside this cluster is left alone with a warning, unless p_all is given. Errors: those of
+zodan.rescan, ZD110 another operation is under way, ZD2nn a step failed. */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
@@ -4230,20 +4229,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
-'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
-this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
-operation is under way, ZD2nn a step failed.';
+'Runs the statements that zodan.rescan returns for the cluster reached through p_dsn, as an operation with lock and
+journal like any other. Subscriptions come first because dropping one also drops its slot and origin. A slot that may
+belong to something outside this cluster is left alone with a warning, unless p_all is given. Errors: those of
+zodan.rescan, ZD110 another operation is under way, ZD2nn a step failed.';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.topology(p_dsn text)
 RETURNS TABLE (provider text, subscriber text, subscription text, status text, active boolean, lag_bytes numeric)
 LANGUAGE plpgsql
 AS $zodan$
-/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with its
-status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
-subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
+/* Returns who streams to whom in a cluster, reached through any member's connection string: one row per subscription,
+with its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL
+the subscriber has not confirmed yet. A node without any subscription has a row of its own; so does a node that cannot
+be reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
 BEGIN
@@ -4270,10 +4269,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.topology IS
-'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with its
-status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
-subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
+'Returns who streams to whom in a cluster, reached through any member''s connection string: one row per subscription,
+with its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL
+the subscriber has not confirmed yet. A node without any subscription has a row of its own; so does a node that cannot
+be reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
 
 
@@ -8286,8 +8285,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_add_node(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
 AS $zodan$
-/* The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors: ZD0nn
-bad input, ZD100 preconditions not met. */
+/* Returns the plan that spock.add_node would run, as rows; changes nothing. Takes the arguments of spock.add_node.
+Errors: ZD0nn bad input, ZD100 preconditions not met. */
 DECLARE
     v_plan zodan.plan_step[];
 BEGIN
@@ -8301,8 +8300,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_add_node IS
-'The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors: ZD0nn
-bad input, ZD100 preconditions not met.';
+'Returns the plan that spock.add_node would run, as rows; changes nothing. Takes the arguments of spock.add_node.
+Errors: ZD0nn bad input, ZD100 preconditions not met.';
 REVOKE ALL ON FUNCTION zodan.plan_add_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.checks(
@@ -8315,10 +8314,10 @@ CREATE OR REPLACE FUNCTION zodan.checks(
 RETURNS SETOF zodan.check_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Examines a cluster, found through any member, and returns a row a check and node; changes nothing. check_type pre
-is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone
-are examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
-malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type. */
+/* Examines a cluster, found through any member, and returns one row per check and node; changes nothing. check_type
+pre covers what spock.add_node checks before it begins, post what must hold afterwards. Without a new node, only the
+members are examined. passed is NULL where the result cannot be known. Never raises an error for what a check reports.
+Errors: ZD001 malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type. */
 DECLARE
     v_survey record;
 BEGIN
@@ -8337,10 +8336,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.checks IS
-'Examines a cluster, found through any member, and returns a row a check and node; changes nothing. check_type pre
-is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone
-are examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
-malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type.';
+'Examines a cluster, found through any member, and returns one row per check and node; changes nothing. check_type
+pre covers what spock.add_node checks before it begins, post what must hold afterwards. Without a new node, only the
+members are examined. passed is NULL where the result cannot be known. Never raises an error for what a check reports.
+Errors: ZD001 malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type.';
 REVOKE ALL ON FUNCTION zodan.checks FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.add_node(
@@ -8357,13 +8356,13 @@ CREATE OR REPLACE PROCEDURE spock.add_node(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name any
-member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
-location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their
-attributes, memberships and password hashes. verb prints every step, dry_run prints the plan and changes nothing.
-Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions
-not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
-budget. */
+/* Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name
+any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
+joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
+their attributes, memberships and password hashes. verb prints every step; dry_run prints the plan and changes
+nothing. When called again after an interruption, it continues where it stopped. Errors: ZD0nn caller's mistake, ZD100
+preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait
+ran out of its budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -8403,13 +8402,13 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE spock.add_node IS
-'Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name any
-member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
-location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their
-attributes, memberships and password hashes. verb prints every step, dry_run prints the plan and changes nothing.
-Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions
-not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
-budget.';
+'Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name
+any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
+joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
+their attributes, memberships and password hashes. verb prints every step; dry_run prints the plan and changes
+nothing. When called again after an interruption, it continues where it stopped. Errors: ZD0nn caller''s mistake, ZD100
+preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait
+ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.health_check(
@@ -8423,10 +8422,10 @@ CREATE OR REPLACE PROCEDURE spock.health_check(
 LANGUAGE plpgsql
 AS $zodan$
 /* Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
-lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post
-what must hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them
-the members alone are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check failed,
-ZD0nn caller's mistake. */
+lines, with verb PASS lines too, and a summary. check_type pre covers what spock.add_node checks before it begins,
+post what must hold afterwards. new_node_name and new_node_dsn name the node that is to join or has joined; without
+them only the members are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check
+failed, ZD0nn caller's mistake. */
 DECLARE
     v_checks zodan.check_result[];
     v_check zodan.check_result;
@@ -8461,10 +8460,10 @@ END
 $zodan$;
 COMMENT ON PROCEDURE spock.health_check IS
 'Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
-lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post
-what must hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them
-the members alone are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check failed,
-ZD0nn caller''s mistake.';
+lines, with verb PASS lines too, and a summary. check_type pre covers what spock.add_node checks before it begins,
+post what must hold afterwards. new_node_name and new_node_dsn name the node that is to join or has joined; without
+them only the members are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check
+failed, ZD0nn caller''s mistake.';
 REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
 
 
@@ -8473,8 +8472,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
-placeholders, and returns its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be
-reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL. */
+placeholders, and returns its single row as an object. Errors: ZD001 malformed connection string, ZD101 the database
+cannot be reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL. */
 DECLARE
     c_node CONSTANT text := 'the node given';
     v_dsns jsonb;
@@ -8493,7 +8492,7 @@ BEGIN
             DETAIL = v_answer ->> 'message',
             HINT = 'Check that it runs, its address and its password.';
     END IF;
-    -- Statements are sent to one node, whatever they bind for others.
+    -- Each statement goes to one node, whatever it binds for others.
     v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(c_node, p_sql), v_dsns, NULL) -> c_node;
     PERFORM zodan.close_connections();
     IF NOT (v_answer ->> 'ok')::boolean THEN
@@ -8509,8 +8508,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.run_on IS
 'Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
-placeholders, and returns its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be
-reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL.';
+placeholders, and returns its single row as an object. Errors: ZD001 malformed connection string, ZD101 the database
+cannot be reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL.';
 REVOKE ALL ON FUNCTION zodan.run_on FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_node(
@@ -8528,8 +8527,8 @@ SELECT (zodan.run_on(p_dsn, zodan.register_node(p_node => p_node, p_location => 
     pg_catalog.jsonb_build_object(p_node, p_dsn)) ->> 'node_id')::oid
 $zodan$;
 COMMENT ON FUNCTION zodan.create_node IS
-'Makes the database that p_dsn leads to a Spock node of name p_node, which the others will reach by p_dsn. Returns
-the node''s id. Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on.';
+'Makes the database at p_dsn a Spock node named p_node, which the others will reach by p_dsn. Returns the node''s id.
+Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.get_spock_nodes(p_dsn text)
@@ -8541,8 +8540,8 @@ SELECT n.key, zodan.redact_dsn(n.value)
  ORDER BY n.key
 $zodan$;
 COMMENT ON FUNCTION zodan.get_spock_nodes IS
-'The nodes that the node at p_dsn knows, itself included, with the connection strings in use, without secrets.
-Example: SELECT * FROM zodan.get_spock_nodes(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
+'Returns the nodes that the node at p_dsn knows, itself included, with the connection strings in use, without
+secrets. Example: SELECT * FROM zodan.get_spock_nodes(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.get_spock_nodes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_sub(
@@ -8564,9 +8563,10 @@ SELECT (zodan.run_on(p_dsn, zodan.create_copy_subscription(p_subscription => p_s
     pg_catalog.jsonb_build_object('provider', p_provider_dsn)) ->> 'sub_id')::oid
 $zodan$;
 COMMENT ON FUNCTION zodan.create_sub IS
-'Makes a subscription on the node at p_dsn, from the node at p_provider_dsn. Disabled it makes no slot: make that
-first with zodan.create_replication_slot. Returns its id. Example: SELECT zodan.create_sub(''host=10.0.0.4 dbname=app'',
-''sub_n1_n4'', ''host=10.0.0.1 dbname=app'', p_enabled => false). Errors: those of zodan.run_on.';
+'Creates a subscription on the node at p_dsn, from the node at p_provider_dsn. A disabled subscription creates no
+slot: create that first with zodan.create_replication_slot. Returns the subscription''s id. Example: SELECT
+zodan.create_sub(''host=10.0.0.4 dbname=app'', ''sub_n1_n4'', ''host=10.0.0.1 dbname=app'', p_enabled => false). Errors:
+those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_sub FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.enable_sub(p_dsn text, p_subscription text)
@@ -8590,8 +8590,8 @@ SELECT (zodan.run_on(p_dsn, CASE WHEN v.number >= 170000 THEN zodan.create_failo
   FROM (SELECT (zodan.run_on(p_dsn, zodan.server_facts()) #>> '{facts,version_num}')::int AS number) AS v
 $zodan$;
 COMMENT ON FUNCTION zodan.create_replication_slot IS
-'Makes a replication slot for a subscription on its provider, the node at p_dsn. Returns the position it starts at.
-It holds WAL until someone streams from it or it is dropped. Example: SELECT
+'Creates a replication slot for a subscription on its provider, the node at p_dsn. Returns the position where the
+slot starts. The slot holds WAL until a subscriber streams from it or it is dropped. Example: SELECT
 zodan.create_replication_slot(''host=10.0.0.1 dbname=app'', ''spk_app_n1_sub_n1_n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_replication_slot FROM PUBLIC;
 
@@ -8602,8 +8602,8 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.emit_sync_event()) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.sync_event IS
-'Commits a mark in the stream of the node at p_dsn and returns its position, for zodan.wait_for_sync_event. Example:
-SELECT zodan.sync_event(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
+'Commits a mark in the stream of the node at p_dsn and returns the mark''s position, for zodan.wait_for_sync_event.
+Example: SELECT zodan.sync_event(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_for_sync_event(
@@ -8615,9 +8615,9 @@ CREATE OR REPLACE FUNCTION zodan.wait_for_sync_event(
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most.
+/* Waits, p_timeout at most, until the node at p_dsn has applied everything that node p_origin committed before p_lsn.
 Returns whether it has. Example: SELECT zodan.wait_for_sync_event('host=10.0.0.4 dbname=app', 'n1', '0/1A2B3C').
-Errors: those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled. */
+Errors: those of zodan.run_on; ZD202 when the wait cannot succeed because the subscription is gone or disabled. */
 DECLARE
     v_until timestamptz := pg_catalog.clock_timestamp() + p_timeout;
     v_seen jsonb;
@@ -8637,9 +8637,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_for_sync_event IS
-'Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most.
+'Waits, p_timeout at most, until the node at p_dsn has applied everything that node p_origin committed before p_lsn.
 Returns whether it has. Example: SELECT zodan.wait_for_sync_event(''host=10.0.0.4 dbname=app'', ''n1'', ''0/1A2B3C'').
-Errors: those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled.';
+Errors: those of zodan.run_on; ZD202 when the wait cannot succeed because the subscription is gone or disabled.';
 REVOKE ALL ON FUNCTION zodan.wait_for_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_commit_timestamp(p_origin text)
@@ -8660,9 +8660,9 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.read_commit_timestamp(p_origin)) ->> 'at')::timestamptz
 $zodan$;
 COMMENT ON FUNCTION zodan.get_commit_timestamp IS
-'When the newest transaction of node p_origin that the node at p_dsn has applied was committed there; NULL where it
-has applied none since commit timestamps are kept. Example: SELECT zodan.get_commit_timestamp(''host=10.0.0.4
-dbname=app'', ''n1''). Errors: those of zodan.run_on.';
+'Returns the commit time, on node p_origin, of that node''s newest transaction that the node at p_dsn has applied;
+NULL if it has applied none since it began to keep commit timestamps. Example: SELECT
+zodan.get_commit_timestamp(''host=10.0.0.4 dbname=app'', ''n1''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.get_commit_timestamp FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_replication_slot(p_dsn text, p_slot text, p_lsn pg_lsn)
@@ -8673,8 +8673,8 @@ SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT end_lsn AS lsn FROM pg_cat
     zodan.quote_text(p_slot), zodan.quote_text(p_lsn::text))) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_replication_slot IS
-'Moves a slot of the node at p_dsn forward to p_lsn, so that nothing committed before it is sent any more: only for
-one who has those commits from elsewhere. Returns where it is now. Example: SELECT
+'Moves a slot of the node at p_dsn forward to p_lsn, so that the node no longer sends commits before that position:
+only for a subscriber that has those commits from elsewhere. Returns the slot''s new position. Example: SELECT
 zodan.advance_replication_slot(''host=10.0.0.1 dbname=app'', ''spk_app_n1_sub_n1_n4'', ''0/1A2B3C''). Errors: those of
 zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.advance_replication_slot FROM PUBLIC;
@@ -8686,8 +8686,8 @@ AS $zodan$
 SELECT zodan.run_on(p_dsn, zodan.drop_subscription(p_subscription)) ->> 'dropped' NOT IN ('0', 'false')
 $zodan$;
 COMMENT ON FUNCTION zodan.sub_drop IS
-'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Returns whether
-there was one. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of
+'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Returns whether the
+subscription existed. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of
 zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.sub_drop FROM PUBLIC;
 
@@ -8699,7 +8699,7 @@ SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.repset_drop(%s, true
     zodan.quote_text(p_set))) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.repset_drop IS
-'Drops a replication set of the node at p_dsn. Returns whether there was one. Example: SELECT
+'Drops a replication set of the node at p_dsn. Returns whether the set existed. Example: SELECT
 zodan.repset_drop(''host=10.0.0.4 dbname=app'', ''reports''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.repset_drop FROM PUBLIC;
 
@@ -8710,8 +8710,9 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.drop_node_row(p_node)) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.node_drop IS
-'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Returns whether
-there was one. Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors: those of zodan.run_on.';
+'Drops node p_node, another node or the node itself, from what the node at p_dsn knows; its subscriptions must be
+gone. Returns whether the node existed. Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors:
+those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.node_drop FROM PUBLIC;
 
 

@@ -996,8 +996,8 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
                         nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
-seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
+'Returns how long a wait may go without progress: the setting zodan.sync_timeout if it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout if that is set, else 10 min.';
 REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_bound()
@@ -1484,9 +1484,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.finding IS
-'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of
-nodes it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen,
-what is needed, and one thing to do when it did not pass.';
+'What a check found: its key, which stays the same when the name is reworded; its name; the node or pair of nodes
+that it examined; severity (fail, warn, info); whether it passed (NULL where that cannot be known); what it saw; what
+is needed; and one thing to do if it did not pass.';
 
 DO $zodan$
 DECLARE
@@ -1567,7 +1567,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
-'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
+'What a check found, as in zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
 
 CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
 RETURNS zodan.check_result
@@ -1626,10 +1626,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.operation IS
-'One row an operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
+'One row per operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
 and connection string) and checks (what was examined before it began, as zodan.checks returns it) hold no secrets.
-State "running" with no session holding the locks means that the caller died; call the operation again to finish
-it.';
+State "running" while no session holds the locks means that the caller died; call the operation again to finish it.';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.step (
@@ -1696,15 +1695,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
-'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same
-time. phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it
-concerns, where a phase has several. A program goes by these: titles are for people, and a later version may word them
-differently. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret
-is ever stored. The steps of a group_name are taken back and tried again as a whole, group_tries times in one call.
-policy says what is special about a step: once, it is not repeated when it is done; final, from there on the operation
-cannot be rolled back; guarded, it is not taken back where users have written on the new node; again, it runs again
-before a later group is tried again; swift, it holds others up, so that it fails at once where its node is lost, and a
-step of it that is done stands for all before it. budget is how long until_sql may see no progress.';
+'The journal: the plan of each operation, one row per step, with its progress. Steps of one phase run at the same
+time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that
+it concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword
+them. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is
+ever stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy
+says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
+rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
+tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
+before it. budget is how long until_sql may see no progress.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -1736,9 +1735,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
-'What a step that waits has measured while it waited: of a copy its stage, tables and bytes done and in all and the
-table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the further
-apart the longer the step waits.';
+'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
+way. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
+further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -1752,8 +1751,8 @@ CREATE OR REPLACE FUNCTION zodan.start_operation(
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
-stored without secrets, and so are the checks made before. */
+/* Writes a new operation and its plan to the journal and returns the operation's number. The connection strings of
+p_dsns and the earlier checks are stored without secrets. */
 DECLARE
     v_operation bigint;
 BEGIN
@@ -1777,17 +1776,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
-'Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
-stored without secrets, and so are the checks made before.';
+'Writes a new operation and its plan to the journal and returns the operation''s number. The connection strings of
+p_dsns and the earlier checks are stored without secrets.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
-pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
-repeated when it was done. */
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
+repeated after it was done. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
@@ -1795,9 +1794,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
-'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
-pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
-repeated when it was done.';
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
+repeated after it was done.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
@@ -1825,15 +1824,15 @@ SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, 
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.read_plan IS
-'Returns the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
-would run, passing over what is done.';
+'Returns the plan of the interrupted operation of a kind on a node, or NULL if there is none: what calling the
+operation again would run, without the steps already done.';
 REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it. */
+/* Records how an operation ended. The error holds no secrets, as zodan.fetch_result returns it. */
 BEGIN
     UPDATE zodan.operation
        SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
@@ -1841,14 +1840,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.finish_operation IS
-'Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it.';
+'Records how an operation ended. The error holds no secrets, as zodan.fetch_result returns it.';
 REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone. */
+/* Marks every unfinished operation on a node as given up: nobody will resume one, because the node is gone. */
 BEGIN
     UPDATE zodan.operation
        SET state = 'given up', error = p_reason, finished_at = pg_catalog.clock_timestamp()
@@ -1856,7 +1855,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.give_up_operations IS
-'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone.';
+'Marks every unfinished operation on a node as given up: nobody will resume one, because the node is gone.';
 REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replace_plan(
@@ -1867,8 +1866,8 @@ CREATE OR REPLACE FUNCTION zodan.replace_plan(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
-and object, the first for the first, keeps its state, attempts and result. */
+/* Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
+object, matched in order, keeps its state, attempts and result. */
 BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
@@ -1890,8 +1889,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_plan IS
-'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
-and object, the first for the first, keeps its state, attempts and result.';
+'Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
+object, matched in order, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_step(
@@ -1904,13 +1903,13 @@ CREATE OR REPLACE FUNCTION zodan.record_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+/* Writes to the journal what became of a step: running (one more attempt), done (with its result), failed (with its
 error) or undone. */
 BEGIN
     UPDATE zodan.step
        SET state = p_state,
            attempts = attempts + (p_state = 'running')::int,
-           -- A statement without a row gives the null of JSON, which is no result.
+           -- A statement without a row returns the null of JSON, which is no result.
            result = coalesce(nullif(p_result, 'null'), result),
            error = p_error,
            started_at = CASE WHEN p_state = 'running' THEN pg_catalog.clock_timestamp() ELSE started_at END,
@@ -1919,7 +1918,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_step IS
-'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+'Writes to the journal what became of a step: running (one more attempt), done (with its result), failed (with its
 error) or undone.';
 REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
 
@@ -1927,13 +1926,13 @@ CREATE OR REPLACE FUNCTION zodan.record_sample(p_operation bigint, p_ordinal int
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what a step that waits has measured. */
+/* Writes to the journal what a waiting step has measured. */
 BEGIN
     INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (p_operation, p_ordinal, p_measure);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_sample IS
-'Writes into the journal what a step that waits has measured.';
+'Writes to the journal what a waiting step has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
@@ -3653,8 +3652,8 @@ CREATE OR REPLACE PROCEDURE zodan.resume(
 LANGUAGE plpgsql
 AS $zodan$
 /* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
-of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
-Errors: those of zodan.reopen, and of the operation itself. */
+of this database; p_dsns holds connection strings by node where the cluster no longer knows them (or not yet). Errors:
+those of zodan.reopen, and of the operation itself. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3672,8 +3671,8 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.resume IS
 'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
-of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
-Errors: those of zodan.reopen, and of the operation itself.';
+of this database; p_dsns holds connection strings by node where the cluster no longer knows them (or not yet). Errors:
+those of zodan.reopen, and of the operation itself.';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.rollback(
@@ -3684,11 +3683,11 @@ CREATE OR REPLACE PROCEDURE zodan.rollback(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
-it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
-they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
-ZD2nn when a step could not be undone. */
+/* Rolls back an interrupted operation: undoes every step that can be undone, last phase first, whether or not the
+journal says that the step was done, and proves at the end that nothing is left. Arguments as for zodan.resume. With
+p_discard_writes it rolls back even if users have written on the new node meanwhile, and deletes their rows. Errors:
+those of zodan.reopen; ZD111 users have written and p_discard_writes is not given; ZD007 a removal is past the point
+where only finishing it loses nothing; ZD2nn a step could not be undone. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3720,11 +3719,11 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.rollback IS
-'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
-it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
-they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
-ZD2nn when a step could not be undone.';
+'Rolls back an interrupted operation: undoes every step that can be undone, last phase first, whether or not the
+journal says that the step was done, and proves at the end that nothing is left. Arguments as for zodan.resume. With
+p_discard_writes it rolls back even if users have written on the new node meanwhile, and deletes their rows. Errors:
+those of zodan.reopen; ZD111 users have written and p_discard_writes is not given; ZD007 a removal is past the point
+where only finishing it loses nothing; ZD2nn a step could not be undone.';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
@@ -4147,10 +4146,10 @@ CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
-returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
-statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
-to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
+/* Searches a whole cluster, reached through any member's connection string, for leftovers, and returns a row for each
+with the statement that removes it on that node. Changes nothing; zodan.mend runs the statements. certain is false for
+a slot that a subscriber outside the cluster may still need, or a subscriber that has not joined yet: only you can
+know. Warns of nodes that cannot be reached. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
     v_unreached text;
@@ -4170,10 +4169,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
-'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
-returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
-statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
-to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
+'Searches a whole cluster, reached through any member''s connection string, for leftovers, and returns a row for each
+with the statement that removes it on that node. Changes nothing; zodan.mend runs the statements. certain is false for
+a slot that a subscriber outside the cluster may still need, or a subscriber that has not joined yet: only you can
+know. Warns of nodes that cannot be reached. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.mend(
@@ -4183,10 +4182,10 @@ CREATE OR REPLACE PROCEDURE zodan.mend(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
-this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
-operation is under way, ZD2nn a step failed. */
+/* Runs the statements that zodan.rescan returns for the cluster reached through p_dsn, as an operation with lock and
+journal like any other. Subscriptions come first because dropping one also drops its slot and origin. A slot that may
+belong to something outside this cluster is left alone with a warning, unless p_all is given. Errors: those of
+zodan.rescan, ZD110 another operation is under way, ZD2nn a step failed. */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
@@ -4230,20 +4229,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
-'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
-this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
-operation is under way, ZD2nn a step failed.';
+'Runs the statements that zodan.rescan returns for the cluster reached through p_dsn, as an operation with lock and
+journal like any other. Subscriptions come first because dropping one also drops its slot and origin. A slot that may
+belong to something outside this cluster is left alone with a warning, unless p_all is given. Errors: those of
+zodan.rescan, ZD110 another operation is under way, ZD2nn a step failed.';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.topology(p_dsn text)
 RETURNS TABLE (provider text, subscriber text, subscription text, status text, active boolean, lag_bytes numeric)
 LANGUAGE plpgsql
 AS $zodan$
-/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with its
-status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
-subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
+/* Returns who streams to whom in a cluster, reached through any member's connection string: one row per subscription,
+with its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL
+the subscriber has not confirmed yet. A node without any subscription has a row of its own; so does a node that cannot
+be reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
 BEGIN
@@ -4270,10 +4269,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.topology IS
-'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with its
-status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
-subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
+'Returns who streams to whom in a cluster, reached through any member''s connection string: one row per subscription,
+with its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL
+the subscriber has not confirmed yet. A node without any subscription has a row of its own; so does a node that cannot
+be reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
 
 
@@ -4841,8 +4840,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_remove_node(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
 AS $zodan$
-/* The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes. Errors:
-ZD0nn bad input, ZD100 preconditions not met. */
+/* Returns the plan that spock.remove_node would run, as rows; changes nothing. Takes the arguments of
+spock.remove_node. Errors: ZD0nn bad input, ZD100 preconditions not met. */
 DECLARE
     v_plan zodan.plan_step[];
 BEGIN
@@ -4855,8 +4854,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_remove_node IS
-'The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes. Errors:
-ZD0nn bad input, ZD100 preconditions not met.';
+'Returns the plan that spock.remove_node would run, as rows; changes nothing. Takes the arguments of
+spock.remove_node. Errors: ZD0nn bad input, ZD100 preconditions not met.';
 REVOKE ALL ON FUNCTION zodan.plan_remove_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.remove_node(
@@ -4870,15 +4869,15 @@ CREATE OR REPLACE PROCEDURE spock.remove_node(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others are
-found through it. Everything committed there before the call reaches every other node first, and every other node ends
-with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins go, which is proved
-at the end. A node that cannot be reached is removed with force, called on a member or with the connection string of
-one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members
-that cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step,
-dry_run prints the plan and changes nothing. Called again after an interruption it goes on where it stopped. Errors:
-ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed, ZD3nn
-a wait ran out, ZD401 something is left. */
+/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node to remove; the others are
+found through it. Everything committed there before the call first reaches every other node, and all other nodes end
+with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins are dropped, and a
+check at the end proves that they are gone. force removes a node that cannot be reached: call it on a member, or with
+the connection string of a member in survivor_dsn. If members have applied different amounts of that node's changes,
+accept_divergence is required too. force also skips members that cannot be reached: call again once they are back.
+verbose_mode prints every step; dry_run prints the plan and changes nothing. When called again after an interruption,
+it continues where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another operation is
+under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -4891,7 +4890,7 @@ BEGIN
     v_operation := zodan.find_interrupted('remove_node', target_node_name);
     IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name,
         target_node_dsn) THEN
-        -- Its plan needs the node, which is gone: a new plan does without it.
+        -- The old plan needs the node, which is gone: a new plan does without the node.
         v_operation := NULL;
     END IF;
     IF v_operation IS NOT NULL AND NOT dry_run THEN
@@ -4921,15 +4920,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE spock.remove_node IS
-'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others are
-found through it. Everything committed there before the call reaches every other node first, and every other node ends
-with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins go, which is proved
-at the end. A node that cannot be reached is removed with force, called on a member or with the connection string of
-one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members
-that cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step,
-dry_run prints the plan and changes nothing. Called again after an interruption it goes on where it stopped. Errors:
-ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed, ZD3nn
-a wait ran out, ZD401 something is left.';
+'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node to remove; the others are
+found through it. Everything committed there before the call first reaches every other node, and all other nodes end
+with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins are dropped, and a
+check at the end proves that they are gone. force removes a node that cannot be reached: call it on a member, or with
+the connection string of a member in survivor_dsn. If members have applied different amounts of that node''s changes,
+accept_divergence is required too. force also skips members that cannot be reached: call again once they are back.
+verbose_mode prints every step; dry_run prints the plan and changes nothing. When called again after an interruption,
+it continues where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another operation is
+under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left.';
 REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
 
 
