@@ -2299,7 +2299,7 @@ CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+/* Raises an error if a check failed, with all failures in DETAIL and the HINT of the first, and warns of the checks
 that warn. Errors: ZD100. */
 DECLARE
     v_check zodan.check_result;
@@ -2326,7 +2326,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+'Raises an error if a check failed, with all failures in DETAIL and the HINT of the first, and warns of the checks
 that warn. Errors: ZD100.';
 REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
@@ -3432,9 +3432,9 @@ CREATE OR REPLACE FUNCTION zodan.find_dsns(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
+/* Finds the connection strings of an operation's nodes again, because the journal keeps no passwords: first as given,
 then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Returns them and everybody's facts, by node; the connections stay open. */
+has them. Returns the strings and everybody's facts, by node; the connections stay open. */
 DECLARE
     v_operation zodan.operation;
     v_purpose text;
@@ -3455,7 +3455,7 @@ BEGIN
           FROM pg_catalog.jsonb_each(v_known) AS d(key, value)
          WHERE d.key = ANY (v_wanted) AND NOT p_dsns ? d.key;
         IF v_new = '{}' THEN
-            -- Nobody names the rest: try without a password, as a password file or a trusted socket allow.
+            -- Nobody names the rest: try without a password, as a password file or a trusted socket may allow.
             SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
               FROM pg_catalog.jsonb_each(v_operation.members) AS d(key, value) WHERE NOT p_dsns ? d.key;
         END IF;
@@ -3467,9 +3467,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dsns IS
-'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
+'Finds the connection strings of an operation''s nodes again, because the journal keeps no passwords: first as given,
 then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Returns them and everybody''s facts, by node; the connections stay open.';
+has them. Returns the strings and everybody''s facts, by node; the connections stay open.';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
@@ -3486,8 +3486,8 @@ SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
                         AND f.value #> '{spock,nodes}' ? m.name)
 $zodan$;
 COMMENT ON FUNCTION zodan.find_gone IS
-'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other
-member that was reached knows them. Of a cluster of which nobody was reached nothing is said.';
+'Returns the members of an unfinished operation that are no longer members, by what zodan.gather_facts reported now:
+no other member that was reached knows them. If nobody was reached, it names none.';
 REVOKE ALL ON FUNCTION zodan.find_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_came(p_operation bigint, p_facts jsonb)
@@ -3501,8 +3501,8 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT n.name), '{}')
      AND NOT o.members ? n.name
 $zodan$;
 COMMENT ON FUNCTION zodan.find_came IS
-'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a
-member knows them, and the operation does not.';
+'Returns the nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts
+reported now: a member knows them, and the operation does not.';
 REVOKE ALL ON FUNCTION zodan.find_came FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pass_over(
@@ -3515,8 +3515,8 @@ CREATE OR REPLACE FUNCTION zodan.pass_over(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
-count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join. */
+/* Continues without members that have left. A resumed join is planned again; in any other operation their steps count
+as done or, in a rollback, as never begun. Errors: those of zodan.replan_join. */
 BEGIN
     IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
         AND o.kind = 'add_node') THEN
@@ -3528,21 +3528,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pass_over IS
-'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
-count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join.';
+'Continues without members that have left. A resumed join is planned again; in any other operation their steps count
+as done or, in a rollback, as never begun. Errors: those of zodan.replan_join.';
 REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
-them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
-is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
-ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
-ZD113 the source is gone; ZD110 it is still running, or another one is. */
+/* Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster's
+lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
+node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
+again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
+ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
+ZD113 the source is gone; ZD110 this operation is still running, or another one is. */
 DECLARE
     v_operation zodan.operation;
     v_found record;
@@ -3608,20 +3608,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
-'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
-them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
-is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
-ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
-ZD113 the source is gone; ZD110 it is still running, or another one is.';
+'Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster''s
+lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
+node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
+again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
+ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
+ZD113 the source is gone; ZD110 this operation is still running, or another one is.';
 REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+/* Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
 did. */
 DECLARE
     v_operation zodan.operation;
@@ -3640,7 +3640,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_same_call IS
-'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+'Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
 did.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
@@ -3730,7 +3730,7 @@ CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose b
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
+/* Prints a plan as NOTICEs, one line per step; with p_verbose its statements too. */
 DECLARE
     v_step zodan.plan_step;
 BEGIN
@@ -3743,7 +3743,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.show_plan IS
-'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
+'Prints a plan as NOTICEs, one line per step; with p_verbose its statements too.';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
@@ -6183,8 +6183,8 @@ CREATE OR REPLACE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join json
 RETURNS SETOF zodan.check_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
-join, or post, after it. */
+/* Gathers what is still missing, over the open connections, and returns the checks of a type: pre, before a join, or
+post, after it. */
 DECLARE
     v_join jsonb := p_join || pg_catalog.jsonb_build_object('patience', extract(epoch FROM zodan.read_patience()));
     v_facts jsonb := zodan.gather_more(p_facts, p_dsns);
@@ -6216,8 +6216,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.examine IS
-'Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
-join, or post, after it.';
+'Gathers what is still missing, over the open connections, and returns the checks of a type: pre, before a join, or
+post, after it.';
 REVOKE ALL ON FUNCTION zodan.examine FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_sets(p_cluster jsonb, p_node text)
@@ -7961,10 +7961,9 @@ CREATE OR REPLACE FUNCTION zodan.survey_members(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
-to them too and reads everybody's facts. Returns the facts by node; source, new and members; and every connection
-string by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or
-equal. */
+/* Connects to the source and, unless it is NULL, the new node; learns the members from the source, connects to them
+too and reads everybody's facts. Returns the facts by node; source, new and members; and every connection string by
+node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal. */
 DECLARE
     v_peers jsonb;
 BEGIN
@@ -7993,10 +7992,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_members IS
-'Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
-to them too and reads everybody''s facts. Returns the facts by node; source, new and members; and every connection
-string by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or
-equal.';
+'Connects to the source and, unless it is NULL, the new node; learns the members from the source, connects to them
+too and reads everybody''s facts. Returns the facts by node; source, new and members; and every connection string by
+node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal.';
 REVOKE ALL ON FUNCTION zodan.survey_members FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_join(
@@ -8010,7 +8008,7 @@ CREATE OR REPLACE FUNCTION zodan.survey_join(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be. Errors:
+/* Surveys a cluster for a join, as zodan.survey_members does, and requires that the source is the node named. Errors:
 ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node. */
 DECLARE
     v_found text;
@@ -8030,7 +8028,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_join IS
-'Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be. Errors:
+'Surveys a cluster for a join, as zodan.survey_members does, and requires that the source is the node named. Errors:
 ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node.';
 REVOKE ALL ON FUNCTION zodan.survey_join FROM PUBLIC;
 
@@ -8039,8 +8037,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
-PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot's name from
-the database name of the subscriber, so each subscriber is asked. Errors: ZD204. */
+PostgreSQL version by node, and the slot of every stream by provider and subscriber. Asks each subscriber, because
+Spock makes a slot's name from the subscriber's database name. Errors: ZD204. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_queries jsonb;
@@ -8097,8 +8095,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_cluster IS
 'Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
-PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot''s name from
-the database name of the subscriber, so each subscriber is asked. Errors: ZD204.';
+PostgreSQL version by node, and the slot of every stream by provider and subscriber. Asks each subscriber, because
+Spock makes a slot''s name from the subscriber''s database name. Errors: ZD204.';
 REVOKE ALL ON FUNCTION zodan.describe_cluster FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
@@ -8133,7 +8131,8 @@ SELECT pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 
  GROUP BY o.operation_id
 $zodan$;
 COMMENT ON FUNCTION zodan.join_without IS
-'Describes the join of operation p_operation, as zodan.survey_join does, for the members that are left without p_gone.';
+'Describes the join of operation p_operation, as zodan.survey_join does, for the members that remain without
+p_gone.';
 REVOKE ALL ON FUNCTION zodan.join_without FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replan_join(
@@ -8145,9 +8144,9 @@ CREATE OR REPLACE FUNCTION zodan.replan_join(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Plans an unfinished join again without the members of p_gone. What was made for them on nodes that were reached is
-taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source
-is gone; ZD200 where something could not be taken back. */
+/* Plans an unfinished join again without the members of p_gone. Undoes at once what was made for them on nodes that
+were reached; what was done for the others stays done, and its results are kept. Errors: ZD113 the source is gone;
+ZD200 something could not be undone. */
 DECLARE
     v_operation zodan.operation;
     v_join jsonb;
@@ -8199,9 +8198,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replan_join IS
-'Plans an unfinished join again without the members of p_gone. What was made for them on nodes that were reached is
-taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source
-is gone; ZD200 where something could not be taken back.';
+'Plans an unfinished join again without the members of p_gone. Undoes at once what was made for them on nodes that
+were reached; what was done for the others stays done, and its results are kept. Errors: ZD113 the source is gone;
+ZD200 something could not be undone.';
 REVOKE ALL ON FUNCTION zodan.replan_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_join(
@@ -8221,14 +8220,14 @@ CREATE OR REPLACE FUNCTION zodan.prepare_join(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the
-connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
+makes the plan. Without the lock, and where a call was interrupted, it returns that call's plan as it stands. Leaves
+the connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
     v_members jsonb;
 BEGIN
     IF NOT p_lock THEN
-        -- What a call would go on with, where one was interrupted.
+        -- What a call would continue, if one was interrupted.
         p_plan := zodan.read_plan('add_node', p_new);
         IF p_plan IS NOT NULL THEN
             RETURN;
@@ -8239,7 +8238,7 @@ BEGIN
     IF p_lock AND NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')
        AND (SELECT pg_catalog.count(*) = pg_catalog.count(DISTINCT (f.value -> 'server', f.value -> 'dbname'))
               FROM pg_catalog.jsonb_each(v_survey.p_facts) AS f(key, value)) THEN
-        -- What was read before the lock may have been changed by the operation that held it.
+        -- The operation that held the lock may have changed what was read before.
         PERFORM zodan.lock_members(v_survey.p_dsns);
         v_members := v_survey.p_join;
         SELECT * INTO v_survey FROM zodan.survey_join(p_source, p_source_dsn, p_new, p_new_dsn);
@@ -8268,8 +8267,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_join IS
 'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the
-connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
+makes the plan. Without the lock, and where a call was interrupted, it returns that call''s plan as it stands. Leaves
+the connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_add_node(

@@ -2299,7 +2299,7 @@ CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+/* Raises an error if a check failed, with all failures in DETAIL and the HINT of the first, and warns of the checks
 that warn. Errors: ZD100. */
 DECLARE
     v_check zodan.check_result;
@@ -2326,7 +2326,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+'Raises an error if a check failed, with all failures in DETAIL and the HINT of the first, and warns of the checks
 that warn. Errors: ZD100.';
 REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
@@ -3432,9 +3432,9 @@ CREATE OR REPLACE FUNCTION zodan.find_dsns(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
+/* Finds the connection strings of an operation's nodes again, because the journal keeps no passwords: first as given,
 then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Returns them and everybody's facts, by node; the connections stay open. */
+has them. Returns the strings and everybody's facts, by node; the connections stay open. */
 DECLARE
     v_operation zodan.operation;
     v_purpose text;
@@ -3455,7 +3455,7 @@ BEGIN
           FROM pg_catalog.jsonb_each(v_known) AS d(key, value)
          WHERE d.key = ANY (v_wanted) AND NOT p_dsns ? d.key;
         IF v_new = '{}' THEN
-            -- Nobody names the rest: try without a password, as a password file or a trusted socket allow.
+            -- Nobody names the rest: try without a password, as a password file or a trusted socket may allow.
             SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO v_new
               FROM pg_catalog.jsonb_each(v_operation.members) AS d(key, value) WHERE NOT p_dsns ? d.key;
         END IF;
@@ -3467,9 +3467,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dsns IS
-'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
+'Finds the connection strings of an operation''s nodes again, because the journal keeps no passwords: first as given,
 then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Returns them and everybody''s facts, by node; the connections stay open.';
+has them. Returns the strings and everybody''s facts, by node; the connections stay open.';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
@@ -3486,8 +3486,8 @@ SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
                         AND f.value #> '{spock,nodes}' ? m.name)
 $zodan$;
 COMMENT ON FUNCTION zodan.find_gone IS
-'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other
-member that was reached knows them. Of a cluster of which nobody was reached nothing is said.';
+'Returns the members of an unfinished operation that are no longer members, by what zodan.gather_facts reported now:
+no other member that was reached knows them. If nobody was reached, it names none.';
 REVOKE ALL ON FUNCTION zodan.find_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_came(p_operation bigint, p_facts jsonb)
@@ -3501,8 +3501,8 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT n.name), '{}')
      AND NOT o.members ? n.name
 $zodan$;
 COMMENT ON FUNCTION zodan.find_came IS
-'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a
-member knows them, and the operation does not.';
+'Returns the nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts
+reported now: a member knows them, and the operation does not.';
 REVOKE ALL ON FUNCTION zodan.find_came FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pass_over(
@@ -3515,8 +3515,8 @@ CREATE OR REPLACE FUNCTION zodan.pass_over(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
-count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join. */
+/* Continues without members that have left. A resumed join is planned again; in any other operation their steps count
+as done or, in a rollback, as never begun. Errors: those of zodan.replan_join. */
 BEGIN
     IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
         AND o.kind = 'add_node') THEN
@@ -3528,21 +3528,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pass_over IS
-'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
-count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join.';
+'Continues without members that have left. A resumed join is planned again; in any other operation their steps count
+as done or, in a rollback, as never begun. Errors: those of zodan.replan_join.';
 REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
-them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
-is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
-ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
-ZD113 the source is gone; ZD110 it is still running, or another one is. */
+/* Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster's
+lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
+node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
+again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
+ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
+ZD113 the source is gone; ZD110 this operation is still running, or another one is. */
 DECLARE
     v_operation zodan.operation;
     v_found record;
@@ -3608,20 +3608,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
-'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
-them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
-is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
-ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
-ZD113 the source is gone; ZD110 it is still running, or another one is.';
+'Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster''s
+lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
+node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
+again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
+ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
+ZD113 the source is gone; ZD110 this operation is still running, or another one is.';
 REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+/* Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
 did. */
 DECLARE
     v_operation zodan.operation;
@@ -3640,7 +3640,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_same_call IS
-'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+'Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
 did.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
@@ -3730,7 +3730,7 @@ CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose b
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
+/* Prints a plan as NOTICEs, one line per step; with p_verbose its statements too. */
 DECLARE
     v_step zodan.plan_step;
 BEGIN
@@ -3743,7 +3743,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.show_plan IS
-'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
+'Prints a plan as NOTICEs, one line per step; with p_verbose its statements too.';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
@@ -4718,11 +4718,11 @@ CREATE OR REPLACE FUNCTION zodan.survey_leave(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
-anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
-database if it is one. Returns the facts by node; target, members and their subscriptions; and the connection strings
-of those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
-another node. */
+/* Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
+new one, and reads everybody's facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
+from this database if it is one. Returns the facts by node; target, members and their subscriptions; and the
+connection strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+the target is another node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
     v_found text;
@@ -4747,7 +4747,8 @@ BEGIN
             DETAIL = pg_catalog.format('It leads to node "%s".', v_found),
             HINT = 'Give the name and the connection string of the same node.';
     END IF;
-    -- One that answers and is no node any longer names nobody either: an earlier removal did not reach every member.
+    -- A database that answers but is no longer a node names nobody either: an earlier removal did not reach every
+    -- member.
     IF v_found IS NULL THEN
         v_known := zodan.local_dsns() || CASE WHEN p_survivor_dsn IS NULL THEN '{}' ELSE zodan.known_dsns(
             zodan.gather_facts(pg_catalog.jsonb_build_object('a survivor', p_survivor_dsn), c_purpose)) END;
@@ -4779,11 +4780,11 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_leave IS
-'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
-anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
-database if it is one. Returns the facts by node; target, members and their subscriptions; and the connection strings
-of those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
-another node.';
+'Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
+new one, and reads everybody''s facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
+from this database if it is one. Returns the facts by node; target, members and their subscriptions; and the
+connection strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+the target is another node.';
 REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_leave(
@@ -4800,13 +4801,14 @@ CREATE OR REPLACE FUNCTION zodan.prepare_leave(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
-preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands.
-Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks. */
+preconditions and makes the plan. Without the lock, and where a call was interrupted, it returns that call's plan as
+it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
+zodan.judge_checks. */
 DECLARE
     v_survey record;
 BEGIN
     IF NOT p_lock THEN
-        -- What a call would go on with, where one was interrupted.
+        -- What a call would continue, if one was interrupted.
         p_plan := zodan.read_plan('remove_node', p_target);
         IF p_plan IS NOT NULL THEN
             RETURN;
@@ -4826,8 +4828,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_leave IS
 'Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
-preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands.
-Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks.';
+preconditions and makes the plan. Without the lock, and where a call was interrupted, it returns that call''s plan as
+it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
+zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_remove_node(
