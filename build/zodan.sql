@@ -2180,10 +2180,10 @@ CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts b
 LANGUAGE plpgsql
 AS $zodan$
 /* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
-was given (zodan.hide_statement). With p_lasts the caller's own time limits are refused, which would end it in the
-middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
-commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
-a block. */
+was given (zodan.hide_statement). With p_lasts it refuses the caller's own time limits, which would end the call in
+the middle. Errors: ZD008 there is such a limit; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
+where only the commit can tell: in the extended protocol an implicit transaction also begins before its statement, and
+looks like a block. */
 BEGIN
     PERFORM zodan.hide_statement(VARIADIC p_given);
     -- Only the extended protocol has a visible portal of the empty name.
@@ -2212,10 +2212,10 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.require_autocommit IS
 'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
-was given (zodan.hide_statement). With p_lasts the caller''s own time limits are refused, which would end it in the
-middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
-commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
-a block.';
+was given (zodan.hide_statement). With p_lasts it refuses the caller''s own time limits, which would end the call in
+the middle. Errors: ZD008 there is such a limit; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
+where only the commit can tell: in the extended protocol an implicit transaction also begins before its statement, and
+looks like a block.';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.try_lock()
@@ -2243,10 +2243,10 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
-connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
-that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
-another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
-another operation holds it, with who, where and since when; ZD201 when a node does not answer. */
+connections, so that it is held exactly as long as they are. Locks nodes in the order of their names, so that exactly
+one of two callers gets all. Ends a session whose caller is dead first. If the caller is on another server, and nobody
+knows whether it lives, tries the lock again for 3 s. Errors: ZD110 another operation holds
+the lock, with who, where and since when; ZD201 a node does not answer. */
 DECLARE
     v_node text;
     v_until timestamptz;
@@ -2289,10 +2289,10 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.lock_members IS
 'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
-connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
-that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
-another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
-another operation holds it, with who, where and since when; ZD201 when a node does not answer.';
+connections, so that it is held exactly as long as they are. Locks nodes in the order of their names, so that exactly
+one of two callers gets all. Ends a session whose caller is dead first. If the caller is on another server, and nobody
+knows whether it lives, tries the lock again for 3 s. Errors: ZD110 another operation holds
+the lock, with who, where and since when; ZD201 a node does not answer.';
 REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
@@ -2334,10 +2334,9 @@ CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_u
 RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
-/* Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
-with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
-once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
-name is somebody else's. */
+/* Returns the steps of a phase that are still to be run, in order; with p_undo those that can be undone, each with
+its undo as the statement to run. Some steps made nothing, so that what has their name is somebody else's: a step that
+never began, a step of policy once that did not finish, and a step whose undo needs a result that it never had. */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -2362,10 +2361,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
-'Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
-with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
-once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
-name is somebody else''s.';
+'Returns the steps of a phase that are still to be run, in order; with p_undo those that can be undone, each with
+its undo as the statement to run. Some steps made nothing, so that what has their name is somebody else''s: a step that
+never began, a step of policy once that did not finish, and a step whose undo needs a result that it never had.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 DO $zodan$
@@ -2466,7 +2464,7 @@ COMMENT ON TYPE zodan.job IS
 the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
-what its statement waits for, and when that is told next and after how long.';
+what its statement waits for, and when to report that next and after how long.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -2491,7 +2489,7 @@ CREATE OR REPLACE FUNCTION zodan.take_sample(p_job zodan.job, p_seen jsonb, p_at
 RETURNS zodan.job
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, if one is due at p_at: the
 first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
 more than some 2000 rows. */
 BEGIN
@@ -2509,7 +2507,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.take_sample IS
-'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, if one is due at p_at: the
 first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
 more than some 2000 rows.';
 REVOKE ALL ON FUNCTION zodan.take_sample FROM PUBLIC;
@@ -2530,7 +2528,7 @@ BEGIN
     p_job := zodan.take_sample(p_job, p_seen, v_now);
     IF p_seen ->> 'trouble' IS NOT NULL THEN
         p_job.stage := 'failed';
-        -- It may quote a server's log.
+        -- The text may quote a server's log.
         p_job.answer := pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD202',
             'message', zodan.redact_text(p_seen ->> 'trouble'));
         RETURN p_job;
@@ -2565,8 +2563,9 @@ CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a node again whose connection was lost, and takes the cluster's lock there again, which went with it.
-Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now. */
+/* Connects again to a node whose connection was lost, and takes the cluster's lock there again, which went with the
+connection. Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has taken the
+lock. */
 DECLARE
     v_answer jsonb;
 BEGIN
@@ -2579,15 +2578,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.regain_node IS
-'Connects to a node again whose connection was lost, and takes the cluster''s lock there again, which went with it.
-Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now.';
+'Connects again to a node whose connection was lost, and takes the cluster''s lock there again, which went with the
+connection. Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has taken the
+lock.';
 REVOKE ALL ON FUNCTION zodan.regain_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.tell_wait(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+/* Reports, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
 10 s, and whenever that time has doubled. Returns the step's job. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -2605,7 +2605,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.tell_wait IS
-'Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+'Reports, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
 10 s, and whenever that time has doubled. Returns the step''s job.';
 REVOKE ALL ON FUNCTION zodan.tell_wait FROM PUBLIC;
 
@@ -2613,9 +2613,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_lost(p_job zodan.job, p_step zodan.step
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose node is no longer connected: tries to connect again, once every 1
-s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
-swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+/* Moves on a step whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then checks again whether the step is already done. A step of policy
+swift never gets here: its broken connection may be the only sign that a node has restarted and lost what it had
 applied. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -2636,9 +2636,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lost IS
-'Moves a step on whose node is no longer connected: tries to connect again, once every 1
-s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
-swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+'Moves on a step whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then checks again whether the step is already done. A step of policy
+swift never gets here: its broken connection may be the only sign that a node has restarted and lost what it had
 applied.';
 REVOKE ALL ON FUNCTION zodan.advance_lost FROM PUBLIC;
 
@@ -2646,9 +2646,8 @@ CREATE OR REPLACE FUNCTION zodan.judge_failure(p_job zodan.job, p_step zodan.ste
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
-connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
-says. */
+/* Decides what a failed answer means for a step: the step failed or, unless its policy is swift, its connection was
+lost and must be opened again. Adds to the answer what a cancelled statement waited for. */
 DECLARE
     v_lost zodan.job;
 BEGIN
@@ -2667,9 +2666,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_failure IS
-'Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
-connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
-says.';
+'Decides what a failed answer means for a step: the step failed or, unless its policy is swift, its connection was
+lost and must be opened again. Adds to the answer what a cancelled statement waited for.';
 REVOKE ALL ON FUNCTION zodan.judge_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_sent(
@@ -2681,8 +2679,8 @@ CREATE OR REPLACE FUNCTION zodan.advance_sent(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
-budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step's policy
+/* Moves on a step whose statement is under way: waits for an answer that is not there yet, cancels a statement past
+its budget, and, if the connection was lost, sends the statement again once the node is back, unless the step's policy
 is swift. */
 DECLARE
     v_answer jsonb := zodan.fetch_result(p_step.node, p_dsns);
@@ -2713,8 +2711,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_sent IS
-'Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
-budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step''s policy
+'Moves on a step whose statement is under way: waits for an answer that is not there yet, cancels a statement past
+its budget, and, if the connection was lost, sends the statement again once the node is back, unless the step''s policy
 is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
@@ -2727,9 +2725,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_job(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
-long as a wait may see no progress. */
+/* Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
+its own it may take as long as a wait may see no progress. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_budget interval := coalesce(p_step.budget, zodan.read_patience());
@@ -2759,16 +2757,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
-'Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
-long as a wait may see no progress.';
+'Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
+its own it may take as long as a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+/* Turns the answer that failed a step into what the caller sees: sqlstate of class ZD, message, detail with the
 remote SQLSTATE and text, hint. */
 DECLARE
     v_state text := p_answer ->> 'sqlstate';
@@ -2789,7 +2787,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_failure IS
-'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+'Turns the answer that failed a step into what the caller sees: sqlstate of class ZD, message, detail with the
 remote SQLSTATE and text, hint.';
 REVOKE ALL ON FUNCTION zodan.describe_failure FROM PUBLIC;
 
@@ -2802,7 +2800,7 @@ CREATE OR REPLACE FUNCTION zodan.announce_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
+/* Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
 BEGIN
     IF p_verbose THEN
         RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
@@ -2812,16 +2810,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.announce_step IS
-'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
+'Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or after,
-the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
-the test holds while it breaks something. Does nothing where the setting is not set. */
+/* For tests of interruptions: if the setting zodan.test_hook is '<point> <ordinal>', point being before or after, the
+executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+test holds while it breaks something. Without the setting it does nothing. */
 BEGIN
     IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
         PERFORM pg_catalog.set_config('zodan.test_hook', '', false);
@@ -2831,9 +2829,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.meet_test_hook IS
-'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after,
-the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
-the test holds while it breaks something. Does nothing where the setting is not set.';
+'For tests of interruptions: if the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after, the
+executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+test holds while it breaks something. Without the setting it does nothing.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_phase(
@@ -2846,9 +2844,9 @@ CREATE OR REPLACE PROCEDURE zodan.run_phase(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
-are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
-of the journal, so that no transaction of its own is open while it waits. */
+/* Runs the steps of one phase at the same time, one connection per node, or undoes them with p_undo. Ends when all
+are done, or when a step has failed and none is still under way; p_failure then says why. Commits after every line of
+the journal, so that it has no open transaction while it waits. */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
     v_jobs zodan.job[];
@@ -2872,7 +2870,7 @@ BEGIN
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
             CONTINUE WHEN v_jobs[v_index].stage IN ('done', 'failed');
             IF NOT v_jobs[v_index].sent THEN
-                -- After a failure nothing new is begun; what is under way is waited for.
+                -- After a failure no new step begins, and those under way are waited for.
                 CONTINUE WHEN p_failure IS NOT NULL;
                 v_open := true;
                 CONTINUE WHEN v_steps[v_index].node = ANY (v_busy);
@@ -2915,9 +2913,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_phase IS
-'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
-are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
-of the journal, so that no transaction of its own is open while it waits.';
+'Runs the steps of one phase at the same time, one connection per node, or undoes them with p_undo. Ends when all
+are done, or when a step has failed and none is still under way; p_failure then says why. Commits after every line of
+the journal, so that it has no open transaction while it waits.';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
@@ -2971,9 +2969,9 @@ CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, 
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
-how many rows each; ZD200 where they cannot be counted. */
+/* Looks, before a copy is undone, for rows that users wrote on the new node, which the undo would delete. Returns
+NULL if there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 if they cannot be counted. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -2994,9 +2992,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_written IS
-'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
-how many rows each; ZD200 where they cannot be counted.';
+'Looks, before a copy is undone, for rows that users wrote on the new node, which the undo would delete. Returns
+NULL if there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 if they cannot be counted.';
 REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.undo_phases(
@@ -3008,8 +3006,8 @@ CREATE OR REPLACE PROCEDURE zodan.undo_phases(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
-something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+/* Undoes, last phase first, every step from phase p_from on, or the whole plan if that is NULL: what was made on
+something goes with it. Every undo_sql is harmless if nothing was done. Stops at the first failure, reported in
 p_failure. */
 DECLARE
     v_phases int[];
@@ -3024,8 +3022,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.undo_phases IS
-'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
-something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+'Undoes, last phase first, every step from phase p_from on, or the whole plan if that is NULL: what was made on
+something goes with it. Every undo_sql is harmless if nothing was done. Stops at the first failure, reported in
 p_failure.';
 REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
 
@@ -3038,8 +3036,8 @@ CREATE OR REPLACE FUNCTION zodan.is_hopeless(
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
-copy that broke off cannot be taken up again by Spock). */
+/* Returns whether what a group waits for after step p_ordinal will never come: the next wait in the group reports
+trouble (Spock cannot resume a copy that broke off). */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -3055,8 +3053,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_hopeless IS
-'Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
-copy that broke off cannot be taken up again by Spock).';
+'Returns whether what a group waits for after step p_ordinal will never come: the next wait in the group reports
+trouble (Spock cannot resume a copy that broke off).';
 REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.take_back_group(
@@ -3068,9 +3066,9 @@ CREATE OR REPLACE PROCEDURE zodan.take_back_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
-before the group stays. A group of policy guarded is not taken back where users have written on the new node:
-p_failure then says so. */
+/* Undoes a group of steps with everything that was made after it, and has all of that done again. What comes before
+the group stays. A group of policy guarded is not undone if users have written on the new node: p_failure then says
+so. */
 DECLARE
     v_first record;
 BEGIN
@@ -3094,9 +3092,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.take_back_group IS
-'Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
-before the group stays. A group of policy guarded is not taken back where users have written on the new node:
-p_failure then says so.';
+'Undoes a group of steps with everything that was made after it, and has all of that done again. What comes before
+the group stays. A group of policy guarded is not undone if users have written on the new node: p_failure then says
+so.';
 REVOKE ALL ON PROCEDURE zodan.take_back_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.settle_group(
@@ -3108,10 +3106,10 @@ CREATE OR REPLACE PROCEDURE zodan.settle_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
-done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
-rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
-stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again. */
+/* Brings an interrupted group of steps to where it can continue. If the cluster shows that a step of the group is
+done, and the wait that follows still has hope, that step and those before it in the group count as done, and the rest
+runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for
+everything before it, outside its group too. Otherwise the group is undone, to begin again. */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -3146,16 +3144,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_group IS
-'Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
-done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
-rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
-stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again.';
+'Brings an interrupted group of steps to where it can continue. If the cluster shows that a step of the group is
+done, and the wait that follows still has hope, that step and those before it in the group count as done, and the rest
+runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for
+everything before it, outside its group too. Otherwise the group is undone, to begin again.';
 REVOKE ALL ON PROCEDURE zodan.settle_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.regain_members(p_operation bigint, p_dsns jsonb, INOUT p_failure jsonb)
 LANGUAGE plpgsql
 AS $zodan$
-/* Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+/* Makes sure, after a failed flip, that every node of p_dsns is connected, and connects again to those that are not,
 for as long as a wait may see no progress. Reports in p_failure a node that stays away. */
 DECLARE
     v_node text;
@@ -3185,7 +3183,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.regain_members IS
-'Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+'Makes sure, after a failed flip, that every node of p_dsns is connected, and connects again to those that are not,
 for as long as a wait may see no progress. Reports in p_failure a node that stays away.';
 REVOKE ALL ON PROCEDURE zodan.regain_members FROM PUBLIC;
 
@@ -3200,12 +3198,12 @@ CREATE OR REPLACE PROCEDURE zodan.retry_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
-then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
-it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
-group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
-of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
-operation is called again or rolled back. */
+/* Decides, after a failure in a group of steps, whether to try the group again, and prepares that; p_failure is NULL
+then. A group of policy swift is always settled first, so that nothing stays paused; then the guarded group before it
+is brought level again. If the failure says that what the guarded group made is not whole (ZD304), that group begins
+again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded
+group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is called
+again or rolled back. */
 DECLARE
     v_failure jsonb;
     v_rest timestamptz;
@@ -3236,7 +3234,7 @@ BEGIN
         CALL zodan.take_back_group(p_operation, v_guarded.name, p_dsns, p_verbose, v_failure);
     END IF;
     IF v_failure IS NOT NULL THEN
-        -- What stands in the way of another try matters more than why one is needed.
+        -- What prevents another try matters more than why one is needed.
         p_failure := v_failure || pg_catalog.jsonb_build_object('detail',
             pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
         RETURN;
@@ -3256,12 +3254,12 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_group IS
-'Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
-then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
-it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
-group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
-of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
-operation is called again or rolled back.';
+'Decides, after a failure in a group of steps, whether to try the group again, and prepares that; p_failure is NULL
+then. A group of policy swift is always settled first, so that nothing stays paused; then the guarded group before it
+is brought level again. If the failure says that what the guarded group made is not whole (ZD304), that group begins
+again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded
+group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is called
+again or rolled back.';
 REVOKE ALL ON PROCEDURE zodan.retry_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_operation(
@@ -3272,8 +3270,8 @@ CREATE OR REPLACE PROCEDURE zodan.run_operation(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+/* Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
+done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
 stopped; the journal says the same. */
 DECLARE
     v_phase int;
@@ -3282,7 +3280,7 @@ DECLARE
     v_copies int := 0;
 BEGIN
     FOR v_group IN
-        -- The later one first: a turn that happened stands for all that came before it.
+        -- The later group first: a turn that happened stands for everything before it.
         SELECT s.group_name FROM zodan.step AS s
          WHERE s.operation_id = p_operation AND s.group_tries IS NOT NULL
          GROUP BY s.group_name HAVING pg_catalog.max(s.attempts) > 0
@@ -3312,8 +3310,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
-'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+'Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
+done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
 stopped; the journal says the same.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
@@ -3321,7 +3319,7 @@ CREATE OR REPLACE FUNCTION zodan.raise_failure(p_failure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises what zodan.describe_failure returned, when there is any, after the connections have been closed. */
+/* Raises the failure that zodan.describe_failure returned, if any, after closing the connections. */
 BEGIN
     IF p_failure IS NOT NULL THEN
         PERFORM zodan.close_connections();
@@ -3334,7 +3332,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.raise_failure IS
-'Raises what zodan.describe_failure returned, when there is any, after the connections have been closed.';
+'Raises the failure that zodan.describe_failure returned, if any, after closing the connections.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.make_step(
