@@ -2900,16 +2900,16 @@ SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NUL
 $zodan$;
 COMMENT ON FUNCTION zodan.make_step IS
 'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
-steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
-and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
-given.';
+steps refer to its result until zodan.number_steps puts its number there. zodan.step says what a group of p_group
+means for a step, and p_policy for a step without a group. Unless given, p_kind is wait if there is p_until, else
+act.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+/* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have. */
 DECLARE
@@ -2952,7 +2952,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
@@ -3357,9 +3357,9 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
  WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
-provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
-to a server, so that one of the other role may be another database''s on the same server.';
+'Returns the names of the streams between the target of p_leave and the others that p_node provides (p_role
+provider: its slots have these names) or receives (p_role subscriber: its origins do). Origins belong to a server, so
+that an origin of the other role may be another database''s on the same server.';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
@@ -5761,8 +5761,8 @@ SELECT coalesce(pg_catalog.array_agg(s.name ORDER BY s.name), '{}')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster #> ARRAY['sets', p_node]) AS s(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_sets IS
-'The names of the replication sets that a member has, of those that members take from one another; a subscription
-that asks for any other never replicates.';
+'Returns the names of the replication sets that a member has, of those that members take from one another; a
+subscription that asks for any other set never replicates.';
 REVOKE ALL ON FUNCTION zodan.list_sets FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_subscriptions(p_cluster jsonb)
@@ -5773,7 +5773,7 @@ SELECT pg_catalog.array_agg(zodan.subscription_name(m.name, p_cluster ->> 'new')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_subscriptions IS
-'The names of the subscriptions by which the new node receives from every member.';
+'Returns the names of the subscriptions by which the new node receives from every member.';
 REVOKE ALL ON FUNCTION zodan.list_subscriptions FROM PUBLIC;
 
 CREATE FUNCTION zodan.subscription_exists(p_subscription text)
@@ -6813,9 +6813,9 @@ CREATE FUNCTION zodan.plan_clean(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The first steps forwards, which make sure that the names of the new node's streams are free, and the last to be
-taken back: on every member, forget the new node's row; everywhere, prove that nothing of it is left. The slot that
-Spock makes by itself is dropped here too, for no journal knows of it. Once done, the look is never repeated: from
+/* Returns the first steps of a join, which make sure that the names of the new node's streams are free, and are the
+last to be undone: on every member, forget the new node's row; everywhere, prove that nothing of it is left. They also
+drop the slot that Spock makes by itself, because no journal knows of it. Once done, the check is never repeated: from
 then on what has these names is ours. */
 DECLARE
     v_new text := p_cluster ->> 'new';
@@ -6856,9 +6856,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_clean IS
-'The first steps forwards, which make sure that the names of the new node''s streams are free, and the last to be
-taken back: on every member, forget the new node''s row; everywhere, prove that nothing of it is left. The slot that
-Spock makes by itself is dropped here too, for no journal knows of it. Once done, the look is never repeated: from
+'Returns the first steps of a join, which make sure that the names of the new node''s streams are free, and are the
+last to be undone: on every member, forget the new node''s row; everywhere, prove that nothing of it is left. They also
+drop the slot that Spock makes by itself, because no journal knows of it. Once done, the check is never repeated: from
 then on what has these names is ours.';
 REVOKE ALL ON FUNCTION zodan.plan_clean FROM PUBLIC;
 
@@ -6871,8 +6871,8 @@ CREATE FUNCTION zodan.plan_register(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
-copy leaves a schema out only if the subscriber has one of that name. */
+/* Returns the steps that make the new node a Spock node: its node row, and an empty schema zodan there, because the
+structure copy leaves out a schema only if the subscriber has one of that name. */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
@@ -6890,8 +6890,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_register IS
-'The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
-copy leaves a schema out only if the subscriber has one of that name.';
+'Returns the steps that make the new node a Spock node: its node row, and an empty schema zodan there, because the
+structure copy leaves out a schema only if the subscriber has one of that name.';
 REVOKE ALL ON FUNCTION zodan.plan_register FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_roles(p_node text, p_brought text[], p_before text)
@@ -6924,8 +6924,8 @@ CREATE FUNCTION zodan.plan_roles(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back, those go
-again that were not there before. */
+/* Returns the steps that bring the roles which the new node lacks, before the copy needs them as owners. The undo
+drops the roles that were not there before. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -6942,16 +6942,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_roles IS
-'The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back, those go
-again that were not there before.';
+'Returns the steps that bring the roles which the new node lacks, before the copy needs them as owners. The undo
+drops the roles that were not there before.';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that copy structure and data from the source and let the new node catch up through it with everybody's
-changes. p_patience is how long a wait may see no progress. */
+/* Returns the steps that copy structure and data from the source and let the new node catch up through it with
+everybody's changes. p_patience is how long a wait may see no progress. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7003,15 +7003,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_copy IS
-'The steps that copy structure and data from the source and let the new node catch up through it with everybody''s
-changes. p_patience is how long a wait may see no progress.';
+'Returns the steps that copy structure and data from the source and let the new node catch up through it with
+everybody''s changes. p_patience is how long a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.plan_copy FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_mirror(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The step that gives the new node the replication sets of the source, as they are when it runs. */
+/* Returns the step that creates the replication sets of the source on the new node, as they are when it runs. */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
@@ -7022,7 +7022,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_mirror IS
-'The step that gives the new node the replication sets of the source, as they are when it runs.';
+'Returns the step that creates the replication sets of the source on the new node, as they are when it runs.';
 REVOKE ALL ON FUNCTION zodan.plan_mirror FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_slot(
@@ -7034,8 +7034,8 @@ CREATE FUNCTION zodan.plan_slot(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL knows that.
-Its undo drops the slot when no one streams from it. */
+/* Returns the step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
+knows that. Its undo drops the slot once nobody streams from it. */
 DECLARE
     v_slot text := p_cluster #>> ARRAY['slots', p_provider, p_subscriber];
 BEGIN
@@ -7047,17 +7047,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slot IS
-'The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL knows that.
-Its undo drops the slot when no one streams from it.';
+'Returns the step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
+knows that. Its undo drops the slot once nobody streams from it.';
 REVOKE ALL ON FUNCTION zodan.plan_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_slots(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make a slot at both ends of every direct stream: on each member for the new node, before the mark
-that the barrier waits for; and on the new node for each member, so that what is written there from now on reaches
-them. */
+/* Returns the steps that make a slot at both ends of every direct stream: on each member for the new node, before the
+mark that the barrier waits for; and on the new node for each member, so that what is written there from now on
+reaches them. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_peer text;
@@ -7071,18 +7071,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slots IS
-'The steps that make a slot at both ends of every direct stream: on each member for the new node, before the mark
-that the barrier waits for; and on the new node for each member, so that what is written there from now on reaches
-them.';
+'Returns the steps that make a slot at both ends of every direct stream: on each member for the new node, before the
+mark that the barrier waits for; and on the new node for each member, so that what is written there from now on
+reaches them.';
 REVOKE ALL ON FUNCTION zodan.plan_slots FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_peers(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync event
-on each peer after its slot, and the barrier that waits until the source has come past it, so that what the source
-holds at the flip is no older than the slots. */
+/* Returns the steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
+event on each peer after its slot, and the barrier, which waits until the source has passed that event, so that what
+the source holds at the flip is no older than the slots. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7126,9 +7126,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
-'The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync event
-on each peer after its slot, and the barrier that waits until the source has come past it, so that what the source
-holds at the flip is no older than the slots.';
+'Returns the steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
+event on each peer after its slot, and the barrier, which waits until the source has passed that event, so that what
+the source holds at the flip is no older than the slots.';
 REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_see_slots(
@@ -7140,8 +7140,9 @@ CREATE FUNCTION zodan.plan_see_slots(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node's,
-which must not be beyond the position that its stream starts at, and on the new node those of the members. */
+/* Returns the steps of one phase of the flip that check every slot that the turn relies on: on each member the new
+node's slot, which must not be beyond the position that its stream starts at, and on the new node the slots of the
+members. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -7163,8 +7164,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_see_slots IS
-'The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node''s,
-which must not be beyond the position that its stream starts at, and on the new node those of the members.';
+'Returns the steps of one phase of the flip that check every slot that the turn relies on: on each member the new
+node''s slot, which must not be beyond the position that its stream starts at, and on the new node the slots of the
+members.';
 REVOKE ALL ON FUNCTION zodan.plan_see_slots FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_turn(
@@ -7176,16 +7178,16 @@ CREATE FUNCTION zodan.plan_turn(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The second half of the flip: ends the source's forwarded stream, confirms with p_confirm that the source has
-applied nothing meanwhile, and turns. */
+/* Returns the second half of the flip: it ends the source's forwarded stream, confirms with p_confirm that the source
+has applied nothing meanwhile, and turns. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
     v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
 BEGIN
-    -- Not taken back: enabled again, it would meet the transaction that its worker was stopped in, and Spock would discard
-    -- that. What fails from here on to the switch has the copy begun anew.
+    -- Not undone: enabled again, it would meet the transaction that its worker was stopped in, and Spock would
+    -- discard that transaction. After a failure between here and the switch the copy begins again.
     RETURN NEXT zodan.make_step('detach', v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
             p_do := zodan.disable_copy(v_sub),
             p_budget := p_budget,
@@ -7195,7 +7197,7 @@ BEGIN
             p_until := zodan.wait_slot_free(p_cluster ->> 'copy_slot'),
             p_budget := p_budget,
             p_group := p_group, p_object := p_cluster ->> 'copy_slot');
-    -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
+    -- The sender may be gone before the worker: a lost connection leaves the worker busy with what it has received.
     RETURN NEXT zodan.make_step('detached', v_new, pg_catalog.format('wait until the worker of %s has ended on %s',
         v_sub, v_new),
             p_until := zodan.wait_worker_gone(v_sub), p_budget := p_budget, p_group := p_group, p_object := v_sub);
@@ -7213,7 +7215,7 @@ BEGIN
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
             p_budget := p_budget,
             p_group := p_group);
-    -- A call that stopped here is taken up again whenever: Spock or a person may have disabled one meanwhile.
+    -- A call that stopped here may be resumed at any time: Spock or a person may have disabled a stream meanwhile.
     RETURN NEXT zodan.make_step('enable', v_new, 'enable all streams on ' || v_new,
             p_do := zodan.enable_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
     RETURN NEXT zodan.make_step('resume', v_new, 'start all streams on ' || v_new,
@@ -7225,18 +7227,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_turn IS
-'The second half of the flip: ends the source''s forwarded stream, confirms with p_confirm that the source has
-applied nothing meanwhile, and turns.';
+'Returns the second half of the flip: it ends the source''s forwarded stream, confirms with p_confirm that the source
+has applied nothing meanwhile, and turns.';
 REVOKE ALL ON FUNCTION zodan.plan_turn FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_flip(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that turn the new node from the source's forwarded stream to everybody's direct streams, one section that
-is taken back as a whole when a step of it fails. The starting positions are exact because the source applies nothing
-between reading them and the end of its stream to the new node; that is not trusted to the pause but checked by
-reading them again. */
+/* Returns the steps that turn the new node from the source's forwarded stream to everybody's direct streams: one
+section, undone as a whole when a step of it fails. The starting positions are exact because the source applies
+nothing between reading them and the end of its stream to the new node. The plan does not trust the pause for that: it
+reads the positions again. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7253,7 +7255,7 @@ BEGIN
             p_budget := c_budget,
             p_group := c_group);
     -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it
-    -- now. It has to be a transaction: only at the end of one does a worker see that it is to pause.
+    -- now. It has to be a transaction: only at the end of one does a worker see that it must pause.
     FOREACH v_peer IN ARRAY v_peers LOOP
         RETURN NEXT zodan.make_step('nudge', v_peer, 'send a sync event on ' || v_peer,
             p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_group := c_group);
@@ -7282,18 +7284,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_flip IS
-'The steps that turn the new node from the source''s forwarded stream to everybody''s direct streams, one section that
-is taken back as a whole when a step of it fails. The starting positions are exact because the source applies nothing
-between reading them and the end of its stream to the new node; that is not trusted to the pause but checked by
-reading them again.';
+'Returns the steps that turn the new node from the source''s forwarded stream to everybody''s direct streams: one
+section, undone as a whole when a step of it fails. The starting positions are exact because the source applies
+nothing between reading them and the end of its stream to the new node. The plan does not trust the pause for that: it
+reads the positions again.';
 REVOKE ALL ON FUNCTION zodan.plan_flip FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_return(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that open the way back: a subscription from the new node on every member at once, then the wait until all
-replicate. */
+/* Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
+wait until all replicate. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_sub text;
@@ -7322,8 +7324,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_return IS
-'The steps that open the way back: a subscription from the new node on every member at once, then the wait until all
-replicate.';
+'Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
+wait until all replicate.';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
 CREATE FUNCTION zodan.view_is_filled(p_view text)
@@ -7361,8 +7363,8 @@ CREATE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The last steps of a join: sequences brought level, then the proof that every stream of the new node moves in both
-directions: a sync event on every node, applied at the other end. */
+/* Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
+both directions: a sync event on every node, applied at the other end. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -7415,21 +7417,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_prove IS
-'The last steps of a join: sequences brought level, then the proof that every stream of the new node moves in both
-directions: a sync event on every node, applied at the other end.';
+'Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
+both directions: a sync event on every node, applied at the other end.';
 REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_finish(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* What is left to do on the new node once it is proved that every stream moves: its materialized views get their rows, and
-a schema zodan that nobody uses goes. */
+/* Returns what is left to do on the new node after the proof that every stream moves: its materialized views get
+their rows, and a schema zodan that nobody uses is dropped. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_view text;
 BEGIN
-    -- A copy brings their definitions only.
+    -- A copy brings only the definitions of views.
     FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name) LOOP
         RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view,
             v_new),
@@ -7442,8 +7444,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_finish IS
-'What is left to do on the new node once it is proved that every stream moves: its materialized views get their rows, and
-a schema zodan that nobody uses goes.';
+'Returns what is left to do on the new node after the proof that every stream moves: its materialized views get
+their rows, and a schema zodan that nobody uses is dropped.';
 REVOKE ALL ON FUNCTION zodan.plan_finish FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_join(
@@ -7456,8 +7458,8 @@ CREATE FUNCTION zodan.plan_join(
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
-the same plan. */
+/* Returns the whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
+always has the same plan. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -7478,8 +7480,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
-'The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
-the same plan.';
+'Returns the whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
+always has the same plan.';
 REVOKE ALL ON FUNCTION zodan.plan_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.survey_members(
@@ -8484,17 +8486,17 @@ CREATE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make every member hold the same commits of the target: its tables are taken out of its replication
-sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
-go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
-can only be finished: what is written on the target now reaches nobody. */
+/* Returns the steps that make every member hold the same commits of the target. One transaction takes the target's
+tables out of its replication sets: that ends what it publishes at one point of its stream for every reader, and lets
+its writers go on. Then comes a sync event after that point, applied by every member and flushed to its disk. From
+here on the removal can only be finished: what is written on the target now reaches nobody. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
 BEGIN
     RETURN NEXT zodan.make_step('unpublish', v_target, 'stop publishing on ' || v_target,
         p_do := zodan.unpublish(), p_done := zodan.is_unpublished(), p_policy := 'final');
-    -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
+    -- A transaction that began before publishes what it wrote before: the last event must come after all of those.
     RETURN NEXT zodan.make_step('mark', v_target, 'note the open transactions on ' || v_target,
         p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
     RETURN NEXT zodan.make_step('settled', v_target,
@@ -8506,7 +8508,8 @@ BEGIN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
     LOOP
-        -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
+        -- Never again once it is done: a member that crashes while it drops its subscription gets that back, but not
+        -- the slot.
         RETURN NEXT zodan.make_step('drained', v_member,
             pg_catalog.format('wait until %s has applied and flushed everything of %s', v_member, v_target),
             p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
@@ -8516,19 +8519,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_drain IS
-'The steps that make every member hold the same commits of the target: its tables are taken out of its replication
-sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
-go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
-can only be finished: what is written on the target now reaches nobody.';
+'Returns the steps that make every member hold the same commits of the target. One transaction takes the target''s
+tables out of its replication sets: that ends what it publishes at one point of its stream for every reader, and lets
+its writers go on. Then comes a sync event after that point, applied by every member and flushed to its disk. From
+here on the removal can only be finished: what is written on the target now reaches nobody.';
 REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_withdraw(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
-row. Until then it knows the others, so that an interrupted removal finds them through it. */
+/* Returns the steps that take the target out: its subscribers drop their subscriptions all at once, and its own
+subscriptions are disabled; then the members drop whatever they still have of it, and a step proves that; last go its
+subscriptions, its sets and its node row. Until then it knows the others, so that an interrupted removal finds them
+through it. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -8579,9 +8583,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_withdraw IS
-'The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
-row. Until then it knows the others, so that an interrupted removal finds them through it.';
+'Returns the steps that take the target out: its subscribers drop their subscriptions all at once, and its own
+subscriptions are disabled; then the members drop whatever they still have of it, and a step proves that; last go its
+subscriptions, its sets and its node row. Until then it knows the others, so that an interrupted removal finds them
+through it.';
 REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
@@ -8620,8 +8625,8 @@ CREATE FUNCTION zodan.plan_bury(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
-that it used there and its row, which is proved. */
+/* Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
+then drop the slot that it used there and its row; a last step proves that they are gone. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -8638,7 +8643,7 @@ BEGIN
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
             p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member,
                 v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
-        -- A join that never came to its end used this one.
+        -- A join that never finished used this slot.
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
             p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)),
@@ -8654,16 +8659,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_bury IS
-'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
-that it used there and its row, which is proved.';
+'Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
+then drop the slot that it used there and its row; a last step proves that they are gone.';
 REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
-describes it. */
+/* Returns the whole plan of a removal, with the drain or, for a dead target, without it, for a cluster as
+zodan.survey_leave describes it. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -8676,8 +8681,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS
-'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
-describes it.';
+'Returns the whole plan of a removal, with the drain or, for a dead target, without it, for a cluster as
+zodan.survey_leave describes it.';
 REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
 
 CREATE FUNCTION zodan.survey_leave(

@@ -3365,16 +3365,16 @@ SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NUL
 $zodan$;
 COMMENT ON FUNCTION zodan.make_step IS
 'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
-steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
-and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
-given.';
+steps refer to its result until zodan.number_steps puts its number there. zodan.step says what a group of p_group
+means for a step, and p_policy for a step without a group. Unless given, p_kind is wait if there is p_until, else
+act.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+/* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have. */
 DECLARE
@@ -3417,7 +3417,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
@@ -3822,9 +3822,9 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
  WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
-provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
-to a server, so that one of the other role may be another database''s on the same server.';
+'Returns the names of the streams between the target of p_leave and the others that p_node provides (p_role
+provider: its slots have these names) or receives (p_role subscriber: its origins do). Origins belong to a server, so
+that an origin of the other role may be another database''s on the same server.';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
@@ -6226,8 +6226,8 @@ SELECT coalesce(pg_catalog.array_agg(s.name ORDER BY s.name), '{}')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster #> ARRAY['sets', p_node]) AS s(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_sets IS
-'The names of the replication sets that a member has, of those that members take from one another; a subscription
-that asks for any other never replicates.';
+'Returns the names of the replication sets that a member has, of those that members take from one another; a
+subscription that asks for any other set never replicates.';
 REVOKE ALL ON FUNCTION zodan.list_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_subscriptions(p_cluster jsonb)
@@ -6238,7 +6238,7 @@ SELECT pg_catalog.array_agg(zodan.subscription_name(m.name, p_cluster ->> 'new')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_subscriptions IS
-'The names of the subscriptions by which the new node receives from every member.';
+'Returns the names of the subscriptions by which the new node receives from every member.';
 REVOKE ALL ON FUNCTION zodan.list_subscriptions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_exists(p_subscription text)
@@ -7278,9 +7278,9 @@ CREATE OR REPLACE FUNCTION zodan.plan_clean(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The first steps forwards, which make sure that the names of the new node's streams are free, and the last to be
-taken back: on every member, forget the new node's row; everywhere, prove that nothing of it is left. The slot that
-Spock makes by itself is dropped here too, for no journal knows of it. Once done, the look is never repeated: from
+/* Returns the first steps of a join, which make sure that the names of the new node's streams are free, and are the
+last to be undone: on every member, forget the new node's row; everywhere, prove that nothing of it is left. They also
+drop the slot that Spock makes by itself, because no journal knows of it. Once done, the check is never repeated: from
 then on what has these names is ours. */
 DECLARE
     v_new text := p_cluster ->> 'new';
@@ -7321,9 +7321,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_clean IS
-'The first steps forwards, which make sure that the names of the new node''s streams are free, and the last to be
-taken back: on every member, forget the new node''s row; everywhere, prove that nothing of it is left. The slot that
-Spock makes by itself is dropped here too, for no journal knows of it. Once done, the look is never repeated: from
+'Returns the first steps of a join, which make sure that the names of the new node''s streams are free, and are the
+last to be undone: on every member, forget the new node''s row; everywhere, prove that nothing of it is left. They also
+drop the slot that Spock makes by itself, because no journal knows of it. Once done, the check is never repeated: from
 then on what has these names is ours.';
 REVOKE ALL ON FUNCTION zodan.plan_clean FROM PUBLIC;
 
@@ -7336,8 +7336,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_register(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
-copy leaves a schema out only if the subscriber has one of that name. */
+/* Returns the steps that make the new node a Spock node: its node row, and an empty schema zodan there, because the
+structure copy leaves out a schema only if the subscriber has one of that name. */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
@@ -7355,8 +7355,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_register IS
-'The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
-copy leaves a schema out only if the subscriber has one of that name.';
+'Returns the steps that make the new node a Spock node: its node row, and an empty schema zodan there, because the
+structure copy leaves out a schema only if the subscriber has one of that name.';
 REVOKE ALL ON FUNCTION zodan.plan_register FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_roles(p_node text, p_brought text[], p_before text)
@@ -7389,8 +7389,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_roles(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back, those go
-again that were not there before. */
+/* Returns the steps that bring the roles which the new node lacks, before the copy needs them as owners. The undo
+drops the roles that were not there before. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7407,16 +7407,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_roles IS
-'The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back, those go
-again that were not there before.';
+'Returns the steps that bring the roles which the new node lacks, before the copy needs them as owners. The undo
+drops the roles that were not there before.';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that copy structure and data from the source and let the new node catch up through it with everybody's
-changes. p_patience is how long a wait may see no progress. */
+/* Returns the steps that copy structure and data from the source and let the new node catch up through it with
+everybody's changes. p_patience is how long a wait may see no progress. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7468,15 +7468,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_copy IS
-'The steps that copy structure and data from the source and let the new node catch up through it with everybody''s
-changes. p_patience is how long a wait may see no progress.';
+'Returns the steps that copy structure and data from the source and let the new node catch up through it with
+everybody''s changes. p_patience is how long a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.plan_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_mirror(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The step that gives the new node the replication sets of the source, as they are when it runs. */
+/* Returns the step that creates the replication sets of the source on the new node, as they are when it runs. */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
@@ -7487,7 +7487,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_mirror IS
-'The step that gives the new node the replication sets of the source, as they are when it runs.';
+'Returns the step that creates the replication sets of the source on the new node, as they are when it runs.';
 REVOKE ALL ON FUNCTION zodan.plan_mirror FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_slot(
@@ -7499,8 +7499,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_slot(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL knows that.
-Its undo drops the slot when no one streams from it. */
+/* Returns the step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
+knows that. Its undo drops the slot once nobody streams from it. */
 DECLARE
     v_slot text := p_cluster #>> ARRAY['slots', p_provider, p_subscriber];
 BEGIN
@@ -7512,17 +7512,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slot IS
-'The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL knows that.
-Its undo drops the slot when no one streams from it.';
+'Returns the step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
+knows that. Its undo drops the slot once nobody streams from it.';
 REVOKE ALL ON FUNCTION zodan.plan_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_slots(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make a slot at both ends of every direct stream: on each member for the new node, before the mark
-that the barrier waits for; and on the new node for each member, so that what is written there from now on reaches
-them. */
+/* Returns the steps that make a slot at both ends of every direct stream: on each member for the new node, before the
+mark that the barrier waits for; and on the new node for each member, so that what is written there from now on
+reaches them. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_peer text;
@@ -7536,18 +7536,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slots IS
-'The steps that make a slot at both ends of every direct stream: on each member for the new node, before the mark
-that the barrier waits for; and on the new node for each member, so that what is written there from now on reaches
-them.';
+'Returns the steps that make a slot at both ends of every direct stream: on each member for the new node, before the
+mark that the barrier waits for; and on the new node for each member, so that what is written there from now on
+reaches them.';
 REVOKE ALL ON FUNCTION zodan.plan_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_peers(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync event
-on each peer after its slot, and the barrier that waits until the source has come past it, so that what the source
-holds at the flip is no older than the slots. */
+/* Returns the steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
+event on each peer after its slot, and the barrier, which waits until the source has passed that event, so that what
+the source holds at the flip is no older than the slots. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7591,9 +7591,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
-'The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync event
-on each peer after its slot, and the barrier that waits until the source has come past it, so that what the source
-holds at the flip is no older than the slots.';
+'Returns the steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
+event on each peer after its slot, and the barrier, which waits until the source has passed that event, so that what
+the source holds at the flip is no older than the slots.';
 REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_see_slots(
@@ -7605,8 +7605,9 @@ CREATE OR REPLACE FUNCTION zodan.plan_see_slots(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node's,
-which must not be beyond the position that its stream starts at, and on the new node those of the members. */
+/* Returns the steps of one phase of the flip that check every slot that the turn relies on: on each member the new
+node's slot, which must not be beyond the position that its stream starts at, and on the new node the slots of the
+members. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -7628,8 +7629,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_see_slots IS
-'The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node''s,
-which must not be beyond the position that its stream starts at, and on the new node those of the members.';
+'Returns the steps of one phase of the flip that check every slot that the turn relies on: on each member the new
+node''s slot, which must not be beyond the position that its stream starts at, and on the new node the slots of the
+members.';
 REVOKE ALL ON FUNCTION zodan.plan_see_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_turn(
@@ -7641,16 +7643,16 @@ CREATE OR REPLACE FUNCTION zodan.plan_turn(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The second half of the flip: ends the source's forwarded stream, confirms with p_confirm that the source has
-applied nothing meanwhile, and turns. */
+/* Returns the second half of the flip: it ends the source's forwarded stream, confirms with p_confirm that the source
+has applied nothing meanwhile, and turns. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
     v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
 BEGIN
-    -- Not taken back: enabled again, it would meet the transaction that its worker was stopped in, and Spock would discard
-    -- that. What fails from here on to the switch has the copy begun anew.
+    -- Not undone: enabled again, it would meet the transaction that its worker was stopped in, and Spock would
+    -- discard that transaction. After a failure between here and the switch the copy begins again.
     RETURN NEXT zodan.make_step('detach', v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
             p_do := zodan.disable_copy(v_sub),
             p_budget := p_budget,
@@ -7660,7 +7662,7 @@ BEGIN
             p_until := zodan.wait_slot_free(p_cluster ->> 'copy_slot'),
             p_budget := p_budget,
             p_group := p_group, p_object := p_cluster ->> 'copy_slot');
-    -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
+    -- The sender may be gone before the worker: a lost connection leaves the worker busy with what it has received.
     RETURN NEXT zodan.make_step('detached', v_new, pg_catalog.format('wait until the worker of %s has ended on %s',
         v_sub, v_new),
             p_until := zodan.wait_worker_gone(v_sub), p_budget := p_budget, p_group := p_group, p_object := v_sub);
@@ -7678,7 +7680,7 @@ BEGIN
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
             p_budget := p_budget,
             p_group := p_group);
-    -- A call that stopped here is taken up again whenever: Spock or a person may have disabled one meanwhile.
+    -- A call that stopped here may be resumed at any time: Spock or a person may have disabled a stream meanwhile.
     RETURN NEXT zodan.make_step('enable', v_new, 'enable all streams on ' || v_new,
             p_do := zodan.enable_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
     RETURN NEXT zodan.make_step('resume', v_new, 'start all streams on ' || v_new,
@@ -7690,18 +7692,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_turn IS
-'The second half of the flip: ends the source''s forwarded stream, confirms with p_confirm that the source has
-applied nothing meanwhile, and turns.';
+'Returns the second half of the flip: it ends the source''s forwarded stream, confirms with p_confirm that the source
+has applied nothing meanwhile, and turns.';
 REVOKE ALL ON FUNCTION zodan.plan_turn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_flip(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that turn the new node from the source's forwarded stream to everybody's direct streams, one section that
-is taken back as a whole when a step of it fails. The starting positions are exact because the source applies nothing
-between reading them and the end of its stream to the new node; that is not trusted to the pause but checked by
-reading them again. */
+/* Returns the steps that turn the new node from the source's forwarded stream to everybody's direct streams: one
+section, undone as a whole when a step of it fails. The starting positions are exact because the source applies
+nothing between reading them and the end of its stream to the new node. The plan does not trust the pause for that: it
+reads the positions again. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7718,7 +7720,7 @@ BEGIN
             p_budget := c_budget,
             p_group := c_group);
     -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it
-    -- now. It has to be a transaction: only at the end of one does a worker see that it is to pause.
+    -- now. It has to be a transaction: only at the end of one does a worker see that it must pause.
     FOREACH v_peer IN ARRAY v_peers LOOP
         RETURN NEXT zodan.make_step('nudge', v_peer, 'send a sync event on ' || v_peer,
             p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_group := c_group);
@@ -7747,18 +7749,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_flip IS
-'The steps that turn the new node from the source''s forwarded stream to everybody''s direct streams, one section that
-is taken back as a whole when a step of it fails. The starting positions are exact because the source applies nothing
-between reading them and the end of its stream to the new node; that is not trusted to the pause but checked by
-reading them again.';
+'Returns the steps that turn the new node from the source''s forwarded stream to everybody''s direct streams: one
+section, undone as a whole when a step of it fails. The starting positions are exact because the source applies
+nothing between reading them and the end of its stream to the new node. The plan does not trust the pause for that: it
+reads the positions again.';
 REVOKE ALL ON FUNCTION zodan.plan_flip FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_return(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that open the way back: a subscription from the new node on every member at once, then the wait until all
-replicate. */
+/* Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
+wait until all replicate. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_sub text;
@@ -7787,8 +7789,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_return IS
-'The steps that open the way back: a subscription from the new node on every member at once, then the wait until all
-replicate.';
+'Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
+wait until all replicate.';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.view_is_filled(p_view text)
@@ -7826,8 +7828,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The last steps of a join: sequences brought level, then the proof that every stream of the new node moves in both
-directions: a sync event on every node, applied at the other end. */
+/* Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
+both directions: a sync event on every node, applied at the other end. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -7880,21 +7882,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_prove IS
-'The last steps of a join: sequences brought level, then the proof that every stream of the new node moves in both
-directions: a sync event on every node, applied at the other end.';
+'Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
+both directions: a sync event on every node, applied at the other end.';
 REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_finish(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* What is left to do on the new node once it is proved that every stream moves: its materialized views get their rows, and
-a schema zodan that nobody uses goes. */
+/* Returns what is left to do on the new node after the proof that every stream moves: its materialized views get
+their rows, and a schema zodan that nobody uses is dropped. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_view text;
 BEGIN
-    -- A copy brings their definitions only.
+    -- A copy brings only the definitions of views.
     FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name) LOOP
         RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view,
             v_new),
@@ -7907,8 +7909,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_finish IS
-'What is left to do on the new node once it is proved that every stream moves: its materialized views get their rows, and
-a schema zodan that nobody uses goes.';
+'Returns what is left to do on the new node after the proof that every stream moves: its materialized views get
+their rows, and a schema zodan that nobody uses is dropped.';
 REVOKE ALL ON FUNCTION zodan.plan_finish FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_join(
@@ -7921,8 +7923,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_join(
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
-the same plan. */
+/* Returns the whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
+always has the same plan. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -7943,8 +7945,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
-'The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
-the same plan.';
+'Returns the whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
+always has the same plan.';
 REVOKE ALL ON FUNCTION zodan.plan_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_members(

@@ -3365,16 +3365,16 @@ SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NUL
 $zodan$;
 COMMENT ON FUNCTION zodan.make_step IS
 'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
-steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
-and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
-given.';
+steps refer to its result until zodan.number_steps puts its number there. zodan.step says what a group of p_group
+means for a step, and p_policy for a step without a group. Unless given, p_kind is wait if there is p_until, else
+act.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+/* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have. */
 DECLARE
@@ -3417,7 +3417,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
@@ -3822,9 +3822,9 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
  WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
-provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
-to a server, so that one of the other role may be another database''s on the same server.';
+'Returns the names of the streams between the target of p_leave and the others that p_node provides (p_role
+provider: its slots have these names) or receives (p_role subscriber: its origins do). Origins belong to a server, so
+that an origin of the other role may be another database''s on the same server.';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
@@ -4510,17 +4510,17 @@ CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make every member hold the same commits of the target: its tables are taken out of its replication
-sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
-go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
-can only be finished: what is written on the target now reaches nobody. */
+/* Returns the steps that make every member hold the same commits of the target. One transaction takes the target's
+tables out of its replication sets: that ends what it publishes at one point of its stream for every reader, and lets
+its writers go on. Then comes a sync event after that point, applied by every member and flushed to its disk. From
+here on the removal can only be finished: what is written on the target now reaches nobody. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
 BEGIN
     RETURN NEXT zodan.make_step('unpublish', v_target, 'stop publishing on ' || v_target,
         p_do := zodan.unpublish(), p_done := zodan.is_unpublished(), p_policy := 'final');
-    -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
+    -- A transaction that began before publishes what it wrote before: the last event must come after all of those.
     RETURN NEXT zodan.make_step('mark', v_target, 'note the open transactions on ' || v_target,
         p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
     RETURN NEXT zodan.make_step('settled', v_target,
@@ -4532,7 +4532,8 @@ BEGIN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
     LOOP
-        -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
+        -- Never again once it is done: a member that crashes while it drops its subscription gets that back, but not
+        -- the slot.
         RETURN NEXT zodan.make_step('drained', v_member,
             pg_catalog.format('wait until %s has applied and flushed everything of %s', v_member, v_target),
             p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
@@ -4542,19 +4543,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_drain IS
-'The steps that make every member hold the same commits of the target: its tables are taken out of its replication
-sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
-go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
-can only be finished: what is written on the target now reaches nobody.';
+'Returns the steps that make every member hold the same commits of the target. One transaction takes the target''s
+tables out of its replication sets: that ends what it publishes at one point of its stream for every reader, and lets
+its writers go on. Then comes a sync event after that point, applied by every member and flushed to its disk. From
+here on the removal can only be finished: what is written on the target now reaches nobody.';
 REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_withdraw(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
-row. Until then it knows the others, so that an interrupted removal finds them through it. */
+/* Returns the steps that take the target out: its subscribers drop their subscriptions all at once, and its own
+subscriptions are disabled; then the members drop whatever they still have of it, and a step proves that; last go its
+subscriptions, its sets and its node row. Until then it knows the others, so that an interrupted removal finds them
+through it. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -4605,9 +4607,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_withdraw IS
-'The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
-row. Until then it knows the others, so that an interrupted removal finds them through it.';
+'Returns the steps that take the target out: its subscribers drop their subscriptions all at once, and its own
+subscriptions are disabled; then the members drop whatever they still have of it, and a step proves that; last go its
+subscriptions, its sets and its node row. Until then it knows the others, so that an interrupted removal finds them
+through it.';
 REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
@@ -4646,8 +4649,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
-that it used there and its row, which is proved. */
+/* Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
+then drop the slot that it used there and its row; a last step proves that they are gone. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -4664,7 +4667,7 @@ BEGIN
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
             p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member,
                 v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
-        -- A join that never came to its end used this one.
+        -- A join that never finished used this slot.
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
             p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)),
@@ -4680,16 +4683,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_bury IS
-'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
-that it used there and its row, which is proved.';
+'Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
+then drop the slot that it used there and its row; a last step proves that they are gone.';
 REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
-describes it. */
+/* Returns the whole plan of a removal, with the drain or, for a dead target, without it, for a cluster as
+zodan.survey_leave describes it. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -4702,8 +4705,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS
-'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
-describes it.';
+'Returns the whole plan of a removal, with the drain or, for a dead target, without it, for a cluster as
+zodan.survey_leave describes it.';
 REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_leave(
