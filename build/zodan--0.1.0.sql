@@ -1288,9 +1288,9 @@ SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_repla
   FROM (SELECT p_finding.*) AS f
 $zodan$;
 COMMENT ON FUNCTION zodan.give_verdict IS
-'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
-INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
-connection have several.';
+'Returns the verdict on what a check found: PASS if it passed, FAIL or WARN by its severity if it did not, INFO if
+it only informs or nothing can be known. Writes what was seen in one line, because libpq''s messages about a connection
+have several.';
 REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE TABLE zodan.operation (
@@ -1795,8 +1795,8 @@ SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_reachable IS
-'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
-returned, p_join names source, new node and members.';
+'Checks that every node can be reached from the database the operation is called in. p_facts is what
+zodan.gather_facts returned, p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
 CREATE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
@@ -3599,10 +3599,10 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_orphans IS
 'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
 subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
-that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
-it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
-members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
+that node or has no slot for them, node rows without a subscription. Each comes with the reason and the statement that
+removes it, to be run on that node. Nothing is assumed of a node that cannot be reached: while there is one, no slot
+is an orphan, because that node may use it. certain is false for a slot whose name is that of no stream between
+members, because a subscriber outside the cluster, or one that is still to join, may need it; and for an origin that
 may be another database''s.';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
@@ -4458,7 +4458,8 @@ SELECT 'readable', 'readable', f.key, 'fail', NOT f.value ? 'unread',
  WHERE NOT f.value ? 'error'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_readable IS
-'All that the checks look at could be read on every node that was reached; what could not is in no other check.';
+'Checks that everything the checks need could be read on every node that was reached; no other check reports what
+could not.';
 REVOKE ALL ON FUNCTION zodan.check_readable FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_pairs(p_probes jsonb, p_join jsonb)
@@ -4488,9 +4489,9 @@ SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'ident
          CROSS JOIN LATERAL pg_catalog.jsonb_each_text(o.value) AS k(key, value)) AS t
 $zodan$;
 COMMENT ON FUNCTION zodan.check_pairs IS
-'Every node reaches every other one, also for replication, and the same database as the caller does. p_probes is
-what zodan.probe_pairs returned. A failure where the new node is one of the two, else a warning: what replicates
-between members is looked at by itself, and they need no dblink.';
+'Checks that every node reaches every other one, also for replication, and the same database as the caller does.
+p_probes is what zodan.probe_pairs returned. A failure if the new node is one of the two, else a warning: other checks
+cover replication between members, and members need no dblink.';
 REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_versions(p_facts jsonb, p_join jsonb)
@@ -4536,9 +4537,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
  WHERE NOT f.source ? 'error' OR c.key IN ('postgresql-version', 'spock')
 $zodan$;
 COMMENT ON FUNCTION zodan.check_versions IS
-'PostgreSQL 15 or later everywhere and on the new node no older than on the source (its pg_dump must read the
-source); Spock 5.0.7 or later, which can pause its apply workers, of one minor version
-everywhere.';
+'Checks for PostgreSQL 15 or later everywhere, on the new node no older than on the source (its pg_dump must read
+the source), and for Spock 5.0.7 or later, which can pause its apply workers, of one minor
+version everywhere.';
 REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
@@ -4597,9 +4598,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
      'output-plugin-libraries', 'not-a-standby', 'superuser'))
 $zodan$;
 COMMENT ON FUNCTION zodan.check_settings IS
-'The server settings and rights without which a join would fail half-way: logical WAL, commit timestamps, the output
-plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only; and
-warnings of time limits that a copy would run into and of a pause too short for the flip.';
+'Checks the server settings and rights without which a join would fail half-way: logical WAL, commit timestamps, the
+output plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only.
+Warns of time limits that a copy would exceed and of a pause too short for the flip.';
 REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_sessions(p_facts jsonb, p_join jsonb)
@@ -4631,9 +4632,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
  WHERE f.value ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sessions IS
-'Settings of role, database and server that Spock''s own sessions take over, which change values on their way: the
-client encoding, lc_monetary where the source has columns of type money, xmloption where it has XML, and an isolation
-in which apply fails. Zodan sets what its own sessions need by itself.';
+'Checks settings of role, database and server that Spock''s own sessions take over and that change values in transit:
+the client encoding, lc_monetary if the source has columns of type money, xmloption if it has XML, and an isolation
+level in which apply fails. Zodan sets what its own sessions need by itself.';
 REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
@@ -4690,9 +4691,9 @@ SELECT 'collation-current', 'collation up to date', f.key, 'warn',
  WHERE f.value ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_alike IS
-'What has to be on every node as it is on the source. Encoding, and how conflicts are resolved: where nodes differ
-in that, rows come to differ. The rest are warnings: locale, behaviour on exceptions, DDL replication, settings of the
-database, which no copy carries.';
+'Checks what must be the same on every node as on the source: encoding, and how conflicts are resolved, because
+nodes that differ in these get different rows. The rest are warnings: locale, behaviour on exceptions, DDL
+replication, and settings of the database, which no copy carries.';
 REVOKE ALL ON FUNCTION zodan.check_alike FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_clocks(p_facts jsonb, p_join jsonb)
@@ -4713,9 +4714,9 @@ SELECT 'clock', 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5
          WHERE f.key <> p_join ->> 'source' AND f.value ? 'clock') AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.check_clocks IS
-'Clocks differ from the source''s by no more than 2 s (a warning), 5 s
-(a failure): the later commit wins, as told by clocks. Each was read between two looks at the caller''s clock, and the
-time between them is in the node''s favour.';
+'Checks that clocks differ from the source''s by no more than 2 s (a warning),
+5 s (a failure), because the later commit wins, by those clocks. Each clock was read between
+two readings of the caller''s clock, and the time between those counts in the node''s favour.';
 REVOKE ALL ON FUNCTION zodan.check_clocks FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_capacity(p_facts jsonb, p_join jsonb)
@@ -4747,9 +4748,9 @@ SELECT c.key, c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
  WHERE NOT f.value ? 'error' AND c.used IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_capacity IS
-'Free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one of each on
-a member, two for the copy on the source, and one a member on the new node (and Spock''s own worker, and one for the
-copy).';
+'Checks the free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one
+of each on a member, two for the copy on the source, and one per member on the new node (and Spock''s own worker, and
+one for the copy).';
 REVOKE ALL ON FUNCTION zodan.check_capacity FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_new_node(p_facts jsonb, p_join jsonb)
@@ -4804,9 +4805,9 @@ SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required
  WHERE NOT f.n ? 'error' AND NOT f.s ? 'error' AND f.s ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_node IS
-'The new node is empty, is no node yet and lives on a server of its own; its name and the number that Spock makes of
-it are free and every name made from it fits 63 bytes; it has the roles and can have the
-extensions of the source.';
+'Checks that the new node is empty, is not a node yet and is on a server of its own; that its name and the number
+that Spock makes of it are free and every name made from it fits 63 bytes; and that it has the
+roles and can have the extensions of the source.';
 REVOKE ALL ON FUNCTION zodan.check_new_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_new_server(p_facts jsonb, p_join jsonb)
@@ -4855,8 +4856,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
  WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_server IS
-'What the new node''s server and database must have, or must not have, for the structure of the source to fit:
-tablespaces, lolor ready, a snowflake number of its own; and warnings where roles or extensions differ.';
+'Checks what the new node''s server and database must have, or must not have, for the structure of the source to fit:
+tablespaces, lolor ready, a snowflake number of its own; warns where roles or extensions differ.';
 REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
@@ -4868,8 +4869,8 @@ SELECT coalesce(pg_catalog.array_agg(o.name ORDER BY o.name), '{}')
  WHERE p_facts #> ARRAY[p_join ->> 'new', 'fenced'] ? o.name AND o.name ~ '^[a-z_][a-z0-9_]*$'
 $zodan$;
 COMMENT ON FUNCTION zodan.list_fenced IS
-'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves
-them out. Only plain names, which Spock gives to pg_dump as a pattern.';
+'Returns the names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy
+leaves them out. Only plain names, because Spock passes them to pg_dump as a pattern.';
 REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
@@ -4919,9 +4920,9 @@ SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.
  WHERE f.value ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_members IS
-'The cluster is whole: every member''s connection string leads to that member, every member has one subscription from
-every other one, forwarding nothing and without delay, none from a node that the source does not know,
-and no exceptions of late.';
+'Checks that the cluster is whole: every member''s connection string leads to that member, every member has one
+subscription from every other one, forwarding nothing and without delay, none from a node that the source does not
+know, and no recent exceptions.';
 REVOKE ALL ON FUNCTION zodan.check_members FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_replicating(p_facts jsonb, p_join jsonb)
@@ -4947,7 +4948,7 @@ SELECT 'replicating', 'replicating', provider.name || ' -> ' || m.name, 'fail',
  WHERE provider.name <> m.name AND p_facts -> m.name ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_replicating IS
-'Every member receives from every other one by a subscription that replicates.';
+'Checks that every member receives from every other one by a subscription that replicates.';
 REVOKE ALL ON FUNCTION zodan.check_replicating FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
@@ -5208,8 +5209,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_structure IS
-'Whether the structure of the source can be made on the new node, over what zodan.gather_structure returned: nothing of
-the same name is there, and objects and extensions can be created.';
+'Checks whether the structure of the source can be made on the new node, over what zodan.gather_structure returned:
+nothing of the same name is there, and objects and extensions can be created.';
 REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_copyable(p_facts jsonb, p_join jsonb)
@@ -5269,8 +5270,9 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_copyable IS
-'Whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign keys hold
-for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail by what a function does.';
+'Checks whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign
+keys hold for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail because
+of what a function does.';
 REVOKE ALL ON FUNCTION zodan.check_copyable FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
@@ -5306,9 +5308,9 @@ SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> '
  WHERE m.name <> p_join ->> 'source' AND k.own IS NOT NULL AND k.source IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sets IS
-'Every member has the replication sets of the source, as far as the members take them from one another: definitions,
-and tables and sequences in them with columns and row filter. Sequences are a warning for another member than the new
-node.';
+'Checks that every member has the replication sets of the source, as far as the members take them from one another:
+definitions, and tables and sequences in them with columns and row filter. Sequences are a warning for any member but
+the new node.';
 REVOKE ALL ON FUNCTION zodan.check_sets FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_premises(p_facts jsonb, p_join jsonb)
@@ -5366,9 +5368,10 @@ SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.list IS NULL,
  WHERE p_facts -> m.name ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_premises IS
-'What the proof of a join stands on beyond zodan.check_members and zodan.check_sets: members take the same sets from
-one another; a published partition has its root published too, without which Spock does not copy it; a column list
-leaves out no column that needs a value; no other join is under way, which the members would not come to know of.';
+'Checks what the proof of a join relies on beyond zodan.check_members and zodan.check_sets: members take the same
+sets from one another; a published partition has its root published too, without which Spock does not copy it; a
+column list leaves out no column that needs a value; no other join is under way, which the members would not learn
+of.';
 REVOKE ALL ON FUNCTION zodan.check_premises FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_slots(p_facts jsonb, p_join jsonb)
@@ -5408,8 +5411,8 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
  WHERE p_facts -> m.name ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_slots IS
-'Replication slots of every member: streamed from, none of a member''s that lost its WAL, none that holds much of it
-unused, none far behind.';
+'Checks the replication slots of every member: streamed from, no member''s slot without its WAL, none that holds much
+WAL unused, none far behind.';
 REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
@@ -5455,7 +5458,7 @@ SELECT 'waiting-slots', 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.al
                    'size'])::numeric / 20971520) AS needed) AS i
  WHERE p_facts -> m.name ? 'host'
 UNION ALL
--- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so that more may fit.
+-- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so more may fit.
 SELECT 'max-locks-per-transaction', 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
        pg_catalog.format('room for %s locks', o.allowed),
            pg_catalog.format('%s, for what the structure of the source has', o.needed),
@@ -5474,9 +5477,9 @@ SELECT 'disk-space', 'disk space', p_join ->> 'new', 'info', NULL::boolean,
  WHERE p_facts -> (p_join ->> 'source') ? 'host' AND p_facts -> (p_join ->> 'new') ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_load IS
-'What would make a join slow or fill a disk, or take away a slot that waits: long and prepared transactions on a
-member, which a slot waits for, and the WAL that the source keeps while it is copied, estimated from what it wrote on
-average. Disk space of the new node cannot be known in SQL: its passed is NULL.';
+'Checks what would slow a join down, fill a disk, or cost a waiting slot its WAL: long and prepared transactions on
+a member, which a slot waits for, and the WAL that the source keeps during its copy, estimated from what it wrote on
+average. SQL cannot know the disk space of the new node: its passed is NULL.';
 REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_tables(p_facts jsonb, p_join jsonb)
@@ -5531,8 +5534,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
  WHERE f.t IS NOT NULL AND f.s IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_tables IS
-'What of the source''s tables cannot be replicated, or not as one would think. A failure only for tables without a
-key in a set that replicates updates or deletes: the new node cannot have such a set.';
+'Names the source''s tables that cannot be replicated, or not as one would expect. A failure only for tables without
+a key in a set that replicates updates or deletes: the new node cannot have such a set.';
 REVOKE ALL ON FUNCTION zodan.check_tables FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_sequences(p_facts jsonb, p_join jsonb)
@@ -5548,19 +5551,20 @@ SELECT 'sequences', 'sequences', p_join ->> 'source', 'warn', q.plain IS NULL,
  WHERE p_facts -> (p_join ->> 'source') ? 'tables'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sequences IS
-'Names the plain sequences of the source: on a multi-master each node counts for itself, so that two nodes will give
-the same value sooner or later. A warning.';
+'Names the plain sequences of the source: in a multi-master cluster each node counts for itself, so two nodes will
+produce the same value sooner or later. A warning.';
 REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
-zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
-nothing. */
+/* Returns every precondition of a join, one row per check and node, over the facts that zodan.gather_facts,
+zodan.gather_more and zodan.probe_pairs returned; without a new node, only those of the members. Reads nothing else
+and changes nothing. */
 BEGIN
-    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
+    -- One statement per check: in a single statement the planner would copy the facts of thousands of tables hundreds
+    -- of times.
     RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
     RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
@@ -5585,9 +5589,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_join IS
-'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
-zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
-nothing.';
+'Returns every precondition of a join, one row per check and node, over the facts that zodan.gather_facts,
+zodan.gather_more and zodan.probe_pairs returned; without a new node, only those of the members. Reads nothing else
+and changes nothing.';
 REVOKE ALL ON FUNCTION zodan.check_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_joined(p_facts jsonb, p_join jsonb)
@@ -5639,7 +5643,7 @@ SELECT 'sequences-ahead', 'sequences ahead', p_join ->> 'new', 'warn', b.list IS
  WHERE p_facts -> (p_join ->> 'new') ? 'tables'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_joined IS
-'What a join must have led to: every member knows every other one, the new node has its 2 (n - 1) subscriptions
+'Checks the outcome of a join: every member knows every other one, the new node has its 2 (n - 1) subscriptions
 replicating, each stream has its slot on the provider, streamed from, and the new node''s sequences are ahead.';
 REVOKE ALL ON FUNCTION zodan.check_joined FROM PUBLIC;
 
@@ -5678,19 +5682,20 @@ SELECT 'row-counts', 'row counts', m.name, 'warn', coalesce(pg_catalog.bool_and(
  GROUP BY m.name
 $zodan$;
 COMMENT ON FUNCTION zodan.check_rows IS
-'Tables in replication sets have about as many rows on every member as on the source: counted where small on both
-(at most 10000 rows), else as PostgreSQL estimates. A warning: members write while they are
-counted.';
+'Checks that tables in replication sets have about as many rows on every member as on the source: counted if small
+on both (at most 10000 rows), else as PostgreSQL estimates. A warning, because members write
+during the count.';
 REVOKE ALL ON FUNCTION zodan.check_rows FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_cluster(p_facts jsonb, p_join jsonb, p_probes jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
-node is among the members. */
+/* Returns what must hold once a node has joined, one row per check and node, over the same facts as zodan.check_join;
+the new node is among the members. */
 BEGIN
-    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
+    -- One statement per check: in a single statement the planner would copy the facts of thousands of tables hundreds
+    -- of times.
     RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
     RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
@@ -5708,8 +5713,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_cluster IS
-'What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
-node is among the members.';
+'Returns what must hold once a node has joined, one row per check and node, over the same facts as zodan.check_join;
+the new node is among the members.';
 REVOKE ALL ON FUNCTION zodan.check_cluster FROM PUBLIC;
 
 CREATE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns jsonb)
@@ -8282,7 +8287,7 @@ SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' EL
  WHERE (p_leave ->> 'dead')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.check_survivors IS
-'The members have applied the stream of a dead target equally far, or p_accept is given.';
+'Checks that the members have applied the same amount of a dead target''s stream, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_survivors FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_outsiders(p_facts jsonb, p_leave jsonb)
@@ -8302,7 +8307,7 @@ SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CAS
  WHERE NOT (p_leave ->> 'dead')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.check_outsiders IS
-'Nobody but the members reads from the target: a subscriber outside of the cluster would lose its stream.';
+'Checks that only members read from the target: a subscriber outside the cluster would lose its stream.';
 REVOKE ALL ON FUNCTION zodan.check_outsiders FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_leave(
@@ -8362,9 +8367,9 @@ UNION ALL
 SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.check_leave IS
-'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can; each
-is who it should be; what the others receive from the target can be waited for or, where the target is dead, they have
-all got equally far, or p_accept is given.';
+'Returns every precondition of a removal. Every node can be reached, or p_force is given and at least one member
+can; each is the node that it should be. The others can wait for what they receive from the target or, if the target
+is dead, all have applied the same amount of it, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_unpublished()

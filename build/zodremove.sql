@@ -1580,9 +1580,9 @@ SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_repla
   FROM (SELECT p_finding.*) AS f
 $zodan$;
 COMMENT ON FUNCTION zodan.give_verdict IS
-'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
-INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
-connection have several.';
+'Returns the verdict on what a check found: PASS if it passed, FAIL or WARN by its severity if it did not, INFO if
+it only informs or nothing can be known. Writes what was seen in one line, because libpq''s messages about a connection
+have several.';
 REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
@@ -2172,8 +2172,8 @@ SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_reachable IS
-'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
-returned, p_join names source, new node and members.';
+'Checks that every node can be reached from the database the operation is called in. p_facts is what
+zodan.gather_facts returned, p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
@@ -4064,10 +4064,10 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_orphans IS
 'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
 subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
-that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
-it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
-members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
+that node or has no slot for them, node rows without a subscription. Each comes with the reason and the statement that
+removes it, to be run on that node. Nothing is assumed of a node that cannot be reached: while there is one, no slot
+is an orphan, because that node may use it. certain is false for a slot whose name is that of no stream between
+members, because a subscriber outside the cluster, or one that is still to join, may need it; and for an origin that
 may be another database''s.';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
@@ -4306,7 +4306,7 @@ SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' EL
  WHERE (p_leave ->> 'dead')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.check_survivors IS
-'The members have applied the stream of a dead target equally far, or p_accept is given.';
+'Checks that the members have applied the same amount of a dead target''s stream, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_survivors FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_outsiders(p_facts jsonb, p_leave jsonb)
@@ -4326,7 +4326,7 @@ SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CAS
  WHERE NOT (p_leave ->> 'dead')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.check_outsiders IS
-'Nobody but the members reads from the target: a subscriber outside of the cluster would lose its stream.';
+'Checks that only members read from the target: a subscriber outside the cluster would lose its stream.';
 REVOKE ALL ON FUNCTION zodan.check_outsiders FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_leave(
@@ -4386,9 +4386,9 @@ UNION ALL
 SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.check_leave IS
-'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can; each
-is who it should be; what the others receive from the target can be waited for or, where the target is dead, they have
-all got equally far, or p_accept is given.';
+'Returns every precondition of a removal. Every node can be reached, or p_force is given and at least one member
+can; each is the node that it should be. The others can wait for what they receive from the target or, if the target
+is dead, all have applied the same amount of it, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_unpublished()
