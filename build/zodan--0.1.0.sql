@@ -1716,7 +1716,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
 Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises. */
+pg_stat_activity. Never raises an error. */
 DECLARE
     v_facts jsonb := '{}'::jsonb;
     v_answers jsonb;
@@ -1754,7 +1754,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.gather_facts IS
 'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
 Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises.';
+pg_stat_activity. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.known_dsns(p_facts jsonb)
@@ -1766,8 +1766,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.known_dsns IS
-'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node and
-connection string in its one spelling.';
+'Returns the connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of
+node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.known_dsns FROM PUBLIC;
 
 CREATE FUNCTION zodan.local_dsns()
@@ -1781,8 +1781,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.format_dsn(zodan.
            (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))
 $zodan$;
 COMMENT ON FUNCTION zodan.local_dsns IS
-'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object of
-node and connection string in its one spelling.';
+'Returns the connection strings of the nodes that this database''s own Spock knows, none if it is not a node: an
+object of node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
@@ -3626,9 +3626,9 @@ CREATE FUNCTION zodan.find_traces(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts and
-traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
+/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
@@ -3670,9 +3670,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_traces IS
-'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts and
-traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
+'Connects to a member, learns the other nodes from it and from those it knows, and reads everybody''s facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
 CREATE FUNCTION zodan.rescan(p_dsn text)
@@ -4367,8 +4367,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
-node's, and the caller's before and after), host, tables and, where Spock is, streams. What could not be read is named
-in unread. Never raises. */
+node's, and the caller's before and after), host, tables and, where Spock is, streams. unread names what could not be
+read. Never raises an error. */
 DECLARE
     v_facts jsonb := p_facts;
     v_kind text;
@@ -4401,8 +4401,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_more IS
 'Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
-node''s, and the caller''s before and after), host, tables and, where Spock is, streams. What could not be read is named
-in unread. Never raises.';
+node''s, and the caller''s before and after), host, tables and, where Spock is, streams. unread names what could not be
+read. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_more FROM PUBLIC;
 
 CREATE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
@@ -4411,7 +4411,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
 member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Nothing is changed. */
+connection, identity and replication, with the fault, NULL where it worked. Changes nothing. */
 DECLARE
     v_dsns jsonb;
     v_queries jsonb;
@@ -4444,7 +4444,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.probe_pairs IS
 'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
 member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Nothing is changed.';
+connection, identity and replication, with the fault, NULL where it worked. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_readable(p_facts jsonb)
@@ -4967,8 +4967,8 @@ SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
                    'sets']) AS t(name)) END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_exchanged IS
-'The names of the replication sets that the members'' subscriptions take from one another; of a cluster of one, all
-that it has. A set that only an outside consumer takes is none of them.';
+'Returns the names of the replication sets that the members'' subscriptions take from one another; of a cluster of
+one, all its sets. A set that only an outside consumer takes is not among them.';
 REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_published(p_facts jsonb, p_join jsonb)
@@ -4982,8 +4982,8 @@ SELECT i.item
  WHERE i.item ->> 'set' = ANY (x.sets)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_published IS
-'The tables of the source in the replication sets that the members take from one another, a row a table and set, as
-zodan.read_sets returns them: set, table, columns and filter.';
+'Returns the tables of the source in the replication sets that the members take from one another, one row per table
+and set, as zodan.read_sets returns them: set, table, columns and filter.';
 REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_structure(p_extensions text)
@@ -5111,9 +5111,9 @@ CREATE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
-structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
-not be read is named in unread. What is tried is rolled back. Never raises. */
+/* Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
+structure of the source can be made on the new node: structure, and on the new node trial, on the source references.
+unread names what could not be read. Rolls back what it tries. Never raises an error. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_source text := p_join ->> 'source';
@@ -5158,9 +5158,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_structure IS
-'Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
-structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
-not be read is named in unread. What is tried is rolled back. Never raises.';
+'Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
+structure of the source can be made on the new node: structure, and on the new node trial, on the source references.
+unread names what could not be read. Rolls back what it tries. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_structure(p_facts jsonb, p_join jsonb)
@@ -7643,8 +7643,8 @@ CREATE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
-a copy is measured. What could not be read is null: progress is for people, and no reason to stop. */
+/* Reads, over the open connection, how many tables and bytes the source has to copy, against which the progress of a
+copy is measured. What could not be read is null: progress is for people, and no reason to stop. */
 DECLARE
     v_answers jsonb;
 BEGIN
@@ -7654,8 +7654,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.size_copy IS
-'Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
-a copy is measured. What could not be read is null: progress is for people, and no reason to stop.';
+'Reads, over the open connection, how many tables and bytes the source has to copy, against which the progress of a
+copy is measured. What could not be read is null: progress is for people, and no reason to stop.';
 REVOKE ALL ON FUNCTION zodan.size_copy FROM PUBLIC;
 
 CREATE FUNCTION zodan.join_without(p_operation bigint, p_gone text[])
@@ -8263,7 +8263,7 @@ SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zoda
     'zodan remove_node ' || p_node) ->> 'ok')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.is_reachable IS
-'Whether a node can be connected to; the connection stays open. Errors: ZD001.';
+'Returns whether a node can be connected to; the connection stays open. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean)

@@ -2093,7 +2093,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
 Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises. */
+pg_stat_activity. Never raises an error. */
 DECLARE
     v_facts jsonb := '{}'::jsonb;
     v_answers jsonb;
@@ -2131,7 +2131,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.gather_facts IS
 'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
 Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises.';
+pg_stat_activity. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.known_dsns(p_facts jsonb)
@@ -2143,8 +2143,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.format_dsn(zodan.parse_
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.known_dsns IS
-'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node and
-connection string in its one spelling.';
+'Returns the connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of
+node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.known_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.local_dsns()
@@ -2158,8 +2158,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.format_dsn(zodan.
            (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))
 $zodan$;
 COMMENT ON FUNCTION zodan.local_dsns IS
-'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object of
-node and connection string in its one spelling.';
+'Returns the connection strings of the nodes that this database''s own Spock knows, none if it is not a node: an
+object of node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
@@ -4091,9 +4091,9 @@ CREATE OR REPLACE FUNCTION zodan.find_traces(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts and
-traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
+/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
@@ -4135,9 +4135,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_traces IS
-'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts and
-traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
+'Connects to a member, learns the other nodes from it and from those it knows, and reads everybody''s facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
@@ -4282,7 +4282,7 @@ SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zoda
     'zodan remove_node ' || p_node) ->> 'ok')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.is_reachable IS
-'Whether a node can be connected to; the connection stays open. Errors: ZD001.';
+'Returns whether a node can be connected to; the connection stays open. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean)
