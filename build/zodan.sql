@@ -603,8 +603,8 @@ CREATE OR REPLACE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
-and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+/* Lets the routines of remote/ find dblink in its schema, and nowhere else: they call it by bare name, and the DBA
+chooses the schema, and may change it later. Changes nothing if they already find it. Errors: ZD102 dblink is not
 installed. */
 DECLARE
     v_schema name := (SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n
@@ -624,7 +624,7 @@ BEGIN
          WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%' AND p.proname <> 'find_dblink'
            AND pg_catalog.format('search_path=pg_catalog, %I, pg_temp', v_schema) <> ALL (coalesce(p.proconfig, '{}'))
     LOOP
-        -- It is for this node alone.
+        -- The setting is for this node alone.
         PERFORM pg_catalog.set_config('spock.enable_ddl_replication', 'off', true);
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', v_routine, v_schema);
     END LOOP;
@@ -632,8 +632,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dblink IS
-'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
-and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+'Lets the routines of remote/ find dblink in its schema, and nowhere else: they call it by bare name, and the DBA
+chooses the schema, and may change it later. Changes nothing if they already find it. Errors: ZD102 dblink is not
 installed.';
 REVOKE ALL ON FUNCTION zodan.find_dblink FROM PUBLIC;
 
@@ -660,16 +660,16 @@ CREATE OR REPLACE FUNCTION zodan.close_connections()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
-Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink. */
+/* Closes every kept connection of this session, which frees the locks they hold; every public routine begins and ends
+with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink. */
 BEGIN
     PERFORM zodan.find_dblink();
     PERFORM zodan.disconnect_all();
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_connections IS
-'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
-Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
+'Closes every kept connection of this session, which frees the locks they hold; every public routine begins and ends
+with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
@@ -679,7 +679,7 @@ AS $zodan$
 /* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
 node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-never raises for a node that cannot be reached. */
+raises no error for a node that cannot be reached. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_settings jsonb;
@@ -753,16 +753,17 @@ COMMENT ON FUNCTION zodan.open_connection IS
 'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
 node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-never raises for a node that cannot be reached.';
+raises no error for a node that cannot be reached.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
-under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone. */
+/* Fills the placeholders of a statement and sends it to a node over its kept connection, without waiting for it. A
+query is wrapped so that it returns its one row as an object; any other statement returns nothing. Returns NULL when
+the statement is under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is
+gone. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_sql text;
@@ -771,7 +772,7 @@ BEGIN
     IF v_sql ~* '^\s*(SELECT|WITH)\s' THEN
         v_sql := 'SELECT pg_catalog.to_jsonb(z)::text FROM (' || v_sql || ') AS z';
     END IF;
-    -- A connection that broke is never opened again behind the executor's back (zodan.advance_lost).
+    -- A broken connection is never opened again behind the executor's back (zodan.advance_lost).
     IF dblink_send_query(v_connection, v_sql) = 1 THEN
         RETURN NULL;
     END IF;
@@ -782,17 +783,18 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_statement IS
-'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
-under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone.';
+'Fills the placeholders of a statement and sends it to a node over its kept connection, without waiting for it. A
+query is wrapped so that it returns its one row as an object; any other statement returns nothing. Returns NULL when
+the statement is under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is
+gone.';
 REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drain_results(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the connection
-when it is broken. */
+/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes a broken
+connection. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -805,15 +807,15 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.drain_results IS
-'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the connection
-when it is broken.';
+'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes a broken
+connection.';
 REVOKE ALL ON FUNCTION zodan.drain_results FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+/* Checks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
 false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
@@ -849,7 +851,7 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
-'Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+'Checks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
 false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
 REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
 
@@ -857,13 +859,13 @@ CREATE OR REPLACE FUNCTION zodan.cancel_statement(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014. */
+/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then returns 57014. */
 BEGIN
     PERFORM dblink_cancel_query(zodan.connection_name(p_node));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.cancel_statement IS
-'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014.';
+'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then returns 57014.';
 REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_notes()
@@ -881,7 +883,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
     (l.shown AND pg_catalog.current_setting('log_statement') = 'all',
      'log_statement is all here: the passwords of this call are in this server''s log',
          'Run SET log_statement = none before the next call'),
-    -- That long took to parse it, and to bind.
+    -- Durations: of the time to parse the statement, and to bind.
     (l.shown AND s.extended AND (pg_catalog.current_setting('log_min_duration_statement') = '0'
         OR pg_catalog.current_setting('log_min_duration_sample') = '0'
             AND pg_catalog.current_setting('log_statement_sample_rate')::float8 > 0
@@ -892,7 +894,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
     (s.extended AND NOT s.holds AND pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0',
      'log_parameter_max_length_on_error is not 0 here: where this call fails, its passwords are in this server''s log',
      'Run SET log_parameter_max_length_on_error = 0 before the next call'),
-    -- It keeps a query, and from PostgreSQL 17 on a CALL, without its constants.
+    -- pg_stat_statements keeps a query, and from PostgreSQL 17 on a CALL, without its constants.
     (s.holds AND s.query !~* '^\s*(SELECT|WITH)\M'
         AND (pg_catalog.current_setting('server_version_num')::int < 170000 OR s.query !~* '^\s*CALL\M')
         AND coalesce(pg_catalog.current_setting('pg_stat_statements.track_utility', true)::boolean, false)
@@ -903,7 +905,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
  WHERE n.noted
 $zodan$;
 COMMENT ON FUNCTION zodan.list_notes IS
-'Lists where this server has noted the caller''s statement, or what it binds, before it began, which nothing here can
+'Lists where this server recorded the caller''s statement, or what it binds, before it began, which nothing here can
 prevent: an array of objects note and hint, on the condition that a password was given.';
 REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 
@@ -912,9 +914,9 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of the
-session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
-whatever is given a connection string. */
+session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
+takes a connection string calls this first. */
 DECLARE
     -- Read before it is set.
     v_notes jsonb := zodan.list_notes();
@@ -922,12 +924,12 @@ DECLARE
     v_left text;
     c_statement CONSTANT text := extract(epoch FROM pg_catalog.statement_timestamp());
 BEGIN
-    -- Once a statement, whatever it calls.
+    -- Once per statement, whatever it calls.
     IF pg_catalog.current_setting('zodan.hidden', true) = c_statement THEN
         RETURN;
     END IF;
     PERFORM pg_catalog.set_config('zodan.hidden', c_statement, false);
-    -- Until this is done a statement that takes p_given is explained with it (auto_explain, from PostgreSQL 16 on).
+    -- Until this is done, auto_explain logs p_given with the statement that takes it (from PostgreSQL 16 on).
     PERFORM pg_catalog.set_config(s.name, s.value, false)
        FROM (VALUES
                ('log_min_duration_statement', '-1'),
@@ -960,9 +962,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
 'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of the
-session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
-whatever is given a connection string.';
+session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
+takes a connection string calls this first.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
@@ -970,7 +972,7 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
-p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through. */
 BEGIN
     PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
@@ -982,7 +984,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
 'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
-p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
@@ -1009,7 +1011,7 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
   FROM (SELECT nullif(pg_catalog.current_setting('zodan.look_timeout', true), '') AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_bound IS
-'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an
+'Returns how long a look at a node may take before it is cancelled: the setting zodan.look_timeout if it is set (an
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
@@ -1018,8 +1020,8 @@ RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
 /* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
-processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
-cannot be asked. Never raises but for a cancel. */
+processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
+cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
@@ -1054,16 +1056,15 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
 'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
-processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
-cannot be asked. Never raises but for a cancel.';
+processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
+cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_connected(p_node text)
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
-not. */
+/* Returns whether the kept connection to a node, which has nothing under way, still works; closes it if not. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -1078,8 +1079,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_connected IS
-'Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
-not.';
+'Returns whether the kept connection to a node, which has nothing under way, still works; closes it if not.';
 REVOKE ALL ON FUNCTION zodan.is_connected FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.query_nodes(
@@ -1090,10 +1090,10 @@ CREATE OR REPLACE FUNCTION zodan.query_nodes(
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
-take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
-waited for. */
+/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or as long as they
+take if that is NULL. p_queries is an object of node and query, each returning one row. Returns an object of node and
+result, as zodan.fetch_result returns it; for a query cancelled because it took too long, ZD306 and what it waited
+for. */
 DECLARE
     v_results jsonb := '{}'::jsonb;
     v_late jsonb := '{}'::jsonb;
@@ -1134,10 +1134,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.query_nodes IS
-'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
-take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
-waited for.';
+'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or as long as they
+take if that is NULL. p_queries is an object of node and query, each returning one row. Returns an object of node and
+result, as zodan.fetch_result returns it; for a query cancelled because it took too long, ZD306 and what it waited
+for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.probe(p_targets text)
