@@ -110,7 +110,7 @@ AS $zodan$
 SELECT '0.1.0'
 $zodan$;
 COMMENT ON FUNCTION zodan.version IS
-'The version of Zodan that is loaded.';
+'Returns the version of Zodan that is loaded.';
 REVOKE ALL ON FUNCTION zodan.version FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.decode_percent(p_text text)
@@ -118,7 +118,7 @@ RETURNS text
 LANGUAGE plpgsql STABLE STRICT
 AS $zodan$
 /* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
-percent sign that two hexadecimal digits do not follow, or bytes that are no text. */
+percent sign without two hexadecimal digits after it, or bytes that are not text. */
 DECLARE
     v_hex text;
 BEGIN
@@ -145,7 +145,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.decode_percent IS
 'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
-percent sign that two hexadecimal digits do not follow, or bytes that are no text.';
+percent sign without two hexadecimal digits after it, or bytes that are not text.';
 REVOKE ALL ON FUNCTION zodan.decode_percent FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.parse_dsn_keywords(p_dsn text)
@@ -153,7 +153,7 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which names the
 place of the fault and never the text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
@@ -195,7 +195,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
 'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which names the
 place of the fault and never the text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
 
@@ -278,7 +278,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
 strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
-string, since a piece of it may be a piece of a password. */
+string, because a piece of it may be a piece of a password. */
 DECLARE
     v_settings jsonb;
     v_unknown int;
@@ -318,7 +318,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn IS
 'Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
 strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
-string, since a piece of it may be a piece of a password.';
+string, because a piece of it may be a piece of a password.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.format_dsn(p_settings jsonb)
@@ -344,7 +344,7 @@ AS $zodan$
 SELECT ARRAY['password', 'sslpassword', 'scram_client_key', 'scram_server_key', 'oauth_client_secret']
 $zodan$;
 COMMENT ON FUNCTION zodan.list_secrets IS
-'The settings of a connection string whose values nobody may see.';
+'Returns the settings of a connection string whose values nobody may see.';
 REVOKE ALL ON FUNCTION zodan.list_secrets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.redact_dsn(p_dsn text)
@@ -361,7 +361,7 @@ CREATE OR REPLACE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '
 RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
 belong to, and each password of the connection strings given (an object of node and string). Returns the text with
 **** in their place. */
 DECLARE
@@ -387,7 +387,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_text IS
-'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
 belong to, and each password of the connection strings given (an object of node and string). Returns the text with
 **** in their place.';
 REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
@@ -406,7 +406,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_text IS
 'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like {dsn:n2} stays a
-name, and one that holds a dollar quote does not end the block it stands in. NULL gives NULL, spelled out.';
+name, and a name that holds a dollar quote does not end the block around it. NULL becomes NULL, spelled out.';
 REVOKE ALL ON FUNCTION zodan.quote_text FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_list(p_texts text[])
@@ -432,8 +432,8 @@ SELECT CASE
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_name IS
-'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar
-quote that it stands in.';
+'Writes an identifier, quoted if necessary, so that no placeholder can hide in it and it does not end the dollar
+quote around it.';
 REVOKE ALL ON FUNCTION zodan.quote_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_result(p_value text)
@@ -443,8 +443,8 @@ AS $zodan$
 SELECT CASE WHEN p_value ~ '^\{(dsn|result):[^{}]*\}$' THEN p_value ELSE zodan.quote_text(p_value) END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_result IS
-'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement
-is sent. Any other text becomes a literal.';
+'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, remains until the statement is
+sent. Any other text becomes a literal.';
 REVOKE ALL ON FUNCTION zodan.quote_result FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
@@ -456,7 +456,7 @@ SELECT '{' || p_kind || ':'
     || coalesce('.' || p_field, '') || '}'
 $zodan$;
 COMMENT ON FUNCTION zodan.placeholder IS
-'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step gave.
+'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step returned.
 Characters of the name that would end it early are percent-encoded.';
 REVOKE ALL ON FUNCTION zodan.placeholder FROM PUBLIC;
 
@@ -466,7 +466,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed. */
+ZD901, because no value is ever guessed. */
 DECLARE
     v_sql text := '';
     v_rest text := p_sql;
@@ -496,7 +496,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.bind_placeholders IS
 'Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed.';
+ZD901, because no value is ever guessed.';
 REVOKE ALL ON FUNCTION zodan.bind_placeholders FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_name(p_provider text, p_subscriber text)
@@ -511,9 +511,9 @@ END
   FROM (SELECT (p_provider || '_' || p_subscriber) COLLATE "C" AS pair) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.subscription_name IS
-'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>. Spock
-takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart that
-are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name.';
+'Returns the name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>.
+Spock takes only a-z, 0-9 and _ in it; in node names anything else becomes _, and a digest keeps names apart that are
+then alike. Not shortened: the caller checks that it fits the 63 bytes of a name.';
 REVOKE ALL ON FUNCTION zodan.subscription_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_some(p_names jsonb)
@@ -529,7 +529,7 @@ SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C")
 $zodan$;
 COMMENT ON FUNCTION zodan.name_some IS
 'Writes an array of names for people: the first 10 in order, and how many there are beyond;
-NULL where there is none.';
+NULL if there are none.';
 REVOKE ALL ON FUNCTION zodan.name_some FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_name(p_new text)
@@ -539,8 +539,8 @@ AS $zodan$
 SELECT 'zodan_copy_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_name IS
-'The name of the subscription through which a new node is copied and catches up, until its direct streams take
-over.';
+'Returns the name of the subscription through which a new node is copied and catches up, until its direct streams
+take over.';
 REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.connection_name(p_node text)
@@ -550,7 +550,7 @@ AS $zodan$
 SELECT 'zodan_' || pg_catalog.md5(p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.connection_name IS
-'The name of the kept connection to a node, the same length for every node name.';
+'Returns the name of the kept connection to a node, of the same length for every node name.';
 REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_session(p_purpose text, p_caller text)
@@ -560,9 +560,9 @@ AS $zodan$
 SELECT pg_catalog.left(p_purpose, 30) || ' by ' || p_caller
 $zodan$;
 COMMENT ON FUNCTION zodan.name_session IS
-'The application_name of a session that an operation opens on a node: what it is for, and by which caller, as
-zodan.name_caller names it. The purpose is cut where both do not fit into 63 bytes, the caller
-never.';
+'Returns the application_name of a session that an operation opens on a node: what it is for, and which caller
+opened it, as zodan.name_caller names that caller. If both do not fit into 63 bytes, the
+purpose is cut, never the caller.';
 REVOKE ALL ON FUNCTION zodan.name_session FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_caller(p_pid int)
@@ -578,7 +578,7 @@ SELECT a.pid || '.' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws(' ',
 $zodan$;
 COMMENT ON FUNCTION zodan.name_caller IS
 'Names a session of this server: process, a hash of the server''s life and one of when the session began. No other
-session on any server has this name, now or later. NULL where it has ended, or where the caller may not see when it
+session on any server has this name, now or later. NULL if it has ended, or if the caller may not see when it
 began.';
 REVOKE ALL ON FUNCTION zodan.name_caller FROM PUBLIC;
 
@@ -595,8 +595,8 @@ SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_c
   FROM (SELECT pg_catalog.regexp_match(p_session, ' by (\d+)\.([0-9a-f]{8})\.([0-9a-f]{8})$') AS parts) AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_caller IS
-'Tells what has become of the caller of a session, by the application_name that zodan.name_session returned it:
-alive or dead where it is a session of this server, in its present life; unknown where it is of another.';
+'Returns what has become of the caller of a session, by the session''s application_name, made by zodan.name_session:
+alive or dead if the caller is a session of this server, in its present life; unknown if it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_dblink()
