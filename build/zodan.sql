@@ -1158,7 +1158,7 @@ DECLARE
     v_who text;
     v_place text;
 BEGIN
-    -- The error that ends this is no one's concern but the caller's.
+    -- Only the caller needs to know of the error that ends this.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
     SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
         WHERE e.extname = 'dblink';
@@ -1177,7 +1177,8 @@ BEGIN
          CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
              ORDER BY t.key, m.place
     LOOP
-        -- What cannot be reached plainly is not tried again: each try may last 10 s.
+        -- A node that cannot be reached plainly is not tried again: each try may last 10
+        -- s.
         CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
         v_fault := NULL;
         v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
@@ -1217,9 +1218,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.probe IS
 'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
 p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
-caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
-time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
-connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
+caller reaches, NULL if the caller reaches none. If dblink is not installed, its functions are created for the
+duration of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
+connection, identity (if who is known) and replication, with the fault, NULL where it worked.';
 REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
@@ -1305,8 +1306,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.copy_roles IS
 'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
 this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
-keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
-is not installed; no journal and no message holds them.';
+keeps. They go from server to server inside this one statement, through dblink, which is created for its duration if
+it is not installed; no journal and no message holds them.';
 REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 
@@ -1966,7 +1967,7 @@ SELECT pg_catalog.jsonb_build_object(
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sets IS
 'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
-that p_sets names, of all where it is empty. It returns one row: sets.';
+that p_sets names, or of all sets if it is empty. It returns one row: sets.';
 REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.server_facts()
@@ -2006,7 +2007,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
                                        AND d.classid <> 'pg_catalog.pg_extension'::regclass
                                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
                                          WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
-    -- Those that hold rows, each after those that it is made of.
+    -- Views that hold rows, each after those that it is made of.
     'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
         '[]')
                 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -2042,7 +2043,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.server_facts IS
-'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
+'Reads from a server what the checks need to know and every PostgreSQL can report. It returns one row: facts, an
 object. It names nothing of Spock, which may be missing there.';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
 
@@ -2067,7 +2068,7 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
                               WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
-                          -- One that has just begun may not be in Spock's table yet.
+                          -- A worker that has just begun may not be in Spock's table yet.
                           'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                                             WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
                                               AND a.datname = pg_catalog.current_database()
@@ -2084,7 +2085,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.spock_facts IS
 'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
 and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
-them out before anything is shown.';
+them out before they show anything.';
 REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
@@ -2234,8 +2235,8 @@ SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
      LIMIT 1) AS h ON true$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.try_lock IS
-'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
-its application_name, and holder, a description.';
+'Tries to take the cluster''s lock on a node. It returns one row: ok, and if another session has the lock, pid and
+name, its application_name, and holder, a description.';
 REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
@@ -2960,9 +2961,10 @@ $do$$sql$,
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
-streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
-has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
+'Fails, with ZD111 and a list of tables, if node p_node holds rows that were written there: what was copied or
+streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table except one that the
+copy has locked to build its indexes, because waiting for that may take hours. A row that was only deleted leaves no
+trace.';
 REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
@@ -3752,7 +3754,7 @@ SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, i
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_subscription IS
-'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
+'Drops a subscription if it exists, and with it its origin and its slot on the provider.';
 REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
@@ -3781,8 +3783,8 @@ $do$$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
-told to end first; the statement waits for that, 30 s at most.';
+'Drops a replication slot if it exists. First ends a sender that still streams from it, for a subscription that is
+gone, and waits for that, 30 s at most.';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
@@ -3793,10 +3795,10 @@ SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sy
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
-has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
-5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
-nothing to wait for, so that an interrupted removal can go on.';
+'Puts a sync event into the stream of a node and returns its position, lsn, and its time by the node''s clock, at: a
+subscriber that has passed the event has applied everything committed there before. The event is no transaction of its
+own: a subscriber of Spock 5.0 registers the end of an empty transaction up to a second late, but this event at once.
+If the node no longer exists there is nothing to wait for, so that an interrupted removal can continue.';
 REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
@@ -3809,7 +3811,7 @@ SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.forget_node IS
-'Member forgets a node of which nothing but its row is left.';
+'Makes a member forget a node of which only its row is left.';
 REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
@@ -3854,9 +3856,9 @@ $do$$sql$,
     zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_gone IS
-'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
-interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
-its own.';
+'Fails with ZD401 and a list if anything of a removal is left on a node: on a member the node row and the interface
+of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target its
+own.';
 REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
@@ -3886,8 +3888,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >=
     zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_applied IS
-'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
-many bytes are missing; for until_sql.';
+'Returns, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures
+how many bytes are missing; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
@@ -3959,8 +3961,8 @@ $do$$sql$,
     zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.mirror_sets IS
-'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
-it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
+'Makes a node''s replication sets equal to p_wanted (what zodan.read_sets returned elsewhere): in the sets of p_sets
+it adds what is missing and takes out what p_wanted lacks. Harmless when repeated.';
 REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
 
 
@@ -3972,7 +3974,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
     'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active',
         r.active,
                           'known', EXISTS (
-                              -- The name is known but for the database name of the subscriber in its middle.
+                              -- The name is known except for the subscriber's database name in its middle.
                               SELECT FROM pg_catalog.unnest(%1$s) AS u(name)
                                CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text,
                                    6) AS t(tail)
@@ -3983,7 +3985,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
                         CROSS JOIN (spock.local_node AS l JOIN spock.node AS me ON me.node_id = l.node_id)
                         WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
                           AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
-    -- Origins are the server's. Those of this database have its name in front, which may be how that of another begins.
+    -- Origins are the server's. Those of this database start with its name, with which another's name may start too.
     'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain',
         d.others = 0))
                            FROM pg_catalog.pg_replication_origin AS o
@@ -4009,7 +4011,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
 'Reads from a node every trace of replication that can be left behind: slots with the WAL they hold, origins, node
 rows and interfaces. It returns one row, traces, an object. p_subscriptions are those by which the other members
-receive from it: of a slot with the name for one of them it is known whose it is.';
+receive from the node: a slot named for one of them has a known owner.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
@@ -4080,7 +4082,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_
     zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_origin IS
-'Drops a replication origin if it is there.';
+'Drops a replication origin if it exists.';
 REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_traces(
@@ -4304,7 +4306,7 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'converts', (SELECT s.reset_val <> 'SQL_ASCII' AND pg_catalog.pg_char_to_encoding(s.reset_val) <> d.encoding
                    FROM pg_catalog.pg_settings AS s CROSS JOIN pg_catalog.pg_database AS d
                        WHERE s.name = 'client_encoding' AND d.datname = pg_catalog.current_database()),
-    -- With its unit, as SHOW gives it.
+    -- With its unit, as SHOW prints it.
     'pause', pg_catalog.current_setting('spock.pause_timeout', true),
     'library', (SELECT pg_catalog.regexp_replace(p.probin, '^.*/|\.so$', '', 'g') FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('spock') AND p.probin IS NOT NULL LIMIT 1),
@@ -4361,7 +4363,7 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.host_facts IS
-'Reads from a server what only the health check looks at: settings as a new session gets them, locale, connections,
+'Reads from a server what only the health check needs: settings as a new session gets them, locale, connections,
 origins, long and prepared transactions, slots, WAL written, roles, extensions on offer. It returns one row, facts, an
 object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.host_facts FROM PUBLIC;
@@ -4439,7 +4441,7 @@ SELECT pg_catalog.jsonb_build_object(
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.table_facts IS
-'Reads what of a database''s tables, sequences and other objects replication has to do with: names only, and only of
+'Reads those of a database''s tables, sequences and other objects that matter to replication: names only, and only of
 what belongs to no extension. It returns one row, facts, an object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.table_facts FROM PUBLIC;
 
@@ -4484,8 +4486,8 @@ SELECT pg_catalog.jsonb_build_object(
 $zodan$;
 COMMENT ON FUNCTION zodan.stream_facts IS
 'Reads from a database with Spock what the health check examines beyond zodan.spock_facts: its replication sets
-(p_sets; all where that is empty) with tables and sequences, and the tables with exceptions of late. It returns one
-row: facts, an object.';
+(p_sets; all if that is empty) with tables and sequences, and the tables with recent exceptions. It returns one row:
+facts, an object.';
 REVOKE ALL ON FUNCTION zodan.stream_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.row_facts(p_counts text)
@@ -4516,8 +4518,8 @@ SELECT $sql$SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_facts IS
 'Reads, on the source, how much a copy of its replication sets will bring: tables, those that have rows, and bytes,
-the size of their main files, TOAST included; bytes is NULL where a row filter or a column list leaves out nobody
-knows how much. It returns one row.';
+the size of their main files, TOAST included. bytes is NULL if a row filter or a column list leaves out an unknown
+amount. It returns one row.';
 REVOKE ALL ON FUNCTION zodan.copy_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_user_objects()
@@ -4567,15 +4569,15 @@ SELECT $sql$SELECT o.classid, o.objid, i.type, i.identity, o.rank
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
  WHERE o.objid >= 16384
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-   -- Default privileges hang on their schema, which may have been there before.
+   -- Default privileges depend on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.list_user_objects IS
-'Lists the objects of a database that a rollback of a copy may drop: see zodan.drop_copied. It returns class, oid,
-type and identity, and rank, the order in which they go.';
+'Lists the objects of a database that the undo of a copy may drop: see zodan.drop_copied. It returns class, oid,
+type and identity, and rank, the order of dropping.';
 REVOKE ALL ON FUNCTION zodan.list_user_objects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.object_facts()
@@ -4626,7 +4628,7 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.typ
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
  WHERE o.objid >= 16384
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-   -- Default privileges hang on their schema, which may have been there before.
+   -- Default privileges depend on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
@@ -4636,7 +4638,7 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.typ
 $zodan$;
 COMMENT ON FUNCTION zodan.object_facts IS
 'Lists what a database has that a copy may be about to create: type and identity of every object of its own, of
-whatever kind, but for those that a copy creates where they are missing only. It returns one row, facts, an array.';
+whatever kind, except those that a copy creates only if they are missing. It returns one row, facts, an array.';
 REVOKE ALL ON FUNCTION zodan.object_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.structure_facts(p_objects text)
@@ -4687,7 +4689,7 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
  WHERE o.objid >= 16384
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-   -- Default privileges hang on their schema, which may have been there before.
+   -- Default privileges depend on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
@@ -4751,7 +4753,8 @@ WITH RECURSIVE partitioned AS MATERIALIZED (
     SELECT c.oid, c.relkind, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relispartition OR c.relkind = 'p'),
--- What is hashed: the types of the keys, and of what these are made of. The operator class tells that of an expression.
+-- What is hashed: the types of the keys, and of what these are made of. An expression's operator class shows its
+-- type.
 hashed AS (
     SELECT h.partrelid, k.type
       FROM pg_catalog.pg_partitioned_table AS h
@@ -4819,12 +4822,12 @@ SELECT pg_catalog.jsonb_build_object(
     zodan.quote_text(p_objects))
 $zodan$;
 COMMENT ON FUNCTION zodan.structure_facts IS
-'Reads from a database what decides whether its structure can be made again elsewhere. p_objects is what
+'Reads from a database what decides whether its structure can be created elsewhere. p_objects is what
 zodan.object_facts returned for the database that is to have it. It returns one row: facts, an object: same (those of
-p_objects that are here too), extensions (schema, whether it is made for itself, whether anything here depends on the
-extension), holding (tables of extensions with rows), public, generated (columns), partitions (those that a copy or a
-stream cannot bring), references (foreign keys), unpinned and peeking (functions in indexes, and in checks). It names
-nothing of Spock.';
+p_objects that are here too), extensions (schema, whether that is made for the extension, whether anything here
+depends on the extension), holding (tables of extensions with rows), public, generated (columns), partitions (those
+that a copy or a stream cannot bring), references (foreign keys), unpinned and peeking (functions in indexes, and in
+checks). It names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
@@ -5464,7 +5467,7 @@ DECLARE
     v_facts jsonb;
     v_has boolean;
 BEGIN
-    -- The error that ends this is no one's concern but the caller's.
+    -- Only the caller needs to know of the error that ends this.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
     -- What the caller has created and not committed is no fault of the database's.
     PERFORM pg_catalog.set_config('lock_timeout', '1s', true);
@@ -5536,7 +5539,7 @@ DECLARE
     v_end timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
 BEGIN
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
-    -- As who copies it: row security and triggers are none of this.
+    -- As the role that copies it: row security and triggers do not apply.
     PERFORM pg_catalog.set_config('row_security', 'off', true);
     FOR v_key IN
         SELECT k.* FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text,
@@ -5565,11 +5568,11 @@ $do$$sql$,
     zodan.quote_text(p_filters), zodan.quote_text(p_references))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_references IS
-'Finds, on the source, foreign keys that would not hold where only what is replicated is copied. p_references is
-what zodan.structure_facts returns, p_filters an object of published tables and their row filter, NULL where all rows
-are published. Tables of more than 5000000 rows are not read, and after
-30 s no further one. It ends by an error ZD000 whose DETAIL is an object: broken and
-unread, arrays of names.';
+'Finds, on the source, foreign keys that would not hold if only what is replicated is copied. p_references is what
+zodan.structure_facts returns, p_filters an object of published tables and their row filter, NULL where all rows are
+published. Tables of more than 5000000 rows are not read, and after
+30 s no further table is. It ends with an error ZD000 whose DETAIL is an object: broken
+and unread, arrays of names.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
@@ -6254,7 +6257,7 @@ SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription WHER
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.subscription_exists IS
-'Tells whether a subscription exists where it runs; for done_sql.';
+'Returns whether a subscription exists where it runs; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.subscription_exists FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_replicating(p_subscriptions text[])
@@ -6271,7 +6274,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = pg_catalog.cardinalit
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_replicating IS
-'Tells, on a subscriber, whether all of p_subscriptions replicate; for until_sql.';
+'Returns, on a subscriber, whether all of p_subscriptions replicate; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_replicating FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_empty_schema()
@@ -6288,7 +6291,7 @@ END
 $do$$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_empty_schema IS
-'Drops the schema zodan where it is empty, that is, where Zodan is not installed.';
+'Drops the schema zodan if it is empty, that is, where Zodan is not installed.';
 REVOKE ALL ON FUNCTION zodan.drop_empty_schema FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_subscription(
@@ -6319,10 +6322,10 @@ $do$$sql$,
     zodan.quote_text(p_slot), zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets), zodan.quote_text(p_enabled))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_subscription IS
-'Makes, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is
-made disabled, so that Spock makes no slot of its own, then its slot name is checked, and where p_enabled is true it
-is enabled in the same transaction. An origin of that name from an earlier life is dropped first: its position would
-be taken for this one''s.';
+'Creates, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is
+created disabled, so that Spock makes no slot of its own; then its slot name is checked, and if p_enabled is true it
+is enabled in the same transaction. First drops an origin of that name from an earlier life, whose position would be
+taken for the new one''s.';
 REVOKE ALL ON FUNCTION zodan.create_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_direct(p_slot text, p_subscription text)
@@ -6335,7 +6338,7 @@ SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replicati
     zodan.quote_text(p_slot), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.is_direct IS
-'Tells whether the new node has turned to its direct streams, which stands for everything before that, or, where
+'Returns whether the new node has turned to its direct streams, which stands for everything before that, or, if
 p_subscription is not NULL, whether a subscription of that name exists; for done_sql. The sign of the turn is the
 position of the origin of the source''s direct stream, p_slot: zodan.switch_streams sets it last and once, and nobody
 moves it back by enabling or disabling a subscription.';
@@ -6377,8 +6380,7 @@ $do$$sql$,
     zodan.quote_list(p_peers), zodan.quote_result(p_positions))
 $zodan$;
 COMMENT ON FUNCTION zodan.confirm_positions IS
-'Fails with ZD303 where the source has applied anything of p_peers since zodan.read_positions returned
-p_positions.';
+'Fails with ZD303 if the source has applied anything of p_peers since zodan.read_positions returned p_positions.';
 REVOKE ALL ON FUNCTION zodan.confirm_positions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_still(p_peers text[])
@@ -6407,8 +6409,8 @@ $do$$sql$,
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_still IS
 'Waits, on the paused source, until its positions in the streams of p_peers have been the same for
-5 looks, 0.02 s apart. It needs no certainty: the positions are read
-again after the stream has ended.';
+5 looks, 0.02 s apart. Certainty is not needed: the positions are
+read again after the stream has ended.';
 REVOKE ALL ON FUNCTION zodan.wait_still FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_worker_gone(p_subscription text)
@@ -6423,7 +6425,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_worker_gone IS
-'Tells whether no apply worker of a subscription runs on its subscriber any more; for until_sql.';
+'Returns whether no apply worker of a subscription still runs on its subscriber; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_worker_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.switch_streams(
@@ -6444,7 +6446,7 @@ DECLARE
     v_source pg_catalog.pg_lsn;
 BEGIN
     SELECT s.sub_slot_name INTO STRICT v_slot FROM spock.subscription AS s WHERE s.sub_name = %2$s;
-    -- Only who has it for himself reads a position that no worker moves any more.
+    -- Only a session that holds the origin for itself reads a position that no worker still moves.
     PERFORM pg_catalog.pg_replication_origin_session_setup(v_slot);
     v_source := pg_catalog.pg_replication_origin_session_progress(true);
     PERFORM pg_catalog.pg_replication_origin_session_reset();
@@ -6468,13 +6470,13 @@ $do$$sql$,
     zodan.quote_result(p_positions), zodan.quote_text(p_copy), zodan.quote_list(p_peers), zodan.quote_list(p_subscriptions), zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.switch_streams IS
-'Sets, on the new node, where each direct stream starts, and enables them all. The source''s starts where the copy''s
-subscription p_copy has got to, a peer''s where the source has (p_positions); one that is unknown stops it: none is
-ever guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the source''s
-(p_slot) comes last, when all others are right: that is the turn, and zodan.is_direct looks for it. The copy''s
-subscription is not turned into the source''s stream but left behind: its worker may have been stopped inside a
-transaction, and Spock would take that for the failure of a transaction of this subscription and discard it when it
-comes again.';
+'Sets, on the new node, where each direct stream starts, and enables them all. The source''s stream starts at the
+position of the copy''s subscription p_copy, a peer''s at the position that the source has applied (p_positions); an
+unknown position stops the statement, because none is ever guessed. PostgreSQL sets a position at once and does not
+undo that with the transaction. So the source''s (p_slot) comes last, when all others are right: that is the turn, and
+zodan.is_direct looks for it. The copy''s subscription does not become the source''s stream but is left behind: its
+worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
+subscription and discard the transaction when it comes again.';
 REVOKE ALL ON FUNCTION zodan.switch_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.enable_streams(p_subscriptions text[])
@@ -6486,8 +6488,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_enable(s.sub_nam
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.enable_streams IS
-'Enables those of the subscriptions named that are disabled. Spock disables one by itself after an exception, and
-people do; a resumed join enables it again.';
+'Enables those of the subscriptions named that are disabled. Spock disables a subscription by itself after an
+exception, and people do; a resumed join enables it again.';
 REVOKE ALL ON FUNCTION zodan.enable_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_streams(p_subscriptions text[])
@@ -6510,11 +6512,10 @@ $do$$sql$,
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.start_streams IS
-'Has the workers of p_subscriptions started one right after the other. Left to itself Spock''s manager looks once a
+'Has the workers of p_subscriptions started one right after the other. Left to itself, Spock''s manager checks once a
 second whether the last worker it started is there, so that one stream would run seconds ahead of another, with
-changes to rows that the other is still to bring; a reload of the configuration of the new server makes it look at
-once. It tries for 10 s at most: the wait that follows knows what to do about a stream that
-does not start.';
+changes to rows that the other is still to bring; a reload of the new server''s configuration makes it check at once.
+It tries for 10 s at most: the wait that follows handles a stream that does not start.';
 REVOKE ALL ON FUNCTION zodan.start_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.note_files()
@@ -6530,8 +6531,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I
                    JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.note_files IS
-'Notes, on the source, which file each published table that has rows is in. It returns one row: files, an object of
-table and file number. A table that has another one later was rewritten.';
+'Records, on the source, which file each published table with rows is in. It returns one row: files, an object of
+table and file number. A table with another file later was rewritten.';
 REVOKE ALL ON FUNCTION zodan.note_files FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_rewritten(p_files text)
@@ -6545,9 +6546,9 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(t.key), '[]')
     zodan.quote_result(p_files))
 $zodan$;
 COMMENT ON FUNCTION zodan.find_rewritten IS
-'Reports, on the source, which tables have rows and are in another file than p_files (what zodan.note_files returned)
-says. It returns one row: tables, an array. To a snapshot older than
-the rewrite such a table is empty, so that a copy may have missed its rows.';
+'Reports, on the source, which tables have rows and are in another file than p_files (what zodan.note_files
+returned) says. It returns one row: tables, an array. In a snapshot older than the rewrite such a table is empty, so a
+copy may have missed its rows.';
 REVOKE ALL ON FUNCTION zodan.find_rewritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_sound(p_since text, p_origin text, p_starts text, p_rewritten text)
@@ -6599,11 +6600,12 @@ $do$$sql$,
     zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_result(p_starts), zodan.quote_result(p_rewritten))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_sound IS
-'Fails with ZD304 where the new node cannot have what the source has, so that its copy has to start over: changes
-were set aside since p_since (seconds of its clock; of one node only where p_origin names it); the server is not in
-the life that p_starts describes and its Spock is older than 6, which after a crash may apply again what is there; or
-a table of p_rewritten (what zodan.find_rewritten returned, ''[]'' for none) has no row that was copied. Copied rows
-have the epoch as their commit time, or, where the table was rewritten here too, the transaction that did so.';
+'Fails with ZD304 if the new node cannot have what the source has, so that its copy has to start over. Either it has
+discarded changes since p_since (seconds of its clock; only those of node p_origin if that is given); or the server is
+not in the life that p_starts describes and its Spock is older than 6, which after a crash may apply again what is
+there; or a table of p_rewritten (what zodan.find_rewritten returned, ''[]'' for none) has no row that was copied.
+Copied rows have the epoch as their commit time or, if the table was rewritten here too, the transaction that did
+so.';
 REVOKE ALL ON FUNCTION zodan.prove_sound FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_slots(p_slots text[], p_lsn text, p_positions text, p_peer text)
@@ -6629,9 +6631,9 @@ $do$$sql$,
     zodan.quote_list(p_slots), zodan.quote_result(p_lsn), zodan.quote_result(p_positions), zodan.quote_text(p_peer))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_slots IS
-'Fails with ZD305 where a slot of p_slots is missing on a node, has lost its WAL, or has already gone past the
-position that its stream is to start at: p_lsn, or that of p_peer in p_positions; of neither nothing is asked.
-PostgreSQL may invalidate a slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
+'Fails with ZD305 if a slot of p_slots is missing on a node, has lost its WAL, or is already past the position that
+its stream is to start at: p_lsn, or that of p_peer in p_positions; without either, no position is checked. PostgreSQL
+may invalidate a slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
 REVOKE ALL ON FUNCTION zodan.prove_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_whole(p_since text, p_origin text, p_nodes text[])
@@ -6670,9 +6672,8 @@ $do$$sql$,
     zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_list(p_nodes))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_whole IS
-'Fails where a join did not end as it was planned: with ZD402 where a node has set changes aside since p_since (a
-placeholder for seconds of its clock), with p_origin only those of that node; with ZD403 where it knows other nodes
-than p_nodes.';
+'Fails if a join did not end as planned: with ZD402 if a node has discarded changes since p_since (a placeholder for
+seconds of its clock), with p_origin only those of that node; with ZD403 if it knows other nodes than p_nodes.';
 REVOKE ALL ON FUNCTION zodan.prove_whole FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_unbusy()
@@ -6689,8 +6690,9 @@ SELECT $sql$SELECT pg_catalog.count(*) = 0 AS ok,
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_unbusy IS
-'Tells whether no apply worker of a node has been inside one transaction for more than 0.3
-s; for until_sql. A pause would wait for it, and hold up all others meanwhile. WAL that is written is progress.';
+'Returns whether no apply worker of a node has been inside one transaction for more than 0.3
+s; for until_sql. A pause would wait for such a worker, and hold up all others meanwhile. Written WAL counts as
+progress.';
 REVOKE ALL ON FUNCTION zodan.wait_unbusy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_sequences()
@@ -6741,7 +6743,7 @@ $do$$sql$,
     p_seen)
 $zodan$;
 COMMENT ON FUNCTION zodan.level_sequences IS
-'Brings the sequences of the new node to at least the highest value of any member (the lowest for those that count
+'Moves the sequences of the new node to at least the highest value of any member (the lowest for those that count
 down), and 1000 steps beyond it while the range allows, because the members go on counting
 meanwhile. p_seen is an array of the results of zodan.read_sequences. A sequence never goes back.';
 REVOKE ALL ON FUNCTION zodan.level_sequences FROM PUBLIC;
@@ -6792,8 +6794,8 @@ SELECT pg_catalog.format($sql$SELECT spock.sub_create(subscription_name := %1$s,
 $zodan$;
 COMMENT ON FUNCTION zodan.create_copy_subscription IS
 'Creates the subscription p_subscription from node p_provider, which copies the structure, the data, both or
-nothing, and returns its id. Its sets are p_sets, and it forwards what came from p_forward. Schema zodan and those of
-p_skip stay out of a structure copy.';
+nothing, and returns its id. Its sets are p_sets, and it forwards what came from p_forward. Schema zodan and the
+schemas of p_skip stay out of a structure copy.';
 REVOKE ALL ON FUNCTION zodan.create_copy_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_slot(p_slot text)
@@ -6809,8 +6811,8 @@ SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dro
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_slot IS
-'Makes a replication slot for Spock, and returns its position, lsn; for PostgreSQL 16 and earlier. One of that name
-that has lost its WAL is dropped first: it can never be used again.';
+'Creates a replication slot for Spock, and returns its position, lsn; for PostgreSQL 16 and earlier. First drops a
+slot of that name that has lost its WAL, which can never be used again.';
 REVOKE ALL ON FUNCTION zodan.create_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_failover_slot(p_slot text)
@@ -6823,7 +6825,7 @@ SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dro
   FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s AND r.wal_status = 'lost') AS d
  CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(
         CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output', failover := coalesce(
-            -- Spock 6 does not have it: a file may set it still, and nobody reads it then.
+            -- Spock 6 does not have the setting: a file may still set it, and nobody reads it then.
             (SELECT g.setting::boolean FROM pg_catalog.pg_settings AS g
                 WHERE g.name = 'spock.use_native_failover_slots'),
             (SELECT pg_catalog.bool_or(o.failover) FROM pg_catalog.pg_replication_slots AS o
@@ -6832,8 +6834,8 @@ SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dro
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_failover_slot IS
-'Makes a replication slot for Spock, as zodan.create_slot does, on PostgreSQL 17 or later, marked for failover as
-Spock itself would there: as spock.use_native_failover_slots says, else as the slots that are there, else marked.';
+'Creates a replication slot for Spock, as zodan.create_slot does, on PostgreSQL 17 or later, marked for failover as
+Spock itself would there: as spock.use_native_failover_slots says, else like the existing slots, else marked.';
 REVOKE ALL ON FUNCTION zodan.create_failover_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.slot_exists(p_slot text)
@@ -6845,7 +6847,7 @@ SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replicati
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.slot_exists IS
-'Tells whether a slot exists and has its WAL; for done_sql.';
+'Returns whether a slot exists and has its WAL; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.slot_exists FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_slot_free(p_slot text)
@@ -6856,7 +6858,7 @@ SELECT pg_catalog.format($sql$SELECT NOT r.active AS ok FROM pg_catalog.pg_repli
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_slot_free IS
-'Tells whether nobody streams from a slot; for until_sql.';
+'Returns whether nobody streams from a slot; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_slot_free FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_copied(p_subscription text, p_tables text, p_bytes text)
@@ -6903,7 +6905,7 @@ SELECT a.*
               FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
              CROSS JOIN LATERAL (
                 SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
-             -- As it may begin inside a character, it is read as bytes.
+             -- The text may begin inside a character, so it is read as bytes.
              CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
                     l.path, b.begins, 100000, true), 'escape'),
                     '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
@@ -6918,7 +6920,7 @@ SELECT a.*
               FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
              CROSS JOIN LATERAL (
                 SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
-             -- As it may begin inside a character, it is read as bytes.
+             -- The text may begin inside a character, so it is read as bytes.
              CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
                     l.path, b.begins, 100000, true), 'escape'),
                     '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
@@ -6938,7 +6940,7 @@ files AS (
       FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
               FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
     UNION ALL
-    -- A file that is full has another after it.
+    -- A full file has another after it.
     SELECT f.relid, f.path, f.number + 1, (SELECT s.size
         FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
       FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
@@ -6970,8 +6972,8 @@ SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s::big
     zodan.quote_text(p_subscription), zodan.quote_text(p_tables), zodan.quote_text(p_bytes))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_copied IS
-'Tells whether the copy p_subscription is complete on the new node, and measures it, with p_tables and p_bytes as
-zodan.size_copy returned them; for until_sql. A copy that broke off cannot be taken up again by Spock, and says so as
+'Returns whether the copy p_subscription is complete on the new node, and measures it, with p_tables and p_bytes as
+zodan.size_copy returned them; for until_sql. Spock cannot resume a copy that broke off: the statement reports that as
 trouble.';
 REVOKE ALL ON FUNCTION zodan.wait_copied FROM PUBLIC;
 
@@ -7030,15 +7032,15 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
  WHERE o.objid >= 16384
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-   -- Default privileges hang on their schema, which may have been there before.
+   -- Default privileges depend on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.note_objects IS
-'Notes what the new database holds before the copy. It returns one row: objects, an array of class:oid, identity,
-which database that was, starts, which life of its server, and at, when that was by its clock.';
+'Records what the new database holds before the copy. It returns one row: objects, an array of class:oid; identity,
+which database that was; starts, which life of its server; and at, the time by its clock.';
 REVOKE ALL ON FUNCTION zodan.note_objects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_copied(p_objects text, p_node text, p_identity text)
@@ -7105,13 +7107,13 @@ BEGIN
  CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
  WHERE o.objid >= 16384
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-   -- Default privileges hang on their schema, which may have been there before.
+   -- Default privileges depend on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                     WHERE d.classid = o.classid AND d.objid = o.objid
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
         WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP
-        -- What went with an earlier one has no identity any more.
+        -- What went with an earlier object no longer has an identity.
         CONTINUE WHEN (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid,
             0) AS i) IS NULL;
         FOR v_statement IN             SELECT s.statement FROM (
@@ -7157,11 +7159,11 @@ $do$$sql$,
     zodan.quote_result(p_objects), zodan.quote_text(p_node), zodan.quote_result(p_identity))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_copied IS
-'Takes a copy back: it drops every object of the new database that p_objects (a placeholder for the result of
-zodan.note_objects) does not name. Only in the very database that was noted, and only while it is node p_node, as it
-was when the copy came; anywhere else it drops nothing. A subscription of PostgreSQL''s own gives its slot up first:
-that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as PostgreSQL can do without
-them.';
+'Undoes a copy: drops every object of the new database that p_objects (a placeholder for the result of
+zodan.note_objects) does not name. It acts only in the very database that was recorded, and only while that is node
+p_node, as it was when the copy came; anywhere else it drops nothing. It first detaches a subscription of PostgreSQL''s
+own from its slot, because that slot is at the publisher and somebody else''s. No event trigger may forbid the drop, as
+far as PostgreSQL can do without them.';
 REVOKE ALL ON FUNCTION zodan.drop_copied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.end_sessions(p_subscription text)
@@ -7201,8 +7203,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_na
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_copy IS
-'Disables a copy''s subscription, if it is there, so that nothing starts its worker again while it is being taken
-back.';
+'Disables a copy''s subscription, if it exists, so that nothing starts its worker again while the copy is being
+undone.';
 REVOKE ALL ON FUNCTION zodan.disable_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_copy(p_subscription text)
@@ -7247,8 +7249,9 @@ $do$$sql$,
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_copy IS
 'Drops the disabled subscription of a copy, whatever its worker is doing. A worker that copies does not hear that it
-is to end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So the
-statement ends its sessions first, until the worker is gone, 30 s at most.';
+must end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So the
+statement first ends the worker''s sessions, until the worker is gone, 30 s at
+most.';
 REVOKE ALL ON FUNCTION zodan.drop_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.clear_names(p_slots text[], p_origins text[])
@@ -7274,9 +7277,9 @@ $do$$sql$,
     zodan.quote_list(p_slots), zodan.quote_list(p_origins))
 $zodan$;
 COMMENT ON FUNCTION zodan.clear_names IS
-'Makes sure, on a node, that the names of a new node''s streams are free: unused origins of the names in p_origins
-are dropped. A slot of the names in p_slots stops the join, because it may hold what a subscriber outside of this
-cluster still needs.';
+'Makes sure, on a node, that the names of a new node''s streams are free: drops unused origins with the names in
+p_origins. A slot with a name in p_slots stops the join, because it may hold what a subscriber outside this cluster
+still needs.';
 REVOKE ALL ON FUNCTION zodan.clear_names FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_clean(p_cluster jsonb)
@@ -7386,8 +7389,8 @@ $do$$sql$,
     zodan.quote_text(p_node), zodan.quote_list(p_brought), zodan.quote_result(p_before))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_roles IS
-'Drops the roles that came from the source: those of p_brought that p_before (the names noted before) does not hold.
-Only while the database is node p_node.';
+'Drops the roles that came from the source: those of p_brought that p_before (the names recorded before) does not
+hold. Only while the database is node p_node.';
 REVOKE ALL ON FUNCTION zodan.drop_roles FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_roles(p_cluster jsonb)
@@ -7807,8 +7810,8 @@ SELECT pg_catalog.format($sql$SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class
     zodan.quote_text(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.view_is_filled IS
-'Tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is not there any more;
-for done_sql.';
+'Returns whether a materialized view, its name schema-qualified and quoted, has its rows or no longer exists; for
+done_sql.';
 REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.refresh_view(p_schema text, p_view text)
@@ -7825,8 +7828,8 @@ $do$$sql$,
     zodan.quote_name(p_schema), zodan.quote_name(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.refresh_view IS
-'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have:
-functions in it may rely on that.';
+'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have,
+because functions in it may rely on that.';
 REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)

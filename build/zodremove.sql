@@ -1158,7 +1158,7 @@ DECLARE
     v_who text;
     v_place text;
 BEGIN
-    -- The error that ends this is no one's concern but the caller's.
+    -- Only the caller needs to know of the error that ends this.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
     SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
         WHERE e.extname = 'dblink';
@@ -1177,7 +1177,8 @@ BEGIN
          CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
              ORDER BY t.key, m.place
     LOOP
-        -- What cannot be reached plainly is not tried again: each try may last 10 s.
+        -- A node that cannot be reached plainly is not tried again: each try may last 10
+        -- s.
         CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
         v_fault := NULL;
         v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
@@ -1217,9 +1218,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.probe IS
 'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
 p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
-caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
-time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
-connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
+caller reaches, NULL if the caller reaches none. If dblink is not installed, its functions are created for the
+duration of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
+connection, identity (if who is known) and replication, with the fault, NULL where it worked.';
 REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
@@ -1305,8 +1306,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.copy_roles IS
 'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
 this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
-keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
-is not installed; no journal and no message holds them.';
+keeps. They go from server to server inside this one statement, through dblink, which is created for its duration if
+it is not installed; no journal and no message holds them.';
 REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 
@@ -1966,7 +1967,7 @@ SELECT pg_catalog.jsonb_build_object(
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sets IS
 'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
-that p_sets names, of all where it is empty. It returns one row: sets.';
+that p_sets names, or of all sets if it is empty. It returns one row: sets.';
 REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.server_facts()
@@ -2006,7 +2007,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
                                        AND d.classid <> 'pg_catalog.pg_extension'::regclass
                                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
                                          WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
-    -- Those that hold rows, each after those that it is made of.
+    -- Views that hold rows, each after those that it is made of.
     'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
         '[]')
                 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -2042,7 +2043,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.server_facts IS
-'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
+'Reads from a server what the checks need to know and every PostgreSQL can report. It returns one row: facts, an
 object. It names nothing of Spock, which may be missing there.';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
 
@@ -2067,7 +2068,7 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
                               WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
-                          -- One that has just begun may not be in Spock's table yet.
+                          -- A worker that has just begun may not be in Spock's table yet.
                           'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                                             WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
                                               AND a.datname = pg_catalog.current_database()
@@ -2084,7 +2085,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.spock_facts IS
 'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
 and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
-them out before anything is shown.';
+them out before they show anything.';
 REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
@@ -2234,8 +2235,8 @@ SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
      LIMIT 1) AS h ON true$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.try_lock IS
-'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
-its application_name, and holder, a description.';
+'Tries to take the cluster''s lock on a node. It returns one row: ok, and if another session has the lock, pid and
+name, its application_name, and holder, a description.';
 REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
@@ -2960,9 +2961,10 @@ $do$$sql$,
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
-streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
-has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
+'Fails, with ZD111 and a list of tables, if node p_node holds rows that were written there: what was copied or
+streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table except one that the
+copy has locked to build its indexes, because waiting for that may take hours. A row that was only deleted leaves no
+trace.';
 REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
@@ -3752,7 +3754,7 @@ SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, i
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_subscription IS
-'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
+'Drops a subscription if it exists, and with it its origin and its slot on the provider.';
 REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
@@ -3781,8 +3783,8 @@ $do$$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
-told to end first; the statement waits for that, 30 s at most.';
+'Drops a replication slot if it exists. First ends a sender that still streams from it, for a subscription that is
+gone, and waits for that, 30 s at most.';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
@@ -3793,10 +3795,10 @@ SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sy
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
-has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
-5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
-nothing to wait for, so that an interrupted removal can go on.';
+'Puts a sync event into the stream of a node and returns its position, lsn, and its time by the node''s clock, at: a
+subscriber that has passed the event has applied everything committed there before. The event is no transaction of its
+own: a subscriber of Spock 5.0 registers the end of an empty transaction up to a second late, but this event at once.
+If the node no longer exists there is nothing to wait for, so that an interrupted removal can continue.';
 REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
@@ -3809,7 +3811,7 @@ SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.forget_node IS
-'Member forgets a node of which nothing but its row is left.';
+'Makes a member forget a node of which only its row is left.';
 REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
@@ -3854,9 +3856,9 @@ $do$$sql$,
     zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_gone IS
-'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
-interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
-its own.';
+'Fails with ZD401 and a list if anything of a removal is left on a node: on a member the node row and the interface
+of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target its
+own.';
 REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
@@ -3886,8 +3888,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >=
     zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_applied IS
-'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
-many bytes are missing; for until_sql.';
+'Returns, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures
+how many bytes are missing; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
@@ -3959,8 +3961,8 @@ $do$$sql$,
     zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.mirror_sets IS
-'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
-it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
+'Makes a node''s replication sets equal to p_wanted (what zodan.read_sets returned elsewhere): in the sets of p_sets
+it adds what is missing and takes out what p_wanted lacks. Harmless when repeated.';
 REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
 
 
@@ -3972,7 +3974,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
     'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active',
         r.active,
                           'known', EXISTS (
-                              -- The name is known but for the database name of the subscriber in its middle.
+                              -- The name is known except for the subscriber's database name in its middle.
                               SELECT FROM pg_catalog.unnest(%1$s) AS u(name)
                                CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text,
                                    6) AS t(tail)
@@ -3983,7 +3985,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
                         CROSS JOIN (spock.local_node AS l JOIN spock.node AS me ON me.node_id = l.node_id)
                         WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
                           AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
-    -- Origins are the server's. Those of this database have its name in front, which may be how that of another begins.
+    -- Origins are the server's. Those of this database start with its name, with which another's name may start too.
     'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain',
         d.others = 0))
                            FROM pg_catalog.pg_replication_origin AS o
@@ -4009,7 +4011,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
 'Reads from a node every trace of replication that can be left behind: slots with the WAL they hold, origins, node
 rows and interfaces. It returns one row, traces, an object. p_subscriptions are those by which the other members
-receive from it: of a slot with the name for one of them it is known whose it is.';
+receive from the node: a slot named for one of them has a known owner.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
@@ -4080,7 +4082,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_
     zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_origin IS
-'Drops a replication origin if it is there.';
+'Drops a replication origin if it exists.';
 REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_traces(
@@ -4400,7 +4402,7 @@ SELECT $sql$SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
                      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.is_unpublished IS
-'Tells whether a node publishes no table any more; for done_sql.';
+'Returns whether a node no longer publishes any table; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.is_unpublished FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.unpublish()
@@ -4450,9 +4452,9 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
     zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_drained IS
-'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then:
-Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that
-is gone has been waited for before; for until_sql.';
+'Returns, on a member, whether it has applied everything that p_provider committed before p_lsn, and then flushes
+it, because Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A
+subscription that is gone has been waited for before; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.disable_streams()
@@ -4463,7 +4465,7 @@ SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS dis
     WHERE s.sub_enabled$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_streams IS
-'Disables every subscription of a node that is enabled. Their workers are told to end, and not waited for.';
+'Disables every enabled subscription of a node. Tells their workers to end, but does not wait for them.';
 REVOKE ALL ON FUNCTION zodan.disable_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_node(p_target text)
@@ -4483,8 +4485,8 @@ $do$$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_node IS
-'Drops, on the node that goes, all its subscriptions and then itself, with its replication sets, in one transaction:
-until it commits the node still knows the others, so that an interrupted removal finds them.';
+'Drops, on the node that goes, all its subscriptions and then the node itself, with its replication sets, in one
+transaction: until that commits the node still knows the others, so that an interrupted removal finds them.';
 REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_settled(p_xid text)
@@ -4502,8 +4504,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.s
     zodan.quote_result(p_xid))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_settled IS
-'Tells whether every transaction of this database that was open when p_xid (a placeholder) began has ended, prepared
-ones too; for until_sql.';
+'Returns whether every transaction of this database that was open when p_xid (a placeholder) began has ended,
+prepared ones too; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_settled FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
@@ -4641,8 +4643,8 @@ $do$$sql$,
     zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot_of IS
-'Drops, on a provider, the slot that a subscription used whose node cannot be asked for its name any more. The name
-is known but for the database name of the subscriber in its middle.';
+'Drops, on a provider, the slot of a subscription whose node can no longer be asked for the slot''s name. The name is
+known except for the subscriber''s database name in its middle.';
 REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
