@@ -673,7 +673,7 @@ SELECT pg_catalog.concat(
     pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
     pg_catalog.set_config('default_transaction_deferrable', 'off', false),
     pg_catalog.set_config('client_connection_check_interval', '1s', false),
-    -- A caller whose host is gone without a word is noticed in seconds, not in hours.
+    -- A caller whose host vanishes silently is noticed in seconds, not in hours.
     pg_catalog.set_config('tcp_keepalives_idle', '10', false),
     pg_catalog.set_config('tcp_keepalives_interval', '5', false),
     pg_catalog.set_config('tcp_keepalives_count', '2', false),
@@ -2123,7 +2123,7 @@ CREATE FUNCTION zodan.tell_wait(p_job zodan.job, p_step zodan.step, p_dsns jsonb
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Reports, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+/* Reports in a NOTICE that the statement of a step has been running for a while, and what it waits for: after
 10 s, and whenever that time has doubled. Returns the step's job. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -2141,7 +2141,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.tell_wait IS
-'Reports, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+'Reports in a NOTICE that the statement of a step has been running for a while, and what it waits for: after
 10 s, and whenever that time has doubled. Returns the step''s job.';
 REVOKE ALL ON FUNCTION zodan.tell_wait FROM PUBLIC;
 
@@ -2644,9 +2644,9 @@ CREATE PROCEDURE zodan.settle_group(
 LANGUAGE plpgsql
 AS $zodan$
 /* Brings an interrupted group of steps to where it can continue. If the cluster shows that a step of the group is
-done, and the wait that follows still has hope, that step and those before it in the group count as done, and the rest
-runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for
-everything before it, outside its group too. Otherwise the group is undone, to begin again. */
+done, and the wait that follows still has hope, then the step and those before it in the group count as done, and the
+rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
+stands for everything before it, outside its group too. Otherwise the group is undone, to begin again. */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -2682,15 +2682,15 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_group IS
 'Brings an interrupted group of steps to where it can continue. If the cluster shows that a step of the group is
-done, and the wait that follows still has hope, that step and those before it in the group count as done, and the rest
-runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift stands for
-everything before it, outside its group too. Otherwise the group is undone, to begin again.';
+done, and the wait that follows still has hope, then the step and those before it in the group count as done, and the
+rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
+stands for everything before it, outside its group too. Otherwise the group is undone, to begin again.';
 REVOKE ALL ON PROCEDURE zodan.settle_group FROM PUBLIC;
 
 CREATE PROCEDURE zodan.regain_members(p_operation bigint, p_dsns jsonb, INOUT p_failure jsonb)
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes sure, after a failed flip, that every node of p_dsns is connected, and connects again to those that are not,
+/* Makes sure after a failed flip that every node of p_dsns is connected, and connects again to those that are not,
 for as long as a wait may see no progress. Reports in p_failure a node that stays away. */
 DECLARE
     v_node text;
@@ -2720,7 +2720,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.regain_members IS
-'Makes sure, after a failed flip, that every node of p_dsns is connected, and connects again to those that are not,
+'Makes sure after a failed flip that every node of p_dsns is connected, and connects again to those that are not,
 for as long as a wait may see no progress. Reports in p_failure a node that stays away.';
 REVOKE ALL ON PROCEDURE zodan.regain_members FROM PUBLIC;
 
@@ -2737,10 +2737,10 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Decides, after a failure in a group of steps, whether to try the group again, and prepares that; p_failure is NULL
 then. A group of policy swift is always settled first, so that nothing stays paused; then the guarded group before it
-is brought level again. If the failure says that what the guarded group made is not whole (ZD304), that group begins
-again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded
-group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is called
-again or rolled back. */
+is brought level again. If the failure says that what the guarded group made is not whole (ZD304), the guarded group
+begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the
+guarded group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is
+called again or rolled back. */
 DECLARE
     v_failure jsonb;
     v_rest timestamptz;
@@ -2793,10 +2793,10 @@ $zodan$;
 COMMENT ON PROCEDURE zodan.retry_group IS
 'Decides, after a failure in a group of steps, whether to try the group again, and prepares that; p_failure is NULL
 then. A group of policy swift is always settled first, so that nothing stays paused; then the guarded group before it
-is brought level again. If the failure says that what the guarded group made is not whole (ZD304), that group begins
-again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the guarded
-group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is called
-again or rolled back.';
+is brought level again. If the failure says that what the guarded group made is not whole (ZD304), the guarded group
+begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the
+guarded group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is
+called again or rolled back.';
 REVOKE ALL ON PROCEDURE zodan.retry_group FROM PUBLIC;
 
 CREATE PROCEDURE zodan.run_operation(
@@ -3318,8 +3318,8 @@ $do$$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. First ends a sender that still streams from it, for a subscription that is
-gone, and waits for that, 30 s at most.';
+'Drops a replication slot if it exists. First ends a sender that still streams from it for a subscription that is
+gone, and waits for its end, 30 s at most.';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE FUNCTION zodan.emit_sync_event()
@@ -4859,7 +4859,7 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
  WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_server IS
-'Checks what the new node''s server and database must have, or must not have, for the structure of the source to fit:
+'Checks what the new node''s server and database must or must not have for the structure of the source to fit:
 tablespaces, lolor ready, a snowflake number of its own; warns where roles or extensions differ.';
 REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
 
@@ -6812,7 +6812,7 @@ $do$$sql$,
     zodan.quote_list(p_slots), zodan.quote_list(p_origins))
 $zodan$;
 COMMENT ON FUNCTION zodan.clear_names IS
-'Makes sure, on a node, that the names of a new node''s streams are free: drops unused origins with the names in
+'Makes sure on a node that the names of a new node''s streams are free: drops unused origins with the names in
 p_origins. A slot with a name in p_slots stops the join, because it may hold what a subscriber outside this cluster
 still needs.';
 REVOKE ALL ON FUNCTION zodan.clear_names FROM PUBLIC;
@@ -7466,7 +7466,7 @@ CREATE FUNCTION zodan.plan_join(
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Returns the whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
+/* Returns the whole plan of the causal join for a cluster as zodan.survey_join describes it. Pure: the same cluster
 always has the same plan. */
 DECLARE
     v_steps zodan.plan_step[];
@@ -7488,7 +7488,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
-'Returns the whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster
+'Returns the whole plan of the causal join for a cluster as zodan.survey_join describes it. Pure: the same cluster
 always has the same plan.';
 REVOKE ALL ON FUNCTION zodan.plan_join FROM PUBLIC;
 
@@ -7674,7 +7674,7 @@ SELECT pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 
  GROUP BY o.operation_id
 $zodan$;
 COMMENT ON FUNCTION zodan.join_without IS
-'Describes the join of operation p_operation, as zodan.survey_join does, for the members that remain without
+'Describes, as zodan.survey_join does, the join of operation p_operation for the members that remain without
 p_gone.';
 REVOKE ALL ON FUNCTION zodan.join_without FROM PUBLIC;
 
@@ -8675,8 +8675,8 @@ CREATE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Returns the whole plan of a removal, with the drain or, for a dead target, without it, for a cluster as
-zodan.survey_leave describes it. */
+/* Returns the whole plan of a removal for a cluster as zodan.survey_leave describes it: with the drain or, if the
+target is dead, without it. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -8689,8 +8689,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS
-'Returns the whole plan of a removal, with the drain or, for a dead target, without it, for a cluster as
-zodan.survey_leave describes it.';
+'Returns the whole plan of a removal for a cluster as zodan.survey_leave describes it: with the drain or, if the
+target is dead, without it.';
 REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
 
 CREATE FUNCTION zodan.survey_leave(
