@@ -110,7 +110,7 @@ AS $zodan$
 SELECT '0.1.0'
 $zodan$;
 COMMENT ON FUNCTION zodan.version IS
-'The version of Zodan that is loaded.';
+'Returns the version of Zodan that is loaded.';
 REVOKE ALL ON FUNCTION zodan.version FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.decode_percent(p_text text)
@@ -118,7 +118,7 @@ RETURNS text
 LANGUAGE plpgsql STABLE STRICT
 AS $zodan$
 /* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
-percent sign that two hexadecimal digits do not follow, or bytes that are no text. */
+percent sign without two hexadecimal digits after it, or bytes that are not text. */
 DECLARE
     v_hex text;
 BEGIN
@@ -145,7 +145,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.decode_percent IS
 'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
-percent sign that two hexadecimal digits do not follow, or bytes that are no text.';
+percent sign without two hexadecimal digits after it, or bytes that are not text.';
 REVOKE ALL ON FUNCTION zodan.decode_percent FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.parse_dsn_keywords(p_dsn text)
@@ -153,7 +153,7 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which names the
 place of the fault and never the text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
@@ -195,7 +195,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
 'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which names the
 place of the fault and never the text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
 
@@ -278,7 +278,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
 strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
-string, since a piece of it may be a piece of a password. */
+string, because a piece of it may be a piece of a password. */
 DECLARE
     v_settings jsonb;
     v_unknown int;
@@ -318,7 +318,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn IS
 'Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
 strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
-string, since a piece of it may be a piece of a password.';
+string, because a piece of it may be a piece of a password.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.format_dsn(p_settings jsonb)
@@ -355,7 +355,7 @@ AS $zodan$
 SELECT ARRAY['password', 'sslpassword', 'scram_client_key', 'scram_server_key', 'oauth_client_secret']
 $zodan$;
 COMMENT ON FUNCTION zodan.list_secrets IS
-'The settings of a connection string whose values nobody may see.';
+'Returns the settings of a connection string whose values nobody may see.';
 REVOKE ALL ON FUNCTION zodan.list_secrets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.redact_dsn(p_dsn text)
@@ -372,7 +372,7 @@ CREATE OR REPLACE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '
 RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
 belong to, and each password of the connection strings given (an object of node and string). Returns the text with
 **** in their place. */
 DECLARE
@@ -399,7 +399,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_text IS
-'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
 belong to, and each password of the connection strings given (an object of node and string). Returns the text with
 **** in their place.';
 REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
@@ -418,7 +418,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_text IS
 'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like {dsn:n2} stays a
-name, and one that holds a dollar quote does not end the block it stands in. NULL gives NULL, spelled out.';
+name, and a name that holds a dollar quote does not end the block around it. NULL becomes NULL, spelled out.';
 REVOKE ALL ON FUNCTION zodan.quote_text FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_list(p_texts text[])
@@ -444,8 +444,8 @@ SELECT CASE
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_name IS
-'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar
-quote that it stands in.';
+'Writes an identifier, quoted if necessary, so that no placeholder can hide in it and it does not end the dollar
+quote around it.';
 REVOKE ALL ON FUNCTION zodan.quote_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_result(p_value text)
@@ -455,8 +455,8 @@ AS $zodan$
 SELECT CASE WHEN p_value ~ '^\{(dsn|result):[^{}]*\}$' THEN p_value ELSE zodan.quote_text(p_value) END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_result IS
-'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement
-is sent. Any other text becomes a literal.';
+'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, remains until the statement is
+sent. Any other text becomes a literal.';
 REVOKE ALL ON FUNCTION zodan.quote_result FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
@@ -468,7 +468,7 @@ SELECT '{' || p_kind || ':'
     || coalesce('.' || p_field, '') || '}'
 $zodan$;
 COMMENT ON FUNCTION zodan.placeholder IS
-'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step gave.
+'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step returned.
 Characters of the name that would end it early are percent-encoded.';
 REVOKE ALL ON FUNCTION zodan.placeholder FROM PUBLIC;
 
@@ -478,7 +478,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed. */
+ZD901, because no value is ever guessed. */
 DECLARE
     v_sql text := '';
     v_rest text := p_sql;
@@ -508,7 +508,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.bind_placeholders IS
 'Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed.';
+ZD901, because no value is ever guessed.';
 REVOKE ALL ON FUNCTION zodan.bind_placeholders FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_name(p_provider text, p_subscriber text)
@@ -523,9 +523,9 @@ END
   FROM (SELECT (p_provider || '_' || p_subscriber) COLLATE "C" AS pair) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.subscription_name IS
-'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>. Spock
-takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart that
-are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name.';
+'Returns the name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>.
+Spock takes only a-z, 0-9 and _ in it; in node names anything else becomes _, and a digest keeps names apart that are
+then alike. Not shortened: the caller checks that it fits the 63 bytes of a name.';
 REVOKE ALL ON FUNCTION zodan.subscription_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_some(p_names jsonb)
@@ -541,7 +541,7 @@ SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C")
 $zodan$;
 COMMENT ON FUNCTION zodan.name_some IS
 'Writes an array of names for people: the first 10 in order, and how many there are beyond;
-NULL where there is none.';
+NULL if there are none.';
 REVOKE ALL ON FUNCTION zodan.name_some FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_name(p_new text)
@@ -551,8 +551,8 @@ AS $zodan$
 SELECT 'zodan_copy_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_name IS
-'The name of the subscription through which a new node is copied and catches up, until its direct streams take
-over.';
+'Returns the name of the subscription through which a new node is copied and catches up, until its direct streams
+take over.';
 REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.connection_name(p_node text)
@@ -562,7 +562,7 @@ AS $zodan$
 SELECT 'zodan_' || pg_catalog.md5(p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.connection_name IS
-'The name of the kept connection to a node, the same length for every node name.';
+'Returns the name of the kept connection to a node, of the same length for every node name.';
 REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_session(p_purpose text, p_caller text)
@@ -572,9 +572,9 @@ AS $zodan$
 SELECT pg_catalog.left(p_purpose, 30) || ' by ' || p_caller
 $zodan$;
 COMMENT ON FUNCTION zodan.name_session IS
-'The application_name of a session that an operation opens on a node: what it is for, and by which caller, as
-zodan.name_caller names it. The purpose is cut where both do not fit into 63 bytes, the caller
-never.';
+'Returns the application_name of a session that an operation opens on a node: what it is for, and which caller
+opened it, as zodan.name_caller names that caller. If both do not fit into 63 bytes, the
+purpose is cut, never the caller.';
 REVOKE ALL ON FUNCTION zodan.name_session FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_caller(p_pid int)
@@ -590,7 +590,7 @@ SELECT a.pid || '.' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws(' ',
 $zodan$;
 COMMENT ON FUNCTION zodan.name_caller IS
 'Names a session of this server: process, a hash of the server''s life and one of when the session began. No other
-session on any server has this name, now or later. NULL where it has ended, or where the caller may not see when it
+session on any server has this name, now or later. NULL if it has ended, or if the caller may not see when it
 began.';
 REVOKE ALL ON FUNCTION zodan.name_caller FROM PUBLIC;
 
@@ -607,8 +607,8 @@ SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_c
   FROM (SELECT pg_catalog.regexp_match(p_session, ' by (\d+)\.([0-9a-f]{8})\.([0-9a-f]{8})$') AS parts) AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_caller IS
-'Tells what has become of the caller of a session, by the application_name that zodan.name_session returned it:
-alive or dead where it is a session of this server, in its present life; unknown where it is of another.';
+'Returns what has become of the caller of a session, by the session''s application_name, made by zodan.name_session:
+alive or dead if the caller is a session of this server, in its present life; unknown if it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.set_session()
@@ -706,7 +706,7 @@ DECLARE
     v_who text;
     v_place text;
 BEGIN
-    -- The error that ends this is no one's concern but the caller's.
+    -- Only the caller needs to know of the error that ends this.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
     SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
         WHERE e.extname = 'dblink';
@@ -725,7 +725,8 @@ BEGIN
          CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
              ORDER BY t.key, m.place
     LOOP
-        -- What cannot be reached plainly is not tried again: each try may last 10 s.
+        -- A node that cannot be reached plainly is not tried again: each try may last 10
+        -- s.
         CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
         v_fault := NULL;
         v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
@@ -765,9 +766,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.probe IS
 'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
 p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
-caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
-time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
-connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
+caller reaches, NULL if the caller reaches none. If dblink is not installed, its functions are created for the
+duration of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
+connection, identity (if who is known) and replication, with the fault, NULL where it worked.';
 REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
@@ -853,8 +854,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.copy_roles IS
 'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
 this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
-keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
-is not installed; no journal and no message holds them.';
+keeps. They go from server to server inside this one statement, through dblink, which is created for its duration if
+it is not installed; no journal and no message holds them.';
 REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
@@ -888,7 +889,7 @@ SELECT pg_catalog.jsonb_build_object(
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sets IS
 'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
-that p_sets names, of all where it is empty. It returns one row: sets.';
+that p_sets names, or of all sets if it is empty. It returns one row: sets.';
 REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.server_facts()
@@ -928,7 +929,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
                                        AND d.classid <> 'pg_catalog.pg_extension'::regclass
                                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
                                          WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
-    -- Those that hold rows, each after those that it is made of.
+    -- Views that hold rows, each after those that it is made of.
     'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
         '[]')
                 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -964,7 +965,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.server_facts IS
-'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
+'Reads from a server what the checks need to know and every PostgreSQL can report. It returns one row: facts, an
 object. It names nothing of Spock, which may be missing there.';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
 
@@ -989,7 +990,7 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
                               WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
-                          -- One that has just begun may not be in Spock's table yet.
+                          -- A worker that has just begun may not be in Spock's table yet.
                           'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                                             WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
                                               AND a.datname = pg_catalog.current_database()
@@ -1006,7 +1007,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.spock_facts IS
 'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
 and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
-them out before anything is shown.';
+them out before they show anything.';
 REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.try_lock()
@@ -1025,8 +1026,8 @@ SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
      LIMIT 1) AS h ON true$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.try_lock IS
-'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
-its application_name, and holder, a description.';
+'Tries to take the cluster''s lock on a node. It returns one row: ok, and if another session has the lock, pid and
+name, its application_name, and holder, a description.';
 REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
@@ -1071,9 +1072,10 @@ $do$$sql$,
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
-streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
-has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
+'Fails, with ZD111 and a list of tables, if node p_node holds rows that were written there: what was copied or
+streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table except one that the
+copy has locked to build its indexes, because waiting for that may take hours. A row that was only deleted leaves no
+trace.';
 REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
@@ -1084,7 +1086,7 @@ SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, i
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_subscription IS
-'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
+'Drops a subscription if it exists, and with it its origin and its slot on the provider.';
 REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
@@ -1113,8 +1115,8 @@ $do$$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
-told to end first; the statement waits for that, 30 s at most.';
+'Drops a replication slot if it exists. First ends a sender that still streams from it for a subscription that is
+gone, and waits for its end, 30 s at most.';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
@@ -1125,10 +1127,10 @@ SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sy
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
-has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
-5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
-nothing to wait for, so that an interrupted removal can go on.';
+'Puts a sync event into the stream of a node and returns its position, lsn, and its time by the node''s clock, at: a
+subscriber that has passed the event has applied everything committed there before. The event is no transaction of its
+own: a subscriber of Spock 5.0 registers the end of an empty transaction up to a second late, but this event at once.
+If the node no longer exists there is nothing to wait for, so that an interrupted removal can continue.';
 REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
@@ -1171,9 +1173,9 @@ $do$$sql$,
     zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_gone IS
-'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
-interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
-its own.';
+'Fails with ZD401 and a list if anything of a removal is left on a node: on a member the node row and the interface
+of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target its
+own.';
 REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
@@ -1203,8 +1205,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >=
     zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_applied IS
-'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
-many bytes are missing; for until_sql.';
+'Returns, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures
+how many bytes are missing; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
@@ -1276,16 +1278,16 @@ $do$$sql$,
     zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.mirror_sets IS
-'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
-it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
+'Makes a node''s replication sets equal to p_wanted (what zodan.read_sets returned elsewhere): in the sets of p_sets
+it adds what is missing and takes out what p_wanted lacks. Harmless when repeated.';
 REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
-and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+/* Lets the routines of remote/ find dblink in its schema, and nowhere else: they call it by bare name, and the DBA
+chooses the schema, and may change it later. Changes nothing if they already find it. Errors: ZD102 dblink is not
 installed. */
 DECLARE
     v_schema name := (SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n
@@ -1305,7 +1307,7 @@ BEGIN
          WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%' AND p.proname <> 'find_dblink'
            AND pg_catalog.format('search_path=pg_catalog, %I, pg_temp', v_schema) <> ALL (coalesce(p.proconfig, '{}'))
     LOOP
-        -- It is for this node alone.
+        -- The setting is for this node alone.
         PERFORM pg_catalog.set_config('spock.enable_ddl_replication', 'off', true);
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', v_routine, v_schema);
     END LOOP;
@@ -1313,8 +1315,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dblink IS
-'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
-and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+'Lets the routines of remote/ find dblink in its schema, and nowhere else: they call it by bare name, and the DBA
+chooses the schema, and may change it later. Changes nothing if they already find it. Errors: ZD102 dblink is not
 installed.';
 REVOKE ALL ON FUNCTION zodan.find_dblink FROM PUBLIC;
 
@@ -1341,16 +1343,16 @@ CREATE OR REPLACE FUNCTION zodan.close_connections()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
-Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink. */
+/* Closes every kept connection of this session, which frees the locks they hold; every public routine begins and ends
+with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink. */
 BEGIN
     PERFORM zodan.find_dblink();
     PERFORM zodan.disconnect_all();
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_connections IS
-'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
-Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
+'Closes every kept connection of this session, which frees the locks they hold; every public routine begins and ends
+with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
@@ -1360,7 +1362,7 @@ AS $zodan$
 /* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
 node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-never raises for a node that cannot be reached. */
+raises no error for a node that cannot be reached. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_settings jsonb;
@@ -1392,16 +1394,17 @@ COMMENT ON FUNCTION zodan.open_connection IS
 'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
 node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-never raises for a node that cannot be reached.';
+raises no error for a node that cannot be reached.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
-under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone. */
+/* Fills the placeholders of a statement and sends it to a node over its kept connection, without waiting for it. A
+query is wrapped so that it returns its one row as an object; any other statement returns nothing. Returns NULL when
+the statement is under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is
+gone. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_sql text;
@@ -1410,7 +1413,7 @@ BEGIN
     IF v_sql ~* '^\s*(SELECT|WITH)\s' THEN
         v_sql := 'SELECT pg_catalog.to_jsonb(z)::text FROM (' || v_sql || ') AS z';
     END IF;
-    -- A connection that broke is never opened again behind the executor's back (zodan.advance_lost).
+    -- A broken connection is never opened again behind the executor's back (zodan.advance_lost).
     IF dblink_send_query(v_connection, v_sql) = 1 THEN
         RETURN NULL;
     END IF;
@@ -1421,17 +1424,18 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_statement IS
-'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
-under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone.';
+'Fills the placeholders of a statement and sends it to a node over its kept connection, without waiting for it. A
+query is wrapped so that it returns its one row as an object; any other statement returns nothing. Returns NULL when
+the statement is under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is
+gone.';
 REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drain_results(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the connection
-when it is broken. */
+/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes a broken
+connection. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -1444,15 +1448,15 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.drain_results IS
-'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the connection
-when it is broken.';
+'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes a broken
+connection.';
 REVOKE ALL ON FUNCTION zodan.drain_results FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+/* Checks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
 false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
@@ -1488,7 +1492,7 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
-'Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+'Checks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
 false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
 REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
 
@@ -1496,13 +1500,13 @@ CREATE OR REPLACE FUNCTION zodan.cancel_statement(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014. */
+/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then returns 57014. */
 BEGIN
     PERFORM dblink_cancel_query(zodan.connection_name(p_node));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.cancel_statement IS
-'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014.';
+'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then returns 57014.';
 REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_notes()
@@ -1520,7 +1524,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
     (l.shown AND pg_catalog.current_setting('log_statement') = 'all',
      'log_statement is all here: the passwords of this call are in this server''s log',
          'Run SET log_statement = none before the next call'),
-    -- That long took to parse it, and to bind.
+    -- Durations: of the time to parse the statement, and to bind.
     (l.shown AND s.extended AND (pg_catalog.current_setting('log_min_duration_statement') = '0'
         OR pg_catalog.current_setting('log_min_duration_sample') = '0'
             AND pg_catalog.current_setting('log_statement_sample_rate')::float8 > 0
@@ -1531,7 +1535,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
     (s.extended AND NOT s.holds AND pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0',
      'log_parameter_max_length_on_error is not 0 here: where this call fails, its passwords are in this server''s log',
      'Run SET log_parameter_max_length_on_error = 0 before the next call'),
-    -- It keeps a query, and from PostgreSQL 17 on a CALL, without its constants.
+    -- pg_stat_statements keeps a query, and from PostgreSQL 17 on a CALL, without its constants.
     (s.holds AND s.query !~* '^\s*(SELECT|WITH)\M'
         AND (pg_catalog.current_setting('server_version_num')::int < 170000 OR s.query !~* '^\s*CALL\M')
         AND coalesce(pg_catalog.current_setting('pg_stat_statements.track_utility', true)::boolean, false)
@@ -1542,7 +1546,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
  WHERE n.noted
 $zodan$;
 COMMENT ON FUNCTION zodan.list_notes IS
-'Lists where this server has noted the caller''s statement, or what it binds, before it began, which nothing here can
+'Lists where this server recorded the caller''s statement, or what it binds, before it began, which nothing here can
 prevent: an array of objects note and hint, on the condition that a password was given.';
 REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 
@@ -1551,9 +1555,9 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of the
-session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
-whatever is given a connection string. */
+session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
+takes a connection string calls this first. */
 DECLARE
     -- Read before it is set.
     v_notes jsonb := zodan.list_notes();
@@ -1562,12 +1566,12 @@ DECLARE
     c_unlogged CONSTANT jsonb := '{"auto_explain.log_min_duration": "-1", "log_min_duration_sample": "-1", "log_min_duration_statement": "-1", "log_transaction_sample_rate": "0"}'::jsonb;
     c_statement CONSTANT text := extract(epoch FROM pg_catalog.statement_timestamp());
 BEGIN
-    -- Once a statement, whatever it calls.
+    -- Once per statement, whatever it calls.
     IF pg_catalog.current_setting('zodan.hidden', true) = c_statement THEN
         RETURN;
     END IF;
     PERFORM pg_catalog.set_config('zodan.hidden', c_statement, false);
-    -- Until this is done a statement that takes p_given is explained with it (auto_explain, from PostgreSQL 16 on).
+    -- Until this is done, auto_explain logs p_given with the statement that takes it (from PostgreSQL 16 on).
     PERFORM pg_catalog.set_config(s.name, s.value, false)
        FROM pg_catalog.jsonb_each_text(c_unlogged || '{"log_min_error_statement": "panic"}') AS s(name, value)
       WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
@@ -1590,9 +1594,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
 'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of the
-session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
-whatever is given a connection string.';
+session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
+takes a connection string calls this first.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
@@ -1600,7 +1604,7 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
-p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through. */
 BEGIN
     PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
@@ -1612,7 +1616,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
 'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
-p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
@@ -1625,7 +1629,7 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
   FROM (SELECT nullif(pg_catalog.current_setting('zodan.look_timeout', true), '') AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_bound IS
-'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an
+'Returns how long a look at a node may take before it is cancelled: the setting zodan.look_timeout if it is set (an
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
@@ -1634,8 +1638,8 @@ RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
 /* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
-processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
-cannot be asked. Never raises but for a cancel. */
+processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
+cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
@@ -1657,16 +1661,15 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
 'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
-processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
-cannot be asked. Never raises but for a cancel.';
+processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
+cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_connected(p_node text)
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
-not. */
+/* Returns whether the kept connection to a node, which has nothing under way, still works; closes it if not. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -1681,8 +1684,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_connected IS
-'Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
-not.';
+'Returns whether the kept connection to a node, which has nothing under way, still works; closes it if not.';
 REVOKE ALL ON FUNCTION zodan.is_connected FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.query_nodes(
@@ -1693,10 +1695,10 @@ CREATE OR REPLACE FUNCTION zodan.query_nodes(
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
-take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
-waited for. */
+/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or as long as they
+take if that is NULL. p_queries is an object of node and query, each returning one row. Returns an object of node and
+result, as zodan.fetch_result returns it; for a query cancelled because it took too long, ZD306 and what it waited
+for. */
 DECLARE
     v_results jsonb := '{}'::jsonb;
     v_late jsonb := '{}'::jsonb;
@@ -1737,10 +1739,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.query_nodes IS
-'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
-take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
-waited for.';
+'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or as long as they
+take if that is NULL. p_queries is an object of node and query, each returning one row. Returns an object of node and
+result, as zodan.fetch_result returns it; for a query cancelled because it took too long, ZD306 and what it waited
+for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
@@ -1755,8 +1757,8 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
                         nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
-seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
+'Returns how long a wait may go without progress: the setting zodan.sync_timeout if it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout if that is set, else 10 min.';
 REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 DO $zodan$
@@ -1931,9 +1933,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.finding IS
-'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of
-nodes it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen,
-what is needed, and one thing to do when it did not pass.';
+'What a check found: its key, which stays the same when the name is reworded; its name; the node or pair of nodes
+that it examined; severity (fail, warn, info); whether it passed (NULL where that cannot be known); what it saw; what
+is needed; and one thing to do if it did not pass.';
 
 DO $zodan$
 DECLARE
@@ -2014,7 +2016,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
-'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
+'What a check found, as in zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
     operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -2057,10 +2059,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.operation IS
-'One row an operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
+'One row per operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
 and connection string) and checks (what was examined before it began, as zodan.checks returns it) hold no secrets.
-State "running" with no session holding the locks means that the caller died; call the operation again to finish
-it.';
+State "running" while no session holds the locks means that the caller died; call the operation again to finish it.';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.step (
@@ -2127,15 +2128,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
-'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same
-time. phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it
-concerns, where a phase has several. A program goes by these: titles are for people, and a later version may word them
-differently. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret
-is ever stored. The steps of a group_name are taken back and tried again as a whole, group_tries times in one call.
-policy says what is special about a step: once, it is not repeated when it is done; final, from there on the operation
-cannot be rolled back; guarded, it is not taken back where users have written on the new node; again, it runs again
-before a later group is tried again; swift, it holds others up, so that it fails at once where its node is lost, and a
-step of it that is done stands for all before it. budget is how long until_sql may see no progress.';
+'The journal: the plan of each operation, one row per step, with its progress. Steps of one phase run at the same
+time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that
+it concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword
+them. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is
+ever stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy
+says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
+rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
+tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
+before it. budget is how long until_sql may see no progress.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2167,9 +2168,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
-'What a step that waits has measured while it waited: of a copy its stage, tables and bytes done and in all and the
-table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the further
-apart the longer the step waits.';
+'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
+way. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
+further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -2183,8 +2184,8 @@ CREATE OR REPLACE FUNCTION zodan.start_operation(
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
-stored without secrets, and so are the checks made before. */
+/* Writes a new operation and its plan to the journal and returns the operation's number. The connection strings of
+p_dsns and the earlier checks are stored without secrets. */
 DECLARE
     v_operation bigint;
 BEGIN
@@ -2208,17 +2209,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
-'Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
-stored without secrets, and so are the checks made before.';
+'Writes a new operation and its plan to the journal and returns the operation''s number. The connection strings of
+p_dsns and the earlier checks are stored without secrets.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
-pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
-repeated when it was done. */
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
+repeated after it was done. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
@@ -2226,9 +2227,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
-'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
-pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
-repeated when it was done.';
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
+repeated after it was done.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
@@ -2256,15 +2257,15 @@ SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, 
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.read_plan IS
-'Returns the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
-would run, passing over what is done.';
+'Returns the plan of the interrupted operation of a kind on a node, or NULL if there is none: what calling the
+operation again would run, without the steps already done.';
 REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it. */
+/* Records how an operation ended. The error holds no secrets, as zodan.fetch_result returns it. */
 BEGIN
     UPDATE zodan.operation
        SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
@@ -2272,14 +2273,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.finish_operation IS
-'Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it.';
+'Records how an operation ended. The error holds no secrets, as zodan.fetch_result returns it.';
 REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone. */
+/* Marks every unfinished operation on a node as given up: nobody will resume one, because the node is gone. */
 BEGIN
     UPDATE zodan.operation
        SET state = 'given up', error = p_reason, finished_at = pg_catalog.clock_timestamp()
@@ -2287,7 +2288,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.give_up_operations IS
-'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone.';
+'Marks every unfinished operation on a node as given up: nobody will resume one, because the node is gone.';
 REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replace_plan(
@@ -2298,8 +2299,8 @@ CREATE OR REPLACE FUNCTION zodan.replace_plan(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
-and object, the first for the first, keeps its state, attempts and result. */
+/* Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
+object, matched in order, keeps its state, attempts and result. */
 BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
@@ -2321,8 +2322,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_plan IS
-'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
-and object, the first for the first, keeps its state, attempts and result.';
+'Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
+object, matched in order, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_step(
@@ -2335,13 +2336,13 @@ CREATE OR REPLACE FUNCTION zodan.record_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+/* Writes to the journal what became of a step: running (one more attempt), done (with its result), failed (with its
 error) or undone. */
 BEGIN
     UPDATE zodan.step
        SET state = p_state,
            attempts = attempts + (p_state = 'running')::int,
-           -- A statement without a row gives the null of JSON, which is no result.
+           -- A statement without a row returns the null of JSON, which is no result.
            result = coalesce(nullif(p_result, 'null'), result),
            error = p_error,
            started_at = CASE WHEN p_state = 'running' THEN pg_catalog.clock_timestamp() ELSE started_at END,
@@ -2350,7 +2351,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_step IS
-'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+'Writes to the journal what became of a step: running (one more attempt), done (with its result), failed (with its
 error) or undone.';
 REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
 
@@ -2358,13 +2359,13 @@ CREATE OR REPLACE FUNCTION zodan.record_sample(p_operation bigint, p_ordinal int
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what a step that waits has measured. */
+/* Writes to the journal what a waiting step has measured. */
 BEGIN
     INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (p_operation, p_ordinal, p_measure);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_sample IS
-'Writes into the journal what a step that waits has measured.';
+'Writes to the journal what a waiting step has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
@@ -2373,7 +2374,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
 Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises. */
+pg_stat_activity. Never raises an error. */
 DECLARE
     v_facts jsonb := '{}'::jsonb;
     v_answers jsonb;
@@ -2411,7 +2412,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.gather_facts IS
 'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
 Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises.';
+pg_stat_activity. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.known_dsns(p_facts jsonb)
@@ -2423,8 +2424,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.canonical_dsn(n.value))
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.known_dsns IS
-'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node and
-connection string in its one spelling.';
+'Returns the connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of
+node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.known_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.local_dsns()
@@ -2438,8 +2439,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.canonical_dsn(i.i
            (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))
 $zodan$;
 COMMENT ON FUNCTION zodan.local_dsns IS
-'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object of
-node and connection string in its one spelling.';
+'Returns the connection strings of the nodes that this database''s own Spock knows, none if it is not a node: an
+object of node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_cluster(
@@ -2486,9 +2487,9 @@ SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_repla
   FROM (SELECT p_finding.*) AS f
 $zodan$;
 COMMENT ON FUNCTION zodan.give_verdict IS
-'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
-INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
-connection have several.';
+'Returns the verdict on what a check found: PASS if it passed, FAIL or WARN by its severity if it did not, INFO if
+it only informs or nothing can be known. Writes what was seen in one line, because libpq''s messages about a connection
+have several.';
 REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
@@ -2501,8 +2502,8 @@ SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_reachable IS
-'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
-returned, p_join names source, new node and members.';
+'Checks that every node can be reached from the database the operation is called in. p_facts is what
+zodan.gather_facts returned, p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.make_step(
@@ -2535,16 +2536,16 @@ SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NUL
 $zodan$;
 COMMENT ON FUNCTION zodan.make_step IS
 'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
-steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
-and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
-given.';
+steps refer to its result until zodan.number_steps puts its number there. zodan.step says what a group of p_group
+means for a step, and p_policy for a step without a group. Unless given, p_kind is wait if there is p_until, else
+act.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+/* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have. */
 DECLARE
@@ -2587,7 +2588,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
@@ -2602,19 +2603,19 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
  WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
-provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
-to a server, so that one of the other role may be another database''s on the same server.';
+'Returns the names of the streams between the target of p_leave and the others that p_node provides (p_role
+provider: its slots have these names) or receives (p_role subscriber: its origins do). Origins belong to a server, so
+that an origin of the other role may be another database''s on the same server.';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
 LANGUAGE plpgsql
 AS $zodan$
 /* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
-was given (zodan.hide_statement). With p_lasts the caller's own time limits are refused, which would end it in the
-middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
-commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
-a block. */
+was given (zodan.hide_statement). With p_lasts it refuses the caller's own time limits, which would end the call in
+the middle. Errors: ZD008 there is such a limit; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
+where only the commit can tell: in the extended protocol an implicit transaction also begins before its statement, and
+looks like a block. */
 BEGIN
     PERFORM zodan.hide_statement(VARIADIC p_given);
     -- Only the extended protocol has a visible portal of the empty name.
@@ -2643,10 +2644,10 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.require_autocommit IS
 'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
-was given (zodan.hide_statement). With p_lasts the caller''s own time limits are refused, which would end it in the
-middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
-commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
-a block.';
+was given (zodan.hide_statement). With p_lasts it refuses the caller''s own time limits, which would end the call in
+the middle. Errors: ZD008 there is such a limit; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
+where only the commit can tell: in the extended protocol an implicit transaction also begins before its statement, and
+looks like a block.';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
@@ -2654,10 +2655,10 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
-connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
-that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
-another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
-another operation holds it, with who, where and since when; ZD201 when a node does not answer. */
+connections, so that it is held exactly as long as they are. Locks nodes in the order of their names, so that exactly
+one of two callers gets all. Ends a session whose caller is dead first. If the caller is on another server, and nobody
+knows whether it lives, tries the lock again for 3 s. Errors: ZD110 another operation holds
+the lock, with who, where and since when; ZD201 a node does not answer. */
 DECLARE
     v_node text;
     v_until timestamptz;
@@ -2700,20 +2701,19 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.lock_members IS
 'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
-connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
-that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
-another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
-another operation holds it, with who, where and since when; ZD201 when a node does not answer.';
+connections, so that it is held exactly as long as they are. Locks nodes in the order of their names, so that exactly
+one of two callers gets all. Ends a session whose caller is dead first. If the caller is on another server, and nobody
+knows whether it lives, tries the lock again for 3 s. Errors: ZD110 another operation holds
+the lock, with who, where and since when; ZD201 a node does not answer.';
 REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
 RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
-/* Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
-with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
-once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
-name is somebody else's. */
+/* Returns the steps of a phase that are still to be run, in order; with p_undo those that can be undone, each with
+its undo as the statement to run. Some steps made nothing, so that what has their name is somebody else's: a step that
+never began, a step of policy once that did not finish, and a step whose undo needs a result that it never had. */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -2740,10 +2740,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
-'Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
-with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
-once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
-name is somebody else''s.';
+'Returns the steps of a phase that are still to be run, in order; with p_undo those that can be undone, each with
+its undo as the statement to run. Some steps made nothing, so that what has their name is somebody else''s: a step that
+never began, a step of policy once that did not finish, and a step whose undo needs a result that it never had.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 DO $zodan$
@@ -2844,7 +2843,7 @@ COMMENT ON TYPE zodan.job IS
 the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
-what its statement waits for, and when that is told next and after how long.';
+what its statement waits for, and when to report that next and after how long.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -2869,7 +2868,7 @@ CREATE OR REPLACE FUNCTION zodan.take_sample(p_job zodan.job, p_seen jsonb, p_at
 RETURNS zodan.job
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, if one is due at p_at: the
 first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
 more than some 2000 rows. */
 BEGIN
@@ -2887,7 +2886,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.take_sample IS
-'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, if one is due at p_at: the
 first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
 more than some 2000 rows.';
 REVOKE ALL ON FUNCTION zodan.take_sample FROM PUBLIC;
@@ -2908,7 +2907,7 @@ BEGIN
     p_job := zodan.take_sample(p_job, p_seen, v_now);
     IF p_seen ->> 'trouble' IS NOT NULL THEN
         p_job.stage := 'failed';
-        -- It may quote a server's log.
+        -- The text may quote a server's log.
         p_job.answer := pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD202',
             'message', zodan.redact_text(p_seen ->> 'trouble'));
         RETURN p_job;
@@ -2943,8 +2942,9 @@ CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a node again whose connection was lost, and takes the cluster's lock there again, which went with it.
-Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now. */
+/* Connects again to a node whose connection was lost, and takes the cluster's lock there again, which went with the
+connection. Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has taken the
+lock. */
 DECLARE
     v_answer jsonb;
 BEGIN
@@ -2957,15 +2957,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.regain_node IS
-'Connects to a node again whose connection was lost, and takes the cluster''s lock there again, which went with it.
-Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now.';
+'Connects again to a node whose connection was lost, and takes the cluster''s lock there again, which went with the
+connection. Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has taken the
+lock.';
 REVOKE ALL ON FUNCTION zodan.regain_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.tell_wait(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+/* Reports in a NOTICE that the statement of a step has been running for a while, and what it waits for: after
 10 s, and whenever that time has doubled. Returns the step's job. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -2983,7 +2984,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.tell_wait IS
-'Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+'Reports in a NOTICE that the statement of a step has been running for a while, and what it waits for: after
 10 s, and whenever that time has doubled. Returns the step''s job.';
 REVOKE ALL ON FUNCTION zodan.tell_wait FROM PUBLIC;
 
@@ -2991,9 +2992,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_lost(p_job zodan.job, p_step zodan.step
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose node is no longer connected: tries to connect again, once every 1
-s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
-swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+/* Moves on a step whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then checks again whether the step is already done. A step of policy
+swift never gets here: its broken connection may be the only sign that a node has restarted and lost what it had
 applied. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -3014,9 +3015,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lost IS
-'Moves a step on whose node is no longer connected: tries to connect again, once every 1
-s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
-swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+'Moves on a step whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then checks again whether the step is already done. A step of policy
+swift never gets here: its broken connection may be the only sign that a node has restarted and lost what it had
 applied.';
 REVOKE ALL ON FUNCTION zodan.advance_lost FROM PUBLIC;
 
@@ -3024,9 +3025,8 @@ CREATE OR REPLACE FUNCTION zodan.judge_failure(p_job zodan.job, p_step zodan.ste
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
-connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
-says. */
+/* Decides what a failed answer means for a step: the step failed or, unless its policy is swift, its connection was
+lost and must be opened again. Adds to the answer what a cancelled statement waited for. */
 DECLARE
     v_lost zodan.job;
 BEGIN
@@ -3045,9 +3045,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_failure IS
-'Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
-connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
-says.';
+'Decides what a failed answer means for a step: the step failed or, unless its policy is swift, its connection was
+lost and must be opened again. Adds to the answer what a cancelled statement waited for.';
 REVOKE ALL ON FUNCTION zodan.judge_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_sent(
@@ -3059,8 +3058,8 @@ CREATE OR REPLACE FUNCTION zodan.advance_sent(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
-budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step's policy
+/* Moves on a step whose statement is under way: waits for an answer that is not there yet, cancels a statement past
+its budget, and, if the connection was lost, sends the statement again once the node is back, unless the step's policy
 is swift. */
 DECLARE
     v_answer jsonb := zodan.fetch_result(p_step.node, p_dsns);
@@ -3091,8 +3090,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_sent IS
-'Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
-budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step''s policy
+'Moves on a step whose statement is under way: waits for an answer that is not there yet, cancels a statement past
+its budget, and, if the connection was lost, sends the statement again once the node is back, unless the step''s policy
 is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
@@ -3105,9 +3104,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_job(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
-long as a wait may see no progress. */
+/* Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
+its own it may take as long as a wait may see no progress. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_budget interval := coalesce(p_step.budget, zodan.read_patience());
@@ -3137,16 +3136,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
-'Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
-long as a wait may see no progress.';
+'Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
+its own it may take as long as a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+/* Turns the answer that failed a step into what the caller sees: sqlstate of class ZD, message, detail with the
 remote SQLSTATE and text, hint. */
 DECLARE
     v_state text := p_answer ->> 'sqlstate';
@@ -3167,7 +3166,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_failure IS
-'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+'Turns the answer that failed a step into what the caller sees: sqlstate of class ZD, message, detail with the
 remote SQLSTATE and text, hint.';
 REVOKE ALL ON FUNCTION zodan.describe_failure FROM PUBLIC;
 
@@ -3180,7 +3179,7 @@ CREATE OR REPLACE FUNCTION zodan.announce_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
+/* Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
 BEGIN
     IF p_verbose THEN
         RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
@@ -3190,16 +3189,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.announce_step IS
-'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
+'Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or after,
-the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
-the test holds while it breaks something. Does nothing where the setting is not set. */
+/* For tests of interruptions: if the setting zodan.test_hook is '<point> <ordinal>', point being before or after, the
+executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+test holds while it breaks something. Without the setting it does nothing. */
 BEGIN
     IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
         PERFORM pg_catalog.set_config('zodan.test_hook', '', false);
@@ -3209,9 +3208,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.meet_test_hook IS
-'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after,
-the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
-the test holds while it breaks something. Does nothing where the setting is not set.';
+'For tests of interruptions: if the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after, the
+executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+test holds while it breaks something. Without the setting it does nothing.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_phase(
@@ -3224,9 +3223,9 @@ CREATE OR REPLACE PROCEDURE zodan.run_phase(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
-are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
-of the journal, so that no transaction of its own is open while it waits. */
+/* Runs the steps of one phase at the same time, one connection per node, or undoes them with p_undo. Ends when all
+are done, or when a step has failed and none is still under way; p_failure then says why. Commits after every line of
+the journal, so that it has no open transaction while it waits. */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
     v_jobs zodan.job[];
@@ -3250,7 +3249,7 @@ BEGIN
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
             CONTINUE WHEN v_jobs[v_index].stage IN ('done', 'failed');
             IF NOT v_jobs[v_index].sent THEN
-                -- After a failure nothing new is begun; what is under way is waited for.
+                -- After a failure no new step begins, and those under way are waited for.
                 CONTINUE WHEN p_failure IS NOT NULL;
                 v_open := true;
                 CONTINUE WHEN v_steps[v_index].node = ANY (v_busy);
@@ -3293,18 +3292,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_phase IS
-'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
-are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
-of the journal, so that no transaction of its own is open while it waits.';
+'Runs the steps of one phase at the same time, one connection per node, or undoes them with p_undo. Ends when all
+are done, or when a step has failed and none is still under way; p_failure then says why. Commits after every line of
+the journal, so that it has no open transaction while it waits.';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
-how many rows each; ZD200 where they cannot be counted. */
+/* Looks, before a copy is undone, for rows that users wrote on the new node, which the undo would delete. Returns
+NULL if there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 if they cannot be counted. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -3325,9 +3324,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_written IS
-'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
-how many rows each; ZD200 where they cannot be counted.';
+'Looks, before a copy is undone, for rows that users wrote on the new node, which the undo would delete. Returns
+NULL if there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 if they cannot be counted.';
 REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.undo_phases(
@@ -3339,8 +3338,8 @@ CREATE OR REPLACE PROCEDURE zodan.undo_phases(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
-something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+/* Undoes, last phase first, every step from phase p_from on, or the whole plan if that is NULL: what was made on
+something goes with it. Every undo_sql is harmless if nothing was done. Stops at the first failure, reported in
 p_failure. */
 DECLARE
     v_phases int[];
@@ -3355,8 +3354,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.undo_phases IS
-'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
-something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+'Undoes, last phase first, every step from phase p_from on, or the whole plan if that is NULL: what was made on
+something goes with it. Every undo_sql is harmless if nothing was done. Stops at the first failure, reported in
 p_failure.';
 REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
 
@@ -3369,8 +3368,8 @@ CREATE OR REPLACE FUNCTION zodan.is_hopeless(
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
-copy that broke off cannot be taken up again by Spock). */
+/* Returns whether what a group waits for after step p_ordinal will never come: the next wait in the group reports
+trouble (Spock cannot resume a copy that broke off). */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -3386,8 +3385,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_hopeless IS
-'Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
-copy that broke off cannot be taken up again by Spock).';
+'Returns whether what a group waits for after step p_ordinal will never come: the next wait in the group reports
+trouble (Spock cannot resume a copy that broke off).';
 REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.take_back_group(
@@ -3399,9 +3398,9 @@ CREATE OR REPLACE PROCEDURE zodan.take_back_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
-before the group stays. A group of policy guarded is not taken back where users have written on the new node:
-p_failure then says so. */
+/* Undoes a group of steps with everything that was made after it, and has all of that done again. What comes before
+the group stays. A group of policy guarded is not undone if users have written on the new node: p_failure then says
+so. */
 DECLARE
     v_first record;
 BEGIN
@@ -3425,9 +3424,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.take_back_group IS
-'Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
-before the group stays. A group of policy guarded is not taken back where users have written on the new node:
-p_failure then says so.';
+'Undoes a group of steps with everything that was made after it, and has all of that done again. What comes before
+the group stays. A group of policy guarded is not undone if users have written on the new node: p_failure then says
+so.';
 REVOKE ALL ON PROCEDURE zodan.take_back_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.settle_group(
@@ -3439,10 +3438,10 @@ CREATE OR REPLACE PROCEDURE zodan.settle_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
-done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
+/* Brings an interrupted group of steps to where it can continue. If the cluster shows that a step of the group is
+done, and the wait that follows still has hope, then the step and those before it in the group count as done, and the
 rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
-stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again. */
+stands for everything before it, outside its group too. Otherwise the group is undone, to begin again. */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -3477,16 +3476,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_group IS
-'Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
-done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
+'Brings an interrupted group of steps to where it can continue. If the cluster shows that a step of the group is
+done, and the wait that follows still has hope, then the step and those before it in the group count as done, and the
 rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
-stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again.';
+stands for everything before it, outside its group too. Otherwise the group is undone, to begin again.';
 REVOKE ALL ON PROCEDURE zodan.settle_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.regain_members(p_operation bigint, p_dsns jsonb, INOUT p_failure jsonb)
 LANGUAGE plpgsql
 AS $zodan$
-/* Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+/* Makes sure after a failed flip that every node of p_dsns is connected, and connects again to those that are not,
 for as long as a wait may see no progress. Reports in p_failure a node that stays away. */
 DECLARE
     v_node text;
@@ -3516,7 +3515,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.regain_members IS
-'Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+'Makes sure after a failed flip that every node of p_dsns is connected, and connects again to those that are not,
 for as long as a wait may see no progress. Reports in p_failure a node that stays away.';
 REVOKE ALL ON PROCEDURE zodan.regain_members FROM PUBLIC;
 
@@ -3531,12 +3530,12 @@ CREATE OR REPLACE PROCEDURE zodan.retry_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
-then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
-it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
-group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
-of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
-operation is called again or rolled back. */
+/* Decides, after a failure in a group of steps, whether to try the group again, and prepares that; p_failure is NULL
+then. A group of policy swift is always settled first, so that nothing stays paused; then the guarded group before it
+is brought level again. If the failure says that what the guarded group made is not whole (ZD304), the guarded group
+begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the
+guarded group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is
+called again or rolled back. */
 DECLARE
     v_failure jsonb;
     v_rest timestamptz;
@@ -3567,7 +3566,7 @@ BEGIN
         CALL zodan.take_back_group(p_operation, v_guarded.name, p_dsns, p_verbose, v_failure);
     END IF;
     IF v_failure IS NOT NULL THEN
-        -- What stands in the way of another try matters more than why one is needed.
+        -- What prevents another try matters more than why one is needed.
         p_failure := v_failure || pg_catalog.jsonb_build_object('detail',
             pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
         RETURN;
@@ -3587,12 +3586,12 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_group IS
-'Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
-then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
-it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
-group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
-of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
-operation is called again or rolled back.';
+'Decides, after a failure in a group of steps, whether to try the group again, and prepares that; p_failure is NULL
+then. A group of policy swift is always settled first, so that nothing stays paused; then the guarded group before it
+is brought level again. If the failure says that what the guarded group made is not whole (ZD304), the guarded group
+begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the
+guarded group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is
+called again or rolled back.';
 REVOKE ALL ON PROCEDURE zodan.retry_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_operation(
@@ -3603,8 +3602,8 @@ CREATE OR REPLACE PROCEDURE zodan.run_operation(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+/* Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
+done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
 stopped; the journal says the same. */
 DECLARE
     v_phase int;
@@ -3613,7 +3612,7 @@ DECLARE
     v_copies int := 0;
 BEGIN
     FOR v_group IN
-        -- The later one first: a turn that happened stands for all that came before it.
+        -- The later group first: a turn that happened stands for everything before it.
         SELECT s.group_name FROM zodan.step AS s
          WHERE s.operation_id = p_operation AND s.group_tries IS NOT NULL
          GROUP BY s.group_name HAVING pg_catalog.max(s.attempts) > 0
@@ -3643,8 +3642,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
-'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+'Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
+done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
 stopped; the journal says the same.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
@@ -3652,7 +3651,7 @@ CREATE OR REPLACE FUNCTION zodan.raise_failure(p_failure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises what zodan.describe_failure returned, when there is any, after the connections have been closed. */
+/* Raises the failure that zodan.describe_failure returned, if any, after closing the connections. */
 BEGIN
     IF p_failure IS NOT NULL THEN
         PERFORM zodan.close_connections();
@@ -3665,14 +3664,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.raise_failure IS
-'Raises what zodan.describe_failure returned, when there is any, after the connections have been closed.';
+'Raises the failure that zodan.describe_failure returned, if any, after closing the connections.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+/* Raises an error if a check failed, with all failures in DETAIL and the HINT of the first, and warns of the checks
 that warn. Errors: ZD100. */
 DECLARE
     v_check zodan.check_result;
@@ -3699,7 +3698,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+'Raises an error if a check failed, with all failures in DETAIL and the HINT of the first, and warns of the checks
 that warn. Errors: ZD100.';
 REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
@@ -3711,9 +3710,9 @@ CREATE OR REPLACE FUNCTION zodan.find_dsns(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
+/* Finds the connection strings of an operation's nodes again, because the journal keeps no passwords: first as given,
 then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Returns them and everybody's facts, by node; the connections stay open. */
+has them. Returns the strings and everybody's facts, by node; the connections stay open. */
 DECLARE
     v_operation zodan.operation;
     v_purpose text;
@@ -3738,9 +3737,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dsns IS
-'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
+'Finds the connection strings of an operation''s nodes again, because the journal keeps no passwords: first as given,
 then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Returns them and everybody''s facts, by node; the connections stay open.';
+has them. Returns the strings and everybody''s facts, by node; the connections stay open.';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
@@ -3757,8 +3756,8 @@ SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
                         AND f.value #> '{spock,nodes}' ? m.name)
 $zodan$;
 COMMENT ON FUNCTION zodan.find_gone IS
-'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other
-member that was reached knows them. Of a cluster of which nobody was reached nothing is said.';
+'Returns the members of an unfinished operation that are no longer members, by what zodan.gather_facts reported now:
+no other member that was reached knows them. If nobody was reached, it names none.';
 REVOKE ALL ON FUNCTION zodan.find_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_came(p_operation bigint, p_facts jsonb)
@@ -3772,8 +3771,8 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT n.name), '{}')
      AND NOT o.members ? n.name
 $zodan$;
 COMMENT ON FUNCTION zodan.find_came IS
-'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a
-member knows them, and the operation does not.';
+'Returns the nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts
+reported now: a member knows them, and the operation does not.';
 REVOKE ALL ON FUNCTION zodan.find_came FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pass_over(
@@ -3786,8 +3785,8 @@ CREATE OR REPLACE FUNCTION zodan.pass_over(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
-count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join. */
+/* Continues without members that have left. A resumed join is planned again; in any other operation their steps count
+as done or, in a rollback, as never begun. Errors: those of zodan.replan_join. */
 BEGIN
     IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
         AND o.kind = 'add_node') THEN
@@ -3799,21 +3798,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pass_over IS
-'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
-count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join.';
+'Continues without members that have left. A resumed join is planned again; in any other operation their steps count
+as done or, in a rollback, as never begun. Errors: those of zodan.replan_join.';
 REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
-them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
-is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
-ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
-ZD113 the source is gone; ZD110 it is still running, or another one is. */
+/* Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster's
+lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
+node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
+again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
+ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
+ZD113 the source is gone; ZD110 this operation is still running, or another one is. */
 DECLARE
     v_operation zodan.operation;
     v_found record;
@@ -3879,20 +3878,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
-'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
-them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
-is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
-ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
-ZD113 the source is gone; ZD110 it is still running, or another one is.';
+'Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster''s
+lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
+node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
+again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
+ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
+ZD113 the source is gone; ZD110 this operation is still running, or another one is.';
 REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+/* Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
 did. */
 DECLARE
     v_operation zodan.operation;
@@ -3911,7 +3910,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_same_call IS
-'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+'Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
 did.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
@@ -3919,7 +3918,7 @@ CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose b
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
+/* Prints a plan as NOTICEs, one line per step; with p_verbose its statements too. */
 DECLARE
     v_step zodan.plan_step;
 BEGIN
@@ -3932,7 +3931,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.show_plan IS
-'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
+'Prints a plan as NOTICEs, one line per step; with p_verbose its statements too.';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.resume(
@@ -3943,8 +3942,8 @@ CREATE OR REPLACE PROCEDURE zodan.resume(
 LANGUAGE plpgsql
 AS $zodan$
 /* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
-of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
-Errors: those of zodan.reopen, and of the operation itself. */
+of this database; p_dsns holds connection strings by node where the cluster no longer knows them (or not yet). Errors:
+those of zodan.reopen, and of the operation itself. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3962,8 +3961,8 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.resume IS
 'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
-of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
-Errors: those of zodan.reopen, and of the operation itself.';
+of this database; p_dsns holds connection strings by node where the cluster no longer knows them (or not yet). Errors:
+those of zodan.reopen, and of the operation itself.';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.rollback(
@@ -3974,11 +3973,11 @@ CREATE OR REPLACE PROCEDURE zodan.rollback(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
-it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
-they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
-ZD2nn when a step could not be undone. */
+/* Rolls back an interrupted operation: undoes every step that can be undone, last phase first, whether or not the
+journal says that the step was done, and proves at the end that nothing is left. Arguments as for zodan.resume. With
+p_discard_writes it rolls back even if users have written on the new node meanwhile, and deletes their rows. Errors:
+those of zodan.reopen; ZD111 users have written and p_discard_writes is not given; ZD007 a removal is past the point
+where only finishing it loses nothing; ZD2nn a step could not be undone. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -4010,11 +4009,11 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.rollback IS
-'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
-it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
-they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
-ZD2nn when a step could not be undone.';
+'Rolls back an interrupted operation: undoes every step that can be undone, last phase first, whether or not the
+journal says that the step was done, and proves at the end that nothing is left. Arguments as for zodan.resume. With
+p_discard_writes it rolls back even if users have written on the new node meanwhile, and deletes their rows. Errors:
+those of zodan.reopen; ZD111 users have written and p_discard_writes is not given; ZD007 a removal is past the point
+where only finishing it loses nothing; ZD2nn a step could not be undone.';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
 
@@ -4026,7 +4025,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
     'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active',
         r.active,
                           'known', EXISTS (
-                              -- The name is known but for the database name of the subscriber in its middle.
+                              -- The name is known except for the subscriber's database name in its middle.
                               SELECT FROM pg_catalog.unnest(%1$s) AS u(name)
                                CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text,
                                    6) AS t(tail)
@@ -4037,7 +4036,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
                         CROSS JOIN (spock.local_node AS l JOIN spock.node AS me ON me.node_id = l.node_id)
                         WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
                           AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
-    -- Origins are the server's. Those of this database have its name in front, which may be how that of another begins.
+    -- Origins are the server's. Those of this database start with its name, with which another's name may start too.
     'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain',
         d.others = 0))
                            FROM pg_catalog.pg_replication_origin AS o
@@ -4063,7 +4062,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
 'Reads from a node every trace of replication that can be left behind: slots with the WAL they hold, origins, node
 rows and interfaces. It returns one row, traces, an object. p_subscriptions are those by which the other members
-receive from it: of a slot with the name for one of them it is known whose it is.';
+receive from the node: a slot named for one of them has a known owner.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_origin(p_origin text)
@@ -4075,7 +4074,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_
     zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_origin IS
-'Drops a replication origin if it is there.';
+'Drops a replication origin if it exists.';
 REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_traces(
@@ -4086,9 +4085,9 @@ CREATE OR REPLACE FUNCTION zodan.find_traces(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts and
-traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
+/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
@@ -4122,9 +4121,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_traces IS
-'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts and
-traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
+'Connects to a member, learns the other nodes from it and from those it knows, and reads everybody''s facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
@@ -4179,10 +4178,10 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_orphans IS
 'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
 subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
-that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
-it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
-members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
+that node or has no slot for them, node rows without a subscription. Each comes with the reason and the statement that
+removes it, to be run on that node. Nothing is assumed of a node that cannot be reached: while there is one, no slot
+is an orphan, because that node may use it. certain is false for a slot whose name is that of no stream between
+members, because a subscriber outside the cluster, or one that is still to join, may need it; and for an origin that
 may be another database''s.';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
@@ -4190,10 +4189,10 @@ CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
-returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
-statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
-to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
+/* Searches a whole cluster, reached through any member's connection string, for leftovers, and returns a row for each
+with the statement that removes it on that node. Changes nothing; zodan.mend runs the statements. certain is false for
+a slot that a subscriber outside the cluster may still need, or a subscriber that has not joined yet: only you can
+know. Warns of nodes that cannot be reached. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
     v_unreached text;
@@ -4213,10 +4212,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
-'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
-returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
-statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
-to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
+'Searches a whole cluster, reached through any member''s connection string, for leftovers, and returns a row for each
+with the statement that removes it on that node. Changes nothing; zodan.mend runs the statements. certain is false for
+a slot that a subscriber outside the cluster may still need, or a subscriber that has not joined yet: only you can
+know. Warns of nodes that cannot be reached. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.mend(
@@ -4226,10 +4225,10 @@ CREATE OR REPLACE PROCEDURE zodan.mend(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
-this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
-operation is under way, ZD2nn a step failed. */
+/* Runs the statements that zodan.rescan returns for the cluster reached through p_dsn, as an operation with lock and
+journal like any other. Subscriptions come first because dropping one also drops its slot and origin. A slot that may
+belong to something outside this cluster is left alone with a warning, unless p_all is given. Errors: those of
+zodan.rescan, ZD110 another operation is under way, ZD2nn a step failed. */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
@@ -4273,20 +4272,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
-'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
-this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
-operation is under way, ZD2nn a step failed.';
+'Runs the statements that zodan.rescan returns for the cluster reached through p_dsn, as an operation with lock and
+journal like any other. Subscriptions come first because dropping one also drops its slot and origin. A slot that may
+belong to something outside this cluster is left alone with a warning, unless p_all is given. Errors: those of
+zodan.rescan, ZD110 another operation is under way, ZD2nn a step failed.';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.topology(p_dsn text)
 RETURNS TABLE (provider text, subscriber text, subscription text, status text, active boolean, lag_bytes numeric)
 LANGUAGE plpgsql
 AS $zodan$
-/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with its
-status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
-subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
+/* Returns who streams to whom in a cluster, reached through any member's connection string: one row per subscription,
+with its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL
+the subscriber has not confirmed yet. A node without any subscription has a row of its own; so does a node that cannot
+be reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
 BEGIN
@@ -4313,10 +4312,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.topology IS
-'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with its
-status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
-subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
+'Returns who streams to whom in a cluster, reached through any member''s connection string: one row per subscription,
+with its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL
+the subscriber has not confirmed yet. A node without any subscription has a row of its own; so does a node that cannot
+be reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
 
 
@@ -4350,7 +4349,7 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'converts', (SELECT s.reset_val <> 'SQL_ASCII' AND pg_catalog.pg_char_to_encoding(s.reset_val) <> d.encoding
                    FROM pg_catalog.pg_settings AS s CROSS JOIN pg_catalog.pg_database AS d
                        WHERE s.name = 'client_encoding' AND d.datname = pg_catalog.current_database()),
-    -- With its unit, as SHOW gives it.
+    -- With its unit, as SHOW prints it.
     'pause', pg_catalog.current_setting('spock.pause_timeout', true),
     'library', (SELECT pg_catalog.regexp_replace(p.probin, '^.*/|\.so$', '', 'g') FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('spock') AND p.probin IS NOT NULL LIMIT 1),
@@ -4407,7 +4406,7 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.host_facts IS
-'Reads from a server what only the health check looks at: settings as a new session gets them, locale, connections,
+'Reads from a server what only the health check needs: settings as a new session gets them, locale, connections,
 origins, long and prepared transactions, slots, WAL written, roles, extensions on offer. It returns one row, facts, an
 object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.host_facts FROM PUBLIC;
@@ -4485,7 +4484,7 @@ SELECT pg_catalog.jsonb_build_object(
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.table_facts IS
-'Reads what of a database''s tables, sequences and other objects replication has to do with: names only, and only of
+'Reads those of a database''s tables, sequences and other objects that matter to replication: names only, and only of
 what belongs to no extension. It returns one row, facts, an object, and names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.table_facts FROM PUBLIC;
 
@@ -4530,8 +4529,8 @@ SELECT pg_catalog.jsonb_build_object(
 $zodan$;
 COMMENT ON FUNCTION zodan.stream_facts IS
 'Reads from a database with Spock what the health check examines beyond zodan.spock_facts: its replication sets
-(p_sets; all where that is empty) with tables and sequences, and the tables with exceptions of late. It returns one
-row: facts, an object.';
+(p_sets; all if that is empty) with tables and sequences, and the tables with recent exceptions. It returns one row:
+facts, an object.';
 REVOKE ALL ON FUNCTION zodan.stream_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.row_facts(p_counts text)
@@ -4562,8 +4561,8 @@ SELECT $sql$SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_facts IS
 'Reads, on the source, how much a copy of its replication sets will bring: tables, those that have rows, and bytes,
-the size of their main files, TOAST included; bytes is NULL where a row filter or a column list leaves out nobody
-knows how much. It returns one row.';
+the size of their main files, TOAST included. bytes is NULL if a row filter or a column list leaves out an unknown
+amount. It returns one row.';
 REVOKE ALL ON FUNCTION zodan.copy_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_user_objects()
@@ -4620,8 +4619,8 @@ SELECT $sql$SELECT o.classid, o.objid, i.type, i.identity, o.rank
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.list_user_objects IS
-'Lists the objects of a database that a rollback of a copy may drop: see zodan.drop_copied. It returns class, oid,
-type and identity, and rank, the order in which they go.';
+'Lists the objects of a database that the undo of a copy may drop: see zodan.drop_copied. It returns class, oid,
+type and identity, and rank, the order of dropping.';
 REVOKE ALL ON FUNCTION zodan.list_user_objects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.object_facts()
@@ -4682,7 +4681,7 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.typ
 $zodan$;
 COMMENT ON FUNCTION zodan.object_facts IS
 'Lists what a database has that a copy may be about to create: type and identity of every object of its own, of
-whatever kind, but for those that a copy creates where they are missing only. It returns one row, facts, an array.';
+whatever kind, except those that a copy creates only if they are missing. It returns one row, facts, an array.';
 REVOKE ALL ON FUNCTION zodan.object_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.structure_facts(p_objects text)
@@ -4797,7 +4796,8 @@ WITH RECURSIVE partitioned AS MATERIALIZED (
     SELECT c.oid, c.relkind, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relispartition OR c.relkind = 'p'),
--- What is hashed: the types of the keys, and of what these are made of. The operator class tells that of an expression.
+-- What is hashed: the types of the keys, and of what these are made of. An expression's operator class shows its
+-- type.
 hashed AS (
     SELECT h.partrelid, k.type
       FROM pg_catalog.pg_partitioned_table AS h
@@ -4865,12 +4865,12 @@ SELECT pg_catalog.jsonb_build_object(
     zodan.quote_text(p_objects))
 $zodan$;
 COMMENT ON FUNCTION zodan.structure_facts IS
-'Reads from a database what decides whether its structure can be made again elsewhere. p_objects is what
+'Reads from a database what decides whether its structure can be created elsewhere. p_objects is what
 zodan.object_facts returned for the database that is to have it. It returns one row: facts, an object: same (those of
-p_objects that are here too), extensions (schema, whether it is made for itself, whether anything here depends on the
-extension), holding (tables of extensions with rows), public, generated (columns), partitions (those that a copy or a
-stream cannot bring), references (foreign keys), unpinned and peeking (functions in indexes, and in checks). It names
-nothing of Spock.';
+p_objects that are here too), extensions (schema, whether that is made for the extension, whether anything here
+depends on the extension), holding (tables of extensions with rows), public, generated (columns), partitions (those
+that a copy or a stream cannot bring), references (foreign keys), unpinned and peeking (functions in indexes, and in
+checks). It names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.try_structure(p_extensions text)
@@ -4886,7 +4886,7 @@ DECLARE
     v_facts jsonb;
     v_has boolean;
 BEGIN
-    -- The error that ends this is no one's concern but the caller's.
+    -- Only the caller needs to know of the error that ends this.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
     -- What the caller has created and not committed is no fault of the database's.
     PERFORM pg_catalog.set_config('lock_timeout', '1s', true);
@@ -4958,7 +4958,7 @@ DECLARE
     v_end timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
 BEGIN
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
-    -- As who copies it: row security and triggers are none of this.
+    -- As the role that copies it: row security and triggers do not apply.
     PERFORM pg_catalog.set_config('row_security', 'off', true);
     FOR v_key IN
         SELECT k.* FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text,
@@ -4987,11 +4987,11 @@ $do$$sql$,
     zodan.quote_text(p_filters), zodan.quote_text(p_references))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_references IS
-'Finds, on the source, foreign keys that would not hold where only what is replicated is copied. p_references is
-what zodan.structure_facts returns, p_filters an object of published tables and their row filter, NULL where all rows
-are published. Tables of more than 5000000 rows are not read, and after
-30 s no further one. It ends by an error ZD000 whose DETAIL is an object: broken and
-unread, arrays of names.';
+'Finds, on the source, foreign keys that would not hold if only what is replicated is copied. p_references is what
+zodan.structure_facts returns, p_filters an object of published tables and their row filter, NULL where all rows are
+published. Tables of more than 5000000 rows are not read, and after
+30 s no further table is. It ends with an error ZD000 whose DETAIL is an object: broken
+and unread, arrays of names.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_exists(p_subscription text)
@@ -5002,7 +5002,7 @@ SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription WHER
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.subscription_exists IS
-'Tells whether a subscription exists where it runs; for done_sql.';
+'Returns whether a subscription exists where it runs; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.subscription_exists FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_replicating(p_subscriptions text[])
@@ -5019,7 +5019,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = pg_catalog.cardinalit
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_replicating IS
-'Tells, on a subscriber, whether all of p_subscriptions replicate; for until_sql.';
+'Returns, on a subscriber, whether all of p_subscriptions replicate; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_replicating FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_empty_schema()
@@ -5036,7 +5036,7 @@ END
 $do$$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_empty_schema IS
-'Drops the schema zodan where it is empty, that is, where Zodan is not installed.';
+'Drops the schema zodan if it is empty, that is, where Zodan is not installed.';
 REVOKE ALL ON FUNCTION zodan.drop_empty_schema FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_subscription(
@@ -5067,10 +5067,10 @@ $do$$sql$,
     zodan.quote_text(p_slot), zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets), zodan.quote_text(p_enabled))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_subscription IS
-'Makes, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is
-made disabled, so that Spock makes no slot of its own, then its slot name is checked, and where p_enabled is true it
-is enabled in the same transaction. An origin of that name from an earlier life is dropped first: its position would
-be taken for this one''s.';
+'Creates, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is
+created disabled, so that Spock makes no slot of its own; then its slot name is checked, and if p_enabled is true it
+is enabled in the same transaction. First drops an origin of that name from an earlier life, whose position would be
+taken for the new one''s.';
 REVOKE ALL ON FUNCTION zodan.create_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_direct(p_slot text, p_subscription text)
@@ -5083,7 +5083,7 @@ SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replicati
     zodan.quote_text(p_slot), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.is_direct IS
-'Tells whether the new node has turned to its direct streams, which stands for everything before that, or, where
+'Returns whether the new node has turned to its direct streams, which stands for everything before that, or, if
 p_subscription is not NULL, whether a subscription of that name exists; for done_sql. The sign of the turn is the
 position of the origin of the source''s direct stream, p_slot: zodan.switch_streams sets it last and once, and nobody
 moves it back by enabling or disabling a subscription.';
@@ -5125,8 +5125,7 @@ $do$$sql$,
     zodan.quote_list(p_peers), zodan.quote_result(p_positions))
 $zodan$;
 COMMENT ON FUNCTION zodan.confirm_positions IS
-'Fails with ZD303 where the source has applied anything of p_peers since zodan.read_positions returned
-p_positions.';
+'Fails with ZD303 if the source has applied anything of p_peers since zodan.read_positions returned p_positions.';
 REVOKE ALL ON FUNCTION zodan.confirm_positions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_still(p_peers text[])
@@ -5155,8 +5154,8 @@ $do$$sql$,
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_still IS
 'Waits, on the paused source, until its positions in the streams of p_peers have been the same for
-5 looks, 0.02 s apart. It needs no certainty: the positions are read
-again after the stream has ended.';
+5 looks, 0.02 s apart. Certainty is not needed: the positions are
+read again after the stream has ended.';
 REVOKE ALL ON FUNCTION zodan.wait_still FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_worker_gone(p_subscription text)
@@ -5171,7 +5170,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_worker_gone IS
-'Tells whether no apply worker of a subscription runs on its subscriber any more; for until_sql.';
+'Returns whether no apply worker of a subscription still runs on its subscriber; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_worker_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.switch_streams(
@@ -5192,7 +5191,7 @@ DECLARE
     v_source pg_catalog.pg_lsn;
 BEGIN
     SELECT s.sub_slot_name INTO STRICT v_slot FROM spock.subscription AS s WHERE s.sub_name = %2$s;
-    -- Only who has it for himself reads a position that no worker moves any more.
+    -- Only a session that holds the origin for itself reads a position that no worker still moves.
     PERFORM pg_catalog.pg_replication_origin_session_setup(v_slot);
     v_source := pg_catalog.pg_replication_origin_session_progress(true);
     PERFORM pg_catalog.pg_replication_origin_session_reset();
@@ -5216,13 +5215,13 @@ $do$$sql$,
     zodan.quote_result(p_positions), zodan.quote_text(p_copy), zodan.quote_list(p_peers), zodan.quote_list(p_subscriptions), zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.switch_streams IS
-'Sets, on the new node, where each direct stream starts, and enables them all. The source''s starts where the copy''s
-subscription p_copy has got to, a peer''s where the source has (p_positions); one that is unknown stops it: none is
-ever guessed. PostgreSQL sets a position at once and does not take it back with the transaction. So the source''s
-(p_slot) comes last, when all others are right: that is the turn, and zodan.is_direct looks for it. The copy''s
-subscription is not turned into the source''s stream but left behind: its worker may have been stopped inside a
-transaction, and Spock would take that for the failure of a transaction of this subscription and discard it when it
-comes again.';
+'Sets, on the new node, where each direct stream starts, and enables them all. The source''s stream starts at the
+position of the copy''s subscription p_copy, a peer''s at the position that the source has applied (p_positions); an
+unknown position stops the statement, because none is ever guessed. PostgreSQL sets a position at once and does not
+undo that with the transaction. So the source''s (p_slot) comes last, when all others are right: that is the turn, and
+zodan.is_direct looks for it. The copy''s subscription does not become the source''s stream but is left behind: its
+worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
+subscription and discard the transaction when it comes again.';
 REVOKE ALL ON FUNCTION zodan.switch_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.enable_streams(p_subscriptions text[])
@@ -5234,8 +5233,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_enable(s.sub_nam
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.enable_streams IS
-'Enables those of the subscriptions named that are disabled. Spock disables one by itself after an exception, and
-people do; a resumed join enables it again.';
+'Enables those of the subscriptions named that are disabled. Spock disables a subscription by itself after an
+exception, and people do; a resumed join enables it again.';
 REVOKE ALL ON FUNCTION zodan.enable_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_streams(p_subscriptions text[])
@@ -5258,11 +5257,10 @@ $do$$sql$,
     zodan.quote_list(p_subscriptions))
 $zodan$;
 COMMENT ON FUNCTION zodan.start_streams IS
-'Has the workers of p_subscriptions started one right after the other. Left to itself Spock''s manager looks once a
+'Has the workers of p_subscriptions started one right after the other. Left to itself, Spock''s manager checks once a
 second whether the last worker it started is there, so that one stream would run seconds ahead of another, with
-changes to rows that the other is still to bring; a reload of the configuration of the new server makes it look at
-once. It tries for 10 s at most: the wait that follows knows what to do about a stream that
-does not start.';
+changes to rows that the other is still to bring; a reload of the new server''s configuration makes it check at once.
+It tries for 10 s at most: the wait that follows handles a stream that does not start.';
 REVOKE ALL ON FUNCTION zodan.start_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.note_files()
@@ -5278,8 +5276,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I
                    JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.note_files IS
-'Notes, on the source, which file each published table that has rows is in. It returns one row: files, an object of
-table and file number. A table that has another one later was rewritten.';
+'Records, on the source, which file each published table with rows is in. It returns one row: files, an object of
+table and file number. A table with another file later was rewritten.';
 REVOKE ALL ON FUNCTION zodan.note_files FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_rewritten(p_files text)
@@ -5294,8 +5292,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(t.key), '[]')
 $zodan$;
 COMMENT ON FUNCTION zodan.find_rewritten IS
 'Reports, on the source, which tables have rows and are in another file than p_files (what zodan.note_files
-returned) says. It returns one row: tables, an array. To a snapshot older than the rewrite such a table is empty, so
-that a copy may have missed its rows.';
+returned) says. It returns one row: tables, an array. In a snapshot older than the rewrite such a table is empty, so a
+copy may have missed its rows.';
 REVOKE ALL ON FUNCTION zodan.find_rewritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_sound(p_since text, p_origin text, p_starts text, p_rewritten text)
@@ -5347,11 +5345,12 @@ $do$$sql$,
     zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_result(p_starts), zodan.quote_result(p_rewritten))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_sound IS
-'Fails with ZD304 where the new node cannot have what the source has, so that its copy has to start over: changes
-were set aside since p_since (seconds of its clock; of one node only where p_origin names it); the server is not in
-the life that p_starts describes and its Spock is older than 6, which after a crash may apply again what is there; or
-a table of p_rewritten (what zodan.find_rewritten returned, ''[]'' for none) has no row that was copied. Copied rows
-have the epoch as their commit time, or, where the table was rewritten here too, the transaction that did so.';
+'Fails with ZD304 if the new node cannot have what the source has, so that its copy has to start over. Either it has
+discarded changes since p_since (seconds of its clock; only those of node p_origin if that is given); or the server is
+not in the life that p_starts describes and its Spock is older than 6, which after a crash may apply again what is
+there; or a table of p_rewritten (what zodan.find_rewritten returned, ''[]'' for none) has no row that was copied.
+Copied rows have the epoch as their commit time or, if the table was rewritten here too, the transaction that did
+so.';
 REVOKE ALL ON FUNCTION zodan.prove_sound FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_slots(p_slots text[], p_lsn text, p_positions text, p_peer text)
@@ -5377,9 +5376,9 @@ $do$$sql$,
     zodan.quote_list(p_slots), zodan.quote_result(p_lsn), zodan.quote_result(p_positions), zodan.quote_text(p_peer))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_slots IS
-'Fails with ZD305 where a slot of p_slots is missing on a node, has lost its WAL, or has already gone past the
-position that its stream is to start at: p_lsn, or that of p_peer in p_positions; of neither nothing is asked.
-PostgreSQL may invalidate a slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
+'Fails with ZD305 if a slot of p_slots is missing on a node, has lost its WAL, or is already past the position that
+its stream is to start at: p_lsn, or that of p_peer in p_positions; without either, no position is checked. PostgreSQL
+may invalidate a slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
 REVOKE ALL ON FUNCTION zodan.prove_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_whole(p_since text, p_origin text, p_nodes text[])
@@ -5418,9 +5417,8 @@ $do$$sql$,
     zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_list(p_nodes))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_whole IS
-'Fails where a join did not end as it was planned: with ZD402 where a node has set changes aside since p_since (a
-placeholder for seconds of its clock), with p_origin only those of that node; with ZD403 where it knows other nodes
-than p_nodes.';
+'Fails if a join did not end as planned: with ZD402 if a node has discarded changes since p_since (a placeholder for
+seconds of its clock), with p_origin only those of that node; with ZD403 if it knows other nodes than p_nodes.';
 REVOKE ALL ON FUNCTION zodan.prove_whole FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_unbusy()
@@ -5437,8 +5435,9 @@ SELECT $sql$SELECT pg_catalog.count(*) = 0 AS ok,
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_unbusy IS
-'Tells whether no apply worker of a node has been inside one transaction for more than 0.3
-s; for until_sql. A pause would wait for it, and hold up all others meanwhile. WAL that is written is progress.';
+'Returns whether no apply worker of a node has been inside one transaction for more than 0.3
+s; for until_sql. A pause would wait for such a worker, and hold up all others meanwhile. Written WAL counts as
+progress.';
 REVOKE ALL ON FUNCTION zodan.wait_unbusy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_sequences()
@@ -5489,7 +5488,7 @@ $do$$sql$,
     p_seen)
 $zodan$;
 COMMENT ON FUNCTION zodan.level_sequences IS
-'Brings the sequences of the new node to at least the highest value of any member (the lowest for those that count
+'Moves the sequences of the new node to at least the highest value of any member (the lowest for those that count
 down), and 1000 steps beyond it while the range allows, because the members go on counting
 meanwhile. p_seen is an array of the results of zodan.read_sequences. A sequence never goes back.';
 REVOKE ALL ON FUNCTION zodan.level_sequences FROM PUBLIC;
@@ -5540,8 +5539,8 @@ SELECT pg_catalog.format($sql$SELECT spock.sub_create(subscription_name := %1$s,
 $zodan$;
 COMMENT ON FUNCTION zodan.create_copy_subscription IS
 'Creates the subscription p_subscription from node p_provider, which copies the structure, the data, both or
-nothing, and returns its id. Its sets are p_sets, and it forwards what came from p_forward. Schema zodan and those of
-p_skip stay out of a structure copy.';
+nothing, and returns its id. Its sets are p_sets, and it forwards what came from p_forward. Schema zodan and the
+schemas of p_skip stay out of a structure copy.';
 REVOKE ALL ON FUNCTION zodan.create_copy_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_slot(p_slot text)
@@ -5557,8 +5556,8 @@ SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dro
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_slot IS
-'Makes a replication slot for Spock, and returns its position, lsn; for PostgreSQL 16 and earlier. One of that name
-that has lost its WAL is dropped first: it can never be used again.';
+'Creates a replication slot for Spock, and returns its position, lsn; for PostgreSQL 16 and earlier. First drops a
+slot of that name that has lost its WAL, which can never be used again.';
 REVOKE ALL ON FUNCTION zodan.create_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_failover_slot(p_slot text)
@@ -5571,7 +5570,7 @@ SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dro
   FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s AND r.wal_status = 'lost') AS d
  CROSS JOIN LATERAL pg_catalog.pg_create_logical_replication_slot(
         CASE WHEN d.dropped >= 0 THEN %1$s END, 'spock_output', failover := coalesce(
-            -- Spock 6 does not have it: a file may set it still, and nobody reads it then.
+            -- Spock 6 does not have the setting: a file may still set it, and nobody reads it then.
             (SELECT g.setting::boolean FROM pg_catalog.pg_settings AS g
                 WHERE g.name = 'spock.use_native_failover_slots'),
             (SELECT pg_catalog.bool_or(o.failover) FROM pg_catalog.pg_replication_slots AS o
@@ -5580,8 +5579,8 @@ SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name)) AS dro
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_failover_slot IS
-'Makes a replication slot for Spock, as zodan.create_slot does, on PostgreSQL 17 or later, marked for failover as
-Spock itself would there: as spock.use_native_failover_slots says, else as the slots that are there, else marked.';
+'Creates a replication slot for Spock, as zodan.create_slot does, on PostgreSQL 17 or later, marked for failover as
+Spock itself would there: as spock.use_native_failover_slots says, else like the existing slots, else marked.';
 REVOKE ALL ON FUNCTION zodan.create_failover_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.slot_exists(p_slot text)
@@ -5593,7 +5592,7 @@ SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replicati
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.slot_exists IS
-'Tells whether a slot exists and has its WAL; for done_sql.';
+'Returns whether a slot exists and has its WAL; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.slot_exists FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_slot_free(p_slot text)
@@ -5604,7 +5603,7 @@ SELECT pg_catalog.format($sql$SELECT NOT r.active AS ok FROM pg_catalog.pg_repli
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_slot_free IS
-'Tells whether nobody streams from a slot; for until_sql.';
+'Returns whether nobody streams from a slot; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_slot_free FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_copied(p_subscription text, p_tables text, p_bytes text)
@@ -5651,7 +5650,7 @@ SELECT a.*
               FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
              CROSS JOIN LATERAL (
                 SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
-             -- As it may begin inside a character, it is read as bytes.
+             -- The text may begin inside a character, so it is read as bytes.
              CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
                     l.path, b.begins, 100000, true), 'escape'),
                     '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
@@ -5666,7 +5665,7 @@ SELECT a.*
               FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
              CROSS JOIN LATERAL (
                 SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
-             -- As it may begin inside a character, it is read as bytes.
+             -- The text may begin inside a character, so it is read as bytes.
              CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
                     l.path, b.begins, 100000, true), 'escape'),
                     '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
@@ -5685,7 +5684,7 @@ files AS (
       FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
               FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
     UNION ALL
-    -- A file that is full has another after it.
+    -- A full file has another after it.
     SELECT f.relid, f.path, f.number + 1, (SELECT s.size
         FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
       FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
@@ -5717,8 +5716,8 @@ SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s::big
     zodan.quote_text(p_subscription), zodan.quote_text(p_tables), zodan.quote_text(p_bytes))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_copied IS
-'Tells whether the copy p_subscription is complete on the new node, and measures it, with p_tables and p_bytes as
-zodan.size_copy returned them; for until_sql. A copy that broke off cannot be taken up again by Spock, and says so as
+'Returns whether the copy p_subscription is complete on the new node, and measures it, with p_tables and p_bytes as
+zodan.size_copy returned them; for until_sql. Spock cannot resume a copy that broke off: the statement reports that as
 trouble.';
 REVOKE ALL ON FUNCTION zodan.wait_copied FROM PUBLIC;
 
@@ -5784,8 +5783,8 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.note_objects IS
-'Notes what the new database holds before the copy. It returns one row: objects, an array of class:oid, identity,
-which database that was, starts, which life of its server, and at, when that was by its clock.';
+'Records what the new database holds before the copy. It returns one row: objects, an array of class:oid; identity,
+which database that was; starts, which life of its server; and at, the time by its clock.';
 REVOKE ALL ON FUNCTION zodan.note_objects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_copied(p_objects text, p_node text, p_identity text)
@@ -5858,7 +5857,7 @@ BEGIN
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
         WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP
-        -- What went with an earlier one has no identity any more.
+        -- What went with an earlier object no longer has an identity.
         CONTINUE WHEN (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid,
             0) AS i) IS NULL;
         FOR v_statement IN             SELECT s.statement FROM (
@@ -5904,11 +5903,11 @@ $do$$sql$,
     zodan.quote_result(p_objects), zodan.quote_text(p_node), zodan.quote_result(p_identity))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_copied IS
-'Takes a copy back: it drops every object of the new database that p_objects (a placeholder for the result of
-zodan.note_objects) does not name. Only in the very database that was noted, and only while it is node p_node, as it
-was when the copy came; anywhere else it drops nothing. A subscription of PostgreSQL''s own gives its slot up first:
-that is at the publisher, and somebody else''s. No event trigger may forbid it, as far as PostgreSQL can do without
-them.';
+'Undoes a copy: drops every object of the new database that p_objects (a placeholder for the result of
+zodan.note_objects) does not name. It acts only in the very database that was recorded, and only while that is node
+p_node, as it was when the copy came; anywhere else it drops nothing. It first detaches a subscription of PostgreSQL''s
+own from its slot, because that slot is at the publisher and somebody else''s. No event trigger may forbid the drop, as
+far as PostgreSQL can do without them.';
 REVOKE ALL ON FUNCTION zodan.drop_copied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.end_sessions(p_subscription text)
@@ -5948,8 +5947,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_na
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_copy IS
-'Disables a copy''s subscription, if it is there, so that nothing starts its worker again while it is being taken
-back.';
+'Disables a copy''s subscription, if it exists, so that nothing starts its worker again while the copy is being
+undone.';
 REVOKE ALL ON FUNCTION zodan.disable_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_copy(p_subscription text)
@@ -5994,8 +5993,9 @@ $do$$sql$,
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_copy IS
 'Drops the disabled subscription of a copy, whatever its worker is doing. A worker that copies does not hear that it
-is to end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So the
-statement ends its sessions first, until the worker is gone, 30 s at most.';
+must end: it waits for what its own session on this node does, and Spock''s drop would wait for the worker. So the
+statement first ends the worker''s sessions, until the worker is gone, 30 s at
+most.';
 REVOKE ALL ON FUNCTION zodan.drop_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.clear_names(p_slots text[], p_origins text[])
@@ -6021,9 +6021,9 @@ $do$$sql$,
     zodan.quote_list(p_slots), zodan.quote_list(p_origins))
 $zodan$;
 COMMENT ON FUNCTION zodan.clear_names IS
-'Makes sure, on a node, that the names of a new node''s streams are free: unused origins of the names in p_origins
-are dropped. A slot of the names in p_slots stops the join, because it may hold what a subscriber outside of this
-cluster still needs.';
+'Makes sure on a node that the names of a new node''s streams are free: drops unused origins with the names in
+p_origins. A slot with a name in p_slots stops the join, because it may hold what a subscriber outside this cluster
+still needs.';
 REVOKE ALL ON FUNCTION zodan.clear_names FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_roles(p_node text, p_brought text[], p_before text)
@@ -6048,8 +6048,8 @@ $do$$sql$,
     zodan.quote_text(p_node), zodan.quote_list(p_brought), zodan.quote_result(p_before))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_roles IS
-'Drops the roles that came from the source: those of p_brought that p_before (the names noted before) does not hold.
-Only while the database is node p_node.';
+'Drops the roles that came from the source: those of p_brought that p_before (the names recorded before) does not
+hold. Only while the database is node p_node.';
 REVOKE ALL ON FUNCTION zodan.drop_roles FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.view_is_filled(p_view text)
@@ -6061,8 +6061,8 @@ SELECT pg_catalog.format($sql$SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_class
     zodan.quote_text(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.view_is_filled IS
-'Tells whether a materialized view, its name schema-qualified and quoted, has its rows, or is not there any more;
-for done_sql.';
+'Returns whether a materialized view, its name schema-qualified and quoted, has its rows or no longer exists; for
+done_sql.';
 REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.refresh_view(p_schema text, p_view text)
@@ -6079,8 +6079,8 @@ $do$$sql$,
     zodan.quote_name(p_schema), zodan.quote_name(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.refresh_view IS
-'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have:
-functions in it may rely on that.';
+'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have,
+because functions in it may rely on that.';
 REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
@@ -6088,8 +6088,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
-node's, and the caller's before and after), host, tables and, where Spock is, streams. What could not be read is named
-in unread. Never raises. */
+node's, and the caller's before and after), host, tables and, where Spock is, streams. unread names what could not be
+read. Never raises an error. */
 DECLARE
     v_facts jsonb := p_facts;
     v_kind text;
@@ -6122,8 +6122,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_more IS
 'Adds to what zodan.gather_facts returned, over the connections it left open and on all nodes at once: clock (the
-node''s, and the caller''s before and after), host, tables and, where Spock is, streams. What could not be read is named
-in unread. Never raises.';
+node''s, and the caller''s before and after), host, tables and, where Spock is, streams. unread names what could not be
+read. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_more FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
@@ -6132,7 +6132,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
 member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Nothing is changed. */
+connection, identity and replication, with the fault, NULL where it worked. Changes nothing. */
 DECLARE
     v_dsns jsonb;
     v_queries jsonb;
@@ -6165,7 +6165,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.probe_pairs IS
 'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
 member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Nothing is changed.';
+connection, identity and replication, with the fault, NULL where it worked. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
@@ -6184,8 +6184,8 @@ SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
                    'sets']) AS t(name)) END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_exchanged IS
-'The names of the replication sets that the members'' subscriptions take from one another; of a cluster of one, all
-that it has. A set that only an outside consumer takes is none of them.';
+'Returns the names of the replication sets that the members'' subscriptions take from one another; of a cluster of
+one, all its sets. A set that only an outside consumer takes is not among them.';
 REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
@@ -6197,8 +6197,8 @@ SELECT coalesce(pg_catalog.array_agg(o.name ORDER BY o.name), '{}')
  WHERE p_facts #> ARRAY[p_join ->> 'new', 'fenced'] ? o.name AND o.name ~ '^[a-z_][a-z0-9_]*$'
 $zodan$;
 COMMENT ON FUNCTION zodan.list_fenced IS
-'The names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy leaves
-them out. Only plain names, which Spock gives to pg_dump as a pattern.';
+'Returns the names of the schemas that are on source and new node and hold, on both, nothing but extensions: a copy
+leaves them out. Only plain names, because Spock passes them to pg_dump as a pattern.';
 REVOKE ALL ON FUNCTION zodan.list_fenced FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_published(p_facts jsonb, p_join jsonb)
@@ -6212,17 +6212,17 @@ SELECT i.item
  WHERE i.item ->> 'set' = ANY (x.sets)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_published IS
-'The tables of the source in the replication sets that the members take from one another, a row a table and set, as
-zodan.read_sets returns them: set, table, columns and filter.';
+'Returns the tables of the source in the replication sets that the members take from one another, one row per table
+and set, as zodan.read_sets returns them: set, table, columns and filter.';
 REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
-structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
-not be read is named in unread. What is tried is rolled back. Never raises. */
+/* Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
+structure of the source can be made on the new node: structure, and on the new node trial, on the source references.
+unread names what could not be read. Rolls back what it tries. Never raises an error. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_source text := p_join ->> 'source';
@@ -6267,17 +6267,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_structure IS
-'Adds to the facts of source and new node, where both can be reached and the new one is no node yet, whether the
-structure of one can be made on the other: structure, and on the new node trial, on the source references. What could
-not be read is named in unread. What is tried is rolled back. Never raises.';
+'Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
+structure of the source can be made on the new node: structure, and on the new node trial, on the source references.
+unread names what could not be read. Rolls back what it tries. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
-a copy is measured. What could not be read is null: progress is for people, and no reason to stop. */
+/* Reads, over the open connection, how many tables and bytes the source has to copy, against which the progress of a
+copy is measured. What could not be read is null: progress is for people, and no reason to stop. */
 DECLARE
     v_answers jsonb;
 BEGIN
@@ -6287,8 +6287,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.size_copy IS
-'Reads, over the connection that is open, how many tables and bytes the source has to give, by which the progress of
-a copy is measured. What could not be read is null: progress is for people, and no reason to stop.';
+'Reads, over the open connection, how many tables and bytes the source has to copy, against which the progress of a
+copy is measured. What could not be read is null: progress is for people, and no reason to stop.';
 REVOKE ALL ON FUNCTION zodan.size_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_readable(p_facts jsonb)
@@ -6302,7 +6302,8 @@ SELECT 'readable', 'readable', f.key, 'fail', NOT f.value ? 'unread',
  WHERE NOT f.value ? 'error'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_readable IS
-'All that the checks look at could be read on every node that was reached; what could not is in no other check.';
+'Checks that everything the checks need could be read on every node that was reached; no other check reports what
+could not.';
 REVOKE ALL ON FUNCTION zodan.check_readable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_pairs(p_probes jsonb, p_join jsonb)
@@ -6332,9 +6333,9 @@ SELECT CASE t.kind WHEN 'replication' THEN 'replication-connections' WHEN 'ident
          CROSS JOIN LATERAL pg_catalog.jsonb_each_text(o.value) AS k(key, value)) AS t
 $zodan$;
 COMMENT ON FUNCTION zodan.check_pairs IS
-'Every node reaches every other one, also for replication, and the same database as the caller does. p_probes is
-what zodan.probe_pairs returned. A failure where the new node is one of the two, else a warning: what replicates
-between members is looked at by itself, and they need no dblink.';
+'Checks that every node reaches every other one, also for replication, and the same database as the caller does.
+p_probes is what zodan.probe_pairs returned. A failure if the new node is one of the two, else a warning: other checks
+cover replication between members, and members need no dblink.';
 REVOKE ALL ON FUNCTION zodan.check_pairs FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_versions(p_facts jsonb, p_join jsonb)
@@ -6380,9 +6381,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
  WHERE NOT f.source ? 'error' OR c.key IN ('postgresql-version', 'spock')
 $zodan$;
 COMMENT ON FUNCTION zodan.check_versions IS
-'PostgreSQL 15 or later everywhere and on the new node no older than on the source (its pg_dump must read the
-source); Spock 5.0.7 or later, which can pause its apply workers, of one minor version
-everywhere.';
+'Checks for PostgreSQL 15 or later everywhere, on the new node no older than on the source (its pg_dump must read
+the source), and for Spock 5.0.7 or later, which can pause its apply workers, of one minor
+version everywhere.';
 REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
@@ -6441,9 +6442,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
      'output-plugin-libraries', 'not-a-standby', 'superuser'))
 $zodan$;
 COMMENT ON FUNCTION zodan.check_settings IS
-'The server settings and rights without which a join would fail half-way: logical WAL, commit timestamps, the output
-plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only; and
-warnings of time limits that a copy would run into and of a pause too short for the flip.';
+'Checks the server settings and rights without which a join would fail half-way: logical WAL, commit timestamps, the
+output plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only.
+Warns of time limits that a copy would exceed and of a pause too short for the flip.';
 REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sessions(p_facts jsonb, p_join jsonb)
@@ -6475,9 +6476,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
  WHERE f.value ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sessions IS
-'Settings of role, database and server that Spock''s own sessions take over, which change values on their way: the
-client encoding, lc_monetary where the source has columns of type money, xmloption where it has XML, and an isolation
-in which apply fails. Zodan sets what its own sessions need by itself.';
+'Checks settings of role, database and server that Spock''s own sessions take over and that change values in transit:
+the client encoding, lc_monetary if the source has columns of type money, xmloption if it has XML, and an isolation
+level in which apply fails. Zodan sets what its own sessions need by itself.';
 REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
@@ -6534,9 +6535,9 @@ SELECT 'collation-current', 'collation up to date', f.key, 'warn',
  WHERE f.value ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_alike IS
-'What has to be on every node as it is on the source. Encoding, and how conflicts are resolved: where nodes differ
-in that, rows come to differ. The rest are warnings: locale, behaviour on exceptions, DDL replication, settings of the
-database, which no copy carries.';
+'Checks what must be the same on every node as on the source: encoding, and how conflicts are resolved, because
+nodes that differ in these get different rows. The rest are warnings: locale, behaviour on exceptions, DDL
+replication, and settings of the database, which no copy carries.';
 REVOKE ALL ON FUNCTION zodan.check_alike FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_clocks(p_facts jsonb, p_join jsonb)
@@ -6557,9 +6558,9 @@ SELECT 'clock', 'clock', c.key, CASE WHEN c.skew > 2 AND c.skew <= 5
          WHERE f.key <> p_join ->> 'source' AND f.value ? 'clock') AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.check_clocks IS
-'Clocks differ from the source''s by no more than 2 s (a warning), 5 s
-(a failure): the later commit wins, as told by clocks. Each was read between two looks at the caller''s clock, and the
-time between them is in the node''s favour.';
+'Checks that clocks differ from the source''s by no more than 2 s (a warning),
+5 s (a failure), because the later commit wins, by those clocks. Each clock was read between
+two readings of the caller''s clock, and the time between those counts in the node''s favour.';
 REVOKE ALL ON FUNCTION zodan.check_clocks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_capacity(p_facts jsonb, p_join jsonb)
@@ -6591,9 +6592,9 @@ SELECT c.key, c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
  WHERE NOT f.value ? 'error' AND c.used IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_capacity IS
-'Free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one of each on
-a member, two for the copy on the source, and one a member on the new node (and Spock''s own worker, and one for the
-copy).';
+'Checks the free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one
+of each on a member, two for the copy on the source, and one per member on the new node (and Spock''s own worker, and
+one for the copy).';
 REVOKE ALL ON FUNCTION zodan.check_capacity FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_new_node(p_facts jsonb, p_join jsonb)
@@ -6650,9 +6651,9 @@ SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required
  WHERE NOT f.n ? 'error' AND NOT f.s ? 'error' AND f.s ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_node IS
-'The new node is empty, is no node yet and lives on a server of its own; its name and the number that Spock makes of
-it are free and every name made from it fits 63 bytes; it has the roles and can have the
-extensions of the source.';
+'Checks that the new node is empty, is not a node yet and is on a server of its own; that its name and the number
+that Spock makes of it are free and every name made from it fits 63 bytes; and that it has the
+roles and can have the extensions of the source.';
 REVOKE ALL ON FUNCTION zodan.check_new_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_new_server(p_facts jsonb, p_join jsonb)
@@ -6701,8 +6702,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
  WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_server IS
-'What the new node''s server and database must have, or must not have, for the structure of the source to fit:
-tablespaces, lolor ready, a snowflake number of its own; and warnings where roles or extensions differ.';
+'Checks what the new node''s server and database must or must not have for the structure of the source to fit:
+tablespaces, lolor ready, a snowflake number of its own; warns where roles or extensions differ.';
 REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
@@ -6752,9 +6753,9 @@ SELECT c.key, c.name, m.name, c.severity, coalesce(c.passed, false), coalesce(c.
  WHERE f.value ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_members IS
-'The cluster is whole: every member''s connection string leads to that member, every member has one subscription from
-every other one, forwarding nothing and without delay, none from a node that the source does not know, and no
-exceptions of late.';
+'Checks that the cluster is whole: every member''s connection string leads to that member, every member has one
+subscription from every other one, forwarding nothing and without delay, none from a node that the source does not
+know, and no recent exceptions.';
 REVOKE ALL ON FUNCTION zodan.check_members FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_replicating(p_facts jsonb, p_join jsonb)
@@ -6780,7 +6781,7 @@ SELECT 'replicating', 'replicating', provider.name || ' -> ' || m.name, 'fail',
  WHERE provider.name <> m.name AND p_facts -> m.name ? 'spock'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_replicating IS
-'Every member receives from every other one by a subscription that replicates.';
+'Checks that every member receives from every other one by a subscription that replicates.';
 REVOKE ALL ON FUNCTION zodan.check_replicating FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_structure(p_facts jsonb, p_join jsonb)
@@ -6829,8 +6830,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_structure IS
-'Whether the structure of the source can be made on the new node, over what zodan.gather_structure returned: nothing
-of the same name is there, and objects and extensions can be created.';
+'Checks whether the structure of the source can be made on the new node, over what zodan.gather_structure returned:
+nothing of the same name is there, and objects and extensions can be created.';
 REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_copyable(p_facts jsonb, p_join jsonb)
@@ -6890,9 +6891,9 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_copyable IS
-'Whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign keys
-hold for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail by what a
-function does.';
+'Checks whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign
+keys hold for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail because
+of what a function does.';
 REVOKE ALL ON FUNCTION zodan.check_copyable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
@@ -6928,9 +6929,9 @@ SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> '
  WHERE m.name <> p_join ->> 'source' AND k.own IS NOT NULL AND k.source IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sets IS
-'Every member has the replication sets of the source, as far as the members take them from one another: definitions,
-and tables and sequences in them with columns and row filter. Sequences are a warning for another member than the new
-node.';
+'Checks that every member has the replication sets of the source, as far as the members take them from one another:
+definitions, and tables and sequences in them with columns and row filter. Sequences are a warning for any member but
+the new node.';
 REVOKE ALL ON FUNCTION zodan.check_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_premises(p_facts jsonb, p_join jsonb)
@@ -6988,9 +6989,10 @@ SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.list IS NULL,
  WHERE p_facts -> m.name ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_premises IS
-'What the proof of a join stands on beyond zodan.check_members and zodan.check_sets: members take the same sets from
-one another; a published partition has its root published too, without which Spock does not copy it; a column list
-leaves out no column that needs a value; no other join is under way, which the members would not come to know of.';
+'Checks what the proof of a join relies on beyond zodan.check_members and zodan.check_sets: members take the same
+sets from one another; a published partition has its root published too, without which Spock does not copy it; a
+column list leaves out no column that needs a value; no other join is under way, which the members would not learn
+of.';
 REVOKE ALL ON FUNCTION zodan.check_premises FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_slots(p_facts jsonb, p_join jsonb)
@@ -7030,8 +7032,8 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
  WHERE p_facts -> m.name ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_slots IS
-'Replication slots of every member: streamed from, none of a member''s that lost its WAL, none that holds much of it
-unused, none far behind.';
+'Checks the replication slots of every member: streamed from, no member''s slot without its WAL, none that holds much
+WAL unused, none far behind.';
 REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
@@ -7076,7 +7078,7 @@ SELECT 'waiting-slots', 'slots that wait', m.name, 'warn', i.allowed = 0 OR i.al
                    'size'])::numeric / 20971520) AS needed) AS i
  WHERE p_facts -> m.name ? 'host'
 UNION ALL
--- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so that more may fit.
+-- Spock dumps and restores a structure in one transaction each. The table of locks has some slack, so more may fit.
 SELECT 'max-locks-per-transaction', 'max_locks_per_transaction', o.name, 'warn', o.needed <= o.allowed,
        pg_catalog.format('room for %s locks', o.allowed),
            pg_catalog.format('%s, for what the structure of the source has', o.needed),
@@ -7095,9 +7097,9 @@ SELECT 'disk-space', 'disk space', p_join ->> 'new', 'info', NULL::boolean,
  WHERE p_facts -> (p_join ->> 'source') ? 'host' AND p_facts -> (p_join ->> 'new') ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_load IS
-'What would make a join slow or fill a disk, or take away a slot that waits: long and prepared transactions on a
-member, which a slot waits for, and the WAL that the source keeps while it is copied, estimated from what it wrote on
-average. Disk space of the new node cannot be known in SQL: its passed is NULL.';
+'Checks what would slow a join down, fill a disk, or cost a waiting slot its WAL: long and prepared transactions on
+a member, which a slot waits for, and the WAL that the source keeps during its copy, estimated from what it wrote on
+average. SQL cannot know the disk space of the new node: its passed is NULL.';
 REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_tables(p_facts jsonb, p_join jsonb)
@@ -7152,8 +7154,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
  WHERE f.t IS NOT NULL AND f.s IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_tables IS
-'What of the source''s tables cannot be replicated, or not as one would think. A failure only for tables without a
-key in a set that replicates updates or deletes: the new node cannot have such a set.';
+'Names the source''s tables that cannot be replicated, or not as one would expect. A failure only for tables without
+a key in a set that replicates updates or deletes: the new node cannot have such a set.';
 REVOKE ALL ON FUNCTION zodan.check_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sequences(p_facts jsonb, p_join jsonb)
@@ -7169,19 +7171,20 @@ SELECT 'sequences', 'sequences', p_join ->> 'source', 'warn', q.plain IS NULL,
  WHERE p_facts -> (p_join ->> 'source') ? 'tables'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sequences IS
-'Names the plain sequences of the source: on a multi-master each node counts for itself, so that two nodes will give
-the same value sooner or later. A warning.';
+'Names the plain sequences of the source: in a multi-master cluster each node counts for itself, so two nodes will
+produce the same value sooner or later. A warning.';
 REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
-zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
-nothing. */
+/* Returns every precondition of a join, one row per check and node, over the facts that zodan.gather_facts,
+zodan.gather_more and zodan.probe_pairs returned; without a new node, only those of the members. Reads nothing else
+and changes nothing. */
 BEGIN
-    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
+    -- One statement per check: in a single statement the planner would copy the facts of thousands of tables hundreds
+    -- of times.
     RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
     RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
@@ -7206,9 +7209,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_join IS
-'Every precondition of a join, a row a check and node, over the facts that zodan.gather_facts, zodan.gather_more and
-zodan.probe_pairs returned; without a new node, those of the members alone. Looks at nothing else and changes
-nothing.';
+'Returns every precondition of a join, one row per check and node, over the facts that zodan.gather_facts,
+zodan.gather_more and zodan.probe_pairs returned; without a new node, only those of the members. Reads nothing else
+and changes nothing.';
 REVOKE ALL ON FUNCTION zodan.check_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_joined(p_facts jsonb, p_join jsonb)
@@ -7260,7 +7263,7 @@ SELECT 'sequences-ahead', 'sequences ahead', p_join ->> 'new', 'warn', b.list IS
  WHERE p_facts -> (p_join ->> 'new') ? 'tables'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_joined IS
-'What a join must have led to: every member knows every other one, the new node has its 2 (n - 1) subscriptions
+'Checks the outcome of a join: every member knows every other one, the new node has its 2 (n - 1) subscriptions
 replicating, each stream has its slot on the provider, streamed from, and the new node''s sequences are ahead.';
 REVOKE ALL ON FUNCTION zodan.check_joined FROM PUBLIC;
 
@@ -7299,19 +7302,20 @@ SELECT 'row-counts', 'row counts', m.name, 'warn', coalesce(pg_catalog.bool_and(
  GROUP BY m.name
 $zodan$;
 COMMENT ON FUNCTION zodan.check_rows IS
-'Tables in replication sets have about as many rows on every member as on the source: counted where small on both
-(at most 10000 rows), else as PostgreSQL estimates. A warning: members write while they are
-counted.';
+'Checks that tables in replication sets have about as many rows on every member as on the source: counted if small
+on both (at most 10000 rows), else as PostgreSQL estimates. A warning, because members write
+during the count.';
 REVOKE ALL ON FUNCTION zodan.check_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_cluster(p_facts jsonb, p_join jsonb, p_probes jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
-node is among the members. */
+/* Returns what must hold once a node has joined, one row per check and node, over the same facts as zodan.check_join;
+the new node is among the members. */
 BEGIN
-    -- A statement each: as one, the planner would copy the facts of thousands of tables hundreds of times.
+    -- One statement per check: in a single statement the planner would copy the facts of thousands of tables hundreds
+    -- of times.
     RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
     RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
@@ -7329,8 +7333,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_cluster IS
-'What must hold once a node has joined, a row a check and node, over the same facts as zodan.check_join; the new
-node is among the members.';
+'Returns what must hold once a node has joined, one row per check and node, over the same facts as zodan.check_join;
+the new node is among the members.';
 REVOKE ALL ON FUNCTION zodan.check_cluster FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_sets(p_cluster jsonb, p_node text)
@@ -7341,8 +7345,8 @@ SELECT coalesce(pg_catalog.array_agg(s.name ORDER BY s.name), '{}')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster #> ARRAY['sets', p_node]) AS s(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_sets IS
-'The names of the replication sets that a member has, of those that members take from one another; a subscription
-that asks for any other never replicates.';
+'Returns the names of the replication sets that a member has, of those that members take from one another; a
+subscription that asks for any other set never replicates.';
 REVOKE ALL ON FUNCTION zodan.list_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_subscriptions(p_cluster jsonb)
@@ -7353,16 +7357,16 @@ SELECT pg_catalog.array_agg(zodan.subscription_name(m.name, p_cluster ->> 'new')
   FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_subscriptions IS
-'The names of the subscriptions by which the new node receives from every member.';
+'Returns the names of the subscriptions by which the new node receives from every member.';
 REVOKE ALL ON FUNCTION zodan.list_subscriptions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_clean(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The first steps forwards, which make sure that the names of the new node's streams are free, and the last to be
-taken back: on every member, forget the new node's row; everywhere, prove that nothing of it is left. The slot that
-Spock makes by itself is dropped here too, for no journal knows of it. Once done, the look is never repeated: from
+/* Returns the first steps of a join, which make sure that the names of the new node's streams are free, and are the
+last to be undone: on every member, forget the new node's row; everywhere, prove that nothing of it is left. They also
+drop the slot that Spock makes by itself, because no journal knows of it. Once done, the check is never repeated: from
 then on what has these names is ours. */
 DECLARE
     v_new text := p_cluster ->> 'new';
@@ -7403,9 +7407,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_clean IS
-'The first steps forwards, which make sure that the names of the new node''s streams are free, and the last to be
-taken back: on every member, forget the new node''s row; everywhere, prove that nothing of it is left. The slot that
-Spock makes by itself is dropped here too, for no journal knows of it. Once done, the look is never repeated: from
+'Returns the first steps of a join, which make sure that the names of the new node''s streams are free, and are the
+last to be undone: on every member, forget the new node''s row; everywhere, prove that nothing of it is left. They also
+drop the slot that Spock makes by itself, because no journal knows of it. Once done, the check is never repeated: from
 then on what has these names is ours.';
 REVOKE ALL ON FUNCTION zodan.plan_clean FROM PUBLIC;
 
@@ -7418,8 +7422,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_register(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
-copy leaves a schema out only if the subscriber has one of that name. */
+/* Returns the steps that make the new node a Spock node: its node row, and an empty schema zodan there, because the
+structure copy leaves out a schema only if the subscriber has one of that name. */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
@@ -7437,16 +7441,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_register IS
-'The steps that make the new node a Spock node: its node row, and an empty schema zodan there, since the structure
-copy leaves a schema out only if the subscriber has one of that name.';
+'Returns the steps that make the new node a Spock node: its node row, and an empty schema zodan there, because the
+structure copy leaves out a schema only if the subscriber has one of that name.';
 REVOKE ALL ON FUNCTION zodan.plan_register FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_roles(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back, those go
-again that were not there before. */
+/* Returns the steps that bring the roles which the new node lacks, before the copy needs them as owners. The undo
+drops the roles that were not there before. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7463,16 +7467,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_roles IS
-'The steps that bring the roles which the new node lacks, before the copy needs them as owners. Taken back, those go
-again that were not there before.';
+'Returns the steps that bring the roles which the new node lacks, before the copy needs them as owners. The undo
+drops the roles that were not there before.';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that copy structure and data from the source and let the new node catch up through it with everybody's
-changes. p_patience is how long a wait may see no progress. */
+/* Returns the steps that copy structure and data from the source and let the new node catch up through it with
+everybody's changes. p_patience is how long a wait may see no progress. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7524,15 +7528,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_copy IS
-'The steps that copy structure and data from the source and let the new node catch up through it with everybody''s
-changes. p_patience is how long a wait may see no progress.';
+'Returns the steps that copy structure and data from the source and let the new node catch up through it with
+everybody''s changes. p_patience is how long a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.plan_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_mirror(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The step that gives the new node the replication sets of the source, as they are when it runs. */
+/* Returns the step that creates the replication sets of the source on the new node, as they are when it runs. */
 DECLARE
     v_new text := p_cluster ->> 'new';
 BEGIN
@@ -7543,7 +7547,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_mirror IS
-'The step that gives the new node the replication sets of the source, as they are when it runs.';
+'Returns the step that creates the replication sets of the source on the new node, as they are when it runs.';
 REVOKE ALL ON FUNCTION zodan.plan_mirror FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_slot(
@@ -7555,8 +7559,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_slot(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL knows that.
-Its undo drops the slot when no one streams from it. */
+/* Returns the step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
+knows that. Its undo drops the slot once nobody streams from it. */
 DECLARE
     v_slot text := p_cluster #>> ARRAY['slots', p_provider, p_subscriber];
 BEGIN
@@ -7568,17 +7572,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slot IS
-'The step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL knows that.
-Its undo drops the slot when no one streams from it.';
+'Returns the step that makes, on a provider, the slot of one subscription, marked for failover where PostgreSQL
+knows that. Its undo drops the slot once nobody streams from it.';
 REVOKE ALL ON FUNCTION zodan.plan_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_slots(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make a slot at both ends of every direct stream: on each member for the new node, before the mark
-that the barrier waits for; and on the new node for each member, so that what is written there from now on reaches
-them. */
+/* Returns the steps that make a slot at both ends of every direct stream: on each member for the new node, before the
+mark that the barrier waits for; and on the new node for each member, so that what is written there from now on
+reaches them. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_peer text;
@@ -7592,18 +7596,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_slots IS
-'The steps that make a slot at both ends of every direct stream: on each member for the new node, before the mark
-that the barrier waits for; and on the new node for each member, so that what is written there from now on reaches
-them.';
+'Returns the steps that make a slot at both ends of every direct stream: on each member for the new node, before the
+mark that the barrier waits for; and on the new node for each member, so that what is written there from now on
+reaches them.';
 REVOKE ALL ON FUNCTION zodan.plan_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_peers(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync event
-on each peer after its slot, and the barrier that waits until the source has come past it, so that what the source
-holds at the flip is no older than the slots. */
+/* Returns the steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
+event on each peer after its slot, and the barrier, which waits until the source has passed that event, so that what
+the source holds at the flip is no older than the slots. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7647,9 +7651,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
-'The steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync event
-on each peer after its slot, and the barrier that waits until the source has come past it, so that what the source
-holds at the flip is no older than the slots.';
+'Returns the steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
+event on each peer after its slot, and the barrier, which waits until the source has passed that event, so that what
+the source holds at the flip is no older than the slots.';
 REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_see_slots(
@@ -7661,8 +7665,9 @@ CREATE OR REPLACE FUNCTION zodan.plan_see_slots(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node's,
-which must not be beyond the position that its stream starts at, and on the new node those of the members. */
+/* Returns the steps of one phase of the flip that check every slot that the turn relies on: on each member the new
+node's slot, which must not be beyond the position that its stream starts at, and on the new node the slots of the
+members. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -7684,8 +7689,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_see_slots IS
-'The steps of one phase of the flip that look at every slot that the turn relies on: on each member the new node''s,
-which must not be beyond the position that its stream starts at, and on the new node those of the members.';
+'Returns the steps of one phase of the flip that check every slot that the turn relies on: on each member the new
+node''s slot, which must not be beyond the position that its stream starts at, and on the new node the slots of the
+members.';
 REVOKE ALL ON FUNCTION zodan.plan_see_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_turn(
@@ -7697,16 +7703,16 @@ CREATE OR REPLACE FUNCTION zodan.plan_turn(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The second half of the flip: ends the source's forwarded stream, confirms with p_confirm that the source has
-applied nothing meanwhile, and turns. */
+/* Returns the second half of the flip: it ends the source's forwarded stream, confirms with p_confirm that the source
+has applied nothing meanwhile, and turns. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
     v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
 BEGIN
-    -- Not taken back: enabled again, it would meet the transaction that its worker was stopped in, and Spock would discard
-    -- that. What fails from here on to the switch has the copy begun anew.
+    -- Not undone: enabled again, it would meet the transaction that its worker was stopped in, and Spock would
+    -- discard that transaction. After a failure between here and the switch the copy begins again.
     RETURN NEXT zodan.make_step('detach', v_new, pg_catalog.format('disable subscription %s on %s', v_sub, v_new),
             p_do := zodan.disable_copy(v_sub),
             p_budget := p_budget,
@@ -7716,7 +7722,7 @@ BEGIN
             p_until := zodan.wait_slot_free(p_cluster ->> 'copy_slot'),
             p_budget := p_budget,
             p_group := p_group, p_object := p_cluster ->> 'copy_slot');
-    -- Its sender may be gone before it: a lost connection leaves it at work on what it has received.
+    -- The sender may be gone before the worker: a lost connection leaves the worker busy with what it has received.
     RETURN NEXT zodan.make_step('detached', v_new, pg_catalog.format('wait until the worker of %s has ended on %s',
         v_sub, v_new),
             p_until := zodan.wait_worker_gone(v_sub), p_budget := p_budget, p_group := p_group, p_object := v_sub);
@@ -7734,7 +7740,7 @@ BEGIN
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
             p_budget := p_budget,
             p_group := p_group);
-    -- A call that stopped here is taken up again whenever: Spock or a person may have disabled one meanwhile.
+    -- A call that stopped here may be resumed at any time: Spock or a person may have disabled a stream meanwhile.
     RETURN NEXT zodan.make_step('enable', v_new, 'enable all streams on ' || v_new,
             p_do := zodan.enable_streams(zodan.list_subscriptions(p_cluster)), p_group := p_group);
     RETURN NEXT zodan.make_step('resume', v_new, 'start all streams on ' || v_new,
@@ -7746,18 +7752,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_turn IS
-'The second half of the flip: ends the source''s forwarded stream, confirms with p_confirm that the source has
-applied nothing meanwhile, and turns.';
+'Returns the second half of the flip: it ends the source''s forwarded stream, confirms with p_confirm that the source
+has applied nothing meanwhile, and turns.';
 REVOKE ALL ON FUNCTION zodan.plan_turn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_flip(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that turn the new node from the source's forwarded stream to everybody's direct streams, one section that
-is taken back as a whole when a step of it fails. The starting positions are exact because the source applies nothing
-between reading them and the end of its stream to the new node; that is not trusted to the pause but checked by
-reading them again. */
+/* Returns the steps that turn the new node from the source's forwarded stream to everybody's direct streams: one
+section, undone as a whole when a step of it fails. The starting positions are exact because the source applies
+nothing between reading them and the end of its stream to the new node. The plan does not trust the pause for that: it
+reads the positions again. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -7774,7 +7780,7 @@ BEGIN
             p_budget := c_budget,
             p_group := c_group);
     -- An idle worker counts as paused and still takes one transaction that changes nothing here: let each have it
-    -- now. It has to be a transaction: only at the end of one does a worker see that it is to pause.
+    -- now. It has to be a transaction: only at the end of one does a worker see that it must pause.
     FOREACH v_peer IN ARRAY v_peers LOOP
         RETURN NEXT zodan.make_step('nudge', v_peer, 'send a sync event on ' || v_peer,
             p_do := 'SELECT spock.sync_event(true) AS lsn', p_budget := c_budget, p_group := c_group);
@@ -7803,18 +7809,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_flip IS
-'The steps that turn the new node from the source''s forwarded stream to everybody''s direct streams, one section that
-is taken back as a whole when a step of it fails. The starting positions are exact because the source applies nothing
-between reading them and the end of its stream to the new node; that is not trusted to the pause but checked by
-reading them again.';
+'Returns the steps that turn the new node from the source''s forwarded stream to everybody''s direct streams: one
+section, undone as a whole when a step of it fails. The starting positions are exact because the source applies
+nothing between reading them and the end of its stream to the new node. The plan does not trust the pause for that: it
+reads the positions again.';
 REVOKE ALL ON FUNCTION zodan.plan_flip FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_return(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that open the way back: a subscription from the new node on every member at once, then the wait until all
-replicate. */
+/* Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
+wait until all replicate. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_sub text;
@@ -7843,16 +7849,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_return IS
-'The steps that open the way back: a subscription from the new node on every member at once, then the wait until all
-replicate.';
+'Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
+wait until all replicate.';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The last steps of a join: sequences brought level, then the proof that every stream of the new node moves in both
-directions: a sync event on every node, applied at the other end. */
+/* Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
+both directions: a sync event on every node, applied at the other end. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -7905,21 +7911,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_prove IS
-'The last steps of a join: sequences brought level, then the proof that every stream of the new node moves in both
-directions: a sync event on every node, applied at the other end.';
+'Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
+both directions: a sync event on every node, applied at the other end.';
 REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_finish(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* What is left to do on the new node once it is proved that every stream moves: its materialized views get their
-rows, and a schema zodan that nobody uses goes. */
+/* Returns what is left to do on the new node after the proof that every stream moves: its materialized views get
+their rows, and a schema zodan that nobody uses is dropped. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_view text;
 BEGIN
-    -- A copy brings their definitions only.
+    -- A copy brings only the definitions of views.
     FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name) LOOP
         RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view,
             v_new),
@@ -7932,8 +7938,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_finish IS
-'What is left to do on the new node once it is proved that every stream moves: its materialized views get their
-rows, and a schema zodan that nobody uses goes.';
+'Returns what is left to do on the new node after the proof that every stream moves: its materialized views get
+their rows, and a schema zodan that nobody uses is dropped.';
 REVOKE ALL ON FUNCTION zodan.plan_finish FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_join(
@@ -7946,8 +7952,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_join(
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
-the same plan. */
+/* Returns the whole plan of the causal join for a cluster as zodan.survey_join describes it. Pure: the same cluster
+always has the same plan. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -7968,16 +7974,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
-'The whole plan of the causal join, for a cluster as zodan.survey_join describes it. Pure: the same cluster gives
-the same plan.';
+'Returns the whole plan of the causal join for a cluster as zodan.survey_join describes it. Pure: the same cluster
+always has the same plan.';
 REVOKE ALL ON FUNCTION zodan.plan_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS SETOF zodan.check_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
-join, or post, after it. */
+/* Gathers what is still missing, over the open connections, and returns the checks of a type: pre, before a join, or
+post, after it. */
 DECLARE
     v_join jsonb := p_join || pg_catalog.jsonb_build_object('patience', extract(epoch FROM zodan.read_patience()));
     v_facts jsonb := zodan.gather_more(p_facts, p_dsns);
@@ -8009,8 +8015,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.examine IS
-'Gathers what is still missing, over the connections that are open, and returns the checks of a type: pre, before a
-join, or post, after it.';
+'Gathers what is still missing, over the open connections, and returns the checks of a type: pre, before a join, or
+post, after it.';
 REVOKE ALL ON FUNCTION zodan.examine FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_members(
@@ -8025,10 +8031,9 @@ CREATE OR REPLACE FUNCTION zodan.survey_members(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
-to them too and reads everybody's facts. Returns the facts by node; source, new and members; and every connection
-string by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or
-equal. */
+/* Connects to the source and, unless it is NULL, the new node; learns the members from the source, connects to them
+too and reads everybody's facts. Returns the facts by node; source, new and members; and every connection string by
+node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal. */
 DECLARE
     v_peers jsonb;
 BEGIN
@@ -8057,10 +8062,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_members IS
-'Connects to the source and, unless it is NULL, the new node, learns from the source who the members are, connects
-to them too and reads everybody''s facts. Returns the facts by node; source, new and members; and every connection
-string by node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or
-equal.';
+'Connects to the source and, unless it is NULL, the new node; learns the members from the source, connects to them
+too and reads everybody''s facts. Returns the facts by node; source, new and members; and every connection string by
+node. Leaves the connections open. Errors: ZD001 malformed connection string, ZD002 names missing or equal.';
 REVOKE ALL ON FUNCTION zodan.survey_members FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_join(
@@ -8074,7 +8078,7 @@ CREATE OR REPLACE FUNCTION zodan.survey_join(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be. Errors:
+/* Surveys a cluster for a join, as zodan.survey_members does, and requires that the source is the node named. Errors:
 ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node. */
 DECLARE
     v_found text;
@@ -8094,7 +8098,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_join IS
-'Surveys a cluster for a join: zodan.survey_members, and the source must be the node that it is said to be. Errors:
+'Surveys a cluster for a join, as zodan.survey_members does, and requires that the source is the node named. Errors:
 ZD001 malformed connection string, ZD002 names missing or equal, ZD003 the source is another node.';
 REVOKE ALL ON FUNCTION zodan.survey_join FROM PUBLIC;
 
@@ -8103,8 +8107,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
-PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot's name from
-the database name of the subscriber, so each subscriber is asked. Errors: ZD204. */
+PostgreSQL version by node, and the slot of every stream by provider and subscriber. Asks each subscriber, because
+Spock makes a slot's name from the subscriber's database name. Errors: ZD204. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_queries jsonb;
@@ -8161,8 +8165,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_cluster IS
 'Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
-PostgreSQL version by node, and the slot of every stream by provider and subscriber. Spock makes a slot''s name from
-the database name of the subscriber, so each subscriber is asked. Errors: ZD204.';
+PostgreSQL version by node, and the slot of every stream by provider and subscriber. Asks each subscriber, because
+Spock makes a slot''s name from the subscriber''s database name. Errors: ZD204.';
 REVOKE ALL ON FUNCTION zodan.describe_cluster FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.join_without(p_operation bigint, p_gone text[])
@@ -8178,7 +8182,7 @@ SELECT pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 
  GROUP BY o.operation_id
 $zodan$;
 COMMENT ON FUNCTION zodan.join_without IS
-'Describes the join of operation p_operation, as zodan.survey_join does, for the members that are left without
+'Describes, as zodan.survey_join does, the join of operation p_operation for the members that remain without
 p_gone.';
 REVOKE ALL ON FUNCTION zodan.join_without FROM PUBLIC;
 
@@ -8191,9 +8195,9 @@ CREATE OR REPLACE FUNCTION zodan.replan_join(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Plans an unfinished join again without the members of p_gone. What was made for them on nodes that were reached is
-taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source
-is gone; ZD200 where something could not be taken back. */
+/* Plans an unfinished join again without the members of p_gone. Undoes at once what was made for them on nodes that
+were reached; what was done for the others stays done, and its results are kept. Errors: ZD113 the source is gone;
+ZD200 something could not be undone. */
 DECLARE
     v_operation zodan.operation;
     v_join jsonb;
@@ -8245,9 +8249,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replan_join IS
-'Plans an unfinished join again without the members of p_gone. What was made for them on nodes that were reached is
-taken back at once; what was done for the others stays done, and its results are kept. Errors: ZD113 where the source
-is gone; ZD200 where something could not be taken back.';
+'Plans an unfinished join again without the members of p_gone. Undoes at once what was made for them on nodes that
+were reached; what was done for the others stays done, and its results are kept. Errors: ZD113 the source is gone;
+ZD200 something could not be undone.';
 REVOKE ALL ON FUNCTION zodan.replan_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_join(
@@ -8267,14 +8271,14 @@ CREATE OR REPLACE FUNCTION zodan.prepare_join(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the
-connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
+makes the plan. Without the lock, and where a call was interrupted, it returns that call's plan as it stands. Leaves
+the connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
     v_members jsonb;
 BEGIN
     IF NOT p_lock THEN
-        -- What a call would go on with, where one was interrupted.
+        -- What a call would continue, if one was interrupted.
         p_plan := zodan.read_plan('add_node', p_new);
         IF p_plan IS NOT NULL THEN
             RETURN;
@@ -8285,7 +8289,7 @@ BEGIN
     IF p_lock AND NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')
        AND (SELECT pg_catalog.count(*) = pg_catalog.count(DISTINCT (f.value -> 'server', f.value -> 'dbname'))
               FROM pg_catalog.jsonb_each(v_survey.p_facts) AS f(key, value)) THEN
-        -- What was read before the lock may have been changed by the operation that held it.
+        -- The operation that held the lock may have changed what was read before.
         PERFORM zodan.lock_members(v_survey.p_dsns);
         v_members := v_survey.p_join;
         SELECT * INTO v_survey FROM zodan.survey_join(p_source, p_source_dsn, p_new, p_new_dsn);
@@ -8314,8 +8318,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_join IS
 'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands. Leaves the
-connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
+makes the plan. Without the lock, and where a call was interrupted, it returns that call''s plan as it stands. Leaves
+the connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_add_node(
@@ -8331,8 +8335,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_add_node(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
 AS $zodan$
-/* The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors: ZD0nn
-bad input, ZD100 preconditions not met. */
+/* Returns the plan that spock.add_node would run, as rows; changes nothing. Takes the arguments of spock.add_node.
+Errors: ZD0nn bad input, ZD100 preconditions not met. */
 DECLARE
     v_plan zodan.plan_step[];
 BEGIN
@@ -8346,8 +8350,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_add_node IS
-'The plan that spock.add_node would run, as rows; changes nothing. Takes what spock.add_node takes. Errors: ZD0nn
-bad input, ZD100 preconditions not met.';
+'Returns the plan that spock.add_node would run, as rows; changes nothing. Takes the arguments of spock.add_node.
+Errors: ZD0nn bad input, ZD100 preconditions not met.';
 REVOKE ALL ON FUNCTION zodan.plan_add_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.checks(
@@ -8360,10 +8364,10 @@ CREATE OR REPLACE FUNCTION zodan.checks(
 RETURNS SETOF zodan.check_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Examines a cluster, found through any member, and returns a row a check and node; changes nothing. check_type pre
-is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone
-are examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
-malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type. */
+/* Examines a cluster, found through any member, and returns one row per check and node; changes nothing. check_type
+pre covers what spock.add_node checks before it begins, post what must hold afterwards. Without a new node, only the
+members are examined. passed is NULL where the result cannot be known. Never raises an error for what a check reports.
+Errors: ZD001 malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type. */
 DECLARE
     v_survey record;
 BEGIN
@@ -8382,10 +8386,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.checks IS
-'Examines a cluster, found through any member, and returns a row a check and node; changes nothing. check_type pre
-is what spock.add_node checks before it begins, post what must hold afterwards. Without a new node the members alone
-are examined. passed is NULL where something cannot be known. Never raises for what a check reports. Errors: ZD001
-malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type.';
+'Examines a cluster, found through any member, and returns one row per check and node; changes nothing. check_type
+pre covers what spock.add_node checks before it begins, post what must hold afterwards. Without a new node, only the
+members are examined. passed is NULL where the result cannot be known. Never raises an error for what a check reports.
+Errors: ZD001 malformed connection string, ZD002 names missing or equal, ZD004 unknown check_type.';
 REVOKE ALL ON FUNCTION zodan.checks FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.add_node(
@@ -8402,13 +8406,13 @@ CREATE OR REPLACE PROCEDURE spock.add_node(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name any
-member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
-location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their
-attributes, memberships and password hashes. verb prints every step, dry_run prints the plan and changes nothing.
-Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions
-not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
-budget. */
+/* Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name
+any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
+joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
+their attributes, memberships and password hashes. verb prints every step; dry_run prints the plan and changes
+nothing. When called again after an interruption, it continues where it stopped. Errors: ZD0nn caller's mistake, ZD100
+preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait
+ran out of its budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -8448,13 +8452,13 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE spock.add_node IS
-'Adds a node to a running Spock cluster while every member keeps taking writes. src_node_name and src_dsn name any
-member, the structure and the data come from it; new_node_name and new_node_dsn the empty database that joins;
-location, country and info describe it in spock.node. roles brings the roles that the new server lacks, with their
-attributes, memberships and password hashes. verb prints every step, dry_run prints the plan and changes nothing.
-Called again after an interruption it goes on where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions
-not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
-budget.';
+'Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name
+any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
+joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
+their attributes, memberships and password hashes. verb prints every step; dry_run prints the plan and changes
+nothing. When called again after an interruption, it continues where it stopped. Errors: ZD0nn caller''s mistake, ZD100
+preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait
+ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.health_check(
@@ -8468,10 +8472,10 @@ CREATE OR REPLACE PROCEDURE spock.health_check(
 LANGUAGE plpgsql
 AS $zodan$
 /* Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
-lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post
-what must hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them
-the members alone are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check failed,
-ZD0nn caller's mistake. */
+lines, with verb PASS lines too, and a summary. check_type pre covers what spock.add_node checks before it begins,
+post what must hold afterwards. new_node_name and new_node_dsn name the node that is to join or has joined; without
+them only the members are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check
+failed, ZD0nn caller's mistake. */
 DECLARE
     v_checks zodan.check_result[];
     v_check zodan.check_result;
@@ -8506,10 +8510,10 @@ END
 $zodan$;
 COMMENT ON PROCEDURE spock.health_check IS
 'Examines a cluster, found through the member src_node_name, and prints what does not hold: FAIL, WARN and INFO
-lines, with verb PASS lines too, and a summary. check_type pre is what spock.add_node checks before it begins, post
-what must hold afterwards; new_node_name and new_node_dsn name the node that is to join or has joined, without them
-the members alone are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check failed,
-ZD0nn caller''s mistake.';
+lines, with verb PASS lines too, and a summary. check_type pre covers what spock.add_node checks before it begins,
+post what must hold afterwards. new_node_name and new_node_dsn name the node that is to join or has joined; without
+them only the members are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check
+failed, ZD0nn caller''s mistake.';
 REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
 
 
@@ -8529,8 +8533,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
-placeholders, and returns its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be
-reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL. */
+placeholders, and returns its single row as an object. Errors: ZD001 malformed connection string, ZD101 the database
+cannot be reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL. */
 DECLARE
     c_node CONSTANT text := 'the node given';
     v_dsns jsonb;
@@ -8549,7 +8553,7 @@ BEGIN
             DETAIL = v_answer ->> 'message',
             HINT = 'Check that it runs, its address and its password.';
     END IF;
-    -- Statements are sent to one node, whatever they bind for others.
+    -- Each statement goes to one node, whatever it binds for others.
     v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(c_node, p_sql), v_dsns, NULL) -> c_node;
     PERFORM zodan.close_connections();
     IF NOT (v_answer ->> 'ok')::boolean THEN
@@ -8565,8 +8569,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.run_on IS
 'Runs one statement in the database that a connection string leads to, with the connection strings of p_dsns for its
-placeholders, and returns its one row as an object. Errors: ZD001 malformed connection string, ZD101 cannot be
-reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL.';
+placeholders, and returns its single row as an object. Errors: ZD001 malformed connection string, ZD101 the database
+cannot be reached, ZD200 the statement failed, with the remote SQLSTATE and text in DETAIL.';
 REVOKE ALL ON FUNCTION zodan.run_on FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_node(
@@ -8584,8 +8588,8 @@ SELECT (zodan.run_on(p_dsn, zodan.register_node(p_node => p_node, p_location => 
     pg_catalog.jsonb_build_object(p_node, p_dsn)) ->> 'node_id')::oid
 $zodan$;
 COMMENT ON FUNCTION zodan.create_node IS
-'Makes the database that p_dsn leads to a Spock node of name p_node, which the others will reach by p_dsn. Returns
-the node''s id. Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on.';
+'Makes the database at p_dsn a Spock node named p_node, which the others will reach by p_dsn. Returns the node''s id.
+Example: SELECT zodan.create_node(''n4'', ''host=10.0.0.4 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.get_spock_nodes(p_dsn text)
@@ -8597,8 +8601,8 @@ SELECT n.key, zodan.redact_dsn(n.value)
  ORDER BY n.key
 $zodan$;
 COMMENT ON FUNCTION zodan.get_spock_nodes IS
-'The nodes that the node at p_dsn knows, itself included, with the connection strings in use, without secrets.
-Example: SELECT * FROM zodan.get_spock_nodes(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
+'Returns the nodes that the node at p_dsn knows, itself included, with the connection strings in use, without
+secrets. Example: SELECT * FROM zodan.get_spock_nodes(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.get_spock_nodes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.create_sub(
@@ -8620,9 +8624,10 @@ SELECT (zodan.run_on(p_dsn, zodan.create_copy_subscription(p_subscription => p_s
     pg_catalog.jsonb_build_object('provider', p_provider_dsn)) ->> 'sub_id')::oid
 $zodan$;
 COMMENT ON FUNCTION zodan.create_sub IS
-'Makes a subscription on the node at p_dsn, from the node at p_provider_dsn. Disabled it makes no slot: make that
-first with zodan.create_replication_slot. Returns its id. Example: SELECT zodan.create_sub(''host=10.0.0.4 dbname=app'',
-''sub_n1_n4'', ''host=10.0.0.1 dbname=app'', p_enabled => false). Errors: those of zodan.run_on.';
+'Creates a subscription on the node at p_dsn, from the node at p_provider_dsn. A disabled subscription creates no
+slot: create that first with zodan.create_replication_slot. Returns the subscription''s id. Example: SELECT
+zodan.create_sub(''host=10.0.0.4 dbname=app'', ''sub_n1_n4'', ''host=10.0.0.1 dbname=app'', p_enabled => false). Errors:
+those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_sub FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.enable_sub(p_dsn text, p_subscription text)
@@ -8646,8 +8651,8 @@ SELECT (zodan.run_on(p_dsn, CASE WHEN v.number >= 170000 THEN zodan.create_failo
   FROM (SELECT (zodan.run_on(p_dsn, zodan.server_facts()) #>> '{facts,version_num}')::int AS number) AS v
 $zodan$;
 COMMENT ON FUNCTION zodan.create_replication_slot IS
-'Makes a replication slot for a subscription on its provider, the node at p_dsn. Returns the position it starts at.
-It holds WAL until someone streams from it or it is dropped. Example: SELECT
+'Creates a replication slot for a subscription on its provider, the node at p_dsn. Returns the position where the
+slot starts. The slot holds WAL until a subscriber streams from it or it is dropped. Example: SELECT
 zodan.create_replication_slot(''host=10.0.0.1 dbname=app'', ''spk_app_n1_sub_n1_n4''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.create_replication_slot FROM PUBLIC;
 
@@ -8658,8 +8663,8 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.emit_sync_event()) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.sync_event IS
-'Commits a mark in the stream of the node at p_dsn and returns its position, for zodan.wait_for_sync_event. Example:
-SELECT zodan.sync_event(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
+'Commits a mark in the stream of the node at p_dsn and returns the mark''s position, for zodan.wait_for_sync_event.
+Example: SELECT zodan.sync_event(''host=10.0.0.1 dbname=app''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_for_sync_event(
@@ -8671,9 +8676,9 @@ CREATE OR REPLACE FUNCTION zodan.wait_for_sync_event(
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most.
+/* Waits, p_timeout at most, until the node at p_dsn has applied everything that node p_origin committed before p_lsn.
 Returns whether it has. Example: SELECT zodan.wait_for_sync_event('host=10.0.0.4 dbname=app', 'n1', '0/1A2B3C').
-Errors: those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled. */
+Errors: those of zodan.run_on; ZD202 when the wait cannot succeed because the subscription is gone or disabled. */
 DECLARE
     v_until timestamptz := pg_catalog.clock_timestamp() + p_timeout;
     v_seen jsonb;
@@ -8693,9 +8698,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_for_sync_event IS
-'Waits until the node at p_dsn has applied everything that node p_origin committed before p_lsn, p_timeout at most.
+'Waits, p_timeout at most, until the node at p_dsn has applied everything that node p_origin committed before p_lsn.
 Returns whether it has. Example: SELECT zodan.wait_for_sync_event(''host=10.0.0.4 dbname=app'', ''n1'', ''0/1A2B3C'').
-Errors: those of zodan.run_on; ZD202 when it never will, the subscription being gone or disabled.';
+Errors: those of zodan.run_on; ZD202 when the wait cannot succeed because the subscription is gone or disabled.';
 REVOKE ALL ON FUNCTION zodan.wait_for_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.get_commit_timestamp(p_dsn text, p_origin text)
@@ -8705,9 +8710,9 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.read_commit_timestamp(p_origin)) ->> 'at')::timestamptz
 $zodan$;
 COMMENT ON FUNCTION zodan.get_commit_timestamp IS
-'When the newest transaction of node p_origin that the node at p_dsn has applied was committed there; NULL where it
-has applied none since commit timestamps are kept. Example: SELECT zodan.get_commit_timestamp(''host=10.0.0.4
-dbname=app'', ''n1''). Errors: those of zodan.run_on.';
+'Returns the commit time, on node p_origin, of that node''s newest transaction that the node at p_dsn has applied;
+NULL if it has applied none since it began to keep commit timestamps. Example: SELECT
+zodan.get_commit_timestamp(''host=10.0.0.4 dbname=app'', ''n1''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.get_commit_timestamp FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_replication_slot(p_dsn text, p_slot text, p_lsn pg_lsn)
@@ -8718,8 +8723,8 @@ SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT end_lsn AS lsn FROM pg_cat
     zodan.quote_text(p_slot), zodan.quote_text(p_lsn::text))) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_replication_slot IS
-'Moves a slot of the node at p_dsn forward to p_lsn, so that nothing committed before it is sent any more: only for
-one who has those commits from elsewhere. Returns where it is now. Example: SELECT
+'Moves a slot of the node at p_dsn forward to p_lsn, so that the node no longer sends commits before that position:
+only for a subscriber that has those commits from elsewhere. Returns the slot''s new position. Example: SELECT
 zodan.advance_replication_slot(''host=10.0.0.1 dbname=app'', ''spk_app_n1_sub_n1_n4'', ''0/1A2B3C''). Errors: those of
 zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.advance_replication_slot FROM PUBLIC;
@@ -8731,8 +8736,8 @@ AS $zodan$
 SELECT zodan.run_on(p_dsn, zodan.drop_subscription(p_subscription)) ->> 'dropped' NOT IN ('0', 'false')
 $zodan$;
 COMMENT ON FUNCTION zodan.sub_drop IS
-'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Returns whether
-there was one. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of
+'Drops a subscription of the node at p_dsn, with its origin there and its slot on the provider. Returns whether the
+subscription existed. Example: SELECT zodan.sub_drop(''host=10.0.0.4 dbname=app'', ''sub_n1_n4''). Errors: those of
 zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.sub_drop FROM PUBLIC;
 
@@ -8744,7 +8749,7 @@ SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT spock.repset_drop(%s, true
     zodan.quote_text(p_set))) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.repset_drop IS
-'Drops a replication set of the node at p_dsn. Returns whether there was one. Example: SELECT
+'Drops a replication set of the node at p_dsn. Returns whether the set existed. Example: SELECT
 zodan.repset_drop(''host=10.0.0.4 dbname=app'', ''reports''). Errors: those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.repset_drop FROM PUBLIC;
 
@@ -8755,8 +8760,9 @@ AS $zodan$
 SELECT (zodan.run_on(p_dsn, zodan.drop_node_row(p_node)) ->> 'dropped')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.node_drop IS
-'Drops node p_node where the node at p_dsn knows it, or itself; its subscriptions must be gone. Returns whether
-there was one. Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors: those of zodan.run_on.';
+'Drops node p_node, another node or the node itself, from what the node at p_dsn knows; its subscriptions must be
+gone. Returns whether the node existed. Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors:
+those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.node_drop FROM PUBLIC;
 
 

@@ -110,7 +110,7 @@ AS $zodan$
 SELECT '0.1.0'
 $zodan$;
 COMMENT ON FUNCTION zodan.version IS
-'The version of Zodan that is loaded.';
+'Returns the version of Zodan that is loaded.';
 REVOKE ALL ON FUNCTION zodan.version FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.decode_percent(p_text text)
@@ -118,7 +118,7 @@ RETURNS text
 LANGUAGE plpgsql STABLE STRICT
 AS $zodan$
 /* Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
-percent sign that two hexadecimal digits do not follow, or bytes that are no text. */
+percent sign without two hexadecimal digits after it, or bytes that are not text. */
 DECLARE
     v_hex text;
 BEGIN
@@ -145,7 +145,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.decode_percent IS
 'Decodes the percent encoding of a connection URI: %20 is a space, bytes above 7F are UTF-8. Errors: ZD001 for a
-percent sign that two hexadecimal digits do not follow, or bytes that are no text.';
+percent sign without two hexadecimal digits after it, or bytes that are not text.';
 REVOKE ALL ON FUNCTION zodan.decode_percent FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.parse_dsn_keywords(p_dsn text)
@@ -153,7 +153,7 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which names the
 place of the fault and never the text. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
@@ -195,7 +195,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_keywords IS
 'Reads a connection string of the form key = value ..., in any order, spaces around the = sign allowed, values
-quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which tells the
+quoted or not, backslash escapes in both, as libpq does. Returns an object of strings. Errors: ZD001, which names the
 place of the fault and never the text.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_keywords FROM PUBLIC;
 
@@ -278,7 +278,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
 strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
-string, since a piece of it may be a piece of a password. */
+string, because a piece of it may be a piece of a password. */
 DECLARE
     v_settings jsonb;
     v_unknown int;
@@ -318,7 +318,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn IS
 'Reads a connection string, keyword form or URI, by the rules of libpq. Returns its settings as an object of
 strings. Errors: ZD001 when the string is malformed or names an unknown setting; the message never repeats any of the
-string, since a piece of it may be a piece of a password.';
+string, because a piece of it may be a piece of a password.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.format_dsn(p_settings jsonb)
@@ -355,7 +355,7 @@ AS $zodan$
 SELECT ARRAY['password', 'sslpassword', 'scram_client_key', 'scram_server_key', 'oauth_client_secret']
 $zodan$;
 COMMENT ON FUNCTION zodan.list_secrets IS
-'The settings of a connection string whose values nobody may see.';
+'Returns the settings of a connection string whose values nobody may see.';
 REVOKE ALL ON FUNCTION zodan.list_secrets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.redact_dsn(p_dsn text)
@@ -372,7 +372,7 @@ CREATE OR REPLACE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '
 RETURNS text
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+/* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
 belong to, and each password of the connection strings given (an object of node and string). Returns the text with
 **** in their place. */
 DECLARE
@@ -399,7 +399,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_text IS
-'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs whoever they
+'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
 belong to, and each password of the connection strings given (an object of node and string). Returns the text with
 **** in their place.';
 REVOKE ALL ON FUNCTION zodan.redact_text FROM PUBLIC;
@@ -418,7 +418,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_text IS
 'Writes a text as an SQL literal in which no placeholder can hide: a name that happens to read like {dsn:n2} stays a
-name, and one that holds a dollar quote does not end the block it stands in. NULL gives NULL, spelled out.';
+name, and a name that holds a dollar quote does not end the block around it. NULL becomes NULL, spelled out.';
 REVOKE ALL ON FUNCTION zodan.quote_text FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_list(p_texts text[])
@@ -444,8 +444,8 @@ SELECT CASE
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_name IS
-'Writes an identifier, quoted where it has to be, in which no placeholder can hide and which does not end the dollar
-quote that it stands in.';
+'Writes an identifier, quoted if necessary, so that no placeholder can hide in it and it does not end the dollar
+quote around it.';
 REVOKE ALL ON FUNCTION zodan.quote_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.quote_result(p_value text)
@@ -455,8 +455,8 @@ AS $zodan$
 SELECT CASE WHEN p_value ~ '^\{(dsn|result):[^{}]*\}$' THEN p_value ELSE zodan.quote_text(p_value) END
 $zodan$;
 COMMENT ON FUNCTION zodan.quote_result IS
-'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, stays one until the statement
-is sent. Any other text becomes a literal.';
+'Writes what an earlier step returned: a placeholder, as zodan.placeholder writes it, remains until the statement is
+sent. Any other text becomes a literal.';
 REVOKE ALL ON FUNCTION zodan.quote_result FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.placeholder(p_kind text, p_name text, p_field text DEFAULT NULL)
@@ -468,7 +468,7 @@ SELECT '{' || p_kind || ':'
     || coalesce('.' || p_field, '') || '}'
 $zodan$;
 COMMENT ON FUNCTION zodan.placeholder IS
-'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step gave.
+'Writes a placeholder: {dsn:n2} for a node''s connection string, {result:12.lsn} for what an earlier step returned.
 Characters of the name that would end it early are percent-encoded.';
 REVOKE ALL ON FUNCTION zodan.placeholder FROM PUBLIC;
 
@@ -478,7 +478,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed. */
+ZD901, because no value is ever guessed. */
 DECLARE
     v_sql text := '';
     v_rest text := p_sql;
@@ -508,7 +508,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.bind_placeholders IS
 'Fills the placeholders of a statement with literals just before it is sent: {dsn:n2} from p_dsns (node and
 connection string), {result:12.lsn} from p_results (ordinal and result). A placeholder that nothing fills is an error,
-ZD901: no value is ever guessed.';
+ZD901, because no value is ever guessed.';
 REVOKE ALL ON FUNCTION zodan.bind_placeholders FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_name(p_provider text, p_subscriber text)
@@ -523,9 +523,9 @@ END
   FROM (SELECT (p_provider || '_' || p_subscriber) COLLATE "C" AS pair) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.subscription_name IS
-'The name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>. Spock
-takes only a-z, 0-9 and _ in it; for node names with anything else these become _, and a digest keeps names apart that
-are alike then. Not shortened: the caller checks that it fits the 63 bytes of a name.';
+'Returns the name of the subscription by which p_subscriber receives from p_provider: sub_<provider>_<subscriber>.
+Spock takes only a-z, 0-9 and _ in it; in node names anything else becomes _, and a digest keeps names apart that are
+then alike. Not shortened: the caller checks that it fits the 63 bytes of a name.';
 REVOKE ALL ON FUNCTION zodan.subscription_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_some(p_names jsonb)
@@ -541,7 +541,7 @@ SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.name COLLATE "C")
 $zodan$;
 COMMENT ON FUNCTION zodan.name_some IS
 'Writes an array of names for people: the first 10 in order, and how many there are beyond;
-NULL where there is none.';
+NULL if there are none.';
 REVOKE ALL ON FUNCTION zodan.name_some FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_name(p_new text)
@@ -551,8 +551,8 @@ AS $zodan$
 SELECT 'zodan_copy_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_name IS
-'The name of the subscription through which a new node is copied and catches up, until its direct streams take
-over.';
+'Returns the name of the subscription through which a new node is copied and catches up, until its direct streams
+take over.';
 REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.connection_name(p_node text)
@@ -562,7 +562,7 @@ AS $zodan$
 SELECT 'zodan_' || pg_catalog.md5(p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.connection_name IS
-'The name of the kept connection to a node, the same length for every node name.';
+'Returns the name of the kept connection to a node, of the same length for every node name.';
 REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_session(p_purpose text, p_caller text)
@@ -572,9 +572,9 @@ AS $zodan$
 SELECT pg_catalog.left(p_purpose, 30) || ' by ' || p_caller
 $zodan$;
 COMMENT ON FUNCTION zodan.name_session IS
-'The application_name of a session that an operation opens on a node: what it is for, and by which caller, as
-zodan.name_caller names it. The purpose is cut where both do not fit into 63 bytes, the caller
-never.';
+'Returns the application_name of a session that an operation opens on a node: what it is for, and which caller
+opened it, as zodan.name_caller names that caller. If both do not fit into 63 bytes, the
+purpose is cut, never the caller.';
 REVOKE ALL ON FUNCTION zodan.name_session FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.name_caller(p_pid int)
@@ -590,7 +590,7 @@ SELECT a.pid || '.' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws(' ',
 $zodan$;
 COMMENT ON FUNCTION zodan.name_caller IS
 'Names a session of this server: process, a hash of the server''s life and one of when the session began. No other
-session on any server has this name, now or later. NULL where it has ended, or where the caller may not see when it
+session on any server has this name, now or later. NULL if it has ended, or if the caller may not see when it
 began.';
 REVOKE ALL ON FUNCTION zodan.name_caller FROM PUBLIC;
 
@@ -607,8 +607,8 @@ SELECT CASE WHEN c.parts IS NULL OR pg_catalog.split_part(zodan.name_caller(pg_c
   FROM (SELECT pg_catalog.regexp_match(p_session, ' by (\d+)\.([0-9a-f]{8})\.([0-9a-f]{8})$') AS parts) AS c
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_caller IS
-'Tells what has become of the caller of a session, by the application_name that zodan.name_session returned it:
-alive or dead where it is a session of this server, in its present life; unknown where it is of another.';
+'Returns what has become of the caller of a session, by the session''s application_name, made by zodan.name_session:
+alive or dead if the caller is a session of this server, in its present life; unknown if it is of another.';
 REVOKE ALL ON FUNCTION zodan.judge_caller FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.set_session()
@@ -706,7 +706,7 @@ DECLARE
     v_who text;
     v_place text;
 BEGIN
-    -- The error that ends this is no one's concern but the caller's.
+    -- Only the caller needs to know of the error that ends this.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
     SELECT e.extnamespace::regnamespace::text INTO v_schema FROM pg_catalog.pg_extension AS e
         WHERE e.extname = 'dblink';
@@ -725,7 +725,8 @@ BEGIN
          CROSS JOIN (VALUES (1, 'connection', ''), (2, 'replication', ' replication=database')) AS m(place, kind, mode)
              ORDER BY t.key, m.place
     LOOP
-        -- What cannot be reached plainly is not tried again: each try may last 10 s.
+        -- A node that cannot be reached plainly is not tried again: each try may last 10
+        -- s.
         CONTINUE WHEN v_faults #>> ARRAY[v_node, 'connection'] IS NOT NULL;
         v_fault := NULL;
         v_string := (v_target ->> 'dsn') || ' connect_timeout=10' || v_mode;
@@ -765,9 +766,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.probe IS
 'Tries, from the node where it runs, to connect to other nodes, plainly and, where that works, for replication.
 p_targets is an object of node and an object: dsn, and who, what zodan.server_facts reports of the database that the
-caller reaches, NULL where the caller reaches none. Where dblink is not installed, its functions are created for the
-time of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
-connection, identity (where who is known) and replication, with the fault, NULL where it worked.';
+caller reaches, NULL if the caller reaches none. If dblink is not installed, its functions are created for the
+duration of the statement. Everything is rolled back, by an error ZD000 whose DETAIL is an object of node, then of
+connection, identity (if who is known) and replication, with the fault, NULL where it worked.';
 REVOKE ALL ON FUNCTION zodan.probe FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.copy_roles(p_source text)
@@ -853,8 +854,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.copy_roles IS
 'Brings, to the server where it runs, the roles of p_source that are missing there: attributes, settings, those in
 this database too, memberships with their options, rights on parameters, and passwords as the hashes that the source
-keeps. They go from server to server inside this one statement, through dblink, which is created for its time where it
-is not installed; no journal and no message holds them.';
+keeps. They go from server to server inside this one statement, through dblink, which is created for its duration if
+it is not installed; no journal and no message holds them.';
 REVOKE ALL ON FUNCTION zodan.copy_roles FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_sets(p_sets text[])
@@ -888,7 +889,7 @@ SELECT pg_catalog.jsonb_build_object(
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sets IS
 'Reads the replication sets of a node: definitions, tables with column list and row filter, sequences; of the sets
-that p_sets names, of all where it is empty. It returns one row: sets.';
+that p_sets names, or of all sets if it is empty. It returns one row: sets.';
 REVOKE ALL ON FUNCTION zodan.read_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.server_facts()
@@ -928,7 +929,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
                                        AND d.classid <> 'pg_catalog.pg_extension'::regclass
                                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS m
                                          WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'))),
-    -- Those that hold rows, each after those that it is made of.
+    -- Views that hold rows, each after those that it is made of.
     'views', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY c.oid),
         '[]')
                 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -964,7 +965,7 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
 ) AS facts$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.server_facts IS
-'Reads from a server what the checks need to know and every PostgreSQL can tell. It returns one row: facts, an
+'Reads from a server what the checks need to know and every PostgreSQL can report. It returns one row: facts, an
 object. It names nothing of Spock, which may be missing there.';
 REVOKE ALL ON FUNCTION zodan.server_facts FROM PUBLIC;
 
@@ -989,7 +990,7 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                           'position', (SELECT o.remote_lsn FROM pg_catalog.pg_replication_origin_status AS o
                               WHERE o.external_id = s.sub_slot_name),
                           'status', (SELECT t.status FROM spock.sub_show_status(s.sub_name) AS t),
-                          -- One that has just begun may not be in Spock's table yet.
+                          -- A worker that has just begun may not be in Spock's table yet.
                           'works', EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
                                             WHERE a.backend_start < pg_catalog.clock_timestamp() - interval '10 s'
                                               AND a.datname = pg_catalog.current_database()
@@ -1006,7 +1007,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.spock_facts IS
 'Reads from a database with Spock its node, the nodes it knows with the connection string in use, its subscriptions
 and its replication sets. It returns one row: facts, an object. The connection strings in it are secrets: callers take
-them out before anything is shown.';
+them out before they show anything.';
 REVOKE ALL ON FUNCTION zodan.spock_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.try_lock()
@@ -1025,8 +1026,8 @@ SELECT $sql$SELECT t.ok, h.pid, h.name, h.holder
      LIMIT 1) AS h ON true$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.try_lock IS
-'Tries to take the cluster''s lock on a node. It returns one row: ok, and where another session has it, pid and name,
-its application_name, and holder, a description.';
+'Tries to take the cluster''s lock on a node. It returns one row: ok, and if another session has the lock, pid and
+name, its application_name, and holder, a description.';
 REVOKE ALL ON FUNCTION zodan.try_lock FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_unwritten(p_node text)
@@ -1071,9 +1072,10 @@ $do$$sql$,
     zodan.quote_text(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_unwritten IS
-'Fails, with ZD111 and a list of tables, where node p_node holds rows that were written there: what was copied or
-streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table but one that the copy
-has locked, to build its indexes: that may take hours. A row that was only deleted leaves no trace.';
+'Fails, with ZD111 and a list of tables, if node p_node holds rows that were written there: what was copied or
+streamed has an origin in its commit timestamp, what a user wrote has none. It reads every table except one that the
+copy has locked to build its indexes, because waiting for that may take hours. A row that was only deleted leaves no
+trace.';
 REVOKE ALL ON FUNCTION zodan.prove_unwritten FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_subscription(p_subscription text)
@@ -1084,7 +1086,7 @@ SELECT pg_catalog.format($sql$SELECT spock.sub_drop(subscription_name := %1$s, i
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_subscription IS
-'Drops a subscription if it is there, and with it its origin and its slot on the provider.';
+'Drops a subscription if it exists, and with it its origin and its slot on the provider.';
 REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
@@ -1113,8 +1115,8 @@ $do$$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot IS
-'Drops a replication slot if it exists. A sender that still streams from it, for a subscription that is gone, is
-told to end first; the statement waits for that, 30 s at most.';
+'Drops a replication slot if it exists. First ends a sender that still streams from it for a subscription that is
+gone, and waits for its end, 30 s at most.';
 REVOKE ALL ON FUNCTION zodan.drop_slot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.emit_sync_event()
@@ -1125,10 +1127,10 @@ SELECT $sql$SELECT CASE WHEN EXISTS (SELECT FROM spock.local_node) THEN spock.sy
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.emit_sync_event IS
-'Puts a sync event into the stream of a node and returns its position, lsn, and when that was by its clock, at: who
-has come past it has applied everything committed there before. It is no transaction of its own: a subscriber of Spock
-5.0 notes the end of an empty transaction up to a second late, this at once. Where there is no node any more there is
-nothing to wait for, so that an interrupted removal can go on.';
+'Puts a sync event into the stream of a node and returns its position, lsn, and its time by the node''s clock, at: a
+subscriber that has passed the event has applied everything committed there before. The event is no transaction of its
+own: a subscriber of Spock 5.0 registers the end of an empty transaction up to a second late, but this event at once.
+If the node no longer exists there is nothing to wait for, so that an interrupted removal can continue.';
 REVOKE ALL ON FUNCTION zodan.emit_sync_event FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.forget_node(p_target text)
@@ -1171,9 +1173,9 @@ $do$$sql$,
     zodan.quote_text(p_target), zodan.quote_list(p_origins), zodan.quote_list(p_slots))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_gone IS
-'Fails with ZD401 and a list where anything of a removal is left on a node: on a member the node row and the
-interface of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target
-its own.';
+'Fails with ZD401 and a list if anything of a removal is left on a node: on a member the node row and the interface
+of node p_target, a subscription or origin of those in p_origins, a slot of those in p_slots; on the target its
+own.';
 REVOKE ALL ON FUNCTION zodan.prove_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_applied(p_lsn text, p_provider text)
@@ -1203,8 +1205,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >=
     zodan.quote_result(p_lsn), zodan.quote_text(p_provider))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_applied IS
-'Tells, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures how
-many bytes are missing; for until_sql.';
+'Returns, on a subscriber, whether it has applied everything that p_provider committed before p_lsn, and measures
+how many bytes are missing; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_applied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.mirror_sets(p_wanted text, p_sets text[])
@@ -1276,16 +1278,16 @@ $do$$sql$,
     zodan.quote_result(p_wanted), zodan.quote_list(p_sets))
 $zodan$;
 COMMENT ON FUNCTION zodan.mirror_sets IS
-'Makes a node''s replication sets what p_wanted (what zodan.read_sets returned elsewhere) says: in the sets of p_sets
-it adds what is missing and takes out what is there beyond it. Harmless when repeated.';
+'Makes a node''s replication sets equal to p_wanted (what zodan.read_sets returned elsewhere): in the sets of p_sets
+it adds what is missing and takes out what p_wanted lacks. Harmless when repeated.';
 REVOKE ALL ON FUNCTION zodan.mirror_sets FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_dblink()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
-and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+/* Lets the routines of remote/ find dblink in its schema, and nowhere else: they call it by bare name, and the DBA
+chooses the schema, and may change it later. Changes nothing if they already find it. Errors: ZD102 dblink is not
 installed. */
 DECLARE
     v_schema name := (SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n
@@ -1305,7 +1307,7 @@ BEGIN
          WHERE p.pronamespace = 'zodan'::regnamespace AND p.prosrc LIKE '%dblink\_%' AND p.proname <> 'find_dblink'
            AND pg_catalog.format('search_path=pg_catalog, %I, pg_temp', v_schema) <> ALL (coalesce(p.proconfig, '{}'))
     LOOP
-        -- It is for this node alone.
+        -- The setting is for this node alone.
         PERFORM pg_catalog.set_config('spock.enable_ddl_replication', 'off', true);
         EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', v_routine, v_schema);
     END LOOP;
@@ -1313,8 +1315,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dblink IS
-'Lets the routines of remote/ find dblink in the schema where it is, and nowhere else: they call it by bare name,
-and the DBA chooses its schema, also later. Changes nothing where they find it. Errors: ZD102 dblink is not
+'Lets the routines of remote/ find dblink in its schema, and nowhere else: they call it by bare name, and the DBA
+chooses the schema, and may change it later. Changes nothing if they already find it. Errors: ZD102 dblink is not
 installed.';
 REVOKE ALL ON FUNCTION zodan.find_dblink FROM PUBLIC;
 
@@ -1341,16 +1343,16 @@ CREATE OR REPLACE FUNCTION zodan.close_connections()
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
-Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink. */
+/* Closes every kept connection of this session, which frees the locks they hold; every public routine begins and ends
+with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink. */
 BEGIN
     PERFORM zodan.find_dblink();
     PERFORM zodan.disconnect_all();
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_connections IS
-'Closes every kept connection of this session, which frees the locks they hold; every door begins and ends with it.
-Finds dblink first, which may have been moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
+'Closes every kept connection of this session, which frees the locks they hold; every public routine begins and ends
+with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
@@ -1360,7 +1362,7 @@ AS $zodan$
 /* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
 node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-never raises for a node that cannot be reached. */
+raises no error for a node that cannot be reached. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_settings jsonb;
@@ -1392,16 +1394,17 @@ COMMENT ON FUNCTION zodan.open_connection IS
 'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
 limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
 node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-never raises for a node that cannot be reached.';
+raises no error for a node that cannot be reached.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
-under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone. */
+/* Fills the placeholders of a statement and sends it to a node over its kept connection, without waiting for it. A
+query is wrapped so that it returns its one row as an object; any other statement returns nothing. Returns NULL when
+the statement is under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is
+gone. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
     v_sql text;
@@ -1410,7 +1413,7 @@ BEGIN
     IF v_sql ~* '^\s*(SELECT|WITH)\s' THEN
         v_sql := 'SELECT pg_catalog.to_jsonb(z)::text FROM (' || v_sql || ') AS z';
     END IF;
-    -- A connection that broke is never opened again behind the executor's back (zodan.advance_lost).
+    -- A broken connection is never opened again behind the executor's back (zodan.advance_lost).
     IF dblink_send_query(v_connection, v_sql) = 1 THEN
         RETURN NULL;
     END IF;
@@ -1421,17 +1424,18 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_statement IS
-'Fills the placeholders of a statement, sends it to a node over its kept connection and does not wait for it. A
-query is wrapped so that it gives its one row as an object; any other statement gives nothing. Returns NULL when it is
-under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is gone.';
+'Fills the placeholders of a statement and sends it to a node over its kept connection, without waiting for it. A
+query is wrapped so that it returns its one row as an object; any other statement returns nothing. Returns NULL when
+the statement is under way, or {ok: false, sqlstate, message} when a placeholder cannot be filled or the connection is
+gone.';
 REVOKE ALL ON FUNCTION zodan.send_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drain_results(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes the connection
-when it is broken. */
+/* Takes what a failed statement left on a node's connection, so that the next one can be sent; closes a broken
+connection. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -1444,15 +1448,15 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.drain_results IS
-'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes the connection
-when it is broken.';
+'Takes what a failed statement left on a node''s connection, so that the next one can be sent; closes a broken
+connection.';
 REVOKE ALL ON FUNCTION zodan.drain_results FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+/* Checks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
 false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
@@ -1488,7 +1492,7 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
-'Looks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
+'Checks whether the statement sent to a node is done. Returns NULL while it runs; then {ok: true, value} or {ok:
 false, sqlstate, message, detail, hint}, free of the secrets of p_dsns. A cancel of the caller passes through.';
 REVOKE ALL ON FUNCTION zodan.fetch_result FROM PUBLIC;
 
@@ -1496,13 +1500,13 @@ CREATE OR REPLACE FUNCTION zodan.cancel_statement(p_node text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014. */
+/* Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then returns 57014. */
 BEGIN
     PERFORM dblink_cancel_query(zodan.connection_name(p_node));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.cancel_statement IS
-'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then gives 57014.';
+'Asks a node to cancel the statement under way on its kept connection; zodan.fetch_result then returns 57014.';
 REVOKE ALL ON FUNCTION zodan.cancel_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_notes()
@@ -1520,7 +1524,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
     (l.shown AND pg_catalog.current_setting('log_statement') = 'all',
      'log_statement is all here: the passwords of this call are in this server''s log',
          'Run SET log_statement = none before the next call'),
-    -- That long took to parse it, and to bind.
+    -- Durations: of the time to parse the statement, and to bind.
     (l.shown AND s.extended AND (pg_catalog.current_setting('log_min_duration_statement') = '0'
         OR pg_catalog.current_setting('log_min_duration_sample') = '0'
             AND pg_catalog.current_setting('log_statement_sample_rate')::float8 > 0
@@ -1531,7 +1535,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
     (s.extended AND NOT s.holds AND pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0',
      'log_parameter_max_length_on_error is not 0 here: where this call fails, its passwords are in this server''s log',
      'Run SET log_parameter_max_length_on_error = 0 before the next call'),
-    -- It keeps a query, and from PostgreSQL 17 on a CALL, without its constants.
+    -- pg_stat_statements keeps a query, and from PostgreSQL 17 on a CALL, without its constants.
     (s.holds AND s.query !~* '^\s*(SELECT|WITH)\M'
         AND (pg_catalog.current_setting('server_version_num')::int < 170000 OR s.query !~* '^\s*CALL\M')
         AND coalesce(pg_catalog.current_setting('pg_stat_statements.track_utility', true)::boolean, false)
@@ -1542,7 +1546,7 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
  WHERE n.noted
 $zodan$;
 COMMENT ON FUNCTION zodan.list_notes IS
-'Lists where this server has noted the caller''s statement, or what it binds, before it began, which nothing here can
+'Lists where this server recorded the caller''s statement, or what it binds, before it began, which nothing here can
 prevent: an array of objects note and hint, on the condition that a password was given.';
 REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 
@@ -1551,9 +1555,9 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of the
-session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
-whatever is given a connection string. */
+session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
+takes a connection string calls this first. */
 DECLARE
     -- Read before it is set.
     v_notes jsonb := zodan.list_notes();
@@ -1562,12 +1566,12 @@ DECLARE
     c_unlogged CONSTANT jsonb := '{"auto_explain.log_min_duration": "-1", "log_min_duration_sample": "-1", "log_min_duration_statement": "-1", "log_transaction_sample_rate": "0"}'::jsonb;
     c_statement CONSTANT text := extract(epoch FROM pg_catalog.statement_timestamp());
 BEGIN
-    -- Once a statement, whatever it calls.
+    -- Once per statement, whatever it calls.
     IF pg_catalog.current_setting('zodan.hidden', true) = c_statement THEN
         RETURN;
     END IF;
     PERFORM pg_catalog.set_config('zodan.hidden', c_statement, false);
-    -- Until this is done a statement that takes p_given is explained with it (auto_explain, from PostgreSQL 16 on).
+    -- Until this is done, auto_explain logs p_given with the statement that takes it (from PostgreSQL 16 on).
     PERFORM pg_catalog.set_config(s.name, s.value, false)
        FROM pg_catalog.jsonb_each_text(c_unlogged || '{"log_min_error_statement": "panic"}') AS s(name, value)
       WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
@@ -1590,9 +1594,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
 'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of the
-session: procedures commit, and may be ended at any moment. p_given is what the caller was given; where it has a
-password that this server has noted, or will, since the caller may not set that, a warning says so. Comes first in
-whatever is given a connection string.';
+session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
+takes a connection string calls this first.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
@@ -1600,7 +1604,7 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
-p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through. */
 BEGIN
     PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
@@ -1612,7 +1616,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
 'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
-p_since is when something last did. When the caller is cancelled meanwhile, the kept connections are closed first, so
+p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
@@ -1625,7 +1629,7 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
   FROM (SELECT nullif(pg_catalog.current_setting('zodan.look_timeout', true), '') AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_bound IS
-'How long a look at a node may take before it is cancelled: the setting zodan.look_timeout where it is set (an
+'Returns how long a look at a node may take before it is cancelled: the setting zodan.look_timeout if it is set (an
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
@@ -1634,8 +1638,8 @@ RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
 /* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
-processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
-cannot be asked. Never raises but for a cancel. */
+processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
+cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
@@ -1657,16 +1661,15 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
 'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
-processes and prepared transactions that hold a lock, or an event. NULL where it waits for nothing, or where that
-cannot be asked. Never raises but for a cancel.';
+processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
+cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_connected(p_node text)
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
-not. */
+/* Returns whether the kept connection to a node, which has nothing under way, still works; closes it if not. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
 BEGIN
@@ -1681,8 +1684,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_connected IS
-'Tells whether the kept connection to a node, which has nothing under way, still works; closes it where it does
-not.';
+'Returns whether the kept connection to a node, which has nothing under way, still works; closes it if not.';
 REVOKE ALL ON FUNCTION zodan.is_connected FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.query_nodes(
@@ -1693,10 +1695,10 @@ CREATE OR REPLACE FUNCTION zodan.query_nodes(
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
-take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
-waited for. */
+/* Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or as long as they
+take if that is NULL. p_queries is an object of node and query, each returning one row. Returns an object of node and
+result, as zodan.fetch_result returns it; for a query cancelled because it took too long, ZD306 and what it waited
+for. */
 DECLARE
     v_results jsonb := '{}'::jsonb;
     v_late jsonb := '{}'::jsonb;
@@ -1737,10 +1739,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.query_nodes IS
-'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or for as long as they
-take where it is NULL. p_queries is an object of node and query, each giving one row. Returns an object of node and
-result, as zodan.fetch_result returns it; for a query that was cancelled because it took too long, ZD306 and what it
-waited for.';
+'Runs one query on each of several nodes at the same time and waits for all, p_bound at most, or as long as they
+take if that is NULL. p_queries is an object of node and query, each returning one row. Returns an object of node and
+result, as zodan.fetch_result returns it; for a query cancelled because it took too long, ZD306 and what it waited
+for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
@@ -1755,8 +1757,8 @@ SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.va
                         nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.read_patience IS
-'How long a wait may see no progress: the setting zodan.sync_timeout where it is set (an interval, or a number of
-seconds), else Spock''s own spock.sync_timeout where that is set, else 10 min.';
+'Returns how long a wait may go without progress: the setting zodan.sync_timeout if it is set (an interval, or a
+number of seconds), else Spock''s own spock.sync_timeout if that is set, else 10 min.';
 REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 DO $zodan$
@@ -1931,9 +1933,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.finding IS
-'What a check found: its key, which stays the same when its name is worded otherwise, its name, the node or pair of
-nodes it examined, severity (fail, warn, info), whether it passed (NULL where that cannot be known), what was seen,
-what is needed, and one thing to do when it did not pass.';
+'What a check found: its key, which stays the same when the name is reworded; its name; the node or pair of nodes
+that it examined; severity (fail, warn, info); whether it passed (NULL where that cannot be known); what it saw; what
+is needed; and one thing to do if it did not pass.';
 
 DO $zodan$
 DECLARE
@@ -2014,7 +2016,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TYPE zodan.check_result IS
-'What a check found, as zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
+'What a check found, as in zodan.finding, and the verdict on it: FAIL, WARN, INFO or PASS.';
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
     operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -2057,10 +2059,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.operation IS
-'One row an operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
+'One row per operation called in this database: what was asked, of whom, and how it ended. arguments, members (node
 and connection string) and checks (what was examined before it began, as zodan.checks returns it) hold no secrets.
-State "running" with no session holding the locks means that the caller died; call the operation again to finish
-it.';
+State "running" while no session holds the locks means that the caller died; call the operation again to finish it.';
 REVOKE ALL ON TABLE zodan.operation FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.step (
@@ -2127,15 +2128,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
-'The journal: the plan of each operation, a row for each step, with its progress. Steps of one phase run at the same
-time. phase_name and kind (act, wait or verify) say what a step is for, object_name which object of the node it
-concerns, where a phase has several. A program goes by these: titles are for people, and a later version may word them
-differently. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret
-is ever stored. The steps of a group_name are taken back and tried again as a whole, group_tries times in one call.
-policy says what is special about a step: once, it is not repeated when it is done; final, from there on the operation
-cannot be rolled back; guarded, it is not taken back where users have written on the new node; again, it runs again
-before a later group is tried again; swift, it holds others up, so that it fails at once where its node is lost, and a
-step of it that is done stands for all before it. budget is how long until_sql may see no progress.';
+'The journal: the plan of each operation, one row per step, with its progress. Steps of one phase run at the same
+time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that
+it concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword
+them. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is
+ever stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy
+says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
+rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
+tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
+before it. budget is how long until_sql may see no progress.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2167,9 +2168,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
-'What a step that waits has measured while it waited: of a copy its stage, tables and bytes done and in all and the
-table under way, of a stream lag_bytes to the position waited for. What is not known is null. Samples lie the further
-apart the longer the step waits.';
+'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
+way. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
+further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -2183,8 +2184,8 @@ CREATE OR REPLACE FUNCTION zodan.start_operation(
 RETURNS bigint
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
-stored without secrets, and so are the checks made before. */
+/* Writes a new operation and its plan to the journal and returns the operation's number. The connection strings of
+p_dsns and the earlier checks are stored without secrets. */
 DECLARE
     v_operation bigint;
 BEGIN
@@ -2208,17 +2209,17 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.start_operation IS
-'Writes a new operation and its plan into the journal and returns its number. The connection strings of p_dsns are
-stored without secrets, and so are the checks made before.';
+'Writes a new operation and its plan to the journal and returns the operation''s number. The connection strings of
+p_dsns and the earlier checks are stored without secrets.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
-pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
-repeated when it was done. */
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
+repeated after it was done. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
@@ -2226,9 +2227,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
-'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, those that were reached, is
-pending, for the cluster and not the journal tells what is done; results stay. Only a step of policy once is not
-repeated when it was done.';
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
+repeated after it was done.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
@@ -2256,15 +2257,15 @@ SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, 
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
 COMMENT ON FUNCTION zodan.read_plan IS
-'Returns the plan of the interrupted operation of a kind on a node, NULL where there is none: what calling it again
-would run, passing over what is done.';
+'Returns the plan of the interrupted operation of a kind on a node, or NULL if there is none: what calling the
+operation again would run, without the steps already done.';
 REVOKE ALL ON FUNCTION zodan.read_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.finish_operation(p_operation bigint, p_state text, p_error text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it. */
+/* Records how an operation ended. The error holds no secrets, as zodan.fetch_result returns it. */
 BEGIN
     UPDATE zodan.operation
        SET state = p_state, error = p_error, finished_at = pg_catalog.clock_timestamp()
@@ -2272,14 +2273,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.finish_operation IS
-'Writes how an operation ended. The error has no secrets, as zodan.fetch_result returns it.';
+'Records how an operation ended. The error holds no secrets, as zodan.fetch_result returns it.';
 REVOKE ALL ON FUNCTION zodan.finish_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.give_up_operations(p_node text, p_reason text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone. */
+/* Marks every unfinished operation on a node as given up: nobody will resume one, because the node is gone. */
 BEGIN
     UPDATE zodan.operation
        SET state = 'given up', error = p_reason, finished_at = pg_catalog.clock_timestamp()
@@ -2287,7 +2288,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.give_up_operations IS
-'Marks every unfinished operation on a node as given up: nobody will take it up again, because the node is gone.';
+'Marks every unfinished operation on a node as given up: nobody will resume one, because the node is gone.';
 REVOKE ALL ON FUNCTION zodan.give_up_operations FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replace_plan(
@@ -2298,8 +2299,8 @@ CREATE OR REPLACE FUNCTION zodan.replace_plan(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
-and object, the first for the first, keeps its state, attempts and result. */
+/* Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
+object, matched in order, keeps its state, attempts and result. */
 BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
@@ -2321,8 +2322,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_plan IS
-'Writes another plan into the journal of an operation in the place of p_before. A step of the same node, phase, kind
-and object, the first for the first, keeps its state, attempts and result.';
+'Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
+object, matched in order, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_step(
@@ -2335,13 +2336,13 @@ CREATE OR REPLACE FUNCTION zodan.record_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+/* Writes to the journal what became of a step: running (one more attempt), done (with its result), failed (with its
 error) or undone. */
 BEGIN
     UPDATE zodan.step
        SET state = p_state,
            attempts = attempts + (p_state = 'running')::int,
-           -- A statement without a row gives the null of JSON, which is no result.
+           -- A statement without a row returns the null of JSON, which is no result.
            result = coalesce(nullif(p_result, 'null'), result),
            error = p_error,
            started_at = CASE WHEN p_state = 'running' THEN pg_catalog.clock_timestamp() ELSE started_at END,
@@ -2350,7 +2351,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_step IS
-'Writes into the journal what became of a step: running (one attempt more), done (with its result), failed (with its
+'Writes to the journal what became of a step: running (one more attempt), done (with its result), failed (with its
 error) or undone.';
 REVOKE ALL ON FUNCTION zodan.record_step FROM PUBLIC;
 
@@ -2358,13 +2359,13 @@ CREATE OR REPLACE FUNCTION zodan.record_sample(p_operation bigint, p_ordinal int
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Writes into the journal what a step that waits has measured. */
+/* Writes to the journal what a waiting step has measured. */
 BEGIN
     INSERT INTO zodan.sample (operation_id, ordinal, measure) VALUES (p_operation, p_ordinal, p_measure);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.record_sample IS
-'Writes into the journal what a step that waits has measured.';
+'Writes to the journal what a waiting step has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
@@ -2373,7 +2374,7 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
 Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises. */
+pg_stat_activity. Never raises an error. */
 DECLARE
     v_facts jsonb := '{}'::jsonb;
     v_answers jsonb;
@@ -2411,7 +2412,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.gather_facts IS
 'Connects to every node of p_dsns (node and connection string) and reads what the checks need, all nodes at once.
 Returns an object of node and facts; a node that could not be reached or read has only error. p_purpose shows in
-pg_stat_activity. Never raises.';
+pg_stat_activity. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.known_dsns(p_facts jsonb)
@@ -2423,8 +2424,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.key, zodan.canonical_dsn(n.value))
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(f.value #> '{spock,nodes}') AS n(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.known_dsns IS
-'The connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of node and
-connection string in its one spelling.';
+'Returns the connection strings of all nodes that the nodes of p_facts (from zodan.gather_facts) know: an object of
+node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.known_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.local_dsns()
@@ -2438,8 +2439,8 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, zodan.canonical_dsn(i.i
            (SELECT pg_catalog.min(s.sub_origin_if) FROM spock.subscription AS s WHERE s.sub_origin = n.node_id))
 $zodan$;
 COMMENT ON FUNCTION zodan.local_dsns IS
-'The connection strings of the nodes that this database''s own Spock knows, none where it is no node: an object of
-node and connection string in its one spelling.';
+'Returns the connection strings of the nodes that this database''s own Spock knows, none if it is not a node: an
+object of node and connection string in its one spelling.';
 REVOKE ALL ON FUNCTION zodan.local_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_cluster(
@@ -2486,9 +2487,9 @@ SELECT ROW(f.key, f.name, f.scope, f.severity, f.passed, pg_catalog.regexp_repla
   FROM (SELECT p_finding.*) AS f
 $zodan$;
 COMMENT ON FUNCTION zodan.give_verdict IS
-'Returns the verdict on what a check found: PASS where it passed, FAIL or WARN by its severity where it did not,
-INFO where it only informs or nothing can be known. What was seen is written in one line: libpq''s messages about a
-connection have several.';
+'Returns the verdict on what a check found: PASS if it passed, FAIL or WARN by its severity if it did not, INFO if
+it only informs or nothing can be known. Writes what was seen in one line, because libpq''s messages about a connection
+have several.';
 REVOKE ALL ON FUNCTION zodan.give_verdict FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_reachable(p_facts jsonb, p_join jsonb)
@@ -2501,8 +2502,8 @@ SELECT 'reachable', 'reachable', f.key, 'fail', NOT f.value ? 'error',
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_reachable IS
-'Every node can be reached from the database the operation is called in. p_facts is what zodan.gather_facts
-returned, p_join names source, new node and members.';
+'Checks that every node can be reached from the database the operation is called in. p_facts is what
+zodan.gather_facts returned, p_join names source, new node and members.';
 REVOKE ALL ON FUNCTION zodan.check_reachable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.make_step(
@@ -2535,16 +2536,16 @@ SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NUL
 $zodan$;
 COMMENT ON FUNCTION zodan.make_step IS
 'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
-steps refer to its result until zodan.number_steps puts its number there. What a group of p_group means for a step,
-and p_policy for one without a group, says zodan.step. p_kind is wait where there is p_until, else act, unless
-given.';
+steps refer to its result until zodan.number_steps puts its number there. zodan.step says what a group of p_group
+means for a step, and p_policy for a step without a group. Unless given, p_kind is wait if there is p_until, else
+act.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+/* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have. */
 DECLARE
@@ -2587,7 +2588,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases, as p_phases has those, numbers phases and steps from 1, and
+'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
 turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
 that p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
@@ -2602,19 +2603,19 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT s.item ->> 'slot'), '{}')
  WHERE p_node = CASE p_role WHEN 'provider' THEN s.item ->> 'provider' WHEN 'subscriber' THEN n.key END
 $zodan$;
 COMMENT ON FUNCTION zodan.list_stream_names IS
-'The names of the streams between the target of p_leave and the others that p_node provides, where p_role is
-provider: so its slots are named; or that it receives, where p_role is subscriber: so its origins are. Origins belong
-to a server, so that one of the other role may be another database''s on the same server.';
+'Returns the names of the streams between the target of p_leave and the others that p_node provides (p_role
+provider: its slots have these names) or receives (p_role subscriber: its origins do). Origins belong to a server, so
+that an origin of the other role may be another database''s on the same server.';
 REVOKE ALL ON FUNCTION zodan.list_stream_names FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.require_autocommit(p_procedure text, p_lasts boolean, VARIADIC p_given text[])
 LANGUAGE plpgsql
 AS $zodan$
 /* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
-was given (zodan.hide_statement). With p_lasts the caller's own time limits are refused, which would end it in the
-middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
-commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
-a block. */
+was given (zodan.hide_statement). With p_lasts it refuses the caller's own time limits, which would end the call in
+the middle. Errors: ZD008 there is such a limit; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
+where only the commit can tell: in the extended protocol an implicit transaction also begins before its statement, and
+looks like a block. */
 BEGIN
     PERFORM zodan.hide_statement(VARIADIC p_given);
     -- Only the extended protocol has a visible portal of the empty name.
@@ -2643,10 +2644,10 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.require_autocommit IS
 'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
-was given (zodan.hide_statement). With p_lasts the caller''s own time limits are refused, which would end it in the
-middle. Errors: ZD008 there is one; ZD005 inside a transaction block; 2D000, from PostgreSQL itself, where only the
-commit can tell: through the extended protocol an implicit transaction begins before its statement too, and looks like
-a block.';
+was given (zodan.hide_statement). With p_lasts it refuses the caller''s own time limits, which would end the call in
+the middle. Errors: ZD008 there is such a limit; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
+where only the commit can tell: in the extended protocol an implicit transaction also begins before its statement, and
+looks like a block.';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lock_members(p_dsns jsonb)
@@ -2654,10 +2655,10 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the cluster's lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
-connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
-that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
-another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
-another operation holds it, with who, where and since when; ZD201 when a node does not answer. */
+connections, so that it is held exactly as long as they are. Locks nodes in the order of their names, so that exactly
+one of two callers gets all. Ends a session whose caller is dead first. If the caller is on another server, and nobody
+knows whether it lives, tries the lock again for 3 s. Errors: ZD110 another operation holds
+the lock, with who, where and since when; ZD201 a node does not answer. */
 DECLARE
     v_node text;
     v_until timestamptz;
@@ -2700,20 +2701,19 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.lock_members IS
 'Takes the cluster''s lock: a session-level advisory lock in the database of every node of p_dsns, through the kept
-connections, so that it is held as long as they are and no longer. Nodes are locked in the order of their names, so
-that of two callers exactly one gets all. A session whose caller is dead is ended first; where the caller is on
-another server, and nobody knows, the lock is tried again for 3 s. Errors: ZD110 when
-another operation holds it, with who, where and since when; ZD201 when a node does not answer.';
+connections, so that it is held exactly as long as they are. Locks nodes in the order of their names, so that exactly
+one of two callers gets all. Ends a session whose caller is dead first. If the caller is on another server, and nobody
+knows whether it lives, tries the lock again for 3 s. Errors: ZD110 another operation holds
+the lock, with who, where and since when; ZD201 a node does not answer.';
 REVOKE ALL ON FUNCTION zodan.lock_members FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_steps(p_operation bigint, p_phase int, p_undo boolean)
 RETURNS zodan.step[]
 LANGUAGE plpgsql
 AS $zodan$
-/* Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
-with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
-once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
-name is somebody else's. */
+/* Returns the steps of a phase that are still to be run, in order; with p_undo those that can be undone, each with
+its undo as the statement to run. Some steps made nothing, so that what has their name is somebody else's: a step that
+never began, a step of policy once that did not finish, and a step whose undo needs a result that it never had. */
 DECLARE
     v_steps zodan.step[];
 BEGIN
@@ -2740,10 +2740,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_steps IS
-'Returns the steps of a phase that are still to be run, in order; with p_undo those that can be taken back, each
-with the statement that does so in the place of the one that did it. A step that was never begun, one of the policy
-once that did not come to its end, or one whose undo needs a result that was never had, made nothing: what has its
-name is somebody else''s.';
+'Returns the steps of a phase that are still to be run, in order; with p_undo those that can be undone, each with
+its undo as the statement to run. Some steps made nothing, so that what has their name is somebody else''s: a step that
+never began, a step of policy once that did not finish, and a step whose undo needs a result that it never had.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
 DO $zodan$
@@ -2844,7 +2843,7 @@ COMMENT ON TYPE zodan.job IS
 the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
-what its statement waits for, and when that is told next and after how long.';
+what its statement waits for, and when to report that next and after how long.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -2869,7 +2868,7 @@ CREATE OR REPLACE FUNCTION zodan.take_sample(p_job zodan.job, p_seen jsonb, p_at
 RETURNS zodan.job
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+/* Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, if one is due at p_at: the
 first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
 more than some 2000 rows. */
 BEGIN
@@ -2887,7 +2886,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.take_sample IS
-'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, where one is due at p_at: the
+'Puts what a look at a waiting step measured, p_seen.measure, into its job as sample, if one is due at p_at: the
 first and the last look, and between them with rests that grow with the time waited, so that a copy of a day leaves no
 more than some 2000 rows.';
 REVOKE ALL ON FUNCTION zodan.take_sample FROM PUBLIC;
@@ -2908,7 +2907,7 @@ BEGIN
     p_job := zodan.take_sample(p_job, p_seen, v_now);
     IF p_seen ->> 'trouble' IS NOT NULL THEN
         p_job.stage := 'failed';
-        -- It may quote a server's log.
+        -- The text may quote a server's log.
         p_job.answer := pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD202',
             'message', zodan.redact_text(p_seen ->> 'trouble'));
         RETURN p_job;
@@ -2943,8 +2942,9 @@ CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a node again whose connection was lost, and takes the cluster's lock there again, which went with it.
-Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now. */
+/* Connects again to a node whose connection was lost, and takes the cluster's lock there again, which went with the
+connection. Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has taken the
+lock. */
 DECLARE
     v_answer jsonb;
 BEGIN
@@ -2957,15 +2957,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.regain_node IS
-'Connects to a node again whose connection was lost, and takes the cluster''s lock there again, which went with it.
-Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has the lock by now.';
+'Connects again to a node whose connection was lost, and takes the cluster''s lock there again, which went with the
+connection. Returns {ok}, and where that is false sqlstate and message. Errors: ZD110 another operation has taken the
+lock.';
 REVOKE ALL ON FUNCTION zodan.regain_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.tell_wait(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+/* Reports in a NOTICE that the statement of a step has been running for a while, and what it waits for: after
 10 s, and whenever that time has doubled. Returns the step's job. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -2983,7 +2984,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.tell_wait IS
-'Tells, as a NOTICE, that the statement of a step has been running for a while, and what it waits for: after
+'Reports in a NOTICE that the statement of a step has been running for a while, and what it waits for: after
 10 s, and whenever that time has doubled. Returns the step''s job.';
 REVOKE ALL ON FUNCTION zodan.tell_wait FROM PUBLIC;
 
@@ -2991,9 +2992,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_lost(p_job zodan.job, p_step zodan.step
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose node is no longer connected: tries to connect again, once every 1
-s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
-swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+/* Moves on a step whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then checks again whether the step is already done. A step of policy
+swift never gets here: its broken connection may be the only sign that a node has restarted and lost what it had
 applied. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
@@ -3014,9 +3015,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lost IS
-'Moves a step on whose node is no longer connected: tries to connect again, once every 1
-s, for as long as a wait may see no progress, and then looks again whether the step is done already. A step of policy
-swift never gets here: that its connection broke may be the only sign that a node has restarted and lost what it had
+'Moves on a step whose node is no longer connected: tries to connect again, once every 1
+s, for as long as a wait may see no progress, and then checks again whether the step is already done. A step of policy
+swift never gets here: its broken connection may be the only sign that a node has restarted and lost what it had
 applied.';
 REVOKE ALL ON FUNCTION zodan.advance_lost FROM PUBLIC;
 
@@ -3024,9 +3025,8 @@ CREATE OR REPLACE FUNCTION zodan.judge_failure(p_job zodan.job, p_step zodan.ste
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
-connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
-says. */
+/* Decides what a failed answer means for a step: the step failed or, unless its policy is swift, its connection was
+lost and must be opened again. Adds to the answer what a cancelled statement waited for. */
 DECLARE
     v_lost zodan.job;
 BEGIN
@@ -3045,9 +3045,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_failure IS
-'Decides what an answer that is a failure means for a step: the step failed, or, where its policy is not swift, its
-connection was lost and is to be opened again. What a cancelled statement waited for is added to what the answer
-says.';
+'Decides what a failed answer means for a step: the step failed or, unless its policy is swift, its connection was
+lost and must be opened again. Adds to the answer what a cancelled statement waited for.';
 REVOKE ALL ON FUNCTION zodan.judge_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_sent(
@@ -3059,8 +3058,8 @@ CREATE OR REPLACE FUNCTION zodan.advance_sent(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
-budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step's policy
+/* Moves on a step whose statement is under way: waits for an answer that is not there yet, cancels a statement past
+its budget, and, if the connection was lost, sends the statement again once the node is back, unless the step's policy
 is swift. */
 DECLARE
     v_answer jsonb := zodan.fetch_result(p_step.node, p_dsns);
@@ -3091,8 +3090,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_sent IS
-'Moves a step on whose statement is under way: an answer that is not there yet is waited for, a statement past its
-budget is cancelled, and one whose connection was lost is sent again once the node is back, unless the step''s policy
+'Moves on a step whose statement is under way: waits for an answer that is not there yet, cancels a statement past
+its budget, and, if the connection was lost, sends the statement again once the node is back, unless the step''s policy
 is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
@@ -3105,9 +3104,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_job(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
-long as a wait may see no progress. */
+/* Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
+its own it may take as long as a wait may see no progress. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_budget interval := coalesce(p_step.budget, zodan.read_patience());
@@ -3137,16 +3136,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
-'Moves one step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-else its statement runs, then until_sql is polled. A statement past its budget is cancelled: that of the step, else as
-long as a wait may see no progress.';
+'Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
+otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
+its own it may take as long as a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+/* Turns the answer that failed a step into what the caller sees: sqlstate of class ZD, message, detail with the
 remote SQLSTATE and text, hint. */
 DECLARE
     v_state text := p_answer ->> 'sqlstate';
@@ -3167,7 +3166,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_failure IS
-'Turns the answer that failed a step into what the caller is told: sqlstate of class ZD, message, detail with the
+'Turns the answer that failed a step into what the caller sees: sqlstate of class ZD, message, detail with the
 remote SQLSTATE and text, hint.';
 REVOKE ALL ON FUNCTION zodan.describe_failure FROM PUBLIC;
 
@@ -3180,7 +3179,7 @@ CREATE OR REPLACE FUNCTION zodan.announce_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
+/* Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
 BEGIN
     IF p_verbose THEN
         RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
@@ -3190,16 +3189,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.announce_step IS
-'Tells that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
+'Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* For tests of interruptions: where the setting zodan.test_hook is '<point> <ordinal>', point being before or after,
-the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
-the test holds while it breaks something. Does nothing where the setting is not set. */
+/* For tests of interruptions: if the setting zodan.test_hook is '<point> <ordinal>', point being before or after, the
+executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+test holds while it breaks something. Without the setting it does nothing. */
 BEGIN
     IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
         PERFORM pg_catalog.set_config('zodan.test_hook', '', false);
@@ -3209,9 +3208,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.meet_test_hook IS
-'For tests of interruptions: where the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after,
-the executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which
-the test holds while it breaks something. Does nothing where the setting is not set.';
+'For tests of interruptions: if the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after, the
+executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+test holds while it breaks something. Without the setting it does nothing.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_phase(
@@ -3224,9 +3223,9 @@ CREATE OR REPLACE PROCEDURE zodan.run_phase(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
-are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
-of the journal, so that no transaction of its own is open while it waits. */
+/* Runs the steps of one phase at the same time, one connection per node, or undoes them with p_undo. Ends when all
+are done, or when a step has failed and none is still under way; p_failure then says why. Commits after every line of
+the journal, so that it has no open transaction while it waits. */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
     v_jobs zodan.job[];
@@ -3250,7 +3249,7 @@ BEGIN
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
             CONTINUE WHEN v_jobs[v_index].stage IN ('done', 'failed');
             IF NOT v_jobs[v_index].sent THEN
-                -- After a failure nothing new is begun; what is under way is waited for.
+                -- After a failure no new step begins, and those under way are waited for.
                 CONTINUE WHEN p_failure IS NOT NULL;
                 v_open := true;
                 CONTINUE WHEN v_steps[v_index].node = ANY (v_busy);
@@ -3293,18 +3292,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_phase IS
-'Runs the steps of one phase at the same time, one connection a node, or takes them back with p_undo. Ends when all
-are done, or when one has failed and nothing is under way any more; p_failure then tells why. Commits after every line
-of the journal, so that no transaction of its own is open while it waits.';
+'Runs the steps of one phase at the same time, one connection per node, or undoes them with p_undo. Ends when all
+are done, or when a step has failed and none is still under way; p_failure then says why. Commits after every line of
+the journal, so that it has no open transaction while it waits.';
 REVOKE ALL ON PROCEDURE zodan.run_phase FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_written(p_operation bigint, p_dsns jsonb, p_hint text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
-how many rows each; ZD200 where they cannot be counted. */
+/* Looks, before a copy is undone, for rows that users wrote on the new node, which the undo would delete. Returns
+NULL if there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 if they cannot be counted. */
 DECLARE
     v_node text;
     v_answer jsonb;
@@ -3325,9 +3324,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_written IS
-'Looks, before a copy is taken back, for rows that users wrote on the new node, which would go with it. Returns NULL
-where there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
-how many rows each; ZD200 where they cannot be counted.';
+'Looks, before a copy is undone, for rows that users wrote on the new node, which the undo would delete. Returns
+NULL if there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
+how many rows each; ZD200 if they cannot be counted.';
 REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.undo_phases(
@@ -3339,8 +3338,8 @@ CREATE OR REPLACE PROCEDURE zodan.undo_phases(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
-something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+/* Undoes, last phase first, every step from phase p_from on, or the whole plan if that is NULL: what was made on
+something goes with it. Every undo_sql is harmless if nothing was done. Stops at the first failure, reported in
 p_failure. */
 DECLARE
     v_phases int[];
@@ -3355,8 +3354,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.undo_phases IS
-'Takes back, last phase first, every step from phase p_from on, or the whole plan where it is NULL: what was made on
-something goes with it. Every undo_sql is harmless where nothing was done. Stops at the first failure, reported in
+'Undoes, last phase first, every step from phase p_from on, or the whole plan if that is NULL: what was made on
+something goes with it. Every undo_sql is harmless if nothing was done. Stops at the first failure, reported in
 p_failure.';
 REVOKE ALL ON PROCEDURE zodan.undo_phases FROM PUBLIC;
 
@@ -3369,8 +3368,8 @@ CREATE OR REPLACE FUNCTION zodan.is_hopeless(
 RETURNS boolean
 LANGUAGE plpgsql
 AS $zodan$
-/* Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
-copy that broke off cannot be taken up again by Spock). */
+/* Returns whether what a group waits for after step p_ordinal will never come: the next wait in the group reports
+trouble (Spock cannot resume a copy that broke off). */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -3386,8 +3385,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.is_hopeless IS
-'Tells whether what a group waits for after step p_ordinal will never come: the next wait in it reports trouble (a
-copy that broke off cannot be taken up again by Spock).';
+'Returns whether what a group waits for after step p_ordinal will never come: the next wait in the group reports
+trouble (Spock cannot resume a copy that broke off).';
 REVOKE ALL ON FUNCTION zodan.is_hopeless FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.take_back_group(
@@ -3399,9 +3398,9 @@ CREATE OR REPLACE PROCEDURE zodan.take_back_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
-before the group stays. A group of policy guarded is not taken back where users have written on the new node:
-p_failure then says so. */
+/* Undoes a group of steps with everything that was made after it, and has all of that done again. What comes before
+the group stays. A group of policy guarded is not undone if users have written on the new node: p_failure then says
+so. */
 DECLARE
     v_first record;
 BEGIN
@@ -3425,9 +3424,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.take_back_group IS
-'Takes a group of steps back with everything that was made after it, and has all of that done again. What comes
-before the group stays. A group of policy guarded is not taken back where users have written on the new node:
-p_failure then says so.';
+'Undoes a group of steps with everything that was made after it, and has all of that done again. What comes before
+the group stays. A group of policy guarded is not undone if users have written on the new node: p_failure then says
+so.';
 REVOKE ALL ON PROCEDURE zodan.take_back_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.settle_group(
@@ -3439,10 +3438,10 @@ CREATE OR REPLACE PROCEDURE zodan.settle_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
-done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
+/* Brings an interrupted group of steps to where it can continue. If the cluster shows that a step of the group is
+done, and the wait that follows still has hope, then the step and those before it in the group count as done, and the
 rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
-stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again. */
+stands for everything before it, outside its group too. Otherwise the group is undone, to begin again. */
 DECLARE
     v_step zodan.step;
     v_answer jsonb;
@@ -3477,16 +3476,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.settle_group IS
-'Brings a group of steps that was interrupted to where it can go on. Where the cluster shows that a step of it is
-done, and the wait that follows is not without hope, that step and those before it in the group count as done, and the
+'Brings an interrupted group of steps to where it can continue. If the cluster shows that a step of the group is
+done, and the wait that follows still has hope, then the step and those before it in the group count as done, and the
 rest runs at once, before anything waits for a node whose apply may still be paused. A done step of policy swift
-stands for everything before it, outside of its group too. Otherwise the group is taken back, to begin again.';
+stands for everything before it, outside its group too. Otherwise the group is undone, to begin again.';
 REVOKE ALL ON PROCEDURE zodan.settle_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.regain_members(p_operation bigint, p_dsns jsonb, INOUT p_failure jsonb)
 LANGUAGE plpgsql
 AS $zodan$
-/* Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+/* Makes sure after a failed flip that every node of p_dsns is connected, and connects again to those that are not,
 for as long as a wait may see no progress. Reports in p_failure a node that stays away. */
 DECLARE
     v_node text;
@@ -3516,7 +3515,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.regain_members IS
-'Sees that every node of p_dsns is connected, after a flip that failed, and connects again to those that are not,
+'Makes sure after a failed flip that every node of p_dsns is connected, and connects again to those that are not,
 for as long as a wait may see no progress. Reports in p_failure a node that stays away.';
 REVOKE ALL ON PROCEDURE zodan.regain_members FROM PUBLIC;
 
@@ -3531,12 +3530,12 @@ CREATE OR REPLACE PROCEDURE zodan.retry_group(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
-then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
-it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
-group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
-of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
-operation is called again or rolled back. */
+/* Decides, after a failure in a group of steps, whether to try the group again, and prepares that; p_failure is NULL
+then. A group of policy swift is always settled first, so that nothing stays paused; then the guarded group before it
+is brought level again. If the failure says that what the guarded group made is not whole (ZD304), the guarded group
+begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the
+guarded group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is
+called again or rolled back. */
 DECLARE
     v_failure jsonb;
     v_rest timestamptz;
@@ -3567,7 +3566,7 @@ BEGIN
         CALL zodan.take_back_group(p_operation, v_guarded.name, p_dsns, p_verbose, v_failure);
     END IF;
     IF v_failure IS NOT NULL THEN
-        -- What stands in the way of another try matters more than why one is needed.
+        -- What prevents another try matters more than why one is needed.
         p_failure := v_failure || pg_catalog.jsonb_build_object('detail',
             pg_catalog.concat_ws(E'\n', v_failure ->> 'detail', p_failure ->> 'detail'));
         RETURN;
@@ -3587,12 +3586,12 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.retry_group IS
-'Decides, after a failure in a group of steps, whether it is tried again, and makes that ready; p_failure is NULL
-then. A group of policy swift is settled first, always, so that nothing stays paused; then the guarded group before
-it, which is brought level again. Where the failure says that what the guarded group made is not whole (ZD304), that
-group begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those
-of the guarded group, both in one call. Any other failure stays as it is, for a look at what failed, until the
-operation is called again or rolled back.';
+'Decides, after a failure in a group of steps, whether to try the group again, and prepares that; p_failure is NULL
+then. A group of policy swift is always settled first, so that nothing stays paused; then the guarded group before it
+is brought level again. If the failure says that what the guarded group made is not whole (ZD304), the guarded group
+begins again. p_tries counts the tries of the swift group, with a rest before the next one, and p_copies those of the
+guarded group, both in one call. Any other failure stays as it is, so that you can examine it, until the operation is
+called again or rolled back.';
 REVOKE ALL ON PROCEDURE zodan.retry_group FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.run_operation(
@@ -3603,8 +3602,8 @@ CREATE OR REPLACE PROCEDURE zodan.run_operation(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+/* Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
+done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
 stopped; the journal says the same. */
 DECLARE
     v_phase int;
@@ -3613,7 +3612,7 @@ DECLARE
     v_copies int := 0;
 BEGIN
     FOR v_group IN
-        -- The later one first: a turn that happened stands for all that came before it.
+        -- The later group first: a turn that happened stands for everything before it.
         SELECT s.group_name FROM zodan.step AS s
          WHERE s.operation_id = p_operation AND s.group_tries IS NOT NULL
          GROUP BY s.group_name HAVING pg_catalog.max(s.attempts) > 0
@@ -3643,8 +3642,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
-'Runs the plan of an operation from its first phase to its last, believing the cluster about what is done already. A
-flip that fails is taken back and tried again, and a copy that is not whole made again. Returns NULL, or why it
+'Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
+done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
 stopped; the journal says the same.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
@@ -3652,7 +3651,7 @@ CREATE OR REPLACE FUNCTION zodan.raise_failure(p_failure jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises what zodan.describe_failure returned, when there is any, after the connections have been closed. */
+/* Raises the failure that zodan.describe_failure returned, if any, after closing the connections. */
 BEGIN
     IF p_failure IS NOT NULL THEN
         PERFORM zodan.close_connections();
@@ -3665,14 +3664,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.raise_failure IS
-'Raises what zodan.describe_failure returned, when there is any, after the connections have been closed.';
+'Raises the failure that zodan.describe_failure returned, if any, after closing the connections.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+/* Raises an error if a check failed, with all failures in DETAIL and the HINT of the first, and warns of the checks
 that warn. Errors: ZD100. */
 DECLARE
     v_check zodan.check_result;
@@ -3699,7 +3698,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_checks IS
-'Raises an error where a check failed, with all that did in DETAIL and the HINT of the first, and warns of those
+'Raises an error if a check failed, with all failures in DETAIL and the HINT of the first, and warns of the checks
 that warn. Errors: ZD100.';
 REVOKE ALL ON FUNCTION zodan.judge_checks FROM PUBLIC;
 
@@ -3711,9 +3710,9 @@ CREATE OR REPLACE FUNCTION zodan.find_dsns(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Finds the connection strings of an operation's nodes again, for the journal keeps no passwords: first as given,
+/* Finds the connection strings of an operation's nodes again, because the journal keeps no passwords: first as given,
 then as this database's own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Returns them and everybody's facts, by node; the connections stay open. */
+has them. Returns the strings and everybody's facts, by node; the connections stay open. */
 DECLARE
     v_operation zodan.operation;
     v_purpose text;
@@ -3738,9 +3737,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_dsns IS
-'Finds the connection strings of an operation''s nodes again, for the journal keeps no passwords: first as given,
+'Finds the connection strings of an operation''s nodes again, because the journal keeps no passwords: first as given,
 then as this database''s own Spock knows them, then as the nodes reached so far know each other, last as the journal
-has them. Returns them and everybody''s facts, by node; the connections stay open.';
+has them. Returns the strings and everybody''s facts, by node; the connections stay open.';
 REVOKE ALL ON FUNCTION zodan.find_dsns FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_gone(p_operation bigint, p_facts jsonb)
@@ -3757,8 +3756,8 @@ SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
                         AND f.value #> '{spock,nodes}' ? m.name)
 $zodan$;
 COMMENT ON FUNCTION zodan.find_gone IS
-'The members of an unfinished operation that are none any longer, by what zodan.gather_facts said now: no other
-member that was reached knows them. Of a cluster of which nobody was reached nothing is said.';
+'Returns the members of an unfinished operation that are no longer members, by what zodan.gather_facts reported now:
+no other member that was reached knows them. If nobody was reached, it names none.';
 REVOKE ALL ON FUNCTION zodan.find_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_came(p_operation bigint, p_facts jsonb)
@@ -3772,8 +3771,8 @@ SELECT coalesce(pg_catalog.array_agg(DISTINCT n.name), '{}')
      AND NOT o.members ? n.name
 $zodan$;
 COMMENT ON FUNCTION zodan.find_came IS
-'The nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts said now: a
-member knows them, and the operation does not.';
+'Returns the nodes that have joined the cluster since an unfinished operation began, by what zodan.gather_facts
+reported now: a member knows them, and the operation does not.';
 REVOKE ALL ON FUNCTION zodan.find_came FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pass_over(
@@ -3786,8 +3785,8 @@ CREATE OR REPLACE FUNCTION zodan.pass_over(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
-count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join. */
+/* Continues without members that have left. A resumed join is planned again; in any other operation their steps count
+as done or, in a rollback, as never begun. Errors: those of zodan.replan_join. */
 BEGIN
     IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
         AND o.kind = 'add_node') THEN
@@ -3799,21 +3798,21 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pass_over IS
-'Goes on without members that have left: a join that is resumed is planned again; of any other operation their steps
-count as done, or, where it is rolled back, as never begun. Errors: those of zodan.replan_join.';
+'Continues without members that have left. A resumed join is planned again; in any other operation their steps count
+as done or, in a rollback, as never begun. Errors: those of zodan.replan_join.';
 REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster's lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
-them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
-is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
-ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
-ZD113 the source is gone; ZD110 it is still running, or another one is. */
+/* Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster's
+lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
+node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
+again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
+ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
+ZD113 the source is gone; ZD110 this operation is still running, or another one is. */
 DECLARE
     v_operation zodan.operation;
     v_found record;
@@ -3879,20 +3878,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
-'Makes an interrupted operation ready to go on or to be taken back: connects to all its nodes and takes the
-cluster''s lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of
-them by node, the connections open. A member that has left the cluster meanwhile is passed over: with p_resumes a join
-is planned again without it. A removal goes on without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any more. Errors: ZD003 a connection string leads to another node,
-ZD006 no such operation, or it is done or taken back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile,
-ZD113 the source is gone; ZD110 it is still running, or another one is.';
+'Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster''s
+lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
+node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
+again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
+its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
+ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
+ZD113 the source is gone; ZD110 this operation is still running, or another one is.';
 REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+/* Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
 did. */
 DECLARE
     v_operation zodan.operation;
@@ -3911,7 +3910,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_same_call IS
-'Raises ZD004 when a call that takes up an interrupted operation asks for something else than the interrupted call
+'Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
 did.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
@@ -3919,7 +3918,7 @@ CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose b
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Prints a plan as NOTICEs, a line a step; with p_verbose its statements too. */
+/* Prints a plan as NOTICEs, one line per step; with p_verbose its statements too. */
 DECLARE
     v_step zodan.plan_step;
 BEGIN
@@ -3932,7 +3931,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.show_plan IS
-'Prints a plan as NOTICEs, a line a step; with p_verbose its statements too.';
+'Prints a plan as NOTICEs, one line per step; with p_verbose its statements too.';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.resume(
@@ -3943,8 +3942,8 @@ CREATE OR REPLACE PROCEDURE zodan.resume(
 LANGUAGE plpgsql
 AS $zodan$
 /* Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
-of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
-Errors: those of zodan.reopen, and of the operation itself. */
+of this database; p_dsns holds connection strings by node where the cluster no longer knows them (or not yet). Errors:
+those of zodan.reopen, and of the operation itself. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -3962,8 +3961,8 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.resume IS
 'Finishes an interrupted operation from the true state of the cluster. p_operation is its number in zodan.operation
-of this database; p_dsns gives connection strings by node where the cluster does not know them any more (or not yet).
-Errors: those of zodan.reopen, and of the operation itself.';
+of this database; p_dsns holds connection strings by node where the cluster no longer knows them (or not yet). Errors:
+those of zodan.reopen, and of the operation itself.';
 REVOKE ALL ON PROCEDURE zodan.resume FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.rollback(
@@ -3974,11 +3973,11 @@ CREATE OR REPLACE PROCEDURE zodan.rollback(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
-it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
-they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
-ZD2nn when a step could not be undone. */
+/* Rolls back an interrupted operation: undoes every step that can be undone, last phase first, whether or not the
+journal says that the step was done, and proves at the end that nothing is left. Arguments as for zodan.resume. With
+p_discard_writes it rolls back even if users have written on the new node meanwhile, and deletes their rows. Errors:
+those of zodan.reopen; ZD111 users have written and p_discard_writes is not given; ZD007 a removal is past the point
+where only finishing it loses nothing; ZD2nn a step could not be undone. */
 DECLARE
     v_dsns jsonb;
     v_failure jsonb;
@@ -4010,11 +4009,11 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.rollback IS
-'Takes an interrupted operation back: every step that can be is undone, last phase first, whether the journal says
-it was done or not, and at the end it is proved that nothing is left. Arguments as for zodan.resume; p_discard_writes
-also where users have written on the new node meanwhile, whose rows go with it. Errors: those of zodan.reopen; ZD111
-they have, and it is not given; ZD007 when a removal has gone beyond the point where only finishing it loses nothing;
-ZD2nn when a step could not be undone.';
+'Rolls back an interrupted operation: undoes every step that can be undone, last phase first, whether or not the
+journal says that the step was done, and proves at the end that nothing is left. Arguments as for zodan.resume. With
+p_discard_writes it rolls back even if users have written on the new node meanwhile, and deletes their rows. Errors:
+those of zodan.reopen; ZD111 users have written and p_discard_writes is not given; ZD007 a removal is past the point
+where only finishing it loses nothing; ZD2nn a step could not be undone.';
 REVOKE ALL ON PROCEDURE zodan.rollback FROM PUBLIC;
 
 
@@ -4026,7 +4025,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
     'slots', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', r.slot_name, 'active',
         r.active,
                           'known', EXISTS (
-                              -- The name is known but for the database name of the subscriber in its middle.
+                              -- The name is known except for the subscriber's database name in its middle.
                               SELECT FROM pg_catalog.unnest(%1$s) AS u(name)
                                CROSS JOIN pg_catalog.substr(spock.spock_gen_slot_name('x', me.node_name, u.name)::text,
                                    6) AS t(tail)
@@ -4037,7 +4036,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_build_object(
                         CROSS JOIN (spock.local_node AS l JOIN spock.node AS me ON me.node_id = l.node_id)
                         WHERE r.database = pg_catalog.current_database() AND NOT r.temporary
                           AND pg_catalog.left(r.slot_name, 4) = 'spk_'), '[]'),
-    -- Origins are the server's. Those of this database have its name in front, which may be how that of another begins.
+    -- Origins are the server's. Those of this database start with its name, with which another's name may start too.
     'origins', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', o.roname, 'certain',
         d.others = 0))
                            FROM pg_catalog.pg_replication_origin AS o
@@ -4063,7 +4062,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.trace_facts IS
 'Reads from a node every trace of replication that can be left behind: slots with the WAL they hold, origins, node
 rows and interfaces. It returns one row, traces, an object. p_subscriptions are those by which the other members
-receive from it: of a slot with the name for one of them it is known whose it is.';
+receive from the node: a slot named for one of them has a known owner.';
 REVOKE ALL ON FUNCTION zodan.trace_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_origin(p_origin text)
@@ -4075,7 +4074,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_replication_
     zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_origin IS
-'Drops a replication origin if it is there.';
+'Drops a replication origin if it exists.';
 REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_traces(
@@ -4086,9 +4085,9 @@ CREATE OR REPLACE FUNCTION zodan.find_traces(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a member, learns who the others are from it and from those it knows, and reads everybody's facts and
-traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node. */
+/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
@@ -4122,9 +4121,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_traces IS
-'Connects to a member, learns who the others are from it and from those it knows, and reads everybody''s facts and
-traces. Returns them, and the connection strings of those that could be reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 it is no node.';
+'Connects to a member, learns the other nodes from it and from those it knows, and reads everybody''s facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node.';
 REVOKE ALL ON FUNCTION zodan.find_traces FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_orphans(p_facts jsonb, p_traces jsonb)
@@ -4179,10 +4178,10 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_orphans IS
 'Finds, in what zodan.gather_facts and zodan.trace_facts returned, what nobody uses: slots that no member''s
 subscription streams from, origins and interfaces without an owner, subscriptions whose provider does not exist as
-that node or has no slot for them, node rows without a subscription. Each with the reason and the statement that mends
-it, to be run on that node. Of a node that cannot be reached nothing is assumed: while there is one, no slot is an
-orphan, for it may be the one that uses it. certain is false for a slot that has the name of no stream between
-members: one outside the cluster, or one that is still to join, may be going to stream from it; and for an origin that
+that node or has no slot for them, node rows without a subscription. Each comes with the reason and the statement that
+removes it, to be run on that node. Nothing is assumed of a node that cannot be reached: while there is one, no slot
+is an orphan, because that node may use it. certain is false for a slot whose name is that of no stream between
+members, because a subscriber outside the cluster, or one that is still to join, may need it; and for an origin that
 may be another database''s.';
 REVOKE ALL ON FUNCTION zodan.list_orphans FROM PUBLIC;
 
@@ -4190,10 +4189,10 @@ CREATE OR REPLACE FUNCTION zodan.rescan(p_dsn text)
 RETURNS TABLE (node text, kind text, name text, reason text, statement text, certain boolean)
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks through a whole cluster, reached through any member's connection string, for what was left behind, and
-returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
-statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
-to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101. */
+/* Searches a whole cluster, reached through any member's connection string, for leftovers, and returns a row for each
+with the statement that removes it on that node. Changes nothing; zodan.mend runs the statements. certain is false for
+a slot that a subscriber outside the cluster may still need, or a subscriber that has not joined yet: only you can
+know. Warns of nodes that cannot be reached. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
     v_unreached text;
@@ -4213,10 +4212,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.rescan IS
-'Looks through a whole cluster, reached through any member''s connection string, for what was left behind, and
-returns a row for each find with the statement that mends it on that node. Changes nothing; zodan.mend runs the
-statements. certain is false for a slot that a subscriber outside the cluster may still need, or one that has not come
-to its join: only you can know. Nodes that cannot be reached are warned of. Errors: ZD001, ZD003, ZD101.';
+'Searches a whole cluster, reached through any member''s connection string, for leftovers, and returns a row for each
+with the statement that removes it on that node. Changes nothing; zodan.mend runs the statements. certain is false for
+a slot that a subscriber outside the cluster may still need, or a subscriber that has not joined yet: only you can
+know. Warns of nodes that cannot be reached. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.rescan FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.mend(
@@ -4226,10 +4225,10 @@ CREATE OR REPLACE PROCEDURE zodan.mend(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
-this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
-operation is under way, ZD2nn a step failed. */
+/* Runs the statements that zodan.rescan returns for the cluster reached through p_dsn, as an operation with lock and
+journal like any other. Subscriptions come first because dropping one also drops its slot and origin. A slot that may
+belong to something outside this cluster is left alone with a warning, unless p_all is given. Errors: those of
+zodan.rescan, ZD110 another operation is under way, ZD2nn a step failed. */
 DECLARE
     v_found record;
     v_steps zodan.plan_step[];
@@ -4273,20 +4272,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.mend IS
-'Runs, as an operation with lock and journal like any other, the statements that zodan.rescan returns for the
-cluster reached through p_dsn; subscriptions first, for slots and origins go with them. A slot that may not be one of
-this cluster is left alone and warned of, unless p_all is given. Errors: those of zodan.rescan, ZD110 another
-operation is under way, ZD2nn a step failed.';
+'Runs the statements that zodan.rescan returns for the cluster reached through p_dsn, as an operation with lock and
+journal like any other. Subscriptions come first because dropping one also drops its slot and origin. A slot that may
+belong to something outside this cluster is left alone with a warning, unless p_all is given. Errors: those of
+zodan.rescan, ZD110 another operation is under way, ZD2nn a step failed.';
 REVOKE ALL ON PROCEDURE zodan.mend FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.topology(p_dsn text)
 RETURNS TABLE (provider text, subscriber text, subscription text, status text, active boolean, lag_bytes numeric)
 LANGUAGE plpgsql
 AS $zodan$
-/* Who streams to whom in a cluster, reached through any member's connection string: a row a subscription, with its
-status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL the
-subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
+/* Returns who streams to whom in a cluster, reached through any member's connection string: one row per subscription,
+with its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider's WAL
+the subscriber has not confirmed yet. A node without any subscription has a row of its own; so does a node that cannot
+be reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101. */
 DECLARE
     v_found record;
 BEGIN
@@ -4313,10 +4312,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.topology IS
-'Who streams to whom in a cluster, reached through any member''s connection string: a row a subscription, with its
-status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL the
-subscriber has not confirmed yet. A node without any subscription has a row of its own, and so has one that cannot be
-reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
+'Returns who streams to whom in a cluster, reached through any member''s connection string: one row per subscription,
+with its status on the subscriber, whether its slot is being streamed from, and how many bytes of the provider''s WAL
+the subscriber has not confirmed yet. A node without any subscription has a row of its own; so does a node that cannot
+be reached, with the status unreachable. Changes nothing. Errors: ZD001, ZD003, ZD101.';
 REVOKE ALL ON FUNCTION zodan.topology FROM PUBLIC;
 
 
@@ -4329,7 +4328,7 @@ SELECT $sql$SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
                      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.is_unpublished IS
-'Tells whether a node publishes no table any more; for done_sql.';
+'Returns whether a node no longer publishes any table; for done_sql.';
 REVOKE ALL ON FUNCTION zodan.is_unpublished FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.unpublish()
@@ -4379,9 +4378,9 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
     zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_drained IS
-'Tells, on a member, whether it has applied everything that p_provider committed before p_lsn, and flushes it then:
-Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A subscription that
-is gone has been waited for before; for until_sql.';
+'Returns, on a member, whether it has applied everything that p_provider committed before p_lsn, and then flushes
+it, because Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A
+subscription that is gone has been waited for before; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.disable_streams()
@@ -4392,7 +4391,7 @@ SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS dis
     WHERE s.sub_enabled$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_streams IS
-'Disables every subscription of a node that is enabled. Their workers are told to end, and not waited for.';
+'Disables every enabled subscription of a node. Tells their workers to end, but does not wait for them.';
 REVOKE ALL ON FUNCTION zodan.disable_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_node(p_target text)
@@ -4412,8 +4411,8 @@ $do$$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_node IS
-'Drops, on the node that goes, all its subscriptions and then itself, with its replication sets, in one transaction:
-until it commits the node still knows the others, so that an interrupted removal finds them.';
+'Drops, on the node that goes, all its subscriptions and then the node itself, with its replication sets, in one
+transaction: until that commits the node still knows the others, so that an interrupted removal finds them.';
 REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.wait_settled(p_xid text)
@@ -4431,8 +4430,8 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.s
     zodan.quote_result(p_xid))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_settled IS
-'Tells whether every transaction of this database that was open when p_xid (a placeholder) began has ended, prepared
-ones too; for until_sql.';
+'Returns whether every transaction of this database that was open when p_xid (a placeholder) began has ended,
+prepared ones too; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_settled FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
@@ -4463,8 +4462,8 @@ $do$$sql$,
     zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_slot_of IS
-'Drops, on a provider, the slot that a subscription used whose node cannot be asked for its name any more. The name
-is known but for the database name of the subscriber in its middle.';
+'Drops, on a provider, the slot of a subscription whose node can no longer be asked for the slot''s name. The name is
+known except for the subscriber''s database name in its middle.';
 REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
@@ -4475,7 +4474,7 @@ SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zoda
     'zodan remove_node ' || p_node) ->> 'ok')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.is_reachable IS
-'Whether a node can be connected to; the connection stays open. Errors: ZD001.';
+'Returns whether a node can be connected to; the connection stays open. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean)
@@ -4499,7 +4498,7 @@ SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' EL
  WHERE (p_leave ->> 'dead')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.check_survivors IS
-'The members have applied the stream of a dead target equally far, or p_accept is given.';
+'Checks that the members have applied the same amount of a dead target''s stream, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_survivors FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_outsiders(p_facts jsonb, p_leave jsonb)
@@ -4519,7 +4518,7 @@ SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CAS
  WHERE NOT (p_leave ->> 'dead')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.check_outsiders IS
-'Nobody but the members reads from the target: a subscriber outside of the cluster would lose its stream.';
+'Checks that only members read from the target: a subscriber outside the cluster would lose its stream.';
 REVOKE ALL ON FUNCTION zodan.check_outsiders FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_leave(
@@ -4579,26 +4578,26 @@ UNION ALL
 SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.check_leave IS
-'Every precondition of a removal. Every node can be reached, or p_force is given and at least one member can; each
-is who it should be; what the others receive from the target can be waited for or, where the target is dead, they have
-all got equally far, or p_accept is given.';
+'Returns every precondition of a removal. Every node can be reached, or p_force is given and at least one member
+can; each is the node that it should be. The others can wait for what they receive from the target or, if the target
+is dead, all have applied the same amount of it, or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that make every member hold the same commits of the target: its tables are taken out of its replication
-sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
-go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
-can only be finished: what is written on the target now reaches nobody. */
+/* Returns the steps that make every member hold the same commits of the target. One transaction takes the target's
+tables out of its replication sets: that ends what it publishes at one point of its stream for every reader, and lets
+its writers go on. Then comes a sync event after that point, applied by every member and flushed to its disk. From
+here on the removal can only be finished: what is written on the target now reaches nobody. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
 BEGIN
     RETURN NEXT zodan.make_step('unpublish', v_target, 'stop publishing on ' || v_target,
         p_do := zodan.unpublish(), p_done := zodan.is_unpublished(), p_policy := 'final');
-    -- A transaction that began before publishes what it wrote before: the last event has to come after all of those.
+    -- A transaction that began before publishes what it wrote before: the last event must come after all of those.
     RETURN NEXT zodan.make_step('mark', v_target, 'note the open transactions on ' || v_target,
         p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
     RETURN NEXT zodan.make_step('settled', v_target,
@@ -4610,7 +4609,8 @@ BEGIN
         SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
          WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
     LOOP
-        -- Never again once it is done: a member that dies as it drops its subscription has it back, but not the slot.
+        -- Never again once it is done: a member that crashes while it drops its subscription gets that back, but not
+        -- the slot.
         RETURN NEXT zodan.make_step('drained', v_member,
             pg_catalog.format('wait until %s has applied and flushed everything of %s', v_member, v_target),
             p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
@@ -4620,19 +4620,20 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_drain IS
-'The steps that make every member hold the same commits of the target: its tables are taken out of its replication
-sets in one transaction, which ends what it publishes at one point of its stream whoever reads it and lets its writers
-go on; then a sync event after that point, applied by every member and flushed to its disk. From here on the removal
-can only be finished: what is written on the target now reaches nobody.';
+'Returns the steps that make every member hold the same commits of the target. One transaction takes the target''s
+tables out of its replication sets: that ends what it publishes at one point of its stream for every reader, and lets
+its writers go on. Then comes a sync event after that point, applied by every member and flushed to its disk. From
+here on the removal can only be finished: what is written on the target now reaches nobody.';
 REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_withdraw(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
-row. Until then it knows the others, so that an interrupted removal finds them through it. */
+/* Returns the steps that take the target out: its subscribers drop their subscriptions all at once, and its own
+subscriptions are disabled; then the members drop whatever they still have of it, and a step proves that; last go its
+subscriptions, its sets and its node row. Until then it knows the others, so that an interrupted removal finds them
+through it. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -4683,17 +4684,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_withdraw IS
-'The steps that take the target out: its subscribers let go of it all at once, and its own subscriptions are
-disabled; then whatever of it a member still has goes, which is proved; last, its subscriptions, its sets and its node
-row. Until then it knows the others, so that an interrupted removal finds them through it.';
+'Returns the steps that take the target out: its subscribers drop their subscriptions all at once, and its own
+subscriptions are disabled; then the members drop whatever they still have of it, and a step proves that; last go its
+subscriptions, its sets and its node row. Until then it knows the others, so that an interrupted removal finds them
+through it.';
 REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
-that it used there and its row, which is proved. */
+/* Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
+then drop the slot that it used there and its row; a last step proves that they are gone. */
 DECLARE
     v_target text := p_leave ->> 'target';
     v_member text;
@@ -4710,7 +4712,7 @@ BEGIN
             pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
             p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member,
                 v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
-        -- A join that never came to its end used this one.
+        -- A join that never finished used this slot.
         RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
             p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)),
@@ -4726,16 +4728,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_bury IS
-'The steps that remove a node which cannot be reached: every member lets go of it all at once, then drops the slot
-that it used there and its row, which is proved.';
+'Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
+then drop the slot that it used there and its row; a last step proves that they are gone.';
 REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
-describes it. */
+/* Returns the whole plan of a removal for a cluster as zodan.survey_leave describes it: with the drain or, if the
+target is dead, without it. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
@@ -4748,8 +4750,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS
-'The whole plan of a removal, with drain, or without where the target is dead, for a cluster as zodan.survey_leave
-describes it.';
+'Returns the whole plan of a removal for a cluster as zodan.survey_leave describes it: with the drain or, if the
+target is dead, without it.';
 REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_leave(
@@ -4762,11 +4764,11 @@ CREATE OR REPLACE FUNCTION zodan.survey_leave(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
-anyone new, and reads everybody's facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
-database if it is one. Returns the facts by node; target, members and their subscriptions; and the connection strings
-of those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
-another node. */
+/* Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
+new one, and reads everybody's facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
+from this database if it is one. Returns the facts by node; target, members and their subscriptions; and the
+connection strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+the target is another node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
     v_found text;
@@ -4790,7 +4792,8 @@ BEGIN
             DETAIL = pg_catalog.format('It leads to node "%s".', v_found),
             HINT = 'Give the name and the connection string of the same node.';
     END IF;
-    -- One that answers and is no node any longer names nobody either: an earlier removal did not reach every member.
+    -- A database that answers but is no longer a node names nobody either: an earlier removal did not reach every
+    -- member.
     IF v_found IS NULL THEN
         v_known := zodan.local_dsns() || CASE WHEN p_survivor_dsn IS NULL THEN '{}' ELSE zodan.known_dsns(
             zodan.gather_facts(pg_catalog.jsonb_build_object('a survivor', p_survivor_dsn), c_purpose)) END;
@@ -4816,11 +4819,11 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_leave IS
-'Connects to the node that is to go, learns who the others are from it and from those it knows, until nobody names
-anyone new, and reads everybody''s facts. Where it cannot be reached, the start is p_survivor_dsn, a member, or this
-database if it is one. Returns the facts by node; target, members and their subscriptions; and the connection strings
-of those that could be reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003 the target is
-another node.';
+'Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
+new one, and reads everybody''s facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
+from this database if it is one. Returns the facts by node; target, members and their subscriptions; and the
+connection strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+the target is another node.';
 REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_leave(
@@ -4837,13 +4840,14 @@ CREATE OR REPLACE FUNCTION zodan.prepare_leave(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
-preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands.
-Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks. */
+preconditions and makes the plan. Without the lock, and where a call was interrupted, it returns that call's plan as
+it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
+zodan.judge_checks. */
 DECLARE
     v_survey record;
 BEGIN
     IF NOT p_lock THEN
-        -- What a call would go on with, where one was interrupted.
+        -- What a call would continue, if one was interrupted.
         p_plan := zodan.read_plan('remove_node', p_target);
         IF p_plan IS NOT NULL THEN
             RETURN;
@@ -4863,8 +4867,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_leave IS
 'Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
-preconditions and makes the plan; without the lock, and where a call was interrupted, its plan is given as it stands.
-Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks.';
+preconditions and makes the plan. Without the lock, and where a call was interrupted, it returns that call''s plan as
+it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
+zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_remove_node(
@@ -4877,8 +4882,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_remove_node(
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
 AS $zodan$
-/* The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes. Errors:
-ZD0nn bad input, ZD100 preconditions not met. */
+/* Returns the plan that spock.remove_node would run, as rows; changes nothing. Takes the arguments of
+spock.remove_node. Errors: ZD0nn bad input, ZD100 preconditions not met. */
 DECLARE
     v_plan zodan.plan_step[];
 BEGIN
@@ -4891,8 +4896,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_remove_node IS
-'The plan that spock.remove_node would run, as rows; changes nothing. Takes what spock.remove_node takes. Errors:
-ZD0nn bad input, ZD100 preconditions not met.';
+'Returns the plan that spock.remove_node would run, as rows; changes nothing. Takes the arguments of
+spock.remove_node. Errors: ZD0nn bad input, ZD100 preconditions not met.';
 REVOKE ALL ON FUNCTION zodan.plan_remove_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.remove_node(
@@ -4906,15 +4911,15 @@ CREATE OR REPLACE PROCEDURE spock.remove_node(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others are
-found through it. Everything committed there before the call reaches every other node first, and every other node ends
-with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins go, which is proved
-at the end. A node that cannot be reached is removed with force, called on a member or with the connection string of
-one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members
-that cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step,
-dry_run prints the plan and changes nothing. Called again after an interruption it goes on where it stopped. Errors:
-ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed, ZD3nn
-a wait ran out, ZD401 something is left. */
+/* Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node to remove; the others are
+found through it. Everything committed there before the call first reaches every other node, and all other nodes end
+with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins are dropped, and a
+check at the end proves that they are gone. force removes a node that cannot be reached: call it on a member, or with
+the connection string of a member in survivor_dsn. If members have applied different amounts of that node's changes,
+accept_divergence is required too. force also skips members that cannot be reached: call again once they are back.
+verbose_mode prints every step; dry_run prints the plan and changes nothing. When called again after an interruption,
+it continues where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another operation is
+under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -4927,7 +4932,7 @@ BEGIN
     v_operation := zodan.find_interrupted('remove_node', target_node_name);
     IF v_operation IS NOT NULL AND force AND NOT dry_run AND NOT zodan.is_reachable(target_node_name,
         target_node_dsn) THEN
-        -- Its plan needs the node, which is gone: a new plan does without it.
+        -- The old plan needs the node, which is gone: a new plan does without the node.
         v_operation := NULL;
     END IF;
     IF v_operation IS NOT NULL AND NOT dry_run THEN
@@ -4957,15 +4962,15 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE spock.remove_node IS
-'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node that goes; the others are
-found through it. Everything committed there before the call reaches every other node first, and every other node ends
-with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins go, which is proved
-at the end. A node that cannot be reached is removed with force, called on a member or with the connection string of
-one in survivor_dsn; where the members have not got equally far in its stream, only with accept_divergence. Members
-that cannot be reached are passed over with force: call again once they are back. verbose_mode prints every step,
-dry_run prints the plan and changes nothing. Called again after an interruption it goes on where it stopped. Errors:
-ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed, ZD3nn
-a wait ran out, ZD401 something is left.';
+'Removes a node from a Spock cluster. target_node_name and target_node_dsn name the node to remove; the others are
+found through it. Everything committed there before the call first reaches every other node, and all other nodes end
+with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins are dropped, and a
+check at the end proves that they are gone. force removes a node that cannot be reached: call it on a member, or with
+the connection string of a member in survivor_dsn. If members have applied different amounts of that node''s changes,
+accept_divergence is required too. force also skips members that cannot be reached: call again once they are back.
+verbose_mode prints every step; dry_run prints the plan and changes nothing. When called again after an interruption,
+it continues where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another operation is
+under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left.';
 REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
 
 
