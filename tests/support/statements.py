@@ -1,4 +1,4 @@
-"""Statements for other nodes, each run alone: written by the function that is rendered of its file, bound and executed."""
+"""Statements for other nodes, each run alone: written by the function of its name, bound and executed."""
 
 from __future__ import annotations
 
