@@ -1268,6 +1268,10 @@ BEGIN
                           FROM pg_catalog.jsonb_array_elements_text(nullif(v_item -> 'columns', 'null')) AS a(name)),
             row_filter := v_item ->> 'filter', include_partitions := false);
     END LOOP;
+    FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS i(item)
+                   WHERE i.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS o(item)) LOOP
+        PERFORM spock.repset_remove_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass);
+    END LOOP;
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
                    WHERE w.item NOT IN (SELECT o.item
                        FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP
@@ -5052,7 +5056,8 @@ AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 BEGIN
     PERFORM pg_catalog.pg_replication_origin_drop(o.roname)
-       FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %1$s;
+       FROM pg_catalog.pg_replication_origin AS o
+      WHERE o.roname = %1$s AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_slot_name = %1$s);
     PERFORM spock.sub_create(subscription_name := %2$s, provider_dsn := %3$s,
         replication_sets := %4$s, synchronize_structure := false, synchronize_data := false, forward_origins := '{}',
         enabled := false);
@@ -5070,7 +5075,8 @@ COMMENT ON FUNCTION zodan.create_subscription IS
 'Creates, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is
 created disabled, so that Spock makes no slot of its own; then its slot name is checked, and if p_enabled is true it
 is enabled in the same transaction. First drops an origin of that name from an earlier life, whose position would be
-taken for the new one''s.';
+taken for the new one''s; never that of a subscription that exists, because PostgreSQL does not give a position back
+when the transaction fails.';
 REVOKE ALL ON FUNCTION zodan.create_subscription FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_direct(p_slot text, p_subscription text)
@@ -6015,7 +6021,8 @@ BEGIN
                 'and nobody streams from it; drop it if no subscriber needs it');
     END LOOP;
     PERFORM pg_catalog.pg_replication_origin_drop(o.roname)
-       FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = ANY (%2$s);
+       FROM pg_catalog.pg_replication_origin AS o
+      WHERE o.roname = ANY (%2$s) AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_slot_name = o.roname);
 END
 $do$$sql$,
     zodan.quote_list(p_slots), zodan.quote_list(p_origins))

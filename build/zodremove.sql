@@ -1268,6 +1268,10 @@ BEGIN
                           FROM pg_catalog.jsonb_array_elements_text(nullif(v_item -> 'columns', 'null')) AS a(name)),
             row_filter := v_item ->> 'filter', include_partitions := false);
     END LOOP;
+    FOR v_item IN SELECT i.item FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS i(item)
+                   WHERE i.item NOT IN (SELECT o.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS o(item)) LOOP
+        PERFORM spock.repset_remove_seq(v_item ->> 'set', (v_item ->> 'sequence')::regclass);
+    END LOOP;
     FOR v_item IN SELECT w.item FROM pg_catalog.jsonb_array_elements(v_want -> 'sequences') AS w(item)
                    WHERE w.item NOT IN (SELECT o.item
                        FROM pg_catalog.jsonb_array_elements(v_is -> 'sequences') AS o(item)) LOOP

@@ -130,7 +130,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def server(engine: Engine) -> Iterator[Node]:
     """Return a server whose database has Spock and dblink and is no node."""
     base = Path(tempfile.mkdtemp(prefix="zodan-"))
-    cluster = Cluster.create(base, [], ["single"], engine, password=PASSWORD)
+    cluster = Cluster.create(
+        base, [], ["single"], engine, extra_conf={"max_prepared_transactions": "4"}, password=PASSWORD
+    )
     yield cluster["single"]
     cluster.destroy()
 

@@ -79,7 +79,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "stream/wait_unbusy": ({}, {"ok", "progress"}),
     "stream/wait_worker_gone": ({"subscription": TRAP}, {"ok", "progress"}),
 }
-#: Those that have a test of their own below.
+#: Those that have a test of their own, below or in the file of their folder.
 TESTED_APART = {
     *("copy/prove_sound", "copy/refresh_view", "node/drop_node", "node/drop_node_row", "node/level_sequences"),
     *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),
@@ -152,100 +152,6 @@ def test_it_runs_and_runs_again(node: Connection, path: str) -> None:
         node.execute("SELECT pg_advisory_unlock_all()")
 
 
-def test_a_node_is_registered_known_and_forgotten(node: Connection) -> None:
-    info = json.dumps({"rack": TRAP})
-    given = {"node": 'n9 "$do$"', "location": TRAP, "country": TRAP, "info": info}
-    with pytest.raises(psycopg.Error, match="already"):
-        run(node, written(node, "register_node", given, {given["node"]: DSN}))
-    assert run(node, written(node, "drop_node_row", {"node": "n9"})) == {"dropped": False}
-    # Of itself a node forgets nothing.
-    assert run(node, written(node, "forget_node", {"target": "n1"})) == {}
-
-
-def test_a_slot_is_made_found_and_dropped(node: Connection) -> None:
-    new = node.info.server_version >= 170000
-    creates = [name for name in ("create_slot", "create_failover_slot") if new or name == "create_slot"]
-    for number, name in enumerate(creates):
-        slot = f"{SLOT}_{number}"
-        assert run(node, written(node, name, {"slot": slot}))["lsn"]
-        assert run(node, written(node, "slot_exists", {"slot": slot})) == {"ok": True}
-        assert run(node, written(node, "wait_slot_free", {"slot": slot})) == {"ok": True}
-        with pytest.raises(psycopg.errors.DuplicateObject):
-            run(node, written(node, name, {"slot": slot}))
-        given = {"slots": [slot], "lsn": None, "positions": "{}", "peer": None}
-        run(node, written(node, "prove_slots", given))
-        for late in ({"lsn": "0/1"}, {"positions": json.dumps({TRAP: "0/1"}), "peer": TRAP}):
-            with pytest.raises(psycopg.Error) as raised:
-                run(node, written(node, "prove_slots", given | late))
-            assert raised.value.sqlstate == "ZD305"
-        with pytest.raises(psycopg.Error) as raised:
-            run(node, written(node, "clear_names", {"slots": [slot], "origins": []}))
-        assert f'slot "{slot}" is there already' in str(raised.value)
-        for _ in range(2):
-            run(node, written(node, "drop_slot", {"slot": slot}))
-        assert run(node, written(node, "slot_exists", {"slot": slot})) == {"ok": False}
-    with pytest.raises(psycopg.Error) as raised:
-        run(node, written(node, "prove_slots", {"slots": [TRAP], "lsn": None, "positions": "{}", "peer": None}))
-    assert raised.value.sqlstate == "ZD305"
-    assert f'slot "{TRAP}" is gone' in str(raised.value)
-
-
-def test_the_slot_of_a_node_that_cannot_be_asked_is_known_by_its_tail(node: Connection) -> None:
-    ((name,),) = node.execute("SELECT spock.spock_gen_slot_name('app', 'n1', 'sub_n1_n8')").fetchall()
-    run(node, written(node, "create_slot", {"slot": name}))
-    run(node, written(node, "create_slot", {"slot": "spk_app_n1_sub_n1_n7"}))
-    for _ in range(2):
-        run(node, written(node, "drop_slot_of", {"provider": "n1", "subscription": "sub_n1_n8"}))
-    left = node.execute("SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'spk_app%'").fetchall()
-    assert left == [("spk_app_n1_sub_n1_n7",)]
-    run(node, written(node, "drop_slot", {"slot": "spk_app_n1_sub_n1_n7"}))
-
-
-def test_a_subscription_uses_the_slot_that_was_made_for_it(node: Connection, other: tuple[Connection, str]) -> None:
-    provider, dsn = other
-    given = {"subscription": "sub_n2_n1", "provider": "n2", "sets": ["default"], "enabled": "false"}
-    ((slot,),) = node.execute("SELECT spock.spock_gen_slot_name(%s, 'n2', 'sub_n2_n1')", [node.info.dbname]).fetchall()
-    assert run(provider, written(node, "create_slot", {"slot": slot}))["lsn"]
-    with pytest.raises(psycopg.Error, match="does not use the slot"):
-        run(node, written(node, "create_subscription", given | {"slot": "another"}, {"n2": dsn}))
-    run(node, written(node, "create_subscription", given | {"slot": slot}, {"n2": dsn}))
-    assert node.execute("SELECT sub_enabled FROM spock.subscription WHERE sub_name = 'sub_n2_n1'").fetchone() == (
-        False,
-    )
-    assert run(node, written(node, "subscription_exists", {"subscription": "sub_n2_n1"})) == {"ok": True}
-    seen = run(node, written(node, "wait_applied", {"lsn": "0/1", "provider": "n2"}))
-    assert (seen["ok"], "is disabled" in seen["trouble"]) == (False, True)
-    # A position that nobody knows stops the turn, and one that is not right is an error.
-    turn = {"copy": "sub_n2_n1", "peers": ["n2"], "subscriptions": ["sub_n2_n1"], "slot": slot, "positions": "{}"}
-    with pytest.raises(psycopg.Error):
-        run(node, written(node, "switch_streams", turn))
-    run(node, written(node, "start_streams", {"subscriptions": []}))
-    assert run(node, written(node, "enable_streams", {"subscriptions": ["sub_n2_n1"]})) == {"enabled": 1}
-    assert run(node, written(node, "enable_streams", {"subscriptions": ["sub_n2_n1"]})) == {"enabled": 0}
-    assert run(node, written(node, "disable_streams", {})) == {"disabled": 1}
-    run(node, written(node, "drop_subscription", {"subscription": "sub_n2_n1"}))
-    assert run(node, written(node, "subscription_exists", {"subscription": "sub_n2_n1"})) == {"ok": False}
-
-
-def test_a_copys_subscription_is_created_and_dropped(node: Connection, other: tuple[Connection, str]) -> None:
-    given = {"subscription": "zodan_copy_1", "provider": "n2", "sets": ["default"], "structure": "false"}
-    given |= {"data": "false", "forward": ["all"], "enabled": "false", "skip": [TRAP]}
-    assert run(node, written(node, "create_copy_subscription", given, {"n2": other[1]}))["sub_id"]
-    assert node.execute("SELECT sub_forward_origins FROM spock.subscription").fetchone() == (["all"],)
-    for _ in range(2):
-        run(node, written(node, "drop_copy", {"subscription": "zodan_copy_1"}))
-    assert node.execute("SELECT count(*) FROM spock.subscription").fetchone() == (0,)
-
-
-def test_positions_are_read_and_confirmed(node: Connection) -> None:
-    read = run(node, written(node, "read_positions", {"peers": ["n2", TRAP]}))
-    assert (read["positions"], bool(read["lsn"])) == ({}, True)
-    run(node, written(node, "confirm_positions", {"peers": ["n2"], "positions": "{}"}))
-    with pytest.raises(psycopg.Error) as raised:
-        run(node, written(node, "confirm_positions", {"peers": ["n2"], "positions": '{"n2": "0/1"}'}))
-    assert raised.value.sqlstate == "ZD303"
-
-
 def test_what_was_discarded_fails_the_proofs(node: Connection) -> None:
     ((starts,),) = [(run(node, written(node, "note_objects", {}))["starts"],)]
     sound = {"since": "0", "origin": None, "starts": starts, "rewritten": "[]"}
@@ -293,36 +199,6 @@ def test_a_view_is_filled_whatever_it_is_called(node: Connection) -> None:
         run(node, written(node, "refresh_view", {"schema": "public", "view": TRAP}))
     assert run(node, written(node, "view_is_filled", {"view": f"public.{name}"})) == {"ok": True}
     node.execute(f"DROP MATERIALIZED VIEW {name}")
-
-
-def test_sequences_never_go_back(node: Connection) -> None:
-    node.execute('CREATE SEQUENCE "my seq"; CREATE SEQUENCE down INCREMENT -1')
-    seen = 'ARRAY[\'{"public.\\"my seq\\"": 500, "public.down": -7}\', \'{"public.\\"my seq\\"": 40}\']::jsonb[]'
-    headroom = render.read_default("sequence_headroom", int)
-    run(node, written(node, "level_sequences", {"seen": seen}))
-    assert node.execute('SELECT last_value FROM "my seq"').fetchone() == (500 + headroom,)
-    assert node.execute("SELECT last_value FROM down").fetchone() == (-7 - headroom,)
-    node.execute("SELECT setval('\"my seq\"', 10000)")
-    run(node, written(node, "level_sequences", {"seen": seen}))
-    assert node.execute('SELECT last_value >= 10000 FROM "my seq"').fetchone() == (True,)
-    node.execute('DROP SEQUENCE "my seq", down')
-
-
-def test_sets_are_mirrored_and_nothing_is_left_beyond_them(node: Connection) -> None:
-    node.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)")
-    node.execute("SELECT spock.repset_create('mine'), spock.repset_add_table('mine', 'a')")
-    wanted = run(node, written(node, "read_sets", {"sets": ["mine"]}))["sets"]
-    assert [table["table"] for table in wanted["tables"]] == ["public.a"]
-    node.execute("SELECT spock.repset_remove_table('mine', 'a'), spock.repset_add_table('mine', 'b')")
-    node.execute("SELECT spock.repset_alter('mine', false, true, true, true)")
-    for _ in range(2):
-        run(node, written(node, "mirror_sets", {"wanted": json.dumps(wanted), "sets": ["mine"]}))
-        assert run(node, written(node, "read_sets", {"sets": ["mine"]}))["sets"] == wanted
-    assert run(node, written(node, "is_unpublished", {})) == {"ok": False}
-    assert run(node, written(node, "unpublish", {}))["removed"] >= 1
-    assert run(node, written(node, "is_unpublished", {})) == {"ok": True}
-    node.execute("SELECT spock.repset_drop('mine')")
-    node.execute("DROP TABLE a, b")
 
 
 def test_roles_are_brought_from_server_to_server(node: Connection, server: Node) -> None:
@@ -400,9 +276,3 @@ def test_what_a_statement_waits_for_is_named(node: Connection, server: Node) -> 
             assert f"process {holder.info.backend_pid} " in run(node, asked)["found"]
         waits.join()
     node.execute("DROP TABLE held")
-
-
-def test_a_node_drops_itself_and_all_that_is_its_own(node: Connection) -> None:
-    run(node, written(node, "drop_node", {"target": "n1"}))
-    assert node.execute("SELECT count(*) FROM spock.node WHERE node_name = 'n1'").fetchone() == (0,)
-    run(node, written(node, "drop_node", {"target": "n1"}))
