@@ -17,15 +17,14 @@ from zodan_sql.sandbox import Cluster, Engine
 
 Provide = Callable[[Cluster], None]
 
-_TABLE = "CREATE TABLE seeded (id int PRIMARY KEY, word text);"
 _SCRIPTS = {
-    "bare": _TABLE,
-    "seeding": f"{_TABLE} INSERT INTO seeded VALUES (1, 'script'), (2, 'script');",
-    "configured": f"{_TABLE} INSERT INTO seeded VALUES (1, 'script');"
-    " SELECT pg_catalog.pg_extension_config_dump('seeded', '');",
+    "bare": "CREATE TABLE plain (id int PRIMARY KEY, word text);",
+    "seeding": "CREATE TABLE seeded (id int PRIMARY KEY, word text); INSERT INTO seeded VALUES (1, 'script');",
+    "configured": "CREATE TABLE options (id int PRIMARY KEY, word text); INSERT INTO options VALUES (2, 'script');"
+    " SELECT pg_catalog.pg_extension_config_dump('options', '');",
 }
-_ADD = "SELECT spock.repset_add_table('default', 'seeded')"
-_REMOVE = "SELECT spock.repset_remove_table('default', 'seeded')"
+_ADD = "SELECT spock.repset_add_table('default', '{}')"
+_REMOVE = "SELECT spock.repset_remove_table('default', '{}')"
 
 
 @pytest.fixture
@@ -61,29 +60,22 @@ def provide(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Provide
     return on
 
 
-@pytest.mark.parametrize("extension", ["seeding", "configured"])
-def test_rows_of_a_script_in_a_set_are_refused(make_cluster: MakeCluster, provide: Provide, extension: str) -> None:
+def test_rows_of_a_script_come_once(make_cluster: MakeCluster, provide: Provide) -> None:
     cluster = make_filled(make_cluster, 100)
-    n3 = cluster["n3"]
+    n1, n2, n3 = cluster.nodes
     provide(cluster)
-    everywhere(cluster, f"CREATE EXTENSION {extension}", _ADD)
+    everywhere(cluster, *(f"CREATE EXTENSION {extension}" for extension in _SCRIPTS))
+    everywhere(cluster, *map(_ADD.format, ("plain", "seeded", "options")))
+    refused(cluster, "extension-tables", "public.options")
+    everywhere(cluster, _REMOVE.format("options"))
     refused(cluster, "extension-tables", "public.seeded")
-    # In no set, its script is who brings them.
-    everywhere(cluster, _REMOVE)
-    written = cluster["n1"].execute("SELECT * FROM seeded ORDER BY id")
+    # In no set, the script brings the rows. A table that its extension leaves empty is copied like any other.
+    everywhere(cluster, _REMOVE.format("seeded"))
+    at(n1, "INSERT INTO plain VALUES (7, 'user')")
     add_node(cluster, "n1", "n3")
     wait_level(cluster.members)
-    assert n3.execute("SELECT * FROM seeded ORDER BY id") == written
-    assert written
-
-
-def test_a_table_of_an_extension_without_rows_of_its_own_joins(make_cluster: MakeCluster, provide: Provide) -> None:
-    cluster = make_filled(make_cluster, 100)
-    provide(cluster)
-    everywhere(cluster, "CREATE EXTENSION bare", _ADD)
-    at(cluster["n1"], "INSERT INTO seeded VALUES (7, 'user')")
-    add_node(cluster, "n1", "n3")
+    at(n2, "INSERT INTO plain VALUES (8, 'later')")
     wait_level(cluster.members)
-    at(cluster["n2"], "INSERT INTO seeded VALUES (8, 'later')")
-    wait_level(cluster.members)
-    assert cluster["n3"].execute("SELECT * FROM seeded ORDER BY id") == [(7, "user"), (8, "later")]
+    assert n3.execute("SELECT * FROM plain ORDER BY id") == [(7, "user"), (8, "later")]
+    assert n3.execute("SELECT * FROM seeded") == [(1, "script")]
+    assert n3.execute("SELECT * FROM options") == [(2, "script")]

@@ -19,8 +19,6 @@ Connection = psycopg.Connection[Any]
 
 #: A name that ends literals, dollar quotes, formats and placeholders where any of these is not minded.
 TRAP = 'it\'s "a" $do$ $sql$ %s {dsn:n1} name'
-#: In a name of an object, and of a slot, fewer letters are allowed.
-SLOT = "spk_trap_1"
 DSN = "host=nowhere.invalid dbname=x"
 
 #: Statements that look only, or change nothing where what they name is not there: parameters, and the columns that come
