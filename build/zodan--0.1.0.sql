@@ -917,7 +917,6 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
-    'alters_options', pg_catalog.to_regprocedure('spock.sub_alter_options(name,jsonb)') IS NOT NULL,
     'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
     'nodes', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, i.if_dsn), '{}')
                 FROM spock.node AS n
