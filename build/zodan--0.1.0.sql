@@ -1459,7 +1459,9 @@ RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
 SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.note, 'hint', n.hint)), '[]')
-  FROM (SELECT c.query, c.query ~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@' AS holds,
+  FROM (SELECT c.query,
+               c.query ~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@'
+                   AS holds,
                -- Only the extended protocol has a visible portal of the empty name.
                EXISTS (SELECT FROM pg_catalog.pg_cursors AS p WHERE p.name = '') AS extended
           FROM pg_catalog.current_query() AS c(query)) AS s
@@ -1486,7 +1488,8 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
         AND coalesce(pg_catalog.current_setting('pg_stat_statements.track_utility', true)::boolean, false)
         AND pg_catalog.current_setting('pg_stat_statements.track', true) <> 'none',
      'pg_stat_statements keeps this call with its passwords',
-     'Forget it with pg_stat_statements_reset(), and run SET pg_stat_statements.track_utility = off before the next call')
+     'Forget it with pg_stat_statements_reset(), and run SET pg_stat_statements.track_utility = off '
+     'before the next call')
  ) AS n(noted, note, hint)
  WHERE n.noted
 $zodan$;
@@ -6007,7 +6010,8 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
      'Set lc_monetary to the same value on all nodes.'),
     ('xml-option', 'XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
      NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
-     'content, because a column of type xml may hold fragments', 'Set xmloption to content for the role and the database.'),
+     'content, because a column of type xml may hold fragments',
+     'Set xmloption to content for the role and the database.'),
     ('transaction-isolation', 'transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
      g.is ->> 'default_transaction_isolation' = 'read committed',
      g.is ->> 'default_transaction_isolation',
@@ -6151,8 +6155,9 @@ SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required
     SELECT coalesce(pg_catalog.string_agg(e.name, ', '), '') AS extensions
       FROM pg_catalog.jsonb_object_keys(f.s -> 'extensions') AS e(name)
      WHERE NOT f.n -> 'available' ? e.name AND NOT f.n -> 'extensions' ? e.name
-       -- Debian's extension_destdir is a folder that PostgreSQL creates from and does not list: what was created in a trial is there.
-       AND NOT coalesce(f.s #> '{structure,extensions}' ? e.name AND NOT f.n #> '{trial,extensions}' ? e.name, false)) AS lacking
+       -- PostgreSQL creates from Debian's extension_destdir what it does not list. What a trial has created is there.
+       AND NOT coalesce(f.s #> '{structure,extensions}' ? e.name
+               AND NOT f.n #> '{trial,extensions}' ? e.name, false)) AS lacking
  CROSS JOIN LATERAL (
     SELECT coalesce(pg_catalog.max(pg_catalog.octet_length(zodan.subscription_name(m.name, p_join ->> 'new'))),
         0) AS longest
@@ -6413,7 +6418,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
      'no foreign table below a table that is copied: the copy would read and write the rows of its server',
      'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
     ('partitions-by-hash', 'partitions by hash', 'fail', l.partitions ->> 'hashed',
-     'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, so rows belong elsewhere there',
+     'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, '
+     'so rows belong elsewhere there',
      'Take these tables with their partitions out of the replication sets on every member, '
      'or partition them by list or by the hash of another column.'),
     ('foreign-keys', 'foreign keys', 'fail', zodan.name_some(f.s #> '{references,broken}'),
@@ -6445,7 +6451,8 @@ SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> '
     d.lacks IS NULL AND d.has IS NULL,
        coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''),
            'as on the source'),
-       'what the source has', 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
+       'what the source has',
+       'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN (VALUES ('replication-sets', 'replication sets', 'sets', 'name', 'name'),
      ('set-tables', 'tables in sets', 'tables', 'table', 'set'), ('set-sequences', 'sequences in sets', 'sequences',
@@ -6560,10 +6567,10 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
  CROSS JOIN LATERAL (VALUES
     ('inactive-slots', 'no inactive slots', 'warn', l.idle,
      'a subscriber on every slot that is none of the cluster''s own',
-     'Bring the subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells).'),
+     'Bring the subscriber back, or drop the slot if nobody needs it (see zodan.rescan).'),
     ('held-wal', 'WAL held by inactive slots', 'warn', l.holding,
      pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
-     'Bring its subscriber back, or drop the slot once you know that nobody needs it (zodan.rescan tells): it fills the disk.'),
+     'Bring its subscriber back, or drop the slot if nobody needs it (see zodan.rescan): it fills the disk.'),
     ('lost-slots', 'no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from',
      'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
     ('lag', 'lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint)
@@ -6597,7 +6604,7 @@ SELECT 'wal-kept', 'WAL kept for the copy', p_join ->> 'source', 'warn', w.allow
            pg_catalog.pg_size_pretty(w.kept), pg_catalog.pg_size_pretty(w.size),
            pg_catalog.pg_size_pretty(20971520::bigint),
            CASE WHEN w.allowed = -1 THEN 'unlimited' ELSE pg_catalog.pg_size_pretty(w.allowed) END),
-       'less than max_slot_wal_keep_size', 'Raise max_slot_wal_keep_size on the source and reload, or join while little is written.'
+       'less than max_slot_wal_keep_size', 'Raise it on the source and reload, or join while little is written.'
   FROM (SELECT h.size, h.wal_rate * h.size / 20971520 AS kept,
                CASE WHEN (h.settings ->> 'max_slot_wal_keep_size')::numeric < 0 THEN -1
                    ELSE (h.settings ->> 'max_slot_wal_keep_size')::numeric * 1048576 END AS allowed
@@ -6651,7 +6658,7 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
       p_facts #> ARRAY[p_join ->> 'source', 'streams'] AS s,
                p_facts #> ARRAY[p_join ->> 'source', 'extensions'] AS e OFFSET 0) AS f
- -- A key is found in an object at once, in an array only by going through it. OFFSET 0: once, and not again for every row.
+ -- A key is found in an object at once, in an array only by going through it. OFFSET 0: once, not again for every row.
  CROSS JOIN LATERAL (
     SELECT (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', true), '{}')
         FROM pg_catalog.jsonb_array_elements(f.s -> 'tables') AS i(item)) AS published,
@@ -6690,7 +6697,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
      'Install lolor and move the large objects into its tables.'),
     ('other-subscriptions', 'other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'),
      'no subscription of PostgreSQL''s own: the copy carries it to the new node',
-     'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: its slot is the source''s.')
+     'Before it is dropped on the new node, run ALTER SUBSCRIPTION ... SET (slot_name = NONE) there: '
+     'its slot is the source''s.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.s IS NOT NULL
 $zodan$;
@@ -8260,7 +8268,8 @@ CREATE FUNCTION zodan.advance_replication_slot(p_dsn text, p_slot text, p_lsn pg
 RETURNS pg_lsn
 LANGUAGE sql
 AS $zodan$
-SELECT (zodan.run_on(p_dsn, pg_catalog.format('SELECT end_lsn AS lsn FROM pg_catalog.pg_replication_slot_advance(%s, %s)',
+SELECT (zodan.run_on(p_dsn, pg_catalog.format(
+    'SELECT end_lsn AS lsn FROM pg_catalog.pg_replication_slot_advance(%s, %s)',
     zodan.quote_text(p_slot), zodan.quote_text(p_lsn::text))) ->> 'lsn')::pg_lsn
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_replication_slot IS
@@ -8474,7 +8483,8 @@ SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' EL
        CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first
            THEN 'other members have dropped its stream before, and may have applied more'
             WHEN p.place IS NULL THEN 'its position in the stream of the dead node is unknown'
-            ELSE pg_catalog.format('it has applied the stream of the dead node up to %s, %s bytes less than another member',
+            ELSE pg_catalog.format(
+                'it has applied the stream of the dead node up to %s, %s bytes less than another member',
                 p.place, p.first - p.place) END,
        'the same position in the stream of the dead node on every member',
        'Call with accept_divergence => true to remove it anyway; rows of the dead node then differ between members.'

@@ -1517,7 +1517,9 @@ RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
 SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.note, 'hint', n.hint)), '[]')
-  FROM (SELECT c.query, c.query ~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@' AS holds,
+  FROM (SELECT c.query,
+               c.query ~* '(password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=|postgres(ql)?://[^:/@]*:[^@/]*@'
+                   AS holds,
                -- Only the extended protocol has a visible portal of the empty name.
                EXISTS (SELECT FROM pg_catalog.pg_cursors AS p WHERE p.name = '') AS extended
           FROM pg_catalog.current_query() AS c(query)) AS s
@@ -1544,7 +1546,8 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('note', n.not
         AND coalesce(pg_catalog.current_setting('pg_stat_statements.track_utility', true)::boolean, false)
         AND pg_catalog.current_setting('pg_stat_statements.track', true) <> 'none',
      'pg_stat_statements keeps this call with its passwords',
-     'Forget it with pg_stat_statements_reset(), and run SET pg_stat_statements.track_utility = off before the next call')
+     'Forget it with pg_stat_statements_reset(), and run SET pg_stat_statements.track_utility = off '
+     'before the next call')
  ) AS n(noted, note, hint)
  WHERE n.noted
 $zodan$;
@@ -4489,7 +4492,8 @@ SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' EL
        CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first
            THEN 'other members have dropped its stream before, and may have applied more'
             WHEN p.place IS NULL THEN 'its position in the stream of the dead node is unknown'
-            ELSE pg_catalog.format('it has applied the stream of the dead node up to %s, %s bytes less than another member',
+            ELSE pg_catalog.format(
+                'it has applied the stream of the dead node up to %s, %s bytes less than another member',
                 p.place, p.first - p.place) END,
        'the same position in the stream of the dead node on every member',
        'Call with accept_divergence => true to remove it anyway; rows of the dead node then differ between members.'

