@@ -4315,13 +4315,6 @@ SELECT pg_catalog.jsonb_build_object(
                                              WHERE (w.classid, w.objid) = (i.refclassid, i.refobjid)
                                              AND w.deptype = 'e')))))), '{}')
                      FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace),
-    'holding', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname)), '[]')
-                  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                  JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
-                      AND d.deptype = 'e'
-                  JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
-                 WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor')
-                     AND pg_catalog.pg_relation_size(c.oid) > 0),
     'public', pg_catalog.to_regnamespace('public') IS NOT NULL,
     'in_public', EXISTS (SELECT FROM objects AS o WHERE o.type <> 'schema'
         AND pg_catalog.starts_with(o.identity, 'public.')),
@@ -4409,9 +4402,8 @@ COMMENT ON FUNCTION zodan.structure_facts IS
 'Reads from a database what decides whether its structure can be created elsewhere. p_objects is what
 zodan.object_facts returned for the database that is to have it. It returns one row: facts, an object: same (those of
 p_objects that are here too), extensions (schema, whether that is made for the extension, whether anything here
-depends on the extension), holding (tables of extensions with rows), public, generated (columns), partitions (those
-that a copy or a stream cannot bring), references (foreign keys), unpinned and peeking (functions in indexes, and in
-checks). It names nothing of Spock.';
+depends on the extension), public, generated (columns), partitions (those that a copy or a stream cannot bring),
+references (foreign keys), unpinned and peeking (functions in indexes, and in checks). It names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_structure(p_extensions text)
@@ -4422,10 +4414,11 @@ SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_fault text;
     v_faults jsonb := '{}'::jsonb;
-    v_filled jsonb := '[]'::jsonb;
+    v_extension_rows jsonb := '{}'::jsonb;
     v_name text;
     v_facts jsonb;
-    v_has boolean;
+    v_count bigint;
+    v_digest numeric;
 BEGIN
     -- Only the caller needs to know of the error that ends this.
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
@@ -4466,13 +4459,15 @@ BEGIN
                     JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
                    WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor')
     LOOP
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %%s)', v_name) INTO v_has;
-        IF v_has THEN
-            v_filled := v_filled || pg_catalog.to_jsonb(v_name);
-        END IF;
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended('
+            'zodan_row::text, 0)) FROM (SELECT * FROM %%s LIMIT 100000 + 1) AS zodan_row', v_name)
+            INTO v_count, v_digest;
+        v_extension_rows := v_extension_rows || pg_catalog.jsonb_build_object(v_name,
+            CASE WHEN v_count <= 100000 THEN pg_catalog.concat_ws(' ', v_count, v_digest) END);
     END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried',
-        DETAIL = pg_catalog.jsonb_build_object('objects', v_fault, 'extensions', v_faults, 'filled', v_filled)::text;
+        DETAIL = pg_catalog.jsonb_build_object('objects', v_fault, 'extensions', v_faults,
+            'extension_rows', v_extension_rows)::text;
 END
 $do$$sql$,
     zodan.quote_text(p_extensions))
@@ -4481,8 +4476,8 @@ COMMENT ON FUNCTION zodan.try_structure IS
 'Tries, on a new node, what a copy is about to do there: create a schema with objects of some kinds, as an event
 trigger may forbid, and the extensions of p_extensions (as zodan.structure_facts returns them) that are not there.
 Everything is rolled back, by an error ZD000 whose DETAIL is an object: objects (the fault, NULL where it worked),
-extensions (an object of those that fail, with the fault) and filled (tables of extensions that have rows once the
-extension is there).';
+extensions (an object of those that fail, with the fault) and extension_rows (tables of extensions, and what says
+which rows these have once the extension is there).';
 REVOKE ALL ON FUNCTION zodan.try_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_references(p_filters text, p_references text)
@@ -4496,6 +4491,10 @@ DECLARE
     v_unread jsonb := '[]'::jsonb;
     v_key record;
     v_is_broken boolean;
+    v_extension_rows jsonb := '{}'::jsonb;
+    v_name text;
+    v_count bigint;
+    v_digest numeric;
     v_end timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
 BEGIN
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
@@ -4521,18 +4520,31 @@ BEGIN
                 v_key.refers));
         END IF;
     END LOOP;
+    FOR v_name IN SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+                    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                        AND d.deptype = 'e'
+                    JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+                   WHERE c.relkind = 'r' AND e.extname NOT IN ('spock', 'pglogical', 'zodan', 'lolor')
+    LOOP
+        EXECUTE pg_catalog.format('SELECT pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended('
+            'zodan_row::text, 0)) FROM (SELECT * FROM %%s LIMIT 100000 + 1) AS zodan_row', v_name)
+            INTO v_count, v_digest;
+        v_extension_rows := v_extension_rows || pg_catalog.jsonb_build_object(v_name,
+            CASE WHEN v_count <= 100000 THEN pg_catalog.concat_ws(' ', v_count, v_digest) END);
+    END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = pg_catalog.jsonb_build_object('broken',
-        v_broken, 'unread', v_unread)::text;
+        v_broken, 'unread', v_unread, 'extension_rows', v_extension_rows)::text;
 END
 $do$$sql$,
     zodan.quote_text(p_filters), zodan.quote_text(p_references))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_references IS
-'Finds, on the source, foreign keys that would not hold if only what is replicated is copied. p_references is what
-zodan.structure_facts returns, p_filters an object of published tables and their row filter, NULL where all rows are
-published. Tables of more than 5000000 rows are not read, and after
-30 s no further table is. It ends with an error ZD000 whose DETAIL is an object: broken
-and unread, arrays of names.';
+'Finds, on the source, foreign keys that would not hold if only what is replicated is copied, and what is in tables
+of extensions. p_references is what zodan.structure_facts returns, p_filters an object of published tables and their
+row filter, NULL where all rows are published. Tables of more than 5000000 rows are not read,
+and after 30 s no further table is. It ends with an error ZD000 whose DETAIL is an
+object: broken and unread, arrays of names, and extension_rows, as zodan.try_structure returns it for the new node.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
 CREATE FUNCTION zodan.subscription_exists(p_subscription text)
@@ -6353,8 +6365,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
                FROM pg_catalog.jsonb_each_text(f.n #> '{trial,extensions}') AS e(key, value)
              WHERE f.n -> 'available' ? e.key)) AS failing,
            zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
-               FROM pg_catalog.jsonb_array_elements_text(f.n #> '{trial,filled}') AS t(name)
-               WHERE f.published ? t.name)) AS filled) AS l
+               FROM pg_catalog.jsonb_each_text(f.n #> '{trial,extension_rows}') AS t(name, rows)
+               WHERE f.published ? t.name AND t.rows IS DISTINCT FROM '0')) AS filled) AS l
  CROSS JOIN LATERAL (VALUES
     ('same-names', 'nothing of the same name', 'fail', l.same, 'no object that the copy is about to create',
      'Drop these objects on the new node.'),
@@ -6371,7 +6383,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
      'Run CREATE EXTENSION on the new node to see the error, and remove its cause.'),
     ('extension-tables', 'tables of extensions', 'fail', l.filled,
      'no rows from the script of an extension in a table that is copied',
-     'Take these tables out of the replication sets on every member.')
+     'Take these tables out of the replication sets on every member, or create the extension on the new node and delete '
+     'the rows of these tables there.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
 $zodan$;
@@ -6391,8 +6404,9 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
                   FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
  CROSS JOIN LATERAL (
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
-               FROM pg_catalog.jsonb_array_elements_text(f.t -> 'holding') AS t(name)
-             WHERE NOT f.published ? t.name AND NOT f.n #> '{trial,filled}' ? t.name)) AS holding,
+               FROM pg_catalog.jsonb_each_text(f.s #> '{references,extension_rows}') AS t(name, rows)
+             WHERE NOT f.published ? t.name AND (t.rows = coalesce(f.n #>> ARRAY['trial', 'extension_rows', t.name],
+                 '0')) IS NOT TRUE)) AS differing,
            zodan.name_some((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', g.key, l.list))
                FROM pg_catalog.jsonb_each(f.t -> 'generated') AS g(key, value)
              CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(k.name, ', ') AS list
@@ -6408,8 +6422,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
                            WHERE f.published ? r.name))))
               FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
  CROSS JOIN LATERAL (VALUES
-    ('extension-rows', 'rows of extensions', 'warn', l.holding,
-     'no rows in tables of extensions that are in no replication set: they are not copied',
+    ('extension-rows', 'rows of extensions', 'warn', l.differing,
+     'in tables of extensions that are in no replication set, the rows of the extension''s script: others are not copied',
      'Add these tables to a set on every member, or bring their rows by hand.'),
     ('generated-columns', 'generated columns', 'fail', l.generated,
      'with Spock 5, no generated column in what is replicated: its copy fails',

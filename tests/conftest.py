@@ -91,6 +91,7 @@ def _maker(request: pytest.FixtureRequest, engine: Engine) -> Iterator[MakeClust
         mesh: bool = True,
         extra_conf: Mapping[str, str] | None = None,
         dbname: str = "app",
+        engine: Engine = engine,
     ) -> Cluster:
         names = [f"n{i}" for i in range(1, members + 1)] if isinstance(members, int) else list(members)
         first = len(names) + 1

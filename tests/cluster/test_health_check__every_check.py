@@ -182,8 +182,8 @@ BEFORE = [
         put(f"{SOURCE}/structure/extensions/dblink", {"schema": "ext", "used": True}),
     ),
     Case("creatable-extensions", NEW, "fail", put(f"{NEW}/trial/extensions", {"dblink": "no"})),
-    Case("extension-tables", NEW, "fail", put(f"{NEW}/trial/filled", ["public.app_keyed"])),
-    Case("extension-rows", SOURCE, "warn", put(f"{SOURCE}/structure/holding", ["public.seeded"])),
+    Case("extension-tables", NEW, "fail", put(f"{NEW}/trial/extension_rows", {"public.app_keyed": "1 7"})),
+    Case("extension-rows", SOURCE, "warn", put(f"{SOURCE}/references/extension_rows", {"public.seeded": "1 7"})),
     Case(
         "generated-columns",
         SOURCE,

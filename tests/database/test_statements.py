@@ -248,8 +248,27 @@ def test_references_without_a_row_are_found(node: Connection) -> None:
     given = {"filters": json.dumps(filters), "references": json.dumps([key])}
     assert tried(node, "try_references", given)["broken"] == [f'{TRAP} on public.fact, to public."the ref"']
     node.execute('INSERT INTO "the ref" VALUES (7)')
-    assert tried(node, "try_references", given) == {"broken": [], "unread": []}
+    assert tried(node, "try_references", given) == {"broken": [], "unread": [], "extension_rows": {}}
     node.execute('DROP TABLE fact, "the ref"')
+
+
+def test_rows_in_tables_of_extensions_are_compared(node: Connection) -> None:
+    tables = ("alike", "other", '"it\'s"', "vast")
+    for table in tables:
+        node.execute(f"CREATE TABLE {table} (id int, word text); ALTER EXTENSION dblink ADD TABLE {table}".encode())
+    most = render.read_default("extension_rows", int)
+    node.execute("INSERT INTO alike VALUES (1, 'a'), (2, NULL); INSERT INTO other VALUES (2, NULL), (1, 'a')")
+    node.execute("INSERT INTO vast SELECT i FROM generate_series(0, %s) AS i", [most])
+    found = tried(node, "try_references", {"filters": "{}", "references": "[]"})["extension_rows"]
+    assert tried(node, "try_structure", {"extensions": "{}"})["extension_rows"] == found
+    assert found["public.alike"] == found["public.other"] != "0"
+    assert (found['public."it\'s"'], found["public.vast"]) == ("0", None)
+    node.execute("UPDATE other SET word = 'b' WHERE id = 2; DELETE FROM vast WHERE id = 0")
+    found = tried(node, "try_structure", {"extensions": "{}"})["extension_rows"]
+    assert found["public.alike"] != found["public.other"]
+    assert found["public.vast"].startswith(f"{most} ")
+    for table in tables:
+        node.execute(f"ALTER EXTENSION dblink DROP TABLE {table}; DROP TABLE {table}".encode())
 
 
 def test_a_session_prints_and_waits_as_every_other_one(node: Connection, server: Node) -> None:
