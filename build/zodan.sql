@@ -4269,7 +4269,8 @@ SELECT $sql$SELECT o.classid, o.objid, i.type, i.identity, o.rank
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.list_user_objects IS
@@ -4317,7 +4318,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.typ
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
  WHERE u.type NOT IN ('extension', 'language', 'default acl', 'large object') AND NOT (u.type = 'schema' AND u.identity = 'public')$sql$
 $zodan$;
@@ -4366,7 +4368,8 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))),
 spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
@@ -6308,7 +6311,8 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.note_objects IS
@@ -6370,7 +6374,8 @@ BEGIN
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP
         -- What went with an earlier one has no identity any more.
         CONTINUE WHEN (SELECT i.identity FROM pg_catalog.pg_identify_object(v_object.classid, v_object.objid, 0) AS i) IS NULL;
