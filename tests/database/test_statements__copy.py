@@ -156,14 +156,16 @@ _EVERYTHING = [
     "CREATE AGGREGATE public.agg (int) (sfunc = int4pl, stype = int)",
     "CREATE OPERATOR public.### (leftarg = int, rightarg = int, function = int4pl)",
     "CREATE OPERATOR FAMILY public.fam USING btree",
-    "CREATE OPERATOR CLASS public.cls FOR TYPE int USING btree FAMILY public.fam AS OPERATOR 1 <, FUNCTION 1 btint4cmp(int, int)",
+    "CREATE OPERATOR CLASS public.cls FOR TYPE int USING btree FAMILY public.fam"
+    " AS OPERATOR 1 <, FUNCTION 1 btint4cmp(int, int)",
     f'CREATE COLLATION {_PUBLIC_ODD} FROM "C"',
     "CREATE CONVERSION public.conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8",
     f"CREATE STATISTICS {_PUBLIC_ODD} ON id, v FROM {_ODD}.{_ODD}",
     f"CREATE TEXT SEARCH CONFIGURATION {_PUBLIC_ODD} (COPY = simple)",
     "CREATE TEXT SEARCH DICTIONARY public.dict (TEMPLATE = simple)",
     "CREATE TEXT SEARCH TEMPLATE public.tmpl (LEXIZE = dsimple_lexize)",
-    "CREATE TEXT SEARCH PARSER public.pars (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, LEXTYPES = prsd_lextype)",
+    "CREATE TEXT SEARCH PARSER public.pars"
+    " (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, LEXTYPES = prsd_lextype)",
     f"CREATE PUBLICATION {_ODD} FOR ALL TABLES",
     f"CREATE FOREIGN DATA WRAPPER {_ODD}",
     f"CREATE SERVER {_ODD} FOREIGN DATA WRAPPER {_ODD}",
@@ -182,7 +184,8 @@ _EVERYTHING = [
     "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
     f"CREATE EXTENSION hstore SCHEMA {_ODD}",
     f"CREATE SUBSCRIPTION {_ODD} CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, enabled = false)",
-    "CREATE FUNCTION public.forbid() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''forbidden''; END'",
+    "CREATE FUNCTION public.forbid() RETURNS event_trigger LANGUAGE plpgsql"
+    " AS 'BEGIN RAISE EXCEPTION ''forbidden''; END'",
     f"CREATE EVENT TRIGGER {_ODD} ON sql_drop EXECUTE FUNCTION public.forbid()",
 ]
 
@@ -248,8 +251,8 @@ def prove_sound(here: Here, **parameters: Any) -> None:
 def discard(here: Here, origin: str, at: str = "now") -> None:
     """Let Spock set a change of a node aside."""
     here.connection.execute(
-        "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at, remote_xid,"
-        " table_schema, table_name, operation, error_message)"
+        "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
+        " remote_xid, table_schema, table_name, operation, error_message)"
         " SELECT coalesce((SELECT node_id FROM spock.node WHERE node_name = %s), 1), now(), 1, %s::timestamptz, 1,"
         " 'public', %s, 'INSERT', 'it hurt'",
         [origin, at, ODD],
@@ -463,3 +466,17 @@ def test_a_copy_that_cannot_be_taken_up_again_says_why(here: Here) -> None:
     here.subscribe()
     assert str(look(here)["trouble"]).startswith("the copy failed and the subscription was disabled: ")
     assert look(here, ODD)["trouble"] == "the subscription is gone"
+    schema = "spock" if here.server.engine.is_real else "pglogical"
+    here.execute(
+        f"UPDATE {schema}.local_sync_status SET sync_status = 'd'", f"SELECT spock.sub_enable('{_SUBSCRIPTION}')"
+    )
+
+    def problem() -> str:
+        answer = look(here)
+        assert not answer["ok"]
+        assert answer["measure"]["stage"] == "data"
+        return "" if answer["trouble"] else str(answer)
+
+    wait_until(problem, 60, "the copy to be given up")
+    assert str(look(here)["trouble"]).startswith("the copy broke off and cannot be taken up again: ")
+    here.run("disable_copy", subscription=_SUBSCRIPTION)
