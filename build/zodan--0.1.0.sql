@@ -735,6 +735,7 @@ BEGIN
             WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_'
                 AND a.rolname::text <> ALL (%%L::text[]))
             SELECT s.statement FROM (
+                -- As JSON a date reads the same whatever the DateStyle of the source.
                 SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
                     CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT'
                         ELSE 'NOINHERIT' END,
@@ -744,7 +745,8 @@ BEGIN
                         THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
                     CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
                     ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL '
-                        || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
+                        || pg_catalog.quote_literal(
+                        pg_catalog.to_jsonb(m.rolvaliduntil) #>> '{}')) AS statement
                   FROM missing AS m
                 UNION ALL
                 -- A list is stored as one text; written back as one value it would become the name of one thing.
@@ -752,10 +754,10 @@ BEGIN
                     CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
                     CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries',
                         'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
+                         THEN (SELECT coalesce(pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
                              THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2,
                              pg_catalog.length(e.found[1]) - 2), '""', '"')
-                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
+                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place), '''''')
                                  FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)',
                                      'g') WITH ORDINALITY AS e(found, place))
                          ELSE pg_catalog.quote_literal(v.value) END)
@@ -4155,7 +4157,8 @@ SELECT $sql$SELECT o.classid, o.objid, i.type, i.identity, o.rank
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))$sql$
 $zodan$;
@@ -4214,7 +4217,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', u.typ
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
  WHERE u.type NOT IN ('extension', 'language', 'default acl', 'large object')
@@ -4275,7 +4279,8 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))),
 spaces AS MATERIALIZED (
@@ -5333,7 +5338,8 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u$sql$
 $zodan$;
@@ -5408,7 +5414,8 @@ BEGIN
    AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
    -- Default privileges hang on their schema, which may have been there before.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                    WHERE d.classid = o.classid AND d.objid = o.objid
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
         WHERE NOT v_before ? (u.classid || ':' || u.objid) ORDER BY u.rank, u.objid LOOP

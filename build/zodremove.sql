@@ -793,6 +793,7 @@ BEGIN
             WITH missing AS (SELECT a.* FROM pg_catalog.pg_authid AS a WHERE a.rolname !~ '^pg_'
                 AND a.rolname::text <> ALL (%%L::text[]))
             SELECT s.statement FROM (
+                -- As JSON a date reads the same whatever the DateStyle of the source.
                 SELECT 1 AS rank, pg_catalog.format('CREATE ROLE %%%%I %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s %%%%s CONNECTION LIMIT %%%%s%%%%s%%%%s', m.rolname,
                     CASE WHEN m.rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN m.rolinherit THEN 'INHERIT'
                         ELSE 'NOINHERIT' END,
@@ -802,7 +803,8 @@ BEGIN
                         THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
                     CASE WHEN m.rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END, m.rolconnlimit,
                     ' PASSWORD ' || pg_catalog.quote_literal(m.rolpassword), ' VALID UNTIL '
-                        || pg_catalog.quote_literal(m.rolvaliduntil)) AS statement
+                        || pg_catalog.quote_literal(
+                        pg_catalog.to_jsonb(m.rolvaliduntil) #>> '{}')) AS statement
                   FROM missing AS m
                 UNION ALL
                 -- A list is stored as one text; written back as one value it would become the name of one thing.
@@ -810,10 +812,10 @@ BEGIN
                     CASE WHEN d.setdatabase <> 0 THEN pg_catalog.format('IN DATABASE %%%%I ', %%L) END, v.name,
                     CASE WHEN v.name IN ('search_path', 'session_preload_libraries', 'local_preload_libraries',
                         'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-                         THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
+                         THEN (SELECT coalesce(pg_catalog.string_agg(pg_catalog.quote_literal(CASE WHEN e.found[1] LIKE '"%%%%'
                              THEN pg_catalog.replace(pg_catalog.substr(e.found[1], 2,
                              pg_catalog.length(e.found[1]) - 2), '""', '"')
-                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place)
+                                   ELSE pg_catalog.rtrim(e.found[1]) END), ', ' ORDER BY e.place), '''''')
                                  FROM pg_catalog.regexp_matches(v.value, '("(?:[^"]|"")*"|[^,[:space:]"][^,]*)',
                                      'g') WITH ORDINALITY AS e(found, place))
                          ELSE pg_catalog.quote_literal(v.value) END)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
+
 from zodan_sql.sandbox import Cluster, Node
 
 
@@ -24,13 +26,19 @@ def everywhere(cluster: Cluster, *statements: str) -> None:
 
 def everything(node: Node) -> set[tuple[Any, ...]]:
     """Return every object of a database that PostgreSQL did not come with, from every catalog there is."""
-    catalogs = node.execute(
+    with node.connect() as connection:
+        return everything_in(connection)
+
+
+def everything_in(connection: psycopg.Connection[Any]) -> set[tuple[Any, ...]]:
+    """Return the same of the database of a connection."""
+    catalogs = connection.execute(
         "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE a.attname = 'oid'"
         " AND c.relkind = 'r' AND c.relnamespace = 'pg_catalog'::regnamespace AND NOT c.relisshared"
     )
     found = {
         (name, *row)
         for (name,) in catalogs
-        for row in node.execute(f"SELECT oid FROM pg_catalog.{name} WHERE oid >= 16384")
+        for row in connection.execute(f"SELECT oid FROM pg_catalog.{name} WHERE oid >= 16384".encode())
     }
-    return found | {("pg_subscription", *row) for row in node.execute("SELECT oid FROM pg_subscription")}
+    return found | {("pg_subscription", *row) for row in connection.execute("SELECT oid FROM pg_subscription")}

@@ -1,0 +1,482 @@
+"""Every statement about the copy of a new node does what it says, alone and on one server."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from support.objects import everything_in
+from support.statements import ODD, forgotten, run, value
+from zodan_sql.sandbox import Node, wait_until
+
+_NODE = "node " + ODD
+_SOURCE = "source " + ODD
+_SUBSCRIPTION = "zodan_copy_1"
+_ODD = sql.Identifier(ODD).as_string()
+_PUBLIC_ODD = f"public.{_ODD}"
+
+
+class Here:
+    """The database of a new node, its source, and the database with Zodan, which writes the statements."""
+
+    def __init__(self, zodan: psycopg.Connection[Any], connection: psycopg.Connection[Any], server: Node) -> None:
+        self.zodan = zodan
+        self.connection = connection
+        self.server = server
+        self.dbname = connection.info.dbname
+
+    def run(self, name: str, results: dict[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
+        """Run a statement here."""
+        return run(self.zodan, name, on=self.connection, results=results, **parameters)
+
+    def execute(self, *statements: str) -> None:
+        """Run statements of a test."""
+        for statement in statements:
+            self.connection.execute(statement.encode())
+
+    def value(self, query: str, *parameters: Any) -> Any:
+        """Return the only value of a query."""
+        return value(self.connection, query, *parameters)
+
+    def session(self, name: str, dbname: str | None = None) -> psycopg.Connection[Any]:
+        """Open another session, with an application_name."""
+        return psycopg.connect(self.server.dsn(dbname=dbname or self.dbname), application_name=name, autocommit=True)
+
+    def subscribe(self, name: str = _SUBSCRIPTION, copies: bool = False, enabled: bool = False) -> None:
+        """Subscribe to the database with Zodan."""
+        self.connection.execute(
+            "SELECT spock.sub_create(subscription_name := %s, provider_dsn := %s, synchronize_structure := %s,"
+            " synchronize_data := %s, forward_origins := '{all}', enabled := %s)",
+            [name, self.server.dsn(dbname=self.zodan.info.dbname), copies, copies, enabled],
+        )
+
+    @contextmanager
+    def as_copied(self) -> Iterator[None]:
+        """Let what a transaction writes look as what a copy brought."""
+        self.connection.execute(
+            "SELECT pg_replication_origin_create('copy') WHERE pg_replication_origin_oid('copy') IS NULL"
+        )
+        self.connection.execute("SELECT pg_replication_origin_session_setup('copy')")
+        with self.connection.transaction():
+            self.connection.execute("SELECT pg_replication_origin_xact_setup('0/0', 'epoch')")
+            yield
+        self.connection.execute("SELECT pg_replication_origin_session_reset()")
+
+
+@pytest.fixture(scope="module")
+def nodes(zodan: psycopg.Connection[Any], server: Node) -> Iterator[Here]:
+    """Make two nodes: the database with Zodan, which is the source, and one that a copy comes to."""
+    with server.connect(dbname="postgres") as admin:
+        admin.execute("CREATE DATABASE copy_target")
+    with server.connect(dbname="copy_target") as connection:
+        connection.execute("CREATE EXTENSION spock CASCADE; CREATE EXTENSION dblink")
+        for node, name in ((zodan, _SOURCE), (connection, _NODE)):
+            node.execute("SELECT spock.node_create(%s, %s)", [name, server.dsn(dbname=node.info.dbname)])
+        yield Here(zodan, connection, server)
+
+
+@pytest.fixture
+def here(nodes: Here) -> Iterator[Here]:
+    """Return the new node; what a test leaves in it is dropped."""
+    noted = nodes.run("note_objects")
+    yield nodes
+    nodes.execute("SELECT spock.sub_drop(sub_name, true) FROM spock.subscription", "DELETE FROM spock.exception_log")
+    drop_copied(nodes, noted)
+
+
+@pytest.fixture
+def source(nodes: Here) -> Iterator[Here]:
+    """Return the source, in which a test makes tables in schema public."""
+    yield Here(nodes.zodan, nodes.zodan, nodes.server)
+    for (table,) in nodes.zodan.execute(
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    ).fetchall():
+        nodes.zodan.execute(f"DROP TABLE {table} CASCADE".encode())
+
+
+def drop_copied(here: Here, noted: dict[str, Any], node: str = _NODE) -> None:
+    """Take a copy back."""
+    here.run(
+        "drop_copied",
+        results={"note": noted | {"at": 0}},
+        objects="{result:note.objects}",
+        node=node,
+        identity="{result:note.identity}",
+    )
+
+
+def test_every_statement_is_run_here() -> None:
+    assert forgotten("copy", __file__) == set()
+
+
+# --- what was there before
+
+
+def test_what_is_there_is_noted(here: Here) -> None:
+    before = here.run("note_objects")
+    here.execute(f"CREATE TABLE {_PUBLIC_ODD} (id int)", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    noted = here.run("note_objects")
+    # The row type of a table goes with it.
+    assert set(noted["objects"]) - set(before["objects"]) == {
+        here.value("SELECT concat('pg_class'::regclass::oid, ':', %s::regclass::oid)", _PUBLIC_ODD),
+        here.value("SELECT concat('pg_proc'::regclass::oid, ':', 'f()'::regprocedure::oid)"),
+    }
+    assert noted["identity"] == before["identity"] != run(here.zodan, "note_objects")["identity"]
+    assert noted["starts"] == before["starts"]
+    assert before["at"] < noted["at"]
+    assert abs(float(noted["at"]) - time.time()) < 60
+
+
+#: Statements that make an object of every kind that has a name of its own, each with one that has to be quoted.
+_EVERYTHING = [
+    f"CREATE SCHEMA {_ODD}",
+    f"CREATE TABLE {_ODD}.{_ODD} (id serial PRIMARY KEY, v text)",
+    "CREATE TABLE public.made (id int, twice int GENERATED ALWAYS AS (id * 2) STORED)",
+    "CREATE TABLE public.numbered (id int GENERATED ALWAYS AS IDENTITY)",
+    f"CREATE TABLE {_PUBLIC_ODD} (id int REFERENCES {_ODD}.{_ODD}, at date, UNIQUE (id, at)) PARTITION BY RANGE (at)",
+    f"CREATE TABLE public.part PARTITION OF {_PUBLIC_ODD} DEFAULT",
+    f"INSERT INTO {_ODD}.{_ODD} (v) VALUES ('x')",
+    f"CREATE VIEW public.v AS SELECT * FROM {_ODD}.{_ODD}",
+    "CREATE MATERIALIZED VIEW public.m AS SELECT * FROM public.v",
+    f"CREATE SEQUENCE public.{sql.Identifier('s' + ODD).as_string()}",
+    f"CREATE TYPE public.{sql.Identifier('e' + ODD).as_string()} AS ENUM ('a')",
+    "CREATE TYPE public.composite AS (a int)",
+    "CREATE TYPE public.span AS RANGE (subtype = int)",
+    "CREATE DOMAIN public.d AS int CHECK (VALUE > 0)",
+    f"CREATE FUNCTION {_PUBLIC_ODD}(a int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE PROCEDURE public.p() LANGUAGE sql AS 'SELECT 1'",
+    "CREATE AGGREGATE public.agg (int) (sfunc = int4pl, stype = int)",
+    "CREATE OPERATOR public.### (leftarg = int, rightarg = int, function = int4pl)",
+    "CREATE OPERATOR FAMILY public.fam USING btree",
+    "CREATE OPERATOR CLASS public.cls FOR TYPE int USING btree FAMILY public.fam"
+    " AS OPERATOR 1 <, FUNCTION 1 btint4cmp(int, int)",
+    f'CREATE COLLATION {_PUBLIC_ODD} FROM "C"',
+    "CREATE CONVERSION public.conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8",
+    f"CREATE STATISTICS {_PUBLIC_ODD} ON id, v FROM {_ODD}.{_ODD}",
+    f"CREATE TEXT SEARCH CONFIGURATION {_PUBLIC_ODD} (COPY = simple)",
+    "CREATE TEXT SEARCH DICTIONARY public.dict (TEMPLATE = simple)",
+    "CREATE TEXT SEARCH TEMPLATE public.tmpl (LEXIZE = dsimple_lexize)",
+    "CREATE TEXT SEARCH PARSER public.pars"
+    " (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, LEXTYPES = prsd_lextype)",
+    f"CREATE PUBLICATION {_ODD} FOR ALL TABLES",
+    f"CREATE FOREIGN DATA WRAPPER {_ODD}",
+    f"CREATE SERVER {_ODD} FOREIGN DATA WRAPPER {_ODD}",
+    f"CREATE USER MAPPING FOR PUBLIC SERVER {_ODD}",
+    f"CREATE USER MAPPING FOR CURRENT_USER SERVER {_ODD}",
+    f"CREATE FOREIGN TABLE public.ft (id int) SERVER {_ODD}",
+    f"CREATE LANGUAGE {_ODD} HANDLER plpgsql_call_handler",
+    "CREATE CAST (public.composite AS text) WITH INOUT",
+    "CREATE FUNCTION public.tf(internal) RETURNS internal LANGUAGE internal AS 'pg_node_tree_in'",
+    "CREATE ACCESS METHOD am TYPE TABLE HANDLER heap_tableam_handler",
+    "SELECT lo_create(0)",
+    "COMMENT ON TABLE public.part IS 'x'",
+    f"ALTER DEFAULT PRIVILEGES IN SCHEMA {_ODD} GRANT SELECT ON TABLES TO PUBLIC",
+    "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO PUBLIC",
+    "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
+    "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+    f"CREATE EXTENSION hstore SCHEMA {_ODD}",
+    f"CREATE SUBSCRIPTION {_ODD} CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, enabled = false)",
+    "CREATE FUNCTION public.forbid() RETURNS event_trigger LANGUAGE plpgsql"
+    " AS 'BEGIN RAISE EXCEPTION ''forbidden''; END'",
+    f"CREATE EVENT TRIGGER {_ODD} ON sql_drop EXECUTE FUNCTION public.forbid()",
+]
+
+
+def test_a_copy_is_taken_back_whatever_it_brought(here: Here) -> None:
+    here.execute("CREATE SCHEMA kept", f"CREATE TABLE kept.{_ODD} (id int PRIMARY KEY)")
+    noted = here.run("note_objects")
+    before = everything_in(here.connection)
+    here.execute(*_EVERYTHING, "CREATE TABLE kept.came (id int)")
+    drop_copied(here, noted, node="another " + ODD)
+    assert here.value("SELECT count(*) FROM kept.came") == 0
+    for _ in range(2):
+        drop_copied(here, noted)
+        assert everything_in(here.connection) == before
+    assert here.value("SHOW session_replication_role") == "origin"
+
+
+def test_a_copy_is_taken_back_only_where_it_came_to(here: Here) -> None:
+    noted = here.run("note_objects")
+    here.execute(f"CREATE TABLE {_PUBLIC_ODD} (id int)")
+    for identity in (noted["identity"] + "0", "", ODD):
+        with pytest.raises(psycopg.errors.RaiseException, match="not the database"):
+            drop_copied(here, noted | {"identity": identity})
+    assert here.value("SELECT to_regclass(%s) IS NOT NULL", _PUBLIC_ODD)
+
+
+# --- tables that are rewritten while they are copied
+
+
+def test_tables_that_were_rewritten_are_found(source: Here) -> None:
+    tables = [_PUBLIC_ODD, "public.stays", "public.emptied", "public.goes", "public.empty", "public.unpublished"]
+    for table in tables:
+        source.execute(f"CREATE TABLE {table} (id int PRIMARY KEY)")
+        if table != "public.empty":
+            source.execute(f"INSERT INTO {table} VALUES (1)")
+        if table != "public.unpublished":
+            source.execute(f"SELECT spock.repset_add_table('default', $n${table}$n$::regclass)")
+    noted = source.run("note_files")
+    assert set(noted["files"]) == {_PUBLIC_ODD, "public.stays", "public.emptied", "public.goes"}
+    assert noted["files"]["public.stays"] == source.value("SELECT pg_relation_filenode('public.stays')::text")
+    results = {"files": noted}
+    assert source.run("find_rewritten", results, files="{result:files.files}") == {"tables": []}
+    for table in tables:
+        if table in (_PUBLIC_ODD, "public.empty", "public.unpublished"):
+            source.execute(f"VACUUM FULL {table}")
+    source.execute("TRUNCATE public.emptied", "DROP TABLE public.goes CASCADE")
+    for files in ("{result:files.files}", json.dumps(noted["files"])):
+        assert source.run("find_rewritten", results, files=files) == {"tables": [_PUBLIC_ODD]}
+    assert source.run("find_rewritten", files="{}") == {"tables": []}
+
+
+# --- whether the copy is whole
+
+
+def prove_sound(here: Here, **parameters: Any) -> None:
+    """See that nothing is wrong with the copy, with the parameters that are given."""
+    noted = here.run("note_objects")
+    result = {"at": time.time() - 60, "starts": noted["starts"]}
+    defaults = {"since": "{result:note.at}", "origin": None, "starts": "{result:note.starts}", "rewritten": "[]"}
+    here.run("prove_sound", {"note": result}, **(defaults | parameters))
+
+
+def discard(here: Here, origin: str, at: str = "now") -> None:
+    """Let Spock set a change of a node aside."""
+    here.connection.execute(
+        "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
+        " remote_xid, table_schema, table_name, operation, error_message)"
+        " SELECT coalesce((SELECT node_id FROM spock.node WHERE node_name = %s), 1), now(), 1, %s::timestamptz, 1,"
+        " 'public', %s, 'INSERT', 'it hurt'",
+        [origin, at, ODD],
+    )
+
+
+def test_changes_set_aside_since_the_copy_began_are_a_fault(here: Here) -> None:
+    prove_sound(here)
+    discard(here, _NODE, "2020-01-01")
+    prove_sound(here)
+    discard(here, _NODE)
+    for origin in (None, _NODE):
+        with pytest.raises(psycopg.Error) as raised:
+            prove_sound(here, origin=origin)
+        assert raised.value.sqlstate == "ZD304"
+        message = str(raised.value.diag.message_primary)
+        assert message.startswith(f"changes were discarded here: INSERT on public.{ODD}, 1 rows, committed at ")
+        assert message.endswith(": it hurt")
+    prove_sound(here, origin=_SOURCE)
+
+
+def test_another_life_of_the_server_is_a_fault_where_spock_is_older_than_6(here: Here) -> None:
+    is_old = here.value("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = %s", "spock")
+    if is_old:
+        with pytest.raises(psycopg.Error, match="the server was restarted") as raised:
+            prove_sound(here, starts=ODD)
+        assert raised.value.sqlstate == "ZD304"
+    else:
+        prove_sound(here, starts=ODD)
+
+
+def test_a_rewritten_table_without_a_copied_row_is_a_fault(here: Here) -> None:
+    here.execute(f"CREATE TABLE {_PUBLIC_ODD} (id int)")
+    rewritten = json.dumps([_PUBLIC_ODD, "public.not_there"])
+    for statement in ("SELECT 1", f"INSERT INTO {_PUBLIC_ODD} VALUES (1)"):
+        here.execute(statement)
+        with pytest.raises(psycopg.Error) as raised:
+            prove_sound(here, rewritten=rewritten)
+        assert raised.value.sqlstate == "ZD304"
+        assert raised.value.diag.message_primary == (
+            f"table {_PUBLIC_ODD} was rewritten on the source while it was copied, and came empty"
+        )
+    with here.as_copied():
+        here.execute(f"INSERT INTO {_PUBLIC_ODD} VALUES (2)")
+    prove_sound(here, rewritten=rewritten)
+    prove_sound(here, rewritten=json.dumps(["public.not_there"]))
+
+
+def test_a_table_rewritten_here_too_is_known_by_the_transaction_that_did_so(here: Here) -> None:
+    here.execute(f"CREATE TABLE {_PUBLIC_ODD} (id int)")
+    with here.connection.transaction():
+        here.execute(f"TRUNCATE {_PUBLIC_ODD}", f"INSERT INTO {_PUBLIC_ODD} VALUES (1)")
+    prove_sound(here, rewritten=json.dumps([_PUBLIC_ODD]))
+
+
+def test_rows_that_were_written_on_the_new_node_are_found(here: Here) -> None:
+    here.execute(
+        f"CREATE TABLE {_PUBLIC_ODD} (id int)",
+        "CREATE TABLE public.other (id int)",
+        "CREATE UNLOGGED TABLE public.quick (id int)",
+    )
+    here.execute("CREATE TEMP TABLE mine AS SELECT 1")
+    with here.as_copied():
+        here.execute(f"INSERT INTO {_PUBLIC_ODD} VALUES (1)", "INSERT INTO public.other VALUES (1)")
+    here.run("prove_unwritten", node=_NODE)
+    here.execute(f"INSERT INTO {_PUBLIC_ODD} VALUES (2), (3)", "INSERT INTO public.quick VALUES (1)")
+    here.run("prove_unwritten", node=ODD)
+    with pytest.raises(psycopg.Error) as raised:
+        here.run("prove_unwritten", node=_NODE)
+    assert raised.value.sqlstate == "ZD111"
+    message = str(raised.value.diag.message_primary)
+    assert set(message.split(", ")) == {f"{_ODD}: 2", "quick: 1"}
+    with here.session("indexes") as other, other.transaction():
+        other.execute(f"LOCK TABLE {_PUBLIC_ODD} IN ACCESS EXCLUSIVE MODE".encode())
+        with pytest.raises(psycopg.Error, match="quick: 1") as raised:
+            here.run("prove_unwritten", node=_NODE)
+    assert ODD not in str(raised.value)
+    here.execute("DROP TABLE mine")
+
+
+# --- materialized views
+
+
+def test_a_view_is_filled_with_the_search_path_of_the_database(here: Here) -> None:
+    schema, view = "schema " + ODD, "view " + ODD
+    name = f"{sql.Identifier(schema).as_string()}.{sql.Identifier(view).as_string()}"
+    here.execute(
+        f"CREATE SCHEMA {sql.Identifier(schema).as_string()}",
+        f"CREATE TABLE {sql.Identifier(schema).as_string()}.relied_on AS SELECT 7 AS v",
+        "CREATE FUNCTION relies() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT v FROM relied_on); END'",
+        f"CREATE MATERIALIZED VIEW {name} AS SELECT public.relies() AS v WITH NO DATA",
+        f"ALTER DATABASE copy_target SET search_path = {sql.Identifier(schema).as_string()}",
+    )
+    with here.session("as the product") as session:
+        session.execute("SET search_path = pg_catalog")
+        other = Here(here.zodan, session, here.server)
+        assert other.run("view_is_filled", view=name) == {"ok": False}
+        for _ in range(2):
+            other.run("refresh_view", schema=schema, view=view)
+            assert other.run("view_is_filled", view=name) == {"ok": True}
+        assert value(session, f"SELECT v FROM {name}") == 7
+        assert value(session, "SHOW search_path") == "pg_catalog"
+    here.execute("ALTER DATABASE copy_target RESET search_path")
+    assert here.run("view_is_filled", view=f"public.{_ODD}") == {"ok": True}
+
+
+# --- the subscription of a copy
+
+
+def test_a_subscription_is_disabled_if_it_is_there(here: Here) -> None:
+    here.subscribe()
+    here.execute(f"SELECT spock.sub_enable('{_SUBSCRIPTION}')")
+    for name in ("another", ODD):
+        assert here.run("disable_copy", subscription=name) == {"disabled": 0}
+    assert here.value("SELECT sub_enabled FROM spock.subscription")
+    for _ in range(2):
+        assert here.run("disable_copy", subscription=_SUBSCRIPTION) == {"disabled": 1}
+        assert here.value("SELECT sub_enabled FROM spock.subscription") is False
+
+
+def test_the_sessions_of_a_copy_are_ended_and_no_others(here: Here) -> None:
+    names = {
+        "before": "pg_dump",
+        "first": ODD,
+        "copier": ODD + " copy",
+        "dump": "pg_dump",
+        "restore": "pg_restore",
+        "other": "app",
+    }
+    sessions = {key: here.session(name) for key, name in names.items()}
+    sessions["elsewhere"] = here.session(ODD, dbname="postgres")
+    before = here.session(ODD)
+    before.close()
+    assert here.run("end_sessions", subscription=ODD) == {"ended": 4}
+    wait_until(lambda: ", ".join(_alive(sessions) - {"before", "other", "elsewhere"}), 10, "the sessions to end")
+    assert _alive(sessions) == {"before", "other", "elsewhere"}
+    assert here.run("end_sessions", subscription=ODD) == {"ended": 0}
+    for session in sessions.values():
+        session.close()
+
+
+def _alive(sessions: dict[str, psycopg.Connection[Any]]) -> set[str]:
+    alive = set()
+    for key, session in sessions.items():
+        try:
+            session.execute("SELECT 1")
+            alive.add(key)
+        except psycopg.OperationalError:
+            pass
+    return alive
+
+
+def test_the_subscription_of_a_copy_is_dropped_once_its_worker_is_gone(here: Here) -> None:
+    here.subscribe()
+    sub_id = here.value("SELECT sub_id FROM spock.subscription")
+    worker = here.session(f"spock apply 1:{sub_id}")
+    copier = here.session("pg_restore")
+
+    def work() -> None:
+        """As a worker that does not hear that it is to end while the program that it runs is at work."""
+        while not copier.closed:
+            if "copier" not in _alive({"copier": copier}):
+                copier.close()
+        worker.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    began = time.monotonic()
+    for _ in range(2):
+        here.run("drop_copy", subscription=_SUBSCRIPTION)
+        assert here.value("SELECT count(*) FROM spock.subscription") == 0
+    assert time.monotonic() - began < 20
+    thread.join(10)
+    assert worker.closed
+    here.run("drop_copy", subscription=ODD)
+
+
+def test_a_copy_is_measured_until_it_is_complete(here: Here, source: Here) -> None:
+    source.execute(
+        f"CREATE TABLE {_PUBLIC_ODD} (id int PRIMARY KEY)", f"INSERT INTO {_PUBLIC_ODD} SELECT generate_series(1, 1000)"
+    )
+    source.execute(f"SELECT spock.repset_add_table('default', $n${_PUBLIC_ODD}$n$::regclass)")
+    assert look(here)["trouble"] == "the subscription is gone"
+    here.subscribe(copies=True, enabled=True)
+    seen = []
+
+    def problem() -> str:
+        seen.append(look(here))
+        return "" if seen[-1]["ok"] else str(seen[-1])
+
+    wait_until(problem, 60, "the copy to be complete")
+    assert [answer["trouble"] for answer in seen] == [None] * len(seen)
+    measure = seen[-1]["measure"]
+    assert {
+        "stage": "catching up",
+        "tables_total": 1,
+        "tables_done": 1,
+        "bytes_total": 40960,
+    }.items() <= measure.items()
+    assert measure["bytes_done"] >= here.value("SELECT pg_relation_size(%s::regclass)", _PUBLIC_ODD)
+    assert here.value(f"SELECT count(*) FROM {_PUBLIC_ODD}") == 1000
+    assert seen[0]["progress"] != seen[-1]["progress"]
+
+
+def look(here: Here, subscription: str = _SUBSCRIPTION) -> dict[str, Any]:
+    """Look at a copy."""
+    return here.run("wait_copied", subscription=subscription, tables="1", bytes="40960")
+
+
+def test_a_copy_that_cannot_be_taken_up_again_says_why(here: Here) -> None:
+    here.subscribe()
+    assert str(look(here)["trouble"]).startswith("the copy failed and the subscription was disabled: ")
+    assert look(here, ODD)["trouble"] == "the subscription is gone"
+    schema = "spock" if here.server.engine.is_real else "pglogical"
+    here.execute(
+        f"UPDATE {schema}.local_sync_status SET sync_status = 'd'", f"SELECT spock.sub_enable('{_SUBSCRIPTION}')"
+    )
+
+    def problem() -> str:
+        answer = look(here)
+        assert not answer["ok"]
+        assert answer["measure"]["stage"] == "data"
+        return "" if answer["trouble"] else str(answer)
+
+    wait_until(problem, 60, "the copy to be given up")
+    assert str(look(here)["trouble"]).startswith("the copy broke off and cannot be taken up again: ")
+    here.run("disable_copy", subscription=_SUBSCRIPTION)

@@ -1,0 +1,320 @@
+"""Every statement that reaches out or tries something does what it says, alone on one server, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from support.objects import everything_in
+from support.statements import ODD, forgotten, run, value
+from zodan_sql.sandbox import Node
+
+_ODD = sql.Identifier(ODD).as_string()
+_SOURCE = "source " + ODD
+
+
+def test_every_statement_is_run_here() -> None:
+    assert forgotten("remote", __file__) == set()
+
+
+def outcome(
+    zodan: psycopg.Connection[Any],
+    on: psycopg.Connection[Any],
+    name: str,
+    dsns: dict[str, str] | None = None,
+    **texts: str,
+) -> Any:
+    """Run a statement that ends with an error, and return the object that this carries; nothing else is left of it."""
+    before = everything_in(on)
+    with pytest.raises(psycopg.Error) as raised:
+        run(zodan, name, on=on, dsns=dsns, **texts)
+    assert raised.value.sqlstate == "ZD000", raised.value
+    assert everything_in(on) == before
+    return json.loads(str(raised.value.diag.message_detail))
+
+
+# --- roles
+
+
+_ROLE, _GROUP, _PLAIN = "role " + ODD, "group " + ODD, "plain_role"
+_ROLES = [sql.Identifier(name).as_string() for name in (_ROLE, _GROUP, _PLAIN)]
+
+_CATALOGS = {
+    "roles": "SELECT to_jsonb(a) - 'oid' FROM pg_authid AS a WHERE rolname !~ '^pg_'",
+    "settings": "SELECT jsonb_build_array(setrole::regrole::text, datname, setconfig) FROM pg_db_role_setting"
+    " LEFT JOIN pg_database AS d ON d.oid = setdatabase WHERE setrole <> 0",
+    "memberships": "SELECT (to_jsonb(m) - '{oid,roleid,member,grantor}'::text[])"
+    " || jsonb_build_object('of', roleid::regrole::text, 'who', member::regrole::text) FROM pg_auth_members AS m"
+    " WHERE member >= 16384",
+    "parameters": "SELECT jsonb_build_array(parname, grantee::regrole::text, privilege_type, is_grantable)"
+    " FROM pg_parameter_acl CROSS JOIN aclexplode(paracl) WHERE grantee >= 16384",
+}
+
+
+def roles_in(connection: psycopg.Connection[Any]) -> dict[str, Any]:
+    """Return everything about the roles of a server that a copy of them brings."""
+    return {
+        name: value(connection, f"SELECT jsonb_agg(t.item ORDER BY t.item) FROM ({query}) AS t(item)")
+        for name, query in _CATALOGS.items()
+    }
+
+
+@pytest.fixture
+def roles(database: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """Make roles with all that a role can have; return a connection to the database that some settings are for."""
+    role, group, plain = _ROLES
+    dbname = sql.Identifier(database.info.dbname).as_string()
+    for statement in (
+        f"CREATE ROLE {role} SUPERUSER CREATEDB CREATEROLE LOGIN REPLICATION BYPASSRLS NOINHERIT CONNECTION LIMIT 7"
+        " PASSWORD 'it''s $do$ {dsn:n1}' VALID UNTIL '2030-03-02 01:00'",
+        f"CREATE ROLE {group} VALID UNTIL 'infinity'",
+        f"CREATE ROLE {plain} LOGIN",
+        f"""ALTER ROLE {role} SET search_path = {_ODD}, "$user", public, "A,b", ''""",
+        f"ALTER ROLE {role} SET work_mem = '5MB'",
+        f'ALTER ROLE {role} SET "my.setting" = $v${ODD}$v$',
+        f"ALTER ROLE {role} IN DATABASE {dbname} SET datestyle = 'SQL, DMY'",
+        f"ALTER ROLE {plain} SET search_path = ''",
+        f"ALTER ROLE {plain} IN DATABASE {dbname} SET session_preload_libraries = ''",
+        f"GRANT {group} TO {role} WITH ADMIN OPTION",
+        f"GRANT {role} TO {plain}",
+        f"GRANT pg_monitor TO {plain}",
+        f"GRANT SET ON PARAMETER log_min_messages TO {group}",
+        f'GRANT SET, ALTER SYSTEM ON PARAMETER "my.setting" TO {role} WITH GRANT OPTION',
+    ):
+        database.execute(statement.encode())
+    yield database
+    database.rollback()
+    drop_roles(database)
+
+
+def drop_roles(connection: psycopg.Connection[Any]) -> None:
+    """Drop them, with the rights that they have on parameters."""
+    role, group, _ = _ROLES
+    for statement in (
+        f"REVOKE ALL ON PARAMETER log_min_messages FROM {group}",
+        f'REVOKE ALL ON PARAMETER "my.setting" FROM {role}',
+        f"DROP ROLE {', '.join(_ROLES)}",
+    ):
+        connection.execute(statement.encode())
+
+
+@contextmanager
+def without(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Drop the roles in a transaction, so that to any other session they are still there: that one is the source."""
+    with connection.transaction(force_rollback=True):
+        drop_roles(connection)
+        yield
+
+
+@pytest.mark.parametrize("with_dblink", [True, False])
+def test_missing_roles_come_with_all_that_they_have(
+    zodan: psycopg.Connection[Any], roles: psycopg.Connection[Any], server: Node, with_dblink: bool
+) -> None:
+    dsns = {_SOURCE: server.dsn(dbname=roles.info.dbname)}
+    if not with_dblink:
+        roles.execute("DROP EXTENSION dblink")
+    is_there = roles_in(roles)
+    before = everything_in(roles)
+    with without(roles):
+        assert roles_in(roles) != is_there
+        for _ in range(2):
+            run(zodan, "copy_roles", on=roles, dsns=dsns, source=_SOURCE)
+            assert roles_in(roles) == is_there
+        assert everything_in(roles) == before
+
+
+def test_a_role_that_is_there_is_left_as_it_is(
+    zodan: psycopg.Connection[Any], roles: psycopg.Connection[Any], server: Node
+) -> None:
+    dsns = {_SOURCE: server.dsn(dbname=roles.info.dbname)}
+    with roles.transaction(force_rollback=True):
+        roles.execute(f"ALTER ROLE {_ROLES[0]} NOSUPERUSER PASSWORD 'another'".encode())
+        roles.execute(f"REVOKE {_ROLES[0]} FROM {_ROLES[2]}".encode())
+        changed = roles_in(roles)
+        run(zodan, "copy_roles", on=roles, dsns=dsns, source=_SOURCE)
+        assert roles_in(roles) == changed
+
+
+@pytest.mark.parametrize("style", ["SQL, DMY", "German", "Postgres, DMY"])
+def test_the_end_of_a_password_does_not_hang_on_how_the_source_writes_dates(
+    zodan: psycopg.Connection[Any], roles: psycopg.Connection[Any], server: Node, style: str
+) -> None:
+    dbname = sql.Identifier(roles.info.dbname).as_string()
+    roles.execute(f"ALTER DATABASE {dbname} SET datestyle = '{style}'".encode())
+    roles.execute(f"ALTER DATABASE {dbname} SET timezone = 'Asia/Kolkata'".encode())
+    is_there = roles_in(roles)
+    with without(roles):
+        run(zodan, "copy_roles", on=roles, dsns={_SOURCE: server.dsn(dbname=roles.info.dbname)}, source=_SOURCE)
+        assert roles_in(roles) == is_there
+
+
+def test_a_list_that_was_emptied_comes_as_one(
+    zodan: psycopg.Connection[Any], roles: psycopg.Connection[Any], server: Node
+) -> None:
+    roles.execute("SELECT set_config('search_path', '', false)")
+    roles.execute(f"ALTER ROLE {_ROLES[1]} SET search_path FROM CURRENT".encode())
+    query = "SELECT setconfig FROM pg_catalog.pg_db_role_setting WHERE setrole = %s::regrole"
+    assert value(roles, query, _ROLES[1]) == ["search_path="]
+    with without(roles):
+        run(zodan, "copy_roles", on=roles, dsns={_SOURCE: server.dsn(dbname=roles.info.dbname)}, source=_SOURCE)
+        assert value(roles, query, _ROLES[1]) in (["search_path="], ['search_path=""'])
+
+
+# --- reaching other nodes
+
+
+def targets(zodan: psycopg.Connection[Any], of: dict[str, str | None]) -> str:
+    """Write the targets of a probe as zodan.probe_pairs does: each node with who it should be."""
+    pieces = [
+        value(
+            zodan,
+            "SELECT format('%%s, jsonb_build_object(''dsn'', %%s, ''who'', %%s)', zodan.quote_text(%s),"
+            " zodan.placeholder('dsn', %s), zodan.quote_text(%s))",
+            *(node, node, who),
+        )
+        for node, who in of.items()
+    ]
+    return f"jsonb_build_object({', '.join(pieces)})"
+
+
+@pytest.mark.parametrize("with_dblink", [True, False])
+def test_a_probe_tells_who_is_reached_and_how(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any], server: Node, with_dblink: bool
+) -> None:
+    if not with_dblink:
+        database.execute("DROP EXTENSION dblink")
+    here = server.dsn(dbname=database.info.dbname)
+    who = run(zodan, "server_facts", on=database)["facts"]["who"]
+    dsns = {
+        "n1": here,
+        ODD: here,
+        "unknown": here,
+        "other": server.dsn(dbname="postgres"),
+        "wrong": f"host=127.0.0.1 port={server.port} dbname=postgres user=plain password=wrong",
+        "nowhere": server.dsn(dbname="not_there"),
+    }
+    known = dict.fromkeys(dsns, who) | {"unknown": None}
+    database.execute("CREATE ROLE plain LOGIN PASSWORD 'plain'")
+    dsns["plain"] = f"host=127.0.0.1 port={server.port} dbname={database.info.dbname} user=plain password=plain"
+    known["plain"] = None
+    faults = outcome(zodan, database, "probe", dsns, targets=targets(zodan, known))
+    database.execute("DROP ROLE plain")
+    assert set(faults) == set(dsns)
+    fine = {"connection": None, "replication": None}
+    assert faults["n1"] == faults[ODD] == fine | {"identity": None}
+    assert faults["unknown"] == fine
+    assert (
+        faults["other"].pop("identity").startswith('another one: database "postgres" of the server at 127.0.0.1, port ')
+    )
+    assert faults["other"] == fine
+    assert list(faults["wrong"]) == ["connection"] == list(faults["nowhere"])
+    assert "password authentication failed" in faults["wrong"]["connection"]
+    assert '"not_there" does not exist' in faults["nowhere"]["connection"]
+    assert faults["plain"]["connection"] is None
+    assert "replication" in faults["plain"]["replication"]
+
+
+def test_a_probe_of_no_one_is_empty(zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]) -> None:
+    assert outcome(zodan, database, "probe", targets="'{}'") == {}
+
+
+# --- foreign keys
+
+
+@pytest.fixture
+def referring(database: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """Return a database with a table that refers to another one, of odd names, and rows in both."""
+    for statement in (
+        f"CREATE SCHEMA {_ODD}",
+        f"CREATE TABLE {_ODD}.{_ODD} ({_ODD} int, second int, PRIMARY KEY ({_ODD}, second))",
+        f"CREATE TABLE public.refers (id int, {_ODD} int, other int,"
+        f" CONSTRAINT {_ODD} FOREIGN KEY ({_ODD}, other) REFERENCES {_ODD}.{_ODD})",
+        f"INSERT INTO {_ODD}.{_ODD} VALUES (1, 1), (2, 2)",
+        "INSERT INTO public.refers VALUES (1, 1, 1), (2, 2, 2), (3, NULL, 7)",
+    ):
+        database.execute(statement.encode())
+    return database
+
+
+_REFERRED = f"{_ODD}.{_ODD}"
+
+
+@pytest.mark.parametrize(
+    ("filters", "broken"),
+    [
+        ({"public.refers": None, _REFERRED: None}, False),
+        ({_REFERRED: None}, False),
+        ({}, False),
+        ({"public.refers": None}, True),
+        ({"public.refers": "id = 3"}, False),
+        ({"public.refers": "id = 2"}, True),
+        ({"public.refers": None, _REFERRED: "second = 1"}, True),
+        ({"public.refers": "id <> 2", _REFERRED: "second = 1"}, False),
+        ({"public.refers": None, _REFERRED: f"{_ODD} < 7"}, False),
+    ],
+)
+def test_a_foreign_key_that_would_not_hold_is_found(
+    zodan: psycopg.Connection[Any], referring: psycopg.Connection[Any], filters: dict[str, str | None], broken: bool
+) -> None:
+    facts = run(zodan, "structure_facts", on=referring, objects="[]")["facts"]
+    answer = outcome(
+        zodan, referring, "try_references", filters=json.dumps(filters), references=json.dumps(facts["references"])
+    )
+    assert answer == {
+        "broken": [f"{ODD} on public.refers, to {_REFERRED}"] if broken else [],
+        "unread": [],
+        "extension_rows": {},
+    }
+
+
+def test_a_large_table_is_not_read(zodan: psycopg.Connection[Any], referring: psycopg.Connection[Any]) -> None:
+    facts = run(zodan, "structure_facts", on=referring, objects="[]")["facts"]
+    (reference,) = facts["references"]
+    references = json.dumps([reference | {"rows": 10**9}])
+    answer = outcome(zodan, referring, "try_references", filters='{"public.refers": null}', references=references)
+    assert answer == {"broken": [], "unread": [f"{ODD} on public.refers"], "extension_rows": {}}
+
+
+# --- structure
+
+
+def test_a_structure_that_can_be_made_leaves_no_trace(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]
+) -> None:
+    extensions = {
+        "hstore": {"schema": ODD, "made": True, "used": True},
+        "citext": {"schema": "public", "made": False, "used": False},
+        "earthdistance": {"schema": "public", "made": False, "used": False},
+        "dblink": {"schema": "not there", "made": False, "used": False},
+    }
+    for _ in range(2):
+        answer = outcome(zodan, database, "try_structure", extensions=json.dumps(extensions))
+        assert answer.pop("extension_rows") == {}
+        assert answer == {"objects": None, "extensions": {}}
+    assert value(database, "SELECT to_regnamespace(%s)", _ODD) is None
+
+
+def test_what_a_copy_would_fail_at_is_told(zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]) -> None:
+    database.execute(
+        "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " 'BEGIN IF tg_tag = ''CREATE VIEW'' THEN RAISE EXCEPTION ''no views here''; END IF; END'"
+    )
+    database.execute(f"CREATE EVENT TRIGGER {_ODD} ON ddl_command_start EXECUTE FUNCTION forbid()".encode())
+    database.execute(f"CREATE TABLE public.{_ODD} AS SELECT 1".encode())
+    database.execute(f"ALTER EXTENSION dblink ADD TABLE public.{_ODD}".encode())
+    extensions = {
+        ODD: {"schema": "public", "made": False, "used": False},
+        "hstore": {"schema": "x" + ODD, "made": False, "used": False},
+        "citext": {"schema": ODD, "made": True, "used": False},
+    }
+    answer = outcome(zodan, database, "try_structure", extensions=json.dumps(extensions))
+    assert answer["objects"] == "no views here"
+    assert set(answer["extensions"]) == {ODD, "hstore"}
+    assert answer["extensions"]["hstore"] == f'schema "x{ODD}" does not exist'
+    assert answer["extension_rows"][f"public.{_ODD}"].startswith("1 ")
