@@ -86,10 +86,11 @@ class Nodes:
 
     @contextmanager
     def reader(self, slot: str) -> Iterator[None]:
-        """Make a slot on the provider, of the simplest plugin, and stream from it until it is dropped."""
-        self.there.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [slot])
+        """Make a slot on the provider, of a plugin that every server allows, and stream from it until it is dropped."""
+        self.there.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
         program: list[Any] = [self.server.engine.pg_bin / "pg_recvlogical"]
         program += ["--start", "--no-loop", "--file=-", f"--slot={slot}", f"--dbname={self.dsns[_PROVIDER]}"]
+        program += ["--option=proto_version=1", "--option=publication_names=nothing"]
         with subprocess.Popen(program, stderr=subprocess.DEVNULL) as process:
             wait_until(lambda: "" if slot in _active(self.there) else "not yet", 10, "the stream")
             yield
@@ -106,6 +107,7 @@ def all_nodes(zodan: psycopg.Connection[Any], server: Node) -> Iterator[Nodes]:
             connection.execute("CREATE EXTENSION spock CASCADE; CREATE EXTENSION dblink")
         for connection, name in ((there, _PROVIDER), (peer, _PEER), (zodan, "here " + ODD)):
             connection.execute("SELECT spock.node_create(%s, %s)", [name, server.dsn(dbname=connection.info.dbname)])
+        there.execute("CREATE PUBLICATION nothing")
         yield Nodes(server, zodan, there, peer)
 
 
