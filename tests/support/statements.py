@@ -15,6 +15,12 @@ _TEMPLATES = Path(__file__).resolve().parents[2] / "sql" / "templates" / "statem
 #: A name that is no harm to anyone only where it is quoted as it should be.
 ODD = """O'Dd "x" $do$ {dsn:n1} %s"""
 
+_UNLOGGED = (
+    "SELECT set_config(s.name, s.value, false)"
+    "  FROM (VALUES ('log_min_error_statement', 'panic'), ('log_error_verbosity', 'terse')) AS s(name, value)"
+    " WHERE (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user)"
+)
+
 
 def run(
     zodan: psycopg.Connection[Any],
@@ -36,6 +42,8 @@ def run(
     ).fetchone()
     assert bound is not None
     with psycopg.ClientCursor(on or zodan, row_factory=dict_row) as cursor:
+        # As in Zodan's own sessions (statement/session/set_session): a statement that fails is not logged.
+        cursor.execute(_UNLOGGED)
         cursor.execute(bound[0])
         if cursor.description is None:
             return {}
