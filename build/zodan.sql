@@ -8038,9 +8038,12 @@ BEGIN
           FROM pg_catalog.jsonb_each(v_facts) AS f(key, value)
          CROSS JOIN LATERAL (
             SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(
-                           'SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s', zodan.quote_text(t.name), t.name), ' UNION ALL '),
+                           'SELECT %s AS name, pg_catalog.count(*) AS rows FROM %s.%s', zodan.quote_text(t.name),
+                           -- A name may read like a placeholder, and would get the password of a node.
+                           zodan.quote_name(i.parts[1]), zodan.quote_name(i.parts[2])), ' UNION ALL '),
                        'SELECT NULL::text AS name, 0 AS rows WHERE false') AS counts
-              FROM pg_catalog.jsonb_array_elements_text(f.value #> '{tables,small}') AS t(name)) AS c
+              FROM pg_catalog.jsonb_array_elements_text(f.value #> '{tables,small}') AS t(name)
+             CROSS JOIN LATERAL pg_catalog.parse_ident(t.name) AS i(parts)) AS c
          WHERE f.value ? 'tables'), p_dsns);
     SELECT pg_catalog.jsonb_object_agg(f.key, f.value || pg_catalog.jsonb_build_object('counts',
         coalesce(v_counts #> ARRAY[f.key, 'value', 'facts'], '{}')))
