@@ -13,7 +13,7 @@ from support.calls import add_node, call, load_zodan, state
 from support.checks import name_of
 from support.clusters import MakeCluster
 from support.secrets import find
-from support.tables import create_tables, fill, wait_level
+from support.tables import add_to_sets, create_tables, fill, wait_level
 from zodan_sql import cli
 from zodan_sql.sandbox import Cluster, Node, wait_until
 
@@ -162,6 +162,35 @@ def test_faults_show(make_cluster: MakeCluster, capsys: pytest.CaptureFixture[st
     seen = found(caller, "pre", given)
     assert ("reachable", NEW, "fail") in seen
     assert ("reachable-from-each-other", f"{SOURCE} -> {NEW}", "fail") in seen
+
+
+def test_tables_whose_names_read_like_placeholders_are_counted(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=0)
+    caller = cluster[PEER]
+    load_zodan(caller)
+    names = ("{dsn:n1}", "a $do$ %s", 'x""y.z', "{result:slot.lsn}")
+    for node in cluster.members:
+        with node.connect() as connection:
+            connection.execute("CREATE SCHEMA \"{dsn:n2}\"")
+            for name in names:
+                connection.execute(f'CREATE TABLE "{{dsn:n2}}"."{name}" (id int PRIMARY KEY)'.encode())
+    for node in cluster.members:
+        quoted = {f'"{{dsn:n2}}"."{name}"': "default" for name in names}
+        add_to_sets(node, quoted)
+    given = arguments(cluster, None)
+    assert found(caller, "post", given) == set()
+    for name in names:
+        with cluster[PEER].connect() as connection:
+            connection.execute("SET session_replication_role = replica")
+            connection.execute("SELECT spock.repset_remove_table('default', %s)", (f'"{{dsn:n2}}"."{name}"',))
+            connection.execute(f'INSERT INTO "{{dsn:n2}}"."{name}" VALUES (1)'.encode())
+        add_to_sets(cluster[PEER], {f'"{{dsn:n2}}"."{name}"': "default"})
+    assert found(caller, "post", given) == {("row-counts", PEER, "warn")}
+    (observed,) = caller.execute(
+        "SELECT observed FROM zodan.checks('post', src_node_name => %s, src_dsn => %s) WHERE key = 'row-counts'",
+        (SOURCE, cluster[SOURCE].dsn()),
+    )[0]
+    assert all(f'"{{dsn:n2}}"."{name}" has 1 rows, 0 on the source' in observed for name in names)
 
 
 def test_a_source_that_is_another_node_is_a_check(make_cluster: MakeCluster) -> None:
