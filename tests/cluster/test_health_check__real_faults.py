@@ -171,7 +171,7 @@ def test_tables_whose_names_read_like_placeholders_are_counted(make_cluster: Mak
     names = ("{dsn:n1}", "a $do$ %s", 'x""y.z', "{result:slot.lsn}")
     for node in cluster.members:
         with node.connect() as connection:
-            connection.execute("CREATE SCHEMA \"{dsn:n2}\"")
+            connection.execute('CREATE SCHEMA "{dsn:n2}"')
             for name in names:
                 connection.execute(f'CREATE TABLE "{{dsn:n2}}"."{name}" (id int PRIMARY KEY)'.encode())
     for node in cluster.members:
