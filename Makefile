@@ -34,7 +34,7 @@ database: $(READY) $(SERVER) ## the tests on one server (1 minute)
 cluster: $(READY) $(SERVER) ## the tests on three to five nodes, under writers (20 minutes)
 	$(BIN)/pytest tests/cluster
 
-model: $(READY) ## the protocols as an executable model (30 seconds)
+model: $(READY) ## the protocols as an executable model (45 seconds)
 	$(BIN)/pytest tests/model
 
 check: check-build check-docs lint ruff types layers ## everything but the tests (30 seconds)
@@ -73,8 +73,8 @@ install: ## put the extension where CREATE EXTENSION finds it; needs no Python
 		$(INSTALL) -m 644 build/zodan.control build/zodan--*.sql "$$folder" && \
 		echo "installed in $$folder: CREATE EXTENSION zodan CASCADE"
 
-bench: $(READY) $(SERVER) ## the numbers the README states
-	PYTHONPATH=tests $(BIN)/python -m bench
+bench: $(READY) $(SERVER) ## joins, copies and what waits, beside Spock alone; KINDS="copying memory": only these (40 minutes)
+	PYTHONPATH=tests $(BIN)/python -m bench $(KINDS)
 
 setup: $(READY) $(SERVER) $(BROWSER) ## install what the other goals need, and run nothing
 

@@ -57,9 +57,10 @@ BEGIN
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
     -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
-    -- the number of this one, and no samples.
+    -- the number of this one, and no samples or no units.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
-        IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL THEN
+        IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
+            OR pg_catalog.to_regclass('zodan.unit') IS NULL THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -565,6 +566,37 @@ COMMENT ON FUNCTION zodan.connection_name IS
 'Returns the name of the kept connection to a node, of the same length for every node name.';
 REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.lane_name(p_node text, p_lane int)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT p_node || pg_catalog.repeat(' ', 63) || p_lane
+$zodan$;
+COMMENT ON FUNCTION zodan.lane_name IS
+'Returns what stands for a further session on a node wherever a node''s name does: no node has a name of so many
+bytes.';
+REVOKE ALL ON FUNCTION zodan.lane_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.snapshot_name(p_bundle text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_snapshot_' || pg_catalog.left(pg_catalog.md5(p_bundle), 16)
+$zodan$;
+COMMENT ON FUNCTION zodan.snapshot_name IS
+'Returns the name of the connection that holds the snapshot of a bundle of units.';
+REVOKE ALL ON FUNCTION zodan.snapshot_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.structure_name(p_new text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_structure_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
+$zodan$;
+COMMENT ON FUNCTION zodan.structure_name IS
+'Returns the name of the subscription through which a new node gets its structure, before its rows are copied.';
+REVOKE ALL ON FUNCTION zodan.structure_name FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.name_session(p_purpose text, p_caller text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -633,6 +665,7 @@ SELECT $sql$SELECT pg_catalog.concat(
     CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
          THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
     pg_catalog.set_config('idle_session_timeout', '0', false),
+    pg_catalog.set_config('idle_in_transaction_session_timeout', '0', false),
     pg_catalog.set_config('standard_conforming_strings', 'on', false),
     -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
     pg_catalog.set_config('quote_all_identifiers', 'off', false),
@@ -920,6 +953,12 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
                  WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
                      'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
                      'io worker', 'walsummarizer', 'walreceiver', 'logger')),
+    -- Where the kernel says so and the role may read it; the name alone of a function that it may not call is an error.
+    'processors', nullif(CASE WHEN pg_catalog.has_function_privilege(
+        'pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute') THEN pg_catalog.substring(
+            pg_catalog.query_to_xml('SELECT pg_catalog.regexp_count('
+                'pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true), ''^processor\s'', 1, ''n'') AS n',
+                false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
     'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
     'recovery', pg_catalog.pg_is_in_recovery(),
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
@@ -1360,6 +1399,23 @@ COMMENT ON FUNCTION zodan.close_connections IS
 with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.close_connection(p_node text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes the kept connection to a node, or a lane; harmless if there is none. */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+BEGIN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_connection IS
+'Closes the kept connection to a node, or a lane; harmless if there is none.';
+REVOKE ALL ON FUNCTION zodan.close_connection FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -1641,11 +1697,11 @@ COMMENT ON FUNCTION zodan.read_bound IS
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_lane int DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane p_lane, waits for:
 processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
 cannot be asked. Raises no error except for a cancel. */
 DECLARE
@@ -1657,7 +1713,7 @@ BEGIN
         || zodan.parse_dsn(p_dsns ->> p_node)
         || '{"application_name": "zodan asks"}'));
     SELECT b.found INTO v_found FROM dblink(v_connection,
-        zodan.find_waits(zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
+        zodan.find_waits(zodan.name_session(coalesce(' ' || p_lane, ''), zodan.name_caller(pg_catalog.pg_backend_pid())))) AS b(found text);
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
@@ -1668,7 +1724,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
+'Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane p_lane, waits for:
 processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
 cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
@@ -1753,6 +1809,95 @@ result, as zodan.fetch_result returns it; for a query cancelled because it took 
 for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.close_snapshot(p_bundle text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none. */
+DECLARE
+    v_connection text := zodan.snapshot_name(p_bundle);
+BEGIN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_snapshot IS
+'Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none.';
+REVOKE ALL ON FUNCTION zodan.close_snapshot FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.open_snapshot(p_node text, p_bundle text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Asks a node for a snapshot and its position in the node's WAL, without waiting for it: through a connection of its
+own, with a temporary slot, which waits for the transactions that are open there. The snapshot lives until
+zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NULL when that is under way, or {ok: false,
+sqlstate, message} without secrets. */
+DECLARE
+    v_connection text := zodan.snapshot_name(p_bundle);
+    v_message text;
+    v_detail text;
+BEGIN
+    PERFORM zodan.close_snapshot(p_bundle);
+    PERFORM dblink_connect(v_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
+            'connect_timeout', '10', 'keepalives_idle', '60')
+        || zodan.parse_dsn(p_dsns ->> p_node) || pg_catalog.jsonb_build_object('replication', 'database',
+            'application_name', zodan.name_session('zodan snapshot', zodan.name_caller(pg_catalog.pg_backend_pid())))));
+    PERFORM * FROM dblink(v_connection, zodan.set_session()) AS s(done text);
+    IF dblink_send_query(v_connection, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
+        ' (SNAPSHOT ''export'')', v_connection || '_' || pg_catalog.pg_backend_pid())) = 1 THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08006',
+        'message', dblink_error_message(v_connection));
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
+    PERFORM zodan.close_snapshot(p_bundle);
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
+        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.open_snapshot IS
+'Asks a node for a snapshot and its position in the node''s WAL, without waiting for it: through a connection of its
+own, with a temporary slot, which waits for the transactions that are open there. The snapshot lives until
+zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NULL when that is under way, or {ok: false,
+sqlstate, message} without secrets.';
+REVOKE ALL ON FUNCTION zodan.open_snapshot FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.fetch_snapshot(p_bundle text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Checks whether the snapshot that zodan.open_snapshot asked for is there. Returns NULL while it is not; then {ok:
+true, snapshot, lsn} or {ok: false, sqlstate, message}, free of the secrets of p_dsns. A cancel of the caller passes
+through. */
+DECLARE
+    v_connection text := zodan.snapshot_name(p_bundle);
+    v_found record;
+    v_message text;
+    v_context text;
+BEGIN
+    IF dblink_is_busy(v_connection) = 1 THEN
+        RETURN NULL;
+    END IF;
+    SELECT r.lsn, r.snapshot INTO STRICT v_found FROM dblink_get_result(v_connection) AS r(slot text, lsn text, snapshot text, plugin text);
+    RETURN pg_catalog.jsonb_build_object('ok', true, 'snapshot', v_found.snapshot, 'lsn', v_found.lsn);
+EXCEPTION WHEN OTHERS OR query_canceled THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_context = PG_EXCEPTION_CONTEXT;
+    IF SQLSTATE = '57014' AND v_context !~ 'dblink connection' THEN
+        RAISE;
+    END IF;
+    PERFORM zodan.close_snapshot(p_bundle);
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE, 'message', zodan.redact_text(v_message, p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.fetch_snapshot IS
+'Checks whether the snapshot that zodan.open_snapshot asked for is there. Returns NULL while it is not; then {ok:
+true, snapshot, lsn} or {ok: false, sqlstate, message}, free of the secrets of p_dsns. A cancel of the caller passes
+through.';
+REVOKE ALL ON FUNCTION zodan.fetch_snapshot FROM PUBLIC;
+
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
 CREATE OR REPLACE FUNCTION zodan.read_patience()
@@ -1804,7 +1949,9 @@ DECLARE
         (15, 'until_sql',
             'text'),
         (16, 'budget',
-            'interval')
+            'interval'),
+        (17, 'units',
+            'jsonb')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -1859,7 +2006,7 @@ BEGIN
     CREATE TYPE zodan.plan_step AS (
         phase int, phase_name text, ordinal int, ref text, kind text, group_name text, group_tries int, policy text,
     node text, object_name text, title text,
-    do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
+    do_sql text, done_sql text, undo_sql text, until_sql text, budget interval, units jsonb);
 END
 $zodan$;
 COMMENT ON TYPE zodan.plan_step IS
@@ -2095,6 +2242,7 @@ CREATE TABLE IF NOT EXISTS zodan.step (
     group_tries int,
     policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift')),
     object_name text,
+    units jsonb,
     PRIMARY KEY (operation_id, ordinal)
 );
 DO $zodan$
@@ -2124,7 +2272,8 @@ BEGIN
             (19, $column$group_name text$column$),
             (20, $column$group_tries int$column$),
             (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift'))$column$),
-            (22, $column$object_name text$column$)
+            (22, $column$object_name text$column$),
+            (23, $column$units jsonb$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                             WHERE a.attrelid = 'zodan.step'::regclass
@@ -2144,7 +2293,10 @@ ever stored. The steps of a group_name are undone and tried again as a whole, gr
 says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
 rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
 tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
-before it. budget is how long until_sql may see no progress.';
+before it. budget is how long until_sql may see no progress. units says of a step whose work is in zodan.unit how it
+is done: lanes, how many sessions at a time; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the
+node that each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was
+lost.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2181,6 +2333,72 @@ way. Of a stream: lag_bytes to the position waited for. What is not known is nul
 further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
+CREATE TABLE IF NOT EXISTS zodan.unit (
+    operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE,
+    phase_name text NOT NULL,
+    number int NOT NULL,
+    bundle text NOT NULL,
+    title text NOT NULL,
+    bytes bigint NOT NULL,
+    tables int NOT NULL,
+    what jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'done', 'failed')),
+    lane int,
+    attempts int NOT NULL DEFAULT 0,
+    snapshot text,
+    lsn pg_lsn,
+    spoiled boolean NOT NULL DEFAULT false,
+    rows bigint,
+    error text,
+    due timestamptz,
+    started_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (operation_id, phase_name, number)
+);
+DO $zodan$
+DECLARE
+    v_column text;
+BEGIN
+    FOR v_column IN
+        SELECT c.column FROM (VALUES
+            (1, $column$operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE$column$),
+            (2, $column$phase_name text NOT NULL$column$),
+            (3, $column$number int NOT NULL$column$),
+            (4, $column$bundle text NOT NULL$column$),
+            (5, $column$title text NOT NULL$column$),
+            (6, $column$bytes bigint NOT NULL$column$),
+            (7, $column$tables int NOT NULL$column$),
+            (8, $column$what jsonb NOT NULL$column$),
+            (9, $column$state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'done', 'failed'))$column$),
+            (10, $column$lane int$column$),
+            (11, $column$attempts int NOT NULL DEFAULT 0$column$),
+            (12, $column$snapshot text$column$),
+            (13, $column$lsn pg_lsn$column$),
+            (14, $column$spoiled boolean NOT NULL DEFAULT false$column$),
+            (15, $column$rows bigint$column$),
+            (16, $column$error text$column$),
+            (17, $column$due timestamptz$column$),
+            (18, $column$started_at timestamptz$column$),
+            (19, $column$finished_at timestamptz$column$)
+        ) AS c(place, "column")
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                            WHERE a.attrelid = 'zodan.unit'::regclass
+                                AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+         ORDER BY c.place
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE zodan.unit ADD COLUMN %s', v_column);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON TABLE zodan.unit IS
+'The units of a step whose work is divided: what is copied, a part of a large table, a table or a batch of small
+ones, and what is built afterwards. phase_name is that of the step; units of one bundle have the same snapshot, which
+is at lsn. A unit that is done is never done again, unless its bundle has lost its snapshot before the last unit was
+done, or the copy starts over. rows is how many were copied, NULL where a caller died before it could hear. lane is
+the session that it runs in, attempts how often it was tried, error why that failed the last time, and due when it may
+be tried again.';
+REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.start_operation(
     p_kind text,
     p_node text,
@@ -2208,10 +2426,10 @@ BEGIN
     RETURNING operation_id INTO v_operation;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
         object_name, title,
-        do_sql, done_sql, undo_sql, until_sql, budget)
+        do_sql, done_sql, undo_sql, until_sql, budget, units)
     SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
         p.object_name, p.title,
-           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget, p.units
       FROM pg_catalog.unnest(p_plan) AS p;
     RETURN v_operation;
 END
@@ -2260,7 +2478,7 @@ LANGUAGE sql STABLE
 AS $zodan$
 SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, s.group_name, s.group_tries, s.policy,
     s.node, s.object_name,
-           s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget)::zodan.plan_step ORDER BY s.ordinal)
+           s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget, s.units)::zodan.plan_step ORDER BY s.ordinal)
   FROM zodan.step AS s
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
@@ -2313,10 +2531,10 @@ BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
         object_name, title,
-        do_sql, done_sql, undo_sql, until_sql, budget, state, attempts, result)
+        do_sql, done_sql, undo_sql, until_sql, budget, units, state, attempts, result)
     SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
         p.object_name, p.title,
-           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget,
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget, p.units,
            coalesce(b.state, 'pending'), coalesce(b.attempts, 0), b.result
       FROM (SELECT n.*, coalesce(n.object_name, '') AS object,
                    pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name
@@ -2375,6 +2593,39 @@ $zodan$;
 COMMENT ON FUNCTION zodan.record_sample IS
 'Writes to the journal what a waiting step has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.record_units(p_operation bigint, p_phase_name text, p_units jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes the units of a phase to the journal, in the order of p_units, unless it has some: then the copy goes on with
+those. */
+BEGIN
+    INSERT INTO zodan.unit (operation_id, phase_name, number, bundle, title, bytes, tables, what)
+    SELECT p_operation, p_phase_name, u.number, u.item ->> 'bundle', u.item ->> 'title', (u.item ->> 'bytes')::bigint,
+           (u.item ->> 'tables')::int, u.item -> 'what'
+      FROM pg_catalog.jsonb_array_elements(p_units) WITH ORDINALITY AS u(item, number)
+     WHERE NOT EXISTS (SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name) = (p_operation, p_phase_name));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_units IS
+'Writes the units of a phase to the journal, in the order of p_units, unless it has some: then the copy goes on with
+those.';
+REVOKE ALL ON FUNCTION zodan.record_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.set_lanes(p_operation bigint, p_jobs int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Sets how many sessions copy side by side in an operation that goes on, unless p_jobs is NULL. */
+BEGIN
+    UPDATE zodan.step AS s SET units = s.units || pg_catalog.jsonb_build_object('lanes', p_jobs)
+     WHERE s.operation_id = p_operation AND s.units IS NOT NULL AND p_jobs IS NOT NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_lanes IS
+'Sets how many sessions copy side by side in an operation that goes on, unless p_jobs is NULL.';
+REVOKE ALL ON FUNCTION zodan.set_lanes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
@@ -2527,14 +2778,15 @@ CREATE OR REPLACE FUNCTION zodan.make_step(
     p_group text DEFAULT NULL,
     p_policy text DEFAULT NULL,
     p_kind text DEFAULT NULL,
-    p_object text DEFAULT NULL
+    p_object text DEFAULT NULL,
+    p_units jsonb DEFAULT NULL
 )
 RETURNS zodan.plan_step
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NULL THEN 'act' ELSE 'wait' END),
            p_group, g.tries, coalesce(p_policy, g.policy), p_node, p_object, p_title, p_do, p_done, p_undo, p_until,
-           p_budget)::zodan.plan_step
+           p_budget, p_units)::zodan.plan_step
   FROM (VALUES (p_group)) AS s(name)
   LEFT JOIN (VALUES
     ('copy', 2::int, 'guarded'),
@@ -2546,7 +2798,7 @@ COMMENT ON FUNCTION zodan.make_step IS
 'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
 steps refer to its result until zodan.number_steps puts its number there. zodan.step says what a group of p_group
 means for a step, and p_policy for a step without a group. Unless given, p_kind is wait if there is p_until, else
-act.';
+act. p_units is as zodan.step has it.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
@@ -2590,6 +2842,7 @@ BEGIN
             v_step.do_sql := pg_catalog.replace(v_step.do_sql, v_ref, v_ordinal);
             v_step.undo_sql := pg_catalog.replace(v_step.undo_sql, v_ref, v_ordinal);
             v_step.until_sql := pg_catalog.replace(v_step.until_sql, v_ref, v_ordinal);
+            v_step.units := pg_catalog.replace(v_step.units::text, v_ref, v_ordinal)::jsonb;
         END LOOP;
         RETURN NEXT v_step;
     END LOOP;
@@ -2738,6 +2991,7 @@ BEGIN
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
             v_steps[v_index].done_sql := NULL;
             v_steps[v_index].until_sql := NULL;
+            v_steps[v_index].units := NULL;
             IF v_steps[v_index].do_sql IS NOT NULL THEN
                 v_steps[v_index].title := 'undo: ' || v_steps[v_index].title;
             END IF;
@@ -2788,7 +3042,9 @@ DECLARE
         (15, 'told_due',
             'timestamptz'),
         (16, 'told_after',
-            'interval')
+            'interval'),
+        (17, 'lanes',
+            'jsonb')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -2843,7 +3099,7 @@ BEGIN
     CREATE TYPE zodan.job AS (
         stage text, sent boolean, found boolean, cancelled boolean, deadline timestamptz, next timestamptz, pause float8,
     since timestamptz, progress jsonb, sample jsonb, sample_due timestamptz, result jsonb, answer jsonb, blockers text,
-    told_due timestamptz, told_after interval);
+    told_due timestamptz, told_after interval, lanes jsonb);
 END
 $zodan$;
 COMMENT ON TYPE zodan.job IS
@@ -2851,7 +3107,8 @@ COMMENT ON TYPE zodan.job IS
 the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
-what its statement waits for, and when to report that next and after how long.';
+what its statement waits for, when to report that next and after how long, and its lanes, if its work is in
+zodan.unit.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -2905,8 +3162,9 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
 trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
-budget is the time without progress), alive (somebody works at it, which also starts the budget again) and measure
-(numbers for people, sampled). Returns the step's job; the last look is the result of a step that has no other. */
+budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
+longest rest before the next look, in seconds) and measure (numbers for people, sampled). Returns the step's job; the
+last look is the result of a step that has no other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce(p_job.pause, 0.01);
@@ -2921,7 +3179,7 @@ BEGIN
         RETURN p_job;
     ELSIF (p_seen ->> 'ok')::boolean THEN
         p_job.stage := 'done';
-        p_job.result := coalesce(p_job.result, nullif(p_seen - 'ok' - 'trouble' - 'alive', '{}'));
+        p_job.result := coalesce(p_job.result, nullif(p_seen - '{ok,trouble,alive,pause}'::text[], '{}'));
         RETURN p_job;
     ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM p_job.progress THEN
         p_job.progress := p_seen -> 'progress';
@@ -2934,7 +3192,7 @@ BEGIN
     END IF;
     p_job.next := v_now + pg_catalog.make_interval(secs => v_pause);
     -- A look at a copy of many tables is not free, and after an hour nobody minds some seconds.
-    p_job.pause := least(v_pause * 1.5, greatest(0.25,
+    p_job.pause := least(v_pause * 1.5, (p_seen ->> 'pause')::double precision, greatest(0.25,
         least(5, 0.005 * extract(epoch FROM v_now - p_job.since))));
     RETURN p_job;
 END
@@ -2942,8 +3200,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
 trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
-budget is the time without progress), alive (somebody works at it, which also starts the budget again) and measure
-(numbers for people, sampled). Returns the step''s job; the last look is the result of a step that has no other.';
+budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
+longest rest before the next look, in seconds) and measure (numbers for people, sampled). Returns the step''s job; the
+last look is the result of a step that has no other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
@@ -3103,6 +3362,424 @@ its budget, and, if the connection was lost, sends the statement again once the 
 is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.begin_units(p_step zodan.step, p_marks jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
+has, whatever the journal says. The others are to be done; a bundle that is not done under one
+snapshot begins again. */
+BEGIN
+    UPDATE zodan.unit AS u
+       SET state = CASE WHEN b.whole AND m.done THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
+           lsn = CASE WHEN b.whole AND m.done THEN coalesce((p_marks ->> u.number::text)::pg_lsn, u.lsn) END, spoiled = NOT b.whole
+      FROM (SELECT n.number, CASE WHEN p_marks IS NULL THEN n.state = 'done' ELSE p_marks ? n.number::text END AS done
+              FROM zodan.unit AS n WHERE n.operation_id = p_step.operation_id AND n.phase_name = p_step.phase_name) AS m,
+           (SELECT n.bundle, pg_catalog.bool_and(d.done)
+                      AND pg_catalog.count(DISTINCT p_marks ->> n.number::text) <= 1 OR NOT pg_catalog.bool_or(d.done) AS whole
+              FROM zodan.unit AS n CROSS JOIN LATERAL (SELECT CASE WHEN p_marks IS NULL THEN n.state = 'done'
+                  ELSE p_marks ? n.number::text END AS done) AS d
+             WHERE n.operation_id = p_step.operation_id AND n.phase_name = p_step.phase_name GROUP BY n.bundle) AS b
+     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND m.number = u.number AND b.bundle = u.bundle;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.begin_units IS
+'Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
+has, whatever the journal says. The others are to be done; a bundle that is not done under one
+snapshot begins again.';
+REVOKE ALL ON FUNCTION zodan.begin_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.pick_unit(p_step zodan.step)
+RETURNS zodan.unit
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT u.* FROM zodan.unit AS u
+ WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.state = 'pending'
+   AND coalesce(u.due <= pg_catalog.clock_timestamp(), true)
+   AND (u.snapshot IS NOT NULL OR p_step.units ->> 'snapshot' IS NULL OR NOT EXISTS (
+        SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name, o.bundle) = (u.operation_id, u.phase_name, u.bundle)
+           AND o.state = 'running'))
+ ORDER BY u.snapshot IS NULL, u.number
+ LIMIT 1
+$zodan$;
+COMMENT ON FUNCTION zodan.pick_unit IS
+'Returns the unit that a free lane is to work at, the row of NULLs if there is none now: first one whose bundle has
+its snapshot, so that few are held, else the next in order of a bundle that nobody is getting one for.';
+REVOKE ALL ON FUNCTION zodan.pick_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.send_unit(
+    p_lane jsonb,
+    p_number int,
+    p_step zodan.step,
+    p_unit zodan.unit,
+    p_dsns jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
+clears what a lost snapshot left, asks for a snapshot, or sends the unit itself. Returns the lane, with failure, an
+answer as zodan.fetch_result returns it, where that could not be done. */
+DECLARE
+    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_provider text := p_step.units ->> 'snapshot';
+    v_stage text := CASE WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
+        WHEN v_provider IS NULL OR p_unit.snapshot IS NOT NULL THEN 'copying'
+        WHEN p_unit.spoiled THEN 'clearing' ELSE 'snapshot' END;
+    v_answer jsonb;
+BEGIN
+    IF v_stage = 'opening' THEN
+        v_answer := nullif(zodan.open_connection(v_node, p_dsns, pg_catalog.concat_ws(' ', p_step.object_name, p_number)),
+            '{"ok": true}');
+    ELSIF v_stage = 'snapshot' THEN
+        v_answer := zodan.open_snapshot(v_provider, p_unit.bundle, p_dsns);
+    END IF;
+    IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
+        v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
+            WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, pg_catalog.jsonb_build_object('unit',
+            pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number, 'bundled', (
+                SELECT pg_catalog.jsonb_agg(w.item) FROM zodan.unit AS u
+                 CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
+                 WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
+                     = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle))))
+            || (SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') FROM zodan.step AS s
+                 WHERE s.operation_id = p_step.operation_id AND s.result IS NOT NULL));
+    END IF;
+    RETURN p_lane || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
+        pg_catalog.clock_timestamp() + zodan.read_patience()) || CASE WHEN v_answer IS NULL THEN '{}'
+        ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.send_unit IS
+'Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
+clears what a lost snapshot left, asks for a snapshot, or sends the unit itself. Returns the lane, with failure, an
+answer as zodan.fetch_result returns it, where that could not be done.';
+REVOKE ALL ON FUNCTION zodan.send_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.settle_unit(p_lane jsonb, p_unit zodan.unit, p_answer jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Records what the last step of a lane's unit brought, and returns the lane: free, if the unit is done. */
+DECLARE
+    v_is_lost boolean;
+BEGIN
+    IF p_lane ->> 'stage' = 'opening' THEN
+        RETURN p_lane || '{"open": true}';
+    ELSIF p_lane ->> 'stage' = 'clearing' THEN
+        UPDATE zodan.unit AS u SET spoiled = false
+         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle);
+        RETURN p_lane;
+    ELSIF p_lane ->> 'stage' = 'snapshot' THEN
+        UPDATE zodan.unit AS u SET snapshot = p_answer ->> 'snapshot', lsn = (p_answer ->> 'lsn')::pg_lsn
+         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)
+           AND u.state <> 'done';
+        RETURN p_lane;
+    END IF;
+    -- Another lane may have found meanwhile that the bundle has to begin again.
+    v_is_lost := p_unit.snapshot IS DISTINCT FROM p_lane ->> 'snapshot'
+        OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
+    UPDATE zodan.unit AS u
+       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = NULL,
+           spoiled = u.spoiled OR v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
+           lsn = coalesce((p_answer #>> '{value,lsn}')::pg_lsn, u.lsn), finished_at = pg_catalog.clock_timestamp()
+     WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
+    IF NOT EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name, u.bundle)
+        = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle) AND u.state <> 'done') THEN
+        PERFORM zodan.close_snapshot(p_unit.bundle);
+    END IF;
+    RETURN p_lane || '{"stage": "free", "moved": true}';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.settle_unit IS
+'Records what the last step of a lane''s unit brought, and returns the lane: free, if the unit is done.';
+REVOKE ALL ON FUNCTION zodan.settle_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.fail_unit(
+    p_lane jsonb,
+    p_number int,
+    p_step zodan.step,
+    p_unit zodan.unit,
+    p_answer jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Decides what a failed answer means for the unit of a lane, closes the lane's connection, and returns the lane. The
+unit is tried again if a connection was lost, a server was busy, or somebody held or changed the table. If its
+snapshot is lost or too old, all units of its bundle begin again. Otherwise failure stays in the lane: trying again
+would not help. */
+DECLARE
+    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_state text := p_answer ->> 'sqlstate';
+    v_is_lost boolean := NOT zodan.is_connected(v_node);
+    -- The table was altered, renamed or rewritten, or the snapshot is gone: a later one is needed.
+    v_is_stale boolean := v_state IN ('ZD307', '42P01', '42703', '42704', '22023', '55000');
+    v_is_passing boolean := v_is_lost OR v_is_stale OR v_state ~ '^(08|57P|40)' OR v_state IN ('53300', '53400', '55P03');
+    -- Of two sessions with one unit, the one that was thought lost has copied it.
+    v_is_double boolean := v_state = '23505' AND p_answer ->> 'message' ~ 'local_sync_status';
+    v_keeps boolean := v_is_lost OR v_is_double OR v_state IN ('55P03', '40P01');
+BEGIN
+    PERFORM zodan.close_connection(v_node);
+    v_is_passing := v_is_passing OR v_is_double;
+    IF v_is_stale AND p_unit.attempts >= 5 THEN
+        v_is_passing := false;
+    END IF;
+    UPDATE zodan.unit AS u
+       SET state = CASE WHEN v_is_passing THEN 'pending' ELSE 'failed' END, lane = NULL, error = p_answer ->> 'message',
+           due = pg_catalog.clock_timestamp() + interval '1 s', finished_at = pg_catalog.clock_timestamp()
+     WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
+    IF NOT v_keeps AND p_unit.snapshot IS NOT DISTINCT FROM p_lane ->> 'snapshot' THEN
+        PERFORM zodan.close_snapshot(p_unit.bundle);
+        UPDATE zodan.unit AS u
+           SET snapshot = NULL, state = CASE u.state WHEN 'done' THEN 'pending' ELSE u.state END,
+               spoiled = u.spoiled OR EXISTS (SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name, o.bundle)
+                   = (u.operation_id, u.phase_name, u.bundle) AND o.number <> p_unit.number)
+         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle);
+    END IF;
+    p_lane := p_lane || '{"stage": "free", "open": false}';
+    IF v_is_passing THEN
+        RAISE NOTICE '%: %, trying again', p_unit.title, p_answer ->> 'message';
+        RETURN (p_lane - 'failure') || pg_catalog.jsonb_build_object('trouble', p_answer);
+    END IF;
+    RETURN p_lane || pg_catalog.jsonb_build_object('failure', p_answer || pg_catalog.jsonb_build_object('message',
+        pg_catalog.concat_ws(': ', p_unit.title, (p_answer ->> 'message') || coalesce('; it waited for ' || (p_lane ->> 'blockers'), ''))));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.fail_unit IS
+'Decides what a failed answer means for the unit of a lane, closes the lane''s connection, and returns the lane. The
+unit is tried again if a connection was lost, a server was busy, or somebody held or changed the table. If its
+snapshot is lost or too old, all units of its bundle begin again. Otherwise failure stays in the lane: trying again
+would not help.';
+REVOKE ALL ON FUNCTION zodan.fail_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.watch_lane(p_lane jsonb, p_number int, p_step zodan.step, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks at a lane whose statement is under way. It may take as long as it works; one that has waited for somebody's lock
+for as long as a wait may see no progress is cancelled. Returns the lane. */
+DECLARE
+    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_now timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+    IF v_now < (p_lane ->> 'due')::timestamptz OR p_lane ->> 'stage' = 'snapshot' THEN
+        RETURN p_lane;
+    END IF;
+    p_lane := p_lane || pg_catalog.jsonb_build_object('due', v_now + zodan.read_patience(), 'blockers',
+        zodan.find_blockers(v_node, p_dsns, p_number));
+    IF p_lane ->> 'blockers' ~ '^(process|prepared transaction) ' THEN
+        PERFORM zodan.cancel_statement(v_node);
+    END IF;
+    RETURN p_lane;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.watch_lane IS
+'Looks at a lane whose statement is under way. It may take as long as it works; one that has waited for somebody''s lock
+for as long as a wait may see no progress is cancelled. Returns the lane.';
+REVOKE ALL ON FUNCTION zodan.watch_lane FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.advance_lane(
+    p_lane jsonb,
+    p_number int,
+    p_step zodan.step,
+    p_dsns jsonb,
+    p_open boolean
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has stage (free, or what is
+under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
+and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
+p_open. */
+DECLARE
+    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_unit zodan.unit;
+    v_answer jsonb;
+BEGIN
+    LOOP
+        IF p_lane ->> 'stage' = 'free' THEN
+            IF p_open THEN
+                v_unit := zodan.pick_unit(p_step);
+            END IF;
+            EXIT WHEN NOT p_open OR v_unit.number IS NULL;
+            UPDATE zodan.unit AS u
+               SET state = 'running', lane = p_number, attempts = u.attempts + 1,
+                   started_at = pg_catalog.clock_timestamp(), finished_at = NULL
+             WHERE (u.operation_id, u.phase_name, u.number) = (v_unit.operation_id, v_unit.phase_name, v_unit.number);
+            p_lane := p_lane || pg_catalog.jsonb_build_object('unit', v_unit.number);
+            v_answer := NULL;
+        ELSE
+            v_answer := CASE WHEN p_lane ->> 'stage' <> 'snapshot' THEN zodan.fetch_result(v_node, p_dsns)
+                ELSE zodan.fetch_snapshot((SELECT u.bundle FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
+                    AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int), p_dsns) END;
+            IF v_answer IS NULL THEN
+                p_lane := zodan.watch_lane(p_lane, p_number, p_step, p_dsns);
+                EXIT;
+            END IF;
+        END IF;
+        SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
+            AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int;
+        IF (v_answer ->> 'ok')::boolean THEN
+            p_lane := zodan.settle_unit(p_lane, v_unit, v_answer);
+            IF p_lane ->> 'stage' = 'free' THEN
+                PERFORM zodan.meet_test_hook(p_step.phase_name || ' done', v_unit.number);
+                CONTINUE;
+            END IF;
+            SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name, u.number)
+                = (v_unit.operation_id, v_unit.phase_name, v_unit.number);
+            v_answer := NULL;
+        END IF;
+        IF v_answer IS NULL THEN
+            p_lane := zodan.send_unit(p_lane, p_number, p_step, v_unit, p_dsns);
+            v_answer := p_lane -> 'failure';
+            PERFORM zodan.meet_test_hook(pg_catalog.concat_ws(' ', p_step.phase_name, p_lane ->> 'stage'), v_unit.number);
+        END IF;
+        IF v_answer IS NOT NULL THEN
+            p_lane := zodan.fail_unit(p_lane, p_number, p_step, v_unit, v_answer);
+            EXIT;
+        END IF;
+    END LOOP;
+    RETURN p_lane;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_lane IS
+'Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has stage (free, or what is
+under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
+and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
+p_open.';
+REVOKE ALL ON FUNCTION zodan.advance_lane FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.close_lanes(p_step zodan.step, p_lanes int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes the lanes of a step and the snapshots of its units. */
+BEGIN
+    PERFORM zodan.close_connection(zodan.lane_name(p_step.node, i.number))
+       FROM pg_catalog.generate_series(1, p_lanes) AS i(number);
+    PERFORM zodan.close_snapshot(u.bundle) FROM zodan.unit AS u
+     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.snapshot IS NOT NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_lanes IS
+'Closes the lanes of a step and the snapshots of its units.';
+REVOKE ALL ON FUNCTION zodan.close_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state = 'done'), true),
+           'rows', pg_catalog.sum(u.rows), 'lsn', coalesce(pg_catalog.max(u.lsn), '0/0'),
+           'measure', pg_catalog.jsonb_build_object('stage', p_step.units ->> 'stage',
+               'tables_done', coalesce(pg_catalog.sum(u.tables) FILTER (WHERE u.state = 'done'), 0),
+               'tables_total', coalesce(pg_catalog.sum(u.tables), 0),
+               'bytes_done', greatest((p_seen ->> 'bytes')::bigint,
+                   pg_catalog.sum(u.bytes) FILTER (WHERE u.state = 'done'), 0),
+               'bytes_total', CASE WHEN NOT coalesce(pg_catalog.bool_or(pg_catalog.jsonb_path_exists(u.what,
+                   '$[*] ? (@.filter != null || @.columns != null)')), false)
+                   THEN coalesce(pg_catalog.sum(u.bytes), 0) END,
+               'table', pg_catalog.min(u.title) FILTER (WHERE u.state = 'running')))
+  FROM zodan.unit AS u
+ WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
+$zodan$;
+COMMENT ON FUNCTION zodan.measure_units IS
+'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the position that they are
+at; and measure, as zodan.sample has it. p_seen is what a look at the node saw: bytes of its tables. How many are to
+come is not known where a row filter or a column list leaves something out.';
+REVOKE ALL ON FUNCTION zodan.measure_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.look_at_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Has a look at the node whose units are being done, whenever a sample is due, and opens the lanes after the first one;
+without until_sql at once. What it saw is the progress of the step's job. */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_answer jsonb;
+BEGIN
+    IF p_job.sent THEN
+        v_answer := zodan.fetch_result(p_step.node, p_dsns);
+        IF v_answer IS NULL THEN
+            RETURN p_job;
+        END IF;
+        p_job.sent := false;
+    ELSIF p_step.until_sql IS NOT NULL AND p_job.answer IS NULL AND v_now >= coalesce(p_job.next, v_now) THEN
+        v_answer := zodan.send_statement(p_step.node, p_step.until_sql, p_dsns, '{}');
+        p_job.sent := v_answer IS NULL;
+        p_job.next := v_now + interval '0.25 s';
+    END IF;
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
+        RETURN zodan.judge_failure(p_job, p_step, v_answer);
+    ELSIF v_answer IS NOT NULL AND (v_answer -> 'value') - 'marks' IS DISTINCT FROM p_job.progress THEN
+        p_job.progress := (v_answer -> 'value') - 'marks';
+        p_job.deadline := v_now + zodan.read_patience();
+    END IF;
+    IF p_job.lanes IS NULL AND (v_answer IS NOT NULL OR p_step.until_sql IS NULL) THEN
+        PERFORM zodan.close_lanes(p_step, (p_step.units ->> 'lanes')::int);
+        PERFORM zodan.begin_units(p_step, v_answer #> '{value,marks}');
+        p_job.deadline := v_now + zodan.read_patience();
+        SELECT pg_catalog.jsonb_agg('{"stage": "free", "open": false}'::jsonb) INTO p_job.lanes
+          FROM pg_catalog.generate_series(1, (p_step.units ->> 'lanes')::int);
+    END IF;
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.look_at_units IS
+'Has a look at the node whose units are being done, whenever a sample is due, and opens the lanes after the first one;
+without until_sql at once. What it saw is the progress of the step''s job.';
+REVOKE ALL ON FUNCTION zodan.look_at_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.advance_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves a step on whose work is in zodan.unit: each of its lanes, and what that shows. The step is done when every unit
+is, and fails when one cannot be done, or when nothing has moved for as long as a wait may see no progress; what is
+under way then is waited for. until_sql is a look at the node: the first says which units it has. */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_dsns jsonb;
+    v_lane jsonb;
+    v_units jsonb;
+BEGIN
+    p_job := zodan.look_at_units(p_job, p_step, p_dsns);
+    IF p_job.stage <> 'until' OR p_job.lanes IS NULL THEN
+        RETURN p_job;
+    END IF;
+    SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, i.number), p_dsns -> p_step.node) INTO v_dsns
+      FROM pg_catalog.generate_series(1, pg_catalog.jsonb_array_length(p_job.lanes)) AS i(number);
+    FOR v_number IN 1 .. pg_catalog.jsonb_array_length(p_job.lanes) LOOP
+        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_job.answer IS NULL);
+        IF v_lane ? 'moved' THEN
+            p_job.deadline := v_now + zodan.read_patience();
+        END IF;
+        p_job.answer := coalesce(p_job.answer, v_lane -> 'failure',
+            CASE WHEN v_now > p_job.deadline THEN v_lane -> 'trouble' END);
+        p_job.lanes := pg_catalog.jsonb_set(p_job.lanes, ARRAY[(v_number - 1)::text],
+            v_lane - '{moved,trouble,failure}'::text[]);
+    END LOOP;
+    v_units := zodan.measure_units(p_step, p_job.progress);
+    p_job := zodan.take_sample(p_job, v_units, v_now);
+    IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
+       AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
+        PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
+        p_job.stage := CASE WHEN p_job.answer IS NULL THEN 'done' ELSE 'failed' END;
+        p_job.result := v_units - '{ok,measure}'::text[];
+    END IF;
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_units IS
+'Moves a step on whose work is in zodan.unit: each of its lanes, and what that shows. The step is done when every unit
+is, and fails when one cannot be done, or when nothing has moved for as long as a wait may see no progress; what is
+under way then is waited for. until_sql is a look at the node: the first says which units it has.';
+REVOKE ALL ON FUNCTION zodan.advance_units FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.advance_job(
     p_job zodan.job,
     p_step zodan.step,
@@ -3122,7 +3799,9 @@ DECLARE
         ELSE p_step.until_sql END;
     v_answer jsonb;
 BEGIN
-    IF p_job.sent THEN
+    IF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
+        RETURN zodan.advance_units(p_job, p_step, p_dsns);
+    ELSIF p_job.sent THEN
         RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
     ELSIF p_job.stage = 'lost' THEN
         RETURN zodan.advance_lost(p_job, p_step, p_dsns);
@@ -3204,8 +3883,9 @@ CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* For tests of interruptions: if the setting zodan.test_hook is '<point> <ordinal>', point being before or after, the
-executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+/* For tests of interruptions: if the setting zodan.test_hook is '<point> <ordinal>', point being before or after, or
+for a unit its phase and opening, clearing, snapshot or copying (that was sent) or done, the executor stops there
+once, until it gets the advisory lock 5712036017245691 of this database, which the
 test holds while it breaks something. Without the setting it does nothing. */
 BEGIN
     IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
@@ -3216,8 +3896,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.meet_test_hook IS
-'For tests of interruptions: if the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after, the
-executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+'For tests of interruptions: if the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after, or
+for a unit its phase and opening, clearing, snapshot or copying (that was sent) or done, the executor stops there
+once, until it gets the advisory lock 5712036017245691 of this database, which the
 test holds while it breaks something. Without the setting it does nothing.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
@@ -3240,7 +3921,7 @@ DECLARE
     v_results jsonb;
     v_busy text[] := '{}'::text[];
     v_open boolean;
-    v_stage text;
+    v_before zodan.job;
     v_moved timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
@@ -3267,9 +3948,9 @@ BEGIN
                 PERFORM zodan.meet_test_hook('before', v_steps[v_index].ordinal);
             END IF;
             v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
-            v_stage := v_jobs[v_index].stage;
+            v_before := v_jobs[v_index];
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
-            IF v_stage <> v_jobs[v_index].stage THEN
+            IF (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
                 v_moved := pg_catalog.clock_timestamp();
             END IF;
             IF v_jobs[v_index].sample IS NOT NULL THEN
@@ -3282,6 +3963,10 @@ BEGIN
                     v_jobs[v_index].answer ->> 'message');
                 COMMIT;
             ELSIF v_jobs[v_index].stage = 'done' THEN
+                IF v_jobs[v_index].result ? 'units' THEN
+                    PERFORM zodan.record_units(p_operation, v_steps[v_index].object_name, v_jobs[v_index].result -> 'units');
+                    v_jobs[v_index].result := v_jobs[v_index].result - 'units';
+                END IF;
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal,
                     CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo
                         THEN v_jobs[v_index].result END);
@@ -3425,6 +4110,8 @@ BEGIN
     SELECT pg_catalog.min(s.phase) AS phase, pg_catalog.min(s.ordinal) AS ordinal INTO v_first
       FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group;
     CALL zodan.undo_phases(p_operation, v_first.phase, p_dsns, p_verbose, p_failure);
+    DELETE FROM zodan.unit AS u USING zodan.step AS s
+     WHERE u.operation_id = p_operation AND s.operation_id = p_operation AND s.phase_name = u.phase_name AND s.ordinal >= v_first.ordinal;
     UPDATE zodan.step AS s SET state = 'pending'
      WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy IS DISTINCT FROM 'once'
          AND s.ordinal >= v_first.ordinal;
@@ -3905,7 +4592,8 @@ DECLARE
     v_operation zodan.operation;
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
-    IF v_operation.arguments <> p_arguments THEN
+    -- How many sessions copy side by side may change on the way.
+    IF v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -5067,6 +5755,7 @@ CREATE OR REPLACE FUNCTION zodan.create_subscription(
     p_subscription text,
     p_provider text,
     p_sets text[],
+    p_forward text[],
     p_enabled text
 )
 RETURNS text
@@ -5078,17 +5767,17 @@ BEGIN
        FROM pg_catalog.pg_replication_origin AS o
       WHERE o.roname = %1$s AND NOT EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_slot_name = %1$s);
     PERFORM spock.sub_create(subscription_name := %2$s, provider_dsn := %3$s,
-        replication_sets := %4$s, synchronize_structure := false, synchronize_data := false, forward_origins := '{}',
+        replication_sets := %4$s, synchronize_structure := false, synchronize_data := false, forward_origins := %5$s,
         enabled := false);
     IF NOT EXISTS (SELECT FROM spock.subscription WHERE sub_name = %2$s AND sub_slot_name = %1$s) THEN
         RAISE EXCEPTION 'the subscription does not use the slot that was made for it';
     END IF;
-    IF %5$s::boolean THEN
+    IF %6$s::boolean THEN
         PERFORM spock.sub_enable(%2$s);
     END IF;
 END
 $do$$sql$,
-    zodan.quote_text(p_slot), zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets), zodan.quote_text(p_enabled))
+    zodan.quote_text(p_slot), zodan.quote_text(p_subscription), zodan.placeholder('dsn', p_provider), zodan.quote_list(p_sets), zodan.quote_list(p_forward), zodan.quote_text(p_enabled))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_subscription IS
 'Creates, on a subscriber, a subscription that copies nothing and uses the slot that was made for it before. It is
@@ -5288,40 +5977,534 @@ changes to rows that the other is still to bring; a reload of the new server''s 
 It tries for 10 s at most: the wait that follows handles a stream that does not start.';
 REVOKE ALL ON FUNCTION zodan.start_streams FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.note_files()
+CREATE OR REPLACE FUNCTION zodan.list_units(p_sets text[], p_lanes text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', n.nspname, c.relname),
-    pg_catalog.pg_relation_filenode(c.oid)), '{}') AS files
-  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
- WHERE c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0
-   AND c.oid IN (SELECT t.set_reloid FROM spock.replication_set_table AS t
-                   JOIN spock.replication_set AS r ON r.set_id = t.set_id
-                   JOIN spock.local_node AS l ON l.node_id = r.set_nodeid)$sql$
+SELECT pg_catalog.format($sql$WITH published AS MATERIALIZED (
+    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_or(t.set_att_list IS NULL) AS has_all,
+           pg_catalog.array_agg(t.set_att_list::text) FILTER (WHERE t.set_att_list IS NOT NULL) AS lists,
+           CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
+               DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter
+      FROM spock.replication_set_table AS t
+      JOIN spock.replication_set AS r ON r.set_id = t.set_id
+      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%1$s)
+     GROUP BY t.set_reloid),
+leaves AS MATERIALIZED (
+    SELECT p.relid, p.has_all, p.lists, p.filter FROM published AS p
+    UNION ALL
+    -- A root stands for those of its leaves that are in no set by themselves.
+    SELECT i.relid, p.has_all, p.lists, p.filter
+      FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)),
+tables AS MATERIALIZED (
+    SELECT c.oid, n.nspname, c.relname, s.bytes, s.blocks, l.filter,
+           CASE WHEN NOT l.has_all THEN (SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
+               FROM pg_catalog.unnest(l.lists) AS w(list)
+              CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END AS columns
+      FROM leaves AS l
+      JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     CROSS JOIN LATERAL (SELECT pg_catalog.pg_table_size(c.oid) AS bytes, pg_catalog.pg_relation_size(c.oid)
+         / pg_catalog.current_setting('block_size')::bigint AS blocks) AS s),
+sizes AS MATERIALIZED (
+    SELECT least(268435456, greatest(8388608,
+               pg_catalog.sum(t.bytes) / (4 * %2$s::bigint)))::bigint AS part
+      FROM tables AS t),
+parts AS MATERIALIZED (
+    SELECT t.*, z.part, greatest(least(pg_catalog.ceil(t.bytes::numeric / z.part), t.blocks), 1)::bigint AS parts,
+           greatest(t.blocks * 16777216 / greatest(t.bytes, 1), 1) AS step
+      FROM tables AS t CROSS JOIN sizes AS z),
+pieces AS (
+    SELECT pg_catalog.format('%%I.%%I', p.nspname, p.relname) || CASE WHEN p.parts > 1
+               THEN pg_catalog.format(', part %%s of %%s', i.number, p.parts) ELSE '' END AS title,
+           p.bytes / p.parts AS bytes, (i.number = p.parts)::int AS tables, p.bytes AS rank, i.number,
+           pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('oid', p.oid, 'schema', p.nspname,
+               'name', p.relname, 'columns', p.columns, 'filter', p.filter, 'step', p.step,
+               'begin', p.blocks * (i.number - 1) / p.parts, 'end', CASE WHEN i.number < p.parts
+                   THEN p.blocks * i.number / p.parts END, 'last', p.blocks)) AS what
+      FROM parts AS p CROSS JOIN LATERAL pg_catalog.generate_series(1, p.parts) AS i(number)
+     WHERE p.bytes > p.part
+    UNION ALL
+    SELECT CASE WHEN pg_catalog.count(*) = 1 THEN pg_catalog.min(b.title)
+               ELSE pg_catalog.format('%%s tables from %%s on', pg_catalog.count(*), pg_catalog.min(b.title)) END,
+           pg_catalog.sum(b.bytes)::bigint, pg_catalog.count(*)::int, pg_catalog.sum(b.bytes)::bigint, 1,
+           pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', b.oid, 'schema', b.nspname, 'name', b.relname,
+               'columns', b.columns, 'filter', b.filter, 'step', b.step, 'begin', 0, 'end', NULL,
+               'last', b.blocks) ORDER BY b.oid)
+      FROM (SELECT p.*, pg_catalog.format('%%I.%%I', p.nspname, p.relname) AS title,
+                   -- A table has its price even if it has no row.
+                   pg_catalog.sum(greatest(p.bytes, 40960)) OVER (ORDER BY p.bytes DESC, p.oid ASC)::bigint
+                       / p.part AS batch
+              FROM parts AS p WHERE p.bytes <= p.part) AS b
+     GROUP BY b.batch)
+SELECT coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('bundle', 'all', 'title', p.title,
+           'bytes', p.bytes, 'tables', p.tables, 'what', p.what) ORDER BY p.rank DESC, p.title ASC, p.number ASC)
+           FROM pieces AS p), '[]') AS units,
+       coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', p.nspname, p.relname)) FROM parts AS p
+           WHERE p.bytes > 4194304), '[]') AS large$sql$,
+    zodan.quote_list(p_sets), zodan.quote_text(p_lanes))
 $zodan$;
-COMMENT ON FUNCTION zodan.note_files IS
-'Records, on the source, which file each published table with rows is in. It returns one row: files, an object of
-table and file number. A table with another file later was rewritten.';
-REVOKE ALL ON FUNCTION zodan.note_files FROM PUBLIC;
+COMMENT ON FUNCTION zodan.list_units IS
+'Lists, on the source, what a copy of the tables of p_sets brings, in units for p_lanes lanes: a part of a large
+table, a table, or a batch of small ones. It returns one row: units, an array of title, bundle (units of one bundle
+have the same snapshot: here, all), bytes, tables (how many end with it) and what (the tables, each with its columns
+and row filter in the sets, and the blocks to read, up to the last where there is no end); and large, an array of the
+tables that are more than one block of work, whose indexes are better built afterwards.';
+REVOKE ALL ON FUNCTION zodan.list_units FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.find_rewritten(p_files text)
+CREATE OR REPLACE FUNCTION zodan.note_ddl()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(t.key), '[]') AS tables
-  FROM pg_catalog.jsonb_each_text(%1$s::pg_catalog.jsonb) AS t
- WHERE pg_catalog.pg_relation_filenode(pg_catalog.to_regclass(t.key)) <> t.value::oid
-   AND pg_catalog.pg_relation_size(pg_catalog.to_regclass(t.key)) > 0$sql$,
-    zodan.quote_result(p_files))
+SELECT $sql$SELECT coalesce(pg_catalog.concat_ws(' ',
+    CASE WHEN pg_catalog.to_regclass('spock.queue') IS NOT NULL THEN pg_catalog.substring(
+        pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue', false, false, '')::text,
+        '<n>(\d+)</n>') END,
+    (SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', t.set_id, t.set_reloid::oid, t.set_att_list,
+                t.set_row_filter::text), ',' ORDER BY t.set_id, t.set_reloid::oid))
+       FROM spock.replication_set_table AS t),
+    (SELECT pg_catalog.md5(pg_catalog.string_agg(i.inhrelid || ' ' || i.inhparent, ','
+                ORDER BY i.inhrelid, i.inhparent))
+       FROM pg_catalog.pg_inherits AS i)), '') AS ddl$sql$
 $zodan$;
-COMMENT ON FUNCTION zodan.find_rewritten IS
-'Reports, on the source, which tables have rows and are in another file than p_files (what zodan.note_files
-returned) says. It returns one row: tables, an array. In a snapshot older than the rewrite such a table is empty, so a
-copy may have missed its rows.';
-REVOKE ALL ON FUNCTION zodan.find_rewritten FROM PUBLIC;
+COMMENT ON FUNCTION zodan.note_ddl IS
+'Notes, on the source, what its structure is before the copy. It returns one row: ddl, which changes with every
+change of structure that Spock queues, and with the tables of the replication sets.';
+REVOKE ALL ON FUNCTION zodan.note_ddl FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.prove_sound(p_since text, p_origin text, p_starts text, p_rewritten text)
+CREATE OR REPLACE FUNCTION zodan.note_life()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+    (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w)) AS starts$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.note_life IS
+'Notes which life of the new node''s server it is, before its stream begins. It returns one row: starts.';
+REVOKE ALL ON FUNCTION zodan.note_life FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.set_indexes_aside(p_tables text, p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    UPDATE pg_catalog.pg_index AS i SET indisvalid = false, indisready = false
+      FROM pg_catalog.jsonb_array_elements_text(%1$s::pg_catalog.jsonb) AS t(name)
+     WHERE i.indrelid = pg_catalog.to_regclass(t.name) AND i.indisvalid
+       -- Not again once a unit is done: of a copy that goes on, some may have been built.
+       AND NOT EXISTS (SELECT FROM spock.local_sync_status AS m JOIN spock.subscription AS s ON s.sub_id = m.sync_subid
+                        WHERE s.sub_name = %2$s AND (s.sub_enabled OR m.sync_nspname = 'zodan unit'));
+END
+$do$$sql$,
+    zodan.quote_result(p_tables), zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.set_indexes_aside IS
+'Sets the indexes of p_tables (an array of names, a placeholder) on the new node aside, those of keys too: while
+these tables are being filled, no row is written to their indexes, and each is built from the whole table afterwards.
+To PostgreSQL such an index is one whose building was begun; REINDEX ends it. Nothing of its definition is lost, as
+it would be if the index were dropped. See docs/explanation/protocol.md.';
+REVOKE ALL ON FUNCTION zodan.set_indexes_aside FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_indexes()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('bundle', i.name, 'title', 'index ' || i.name,
+           'bytes', i.bytes, 'tables', 0, 'what', i.name) ORDER BY i.bytes DESC, i.name ASC), '[]') AS units
+  FROM (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, pg_catalog.pg_table_size(x.indrelid) AS bytes
+          FROM pg_catalog.pg_index AS x
+          JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid AND c.relkind = 'i'
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE NOT x.indisready AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$') AS i$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.list_indexes IS
+'Lists the indexes that zodan.set_indexes_aside set aside, as zodan.list_units lists what is to be copied: those of
+the largest tables first. It returns one row: units.';
+REVOKE ALL ON FUNCTION zodan.list_indexes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.look_at_copy(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$WITH RECURSIVE relations AS MATERIALIZED (
+    SELECT c.oid AS relid, c.reltoastrelid
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+       AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+files AS (
+    SELECT f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
+      FROM (SELECT pg_catalog.pg_relation_filepath(p.relid) AS path
+              FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
+    UNION ALL
+    -- A full file has another after it.
+    SELECT f.path, f.number + 1, (SELECT s.size
+        FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
+      FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
+SELECT coalesce((SELECT pg_catalog.jsonb_object_agg(m.sync_relname, m.sync_statuslsn)
+           FROM spock.local_sync_status AS m JOIN spock.subscription AS s ON s.sub_id = m.sync_subid
+          WHERE s.sub_name = %1$s AND m.sync_nspname = 'zodan unit'), '{}') AS marks,
+       (SELECT coalesce(pg_catalog.sum(f.size), 0) FROM files AS f) AS bytes$sql$,
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.look_at_copy IS
+'Looks, on the new node, at how far the copy p_subscription is; for until_sql. It returns one row: marks, an object of
+unit and position, the units that it has, since each leaves its mark in the transaction that copies it; and bytes, the
+size of all files of tables, in which the rows of a unit can be seen before it is done. Nothing here takes a lock on a
+table, not even to ask for its size: that would wait for an index being built on it.';
+REVOKE ALL ON FUNCTION zodan.look_at_copy FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.open_lane(p_subscription text, p_lane text, p_session text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_origin text := %1$s || ' ' || %2$s;
+    v_function text;
+BEGIN
+    FOREACH v_function IN ARRAY ARRAY['connect(text, text) RETURNS text', 'get_connections() RETURNS text[]',
+        'exec(text, text) RETURNS text'] LOOP
+        EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.dblink_%%s LANGUAGE c AS ''$libdir/dblink'', %%L', v_function,
+            'dblink_' || pg_catalog.split_part(v_function, '(', 1));
+    END LOOP;
+    CREATE FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_record';
+    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
+DECLARE
+    v_name text := pg_catalog.format('%%I.%%I', p_table ->> 'schema', p_table ->> 'name');
+    v_there record;
+    v_here record;
+    v_begin bigint := (p_table ->> 'begin')::bigint;
+    v_end bigint;
+    v_rows bigint;
+    v_all bigint := 0;
+BEGIN
+    SELECT o.relid, o.lives, o.seen INTO v_there FROM pg_temp.dblink('zodan_source', pg_catalog.concat(
+        'SELECT pg_catalog.to_regclass(', pg_catalog.quote_literal(v_name), ')::pg_catalog.oid,'
+        ' pg_catalog.pg_relation_filenode(', p_table ->> 'oid', ') IS NOT NULL,'
+        ' EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = ', p_table ->> 'oid', ')'))
+        AS o(relid oid, lives boolean, seen boolean);
+    IF v_there.relid <> (p_table ->> 'oid')::oid OR v_there.relid IS NULL AND v_there.lives THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
+            'table %%s was renamed, or dropped and created again, on the source while it was copied', v_name);
+    ELSIF v_there.relid IS NULL AND v_there.seen THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
+            'table %%s was dropped on the source after the snapshot', v_name);
+    ELSIF v_there.relid IS NULL THEN
+        -- It was dropped before the snapshot: nothing more will come of it.
+        RETURN 0;
+    END IF;
+    PERFORM pg_temp.dblink_exec('zodan_source', 'LOCK TABLE ONLY ' || v_name || ' IN ACCESS SHARE MODE');
+    SELECT f.kept, f.print INTO v_there FROM pg_temp.dblink('zodan_source',
+        $query$SELECT c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+            pg_catalog.format_type(a.atttypid, a.atttypmod),
+            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
+            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
+               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
+   FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+          FROM pg_catalog.pg_class AS c WHERE c.oid = $query$ || (p_table ->> 'oid')) AS f(kept boolean, print text);
+    SELECT (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+            pg_catalog.format_type(a.atttypid, a.atttypmod),
+            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
+            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
+               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
+   FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS print,
+           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+               AND (p_table ->> 'columns' IS NULL OR p_table -> 'columns' ? a.attname)) AS names,
+           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname) || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod), ', '
+                       ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+               AND (p_table ->> 'columns' IS NULL OR p_table -> 'columns' ? a.attname)) AS types
+      INTO v_here
+      FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(v_name);
+    IF v_there.kept IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
+            'table %%s was rewritten on the source after the snapshot', v_name);
+    ELSIF v_there.print IS DISTINCT FROM v_here.print THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
+            'table %%s was altered on the source while the node was copied: there it has %%s; here %%s', v_name,
+            coalesce(v_there.print, 'no column'), coalesce(v_here.print, 'no such table or no column'));
+    END IF;
+    LOOP
+        v_end := v_begin + (p_table ->> 'step')::bigint;
+        IF p_table ->> 'end' IS NULL AND v_end >= (p_table ->> 'last')::bigint THEN
+            v_end := NULL;
+        END IF;
+        v_end := least(v_end, (p_table ->> 'end')::bigint);
+        EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink($1, $2) AS r(%%s)',
+            v_name, v_here.names, v_here.names, v_here.types)
+          USING 'zodan_source', pg_catalog.concat('SELECT ', v_here.names, ' FROM ONLY ', v_name, ' WHERE ctid >= ''(', v_begin, ',0)''',
+              ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')');
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        v_all := v_all + v_rows;
+        EXIT WHEN v_end IS NULL OR v_end = (p_table ->> 'end')::bigint;
+        v_begin := v_end;
+    END LOOP;
+    RETURN v_all;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy(p_number text, p_what jsonb, p_snapshot text, p_lsn text, p_ddl text,
+        OUT copied bigint, OUT lsn text)
+    LANGUAGE plpgsql AS $function$
+DECLARE
+    v_sub record;
+    v_table jsonb;
+    v_ddl text;
+BEGIN
+    SELECT s.sub_id, i.if_dsn INTO STRICT v_sub
+      FROM spock.subscription AS s JOIN spock.node_interface AS i ON i.if_id = s.sub_origin_if
+     WHERE s.sub_name = %1$s;
+    SELECT l.sync_statuslsn INTO lsn FROM spock.local_sync_status AS l
+     WHERE l.sync_subid = v_sub.sub_id AND l.sync_nspname = 'zodan unit' AND l.sync_relname::text = p_number;
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    -- The epoch: whatever changes a copied row later wins over it. 2000-01-01 would mean the present.
+    PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', '1970-01-01 00:00:00+00');
+    -- First, so that of two sessions with the same unit one waits here, and fails.
+    INSERT INTO spock.local_sync_status (sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn)
+    VALUES ('d', v_sub.sub_id, 'zodan unit', p_number, 'y', p_lsn::pg_catalog.pg_lsn);
+    IF NOT 'zodan_source' = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
+        PERFORM pg_temp.dblink_connect('zodan_source', 'keepalives_idle=10'
+            ' keepalives_interval=5 keepalives_count=2 ' || v_sub.if_dsn);
+        PERFORM * FROM pg_temp.dblink('zodan_source', %3$s) AS s(done text);
+    END IF;
+    PERFORM pg_temp.dblink_exec('zodan_source', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    PERFORM pg_temp.dblink_exec('zodan_source', 'SET TRANSACTION SNAPSHOT ' || pg_catalog.quote_literal(p_snapshot));
+    -- Shorter than deadlock_timeout: nobody else's transaction ends because of this one.
+    PERFORM pg_temp.dblink_exec('zodan_source', 'SET LOCAL lock_timeout = ''500ms''');
+    SELECT q.ddl INTO v_ddl FROM pg_temp.dblink('zodan_source', $query$SELECT pg_catalog.concat_ws(' ',
+    CASE WHEN pg_catalog.to_regclass('spock.queue') IS NOT NULL THEN pg_catalog.substring(
+        pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue', false, false, '')::text,
+        '<n>(\d+)</n>') END,
+    (SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', t.set_id, t.set_reloid::oid, t.set_att_list,
+                t.set_row_filter::text), ',' ORDER BY t.set_id, t.set_reloid::oid))
+       FROM spock.replication_set_table AS t),
+    (SELECT pg_catalog.md5(pg_catalog.string_agg(i.inhrelid || ' ' || i.inhparent, ','
+                ORDER BY i.inhrelid, i.inhparent))
+       FROM pg_catalog.pg_inherits AS i))$query$) AS q(ddl text)
+     WHERE p_number = '1';
+    IF v_ddl IS DISTINCT FROM p_ddl AND p_number = '1' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = 'the structure of the source was changed while it was copied';
+    END IF;
+    copied := 0;
+    FOR v_table IN SELECT t.item FROM pg_catalog.jsonb_array_elements(p_what) AS t(item) LOOP
+        copied := copied + pg_temp.zodan_copy_table(v_table);
+    END LOOP;
+    PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
+    lsn := p_lsn;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_clear(p_what jsonb) RETURNS boolean LANGUAGE plpgsql AS $function$
+DECLARE
+    v_tables text := (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%%I.%%I', t.item ->> 'schema',
+            t.item ->> 'name'), ', ')
+        FROM pg_catalog.jsonb_array_elements(p_what) AS t(item)
+       WHERE pg_catalog.to_regclass(pg_catalog.format('%%I.%%I', t.item ->> 'schema', t.item ->> 'name')) IS NOT NULL);
+    v_table text;
+BEGIN
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    BEGIN
+        EXECUTE 'TRUNCATE ONLY ' || v_tables;
+    EXCEPTION WHEN feature_not_supported THEN
+        FOR v_table IN SELECT DISTINCT pg_catalog.format('%%I.%%I', t.item ->> 'schema', t.item ->> 'name')
+            FROM pg_catalog.jsonb_array_elements(p_what) AS t(item) LOOP
+            EXECUTE 'DELETE FROM ONLY ' || v_table;
+        END LOOP;
+    END;
+    -- After the tables: a session that was thought lost may have ended its unit meanwhile.
+    DELETE FROM spock.local_sync_status AS l WHERE l.sync_nspname = 'zodan unit'
+        AND l.sync_subid = (SELECT s.sub_id FROM spock.subscription AS s WHERE s.sub_name = %1$s);
+    RETURN true;
+END
+    $function$;
+    IF pg_catalog.pg_replication_origin_oid(v_origin) IS NULL THEN
+        PERFORM pg_catalog.pg_replication_origin_create(v_origin);
+    END IF;
+    PERFORM pg_catalog.pg_replication_origin_session_setup(v_origin);
+    -- A unit that the journal has as done is on disk.
+    PERFORM pg_catalog.set_config('synchronous_commit', 'on', false);
+END
+$do$$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_result(p_lane), zodan.quote_text(p_session))
+$zodan$;
+COMMENT ON FUNCTION zodan.open_lane IS
+'Prepares a session on the new node to copy units for p_subscription. Makes dblink''s functions, whether or not
+dblink is installed, and those that copy; they go with the session. Takes up a replication origin, number p_lane, so
+that nobody takes the rows for written here. p_session is zodan.set_session(), which prepares the session on the
+source. Nothing here holds a connection string: Spock''s catalog does.';
+REVOKE ALL ON FUNCTION zodan.open_lane FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.copy_unit(
+    p_number text,
+    p_what text,
+    p_snapshot text,
+    p_lsn text,
+    p_ddl text
+)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT c.copied, c.lsn FROM pg_temp.zodan_copy(%1$s, %2$s::pg_catalog.jsonb, %3$s, %4$s, %5$s) AS c$sql$,
+    zodan.quote_result(p_number), zodan.quote_result(p_what), zodan.quote_result(p_snapshot), zodan.quote_result(p_lsn), zodan.quote_result(p_ddl))
+$zodan$;
+COMMENT ON FUNCTION zodan.copy_unit IS
+'Copies the unit p_number on the new node, in one transaction that also leaves its mark: the tables p_what, as the
+snapshot p_snapshot of the source has them, which is at p_lsn. It returns one row: copied, how many rows, and lsn,
+the position that they are at; without rows if it was copied before. It fails with ZD307 if a table was rewritten
+after the snapshot, which is then empty to it; with ZD304 if a table is not what it was when the structure came, or, in
+the first unit, if the structure is not what zodan.note_ddl returned, p_ddl. The session was prepared by
+zodan.open_lane.';
+REVOKE ALL ON FUNCTION zodan.copy_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.clear_units(p_what text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_temp.zodan_clear(%1$s::pg_catalog.jsonb) AS cleared$sql$,
+    zodan.quote_result(p_what))
+$zodan$;
+COMMENT ON FUNCTION zodan.clear_units IS
+'Deletes, on the new node, all that was copied of the tables p_what, with the marks of the units: their snapshot was
+lost before the last of them was copied.';
+REVOKE ALL ON FUNCTION zodan.clear_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prepare_build()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.set_config('maintenance_work_mem', greatest(s.setting::bigint,
+           pg_catalog.pg_size_bytes('256MB') / 1024)::text, false) AS memory
+  FROM pg_catalog.pg_settings AS s WHERE s.name = 'maintenance_work_mem'$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.prepare_build IS
+'Prepares a session on the new node to build indexes: as much memory for each as the server''s own setting says, but
+at least 256MB.';
+REVOKE ALL ON FUNCTION zodan.prepare_build FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.build_index(p_index text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = pg_catalog.to_regclass(%1$s) AND NOT i.indisready) THEN
+        EXECUTE 'REINDEX INDEX ' || %1$s;
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_result(p_index))
+$zodan$;
+COMMENT ON FUNCTION zodan.build_index IS
+'Builds the index p_index (a name, a placeholder), which was set aside; does nothing if it is whole.';
+REVOKE ALL ON FUNCTION zodan.build_index FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_lanes(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
+BEGIN
+    WHILE EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database()
+                     AND pg_catalog.starts_with(a.application_name, %1$s || ' ')) LOOP
+        IF pg_catalog.clock_timestamp() > v_until THEN
+            RAISE EXCEPTION 'a session that copied before this call does not end';
+        END IF;
+        PERFORM pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+                AND pg_catalog.starts_with(a.application_name, %1$s || ' ');
+        PERFORM pg_catalog.pg_sleep(0.02);
+        PERFORM pg_catalog.pg_stat_clear_snapshot();
+    END LOOP;
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o
+        WHERE pg_catalog.starts_with(o.roname, %1$s || ' ');
+END
+$do$$sql$,
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_lanes IS
+'Ends the sessions that copy for p_subscription on the new node for an earlier call or an earlier connection, waits
+until they are gone, 30 s at most, and drops their replication origins. What such a
+session still commits would come on top of what is copied again.';
+REVOKE ALL ON FUNCTION zodan.drop_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.begin_stream(p_subscription text, p_lsn text, p_slot_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_sub record;
+BEGIN
+    SELECT s.sub_id, s.sub_slot_name, s.sub_enabled INTO STRICT v_sub
+      FROM spock.subscription AS s WHERE s.sub_name = %1$s;
+    IF v_sub.sub_enabled THEN
+        RETURN;
+    ELSIF EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+                WHERE NOT i.indisready AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$') THEN
+        RAISE EXCEPTION 'an index that was set aside has not been built';
+    END IF;
+    DELETE FROM spock.local_sync_status AS l WHERE l.sync_subid = v_sub.sub_id
+        AND l.sync_nspname = 'zodan unit';
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o
+        WHERE pg_catalog.starts_with(o.roname, %1$s || ' ');
+    PERFORM pg_catalog.pg_replication_origin_advance(v_sub.sub_slot_name,
+        greatest(%2$s::pg_catalog.pg_lsn, %3$s::pg_catalog.pg_lsn));
+    PERFORM spock.sub_enable(%1$s);
+END
+$do$$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_result(p_lsn), zodan.quote_result(p_slot_lsn))
+$zodan$;
+COMMENT ON FUNCTION zodan.begin_stream IS
+'Begins, on the new node, the stream of p_subscription where the snapshot of the copy is, p_lsn, or, where nothing was
+copied, where its slot is, p_slot_lsn. Harmless if the stream has begun.';
+REVOKE ALL ON FUNCTION zodan.begin_stream FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_enabled(p_subscription text, p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND s.sub_enabled)
+       OR EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %2$s
+           AND o.remote_lsn <> '0/0') AS ok$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.is_enabled IS
+'Returns whether a subscription is enabled where it runs, or the new node has turned to its direct streams, which
+stands for everything before that; for done_sql.';
+REVOKE ALL ON FUNCTION zodan.is_enabled FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.copy_continues(p_subscription text, p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription AS s
+                WHERE s.sub_name = %1$s AND (s.sub_enabled OR NOT EXISTS (
+                      SELECT FROM pg_catalog.pg_replication_origin_status AS o
+                       WHERE o.external_id = s.sub_slot_name AND o.remote_lsn <> '0/0')))
+       OR EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %2$s
+           AND o.remote_lsn <> '0/0') AS ok$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.copy_continues IS
+'Returns whether the copy p_subscription is there and can go on from where it is; for done_sql. It cannot once its
+stream has begun, which its origin shows, and was disabled: enabled again, Spock might discard a transaction. The turn
+to the direct streams (p_slot) stands for everything before it.';
+REVOKE ALL ON FUNCTION zodan.copy_continues FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prove_sound(p_since text, p_origin text, p_starts text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -5340,8 +6523,6 @@ SELECT pg_catalog.string_agg(x.what, '; ' ORDER BY x.at, x.what)
                 OR e.remote_origin = (SELECT n.node_id FROM spock.node AS n WHERE n.node_name = %2$s::text))
          GROUP BY e.operation, e.table_schema, e.table_name
          ORDER BY 1 LIMIT 10) AS x);
-    v_table text;
-    v_copied boolean;
 BEGIN
     IF v_trouble IS NOT NULL THEN
         v_trouble := 'changes were discarded here: ' || v_trouble;
@@ -5350,32 +6531,18 @@ BEGIN
         WHERE e.extname = 'spock') THEN
         v_trouble := 'the server was restarted while this node caught up, and Spock 5 may then apply changes twice';
     END IF;
-    FOR v_table IN SELECT t.name FROM pg_catalog.jsonb_array_elements_text(%4$s::pg_catalog.jsonb) AS t(name)
-        WHERE v_trouble IS NULL LOOP
-        CONTINUE WHEN pg_catalog.to_regclass(v_table) IS NULL;
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %%s AS t'
-            ' WHERE pg_catalog.pg_xact_commit_timestamp(t.xmin) < ''1990-01-01'''
-            ' OR t.xmin = (SELECT c.xmin FROM pg_catalog.pg_class AS c WHERE c.oid = t.tableoid))', v_table)
-           INTO v_copied;
-        IF NOT v_copied THEN
-            v_trouble := pg_catalog.format('table %%s was rewritten on the source while it was copied, and came empty',
-                v_table);
-        END IF;
-    END LOOP;
     IF v_trouble IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = v_trouble;
     END IF;
 END
 $do$$sql$,
-    zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_result(p_starts), zodan.quote_result(p_rewritten))
+    zodan.quote_result(p_since), zodan.quote_text(p_origin), zodan.quote_result(p_starts))
 $zodan$;
 COMMENT ON FUNCTION zodan.prove_sound IS
 'Fails with ZD304 if the new node cannot have what the source has, so that its copy has to start over. Either it has
 discarded changes since p_since (seconds of its clock; only those of node p_origin if that is given); or the server is
 not in the life that p_starts describes and its Spock is older than 6, which after a crash may apply again what is
-there; or a table of p_rewritten (what zodan.find_rewritten returned, ''[]'' for none) has no row that was copied.
-Copied rows have the epoch as their commit time or, if the table was rewritten here too, the transaction that did
-so.';
+there.';
 REVOKE ALL ON FUNCTION zodan.prove_sound FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_slots(p_slots text[], p_lsn text, p_positions text, p_peer text)
@@ -5631,14 +6798,12 @@ COMMENT ON FUNCTION zodan.wait_slot_free IS
 'Returns whether nobody streams from a slot; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_slot_free FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.wait_copied(p_subscription text, p_tables text, p_bytes text)
+CREATE OR REPLACE FUNCTION zodan.wait_structure(p_subscription text, p_tables text, p_bytes text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
-       pg_catalog.concat_ws(' ', pg_catalog.string_agg(l.sync_status::text, '' ORDER BY l.sync_nspname, l.sync_relname),
-           (SELECT pg_catalog.sum(c.bytes_processed) FROM pg_catalog.pg_stat_progress_copy AS c),
-           (SELECT pg_catalog.sum(i.blocks_done + i.tuples_done) FROM pg_catalog.pg_stat_progress_create_index AS i),
+       pg_catalog.concat_ws(' ', pg_catalog.string_agg(l.sync_status::text, ''),
            pg_catalog.pg_database_size(pg_catalog.current_database())) AS progress,
        EXISTS (SELECT FROM (
 WITH ours AS MATERIALIZED (
@@ -5696,55 +6861,18 @@ SELECT a.*
                     '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
              GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
     pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp())) END AS trouble,
-       (
-WITH RECURSIVE relations AS MATERIALIZED (
-    SELECT c.oid AS relid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, c.reltoastrelid
-      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
-       AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
-       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
-files AS (
-    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
-      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
-              FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
-    UNION ALL
-    -- A full file has another after it.
-    SELECT f.relid, f.path, f.number + 1, (SELECT s.size
-        FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
-      FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
-SELECT pg_catalog.jsonb_build_object('stage', y.stage, 'tables_total', %2$s::bigint, 'bytes_done', t.size,
-    'bytes_total', %3$s::bigint,
-           'tables_done', CASE WHEN y.stage IN ('indexes', 'catching up') THEN %2$s::bigint ELSE t.begun END,
-           'table', w.name, 'table_bytes', w.bytes)
-  FROM (SELECT CASE WHEN l.status IN ('i', 's') THEN 'structure' WHEN l.status = 'd' THEN 'data'
-      WHEN l.status IN ('c', 'f') THEN 'indexes'
-                    WHEN l.status IS NOT NULL THEN 'catching up' ELSE 'starting' END AS stage
-          FROM (SELECT pg_catalog.min(k.sync_status::text) AS status FROM spock.local_sync_status AS k
-                  JOIN spock.subscription AS s ON s.sub_id = k.sync_subid
-                 WHERE s.sub_name = %1$s AND k.sync_relname IS NULL) AS l) AS y
-  LEFT JOIN LATERAL (
-        SELECT r.relid, r.name, o.bytes
-          FROM (SELECT c.relid, c.bytes_processed AS bytes FROM pg_catalog.pg_stat_progress_copy AS c
-              WHERE c.command = 'COPY FROM'
-                UNION ALL SELECT i.relid, NULL FROM pg_catalog.pg_stat_progress_create_index AS i) AS o
-          JOIN relations AS r ON r.relid = o.relid
-         ORDER BY o.bytes DESC NULLS LAST LIMIT 1) AS w ON true
- CROSS JOIN LATERAL (
-        SELECT coalesce(pg_catalog.sum(f.size), 0) AS size,
-               pg_catalog.count(DISTINCT f.relid) FILTER (WHERE f.size > 0 AND f.relid IS DISTINCT
-                   FROM w.relid) AS begun
-          FROM files AS f) AS t) AS measure
+       pg_catalog.jsonb_build_object('stage', 'structure', 'tables_done', 0, 'tables_total', %2$s::bigint,
+           'bytes_done', 0, 'bytes_total', %3$s::bigint) AS measure
   FROM spock.subscription AS s
   LEFT JOIN spock.local_sync_status AS l ON l.sync_subid = s.sub_id
  WHERE s.sub_name = %1$s$sql$,
     zodan.quote_text(p_subscription), zodan.quote_text(p_tables), zodan.quote_text(p_bytes))
 $zodan$;
-COMMENT ON FUNCTION zodan.wait_copied IS
-'Returns whether the copy p_subscription is complete on the new node, and measures it, with p_tables and p_bytes as
-zodan.size_copy returned them; for until_sql. Spock cannot resume a copy that broke off: the statement reports that as
-trouble.';
-REVOKE ALL ON FUNCTION zodan.wait_copied FROM PUBLIC;
+COMMENT ON FUNCTION zodan.wait_structure IS
+'Returns whether the structure copy p_subscription is complete on the new node; for until_sql. Spock cannot resume one
+that broke off: the statement reports that as trouble. p_tables and p_bytes are what is to be copied afterwards, as
+zodan.size_copy returned them.';
+REVOKE ALL ON FUNCTION zodan.wait_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.note_objects()
 RETURNS text
@@ -5754,9 +6882,7 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(u.classid || ':' || u.objid), '
        pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     pg_catalog.current_setting('data_directory'),
     (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) AS identity,
-       extract(epoch FROM pg_catalog.clock_timestamp()) AS at,
-       pg_catalog.concat_ws(' ', extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
-    (SELECT extract(epoch FROM w.stats_reset) FROM pg_catalog.pg_stat_wal AS w)) AS starts
+       extract(epoch FROM pg_catalog.clock_timestamp()) AS at
   FROM (
 SELECT o.classid, o.objid, i.type, i.identity, o.rank
   FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
@@ -5810,7 +6936,7 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
 $zodan$;
 COMMENT ON FUNCTION zodan.note_objects IS
 'Records what the new database holds before the copy. It returns one row: objects, an array of class:oid; identity,
-which database that was; starts, which life of its server; and at, the time by its clock.';
+which database that was; and at, the time by its clock.';
 REVOKE ALL ON FUNCTION zodan.note_objects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_copied(p_objects text, p_node text, p_identity text)
@@ -6601,29 +7727,33 @@ SELECT c.key, c.name, f.key, 'fail', c.used + c.needed <= c.allowed,
        pg_catalog.format('Raise %s in postgresql.conf and restart the server.', pg_catalog.split_part(c.name, ' ', 1))
   FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
  CROSS JOIN LATERAL (SELECT CASE WHEN f.key = p_join ->> 'new' THEN pg_catalog.jsonb_array_length(p_join -> 'members')
-                                 WHEN f.key = p_join ->> 'source' THEN 2 ELSE 1 END AS streams) AS s
+                                 WHEN f.key = p_join ->> 'source' THEN 3 ELSE 1 END AS streams,
+                            CASE WHEN f.key IN (p_join ->> 'source', p_join ->> 'new')
+                                THEN coalesce((p_join ->> 'lanes')::int, 0) ELSE 0 END AS lanes) AS s
  CROSS JOIN LATERAL (VALUES
-    ('max-replication-slots', 'max_replication_slots', (f.value ->> 'slots')::int, s.streams,
+    ('max-replication-slots', 'max_replication_slots', (f.value ->> 'slots')::int,
+     s.streams + CASE WHEN f.key = p_join ->> 'source' THEN s.lanes ELSE 0 END,
      (f.value #>> '{settings,max_replication_slots}')::int),
-    ('max-wal-senders', 'max_wal_senders', (f.value ->> 'walsenders')::int, s.streams,
+    ('max-wal-senders', 'max_wal_senders', (f.value ->> 'walsenders')::int,
+     s.streams + CASE WHEN f.key = p_join ->> 'source' THEN s.lanes ELSE 0 END,
      (f.value #>> '{settings,max_wal_senders}')::int),
     ('max-worker-processes', 'max_worker_processes', (f.value ->> 'workers')::int,
      CASE WHEN f.key = p_join ->> 'new' THEN s.streams + 1 ELSE 1 END,
          (f.value #>> '{settings,max_worker_processes}')::int),
     ('replication-origins', CASE WHEN f.value #> '{host,settings}' ? 'max_active_replication_origins'
      THEN 'max_active_replication_origins' ELSE 'max_replication_slots (origins)' END,
-     (f.value #>> '{host,origins}')::int, CASE WHEN f.key = p_join ->> 'new' THEN s.streams ELSE 1 END,
+     (f.value #>> '{host,origins}')::int, CASE WHEN f.key = p_join ->> 'new' THEN s.streams + s.lanes ELSE 1 END,
      coalesce((f.value #>> '{host,settings,max_active_replication_origins}')::int,
          (f.value #>> '{settings,max_replication_slots}')::int)),
-    ('max-connections', 'max_connections', (f.value #>> '{host,clients}')::int, s.streams + 1,
+    ('max-connections', 'max_connections', (f.value #>> '{host,clients}')::int, s.streams + s.lanes + 1,
      (f.value #>> '{host,settings,max_connections}')::int)
  ) AS c(key, name, used, needed, allowed)
  WHERE NOT f.value ? 'error' AND c.used IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.check_capacity IS
 'Checks the free replication slots, origins, WAL senders, connections and worker processes for what a join adds: one
-of each on a member, two for the copy on the source, and one per member on the new node (and Spock''s own worker, and
-one for the copy).';
+of each on a member; on the source two more, and what each session that copies needs; and on the new node one per
+member, Spock''s own worker, one for the copy, and a session and an origin for each that copies.';
 REVOKE ALL ON FUNCTION zodan.check_capacity FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_new_node(p_facts jsonb, p_join jsonb)
@@ -7413,7 +8543,8 @@ DECLARE
                   FROM pg_catalog.jsonb_each(p_cluster -> 'slots') AS p(key, value)
                  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(p.value) AS s(key, value)
                  GROUP BY s.key) AS x));
-    v_copy jsonb := pg_catalog.jsonb_build_object('slot', p_cluster ->> 'copy_slot', 'provider', v_source);
+    v_copy jsonb := (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('slot', s.name, 'provider', v_source))
+        FROM (VALUES (p_cluster ->> 'copy_slot'), (p_cluster ->> 'structure_slot')) AS s(name));
     v_node text;
     v_origins text[];
     v_slots text[];
@@ -7437,8 +8568,9 @@ BEGIN
         END IF;
     END LOOP;
     RETURN NEXT zodan.make_step('slot', v_source,
-        pg_catalog.format('drop slot %s of the copy on %s (only on rollback)', p_cluster ->> 'copy_slot', v_source),
-        p_undo := zodan.drop_slot(p_cluster ->> 'copy_slot'), p_group := 'copy', p_object := p_cluster ->> 'copy_slot');
+        pg_catalog.format('drop slot %s of the structure on %s (only on rollback)', p_cluster ->> 'structure_slot', v_source),
+        p_undo := zodan.drop_slot(p_cluster ->> 'structure_slot'), p_group := 'copy',
+        p_object := p_cluster ->> 'structure_slot');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_clean IS
@@ -7506,6 +8638,102 @@ COMMENT ON FUNCTION zodan.plan_roles IS
 drops the roles that were not there before.';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.plan_structure(p_cluster jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that bring the structure of the source to the new node, by a subscription of Spock that takes no
+set and is dropped again, and make the slot and the subscription for the rows. No change of structure
+may fall between the two: they are counted before, and by the first unit. */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_sub text := zodan.copy_name(v_new);
+    v_structure text := zodan.structure_name(v_new);
+    v_slot text := p_cluster ->> 'copy_slot';
+BEGIN
+    RETURN NEXT zodan.make_step('note', v_source, 'note the queued changes of structure on ' || v_source,
+        p_do := zodan.note_ddl(), p_ref := 'ddl', p_group := 'copy');
+    RETURN NEXT zodan.make_step('slot', v_source, pg_catalog.format('create slot %s of the copy on %s', v_slot, v_source),
+        p_do := CASE WHEN (p_cluster #>> ARRAY['versions', v_source])::int >= 170000
+            THEN zodan.create_failover_slot(v_slot) ELSE zodan.create_slot(v_slot) END,
+        p_undo := zodan.drop_slot(v_slot), p_ref := 'slot', p_group := 'copy', p_object := v_slot);
+    RETURN NEXT zodan.make_step('copying', v_new, pg_catalog.format('create subscription %s on %s, with the structure only',
+        v_structure, v_new),
+        p_do := zodan.create_copy_subscription(p_subscription => v_structure, p_provider => v_source, p_sets => '{}',
+            p_structure => 'true', p_data => 'false', p_forward => '{}', p_enabled => 'true',
+            p_skip => ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced', '[]')) AS s(name))),
+        p_undo := zodan.drop_copy(v_structure), p_group := 'copy', p_object := v_structure);
+    RETURN NEXT zodan.make_step('copying', v_source, 'end the sessions of the copy on ' || v_source || ' (only on rollback)',
+        p_undo := zodan.end_sessions(v_structure), p_group := 'copy');
+    RETURN NEXT zodan.make_step('structured', v_new, 'wait for the structure on ' || v_new,
+        p_until := zodan.wait_structure(p_subscription => v_structure, p_tables => p_cluster #>> '{copy,tables}',
+            p_bytes => p_cluster #>> '{copy,bytes}'),
+        p_undo := zodan.disable_copy(v_structure), p_budget := p_patience, p_group := 'copy', p_object := v_structure);
+    RETURN NEXT zodan.make_step('structured', v_source, 'list what is to be copied on ' || v_source,
+        p_do := zodan.list_units(p_sets => zodan.list_sets(p_cluster, v_source), p_lanes => p_cluster ->> 'lanes'),
+        p_ref := 'units', p_group := 'copy', p_object := 'copied');
+    RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
+        p_do := zodan.create_subscription(p_slot => v_slot, p_subscription => v_sub, p_provider => v_source,
+            p_sets => zodan.list_sets(p_cluster, v_source), p_forward => '{all}', p_enabled => 'false'),
+        p_done := zodan.copy_continues(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
+        p_undo := zodan.drop_copy(v_sub), p_group := 'copy', p_object := v_sub);
+    RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('drop subscription %s on %s', v_structure, v_new),
+        p_do := zodan.drop_subscription(v_structure), p_group := 'copy', p_object := v_structure);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_structure IS
+'Returns the steps that bring the structure of the source to the new node, by a subscription of Spock that takes no
+set and is dropped again, and make the slot and the subscription for the rows. No change of structure
+may fall between the two: they are counted before, and by the first unit.';
+REVOKE ALL ON FUNCTION zodan.plan_structure FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_rows(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that copy the rows of the source, unit by unit in several sessions side by side, build the indexes
+afterwards, and begin the stream through which the new node catches up with everybody's changes. */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_sub text := zodan.copy_name(v_new);
+    v_direct text := zodan.is_direct(p_slot => p_cluster #>> ARRAY['slots', v_source, v_new], p_subscription => NULL);
+BEGIN
+    RETURN NEXT zodan.make_step('aside', v_new, 'set the indexes of large tables aside on ' || v_new,
+        p_do := zodan.set_indexes_aside(p_tables => zodan.placeholder('result', 'units', 'large'), p_subscription => v_sub),
+        p_done := v_direct, p_group := 'copy');
+    RETURN NEXT zodan.make_step('aside', v_new, 'list these indexes on ' || v_new, p_do := zodan.list_indexes(),
+        p_group := 'copy', p_object := 'indexes');
+    RETURN NEXT zodan.make_step('copied', v_new, 'copy the rows to ' || v_new,
+        p_do := zodan.drop_lanes(v_sub), p_until := zodan.look_at_copy(v_sub), p_done := v_direct,
+        p_undo := zodan.drop_lanes(v_sub), p_group := 'copy',
+        p_object := v_sub, p_kind := 'wait', p_ref := 'copied', p_units := pg_catalog.jsonb_build_object('stage', 'data',
+            'lanes', (p_cluster ->> 'lanes')::int, 'snapshot', v_source,
+            'lane_sql', zodan.open_lane(p_subscription => v_sub, p_lane => zodan.placeholder('result', 'unit', 'lane'),
+                p_session => zodan.set_session()),
+            'clear_sql', zodan.clear_units(zodan.placeholder('result', 'unit', 'bundled')),
+            'unit_sql', zodan.copy_unit(p_number => zodan.placeholder('result', 'unit', 'number'),
+                p_what => zodan.placeholder('result', 'unit', 'what'), p_snapshot => zodan.placeholder('result', 'unit', 'snapshot'),
+                p_lsn => zodan.placeholder('result', 'unit', 'lsn'), p_ddl => zodan.placeholder('result', 'ddl', 'ddl'))));
+    RETURN NEXT zodan.make_step('indexes', v_new, 'build the indexes on ' || v_new, p_done := v_direct, p_group := 'copy',
+        p_object := v_sub, p_kind := 'wait', p_units := pg_catalog.jsonb_build_object('stage', 'indexes',
+            'lanes', (p_cluster ->> 'lanes')::int, 'lane_sql', zodan.prepare_build(),
+            'unit_sql', zodan.build_index(zodan.placeholder('result', 'unit', 'what'))));
+    RETURN NEXT zodan.make_step('streaming', v_new, 'note the life of the server of ' || v_new, p_do := zodan.note_life(),
+        p_ref := 'life', p_group := 'copy');
+    RETURN NEXT zodan.make_step('streaming', v_new, pg_catalog.format('begin the stream of subscription %s on %s', v_sub, v_new),
+        p_do := zodan.begin_stream(p_subscription => v_sub, p_lsn => zodan.placeholder('result', 'copied', 'lsn'),
+            p_slot_lsn => zodan.placeholder('result', 'slot', 'lsn')),
+        p_done := zodan.is_enabled(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
+        p_undo := zodan.disable_copy(v_sub), p_group := 'copy', p_object := v_sub);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_rows IS
+'Returns the steps that copy the rows of the source, unit by unit in several sessions side by side, build the indexes
+afterwards, and begin the stream through which the new node catches up with everybody''s changes.';
+REVOKE ALL ON FUNCTION zodan.plan_rows FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -7522,35 +8750,12 @@ BEGIN
         p_do := zodan.note_objects(), p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
         p_undo := zodan.drop_copied(p_objects => zodan.placeholder('result', 'note', 'objects'), p_node => v_new,
             p_identity => zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
-    RETURN NEXT zodan.make_step('note', v_source, 'note the table files on ' || v_source,
-        p_do := zodan.note_files(), p_ref := 'files', p_group := 'copy');
-    RETURN NEXT zodan.make_step('copying', v_new,
-        pg_catalog.format('create subscription %s on %s, with structure and data', v_sub, v_new),
-            p_do := zodan.create_copy_subscription(p_subscription => v_sub, p_provider => v_source,
-                p_sets => zodan.list_sets(p_cluster, v_source), p_structure => 'true', p_data => 'true',
-                p_forward => '{all}', p_enabled => 'true',
-                p_skip => ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced',
-                    '[]')) AS s(name))),
-            p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
-            p_undo := zodan.drop_copy(v_sub),
-            p_group := 'copy', p_object := v_sub);
-    RETURN NEXT zodan.make_step('copying', v_source, 'end the sessions of the copy on ' || v_source || ' (only on rollback)',
-            p_undo := zodan.end_sessions(v_sub), p_group := 'copy');
-    RETURN NEXT zodan.make_step('copied', v_new, 'wait for the copy on ' || v_new,
-            p_until := zodan.wait_copied(p_subscription => v_sub, p_tables => p_cluster #>> '{copy,tables}',
-                p_bytes => p_cluster #>> '{copy,bytes}'),
-            p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
-            p_undo := zodan.disable_copy(v_sub),
-            p_budget := p_patience,
-            p_group := 'copy');
-    RETURN NEXT zodan.make_step('rewritten', v_source, 'find rewritten tables on ' || v_source,
-        p_do := zodan.find_rewritten(zodan.placeholder('result', 'files', 'files')), p_ref := 'rewritten',
-            p_group := 'approach');
+    RETURN QUERY SELECT * FROM zodan.plan_structure(p_cluster, p_patience);
+    RETURN QUERY SELECT * FROM zodan.plan_rows(p_cluster);
     RETURN NEXT zodan.make_step('sound', v_new, 'confirm that the copy on ' || v_new || ' is complete',
         p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
-            p_starts => zodan.placeholder('result', 'note', 'starts'),
-                p_rewritten => zodan.placeholder('result', 'rewritten', 'tables')), p_group := 'approach',
-                p_kind := 'verify');
+            p_starts => zodan.placeholder('result', 'life', 'starts')), p_group := 'approach',
+            p_kind := 'verify');
     RETURN NEXT zodan.make_step('level', v_source, 'send a sync event on ' || v_source,
             p_do := zodan.emit_sync_event(),
             p_ref := 'level', p_group := 'approach');
@@ -7658,7 +8863,7 @@ BEGIN
             v_new),
             p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_peer, v_new],
                 p_subscription => v_sub,
-                p_provider => v_peer, p_sets => zodan.list_sets(p_cluster, v_peer), p_enabled => 'false'),
+                p_provider => v_peer, p_sets => zodan.list_sets(p_cluster, v_peer), p_forward => '{}', p_enabled => 'false'),
             p_done := zodan.subscription_exists(v_sub),
             p_undo := zodan.drop_subscription(v_sub), p_group := 'approach', p_object := v_sub);
     END LOOP;
@@ -7837,7 +9042,7 @@ BEGIN
             p_do := v_confirm, p_budget := c_budget, p_group := c_group, p_kind := 'verify');
     RETURN NEXT zodan.make_step('held', v_new, pg_catalog.format('confirm that nothing was discarded on %s', v_new),
         p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
-            p_starts => zodan.placeholder('result', 'note', 'starts'), p_rewritten => '[]'),
+            p_starts => zodan.placeholder('result', 'life', 'starts')),
         p_budget := c_budget, p_group := c_group, p_kind := 'verify');
     RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 'held', c_budget, c_group);
     RETURN QUERY SELECT * FROM zodan.plan_turn(p_cluster, v_confirm, c_budget, c_group);
@@ -7870,7 +9075,7 @@ BEGIN
             v_member),
             p_do := zodan.create_subscription(p_slot => p_cluster #>> ARRAY['slots', v_new, v_member],
                 p_subscription => v_sub,
-                p_provider => v_new, p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source'), p_enabled => 'true'),
+                p_provider => v_new, p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source'), p_forward => '{}', p_enabled => 'true'),
             p_done := zodan.subscription_exists(v_sub),
             p_undo := zodan.drop_subscription(v_sub), p_object := v_sub);
         RETURN NEXT zodan.make_step('replicating', v_member,
@@ -8005,13 +9210,44 @@ BEGIN
         UNION ALL SELECT * FROM zodan.plan_prove(p_cluster, p_patience)
         UNION ALL SELECT * FROM zodan.plan_finish(p_cluster, p_patience)) AS s;
     RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
-        '{clean,register,roles_before,roles,note,slot,copying,copied,rewritten,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
+        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
 'Returns the whole plan of the causal join for a cluster as zodan.survey_join describes it. Pure: the same cluster
 always has the same plan.';
 REVOKE ALL ON FUNCTION zodan.plan_join FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_jobs(p_jobs int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 for a number of sessions that copy side by side which makes no sense. */
+BEGIN
+    IF p_jobs NOT BETWEEN 1 AND 64 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('jobs is %s', p_jobs),
+            HINT = 'Give a number from 1 to 64, or leave it out.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_jobs IS
+'Raises ZD004 for a number of sessions that copy side by side which makes no sense.';
+REVOKE ALL ON FUNCTION zodan.check_jobs FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.choose_lanes(p_facts jsonb, p_join jsonb, p_jobs int)
+RETURNS int
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(p_jobs, greatest(2, least(8,
+    (p_facts #>> ARRAY[p_join ->> 'source', 'processors'])::int,
+    (p_facts #>> ARRAY[p_join ->> 'new', 'processors'])::int)))
+$zodan$;
+COMMENT ON FUNCTION zodan.choose_lanes IS
+'Returns how many sessions copy side by side: p_jobs, else as many as the source and the new node have processors, as
+far as they can be known, at least 2 and at most 8.';
+REVOKE ALL ON FUNCTION zodan.choose_lanes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS SETOF zodan.check_result
@@ -8162,8 +9398,11 @@ BEGIN
                            zodan.quote_text(p.provider),
                        zodan.quote_text(zodan.subscription_name(p.provider, p.subscriber))), ', ') || CASE
                            WHEN p.subscriber = v_new THEN
-                       pg_catalog.format(', ''the copy'', spock.spock_gen_slot_name(pg_catalog.current_database()::name, %s, %s)',
-                           zodan.quote_text(p_join ->> 'source'), zodan.quote_text(zodan.copy_name(v_new))) ELSE '' END
+                       pg_catalog.format(', ''the copy'', spock.spock_gen_slot_name(pg_catalog.current_database()::name,'
+                           ' %1$s, %2$s), ''the structure'', spock.spock_gen_slot_name('
+                           'pg_catalog.current_database()::name, %1$s, %3$s)',
+                           zodan.quote_text(p_join ->> 'source'), zodan.quote_text(zodan.copy_name(v_new)),
+                           zodan.quote_text(zodan.structure_name(v_new))) ELSE '' END
                                || ')' AS names
               FROM (SELECT m.name AS provider, v_new AS subscriber
                       FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
@@ -8187,8 +9426,8 @@ BEGIN
         v_slots := v_slots || pg_catalog.jsonb_build_object(v_provider, coalesce(v_slots -> v_provider, '{}')
             || pg_catalog.jsonb_build_object(v_node, v_slot));
     END LOOP;
-    RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - 'the copy', 'copy_slot',
-        v_slots #> ARRAY['the copy', v_new],
+    RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - '{the copy,the structure}'::text[], 'copy_slot',
+        v_slots #> ARRAY['the copy', v_new], 'structure_slot', v_slots #> ARRAY['the structure', v_new],
         'views', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'views'], '[]'), 'fenced',
             pg_catalog.to_jsonb(zodan.list_fenced(p_facts, p_join)), 'extension',
             coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
@@ -8211,7 +9450,8 @@ CREATE OR REPLACE FUNCTION zodan.join_without(p_operation bigint, p_gone text[])
 RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 'new', o.node,
+SELECT pg_catalog.jsonb_build_object('lanes', (SELECT coalesce(pg_catalog.max((s.units ->> 'lanes')::int), 2)
+           FROM zodan.step AS s WHERE s.operation_id = p_operation), 'source', o.arguments ->> 'src_node_name', 'new', o.node,
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
            'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
                FILTER (WHERE m.name <> o.arguments ->> 'src_node_name'), '[]'))
@@ -8301,6 +9541,7 @@ CREATE OR REPLACE FUNCTION zodan.prepare_join(
     p_country text,
     p_info jsonb,
     p_roles boolean,
+    p_jobs int,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
     OUT p_dsns jsonb,
@@ -8339,6 +9580,8 @@ BEGIN
                 HINT = 'Call again.';
         END IF;
     END IF;
+    v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
+        zodan.choose_lanes(v_survey.p_facts, v_survey.p_join, p_jobs));
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
@@ -8368,7 +9611,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_add_node(
     new_node_location text DEFAULT 'NY',
     new_node_country text DEFAULT 'USA',
     new_node_info jsonb DEFAULT '{}',
-    roles boolean DEFAULT false
+    roles boolean DEFAULT false,
+    jobs int DEFAULT NULL
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
@@ -8379,10 +9623,11 @@ DECLARE
     v_plan zodan.plan_step[];
 BEGIN
     PERFORM zodan.hide_statement(src_dsn, new_node_dsn);
+    PERFORM zodan.check_jobs(jobs);
     PERFORM zodan.close_connections();
     SELECT p.p_plan INTO v_plan
       FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country,
-               new_node_info, roles, false) AS p;
+               new_node_info, roles, jobs, false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
@@ -8440,17 +9685,19 @@ CREATE OR REPLACE PROCEDURE spock.add_node(
     new_node_country text DEFAULT 'USA',
     new_node_info jsonb DEFAULT '{}',
     dry_run boolean DEFAULT false,
-    roles boolean DEFAULT false
+    roles boolean DEFAULT false,
+    jobs int DEFAULT NULL
 )
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name
 any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
 joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
-their attributes, memberships and password hashes. verb prints every step; dry_run prints the plan and changes
-nothing. When called again after an interruption, it continues where it stopped. Errors: ZD0nn caller's mistake, ZD100
-preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait
-ran out of its budget. */
+their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
+source and new node have processors, but 2 at least and 8 at most. verb prints every step;
+dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
+Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD2nn a
+step failed on a node, ZD3nn a wait ran out of its budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -8459,8 +9706,9 @@ DECLARE
     v_failure jsonb;
     v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
-        'roles', roles);
+        'roles', roles, 'jobs', jobs);
 BEGIN
+    PERFORM zodan.check_jobs(jobs);
     CALL zodan.require_autocommit('add_node', NOT dry_run, src_dsn, new_node_dsn);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('add_node', new_node_name);
@@ -8469,11 +9717,12 @@ BEGIN
         v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(src_node_name, src_dsn, new_node_name,
             new_node_dsn), true);
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
+        PERFORM zodan.set_lanes(v_operation, jobs);
         RAISE NOTICE 'operation % continues where it stopped', v_operation;
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
-                   new_node_country, new_node_info, roles, NOT dry_run) AS p;
+                   new_node_country, new_node_info, roles, jobs, NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
             PERFORM zodan.show_plan(v_plan, verb);
@@ -8493,10 +9742,11 @@ COMMENT ON PROCEDURE spock.add_node IS
 'Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name
 any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
 joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
-their attributes, memberships and password hashes. verb prints every step; dry_run prints the plan and changes
-nothing. When called again after an interruption, it continues where it stopped. Errors: ZD0nn caller''s mistake, ZD100
-preconditions not met (all named), ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait
-ran out of its budget.';
+their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
+source and new node have processors, but 2 at least and 8 at most. verb prints every step;
+dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
+Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD2nn a
+step failed on a node, ZD3nn a wait ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.health_check(

@@ -57,9 +57,10 @@ BEGIN
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
     -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
-    -- the number of this one, and no samples.
+    -- the number of this one, and no samples or no units.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
-        IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL THEN
+        IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
+            OR pg_catalog.to_regclass('zodan.unit') IS NULL THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -565,6 +566,37 @@ COMMENT ON FUNCTION zodan.connection_name IS
 'Returns the name of the kept connection to a node, of the same length for every node name.';
 REVOKE ALL ON FUNCTION zodan.connection_name FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.lane_name(p_node text, p_lane int)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT p_node || pg_catalog.repeat(' ', 63) || p_lane
+$zodan$;
+COMMENT ON FUNCTION zodan.lane_name IS
+'Returns what stands for a further session on a node wherever a node''s name does: no node has a name of so many
+bytes.';
+REVOKE ALL ON FUNCTION zodan.lane_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.snapshot_name(p_bundle text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_snapshot_' || pg_catalog.left(pg_catalog.md5(p_bundle), 16)
+$zodan$;
+COMMENT ON FUNCTION zodan.snapshot_name IS
+'Returns the name of the connection that holds the snapshot of a bundle of units.';
+REVOKE ALL ON FUNCTION zodan.snapshot_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.structure_name(p_new text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_structure_' || pg_catalog.left(pg_catalog.md5(p_new), 8)
+$zodan$;
+COMMENT ON FUNCTION zodan.structure_name IS
+'Returns the name of the subscription through which a new node gets its structure, before its rows are copied.';
+REVOKE ALL ON FUNCTION zodan.structure_name FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.name_session(p_purpose text, p_caller text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -633,6 +665,7 @@ SELECT $sql$SELECT pg_catalog.concat(
     CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 170000
          THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
     pg_catalog.set_config('idle_session_timeout', '0', false),
+    pg_catalog.set_config('idle_in_transaction_session_timeout', '0', false),
     pg_catalog.set_config('standard_conforming_strings', 'on', false),
     -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
     pg_catalog.set_config('quote_all_identifiers', 'off', false),
@@ -920,6 +953,12 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
                  WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
                      'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
                      'io worker', 'walsummarizer', 'walreceiver', 'logger')),
+    -- Where the kernel says so and the role may read it; the name alone of a function that it may not call is an error.
+    'processors', nullif(CASE WHEN pg_catalog.has_function_privilege(
+        'pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute') THEN pg_catalog.substring(
+            pg_catalog.query_to_xml('SELECT pg_catalog.regexp_count('
+                'pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true), ''^processor\s'', 1, ''n'') AS n',
+                false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
     'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
     'recovery', pg_catalog.pg_is_in_recovery(),
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
@@ -1360,6 +1399,23 @@ COMMENT ON FUNCTION zodan.close_connections IS
 with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.close_connection(p_node text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes the kept connection to a node, or a lane; harmless if there is none. */
+DECLARE
+    v_connection text := zodan.connection_name(p_node);
+BEGIN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_connection IS
+'Closes the kept connection to a node, or a lane; harmless if there is none.';
+REVOKE ALL ON FUNCTION zodan.close_connection FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -1641,11 +1697,11 @@ COMMENT ON FUNCTION zodan.read_bound IS
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_lane int DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane p_lane, waits for:
 processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
 cannot be asked. Raises no error except for a cancel. */
 DECLARE
@@ -1657,7 +1713,7 @@ BEGIN
         || zodan.parse_dsn(p_dsns ->> p_node)
         || '{"application_name": "zodan asks"}'));
     SELECT b.found INTO v_found FROM dblink(v_connection,
-        zodan.find_waits(zodan.name_caller(pg_catalog.pg_backend_pid()))) AS b(found text);
+        zodan.find_waits(zodan.name_session(coalesce(' ' || p_lane, ''), zodan.name_caller(pg_catalog.pg_backend_pid())))) AS b(found text);
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
@@ -1668,7 +1724,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for:
+'Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane p_lane, waits for:
 processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
 cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
@@ -1753,6 +1809,95 @@ result, as zodan.fetch_result returns it; for a query cancelled because it took 
 for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.close_snapshot(p_bundle text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none. */
+DECLARE
+    v_connection text := zodan.snapshot_name(p_bundle);
+BEGIN
+    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(v_connection);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_snapshot IS
+'Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none.';
+REVOKE ALL ON FUNCTION zodan.close_snapshot FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.open_snapshot(p_node text, p_bundle text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Asks a node for a snapshot and its position in the node's WAL, without waiting for it: through a connection of its
+own, with a temporary slot, which waits for the transactions that are open there. The snapshot lives until
+zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NULL when that is under way, or {ok: false,
+sqlstate, message} without secrets. */
+DECLARE
+    v_connection text := zodan.snapshot_name(p_bundle);
+    v_message text;
+    v_detail text;
+BEGIN
+    PERFORM zodan.close_snapshot(p_bundle);
+    PERFORM dblink_connect(v_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
+            'connect_timeout', '10', 'keepalives_idle', '60')
+        || zodan.parse_dsn(p_dsns ->> p_node) || pg_catalog.jsonb_build_object('replication', 'database',
+            'application_name', zodan.name_session('zodan snapshot', zodan.name_caller(pg_catalog.pg_backend_pid())))));
+    PERFORM * FROM dblink(v_connection, zodan.set_session()) AS s(done text);
+    IF dblink_send_query(v_connection, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
+        ' (SNAPSHOT ''export'')', v_connection || '_' || pg_catalog.pg_backend_pid())) = 1 THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08006',
+        'message', dblink_error_message(v_connection));
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
+    PERFORM zodan.close_snapshot(p_bundle);
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
+        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.open_snapshot IS
+'Asks a node for a snapshot and its position in the node''s WAL, without waiting for it: through a connection of its
+own, with a temporary slot, which waits for the transactions that are open there. The snapshot lives until
+zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NULL when that is under way, or {ok: false,
+sqlstate, message} without secrets.';
+REVOKE ALL ON FUNCTION zodan.open_snapshot FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.fetch_snapshot(p_bundle text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Checks whether the snapshot that zodan.open_snapshot asked for is there. Returns NULL while it is not; then {ok:
+true, snapshot, lsn} or {ok: false, sqlstate, message}, free of the secrets of p_dsns. A cancel of the caller passes
+through. */
+DECLARE
+    v_connection text := zodan.snapshot_name(p_bundle);
+    v_found record;
+    v_message text;
+    v_context text;
+BEGIN
+    IF dblink_is_busy(v_connection) = 1 THEN
+        RETURN NULL;
+    END IF;
+    SELECT r.lsn, r.snapshot INTO STRICT v_found FROM dblink_get_result(v_connection) AS r(slot text, lsn text, snapshot text, plugin text);
+    RETURN pg_catalog.jsonb_build_object('ok', true, 'snapshot', v_found.snapshot, 'lsn', v_found.lsn);
+EXCEPTION WHEN OTHERS OR query_canceled THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_context = PG_EXCEPTION_CONTEXT;
+    IF SQLSTATE = '57014' AND v_context !~ 'dblink connection' THEN
+        RAISE;
+    END IF;
+    PERFORM zodan.close_snapshot(p_bundle);
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE, 'message', zodan.redact_text(v_message, p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.fetch_snapshot IS
+'Checks whether the snapshot that zodan.open_snapshot asked for is there. Returns NULL while it is not; then {ok:
+true, snapshot, lsn} or {ok: false, sqlstate, message}, free of the secrets of p_dsns. A cancel of the caller passes
+through.';
+REVOKE ALL ON FUNCTION zodan.fetch_snapshot FROM PUBLIC;
+
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
 CREATE OR REPLACE FUNCTION zodan.read_patience()
@@ -1804,7 +1949,9 @@ DECLARE
         (15, 'until_sql',
             'text'),
         (16, 'budget',
-            'interval')
+            'interval'),
+        (17, 'units',
+            'jsonb')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -1859,7 +2006,7 @@ BEGIN
     CREATE TYPE zodan.plan_step AS (
         phase int, phase_name text, ordinal int, ref text, kind text, group_name text, group_tries int, policy text,
     node text, object_name text, title text,
-    do_sql text, done_sql text, undo_sql text, until_sql text, budget interval);
+    do_sql text, done_sql text, undo_sql text, until_sql text, budget interval, units jsonb);
 END
 $zodan$;
 COMMENT ON TYPE zodan.plan_step IS
@@ -2095,6 +2242,7 @@ CREATE TABLE IF NOT EXISTS zodan.step (
     group_tries int,
     policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift')),
     object_name text,
+    units jsonb,
     PRIMARY KEY (operation_id, ordinal)
 );
 DO $zodan$
@@ -2124,7 +2272,8 @@ BEGIN
             (19, $column$group_name text$column$),
             (20, $column$group_tries int$column$),
             (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift'))$column$),
-            (22, $column$object_name text$column$)
+            (22, $column$object_name text$column$),
+            (23, $column$units jsonb$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                             WHERE a.attrelid = 'zodan.step'::regclass
@@ -2144,7 +2293,10 @@ ever stored. The steps of a group_name are undone and tried again as a whole, gr
 says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
 rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
 tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
-before it. budget is how long until_sql may see no progress.';
+before it. budget is how long until_sql may see no progress. units says of a step whose work is in zodan.unit how it
+is done: lanes, how many sessions at a time; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the
+node that each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was
+lost.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2181,6 +2333,72 @@ way. Of a stream: lag_bytes to the position waited for. What is not known is nul
 further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
+CREATE TABLE IF NOT EXISTS zodan.unit (
+    operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE,
+    phase_name text NOT NULL,
+    number int NOT NULL,
+    bundle text NOT NULL,
+    title text NOT NULL,
+    bytes bigint NOT NULL,
+    tables int NOT NULL,
+    what jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'done', 'failed')),
+    lane int,
+    attempts int NOT NULL DEFAULT 0,
+    snapshot text,
+    lsn pg_lsn,
+    spoiled boolean NOT NULL DEFAULT false,
+    rows bigint,
+    error text,
+    due timestamptz,
+    started_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (operation_id, phase_name, number)
+);
+DO $zodan$
+DECLARE
+    v_column text;
+BEGIN
+    FOR v_column IN
+        SELECT c.column FROM (VALUES
+            (1, $column$operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE$column$),
+            (2, $column$phase_name text NOT NULL$column$),
+            (3, $column$number int NOT NULL$column$),
+            (4, $column$bundle text NOT NULL$column$),
+            (5, $column$title text NOT NULL$column$),
+            (6, $column$bytes bigint NOT NULL$column$),
+            (7, $column$tables int NOT NULL$column$),
+            (8, $column$what jsonb NOT NULL$column$),
+            (9, $column$state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'done', 'failed'))$column$),
+            (10, $column$lane int$column$),
+            (11, $column$attempts int NOT NULL DEFAULT 0$column$),
+            (12, $column$snapshot text$column$),
+            (13, $column$lsn pg_lsn$column$),
+            (14, $column$spoiled boolean NOT NULL DEFAULT false$column$),
+            (15, $column$rows bigint$column$),
+            (16, $column$error text$column$),
+            (17, $column$due timestamptz$column$),
+            (18, $column$started_at timestamptz$column$),
+            (19, $column$finished_at timestamptz$column$)
+        ) AS c(place, "column")
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                            WHERE a.attrelid = 'zodan.unit'::regclass
+                                AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+         ORDER BY c.place
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE zodan.unit ADD COLUMN %s', v_column);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON TABLE zodan.unit IS
+'The units of a step whose work is divided: what is copied, a part of a large table, a table or a batch of small
+ones, and what is built afterwards. phase_name is that of the step; units of one bundle have the same snapshot, which
+is at lsn. A unit that is done is never done again, unless its bundle has lost its snapshot before the last unit was
+done, or the copy starts over. rows is how many were copied, NULL where a caller died before it could hear. lane is
+the session that it runs in, attempts how often it was tried, error why that failed the last time, and due when it may
+be tried again.';
+REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.start_operation(
     p_kind text,
     p_node text,
@@ -2208,10 +2426,10 @@ BEGIN
     RETURNING operation_id INTO v_operation;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
         object_name, title,
-        do_sql, done_sql, undo_sql, until_sql, budget)
+        do_sql, done_sql, undo_sql, until_sql, budget, units)
     SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
         p.object_name, p.title,
-           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget, p.units
       FROM pg_catalog.unnest(p_plan) AS p;
     RETURN v_operation;
 END
@@ -2260,7 +2478,7 @@ LANGUAGE sql STABLE
 AS $zodan$
 SELECT pg_catalog.array_agg(ROW(s.phase, s.phase_name, s.ordinal, NULL, s.kind, s.group_name, s.group_tries, s.policy,
     s.node, s.object_name,
-           s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget)::zodan.plan_step ORDER BY s.ordinal)
+           s.title, s.do_sql, s.done_sql, s.undo_sql, s.until_sql, s.budget, s.units)::zodan.plan_step ORDER BY s.ordinal)
   FROM zodan.step AS s
  WHERE s.operation_id = zodan.find_interrupted(p_kind, p_node)
 $zodan$;
@@ -2313,10 +2531,10 @@ BEGIN
     DELETE FROM zodan.step WHERE operation_id = p_operation;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
         object_name, title,
-        do_sql, done_sql, undo_sql, until_sql, budget, state, attempts, result)
+        do_sql, done_sql, undo_sql, until_sql, budget, units, state, attempts, result)
     SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
         p.object_name, p.title,
-           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget,
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget, p.units,
            coalesce(b.state, 'pending'), coalesce(b.attempts, 0), b.result
       FROM (SELECT n.*, coalesce(n.object_name, '') AS object,
                    pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name
@@ -2375,6 +2593,39 @@ $zodan$;
 COMMENT ON FUNCTION zodan.record_sample IS
 'Writes to the journal what a waiting step has measured.';
 REVOKE ALL ON FUNCTION zodan.record_sample FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.record_units(p_operation bigint, p_phase_name text, p_units jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes the units of a phase to the journal, in the order of p_units, unless it has some: then the copy goes on with
+those. */
+BEGIN
+    INSERT INTO zodan.unit (operation_id, phase_name, number, bundle, title, bytes, tables, what)
+    SELECT p_operation, p_phase_name, u.number, u.item ->> 'bundle', u.item ->> 'title', (u.item ->> 'bytes')::bigint,
+           (u.item ->> 'tables')::int, u.item -> 'what'
+      FROM pg_catalog.jsonb_array_elements(p_units) WITH ORDINALITY AS u(item, number)
+     WHERE NOT EXISTS (SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name) = (p_operation, p_phase_name));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_units IS
+'Writes the units of a phase to the journal, in the order of p_units, unless it has some: then the copy goes on with
+those.';
+REVOKE ALL ON FUNCTION zodan.record_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.set_lanes(p_operation bigint, p_jobs int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Sets how many sessions copy side by side in an operation that goes on, unless p_jobs is NULL. */
+BEGIN
+    UPDATE zodan.step AS s SET units = s.units || pg_catalog.jsonb_build_object('lanes', p_jobs)
+     WHERE s.operation_id = p_operation AND s.units IS NOT NULL AND p_jobs IS NOT NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_lanes IS
+'Sets how many sessions copy side by side in an operation that goes on, unless p_jobs is NULL.';
+REVOKE ALL ON FUNCTION zodan.set_lanes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
@@ -2527,14 +2778,15 @@ CREATE OR REPLACE FUNCTION zodan.make_step(
     p_group text DEFAULT NULL,
     p_policy text DEFAULT NULL,
     p_kind text DEFAULT NULL,
-    p_object text DEFAULT NULL
+    p_object text DEFAULT NULL,
+    p_units jsonb DEFAULT NULL
 )
 RETURNS zodan.plan_step
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT ROW(NULL, p_phase, NULL, p_ref, coalesce(p_kind, CASE WHEN p_until IS NULL THEN 'act' ELSE 'wait' END),
            p_group, g.tries, coalesce(p_policy, g.policy), p_node, p_object, p_title, p_do, p_done, p_undo, p_until,
-           p_budget)::zodan.plan_step
+           p_budget, p_units)::zodan.plan_step
   FROM (VALUES (p_group)) AS s(name)
   LEFT JOIN (VALUES
     ('copy', 2::int, 'guarded'),
@@ -2546,7 +2798,7 @@ COMMENT ON FUNCTION zodan.make_step IS
 'Returns one step of a draft plan, not numbered yet. p_phase is the name of its phase, p_ref the name by which other
 steps refer to its result until zodan.number_steps puts its number there. zodan.step says what a group of p_group
 means for a step, and p_policy for a step without a group. Unless given, p_kind is wait if there is p_until, else
-act.';
+act. p_units is as zodan.step has it.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
@@ -2590,6 +2842,7 @@ BEGIN
             v_step.do_sql := pg_catalog.replace(v_step.do_sql, v_ref, v_ordinal);
             v_step.undo_sql := pg_catalog.replace(v_step.undo_sql, v_ref, v_ordinal);
             v_step.until_sql := pg_catalog.replace(v_step.until_sql, v_ref, v_ordinal);
+            v_step.units := pg_catalog.replace(v_step.units::text, v_ref, v_ordinal)::jsonb;
         END LOOP;
         RETURN NEXT v_step;
     END LOOP;
@@ -2738,6 +2991,7 @@ BEGIN
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
             v_steps[v_index].done_sql := NULL;
             v_steps[v_index].until_sql := NULL;
+            v_steps[v_index].units := NULL;
             IF v_steps[v_index].do_sql IS NOT NULL THEN
                 v_steps[v_index].title := 'undo: ' || v_steps[v_index].title;
             END IF;
@@ -2788,7 +3042,9 @@ DECLARE
         (15, 'told_due',
             'timestamptz'),
         (16, 'told_after',
-            'interval')
+            'interval'),
+        (17, 'lanes',
+            'jsonb')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
     v_routine regprocedure;
@@ -2843,7 +3099,7 @@ BEGIN
     CREATE TYPE zodan.job AS (
         stage text, sent boolean, found boolean, cancelled boolean, deadline timestamptz, next timestamptz, pause float8,
     since timestamptz, progress jsonb, sample jsonb, sample_due timestamptz, result jsonb, answer jsonb, blockers text,
-    told_due timestamptz, told_after interval);
+    told_due timestamptz, told_after interval, lanes jsonb);
 END
 $zodan$;
 COMMENT ON TYPE zodan.job IS
@@ -2851,7 +3107,8 @@ COMMENT ON TYPE zodan.job IS
 the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
-what its statement waits for, and when to report that next and after how long.';
+what its statement waits for, when to report that next and after how long, and its lanes, if its work is in
+zodan.unit.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -2905,8 +3162,9 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
 trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
-budget is the time without progress), alive (somebody works at it, which also starts the budget again) and measure
-(numbers for people, sampled). Returns the step's job; the last look is the result of a step that has no other. */
+budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
+longest rest before the next look, in seconds) and measure (numbers for people, sampled). Returns the step's job; the
+last look is the result of a step that has no other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce(p_job.pause, 0.01);
@@ -2921,7 +3179,7 @@ BEGIN
         RETURN p_job;
     ELSIF (p_seen ->> 'ok')::boolean THEN
         p_job.stage := 'done';
-        p_job.result := coalesce(p_job.result, nullif(p_seen - 'ok' - 'trouble' - 'alive', '{}'));
+        p_job.result := coalesce(p_job.result, nullif(p_seen - '{ok,trouble,alive,pause}'::text[], '{}'));
         RETURN p_job;
     ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM p_job.progress THEN
         p_job.progress := p_seen -> 'progress';
@@ -2934,7 +3192,7 @@ BEGIN
     END IF;
     p_job.next := v_now + pg_catalog.make_interval(secs => v_pause);
     -- A look at a copy of many tables is not free, and after an hour nobody minds some seconds.
-    p_job.pause := least(v_pause * 1.5, greatest(0.25,
+    p_job.pause := least(v_pause * 1.5, (p_seen ->> 'pause')::double precision, greatest(0.25,
         least(5, 0.005 * extract(epoch FROM v_now - p_job.since))));
     RETURN p_job;
 END
@@ -2942,8 +3200,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
 trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
-budget is the time without progress), alive (somebody works at it, which also starts the budget again) and measure
-(numbers for people, sampled). Returns the step''s job; the last look is the result of a step that has no other.';
+budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
+longest rest before the next look, in seconds) and measure (numbers for people, sampled). Returns the step''s job; the
+last look is the result of a step that has no other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
@@ -3103,6 +3362,424 @@ its budget, and, if the connection was lost, sends the statement again once the 
 is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.begin_units(p_step zodan.step, p_marks jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
+has, whatever the journal says. The others are to be done; a bundle that is not done under one
+snapshot begins again. */
+BEGIN
+    UPDATE zodan.unit AS u
+       SET state = CASE WHEN b.whole AND m.done THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
+           lsn = CASE WHEN b.whole AND m.done THEN coalesce((p_marks ->> u.number::text)::pg_lsn, u.lsn) END, spoiled = NOT b.whole
+      FROM (SELECT n.number, CASE WHEN p_marks IS NULL THEN n.state = 'done' ELSE p_marks ? n.number::text END AS done
+              FROM zodan.unit AS n WHERE n.operation_id = p_step.operation_id AND n.phase_name = p_step.phase_name) AS m,
+           (SELECT n.bundle, pg_catalog.bool_and(d.done)
+                      AND pg_catalog.count(DISTINCT p_marks ->> n.number::text) <= 1 OR NOT pg_catalog.bool_or(d.done) AS whole
+              FROM zodan.unit AS n CROSS JOIN LATERAL (SELECT CASE WHEN p_marks IS NULL THEN n.state = 'done'
+                  ELSE p_marks ? n.number::text END AS done) AS d
+             WHERE n.operation_id = p_step.operation_id AND n.phase_name = p_step.phase_name GROUP BY n.bundle) AS b
+     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND m.number = u.number AND b.bundle = u.bundle;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.begin_units IS
+'Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
+has, whatever the journal says. The others are to be done; a bundle that is not done under one
+snapshot begins again.';
+REVOKE ALL ON FUNCTION zodan.begin_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.pick_unit(p_step zodan.step)
+RETURNS zodan.unit
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT u.* FROM zodan.unit AS u
+ WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.state = 'pending'
+   AND coalesce(u.due <= pg_catalog.clock_timestamp(), true)
+   AND (u.snapshot IS NOT NULL OR p_step.units ->> 'snapshot' IS NULL OR NOT EXISTS (
+        SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name, o.bundle) = (u.operation_id, u.phase_name, u.bundle)
+           AND o.state = 'running'))
+ ORDER BY u.snapshot IS NULL, u.number
+ LIMIT 1
+$zodan$;
+COMMENT ON FUNCTION zodan.pick_unit IS
+'Returns the unit that a free lane is to work at, the row of NULLs if there is none now: first one whose bundle has
+its snapshot, so that few are held, else the next in order of a bundle that nobody is getting one for.';
+REVOKE ALL ON FUNCTION zodan.pick_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.send_unit(
+    p_lane jsonb,
+    p_number int,
+    p_step zodan.step,
+    p_unit zodan.unit,
+    p_dsns jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
+clears what a lost snapshot left, asks for a snapshot, or sends the unit itself. Returns the lane, with failure, an
+answer as zodan.fetch_result returns it, where that could not be done. */
+DECLARE
+    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_provider text := p_step.units ->> 'snapshot';
+    v_stage text := CASE WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
+        WHEN v_provider IS NULL OR p_unit.snapshot IS NOT NULL THEN 'copying'
+        WHEN p_unit.spoiled THEN 'clearing' ELSE 'snapshot' END;
+    v_answer jsonb;
+BEGIN
+    IF v_stage = 'opening' THEN
+        v_answer := nullif(zodan.open_connection(v_node, p_dsns, pg_catalog.concat_ws(' ', p_step.object_name, p_number)),
+            '{"ok": true}');
+    ELSIF v_stage = 'snapshot' THEN
+        v_answer := zodan.open_snapshot(v_provider, p_unit.bundle, p_dsns);
+    END IF;
+    IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
+        v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
+            WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, pg_catalog.jsonb_build_object('unit',
+            pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number, 'bundled', (
+                SELECT pg_catalog.jsonb_agg(w.item) FROM zodan.unit AS u
+                 CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
+                 WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
+                     = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle))))
+            || (SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') FROM zodan.step AS s
+                 WHERE s.operation_id = p_step.operation_id AND s.result IS NOT NULL));
+    END IF;
+    RETURN p_lane || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
+        pg_catalog.clock_timestamp() + zodan.read_patience()) || CASE WHEN v_answer IS NULL THEN '{}'
+        ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.send_unit IS
+'Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
+clears what a lost snapshot left, asks for a snapshot, or sends the unit itself. Returns the lane, with failure, an
+answer as zodan.fetch_result returns it, where that could not be done.';
+REVOKE ALL ON FUNCTION zodan.send_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.settle_unit(p_lane jsonb, p_unit zodan.unit, p_answer jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Records what the last step of a lane's unit brought, and returns the lane: free, if the unit is done. */
+DECLARE
+    v_is_lost boolean;
+BEGIN
+    IF p_lane ->> 'stage' = 'opening' THEN
+        RETURN p_lane || '{"open": true}';
+    ELSIF p_lane ->> 'stage' = 'clearing' THEN
+        UPDATE zodan.unit AS u SET spoiled = false
+         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle);
+        RETURN p_lane;
+    ELSIF p_lane ->> 'stage' = 'snapshot' THEN
+        UPDATE zodan.unit AS u SET snapshot = p_answer ->> 'snapshot', lsn = (p_answer ->> 'lsn')::pg_lsn
+         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)
+           AND u.state <> 'done';
+        RETURN p_lane;
+    END IF;
+    -- Another lane may have found meanwhile that the bundle has to begin again.
+    v_is_lost := p_unit.snapshot IS DISTINCT FROM p_lane ->> 'snapshot'
+        OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
+    UPDATE zodan.unit AS u
+       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = NULL,
+           spoiled = u.spoiled OR v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
+           lsn = coalesce((p_answer #>> '{value,lsn}')::pg_lsn, u.lsn), finished_at = pg_catalog.clock_timestamp()
+     WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
+    IF NOT EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name, u.bundle)
+        = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle) AND u.state <> 'done') THEN
+        PERFORM zodan.close_snapshot(p_unit.bundle);
+    END IF;
+    RETURN p_lane || '{"stage": "free", "moved": true}';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.settle_unit IS
+'Records what the last step of a lane''s unit brought, and returns the lane: free, if the unit is done.';
+REVOKE ALL ON FUNCTION zodan.settle_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.fail_unit(
+    p_lane jsonb,
+    p_number int,
+    p_step zodan.step,
+    p_unit zodan.unit,
+    p_answer jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Decides what a failed answer means for the unit of a lane, closes the lane's connection, and returns the lane. The
+unit is tried again if a connection was lost, a server was busy, or somebody held or changed the table. If its
+snapshot is lost or too old, all units of its bundle begin again. Otherwise failure stays in the lane: trying again
+would not help. */
+DECLARE
+    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_state text := p_answer ->> 'sqlstate';
+    v_is_lost boolean := NOT zodan.is_connected(v_node);
+    -- The table was altered, renamed or rewritten, or the snapshot is gone: a later one is needed.
+    v_is_stale boolean := v_state IN ('ZD307', '42P01', '42703', '42704', '22023', '55000');
+    v_is_passing boolean := v_is_lost OR v_is_stale OR v_state ~ '^(08|57P|40)' OR v_state IN ('53300', '53400', '55P03');
+    -- Of two sessions with one unit, the one that was thought lost has copied it.
+    v_is_double boolean := v_state = '23505' AND p_answer ->> 'message' ~ 'local_sync_status';
+    v_keeps boolean := v_is_lost OR v_is_double OR v_state IN ('55P03', '40P01');
+BEGIN
+    PERFORM zodan.close_connection(v_node);
+    v_is_passing := v_is_passing OR v_is_double;
+    IF v_is_stale AND p_unit.attempts >= 5 THEN
+        v_is_passing := false;
+    END IF;
+    UPDATE zodan.unit AS u
+       SET state = CASE WHEN v_is_passing THEN 'pending' ELSE 'failed' END, lane = NULL, error = p_answer ->> 'message',
+           due = pg_catalog.clock_timestamp() + interval '1 s', finished_at = pg_catalog.clock_timestamp()
+     WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
+    IF NOT v_keeps AND p_unit.snapshot IS NOT DISTINCT FROM p_lane ->> 'snapshot' THEN
+        PERFORM zodan.close_snapshot(p_unit.bundle);
+        UPDATE zodan.unit AS u
+           SET snapshot = NULL, state = CASE u.state WHEN 'done' THEN 'pending' ELSE u.state END,
+               spoiled = u.spoiled OR EXISTS (SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name, o.bundle)
+                   = (u.operation_id, u.phase_name, u.bundle) AND o.number <> p_unit.number)
+         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle);
+    END IF;
+    p_lane := p_lane || '{"stage": "free", "open": false}';
+    IF v_is_passing THEN
+        RAISE NOTICE '%: %, trying again', p_unit.title, p_answer ->> 'message';
+        RETURN (p_lane - 'failure') || pg_catalog.jsonb_build_object('trouble', p_answer);
+    END IF;
+    RETURN p_lane || pg_catalog.jsonb_build_object('failure', p_answer || pg_catalog.jsonb_build_object('message',
+        pg_catalog.concat_ws(': ', p_unit.title, (p_answer ->> 'message') || coalesce('; it waited for ' || (p_lane ->> 'blockers'), ''))));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.fail_unit IS
+'Decides what a failed answer means for the unit of a lane, closes the lane''s connection, and returns the lane. The
+unit is tried again if a connection was lost, a server was busy, or somebody held or changed the table. If its
+snapshot is lost or too old, all units of its bundle begin again. Otherwise failure stays in the lane: trying again
+would not help.';
+REVOKE ALL ON FUNCTION zodan.fail_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.watch_lane(p_lane jsonb, p_number int, p_step zodan.step, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks at a lane whose statement is under way. It may take as long as it works; one that has waited for somebody's lock
+for as long as a wait may see no progress is cancelled. Returns the lane. */
+DECLARE
+    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_now timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+    IF v_now < (p_lane ->> 'due')::timestamptz OR p_lane ->> 'stage' = 'snapshot' THEN
+        RETURN p_lane;
+    END IF;
+    p_lane := p_lane || pg_catalog.jsonb_build_object('due', v_now + zodan.read_patience(), 'blockers',
+        zodan.find_blockers(v_node, p_dsns, p_number));
+    IF p_lane ->> 'blockers' ~ '^(process|prepared transaction) ' THEN
+        PERFORM zodan.cancel_statement(v_node);
+    END IF;
+    RETURN p_lane;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.watch_lane IS
+'Looks at a lane whose statement is under way. It may take as long as it works; one that has waited for somebody''s lock
+for as long as a wait may see no progress is cancelled. Returns the lane.';
+REVOKE ALL ON FUNCTION zodan.watch_lane FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.advance_lane(
+    p_lane jsonb,
+    p_number int,
+    p_step zodan.step,
+    p_dsns jsonb,
+    p_open boolean
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has stage (free, or what is
+under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
+and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
+p_open. */
+DECLARE
+    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_unit zodan.unit;
+    v_answer jsonb;
+BEGIN
+    LOOP
+        IF p_lane ->> 'stage' = 'free' THEN
+            IF p_open THEN
+                v_unit := zodan.pick_unit(p_step);
+            END IF;
+            EXIT WHEN NOT p_open OR v_unit.number IS NULL;
+            UPDATE zodan.unit AS u
+               SET state = 'running', lane = p_number, attempts = u.attempts + 1,
+                   started_at = pg_catalog.clock_timestamp(), finished_at = NULL
+             WHERE (u.operation_id, u.phase_name, u.number) = (v_unit.operation_id, v_unit.phase_name, v_unit.number);
+            p_lane := p_lane || pg_catalog.jsonb_build_object('unit', v_unit.number);
+            v_answer := NULL;
+        ELSE
+            v_answer := CASE WHEN p_lane ->> 'stage' <> 'snapshot' THEN zodan.fetch_result(v_node, p_dsns)
+                ELSE zodan.fetch_snapshot((SELECT u.bundle FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
+                    AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int), p_dsns) END;
+            IF v_answer IS NULL THEN
+                p_lane := zodan.watch_lane(p_lane, p_number, p_step, p_dsns);
+                EXIT;
+            END IF;
+        END IF;
+        SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
+            AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int;
+        IF (v_answer ->> 'ok')::boolean THEN
+            p_lane := zodan.settle_unit(p_lane, v_unit, v_answer);
+            IF p_lane ->> 'stage' = 'free' THEN
+                PERFORM zodan.meet_test_hook(p_step.phase_name || ' done', v_unit.number);
+                CONTINUE;
+            END IF;
+            SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name, u.number)
+                = (v_unit.operation_id, v_unit.phase_name, v_unit.number);
+            v_answer := NULL;
+        END IF;
+        IF v_answer IS NULL THEN
+            p_lane := zodan.send_unit(p_lane, p_number, p_step, v_unit, p_dsns);
+            v_answer := p_lane -> 'failure';
+            PERFORM zodan.meet_test_hook(pg_catalog.concat_ws(' ', p_step.phase_name, p_lane ->> 'stage'), v_unit.number);
+        END IF;
+        IF v_answer IS NOT NULL THEN
+            p_lane := zodan.fail_unit(p_lane, p_number, p_step, v_unit, v_answer);
+            EXIT;
+        END IF;
+    END LOOP;
+    RETURN p_lane;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_lane IS
+'Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has stage (free, or what is
+under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
+and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
+p_open.';
+REVOKE ALL ON FUNCTION zodan.advance_lane FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.close_lanes(p_step zodan.step, p_lanes int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes the lanes of a step and the snapshots of its units. */
+BEGIN
+    PERFORM zodan.close_connection(zodan.lane_name(p_step.node, i.number))
+       FROM pg_catalog.generate_series(1, p_lanes) AS i(number);
+    PERFORM zodan.close_snapshot(u.bundle) FROM zodan.unit AS u
+     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.snapshot IS NOT NULL;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_lanes IS
+'Closes the lanes of a step and the snapshots of its units.';
+REVOKE ALL ON FUNCTION zodan.close_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state = 'done'), true),
+           'rows', pg_catalog.sum(u.rows), 'lsn', coalesce(pg_catalog.max(u.lsn), '0/0'),
+           'measure', pg_catalog.jsonb_build_object('stage', p_step.units ->> 'stage',
+               'tables_done', coalesce(pg_catalog.sum(u.tables) FILTER (WHERE u.state = 'done'), 0),
+               'tables_total', coalesce(pg_catalog.sum(u.tables), 0),
+               'bytes_done', greatest((p_seen ->> 'bytes')::bigint,
+                   pg_catalog.sum(u.bytes) FILTER (WHERE u.state = 'done'), 0),
+               'bytes_total', CASE WHEN NOT coalesce(pg_catalog.bool_or(pg_catalog.jsonb_path_exists(u.what,
+                   '$[*] ? (@.filter != null || @.columns != null)')), false)
+                   THEN coalesce(pg_catalog.sum(u.bytes), 0) END,
+               'table', pg_catalog.min(u.title) FILTER (WHERE u.state = 'running')))
+  FROM zodan.unit AS u
+ WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
+$zodan$;
+COMMENT ON FUNCTION zodan.measure_units IS
+'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the position that they are
+at; and measure, as zodan.sample has it. p_seen is what a look at the node saw: bytes of its tables. How many are to
+come is not known where a row filter or a column list leaves something out.';
+REVOKE ALL ON FUNCTION zodan.measure_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.look_at_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Has a look at the node whose units are being done, whenever a sample is due, and opens the lanes after the first one;
+without until_sql at once. What it saw is the progress of the step's job. */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_answer jsonb;
+BEGIN
+    IF p_job.sent THEN
+        v_answer := zodan.fetch_result(p_step.node, p_dsns);
+        IF v_answer IS NULL THEN
+            RETURN p_job;
+        END IF;
+        p_job.sent := false;
+    ELSIF p_step.until_sql IS NOT NULL AND p_job.answer IS NULL AND v_now >= coalesce(p_job.next, v_now) THEN
+        v_answer := zodan.send_statement(p_step.node, p_step.until_sql, p_dsns, '{}');
+        p_job.sent := v_answer IS NULL;
+        p_job.next := v_now + interval '0.25 s';
+    END IF;
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
+        RETURN zodan.judge_failure(p_job, p_step, v_answer);
+    ELSIF v_answer IS NOT NULL AND (v_answer -> 'value') - 'marks' IS DISTINCT FROM p_job.progress THEN
+        p_job.progress := (v_answer -> 'value') - 'marks';
+        p_job.deadline := v_now + zodan.read_patience();
+    END IF;
+    IF p_job.lanes IS NULL AND (v_answer IS NOT NULL OR p_step.until_sql IS NULL) THEN
+        PERFORM zodan.close_lanes(p_step, (p_step.units ->> 'lanes')::int);
+        PERFORM zodan.begin_units(p_step, v_answer #> '{value,marks}');
+        p_job.deadline := v_now + zodan.read_patience();
+        SELECT pg_catalog.jsonb_agg('{"stage": "free", "open": false}'::jsonb) INTO p_job.lanes
+          FROM pg_catalog.generate_series(1, (p_step.units ->> 'lanes')::int);
+    END IF;
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.look_at_units IS
+'Has a look at the node whose units are being done, whenever a sample is due, and opens the lanes after the first one;
+without until_sql at once. What it saw is the progress of the step''s job.';
+REVOKE ALL ON FUNCTION zodan.look_at_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.advance_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves a step on whose work is in zodan.unit: each of its lanes, and what that shows. The step is done when every unit
+is, and fails when one cannot be done, or when nothing has moved for as long as a wait may see no progress; what is
+under way then is waited for. until_sql is a look at the node: the first says which units it has. */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_dsns jsonb;
+    v_lane jsonb;
+    v_units jsonb;
+BEGIN
+    p_job := zodan.look_at_units(p_job, p_step, p_dsns);
+    IF p_job.stage <> 'until' OR p_job.lanes IS NULL THEN
+        RETURN p_job;
+    END IF;
+    SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, i.number), p_dsns -> p_step.node) INTO v_dsns
+      FROM pg_catalog.generate_series(1, pg_catalog.jsonb_array_length(p_job.lanes)) AS i(number);
+    FOR v_number IN 1 .. pg_catalog.jsonb_array_length(p_job.lanes) LOOP
+        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_job.answer IS NULL);
+        IF v_lane ? 'moved' THEN
+            p_job.deadline := v_now + zodan.read_patience();
+        END IF;
+        p_job.answer := coalesce(p_job.answer, v_lane -> 'failure',
+            CASE WHEN v_now > p_job.deadline THEN v_lane -> 'trouble' END);
+        p_job.lanes := pg_catalog.jsonb_set(p_job.lanes, ARRAY[(v_number - 1)::text],
+            v_lane - '{moved,trouble,failure}'::text[]);
+    END LOOP;
+    v_units := zodan.measure_units(p_step, p_job.progress);
+    p_job := zodan.take_sample(p_job, v_units, v_now);
+    IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
+       AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
+        PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
+        p_job.stage := CASE WHEN p_job.answer IS NULL THEN 'done' ELSE 'failed' END;
+        p_job.result := v_units - '{ok,measure}'::text[];
+    END IF;
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_units IS
+'Moves a step on whose work is in zodan.unit: each of its lanes, and what that shows. The step is done when every unit
+is, and fails when one cannot be done, or when nothing has moved for as long as a wait may see no progress; what is
+under way then is waited for. until_sql is a look at the node: the first says which units it has.';
+REVOKE ALL ON FUNCTION zodan.advance_units FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.advance_job(
     p_job zodan.job,
     p_step zodan.step,
@@ -3122,7 +3799,9 @@ DECLARE
         ELSE p_step.until_sql END;
     v_answer jsonb;
 BEGIN
-    IF p_job.sent THEN
+    IF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
+        RETURN zodan.advance_units(p_job, p_step, p_dsns);
+    ELSIF p_job.sent THEN
         RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
     ELSIF p_job.stage = 'lost' THEN
         RETURN zodan.advance_lost(p_job, p_step, p_dsns);
@@ -3204,8 +3883,9 @@ CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* For tests of interruptions: if the setting zodan.test_hook is '<point> <ordinal>', point being before or after, the
-executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+/* For tests of interruptions: if the setting zodan.test_hook is '<point> <ordinal>', point being before or after, or
+for a unit its phase and opening, clearing, snapshot or copying (that was sent) or done, the executor stops there
+once, until it gets the advisory lock 5712036017245691 of this database, which the
 test holds while it breaks something. Without the setting it does nothing. */
 BEGIN
     IF pg_catalog.current_setting('zodan.test_hook', true) = p_point || ' ' || p_ordinal THEN
@@ -3216,8 +3896,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.meet_test_hook IS
-'For tests of interruptions: if the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after, the
-executor stops there once, until it gets the advisory lock 5712036017245691 of this database, which the
+'For tests of interruptions: if the setting zodan.test_hook is ''<point> <ordinal>'', point being before or after, or
+for a unit its phase and opening, clearing, snapshot or copying (that was sent) or done, the executor stops there
+once, until it gets the advisory lock 5712036017245691 of this database, which the
 test holds while it breaks something. Without the setting it does nothing.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
@@ -3240,7 +3921,7 @@ DECLARE
     v_results jsonb;
     v_busy text[] := '{}'::text[];
     v_open boolean;
-    v_stage text;
+    v_before zodan.job;
     v_moved timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
@@ -3267,9 +3948,9 @@ BEGIN
                 PERFORM zodan.meet_test_hook('before', v_steps[v_index].ordinal);
             END IF;
             v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
-            v_stage := v_jobs[v_index].stage;
+            v_before := v_jobs[v_index];
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
-            IF v_stage <> v_jobs[v_index].stage THEN
+            IF (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
                 v_moved := pg_catalog.clock_timestamp();
             END IF;
             IF v_jobs[v_index].sample IS NOT NULL THEN
@@ -3282,6 +3963,10 @@ BEGIN
                     v_jobs[v_index].answer ->> 'message');
                 COMMIT;
             ELSIF v_jobs[v_index].stage = 'done' THEN
+                IF v_jobs[v_index].result ? 'units' THEN
+                    PERFORM zodan.record_units(p_operation, v_steps[v_index].object_name, v_jobs[v_index].result -> 'units');
+                    v_jobs[v_index].result := v_jobs[v_index].result - 'units';
+                END IF;
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal,
                     CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo
                         THEN v_jobs[v_index].result END);
@@ -3425,6 +4110,8 @@ BEGIN
     SELECT pg_catalog.min(s.phase) AS phase, pg_catalog.min(s.ordinal) AS ordinal INTO v_first
       FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.group_name = p_group;
     CALL zodan.undo_phases(p_operation, v_first.phase, p_dsns, p_verbose, p_failure);
+    DELETE FROM zodan.unit AS u USING zodan.step AS s
+     WHERE u.operation_id = p_operation AND s.operation_id = p_operation AND s.phase_name = u.phase_name AND s.ordinal >= v_first.ordinal;
     UPDATE zodan.step AS s SET state = 'pending'
      WHERE s.operation_id = p_operation AND s.state = 'done' AND s.policy IS DISTINCT FROM 'once'
          AND s.ordinal >= v_first.ordinal;
@@ -3905,7 +4592,8 @@ DECLARE
     v_operation zodan.operation;
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
-    IF v_operation.arguments <> p_arguments THEN
+    -- How many sessions copy side by side may change on the way.
+    IF v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',

@@ -75,6 +75,7 @@ def test_alone_in_either_order_and_twice(engine: Engine, server: Node, make_data
 #: What an install from before there were samples looked like, as far as it matters.
 _EARLIER = """
 DROP TABLE zodan.sample;
+DROP TABLE zodan.unit CASCADE;
 ALTER TABLE zodan.operation DROP COLUMN checks;
 DROP FUNCTION zodan.prepare_leave;
 CREATE FUNCTION zodan.prepare_leave(p_target text, p_target_dsn text, p_survivor_dsn text, p_force boolean,
@@ -87,7 +88,8 @@ _ANOTHER = "CREATE OR REPLACE FUNCTION zodan.version() RETURNS text LANGUAGE sql
 _COLUMNS = """
 SELECT a.attrelid::regclass::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull
   FROM pg_attribute AS a
- WHERE a.attrelid IN ('zodan.operation'::regclass, 'zodan.step'::regclass, 'zodan.sample'::regclass)
+ WHERE a.attrelid IN ('zodan.operation'::regclass, 'zodan.step'::regclass, 'zodan.sample'::regclass,
+        'zodan.unit'::regclass)
    AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attrelid::regclass::text, a.attnum
 """

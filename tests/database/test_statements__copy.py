@@ -22,6 +22,7 @@ _SOURCE = "source " + ODD
 _SUBSCRIPTION = "zodan_copy_1"
 _ODD = sql.Identifier(ODD).as_string()
 _PUBLIC_ODD = f"public.{_ODD}"
+_INDEX = sql.Identifier("index " + ODD).as_string()
 
 
 class Here:
@@ -130,7 +131,7 @@ def test_what_is_there_is_noted(here: Here) -> None:
         here.value("SELECT concat('pg_proc'::regclass::oid, ':', 'f()'::regprocedure::oid)"),
     }
     assert noted["identity"] == before["identity"] != run(here.zodan, "note_objects")["identity"]
-    assert noted["starts"] == before["starts"]
+    assert here.run("note_life") == here.run("note_life")
     assert before["at"] < noted["at"]
     assert abs(float(noted["at"]) - time.time()) < 60
 
@@ -212,39 +213,14 @@ def test_a_copy_is_taken_back_only_where_it_came_to(here: Here) -> None:
     assert here.value("SELECT to_regclass(%s) IS NOT NULL", _PUBLIC_ODD)
 
 
-# --- tables that are rewritten while they are copied
-
-
-def test_tables_that_were_rewritten_are_found(source: Here) -> None:
-    tables = [_PUBLIC_ODD, "public.stays", "public.emptied", "public.goes", "public.empty", "public.unpublished"]
-    for table in tables:
-        source.execute(f"CREATE TABLE {table} (id int PRIMARY KEY)")
-        if table != "public.empty":
-            source.execute(f"INSERT INTO {table} VALUES (1)")
-        if table != "public.unpublished":
-            source.execute(f"SELECT spock.repset_add_table('default', $n${table}$n$::regclass)")
-    noted = source.run("note_files")
-    assert set(noted["files"]) == {_PUBLIC_ODD, "public.stays", "public.emptied", "public.goes"}
-    assert noted["files"]["public.stays"] == source.value("SELECT pg_relation_filenode('public.stays')::text")
-    results = {"files": noted}
-    assert source.run("find_rewritten", results, files="{result:files.files}") == {"tables": []}
-    for table in tables:
-        if table in (_PUBLIC_ODD, "public.empty", "public.unpublished"):
-            source.execute(f"VACUUM FULL {table}")
-    source.execute("TRUNCATE public.emptied", "DROP TABLE public.goes CASCADE")
-    for files in ("{result:files.files}", json.dumps(noted["files"])):
-        assert source.run("find_rewritten", results, files=files) == {"tables": [_PUBLIC_ODD]}
-    assert source.run("find_rewritten", files="{}") == {"tables": []}
-
-
 # --- whether the copy is whole
 
 
 def prove_sound(here: Here, **parameters: Any) -> None:
     """See that nothing is wrong with the copy, with the parameters that are given."""
     noted = here.run("note_objects")
-    result = {"at": time.time() - 60, "starts": noted["starts"]}
-    defaults = {"since": "{result:note.at}", "origin": None, "starts": "{result:note.starts}", "rewritten": "[]"}
+    result = noted | {"at": time.time() - 60} | here.run("note_life")
+    defaults = {"since": "{result:note.at}", "origin": None, "starts": "{result:note.starts}"}
     here.run("prove_sound", {"note": result}, **(defaults | parameters))
 
 
@@ -282,30 +258,6 @@ def test_another_life_of_the_server_is_a_fault_where_spock_is_older_than_6(here:
         assert raised.value.sqlstate == "ZD304"
     else:
         prove_sound(here, starts=ODD)
-
-
-def test_a_rewritten_table_without_a_copied_row_is_a_fault(here: Here) -> None:
-    here.execute(f"CREATE TABLE {_PUBLIC_ODD} (id int)")
-    rewritten = json.dumps([_PUBLIC_ODD, "public.not_there"])
-    for statement in ("SELECT 1", f"INSERT INTO {_PUBLIC_ODD} VALUES (1)"):
-        here.execute(statement)
-        with pytest.raises(psycopg.Error) as raised:
-            prove_sound(here, rewritten=rewritten)
-        assert raised.value.sqlstate == "ZD304"
-        assert raised.value.diag.message_primary == (
-            f"table {_PUBLIC_ODD} was rewritten on the source while it was copied, and came empty"
-        )
-    with here.as_copied():
-        here.execute(f"INSERT INTO {_PUBLIC_ODD} VALUES (2)")
-    prove_sound(here, rewritten=rewritten)
-    prove_sound(here, rewritten=json.dumps(["public.not_there"]))
-
-
-def test_a_table_rewritten_here_too_is_known_by_the_transaction_that_did_so(here: Here) -> None:
-    here.execute(f"CREATE TABLE {_PUBLIC_ODD} (id int)")
-    with here.connection.transaction():
-        here.execute(f"TRUNCATE {_PUBLIC_ODD}", f"INSERT INTO {_PUBLIC_ODD} VALUES (1)")
-    prove_sound(here, rewritten=json.dumps([_PUBLIC_ODD]))
 
 
 def test_rows_that_were_written_on_the_new_node_are_found(here: Here) -> None:
@@ -430,36 +382,29 @@ def test_the_subscription_of_a_copy_is_dropped_once_its_worker_is_gone(here: Her
     here.run("drop_copy", subscription=ODD)
 
 
-def test_a_copy_is_measured_until_it_is_complete(here: Here, source: Here) -> None:
-    source.execute(
-        f"CREATE TABLE {_PUBLIC_ODD} (id int PRIMARY KEY)", f"INSERT INTO {_PUBLIC_ODD} SELECT generate_series(1, 1000)"
-    )
+def test_a_structure_is_waited_for(here: Here, source: Here) -> None:
+    source.execute(f"CREATE TABLE {_PUBLIC_ODD} (id int PRIMARY KEY)", f"INSERT INTO {_PUBLIC_ODD} VALUES (1)")
     source.execute(f"SELECT spock.repset_add_table('default', $n${_PUBLIC_ODD}$n$::regclass)")
     assert look(here)["trouble"] == "the subscription is gone"
-    here.subscribe(copies=True, enabled=True)
-    seen = []
-
-    def problem() -> str:
-        seen.append(look(here))
-        return "" if seen[-1]["ok"] else str(seen[-1])
-
-    wait_until(problem, 60, "the copy to be complete")
-    assert [answer["trouble"] for answer in seen] == [None] * len(seen)
-    measure = seen[-1]["measure"]
-    assert {
-        "stage": "catching up",
+    here.connection.execute(
+        "SELECT spock.sub_create(subscription_name := %s, provider_dsn := %s, replication_sets := '{}',"
+        " synchronize_structure := true, synchronize_data := false, forward_origins := '{}')",
+        [_SUBSCRIPTION, here.server.dsn(dbname=here.zodan.info.dbname)],
+    )
+    wait_until(lambda: "" if look(here)["ok"] else "not yet", 60, "the structure to come")
+    assert look(here)["measure"] == {
+        "stage": "structure",
         "tables_total": 1,
-        "tables_done": 1,
+        "tables_done": 0,
         "bytes_total": 40960,
-    }.items() <= measure.items()
-    assert measure["bytes_done"] >= here.value("SELECT pg_relation_size(%s::regclass)", _PUBLIC_ODD)
-    assert here.value(f"SELECT count(*) FROM {_PUBLIC_ODD}") == 1000
-    assert seen[0]["progress"] != seen[-1]["progress"]
+        "bytes_done": 0,
+    }
+    assert here.value(f"SELECT count(*) FROM {_PUBLIC_ODD}") == 0
 
 
 def look(here: Here, subscription: str = _SUBSCRIPTION) -> dict[str, Any]:
     """Look at a copy."""
-    return here.run("wait_copied", subscription=subscription, tables="1", bytes="40960")
+    return here.run("wait_structure", subscription=subscription, tables="1", bytes="40960")
 
 
 def test_a_copy_that_cannot_be_taken_up_again_says_why(here: Here) -> None:
@@ -474,9 +419,199 @@ def test_a_copy_that_cannot_be_taken_up_again_says_why(here: Here) -> None:
     def problem() -> str:
         answer = look(here)
         assert not answer["ok"]
-        assert answer["measure"]["stage"] == "data"
         return "" if answer["trouble"] else str(answer)
 
     wait_until(problem, 60, "the copy to be given up")
     assert str(look(here)["trouble"]).startswith("the copy broke off and cannot be taken up again: ")
     here.run("disable_copy", subscription=_SUBSCRIPTION)
+
+
+# --- what is copied in units
+
+
+def unit(**unit: Any) -> dict[str, Any]:
+    """Return what stands for a unit in a statement."""
+    return {"unit": {"lane": 1, **unit}}
+
+
+def test_what_is_to_be_copied_is_listed(source: Here) -> None:
+    source.execute(
+        f"CREATE TABLE {_PUBLIC_ODD} (id int PRIMARY KEY, a int, b int)",
+        "CREATE TABLE public.large (id int PRIMARY KEY, v text)",
+        "INSERT INTO public.large SELECT i, repeat('x', 900) FROM generate_series(1, 20000) AS i",
+        "CREATE TABLE public.root (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE public.leaf PARTITION OF public.root DEFAULT",
+        "CREATE TABLE public.unpublished (id int PRIMARY KEY)",
+    )
+    for table, more in ((_PUBLIC_ODD, ", false, '{id,b}', 'id > 5'"), ("public.large", ""), ("public.root", "")):
+        source.execute(f"SELECT spock.repset_add_table('default', $n${table}$n$::regclass{more})")
+    found = source.run("list_units", sets=["default"], lanes="2")
+    assert found["large"] == ["public.large"]
+    *parts, batch = found["units"]
+    assert [part["title"] for part in parts] == [f"public.large, part {i} of 3" for i in (1, 2, 3)]
+    assert {each["bundle"] for each in found["units"]} == {"all"}
+    assert [part["tables"] for part in parts] == [0, 0, 1]
+    pieces = [part["what"][0] for part in parts]
+    # One begins where the one before ends; the last has no end.
+    assert [piece["begin"] for piece in pieces] == [0, pieces[0]["end"], pieces[1]["end"]]
+    assert pieces[2]["end"] is None
+    assert batch["tables"] == 2
+    tables = {table["name"]: table for table in batch["what"]}
+    assert set(tables) == {ODD, "leaf"}
+    assert (tables[ODD]["columns"], tables[ODD]["filter"]) == (["b", "id"], "((id > 5))")
+    assert (tables["leaf"]["columns"], tables["leaf"]["filter"]) == (None, None)
+    assert source.run("list_units", sets=[ODD], lanes="2") == {"units": [], "large": []}
+
+
+def test_indexes_are_set_aside_and_built_again(here: Here) -> None:
+    here.subscribe()
+    here.execute(
+        f"CREATE TABLE {_PUBLIC_ODD} (id int PRIMARY KEY, v int)",
+        f"CREATE INDEX {_INDEX} ON {_PUBLIC_ODD} (v)",
+        "CREATE TABLE public.other (id int PRIMARY KEY)",
+    )
+    before = here.value(
+        "SELECT string_agg(pg_get_indexdef(indexrelid), ' ' ORDER BY indexrelid) FROM pg_index WHERE indrelid >= 16384"
+    )
+    tables = json.dumps([_PUBLIC_ODD, "public.not_there"])
+    for _ in range(2):
+        here.run("set_indexes_aside", tables=tables, subscription=_SUBSCRIPTION)
+        units = here.run("list_indexes")["units"]
+        names = [unit["what"] for unit in units]
+        assert sorted(names)[0].startswith("public.")
+        assert f"public.{_INDEX}" in names
+        assert len(names) == 2
+    here.execute(f"INSERT INTO {_PUBLIC_ODD} VALUES (1, 1)")
+    with pytest.raises(psycopg.Error, match="has not been built"):
+        here.run("begin_stream", subscription=_SUBSCRIPTION, lsn="0/1", slot_lsn="0/2")
+    assert here.run("prepare_build")["memory"]
+    for name in names * 2:
+        here.run("build_index", unit(what=name), index="{result:unit.what}")
+    here.run("build_index", index="public.not_there")
+    assert here.run("list_indexes") == {"units": []}
+    assert here.value("SELECT bool_and(indisvalid AND indisready) FROM pg_index") is True
+    assert before == here.value(
+        "SELECT string_agg(pg_get_indexdef(indexrelid), ' ' ORDER BY indexrelid) FROM pg_index WHERE indrelid >= 16384"
+    )
+    # Once a unit is done, they stay as they are.
+    here.execute(
+        "INSERT INTO spock.local_sync_status (sync_kind, sync_subid, sync_nspname, sync_relname, sync_status,"
+        " sync_statuslsn) SELECT 'd', sub_id, 'zodan unit', '7', 'y', '0/7' FROM spock.subscription"
+    )
+    here.run("set_indexes_aside", tables=tables, subscription=_SUBSCRIPTION)
+    assert here.run("list_indexes") == {"units": []}
+    assert here.run("look_at_copy", subscription=_SUBSCRIPTION)["marks"] == {"7": "0/7"}
+
+
+def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
+    table = f"CREATE TABLE {_PUBLIC_ODD} (id int PRIMARY KEY, v text, w int GENERATED ALWAYS AS IDENTITY)"
+    for place in (here, source):
+        place.execute(table)
+    source.execute(f"INSERT INTO {_PUBLIC_ODD} (id, v) SELECT i, 'v' || i FROM generate_series(1, 100) AS i")
+    here.subscribe()
+    oid = source.value("SELECT %s::regclass::oid", _PUBLIC_ODD)
+    what = [
+        {"oid": oid, "schema": "public", "name": ODD, "columns": None, "filter": "id % 2 = 0", "step": 1}
+        | {"begin": 0, "end": None, "last": 1}
+    ]
+    session = here.zodan.execute("SELECT zodan.set_session()").fetchone()
+    assert session is not None
+    with here.session("lane") as lane:
+        ours = Here(here.zodan, lane, here.server)
+        ours.run("open_lane", unit(), subscription=_SUBSCRIPTION, lane="{result:unit.lane}", session=session[0])
+        with source.session("snapshot") as holder, holder.transaction():
+            holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            exported = value(holder, "SELECT pg_export_snapshot()")
+            source.execute(f"INSERT INTO {_PUBLIC_ODD} (id, v) VALUES (1000, 'later')")
+            given = unit(number=3, what=what, snapshot=exported, lsn="0/99", ddl="not looked at")
+            names = {name: f"{{result:unit.{name}}}" for name in ("number", "what", "snapshot", "lsn", "ddl")}
+            assert ours.run("copy_unit", given, **names) == {"copied": 50, "lsn": "0/99"}
+            assert ours.run("copy_unit", given | {}, **names) == {"copied": None, "lsn": "0/99"}
+            assert here.run("look_at_copy", subscription=_SUBSCRIPTION)["marks"] == {"3": "0/99"}
+            stamps = here.connection.execute(
+                f"SELECT DISTINCT (c).timestamp = 'epoch', (c).roident > 0 FROM"
+                f" (SELECT pg_xact_commit_timestamp_origin(xmin) AS c FROM {_PUBLIC_ODD}) AS x".encode()
+            ).fetchall()
+            assert stamps == [(True, True)]
+            assert here.value(f"SELECT count(*) FROM {_PUBLIC_ODD} WHERE id % 2 = 0 AND w = id") == 50
+            assert ours.run("clear_units", given, what="{result:unit.what}") == {"cleared": True}
+            assert here.value(f"SELECT count(*) FROM {_PUBLIC_ODD}") == 0
+            assert here.run("look_at_copy", subscription=_SUBSCRIPTION)["marks"] == {}
+            # The table is in another file by now, and empty to the snapshot.
+            source.execute(f"TRUNCATE {_PUBLIC_ODD}")
+            with pytest.raises(psycopg.Error) as raised:
+                ours.run("copy_unit", given, **names)
+            assert raised.value.sqlstate == "ZD307"
+    # Its session on the source, with its lock, goes with it.
+    source.execute(f"ALTER TABLE {_PUBLIC_ODD} ADD x int")
+    check_altered(here, source, session[0], given)
+    here.run("drop_lanes", subscription=_SUBSCRIPTION)
+    assert here.value("SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'zodan_copy%'") == 0
+
+
+def check_altered(here: Here, source: Here, session: str, given: dict[str, Any]) -> None:
+    """A table that is not what it was, or is another one, or gone."""
+    names = {name: f"{{result:unit.{name}}}" for name in ("number", "what", "snapshot", "lsn", "ddl")}
+    renames = (f"ALTER TABLE {_PUBLIC_ODD} RENAME TO other", f"ALTER TABLE public.other RENAME TO {_ODD}")
+    for change, sqlstate in (
+        ("SELECT 1", "ZD304"),
+        (renames[0], "ZD304"),
+        (f"{renames[1]}; DROP TABLE {_PUBLIC_ODD} CASCADE", None),
+    ):
+        source.execute(change)
+        # Its name begins as that of the sessions which an earlier call has left.
+        with here.session(f"{_SUBSCRIPTION} 1") as lane, source.session("snapshot") as holder, holder.transaction():
+            holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            given["unit"]["snapshot"] = value(holder, "SELECT pg_export_snapshot()")
+            ours = Here(here.zodan, lane, here.server)
+            ours.run("open_lane", given, subscription=_SUBSCRIPTION, lane="{result:unit.lane}", session=session)
+            if sqlstate is None:
+                assert ours.run("copy_unit", given, **names) == {"copied": 0, "lsn": "0/99"}
+                here.run("drop_lanes", subscription=_SUBSCRIPTION)
+                with pytest.raises(psycopg.OperationalError):
+                    lane.execute("SELECT 1")
+            else:
+                with pytest.raises(psycopg.Error) as raised:
+                    ours.run("copy_unit", given, **names)
+                assert raised.value.sqlstate == sqlstate
+
+
+def test_the_stream_begins_once_where_the_copy_ended(here: Here) -> None:
+    here.subscribe()
+    slot = here.value("SELECT sub_slot_name FROM spock.subscription")
+    here.execute(
+        "INSERT INTO spock.local_sync_status (sync_kind, sync_subid, sync_nspname, sync_relname, sync_status,"
+        " sync_statuslsn) SELECT 'd', sub_id, 'zodan unit', '1', 'y', '0/5' FROM spock.subscription",
+        f"SELECT pg_replication_origin_create('{_SUBSCRIPTION} 1')",
+    )
+
+    def states() -> tuple[Any, Any]:
+        done = [
+            here.run(name, subscription=_SUBSCRIPTION, slot="no_such_slot")["ok"]
+            for name in ("is_enabled", "copy_continues")
+        ]
+        return done[0], done[1]
+
+    assert states() == (False, True)
+    for _ in range(2):
+        here.run("begin_stream", subscription=_SUBSCRIPTION, lsn="0/5", slot_lsn="0/2")
+        assert states() == (True, True)
+    assert here.value("SELECT count(*) FROM spock.local_sync_status WHERE sync_nspname IS NOT NULL") == 0
+    assert here.value("SELECT count(*) FROM pg_replication_origin WHERE roname = %s", f"{_SUBSCRIPTION} 1") == 0
+    here.run("disable_copy", subscription=_SUBSCRIPTION)
+    # Never enabled again: Spock might discard the transaction that its worker was in.
+    assert here.value("SELECT pg_replication_origin_progress(%s, false) >= '0/5'", slot) is True
+    assert states() == (False, False)
+
+
+def test_changes_of_structure_are_counted(here: Here) -> None:
+    before = here.run("note_ddl")["ddl"]
+    assert here.run("note_ddl")["ddl"] == before
+    if here.server.engine.is_real:
+        here.execute("SELECT spock.replicate_ddl('CREATE TABLE public.queued (id int PRIMARY KEY)')")
+        assert here.run("note_ddl")["ddl"] != before
+        before = here.run("note_ddl")["ddl"]
+    here.execute("CREATE TABLE public.added (id int PRIMARY KEY)")
+    assert here.run("note_ddl")["ddl"] == before or here.server.engine.is_real
+    here.execute("SELECT spock.repset_add_table('default', 'public.added')")
+    assert here.run("note_ddl")["ddl"] != before

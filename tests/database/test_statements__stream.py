@@ -61,6 +61,7 @@ class Nodes:
             subscription=subscription,
             provider=provider,
             sets=_SETS,
+            forward=[],
             enabled=str(enabled).lower(),
         )
         return slot
@@ -312,7 +313,13 @@ def test_a_subscription_uses_the_slot_that_was_made_for_it(nodes: Nodes) -> None
 
 
 def test_a_subscription_that_would_use_another_slot_is_not_made(nodes: Nodes) -> None:
-    arguments: dict[str, Any] = {"subscription": "sub_a", "provider": _PROVIDER, "sets": _SETS, "enabled": "true"}
+    arguments: dict[str, Any] = {
+        "subscription": "sub_a",
+        "provider": _PROVIDER,
+        "sets": _SETS,
+        "forward": [],
+        "enabled": "true",
+    }
     with pytest.raises(psycopg.errors.RaiseException, match="does not use the slot"):
         nodes.run("create_subscription", slot=ODD, **arguments)
     assert value(nodes.here, "SELECT count(*) FROM spock.subscription") == 0
@@ -329,7 +336,13 @@ def test_a_subscription_does_not_start_at_the_position_of_an_earlier_life(nodes:
 def test_a_subscription_that_is_there_keeps_its_position_when_it_is_made_again(nodes: Nodes) -> None:
     slot = nodes.subscribe()
     nodes.advance(slot, "0/99")
-    arguments: dict[str, Any] = {"subscription": "sub_a", "provider": _PROVIDER, "sets": _SETS, "enabled": "true"}
+    arguments: dict[str, Any] = {
+        "subscription": "sub_a",
+        "provider": _PROVIDER,
+        "sets": _SETS,
+        "forward": [],
+        "enabled": "true",
+    }
     with pytest.raises(psycopg.Error, match="already exists"):
         nodes.run("create_subscription", slot=slot, **arguments)
     assert nodes.position(slot) == "0/99"
@@ -342,6 +355,7 @@ def test_a_subscription_with_sets_of_odd_names_is_made(nodes: Nodes) -> None:
         "subscription": "sub_a",
         "provider": _PROVIDER,
         "sets": [ODD, "n,1"],
+        "forward": ["all"],
         "enabled": "false",
     }
     nodes.run("create_subscription", slot=slot, **arguments)

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import NamedTuple
 
 STALE = 1000
 """A position that an origin from an earlier life of a node has: further than any log gets here."""
+
+PARTS = 2
+"""In how many parts a large table is copied: a row's key says in which it is."""
+
+EPOCH = -1
+"""The time of rows that were copied: before any commit."""
 
 
 class Stream(NamedTuple):
@@ -58,8 +64,19 @@ class Stuck(Violation):
     """An operation neither ends nor can be brought to its end."""
 
 
+class Table(IntEnum):
+    """The tables: one with a key, one without."""
+
+    ITEMS = 0
+    LOG = 1
+
+
+PLACES = len(Table) * PARTS
+"""Every part of every table has a number: a place."""
+
+
 class Kind(Enum):
-    """What a change does; a table without a key takes only APPEND."""
+    """What a change does; LOG takes only APPEND."""
 
     INSERT = "insert"
     UPDATE = "update"
@@ -74,14 +91,23 @@ class Change:
     kind: Kind
     key: int
 
+    @property
+    def table(self) -> Table:
+        """Return the table that it changes."""
+        return Table.LOG if self.kind is Kind.APPEND else Table.ITEMS
+
 
 @dataclass(frozen=True)
 class Commit:
-    """A user's transaction; it may change nothing."""
+    """A user's transaction; it may change nothing, and no place twice."""
 
     number: int
     node: str
     changes: tuple[Change, ...] = ()
+
+    def identify(self, change: Change) -> int:
+        """Return the number of one of its changes, which says in what place it is."""
+        return self.number * PLACES + change.table * PARTS + change.key % PARTS
 
 
 @dataclass(frozen=True)
@@ -98,11 +124,12 @@ class Entry:
 
 
 class Copy(Enum):
-    """How far a subscription's copy of the data is."""
+    """What a subscription has to do with a copy: Spock makes that of the structure, Zodan that of the rows."""
 
-    NONE = "r"
-    WANTED = "i"
-    BEGUN = "d"
+    NONE = "none"
+    WANTED = "structure, wanted"
+    BEGUN = "structure, begun"
+    ROWS = "rows"
 
 
 @dataclass(frozen=True)
@@ -114,11 +141,26 @@ class Subscription:
     copy: Copy = Copy.NONE
 
 
+@dataclass(frozen=True)
+class Unit:
+    """What is copied in one transaction: some places."""
+
+    number: int
+    places: tuple[int, ...]
+
+    @property
+    def tables(self) -> list[Table]:
+        """Return the tables that it copies, wholly or in part."""
+        return sorted({Table(place // PARTS) for place in self.places})
+
+
 @dataclass
 class Database:
     """What a node holds: rows, and in the same transactions its subscriptions and origins.
 
-    discarded counts what Spock has set aside in its log instead of applying it.
+    seen has the changes that it took, times when the rows of ITEMS that were copied were changed last, as far as the
+    node knows. marks has the units that a copy has finished, and where their snapshot is. discarded counts what Spock
+    has set aside in its log instead of applying it.
     """
 
     registered: bool = False
@@ -126,6 +168,8 @@ class Database:
     rows: dict[int, int] = field(default_factory=dict)
     bag: Counter[int] = field(default_factory=Counter)
     seen: set[int] = field(default_factory=set)
+    times: dict[int, int] = field(default_factory=dict)
+    marks: dict[int, int] = field(default_factory=dict)
     subscriptions: dict[Stream, Subscription] = field(default_factory=dict)
     origins: dict[Stream, int] = field(default_factory=dict)
     discarded: int = 0
@@ -137,15 +181,17 @@ class Database:
             rows=dict(self.rows),
             bag=Counter(self.bag),
             seen=set(self.seen),
+            times=dict(self.times),
+            marks=dict(self.marks),
             subscriptions=dict(self.subscriptions),
             origins=dict(self.origins),
         )
 
-    def take(self, commit: Commit, where: str) -> None:
-        """Carry out the changes of a commit."""
-        if commit.number in self.seen:
-            raise Doubled(f"commit {commit.number} of {commit.node} came twice to {where}")
+    def take(self, commit: Commit, where: str, is_local: bool) -> None:
+        """Carry out a commit; what comes from elsewhere loses against a row that was changed later."""
         for change in commit.changes:
+            if commit.identify(change) in self.seen:
+                raise Doubled(f"commit {commit.number} of {commit.node} came twice to {where}")
             if change.kind is Kind.APPEND:
                 self.bag[change.key] += 1
                 continue
@@ -153,17 +199,41 @@ class Database:
                 raise Dangling(
                     f"{change.kind.value} of row {change.key}, commit {commit.number} of {commit.node}, on {where}"
                 )
+            if not is_local and self.times.get(change.key, EPOCH) > commit.number:
+                continue
+            self.times.pop(change.key, None)
             if change.kind is Kind.DELETE:
                 del self.rows[change.key]
             else:
                 self.rows[change.key] = commit.number
-        self.seen.add(commit.number)
+        self.seen.update(map(commit.identify, commit.changes))
 
     def take_again(self, commit: Commit) -> None:
         """Carry out a commit once more: rows with a key end as they were, others are there twice."""
         for change in commit.changes:
             if change.kind is Kind.APPEND:
                 self.bag[change.key] += 1
+
+    def take_copy(self, other: Database, unit: Unit, lacking: set[Table], time: int) -> None:
+        """Copy the rows of a unit from another node, but none of the tables that are lacking there."""
+        places = {place for place in unit.places if place // PARTS not in lacking}
+        for key, value in other.rows.items():
+            if Table.ITEMS * PARTS + key % PARTS in places:
+                self.rows[key] = value
+                self.times[key] = time
+        for key, count in other.bag.items():
+            if Table.LOG * PARTS + key % PARTS in places:
+                self.bag[key] += count
+        self.seen.update(change for change in other.seen if change % PLACES in places)
+
+    def would_collide(self, other: Database, unit: Unit) -> bool:
+        """Tell whether a row with a key is there that a unit would bring."""
+        return any(key in self.rows and Table.ITEMS * PARTS + key % PARTS in unit.places for key in other.rows)
+
+    def clear(self) -> None:
+        """Delete all rows."""
+        self.rows, self.times, self.seen = {}, {}, set()
+        self.bag.clear()
 
 
 @dataclass
@@ -178,18 +248,80 @@ class Slot:
 class Worker:
     """An apply worker and its walsender: one reading position, and the settings it was started with.
 
+    One that restores begins with the copy of the structure, which is all that it is there for.
     Inside a transaction, begun says which, and discards that Spock takes it for one that has failed before. One that
     is orphaned has lost its walsender, and not yet noticed: it goes on with what it has received.
     """
 
     position: int
     forwards: bool
-    snapshot: Database | None = None
-    files: int = 0
+    restores: bool = False
     begun: int | None = None
     discards: bool = False
     is_first: bool = True
     is_orphaned: bool = False
+
+
+@dataclass(eq=False)
+class Snapshot:
+    """A snapshot that a caller's session holds on a node.
+
+    It is of what was committed before lsn, and finds nothing in a file of a table that is younger than itself.
+    """
+
+    lsn: int
+    data: Database
+    files: dict[Table, int]
+
+
+class Stage(Enum):
+    """How far a session is with its unit."""
+
+    SENT = "sent"
+    READING = "reading"
+    READ = "read"
+    UNMARKED = "rows without mark"
+    DONE = "done"
+
+
+class Trouble(Enum):
+    """Why a session has not copied its unit: it is gone, it needs a later snapshot, or another time is no better."""
+
+    LOST = "lost"
+    STALE = "stale"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which safeguards a session that copies has; the right one has all."""
+
+    old_times: bool = True
+    rewrites_seen: bool = True
+    unit_marked: bool = True
+    unit_flushed: bool = True
+
+
+@dataclass(eq=False)
+class Session:
+    """A session on a new node that copies a unit from a provider, and what the caller asked it for.
+
+    What it does in a transaction takes effect when it commits. One that has to wait for another with the same unit is
+    blocked. An orphan's caller no longer hears of it.
+    """
+
+    copy: Stream
+    unit: Unit
+    asked: Snapshot
+    lsn: int
+    settings: Settings
+    stage: Stage = Stage.SENT
+    trouble: Trouble | None = None
+    starts: int = 0
+    left: list[Table] = field(default_factory=list)
+    lacking: set[Table] = field(default_factory=set)
+    is_blocked: bool = False
+    is_orphan: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,8 +344,9 @@ class Node:
         self.slots: dict[Stream, Slot] = {}
         self.pending: list[Pending] = []
         self.starts = 1
-        # The file of the table without a key: a rewrite makes a new one, which no older snapshot can read.
-        self.files = 1
+        # The file of each table: a rewrite makes a new one, in which no older snapshot finds anything.
+        self.files = dict.fromkeys(Table, 1)
+        self.snapshots: list[Snapshot] = []
         # Streams whose origin went back in a crash, and the data did not: Spock 5.
         self.repeats: set[Stream] = set()
         # Shared memory: the pause, who has noticed it, and which transaction was begun last under each name.
@@ -233,8 +366,9 @@ class Cluster:
     def __init__(self, members: list[str], blanks: list[str]) -> None:
         self.nodes = {name: Node(name, name in members) for name in [*members, *blanks]}
         self.workers: dict[Stream, Worker] = {}
+        self.sessions: list[Session] = []
         self.commits: list[Commit] = []
-        self.last_change: dict[int, Commit] = {}
+        self.last_change: dict[int, tuple[str, int]] = {}
         self.promised: set[int] = set()
         self.is_broken = False
         for provider in members:
@@ -254,19 +388,20 @@ class Cluster:
         published = node.live.publishing if published is None else published
         commit = Commit(len(self.commits), name, changes)
         self.commits.append(commit)
-        node.live.take(commit, name)
+        node.live.take(commit, name, is_local=True)
         node.wal.append(Entry(commit, published=published))
         if published:
-            if changes:
-                self.promised.add(commit.number)
             for change in changes:
-                self.last_change[change.key] = commit
+                self.promised.add(commit.identify(change))
+                if change.kind is not Kind.APPEND:
+                    self.last_change[change.key] = (name, commit.identify(change))
         self.flush(name)
         return len(node.wal)
 
-    def insert(self, name: str, keyed: bool) -> int:
-        """Insert a row with a new key, or a row into the table that has none."""
-        return self.commit(name, Change(Kind.INSERT if keyed else Kind.APPEND, len(self.commits)))
+    def insert(self, name: str, *tables: Table) -> int:
+        """Insert a new row into each of some tables, in one transaction."""
+        kinds = [Kind.INSERT if table is Table.ITEMS else Kind.APPEND for table in tables]
+        return self.commit(name, *(Change(kind, len(self.commits)) for kind in kinds))
 
     def begin(self, name: str) -> None:
         """Insert a row in a transaction that stays open; whether it is published is decided now."""
@@ -281,9 +416,9 @@ class Cluster:
     def may_change(self, name: str, key: int, counted: list[str]) -> bool:
         """Tell whether a node may change a row: its own last change, or one that all those counted have for good."""
         last = self.last_change.get(key)
-        if last is None or key not in self.nodes[name].live.rows or last.number not in self.nodes[name].live.seen:
+        if last is None or key not in self.nodes[name].live.rows or last[1] not in self.nodes[name].live.seen:
             return False
-        return last.node == name or all(last.number in self.nodes[other].durable.seen for other in counted)
+        return last[0] == name or all(last[1] in self.nodes[other].durable.seen for other in counted)
 
     # What servers do by themselves.
 
@@ -312,6 +447,9 @@ class Cluster:
         self.set_paused(name, False)
         node.begun.clear()
         node.starts += 1
+        node.snapshots.clear()
+        for session in [session for session in self.sessions if session.copy.subscriber == name]:
+            self._end_session(session, Trouble.LOST)
         for slot in node.slots.values():
             slot.confirmed = slot.made
         for stream in [stream for stream in self.workers if name in (stream.provider, stream.subscriber)]:
@@ -326,9 +464,9 @@ class Cluster:
             node.repeats.add(stream)
             node.flush()
 
-    def rewrite(self, name: str) -> None:
-        """Rewrite the table without a key on a node, as ALTER TABLE does; nothing of it is sent."""
-        self.nodes[name].files += 1
+    def rewrite(self, name: str, table: Table) -> None:
+        """Rewrite a table on a node, as ALTER TABLE does; nothing of it is sent."""
+        self.nodes[name].files[table] += 1
 
     def discard(self, stream: Stream) -> None:
         """Let a worker fail to apply its next transaction, and set it aside."""
@@ -349,7 +487,7 @@ class Cluster:
             return False
         if subscription.copy is Copy.WANTED:
             return stream not in self.nodes[provider].slots
-        return subscription.copy is Copy.NONE and stream in self.nodes[provider].slots
+        return subscription.copy is not Copy.BEGUN and stream in self.nodes[provider].slots
 
     def start_worker(self, stream: Stream) -> None:
         """Start a worker: it begins a copy that is wanted, or streams from where slot and origin say."""
@@ -360,10 +498,7 @@ class Cluster:
             self.create_slot(stream)
             node.live.subscriptions[stream] = replace(subscription, copy=Copy.BEGUN)
             self.flush(subscriber)
-            source = self.nodes[provider]
-            made = source.slots[stream].made
-            self.workers[stream] = Worker(made, subscription.forwards, source.live.clone(), source.files)
-            node.repeats.discard(stream)
+            self.workers[stream] = Worker(self.nodes[provider].slots[stream].made, subscription.forwards, restores=True)
         else:
             start = max(self.nodes[provider].slots[stream].confirmed, node.live.origins.get(stream, 0))
             self.workers[stream] = Worker(start, subscription.forwards)
@@ -397,6 +532,9 @@ class Cluster:
     def _find_next(self, stream: Stream) -> Entry | None:
         """Move a worker past what it is not sent, and give what comes next."""
         worker, source = self.workers[stream], self.nodes[stream.provider]
+        if stream.name == "structure":
+            # It takes no replication set.
+            return None
         while worker.position < source.flushed:
             entry = source.wal[worker.position]
             is_sent = entry.commit is None or entry.published or not entry.commit.changes
@@ -410,7 +548,7 @@ class Cluster:
         worker, node = self.workers[stream], self.nodes[stream.subscriber]
         if worker.begun is not None:
             return True
-        if worker.snapshot is not None or stream in node.held:
+        if worker.restores or stream in node.held:
             return False
         entry = self._find_next(stream)
         if entry is None or entry.commit is None or not entry.commit.changes:
@@ -445,16 +583,11 @@ class Cluster:
         """
         subscriber = stream.subscriber
         worker, node = self.workers[stream], self.nodes[subscriber]
-        if worker.snapshot is not None:
+        if worker.restores:
             node.wal.append(Entry(None, is_restore=True))
-            node.live.rows = worker.snapshot.rows
-            node.live.bag = worker.snapshot.bag
-            if worker.files != self.nodes[stream.provider].files:
-                node.live.bag.clear()
-            node.live.seen = worker.snapshot.seen
             node.live.origins[stream] = worker.position
             node.live.subscriptions[stream] = replace(node.live.subscriptions[stream], copy=Copy.NONE)
-            worker.snapshot = None
+            worker.restores = False
             self.flush(subscriber)
             return True
         if stream in node.held:
@@ -488,7 +621,7 @@ class Cluster:
         """Carry out a commit that came; where something was discarded before, what builds on that is too."""
         node = self.nodes[stream.subscriber]
         try:
-            node.live.take(commit, node.name)
+            node.live.take(commit, node.name, is_local=False)
         except Violation as violation:
             if isinstance(violation, Doubled) and stream in node.repeats:
                 node.live.take_again(commit)
@@ -499,6 +632,73 @@ class Cluster:
                 self.is_broken = True
                 raise
         node.wal.append(Entry(commit, local=False, published=node.live.publishing))
+
+    # What sessions that copy do by themselves.
+
+    def _end_session(self, session: Session, trouble: Trouble | None = None) -> None:
+        """End what a session does, well or not."""
+        session.trouble = trouble
+        self.sessions.remove(session)
+
+    def advance_session(self, session: Session) -> bool:
+        """Let a session that copies go on to its next event; return whether there was one."""
+        live, source = self.nodes[session.copy.subscriber].live, self.nodes[session.copy.provider]
+        if session.stage is Stage.SENT:
+            return self._begin_copying(session)
+        if session.stage is Stage.READING and source.starts != session.starts:
+            self._end_session(session, Trouble.STALE)
+        elif session.stage is Stage.READING:
+            # From here on the table is locked.
+            table = session.left.pop()
+            if source.files[table] != session.asked.files[table]:
+                session.lacking.add(table)
+            if session.lacking and session.settings.rewrites_seen:
+                self._end_session(session, Trouble.STALE)
+            elif not session.left:
+                session.stage = Stage.READ
+        elif session.stage is Stage.READ:
+            if live.would_collide(session.asked.data, session.unit):
+                self._end_session(session, Trouble.FAILED)
+                return True
+            time = EPOCH if session.settings.old_times else len(self.commits)
+            live.take_copy(session.asked.data, session.unit, session.lacking, time)
+            session.stage = Stage.UNMARKED
+            if session.settings.unit_marked:
+                self._mark_unit(session)
+            if session.settings.unit_flushed:
+                self.flush(session.copy.subscriber)
+        else:
+            self._mark_unit(session)
+            self.flush(session.copy.subscriber)
+        return True
+
+    def _begin_copying(self, session: Session) -> bool:
+        """Let a session find out whether its unit is to be copied, and take up the snapshot that it was told."""
+        live, source = self.nodes[session.copy.subscriber].live, self.nodes[session.copy.provider]
+        number = session.unit.number
+        if session.copy not in live.subscriptions or (number in live.marks and session.is_blocked):
+            self._end_session(session, Trouble.FAILED)
+        elif number in live.marks:
+            session.lsn = live.marks[number]
+            session.stage = Stage.DONE
+            self._end_session(session)
+        elif any(other.unit.number == number and other.stage is not Stage.SENT for other in self.sessions):
+            was_blocked, session.is_blocked = session.is_blocked, True
+            return not was_blocked
+        elif session.asked not in source.snapshots:
+            self._end_session(session, Trouble.STALE)
+        else:
+            session.starts = source.starts
+            session.left = session.unit.tables
+            session.stage = Stage.READING
+        return True
+
+    def _mark_unit(self, session: Session) -> None:
+        """Write down in the database of the new node that a unit is copied, and from which position."""
+        live = self.nodes[session.copy.subscriber].live
+        live.marks[session.unit.number] = session.lsn
+        session.stage = Stage.DONE
+        self._end_session(session)
 
     def settle_down(self) -> None:
         """Let everything that can go on by itself do so, until nothing can."""
@@ -524,6 +724,9 @@ class Cluster:
                         moved = True
                     while stream in self.workers and self.apply(stream):
                         moved = True
+            for session in list(self.sessions):
+                while session in self.sessions and self.advance_session(session):
+                    moved = True
 
     # What a caller does through SQL.
 
@@ -544,6 +747,45 @@ class Cluster:
         if self.is_active(stream):
             self.cut(stream)
         self.nodes[stream.provider].slots.pop(stream, None)
+
+    def open_snapshot(self, name: str) -> Snapshot:
+        """Export a snapshot on a node, with its LSN: what is before that is flushed."""
+        self.flush(name)
+        node = self.nodes[name]
+        node.snapshots.append(Snapshot(len(node.wal), node.live.clone(), dict(node.files)))
+        return node.snapshots[-1]
+
+    def close_snapshot(self, name: str, snapshot: Snapshot | None) -> None:
+        """Let a snapshot go, if it is still there."""
+        if snapshot in self.nodes[name].snapshots:
+            self.nodes[name].snapshots.remove(snapshot)
+
+    def send_unit(self, copy: Stream, unit: Unit, snapshot: Snapshot, lsn: int, settings: Settings) -> Session:
+        """Tell a session on a new node to copy a unit; it does so by itself."""
+        self.sessions.append(Session(copy, unit, snapshot, lsn, settings))
+        return self.sessions[-1]
+
+    def orphan(self, session: Session) -> None:
+        """Break the connection between a session and its caller; neither end learns what the other does."""
+        session.is_orphan = True
+
+    def end_sessions(self, name: str) -> None:
+        """End every session that copies on a node."""
+        for session in [session for session in self.sessions if session.copy.subscriber == name]:
+            self._end_session(session, Trouble.LOST)
+
+    def forget_caller(self) -> None:
+        """Let a caller be gone, and with it its snapshots; its sessions go on with what they were told."""
+        for node in self.nodes.values():
+            node.snapshots.clear()
+        for session in self.sessions:
+            self.orphan(session)
+
+    def clear_units(self, name: str) -> None:
+        """Take back what was copied of all units."""
+        self.nodes[name].live.clear()
+        self.nodes[name].live.marks = {}
+        self.flush(name)
 
     def create_subscription(self, stream: Stream, subscription: Subscription) -> None:
         """Make a subscription; an origin of that name stays as it is."""
@@ -571,7 +813,10 @@ class Cluster:
         live = self.nodes[stream.subscriber].live
         if stream in live.subscriptions:
             self.let_go(stream)
+            if live.subscriptions[stream].copy is Copy.ROWS:
+                live.marks = {}
             del live.subscriptions[stream]
+            self.nodes[stream.subscriber].repeats.discard(stream)
             self.drop_origin(stream)
 
     # What has to hold.

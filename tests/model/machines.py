@@ -7,23 +7,28 @@ back as often as it takes), the servers come to rest, and what has to hold is ch
 from __future__ import annotations
 
 from collections.abc import Collection
+from random import Random
 from typing import Literal, get_args
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from model.cluster_model import STALE, Change, Cluster, Kind, Leftover, Stream, Stuck
-from model.protocol import RIGHT, Operation, Variant, disable, plan_addition, plan_removal
+from model.cluster_model import STALE, Change, Cluster, Kind, Leftover, Stream, Stuck, Table
+from model.protocol import LAYOUTS, RIGHT, Operation, Variant, disable, plan_addition, plan_removal
 
 SOURCE, NEW, TARGET = "S", "N", "T"
 PEERS = ["A", "B"]
 CALLS_TO_FINISH = 12
-Fault = Literal["discard", "forget", "rewrite", "lose slot", "switch off"]
+Fault = Literal["discard", "forget", "rewrite", "lose slot", "switch off", "cut off"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 EVENTS_TO_FINISH = 2000
+PACE = 6
+TURNS = 40
+ACTORS = ["caller", "caller", "caller", "session", "session", "session", "user", "user", "rewrite", "death"]
 
 # Where an example's trouble may begin: the flip and what leads to it, above all.
-ADDITION_PHASES = ["clean", "copying", "copied", "levelled", "prepare", "mark", "barrier", "way_back", "proven"]
+ADDITION_PHASES = ["clean", "copying", "structured", "units", "copied", "copied", "copied", "copied", "streaming"]
+ADDITION_PHASES += ["levelled", "prepare", "mark", "barrier", "way_back", "proven"]
 ADDITION_PHASES += [
     "mark",
     "pause",
@@ -42,6 +47,9 @@ REMOVAL_PHASES += ["drop", "proven"]
 
 numbers = st.integers(0, 7)
 
+#: What an insert may concern.
+CHOICES = [(Table.LOG,), (Table.ITEMS,), tuple(Table)]
+
 
 class ClusterMachine(RuleBasedStateMachine):
     """Users, servers and crashes; what the operation is, subclasses say."""
@@ -53,6 +61,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def __init__(self, variant: Variant = RIGHT) -> None:
         super().__init__()
         self.variant = variant
+        self.pace = PACE
 
     # What subclasses say.
 
@@ -83,7 +92,7 @@ class ClusterMachine(RuleBasedStateMachine):
             self.go_on(1, 0, True)
             if operation.phase != last:
                 number += 1
-                self.insert(number, keyed=number % 3 == 0)
+                self.insert(number, CHOICES[number % len(CHOICES)])
 
     def go_on(self, events: int, pick: int, helped: bool) -> None:
         """Let the caller go on; helped, the servers do whatever it waits for."""
@@ -105,11 +114,11 @@ class ClusterMachine(RuleBasedStateMachine):
 
     # Users.
 
-    @rule(node=numbers, keyed=st.booleans())
-    def insert(self, node: int, keyed: bool) -> None:
-        """Insert a row."""
+    @rule(node=numbers, tables=st.sampled_from(CHOICES))
+    def insert(self, node: int, tables: tuple[Table, ...]) -> None:
+        """Insert a row, or one into each table."""
         names = self.nodes_to_write_on()
-        self.cluster.insert(names[node % len(names)], keyed)
+        self.cluster.insert(names[node % len(names)], *tables)
 
     @rule(node=numbers, row=numbers, kind=st.sampled_from([Kind.UPDATE, Kind.UPDATE, Kind.DELETE]))
     def change(self, node: int, row: int, kind: Kind) -> None:
@@ -184,10 +193,10 @@ class ClusterMachine(RuleBasedStateMachine):
     # The caller.
 
     @precondition(lambda self: self.operation.process is not None)
-    @rule(events=st.integers(1, 6), pick=numbers, helped=st.booleans())
+    @rule(events=st.integers(1, PACE), pick=numbers, helped=st.booleans())
     def proceed(self, events: int, pick: int, helped: bool) -> None:
         """Let the operation go on."""
-        self.go_on(events, pick, helped)
+        self.go_on(min(events, self.pace), pick, helped)
 
     @precondition(lambda self: self.operation.waiting and self.operation.process is not None)
     @rule()
@@ -244,8 +253,12 @@ class AdditionMachine(ClusterMachine):
         late: bool = False,
         phases: list[str] = ADDITION_PHASES,
         faults: Collection[Fault] = FAULTS,
+        takes_back: bool = True,
+        pace: int = PACE,
     ) -> None:
         super().__init__(variant)
+        self.takes_back = takes_back
+        self.pace = pace
         self.phases = phases
         self.late = late
         self.faults = faults
@@ -256,11 +269,26 @@ class AdditionMachine(ClusterMachine):
         rolls_back=st.booleans(),
         rows=st.integers(0, 3),
         stale=st.booleans(),
+        layout=st.integers(0, len(LAYOUTS) - 1),
+        schedule=st.integers(0, 2**16 - 1),
     )
-    def call(self, peers: int, phase: int, rolls_back: bool, rows: int, stale: bool = False) -> None:
-        """Make a cluster in which not everything has arrived yet, and begin; stale leaves origins of an earlier N."""
+    def call(
+        self,
+        peers: int,
+        phase: int,
+        rolls_back: bool,
+        rows: int,
+        stale: bool = False,
+        layout: int = 0,
+        schedule: int = 0,
+    ) -> None:
+        """Make a cluster in which not everything has arrived yet, and begin; stale leaves origins of an earlier N.
+
+        If the phase is that of the rows, it goes on by the schedule, a number that stands for one of many: what is
+        rare enough there would not be found by rules that are all as likely.
+        """
         # Origins that nobody clears stop a rollback, which would hide what they do to a join.
-        rolls_back = rolls_back and self.variant.origins_cleared
+        rolls_back = rolls_back and self.takes_back and self.variant.origins_cleared
         self.members = [SOURCE, *PEERS[:peers]]
         self.cluster = Cluster(self.members, [NEW])
         self.cluster.settle_down()
@@ -270,9 +298,29 @@ class AdditionMachine(ClusterMachine):
                 self.cluster.flush(stream.subscriber)
         for number in range(rows):
             for name in self.members:
-                self.cluster.insert(name, keyed=number % 2 == 0)
-        steps = plan_addition(SOURCE, self.members[1:], NEW, self.variant)
+                self.cluster.insert(name, Table(number % 2))
+        steps = plan_addition(SOURCE, self.members[1:], NEW, self.variant, layout)
         self.begin(Operation(self.cluster, steps, self.variant), self.phases[phase % len(self.phases)], rolls_back)
+        chance = Random(schedule)
+        for _ in range(schedule % TURNS):
+            if self.operation.phase == "copied":
+                self._take_turn(chance.choice(ACTORS), chance.randrange(12))
+
+    def _take_turn(self, who: str, number: int) -> None:
+        """Let the caller, a session that copies or a user of S do one thing while rows are copied, or somebody die."""
+        if who == "caller" and self.operation.process is not None:
+            self.go_on(1, number, helped=False)
+        elif who == "session" and self.cluster.sessions:
+            self.copy(number, 1)
+        elif who == "user":
+            self.cluster.insert(SOURCE, *CHOICES[number % len(CHOICES)])
+        elif who == "rewrite" and "rewrite" in self.faults:
+            self.rewrite(Table(number % len(Table)))
+        elif who == "death" and number % 2:
+            self.cluster.crash(NEW if number % 4 == 1 else SOURCE)
+        elif who == "death" and self.operation.process is not None:
+            self.kill_caller()
+            self.call_again()
 
     def _has_joined(self) -> bool:
         return 0 < self.cluster.nodes[NEW].live.origins.get(Stream(SOURCE, NEW), 0) != STALE
@@ -290,10 +338,29 @@ class AdditionMachine(ClusterMachine):
             self.cluster.discard(stream)
 
     @precondition(lambda self: "rewrite" in self.faults and self._is_under_way)
-    @rule()
-    def rewrite(self) -> None:
+    @rule(table=st.sampled_from(Table))
+    def rewrite(self, table: Table) -> None:
         """Rewrite a table on S."""
-        self.cluster.rewrite(SOURCE)
+        self.cluster.rewrite(SOURCE, table)
+
+    @precondition(lambda self: hasattr(self, "cluster") and self.cluster.sessions)
+    @rule(number=numbers, events=st.integers(1, 4))
+    def copy(self, number: int, events: int) -> None:
+        """Let one of the sessions that copy go on."""
+        session = self.cluster.sessions[number % len(self.cluster.sessions)]
+        for _ in range(events):
+            if session in self.cluster.sessions:
+                self.cluster.advance_session(session)
+
+    @precondition(lambda self: "cut off" in self.faults and hasattr(self, "cluster") and self.cluster.sessions)
+    @rule(number=numbers, is_snapshot=st.booleans())
+    def cut_off(self, number: int, is_snapshot: bool) -> None:
+        """Break the connection between the caller and a session that copies, or one that holds a snapshot."""
+        snapshots = self.cluster.nodes[SOURCE].snapshots
+        if not is_snapshot:
+            self.cluster.orphan(self.cluster.sessions[number % len(self.cluster.sessions)])
+        elif snapshots:
+            self.cluster.close_snapshot(SOURCE, snapshots[number % len(snapshots)])
 
     @precondition(lambda self: "forget" in self.faults and self._is_under_way and not self._has_joined())
     @rule()
@@ -306,10 +373,15 @@ class AdditionMachine(ClusterMachine):
     @rule(number=numbers)
     def lose_slot(self, number: int) -> None:
         """Let a member or N drop a slot that waits for its stream."""
-        slots = [s for node in self.cluster.nodes.values() for s in node.slots if NEW in s and s.name == "direct"]
+        slots = [s for node in self.cluster.nodes.values() for s in node.slots if NEW in s and self._waits(s)]
         stream = self._pick_stream(number, slots)
         if stream is not None:
             self.cluster.lose_slot(stream)
+
+    def _waits(self, slot: Stream) -> bool:
+        # That of the copy is in use as soon as its stream is on; Spock's own of the structure always is.
+        subscription = self.cluster.nodes[NEW].live.subscriptions.get(slot)
+        return slot.name == "direct" or (slot.name == "copy" and (subscription is None or not subscription.enabled))
 
     def _may_lose_slots(self) -> bool:
         # Between the last look at them and the turn nothing can be done, and after it they are in use.
@@ -358,9 +430,12 @@ class AdditionMachine(ClusterMachine):
         if not joined:
             self.forget_stale()
         self.cluster.check_streams(nodes)
+        live = self.cluster.nodes[NEW].live
+        if live.marks or self.cluster.nodes[SOURCE].snapshots:
+            raise Leftover("something of the copy is left")
         if not joined:
             self.cluster.check_gone(NEW)
-            if self.cluster.nodes[NEW].live.seen:
+            if live.seen:
                 raise Leftover(f"rows of the copy are still on {NEW}")
         self.cluster.check_equal(nodes)
 
@@ -385,7 +460,7 @@ class RemovalMachine(ClusterMachine):
         self.cluster.settle_down()
         for number in range(rows):
             for name in [*self.members, TARGET]:
-                self.cluster.insert(name, keyed=number % 2 == 0)
+                self.cluster.insert(name, Table(number % 2))
         if opens:
             self.cluster.begin(TARGET)
         # What is committed before the call is promised to reach everybody; what comes later, as far as T publishes.
@@ -402,10 +477,10 @@ class RemovalMachine(ClusterMachine):
         return [*self.members, TARGET] if self._publishes() else self.members
 
     @precondition(lambda self: not self.cluster.nodes[TARGET].live.publishing)
-    @rule(keyed=st.booleans())
-    def insert_in_vain(self, keyed: bool) -> None:
+    @rule(tables=st.sampled_from(CHOICES))
+    def insert_in_vain(self, tables: tuple[Table, ...]) -> None:
         """Insert a row on T that nobody is to get any more."""
-        self.cluster.insert(TARGET, keyed)
+        self.cluster.insert(TARGET, *tables)
 
     @precondition(lambda self: self._publishes() and not self.cluster.nodes[TARGET].pending)
     @rule()

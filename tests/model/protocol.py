@@ -9,10 +9,46 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from model.cluster_model import Cluster, Copy, Leftover, Pending, Stream, Subscription
+from model.cluster_model import (
+    PARTS,
+    Cluster,
+    Copy,
+    Leftover,
+    Pending,
+    Session,
+    Settings,
+    Snapshot,
+    Stage,
+    Stream,
+    Subscription,
+    Table,
+    Trouble,
+    Unit,
+)
 
 FLIP_TRIES = 5
 COPY_TRIES = 2
+LANES = 2
+
+
+def whole(*tables: Table) -> tuple[int, ...]:
+    """Return the places of some tables."""
+    return tuple(table * PARTS + part for table in tables for part in range(PARTS))
+
+
+def in_parts(table: Table) -> list[tuple[int, ...]]:
+    """Return the places of the units of a large table."""
+    return [(place,) for place in whole(table)]
+
+
+#: How the tables may be divided: the places of each unit, in the order in which they are begun.
+LAYOUTS = [
+    [*in_parts(Table.LOG), whole(Table.ITEMS)],
+    [*in_parts(Table.ITEMS), whole(Table.LOG)],
+    [whole(Table.LOG), whole(Table.ITEMS)],
+    [*in_parts(Table.LOG), *in_parts(Table.ITEMS)],
+    [whole(*Table)],
+]
 
 Results = dict[str, Any]
 Action = Callable[[Cluster, Results], Any]
@@ -20,7 +56,7 @@ Look = Callable[[Cluster, Results], bool]
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Settings):
     """Which safeguards a protocol has; the right one has all."""
 
     origins_cleared: bool = True
@@ -51,10 +87,16 @@ class Variant:
     durable_turn: bool = True
     copy_takes_all_back: bool = True
     discards_seen: bool = True
-    rewrites_seen: bool = True
     restarts_seen: bool = True
     slots_seen: bool = True
     approach_again: bool = True
+    units_listed_first: bool = True
+    snapshot_lsn: bool = True
+    copy_emptied: bool = True
+    lanes_ended: bool = True
+    marks_compared: bool = True
+    stream_from_snapshot: bool = True
+    begun_stream_seen: bool = True
 
 
 RIGHT = Variant()
@@ -76,7 +118,8 @@ class Incomplete(StepFailed):
 class Step:
     """One statement on one node, with its done, undo and until.
 
-    A section is taken back as a whole; approach is what is done again before a flip is tried again.
+    A section is taken back as a whole; approach is what is done again before a flip is tried again. units names the
+    copy whose units are worked at when the statement has said which are done.
     """
 
     phase: str
@@ -89,6 +132,7 @@ class Step:
     section: str | None = None
     ref: str | None = None
     undo_needs: str | None = None
+    units: Stream | None = None
 
 
 # Statements that several steps use. One that is a generator is more than one event: what it has done at a yield stays.
@@ -165,10 +209,11 @@ def set_registered(cluster: Cluster, name: str, registered: bool) -> None:
 
 
 def empty(cluster: Cluster, name: str) -> None:
-    """Drop every object that the copy brought."""
-    live = cluster.nodes[name].live
-    live.rows, live.seen = {}, set()
-    live.bag.clear()
+    """Drop every object that the copy brought, which waits for those who use it."""
+    for session in [session for session in cluster.sessions if session.copy.subscriber == name]:
+        while session in cluster.sessions:
+            cluster.advance_session(session)
+    cluster.nodes[name].live.clear()
     cluster.flush(name)
 
 
@@ -194,14 +239,52 @@ def clear_names(cluster: Cluster, new: str, on: str, variant: Variant) -> bool:
     return True
 
 
-def is_copied(cluster: Cluster, stream: Stream) -> bool:
-    """Tell whether the copy is complete; fail when it never will be."""
+def is_restored(cluster: Cluster, stream: Stream) -> bool:
+    """Tell whether the copy of the structure is complete; fail when it never will be."""
     subscription = cluster.nodes[stream.subscriber].live.subscriptions.get(stream)
     if subscription is None or not subscription.enabled:
-        raise StepFailed("the subscription of the copy is gone or disabled")
+        raise StepFailed("the subscription of the structure is gone or disabled")
     if subscription.copy is Copy.BEGUN and stream not in cluster.workers:
         raise StepFailed("the copy broke off")
     return subscription.copy is Copy.NONE
+
+
+def make_copy_slot(cluster: Cluster, copy: Stream) -> int:
+    """Make the slot of the copy; return its position."""
+    cluster.create_slot(copy)
+    return cluster.nodes[copy.provider].slots[copy].made
+
+
+def list_units(layout: int) -> list[Unit]:
+    """List what is to be copied."""
+    return [Unit(number, places) for number, places in enumerate(LAYOUTS[layout])]
+
+
+def begin_stream(cluster: Cluster, copy: Stream, lsn: int) -> Iterator[None]:
+    """Let the stream of the copy begin at a position, which is set at once; harmless if it has begun."""
+    live = cluster.nodes[copy.subscriber].live
+    if live.subscriptions[copy].enabled:
+        return
+    live.origins[copy] = lsn
+    cluster.flush(copy.subscriber)
+    yield
+    live.marks = {}
+    live.subscriptions[copy] = replace(live.subscriptions[copy], enabled=True)
+    cluster.flush(copy.subscriber)
+
+
+def can_continue(cluster: Cluster, copy: Stream, variant: Variant) -> bool:
+    """Tell whether a copy is there and can go on; not if its stream has begun and is off, for it has no marks then."""
+    live = cluster.nodes[copy.subscriber].live
+    if copy not in live.subscriptions:
+        return False
+    return live.subscriptions[copy].enabled or not variant.begun_stream_seen or live.origins.get(copy, 0) == 0
+
+
+def see_copy_slot(cluster: Cluster, copy: Stream, variant: Variant) -> None:
+    """Fail if the slot of the copy is lost."""
+    if variant.slots_seen and copy not in cluster.nodes[copy.provider].slots:
+        raise StartOver("the slot of the copy is lost")
 
 
 def has_switched(cluster: Cluster, stream: Stream, variant: Variant) -> bool:
@@ -210,7 +293,7 @@ def has_switched(cluster: Cluster, stream: Stream, variant: Variant) -> bool:
     direct = live.subscriptions.get(stream)
     if variant.own_copy and variant.durable_turn:
         return live.origins.get(stream, 0) > 0
-    return direct is not None and direct.enabled and (variant.own_copy or direct == Subscription(enabled=True))
+    return direct is not None and direct.enabled and (variant.own_copy or not direct.forwards)
 
 
 def see_sound(cluster: Cluster, new: str, results: Results, variant: Variant) -> None:
@@ -218,8 +301,6 @@ def see_sound(cluster: Cluster, new: str, results: Results, variant: Variant) ->
     node, noted = cluster.nodes[new], results["note"]
     if variant.discards_seen and node.live.discarded > noted["discarded"]:
         raise StartOver("something was discarded")
-    if variant.rewrites_seen and results["rewritten"]:
-        raise StartOver("a table was rewritten")
     if variant.restarts_seen and node.repeats and node.starts > noted["starts"]:
         raise StartOver("the server was started again")
 
@@ -258,9 +339,10 @@ def note_positions(cluster: Cluster, source: str, peers: list[str]) -> Iterator[
 
 
 def disable(cluster: Cluster, stream: Stream) -> None:
-    """Disable a subscription; its worker goes on until it notices."""
-    subscription = cluster.nodes[stream.subscriber].live.subscriptions[stream]
-    cluster.alter_subscription(stream, replace(subscription, enabled=False))
+    """Disable a subscription if it is there; its worker goes on until it notices."""
+    subscription = cluster.nodes[stream.subscriber].live.subscriptions.get(stream)
+    if subscription is not None:
+        cluster.alter_subscription(stream, replace(subscription, enabled=False))
 
 
 def enable_again(cluster: Cluster, stream: Stream) -> None:
@@ -303,19 +385,12 @@ def enable_streams(cluster: Cluster, new: str, providers: list[str]) -> None:
     cluster.flush(new)
 
 
-def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RIGHT) -> list[Step]:
+def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RIGHT, layout: int = 0) -> list[Step]:
     """Return the steps of an addition."""
     members = [source, *peers]
-    direct = Stream(source, new)
-    copy = Stream(source, new, "copy") if variant.own_copy else direct
+    copy = Stream(source, new, "copy") if variant.own_copy else Stream(source, new)
     # The source's comes last: Spock starts streams in this order, and what the source changes is what others wrote.
     made_before = [*peers, source] if variant.own_copy else peers
-
-    def is_direct(cluster: Cluster) -> bool:
-        return variant.own_copy and has_switched(cluster, direct, variant)
-
-    def is_begun(cluster: Cluster) -> bool:
-        return is_direct(cluster) or copy in cluster.nodes[new].live.subscriptions
 
     steps = [
         *(
@@ -339,58 +414,9 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
             done=lambda c, r: c.nodes[new].live.registered,
             undo=lambda c, r: set_registered(c, new, False),
         ),
-        Step(
-            "note",
-            new,
-            "note what is there",
-            do=lambda c, r: {"discarded": c.nodes[new].live.discarded, "starts": c.nodes[new].starts},
-            done=lambda c, r: is_begun(c),
-            undo=lambda c, r: empty(c, new),
-            section="copy",
-            ref="note",
-        ),
-        Step(
-            "note",
-            source,
-            "note the files",
-            do=lambda c, r: c.nodes[source].files,
-            done=lambda c, r: is_begun(c),
-            section="copy",
-            ref="files",
-        ),
-        Step(
-            "slot",
-            source,
-            "the slot that the copy will make",
-            undo=lambda c, r: c.drop_slot(copy),
-            section="copy",
-        ),
-        Step(
-            "copying",
-            new,
-            f"create subscription {copy}",
-            do=lambda c, r: c.create_subscription(copy, Subscription(True, variant.forwarded_copy, Copy.WANTED)),
-            done=lambda c, r: is_begun(c),
-            undo=lambda c, r: c.drop_subscription(copy),
-            section="copy",
-        ),
-        Step(
-            "copied",
-            new,
-            "wait for the copy",
-            until=lambda c, r: is_copied(c, copy),
-            done=(lambda c, r: is_direct(c)) if variant.own_copy else None,
-            section="copy",
-        ),
-        Step(
-            "rewritten",
-            source,
-            "find what was rewritten",
-            do=lambda c, r: c.nodes[source].files != r["files"],
-            section="approach",
-            ref="rewritten",
-        ),
+        *plan_copy(source, new, copy, variant, layout),
         Step("sound", new, "see that it is whole", do=lambda c, r: see_sound(c, new, r, variant), section="approach"),
+        Step("sound", source, "see the slot", do=lambda c, r: see_copy_slot(c, copy, variant), section="approach"),
         event_step("level", source, "level", "approach"),
         wait_step("levelled", source, new, "level", "approach"),
     ]
@@ -424,6 +450,88 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
     steps += [wait_step("proven", *stream[:2], f"event {stream.provider}") for stream in mesh]
     steps.append(Step("whole", new, "see that nothing was discarded", do=lambda c, r: see_whole(c, new, r, variant)))
     return steps
+
+
+def plan_copy(source: str, new: str, copy: Stream, variant: Variant, layout: int) -> list[Step]:
+    """Return the steps that bring structure and rows, and begin the stream of everybody's changes."""
+    structure = Stream(source, new, "structure")
+
+    def is_direct(cluster: Cluster, results: Results) -> bool:
+        return variant.own_copy and has_switched(cluster, Stream(source, new), variant)
+
+    def is_there(cluster: Cluster, results: Results) -> bool:
+        return is_direct(cluster, results) or copy in cluster.nodes[new].live.subscriptions
+
+    def is_on(cluster: Cluster, results: Results) -> bool:
+        subscription = cluster.nodes[new].live.subscriptions.get(copy)
+        return is_direct(cluster, results) or (subscription is not None and subscription.enabled)
+
+    def end_lanes(cluster: Cluster, results: Results) -> None:
+        if variant.lanes_ended:
+            cluster.end_sessions(new)
+
+    def set_aside(cluster: Cluster, results: Results) -> None:
+        if "units" not in results:
+            raise StepFailed("the large tables are not known")
+
+    steps = [
+        Step(
+            "note",
+            new,
+            "note what is there",
+            do=lambda c, r: {"discarded": c.nodes[new].live.discarded, "starts": c.nodes[new].starts},
+            done=is_there,
+            undo=lambda c, r: empty(c, new),
+            ref="note",
+        ),
+        Step(
+            "slot",
+            source,
+            f"create slot {copy}",
+            do=lambda c, r: make_copy_slot(c, copy),
+            undo=lambda c, r: c.drop_slot(copy),
+            ref="slot",
+        ),
+        Step("slot", source, "the slot that Spock will make", undo=lambda c, r: c.drop_slot(structure)),
+        Step(
+            "copying",
+            new,
+            f"create subscription {structure}",
+            do=lambda c, r: c.create_subscription(structure, Subscription(True, copy=Copy.WANTED)),
+            undo=lambda c, r: c.drop_subscription(structure),
+        ),
+        Step("structured", new, "wait for the structure", until=lambda c, r: is_restored(c, structure)),
+        Step(
+            # The subscription says that this is done: it must not be there before the journal has the units.
+            "structured" if variant.units_listed_first else "units",
+            source,
+            "list the units",
+            do=lambda c, r: list_units(layout),
+            ref="units",
+        ),
+        Step(
+            "units",
+            new,
+            f"create subscription {copy}",
+            do=lambda c, r: c.create_subscription(copy, Subscription(False, variant.forwarded_copy, Copy.ROWS)),
+            done=lambda c, r: is_direct(c, r) or can_continue(c, copy, variant),
+            undo=lambda c, r: c.drop_subscription(copy),
+        ),
+        Step("units", new, f"drop subscription {structure}", do=lambda c, r: c.drop_subscription(structure)),
+        Step("aside", new, "set the indexes of large tables aside", do=set_aside),
+        Step("copied", new, "copy the rows", do=end_lanes, done=is_direct, undo=end_lanes, units=copy, ref="copied"),
+        Step(
+            "streaming",
+            new,
+            f"begin the stream of {copy}",
+            do=lambda c, r: begin_stream(
+                c, copy, max(r["copied"], r["slot"]) if variant.stream_from_snapshot else r["slot"]
+            ),
+            done=is_on,
+            undo=lambda c, r: disable(c, copy),
+        ),
+    ]
+    return [replace(step, section="copy") for step in steps]
 
 
 def plan_flip(source: str, peers: list[str], copy: Stream, variant: Variant) -> list[Step]:
@@ -640,6 +748,17 @@ def plan_withdraw(target: str, members: list[str]) -> list[Step]:
 
 
 @dataclass
+class Task:
+    """A unit in the journal of an operation."""
+
+    unit: Unit
+    state: str = "pending"
+    snapshot: Snapshot | None = None
+    lsn: int = 0
+    spoiled: bool = False
+
+
+@dataclass
 class Operation:
     """A plan, its journal, and the process that runs it, which may die between any two events."""
 
@@ -647,6 +766,8 @@ class Operation:
     steps: list[Step]
     variant: Variant = RIGHT
     status: str = "planned"
+    tasks: list[Task] = field(default_factory=list)
+    failure: StepFailed | None = None
     done: set[int] = field(default_factory=set)
     attempted: set[int] = field(default_factory=set)
     results: Results = field(default_factory=dict)
@@ -692,6 +813,7 @@ class Operation:
         self.under_way.clear()
         self.process = None
         self.impatient = False
+        self.cluster.forget_caller()
 
     @property
     def is_over(self) -> bool:
@@ -799,6 +921,8 @@ class Operation:
                 self._reach(step)
                 step.undo(self.cluster, self.results)
             self.done.discard(place)
+        if any(self.steps[i].units for i in range(first, len(self.steps))):
+            self.tasks.clear()
         # What was made on it is to be made again.
         self.done = {i for i in self.done if i < first or self.steps[i].section == "once"}
         self.flip_is_open = False
@@ -851,6 +975,8 @@ class Operation:
             if isinstance(result, Iterator):
                 result = yield from self._go_through(step, result)
             yield
+        if step.units is not None:
+            result = yield from self._run_units(step)
         if step.until is not None:
             while True:
                 self._reach(step)
@@ -863,4 +989,123 @@ class Operation:
                 yield
         if step.ref is not None:
             self.results[step.ref] = result
+        if step.ref == "units" and not self.tasks:
+            self.tasks = [Task(unit) for unit in result]
         self.done.add(place)
+
+    # What it does with units.
+
+    def _is_done(self) -> bool:
+        return all(task.state == "done" for task in self.tasks)
+
+    def _begin_units(self, marks: dict[int, int]) -> None:
+        """Find out what is still to be done: what the new node has counts, not what the journal says."""
+        found = {marks.get(task.unit.number) for task in self.tasks}
+        # All are done, or none is; and all are of the same snapshot.
+        is_whole = len(found) <= 1 if self.variant.marks_compared else None not in found or found == {None}
+        for task in self.tasks:
+            is_done = task.unit.number in marks and (is_whole or not self.variant.copy_emptied)
+            task.state, task.snapshot = "done" if is_done else "pending", None
+            task.lsn = marks.get(task.unit.number, 0)
+            task.spoiled = not is_whole and self.variant.copy_emptied
+
+    def _run_units(self, step: Step) -> Iterator[None]:
+        """Work at the units in several lanes, until all are done or one of them cannot be; give their position."""
+        copy, node = step.units, self.cluster.nodes[step.node]
+        assert copy is not None and step.do is not None
+        self._begin_units(node.live.marks)
+        self.failure = None
+        lanes = [self._run_lane(copy) for _ in range(LANES)]
+        while lanes:
+            if self.connections[step.node] != node.starts and self.pick % 2:
+                # It looks at the node now and then: a lost connection lets the step begin again.
+                self._reach(step)
+                self.cluster.forget_caller()
+                step.do(self.cluster, self.results)
+                self._begin_units(node.live.marks)
+                lanes = [self._run_lane(copy) for _ in range(LANES)]
+            for lane in [lanes[(self.pick + number) % len(lanes)] for number in range(len(lanes))]:
+                has_moved = next(lane, None)
+                if has_moved is not False:
+                    break
+            if has_moved is None:
+                lanes.remove(lane)
+            self.waiting = has_moved is False
+            if self.waiting and self.impatient:
+                self.impatient = False
+                self.failure = StepFailed("no unit was done in time")
+            yield
+        for task in self.tasks:
+            self.cluster.close_snapshot(copy.provider, task.snapshot)
+        if self.failure is not None:
+            raise self.failure
+        return max((task.lsn for task in self.tasks), default=0)
+
+    def _pick_task(self) -> Task | None:
+        """Return what a free lane is to work at, if there is anything: all have one snapshot, which one lane gets."""
+        is_idle = all(task.state != "running" for task in self.tasks)
+        tasks = [task for task in self.tasks if task.state == "pending" and (task.snapshot or is_idle)]
+        return min(tasks, key=lambda task: (task.snapshot is None, task.unit.number), default=None)
+
+    def _run_lane(self, copy: Stream) -> Iterator[bool]:
+        """Work at one unit after the other; at each yield say whether anything was done."""
+        while self.failure is None and not self._is_done():
+            task = self._pick_task()
+            if task is None:
+                yield False
+                continue
+            task.state = "running"
+            if task.spoiled:
+                self.cluster.clear_units(copy.subscriber)
+                for other in self.tasks:
+                    other.spoiled = False
+                yield True
+            if task.snapshot is None:
+                yield from self._take_snapshot(copy)
+            assert task.snapshot is not None
+            session = self.cluster.send_unit(copy, task.unit, task.snapshot, task.lsn, self.variant)
+            yield True
+            while session.stage is not Stage.DONE and session.trouble is None and not session.is_orphan:
+                yield False
+            self._settle_unit(copy, task, session)
+            yield True
+
+    def _take_snapshot(self, copy: Stream) -> Iterator[bool]:
+        """Get a snapshot for all that is to be done, and its LSN."""
+        lsn = self.cluster.mark(copy.provider) if not self.variant.snapshot_lsn else None
+        if lsn is not None:
+            yield True
+        snapshot = self.cluster.open_snapshot(copy.provider)
+        for other in self.tasks:
+            if other.state != "done":
+                other.snapshot, other.lsn = snapshot, snapshot.lsn if lsn is None else lsn
+
+    def _settle_unit(self, copy: Stream, task: Task, session: Session) -> None:
+        """Write down what became of a unit; where the snapshot cannot be trusted any more, all begin again."""
+        is_current = task.snapshot is session.asked
+        task.state = "pending"
+        if session.is_orphan or session.trouble is Trouble.LOST:
+            return
+        if session.trouble is None and is_current:
+            task.state, task.lsn = "done", session.lsn
+            lsns = {other.lsn for other in self.tasks if other.state == "done"}
+            if len(lsns) > 1 and self.variant.marks_compared:
+                self._begin_again(copy)
+            elif self._is_done():
+                self.cluster.close_snapshot(copy.provider, session.asked)
+            return
+        task.spoiled |= session.trouble is None and self.variant.copy_emptied
+        if session.trouble is not None and is_current:
+            self._begin_again(copy)
+        if session.trouble is Trouble.FAILED:
+            task.state = "failed"
+            self.failure = StepFailed("a unit cannot be copied")
+
+    def _begin_again(self, copy: Stream) -> None:
+        """Let all units begin again, with a later snapshot."""
+        for other in self.tasks:
+            self.cluster.close_snapshot(copy.provider, other.snapshot)
+            other.snapshot = None
+            if self.variant.copy_emptied:
+                other.spoiled |= len(self.tasks) > 1
+                other.state = "pending" if other.state == "done" else other.state

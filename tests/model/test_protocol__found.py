@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.cluster_model import Different, Doubled, Lost, Returned, Stream, Stuck, Violation
+from model.cluster_model import Different, Doubled, Leftover, Lost, Returned, Stream, Stuck, Table, Trouble, Violation
 from model.machines import NEW, SOURCE, TARGET, AdditionMachine, RemovalMachine
 from model.protocol import RIGHT, Variant, disable
 
@@ -29,7 +29,7 @@ def test_a_flip_that_is_taken_back_after_the_copy_was_disabled_loses_nothing(var
         machine.call(peers=1, phase=0, rolls_back=False, rows=0)
         cluster, copy = machine.cluster, Stream(SOURCE, NEW, "copy")
         assert not cluster.nodes[NEW].live.subscriptions[copy].enabled
-        cluster.insert(SOURCE, keyed=False)
+        cluster.insert(SOURCE, Table.LOG)
         assert cluster.begin_apply(copy)
         cluster.stop_worker(copy)
         machine.kill_caller()
@@ -44,7 +44,7 @@ def test_a_copy_whose_connection_is_lost_as_it_ends_brings_nothing_twice(variant
         machine = AdditionMachine(variant, phases=["detached"])
         machine.call(peers=1, phase=0, rolls_back=False, rows=0)
         cluster, copy, direct = machine.cluster, Stream(SOURCE, NEW, "copy"), Stream(SOURCE, NEW)
-        cluster.insert(SOURCE, keyed=False)
+        cluster.insert(SOURCE, Table.LOG)
         assert cluster.begin_apply(copy)
         cluster.lose_connection(copy)
         for _ in range(20):
@@ -88,7 +88,7 @@ def test_a_stream_that_is_switched_off_after_the_turn_does_not_undo_it(variant: 
         machine = AdditionMachine(variant, phases=["way_back"])
         machine.call(peers=1, phase=0, rolls_back=False, rows=1)
         cluster = machine.cluster
-        cluster.insert(NEW, keyed=False)
+        cluster.insert(NEW, Table.LOG)
         machine.kill_caller()
         disable(cluster, Stream(SOURCE, NEW))
         machine.call_again()
@@ -115,26 +115,23 @@ def test_what_was_discarded_is_copied_again_or_told(phase: str, variant: Variant
         machine = AdditionMachine(variant, phases=[phase])
         machine.call(peers=1, phase=0, rolls_back=False, rows=0)
         cluster = machine.cluster
-        cluster.insert(SOURCE, keyed=False)
+        machine.rest(flush=False)
+        cluster.insert(SOURCE, Table.LOG)
         for stream in [stream for stream in cluster.workers if stream.subscriber == NEW]:
             cluster.discard(stream)
-        if not cluster.nodes[NEW].live.discarded:
-            cluster.start_worker(Stream(SOURCE, NEW))
-            cluster.discard(Stream(SOURCE, NEW))
         machine.teardown()
         assert machine.operation.status == ("incomplete" if phase == "way_back" else "done")
 
 
-@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Different, "rewrites_seen"))
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "rewrites_seen"))
 def test_a_table_that_is_rewritten_before_it_is_copied_is_copied_again(variant: Variant, ends: Ends) -> None:
     """A snapshot finds nothing in a file that is younger than itself."""
     with ends:
         machine = AdditionMachine(variant, phases=["copied"])
         machine.call(peers=1, phase=0, rolls_back=False, rows=2)
-        cluster = machine.cluster
-        cluster.insert(SOURCE, keyed=False)
-        cluster.start_worker(Stream(SOURCE, NEW, "copy"))
-        cluster.rewrite(SOURCE)
+        while not machine.cluster.sessions:
+            machine.go_on(1, 0, helped=False)
+        machine.cluster.rewrite(SOURCE, Table.LOG)
         machine.teardown()
 
 
@@ -145,7 +142,7 @@ def test_a_server_that_forgot_how_far_it_was_is_copied_to_again(variant: Variant
         machine = AdditionMachine(variant, phases=["levelled"])
         machine.call(peers=1, phase=0, rolls_back=False, rows=0)
         cluster, copy = machine.cluster, Stream(SOURCE, NEW, "copy")
-        cluster.insert(SOURCE, keyed=False)
+        cluster.insert(SOURCE, Table.LOG)
         machine.rest(flush=True)
         cluster.crash(NEW)
         cluster.set_back(copy)
@@ -153,11 +150,136 @@ def test_a_server_that_forgot_how_far_it_was_is_copied_to_again(variant: Variant
 
 
 @pytest.mark.parametrize(("variant", "ends"), _with_and_without(Stuck, "slots_seen"))
-@pytest.mark.parametrize("stream", [Stream("A", NEW), Stream(NEW, SOURCE)])
-def test_a_slot_that_is_lost_while_it_waits_is_made_again(stream: Stream, variant: Variant, ends: Ends) -> None:
+@pytest.mark.parametrize(
+    ("phase", "stream"),
+    [("caught_up", Stream("A", NEW)), ("caught_up", Stream(NEW, SOURCE)), ("copied", Stream(SOURCE, NEW, "copy"))],
+)
+def test_a_slot_that_is_lost_while_it_waits_is_made_again(
+    phase: str, stream: Stream, variant: Variant, ends: Ends
+) -> None:
     """PostgreSQL drops slots that nobody reads from; a turn to a stream without one is for ever."""
     with ends:
-        machine = AdditionMachine(variant, phases=["caught_up"])
+        machine = AdditionMachine(variant, phases=[phase])
         machine.call(peers=1, phase=0, rolls_back=False, rows=0)
         machine.cluster.lose_slot(stream)
+        machine.teardown()
+
+
+def _send_units(machine: AdditionMachine, *numbers: int) -> None:
+    """Let the caller go on until units are sent, one after the other."""
+    for number in numbers:
+        while all(session.unit.number != number for session in machine.cluster.sessions):
+            machine.go_on(1, 0, helped=False)
+
+
+def _copy(machine: AdditionMachine, number: int, events: int = 10) -> None:
+    """Let the oldest session that copies a unit go on."""
+    session = next(session for session in machine.cluster.sessions if session.unit.number == number)
+    for _ in range(events):
+        if session in machine.cluster.sessions:
+            machine.cluster.advance_session(session)
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "marks_compared"))
+def test_a_unit_that_comes_late_with_an_old_snapshot_is_copied_again(variant: Variant, ends: Ends) -> None:
+    """Its caller lost the connection to the session, took the copy back, and began again with a later snapshot."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["copied"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+        cluster = machine.cluster
+        _send_units(machine, 0, 1)
+        late, other = cluster.sessions
+        _copy(machine, 0, 1)
+        cluster.orphan(late)
+        cluster.close_snapshot(SOURCE, late.asked)
+        _copy(machine, 1)
+        assert other.trouble is Trouble.STALE
+        for _ in range(2):
+            cluster.insert(SOURCE, Table.LOG)
+        machine.go_on(1, 1, helped=False)
+        while not any(session.unit.number == 0 and session is not late for session in cluster.sessions):
+            machine.go_on(1, 0, helped=False)
+        _copy(machine, 0)
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Leftover, "lanes_ended"))
+def test_a_session_that_outlives_its_caller_leaves_nothing_behind(variant: Variant, ends: Ends) -> None:
+    """It goes on with the unit that it was told, while the copy is taken back."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["copied"])
+        machine.call(peers=1, phase=0, rolls_back=True, rows=0)
+        _send_units(machine, 0)
+        _copy(machine, 0, 1)
+        machine.kill_caller()
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "lanes_ended", "marks_compared"))
+def test_a_session_that_outlives_its_caller_copies_nothing_old(variant: Variant, ends: Ends) -> None:
+    """The rows are taken back, because their snapshot ended with its caller, and then the session commits."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["copied"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+        cluster = machine.cluster
+        _send_units(machine, 0, 1)
+        _copy(machine, 0, 1)
+        _copy(machine, 1)
+        machine.kill_caller()
+        for _ in range(2):
+            cluster.insert(SOURCE, Table.LOG)
+        machine.call_again()
+        while 1 in cluster.nodes[NEW].live.marks:
+            machine.go_on(1, 0, helped=False)
+        for session in list(cluster.sessions):
+            _copy(machine, session.unit.number)
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Different, "unit_marked"))
+def test_a_unit_whose_caller_died_before_it_heard_is_not_copied_twice(variant: Variant, ends: Ends) -> None:
+    """Its session ends as soon as the rows are there; only a mark in the same transaction tells the next caller."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["copied"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+        _send_units(machine, 0)
+        _copy(machine, 0, 3)
+        machine.kill_caller()
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "unit_flushed"))
+def test_a_unit_that_counts_as_done_outlives_a_crash_of_the_new_node(variant: Variant, ends: Ends) -> None:
+    """The caller, who lives on, may have looked for the last time at what the node has."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["copied"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+        _send_units(machine, 0, 1)
+        _copy(machine, 1)
+        machine.go_on(1, 0, helped=False)
+        machine.cluster.crash(NEW)
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Stuck, "units_listed_first"))
+def test_a_copy_whose_caller_died_before_it_knew_the_units_goes_on(variant: Variant, ends: Ends) -> None:
+    """The subscription of the copy counts as the sign that all before it is done."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["units"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=0)
+        copy = Stream(SOURCE, NEW, "copy")
+        titles = [step.title for step in machine.operation.steps if step.phase == "units"]
+        while copy not in machine.cluster.nodes[NEW].live.subscriptions:
+            machine.go_on(1, titles.index(f"create subscription {copy}"), helped=False)
+        machine.kill_caller()
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Stuck, "begun_stream_seen"))
+def test_a_copy_whose_stream_was_disabled_is_not_copied_on_top_of_itself(variant: Variant, ends: Ends) -> None:
+    """The marks of its units are gone when its stream begins: without them, nothing seems to be copied."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["detached"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=2, layout=4)
+        machine.kill_caller()
         machine.teardown()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from model.cluster_model import Change, Dangling, Kind, Stream
+from model.cluster_model import Change, Dangling, Kind, Stream, Table
 from model.machines import NEW, SOURCE, AdditionMachine
 from model.protocol import RIGHT
 from model.test_protocol__right import run
@@ -17,7 +17,7 @@ def test_a_row_handed_on_during_the_flip_may_overtake() -> None:
     machine = AdditionMachine(late=True, phases=["confirm"])
     machine.call(peers=1, phase=0, rolls_back=False, rows=0)
     cluster = machine.cluster
-    cluster.insert(SOURCE, keyed=True)
+    cluster.insert(SOURCE, Table.ITEMS)
     key = cluster.commits[-1].number
     machine.rest(flush=True)
     assert cluster.may_change("A", key, machine.nodes_that_count())

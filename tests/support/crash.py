@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -142,7 +143,10 @@ def wait_unlocked(nodes: Sequence[Node]) -> None:
             node.name
             for node in nodes
             if node.is_running()
-            and node.execute("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'zodan %'")
+            and node.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE application_name ~ '^zodan[ _]'"
+                " AND backend_type = 'client backend'"
+            )
         )
 
     wait_until(held, _BUDGET_S, "the dead caller's sessions to end")
@@ -155,7 +159,14 @@ class Stage:
     a member or as blank as in the beginning, which is looked at every time.
     """
 
-    def __init__(self, make_cluster: MakeCluster, members: int = 2, pause_timeout_s: float = _PAUSE_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        make_cluster: MakeCluster,
+        members: int = 2,
+        pause_timeout_s: float = _PAUSE_TIMEOUT_S,
+        more_tables: str = "",
+    ) -> None:
+        """Make it, with ``more_tables``, statements that make tables on each member, and rows on none."""
         self.size = members
         # The stand-in shows its pause; and it waits half this time for workers that are starting.
         settings = {"spock.pause_timeout": f"{pause_timeout_s:.0f}"} if detect_engine().is_real else {}
@@ -163,6 +174,9 @@ class Stage:
         self.source, self.peer = self.cluster.members[:2]
         (self.own,) = self.cluster.blanks
         create_tables(self.cluster)
+        for node in self.cluster.members if more_tables else []:
+            node.execute(more_tables)
+        self.more = re.findall(r"CREATE TABLE (\w+)", more_tables)
         fill(self.source, _ROWS)
         load_zodan(self.own)
         wait_level(self.cluster.members)
@@ -213,7 +227,7 @@ class Stage:
         self.cluster.members.remove(self.own)
         self.cluster.blanks.append(self.own)
         assert leftovers(self.cluster.members, self.own.name) == []
-        self.own.execute(f"DROP TABLE {', '.join(TABLES)}")
+        self.own.execute(f"DROP TABLE {', '.join([*TABLES, *self.more])}")
         assert state(self.cluster.nodes) == self._blank_state
 
     def writers(self) -> Writers:
@@ -326,7 +340,7 @@ class Stage:
             assert [n.name for n in members if n.execute("SELECT 1 FROM spock._pause")] == [], "apply is still paused"
         wait_level(members)
         self.cluster.wait_replicating()
-        assert_rows_equal(members)
+        assert_rows_equal(members, [*TABLES, *self.more])
         assert exceptions(self.cluster.nodes) == []
         for node in members:
             (counts,) = node.execute(

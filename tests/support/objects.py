@@ -39,6 +39,10 @@ def everything_in(connection: psycopg.Connection[Any]) -> set[tuple[Any, ...]]:
     found = {
         (name, *row)
         for (name,) in catalogs
-        for row in connection.execute(f"SELECT oid FROM pg_catalog.{name} WHERE oid >= 16384".encode())
+        for row in connection.execute(
+            f"SELECT oid FROM pg_catalog.{name} AS o WHERE oid >= 16384"
+            # PostgreSQL makes them for sessions, and keeps them.
+            " AND coalesce(to_jsonb(o) ->> 'nspname', '') !~ '^pg_(toast_)?temp_'".encode()
+        )
     }
     return found | {("pg_subscription", *row) for row in connection.execute("SELECT oid FROM pg_subscription")}

@@ -58,9 +58,9 @@ def value(connection: psycopg.Connection[Any], query: str, *parameters: Any) -> 
     return row[0] if row else None
 
 
-def forgotten(folder: str, test_file: str) -> set[str]:
-    """Return the statements of a folder that a test file does not run."""
-    run_there = set(re.findall(r'"(\w+)"', Path(test_file).read_text()))
+def forgotten(folder: str, *test_files: str) -> set[str]:
+    """Return the statements of a folder that the test files do not run."""
+    run_there = {name for file in test_files for name in re.findall(r'"(\w+)"', Path(file).read_text())}
     statements = {path.name.removesuffix(".sql.j2") for path in (_TEMPLATES / folder).glob("*.sql.j2")}
     assert statements
     return statements - run_there

@@ -18,6 +18,7 @@ from zodan_sql.cli.options import (
     DryRun,
     Force,
     Info,
+    Jobs,
     JournalDsn,
     Json,
     Location,
@@ -58,6 +59,7 @@ def add_node(
     new_node_country: Country = None,
     new_node_info: Info = None,
     roles: Roles = False,
+    jobs: Jobs = None,
     verbose: Verbose = False,
     dry_run: DryRun = False,
     dsn: Annotated[str | None, dsn_option("--dsn", "The database to call in; by default the new node's.")] = None,
@@ -70,6 +72,7 @@ def add_node(
         arguments = _add_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
+        arguments |= {} if jobs is None else {"jobs": jobs}
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
         _begin(screen, called, arguments, {"roles": roles}, "verb", verbose, dry_run, no_install)
 
@@ -110,6 +113,7 @@ def plan(
     new_node_country: Country = None,
     new_node_info: Info = None,
     roles: Roles = False,
+    jobs: Jobs = None,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
     target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: the node's connection string.")] = None,
     force: Force = False,
@@ -133,6 +137,7 @@ def plan(
         if all(adds) and not any(removes):
             arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
+            arguments |= {} if jobs is None else {"jobs": jobs}
             switches = {"roles": roles}
         elif all(removes) and not any(adds):
             where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"

@@ -24,6 +24,16 @@ Roles = Annotated[
     bool,
     typer.Option("--with-roles", "--roles", help="Copy the roles that the new server lacks, with password hashes."),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        metavar="N",
+        help="How many sessions copy side by side.",
+        show_default="as many as both servers have processors, from 2 to 8",
+    ),
+]
 Force = Annotated[
     bool,
     typer.Option("--force", help="Remove a node that cannot be reached; also give --survivor-dsn or --dsn."),

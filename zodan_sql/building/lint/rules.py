@@ -37,7 +37,7 @@ REACHING_OUT = ("remote", "statement/remote")
 
 _BUILT_IN_VARIABLES = re.compile(r"found|sqlstate|sqlerrm|new|old|tg_\w+|\$\d+|\(unnamed row\)|__.*")
 _DECLARES_ROUTINE = re.compile(
-    r"\{%-?\s*call\b[^%]*\b(?:function|procedure)\(|\bCREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\b",
+    r"\{%-?\s*call\b[^%]*\b(?:function|procedure)\(|\bCREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)\b(?!\s+pg_temp\.)",
     re.IGNORECASE,
 )
 _DBLINK = re.compile(r"\bdblink\w*\s*[(.]", re.IGNORECASE)

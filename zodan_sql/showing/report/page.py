@@ -60,7 +60,7 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
         marks=marks,
         noted=[check for check in record.checks if check.verdict != "PASS"],
         passed=[check for check in record.checks if check.verdict == "PASS"],
-        copies=[sample for sample in record.samples if sample.is_copy][-1:],
+        copies=[sample for sample in record.samples if sample.is_copy and sample.tables_total != 0][-1:],
         rates=Markup(chart.draw([chart.Series(0, "copy", rates)], "copy rate over time", "/s")) if rates else "",
         waits=len(lags),
         lags=Markup(chart.draw(behind, "lag over time")) if behind else "",
