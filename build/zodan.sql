@@ -6504,6 +6504,27 @@ stream has begun, which its origin shows, and was disabled: enabled again, Spock
 to the direct streams (p_slot) stands for everything before it.';
 REVOKE ALL ON FUNCTION zodan.copy_continues FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.prove_copy_slot(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r
+                    WHERE r.slot_name::text = %1$s AND r.wal_status IS DISTINCT FROM 'lost') THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD304',
+            MESSAGE = pg_catalog.format('slot "%%s" of the copy is gone or has lost its WAL', %1$s::text);
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_copy_slot IS
+'Fails with ZD304 if the slot of a copy, p_slot, is missing on the source or has lost its WAL, so that the copy has to
+start over. The slot waits while the rows are copied, and PostgreSQL may invalidate a slot that waits:
+max_slot_wal_keep_size, idle_replication_slot_timeout.';
+REVOKE ALL ON FUNCTION zodan.prove_copy_slot FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.prove_sound(p_since text, p_origin text, p_starts text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -8752,6 +8773,9 @@ BEGIN
             p_identity => zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
     RETURN QUERY SELECT * FROM zodan.plan_structure(p_cluster, p_patience);
     RETURN QUERY SELECT * FROM zodan.plan_rows(p_cluster);
+    RETURN NEXT zodan.make_step('sound', v_source, 'confirm the slot of the copy on ' || v_source,
+        p_do := zodan.prove_copy_slot(p_cluster ->> 'copy_slot'), p_group := 'approach', p_kind := 'verify',
+        p_object := p_cluster ->> 'copy_slot');
     RETURN NEXT zodan.make_step('sound', v_new, 'confirm that the copy on ' || v_new || ' is complete',
         p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
             p_starts => zodan.placeholder('result', 'life', 'starts')), p_group := 'approach',

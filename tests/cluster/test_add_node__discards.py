@@ -96,6 +96,21 @@ def test_a_row_that_is_refused(join: Join, request: pytest.FixtureRequest) -> No
     _check(join)
 
 
+def test_a_slot_that_is_lost_while_the_rows_are_copied(make_cluster: MakeCluster) -> None:
+    join = Join(make_cluster)
+    join.plan = planned(join.n1, join.n3)[1]
+    with Writers([join.n1, join.n2]) as writers:
+        held = join.held("streaming", "n3")
+        rows = join.n3.execute("SELECT object_name FROM zodan.step WHERE phase_name = 'slot'")
+        drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = ANY (%(slots)s)"
+        assert len(join.n1.execute(drop, {"slots": [name for (name,) in rows]})) == 1
+        held.let_go()
+    assert held.error is None
+    assert join.attempts("note", "n3") == 2
+    assert writers.failures == []
+    join.check()
+
+
 def test_a_discarded_statement_without_a_table_stops_no_check(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=2, blanks=1)
     create_tables(cluster)

@@ -93,6 +93,7 @@ TESTED_APART = {
     *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),
     *("remote/try_references", "remote/try_structure", "stream/confirm_positions", "stream/create_copy_subscription"),
     *("stream/create_failover_slot", "stream/create_slot", "stream/create_subscription", "stream/drop_slot_of"),
+    "copy/prove_copy_slot",
     *("session/find_waits", "session/set_session"),
     *("stream/prove_slots", "stream/read_positions", "stream/start_streams", "stream/switch_streams"),
 }

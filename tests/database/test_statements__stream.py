@@ -211,8 +211,15 @@ def test_a_slot_that_has_lost_its_wal_counts_for_nothing_and_is_made_anew(nodes:
     assert not nodes.run("slot_exists", on=nodes.there, slot="spk_one")["ok"]
     with pytest.raises(psycopg.Error, match='slot "spk_one" has lost its WAL'):
         nodes.run("prove_slots", on=nodes.there, slots=["spk_one"], lsn=None, positions="{}", peer=None)
+    with pytest.raises(psycopg.Error, match='slot "spk_one" of the copy is gone or has lost its WAL') as raised:
+        nodes.run("prove_copy_slot", on=nodes.there, slot="spk_one")
+    assert raised.value.sqlstate == "ZD304"
     assert nodes.run("create_slot", on=nodes.there, slot="spk_one")["lsn"] > lost
     assert nodes.run("slot_exists", on=nodes.there, slot="spk_one")["ok"]
+    nodes.run("prove_copy_slot", on=nodes.there, slot="spk_one")
+    with pytest.raises(psycopg.Error, match="of the copy is gone") as raised:
+        nodes.run("prove_copy_slot", on=nodes.there, slot=ODD)
+    assert raised.value.sqlstate == "ZD304"
 
 
 def _lose(connection: psycopg.Connection[Any]) -> str:
@@ -625,7 +632,7 @@ def test_the_end_of_a_worker_is_waited_for(nodes: Nodes) -> None:
 def test_a_worker_that_streams_is_waited_for_until_its_stream_is_disabled(nodes: Nodes) -> None:
     nodes.subscribe(enabled=True)
     nodes.run("start_streams", subscriptions=["sub_a"])
-    assert not nodes.run("wait_worker_gone", subscription="sub_a")["ok"]
+    wait_until(lambda: "" if nodes.run("wait_worker_gone", subscription="sub_a")["progress"] else "none", 30, "it")
     nodes.run("disable_streams")
     wait_until(lambda: nodes.run("wait_worker_gone", subscription="sub_a")["progress"] or "", 10, "its end")
 
