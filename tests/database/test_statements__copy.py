@@ -250,6 +250,16 @@ def test_changes_set_aside_since_the_copy_began_are_a_fault(here: Here) -> None:
     prove_sound(here, origin=_SOURCE)
 
 
+def test_a_copy_whose_slot_is_gone_has_to_start_over(here: Here) -> None:
+    here.value("SELECT slot_name FROM pg_create_logical_replication_slot(%s, 'pgoutput')", "spk_copy")
+    here.run("prove_copy_slot", slot="spk_copy")
+    here.execute("SELECT pg_drop_replication_slot('spk_copy')")
+    for slot in ("spk_copy", ODD):
+        with pytest.raises(psycopg.Error, match="of the copy is gone or has lost its WAL") as raised:
+            here.run("prove_copy_slot", slot=slot)
+        assert raised.value.sqlstate == "ZD304"
+
+
 def test_another_life_of_the_server_is_a_fault_where_spock_is_older_than_6(here: Here) -> None:
     is_old = here.value("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = %s", "spock")
     if is_old:
