@@ -4087,7 +4087,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     -- How many sessions copy side by side may change on the way.
-    IF v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
+    IF '{"structure": "spock"}' || v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -5579,6 +5579,475 @@ COMMENT ON FUNCTION zodan.note_life IS
 'Notes which life of the new node''s server it is, before its stream begins. It returns one row: starts.';
 REVOKE ALL ON FUNCTION zodan.note_life FROM PUBLIC;
 
+CREATE FUNCTION zodan.describe_structure(p_brief text, p_exact text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(o.name, CASE WHEN %1$s::boolean THEN pg_catalog.md5(o.definition)
+           ELSE o.definition END), '{}') AS facts FROM (
+WITH spaces AS MATERIALIZED (
+    SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
+     WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_namespace'::regclass
+           AND d.objid = n.oid AND d.deptype = 'e')),
+foreigners AS MATERIALIZED (
+    SELECT d.classid, d.objid FROM pg_catalog.pg_depend AS d WHERE d.deptype = 'e'),
+relations AS MATERIALIZED (
+    SELECT c.*, pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name
+      FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
+     WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT EXISTS (SELECT FROM foreigners AS f
+         WHERE f.classid = 'pg_catalog.pg_class'::regclass AND f.objid = c.oid)),
+types AS MATERIALIZED (
+    SELECT t.*, pg_catalog.format('%%I.%%I', s.nspname, t.typname) AS name
+      FROM pg_catalog.pg_type AS t JOIN spaces AS s ON s.oid = t.typnamespace
+     WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r', 'c') AND t.typelem = 0
+       AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = t.typrelid
+           AND c.relkind = 'c'))
+       AND NOT EXISTS (SELECT FROM foreigners AS f
+           WHERE f.classid = 'pg_catalog.pg_type'::regclass AND f.objid = t.oid)),
+columns AS MATERIALIZED (
+    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list
+      FROM (SELECT a.attrelid, pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+                   pg_catalog.format_type(a.atttypid, a.atttypmod),
+                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || pg_catalog.quote_ident(l.collname) END,
+                   CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+                   CASE WHEN a.attidentity <> '' THEN 'IDENTITY ' || a.attidentity::text END,
+                   CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
+                       || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
+              FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
+              LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
+              LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
+     GROUP BY w.attrelid)
+SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
+UNION ALL
+SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
+ WHERE e.extname NOT IN ('spock', 'pglogical', 'zodan', 'dblink', 'plpgsql')
+UNION ALL
+SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
+           ELSE 'table ' END || r.name, pg_catalog.concat_ws(' ', CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
+           '(' || c.list || ')',
+           'PARTITION BY ' || CASE WHEN r.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(r.oid) END,
+           (SELECT 'INHERITS ' || pg_catalog.string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
+              FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = r.oid),
+           pg_catalog.pg_get_expr(r.relpartbound, r.oid),
+           CASE WHEN r.relkind IN ('r', 'p') THEN 'REPLICA IDENTITY ' || r.relreplident::text || coalesce((
+               SELECT ' ' || x.relname FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+                WHERE i.indrelid = r.oid AND i.indisreplident AND r.relreplident = 'i'), '') END,
+           CASE WHEN r.relrowsecurity THEN 'ROW LEVEL SECURITY' END,
+           CASE WHEN r.relforcerowsecurity THEN 'FORCED' END)
+  FROM relations AS r LEFT JOIN columns AS c ON c.attrelid = r.oid WHERE r.relkind IN ('r', 'p', 'v', 'm', 'f')
+UNION ALL
+SELECT pg_catalog.format('constraint %%I on %%s', k.conname, r.name), pg_catalog.concat_ws(' ',
+           pg_catalog.pg_get_constraintdef(k.oid), CASE WHEN NOT k.convalidated THEN 'not validated' END)
+  FROM relations AS r JOIN pg_catalog.pg_constraint AS k ON k.conrelid = r.oid
+ -- PostgreSQL 18 has NOT NULL as constraints too, and a constraint trigger is a trigger.
+ WHERE k.contype IN ('c', 'f', 'p', 'u', 'x')
+UNION ALL
+SELECT pg_catalog.format('index %%I on %%s', x.relname, r.name), pg_catalog.pg_get_indexdef(i.indexrelid)
+  FROM relations AS r JOIN pg_catalog.pg_index AS i ON i.indrelid = r.oid
+  JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+ -- A dump leaves out an index whose building failed.
+ WHERE i.indisvalid OR x.relkind = 'I'
+UNION ALL
+SELECT 'sequence ' || r.name, pg_catalog.format('%%s from %%s by %%s, %%s to %%s, cache %%s%%s',
+           pg_catalog.format_type(q.seqtypid, NULL), q.seqstart, q.seqincrement, q.seqmin, q.seqmax, q.seqcache,
+           CASE WHEN q.seqcycle THEN ', cycles' END)
+  FROM relations AS r JOIN pg_catalog.pg_sequence AS q ON q.seqrelid = r.oid
+UNION ALL
+SELECT pg_catalog.format('trigger %%I on %%s', g.tgname, r.name), pg_catalog.concat_ws(' ',
+           pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled)
+  FROM relations AS r JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = r.oid
+  JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+ WHERE NOT g.tgisinternal AND g.tgparentid = 0
+   AND p.pronamespace NOT IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname IN ('spock', 'pglogical'))
+UNION ALL
+SELECT pg_catalog.format('rule %%I on %%s', u.rulename, r.name),
+       pg_catalog.concat_ws(' ', 'on', u.ev_type, 'enabled', u.ev_enabled,
+           CASE WHEN u.is_instead THEN 'instead' END,
+           CASE WHEN %2$s::boolean THEN pg_catalog.pg_get_ruledef(u.oid) END)
+  FROM relations AS r JOIN pg_catalog.pg_rewrite AS u ON u.ev_class = r.oid WHERE u.rulename <> '_RETURN'
+UNION ALL
+SELECT pg_catalog.format('policy %%I on %%s', o.polname, r.name), pg_catalog.concat_ws(' ', 'for', o.polcmd,
+           o.polpermissive,
+           CASE WHEN %2$s::boolean THEN pg_catalog.pg_get_expr(o.polqual, o.polrelid) END,
+           CASE WHEN %2$s::boolean THEN pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid) END)
+  FROM relations AS r JOIN pg_catalog.pg_policy AS o ON o.polrelid = r.oid
+UNION ALL
+SELECT 'query of ' || r.name, pg_catalog.pg_get_viewdef(r.oid)
+  FROM relations AS r WHERE r.relkind IN ('v', 'm') AND %2$s::boolean
+UNION ALL
+SELECT CASE t.typtype WHEN 'd' THEN 'domain ' ELSE 'type ' END || t.name, pg_catalog.concat_ws(' ', t.typtype,
+           CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod) END,
+           CASE WHEN t.typnotnull THEN 'NOT NULL' END, 'DEFAULT ' || t.typdefault,
+           (SELECT pg_catalog.string_agg(pg_catalog.format('CONSTRAINT %%I %%s', k.conname,
+                       pg_catalog.pg_get_constraintdef(k.oid)), ' ' ORDER BY k.conname)
+              FROM pg_catalog.pg_constraint AS k WHERE k.contypid = t.oid AND k.contype = 'c'),
+           (SELECT '(' || pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', '
+                       ORDER BY e.enumsortorder) || ')'
+              FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = t.oid),
+           (SELECT '(' || c.list || ')' FROM columns AS c WHERE c.attrelid = t.typrelid),
+           (SELECT pg_catalog.format_type(n.rngsubtype, NULL)
+              FROM pg_catalog.pg_range AS n WHERE n.rngtypid = t.oid))
+  FROM types AS t
+UNION ALL
+SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
+           pg_catalog.pg_get_function_identity_arguments(p.oid)),
+       pg_catalog.concat_ws(' ', p.prokind, pg_catalog.pg_get_function_arguments(p.oid),
+           pg_catalog.pg_get_function_result(p.oid), l.lanname, p.provolatile, p.proparallel,
+           CASE WHEN p.proisstrict THEN 'strict' END,
+           CASE WHEN p.prosecdef THEN 'security definer' END, CASE WHEN p.proleakproof THEN 'leakproof' END,
+           p.proconfig::text, p.prosrc,
+           CASE WHEN %2$s::boolean THEN pg_catalog.pg_get_function_sqlbody(p.oid) END,
+           (SELECT pg_catalog.concat_ws(' ', a.aggtransfn::oid::regproc, a.aggfinalfn::oid::regproc,
+                       pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
+              FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
+  FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+ WHERE p.oid >= 16384
+   -- The functions of a range type are made with it, under other names from version to version.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
+       AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
+UNION ALL
+SELECT u.type || ' ' || u.identity, 'an object'
+  FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
+      FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                       WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t
+            WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4
+            FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4
+            FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4
+            FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4
+            FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4
+            FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4
+            FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
+                          AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
+ WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
+     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
+     'text search template', 'foreign-data wrapper', 'server')) AS o$sql$,
+    zodan.quote_text(p_brief), zodan.quote_text(p_exact))
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_structure IS
+'Describes the structure of a database, to compare it with another one; with p_exact, the texts of queries too. It
+returns one row: facts, an object of the name of each object and its definition, or with p_brief a hash of that.';
+REVOKE ALL ON FUNCTION zodan.describe_structure FROM PUBLIC;
+
+CREATE FUNCTION zodan.prove_structure(p_objects text, p_exact text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_differing text[];
+BEGIN
+    SELECT pg_catalog.array_agg(pg_catalog.format('%%s %%s', coalesce(n.name, s.key), CASE WHEN n.name IS NULL
+               THEN 'is missing here' WHEN s.key IS NULL THEN 'is missing on the source' ELSE 'differs' END)
+               ORDER BY coalesce(n.name, s.key) COLLATE "C") INTO v_differing
+      FROM pg_catalog.jsonb_each_text(%1$s::jsonb) AS s
+      FULL JOIN (
+WITH spaces AS MATERIALIZED (
+    SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
+     WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_namespace'::regclass
+           AND d.objid = n.oid AND d.deptype = 'e')),
+foreigners AS MATERIALIZED (
+    SELECT d.classid, d.objid FROM pg_catalog.pg_depend AS d WHERE d.deptype = 'e'),
+relations AS MATERIALIZED (
+    SELECT c.*, pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name
+      FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
+     WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT EXISTS (SELECT FROM foreigners AS f
+         WHERE f.classid = 'pg_catalog.pg_class'::regclass AND f.objid = c.oid)),
+types AS MATERIALIZED (
+    SELECT t.*, pg_catalog.format('%%I.%%I', s.nspname, t.typname) AS name
+      FROM pg_catalog.pg_type AS t JOIN spaces AS s ON s.oid = t.typnamespace
+     WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r', 'c') AND t.typelem = 0
+       AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = t.typrelid
+           AND c.relkind = 'c'))
+       AND NOT EXISTS (SELECT FROM foreigners AS f
+           WHERE f.classid = 'pg_catalog.pg_type'::regclass AND f.objid = t.oid)),
+columns AS MATERIALIZED (
+    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list
+      FROM (SELECT a.attrelid, pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+                   pg_catalog.format_type(a.atttypid, a.atttypmod),
+                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || pg_catalog.quote_ident(l.collname) END,
+                   CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+                   CASE WHEN a.attidentity <> '' THEN 'IDENTITY ' || a.attidentity::text END,
+                   CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
+                       || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
+              FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
+              LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
+              LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
+     GROUP BY w.attrelid)
+SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
+UNION ALL
+SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
+ WHERE e.extname NOT IN ('spock', 'pglogical', 'zodan', 'dblink', 'plpgsql')
+UNION ALL
+SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
+           ELSE 'table ' END || r.name, pg_catalog.concat_ws(' ', CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
+           '(' || c.list || ')',
+           'PARTITION BY ' || CASE WHEN r.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(r.oid) END,
+           (SELECT 'INHERITS ' || pg_catalog.string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
+              FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = r.oid),
+           pg_catalog.pg_get_expr(r.relpartbound, r.oid),
+           CASE WHEN r.relkind IN ('r', 'p') THEN 'REPLICA IDENTITY ' || r.relreplident::text || coalesce((
+               SELECT ' ' || x.relname FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+                WHERE i.indrelid = r.oid AND i.indisreplident AND r.relreplident = 'i'), '') END,
+           CASE WHEN r.relrowsecurity THEN 'ROW LEVEL SECURITY' END,
+           CASE WHEN r.relforcerowsecurity THEN 'FORCED' END)
+  FROM relations AS r LEFT JOIN columns AS c ON c.attrelid = r.oid WHERE r.relkind IN ('r', 'p', 'v', 'm', 'f')
+UNION ALL
+SELECT pg_catalog.format('constraint %%I on %%s', k.conname, r.name), pg_catalog.concat_ws(' ',
+           pg_catalog.pg_get_constraintdef(k.oid), CASE WHEN NOT k.convalidated THEN 'not validated' END)
+  FROM relations AS r JOIN pg_catalog.pg_constraint AS k ON k.conrelid = r.oid
+ -- PostgreSQL 18 has NOT NULL as constraints too, and a constraint trigger is a trigger.
+ WHERE k.contype IN ('c', 'f', 'p', 'u', 'x')
+UNION ALL
+SELECT pg_catalog.format('index %%I on %%s', x.relname, r.name), pg_catalog.pg_get_indexdef(i.indexrelid)
+  FROM relations AS r JOIN pg_catalog.pg_index AS i ON i.indrelid = r.oid
+  JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+ -- A dump leaves out an index whose building failed.
+ WHERE i.indisvalid OR x.relkind = 'I'
+UNION ALL
+SELECT 'sequence ' || r.name, pg_catalog.format('%%s from %%s by %%s, %%s to %%s, cache %%s%%s',
+           pg_catalog.format_type(q.seqtypid, NULL), q.seqstart, q.seqincrement, q.seqmin, q.seqmax, q.seqcache,
+           CASE WHEN q.seqcycle THEN ', cycles' END)
+  FROM relations AS r JOIN pg_catalog.pg_sequence AS q ON q.seqrelid = r.oid
+UNION ALL
+SELECT pg_catalog.format('trigger %%I on %%s', g.tgname, r.name), pg_catalog.concat_ws(' ',
+           pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled)
+  FROM relations AS r JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = r.oid
+  JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+ WHERE NOT g.tgisinternal AND g.tgparentid = 0
+   AND p.pronamespace NOT IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname IN ('spock', 'pglogical'))
+UNION ALL
+SELECT pg_catalog.format('rule %%I on %%s', u.rulename, r.name),
+       pg_catalog.concat_ws(' ', 'on', u.ev_type, 'enabled', u.ev_enabled,
+           CASE WHEN u.is_instead THEN 'instead' END,
+           CASE WHEN %2$s::boolean THEN pg_catalog.pg_get_ruledef(u.oid) END)
+  FROM relations AS r JOIN pg_catalog.pg_rewrite AS u ON u.ev_class = r.oid WHERE u.rulename <> '_RETURN'
+UNION ALL
+SELECT pg_catalog.format('policy %%I on %%s', o.polname, r.name), pg_catalog.concat_ws(' ', 'for', o.polcmd,
+           o.polpermissive,
+           CASE WHEN %2$s::boolean THEN pg_catalog.pg_get_expr(o.polqual, o.polrelid) END,
+           CASE WHEN %2$s::boolean THEN pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid) END)
+  FROM relations AS r JOIN pg_catalog.pg_policy AS o ON o.polrelid = r.oid
+UNION ALL
+SELECT 'query of ' || r.name, pg_catalog.pg_get_viewdef(r.oid)
+  FROM relations AS r WHERE r.relkind IN ('v', 'm') AND %2$s::boolean
+UNION ALL
+SELECT CASE t.typtype WHEN 'd' THEN 'domain ' ELSE 'type ' END || t.name, pg_catalog.concat_ws(' ', t.typtype,
+           CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod) END,
+           CASE WHEN t.typnotnull THEN 'NOT NULL' END, 'DEFAULT ' || t.typdefault,
+           (SELECT pg_catalog.string_agg(pg_catalog.format('CONSTRAINT %%I %%s', k.conname,
+                       pg_catalog.pg_get_constraintdef(k.oid)), ' ' ORDER BY k.conname)
+              FROM pg_catalog.pg_constraint AS k WHERE k.contypid = t.oid AND k.contype = 'c'),
+           (SELECT '(' || pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', '
+                       ORDER BY e.enumsortorder) || ')'
+              FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = t.oid),
+           (SELECT '(' || c.list || ')' FROM columns AS c WHERE c.attrelid = t.typrelid),
+           (SELECT pg_catalog.format_type(n.rngsubtype, NULL)
+              FROM pg_catalog.pg_range AS n WHERE n.rngtypid = t.oid))
+  FROM types AS t
+UNION ALL
+SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
+           pg_catalog.pg_get_function_identity_arguments(p.oid)),
+       pg_catalog.concat_ws(' ', p.prokind, pg_catalog.pg_get_function_arguments(p.oid),
+           pg_catalog.pg_get_function_result(p.oid), l.lanname, p.provolatile, p.proparallel,
+           CASE WHEN p.proisstrict THEN 'strict' END,
+           CASE WHEN p.prosecdef THEN 'security definer' END, CASE WHEN p.proleakproof THEN 'leakproof' END,
+           p.proconfig::text, p.prosrc,
+           CASE WHEN %2$s::boolean THEN pg_catalog.pg_get_function_sqlbody(p.oid) END,
+           (SELECT pg_catalog.concat_ws(' ', a.aggtransfn::oid::regproc, a.aggfinalfn::oid::regproc,
+                       pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
+              FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
+  FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+ WHERE p.oid >= 16384
+   -- The functions of a range type are made with it, under other names from version to version.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
+       AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
+UNION ALL
+SELECT u.type || ' ' || u.identity, 'an object'
+  FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
+      FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                       WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t
+            WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4
+            FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4
+            FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4
+            FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4
+            FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4
+            FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4
+            FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
+                          AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
+ WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
+     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
+     'text search template', 'foreign-data wrapper', 'server')) AS n ON n.name = s.key
+     WHERE s.value IS DISTINCT FROM pg_catalog.md5(n.definition)
+       AND NOT (s.key IS NULL AND pg_catalog.starts_with(n.name, 'extension '));
+    IF v_differing IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD114', MESSAGE = 'the structure here is not that of the source',
+            DETAIL = pg_catalog.array_to_string(v_differing[:10], '; ') || CASE
+                WHEN pg_catalog.cardinality(v_differing) > 10
+                THEN pg_catalog.format('; and %%s more', pg_catalog.cardinality(v_differing) - 10)
+                ELSE '' END || '.',
+            HINT = 'Make the structure equal.';
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_result(p_objects), zodan.quote_text(p_exact))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_structure IS
+'Fails with ZD114 if the structure of the new node is not that of the source, which zodan.describe_structure has
+described briefly: p_objects is a placeholder for its result. The new node may have more extensions.';
+REVOKE ALL ON FUNCTION zodan.prove_structure FROM PUBLIC;
+
+CREATE FUNCTION zodan.list_filled()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(t.name ORDER BY t.name COLLATE "C"), '[]') AS facts
+  FROM (SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+           AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_class'::regclass
+               AND d.objid = c.oid AND d.deptype = 'e')
+           AND pg_catalog.pg_relation_size(c.oid) > 0
+         OFFSET 0) AS t
+ WHERE pg_catalog.query_to_xml(pg_catalog.format('SELECT 1 AS x FROM ONLY %s LIMIT 1', t.name), false, true,
+     '')::text <> ''$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.list_filled IS
+'Lists the tables of a database that have rows, but none of an extension''s, of Spock''s or of Zodan''s. It returns one
+row: facts, an array of names.';
+REVOKE ALL ON FUNCTION zodan.list_filled FROM PUBLIC;
+
+CREATE FUNCTION zodan.empty_tables(p_node text, p_identity text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_tables text;
+    v_view regclass;
+BEGIN
+    IF (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id) IS DISTINCT
+        FROM %1$s THEN
+        RETURN;
+    ELSIF %2$s <> pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+    pg_catalog.current_setting('data_directory'),
+    (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) THEN
+        RAISE EXCEPTION 'this is not the database that the copy went to';
+    END IF;
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    SELECT pg_catalog.string_agg(pg_catalog.format('ONLY %%I.%%I', n.nspname, c.relname), ', ') INTO v_tables
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+       AND (pg_catalog.pg_relation_size(c.oid) > 0 OR EXISTS (
+            SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND NOT i.indisvalid));
+    IF v_tables IS NOT NULL THEN
+        -- All that is referred to is empty before and after; CASCADE only lets PostgreSQL accept the order.
+        EXECUTE 'TRUNCATE ' || v_tables || ' CASCADE';
+    END IF;
+    FOR v_view IN
+        SELECT c.oid::regclass FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'm' AND c.relispopulated AND pg_catalog.pg_relation_size(c.oid) > 0
+           AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+    LOOP
+        EXECUTE pg_catalog.format('REFRESH MATERIALIZED VIEW %%s WITH NO DATA', v_view);
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_text(p_node), zodan.quote_result(p_identity))
+$zodan$;
+COMMENT ON FUNCTION zodan.empty_tables IS
+'Undoes a copy into a structure that was there before: empties the tables, as they were, and the materialized views.
+This also builds the indexes that were set aside. It acts only in the very database that p_identity (a placeholder for
+a result of zodan.note_objects) names, and only while that is node p_node, as it was when the copy came; anywhere else
+it empties nothing.';
+REVOKE ALL ON FUNCTION zodan.empty_tables FROM PUBLIC;
+
 CREATE FUNCTION zodan.set_indexes_aside(p_tables text, p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -6885,12 +7354,53 @@ COMMENT ON FUNCTION zodan.list_published IS
 and set, as zodan.read_sets returns them: set, table, columns and filter.';
 REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
 
+CREATE FUNCTION zodan.compare_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Compares, over the open connections, the structure of the new node with that of the source, object by object, and
+looks for rows on the new node. Returns an object: differing and filled, arrays for people; or unread, why one of them
+could not be read. Never raises an error. */
+DECLARE
+    v_new text := p_join ->> 'new';
+    v_source text := p_join ->> 'source';
+    v_exact text := ((p_facts #>> ARRAY[v_source, 'version_num'])::int / 10000
+        = (p_facts #>> ARRAY[v_new, 'version_num'])::int / 10000)::text;
+    v_query text;
+    v_answers jsonb;
+    v_filled jsonb;
+BEGIN
+    v_query := zodan.describe_structure(p_brief => 'false', p_exact => v_exact);
+    v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, v_query, v_source, v_query), p_dsns);
+    v_filled := zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, zodan.list_filled()), p_dsns) -> v_new;
+    IF NOT ((v_answers #>> ARRAY[v_new, 'ok'])::boolean AND (v_answers #>> ARRAY[v_source, 'ok'])::boolean
+            AND (v_filled ->> 'ok')::boolean) THEN
+        RETURN pg_catalog.jsonb_build_object('unread', 'structure: ' || pg_catalog.concat_ws('; ',
+            v_answers #>> ARRAY[v_source, 'message'], v_answers #>> ARRAY[v_new, 'message'], v_filled ->> 'message'));
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('filled', v_filled #> '{value,facts}', 'differing', (
+        SELECT coalesce(pg_catalog.jsonb_agg(CASE WHEN n.key IS NULL THEN pg_catalog.format('%s is missing on %s', s.key, v_new)
+                   WHEN s.key IS NULL THEN pg_catalog.format('%s is missing on %s', n.key, v_source)
+                   ELSE pg_catalog.format('%s is "%s" on %s, "%s" on %s', s.key, s.value, v_source, n.value, v_new) END), '[]')
+          FROM pg_catalog.jsonb_each_text(v_answers #> ARRAY[v_source, 'value', 'facts']) AS s
+          FULL JOIN pg_catalog.jsonb_each_text(v_answers #> ARRAY[v_new, 'value', 'facts']) AS n ON n.key = s.key
+         WHERE s.value IS DISTINCT FROM n.value
+           AND NOT (s.key IS NULL AND pg_catalog.starts_with(n.key, 'extension '))));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.compare_structure IS
+'Compares, over the open connections, the structure of the new node with that of the source, object by object, and
+looks for rows on the new node. Returns an object: differing and filled, arrays for people; or unread, why one of them
+could not be read. Never raises an error.';
+REVOKE ALL ON FUNCTION zodan.compare_structure FROM PUBLIC;
+
 CREATE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
-structure of the source can be made on the new node: structure, and on the new node trial, on the source references.
+structure of the source can be made on the new node: structure, and on the new node trial, on the source references; and for
+a structure that is there already, present.
 unread names what could not be read. Rolls back what it tries. Never raises an error. */
 DECLARE
     v_new text := p_join ->> 'new';
@@ -6932,12 +7442,16 @@ BEGIN
                 (v_answer.value ->> 'detail')::jsonb)
             ELSE pg_catalog.jsonb_build_object('unread', 'what was tried: ' || (v_answer.value ->> 'message')) END);
     END LOOP;
+    IF p_join ->> 'structure' = 'present' THEN
+        v_facts := pg_catalog.jsonb_set(v_facts, ARRAY[v_new, 'present'], zodan.compare_structure(v_facts, p_join, p_dsns));
+    END IF;
     RETURN v_facts;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_structure IS
 'Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
-structure of the source can be made on the new node: structure, and on the new node trial, on the source references.
+structure of the source can be made on the new node: structure, and on the new node trial, on the source references; and for
+a structure that is there already, present.
 unread names what could not be read. Rolls back what it tries. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
 
@@ -7019,6 +7533,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
           FROM pg_catalog.jsonb_each(p_facts) AS e(key, value)
          CROSS JOIN (SELECT p_facts -> (p_join ->> 'source') AS value) AS s
          WHERE NOT e.value ? 'error') AS f
+ CROSS JOIN LATERAL (SELECT f.key = p_join ->> 'new' AND NOT p_join ? 'joined' AS joins,
+     pg_catalog.string_to_array(f.spock[1], '.')::int[] > pg_catalog.string_to_array(f.source_spock[1], '.')::int[]
+     AS is_newer, p_join ->> 'structure' = 'present' AS present) AS n
  CROSS JOIN LATERAL (VALUES
     ('postgresql-version', 'PostgreSQL version', 'fail', (f.value ->> 'version_num')::int >= 150000
          AND (f.key IS DISTINCT FROM p_join ->> 'new' OR f.source ? 'error'
@@ -7038,12 +7555,16 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
      '5.0.7 or later',
      pg_catalog.format('Run CREATE EXTENSION spock, or ALTER EXTENSION spock UPDATE, in database "%s" of node "%s".',
          f.value ->> 'dbname', f.key)),
-    ('same-spock', 'same Spock version', 'fail', f.spock IS NULL OR f.source_spock IS NULL
-     OR f.spock[1] = f.source_spock[1],
-     f.value #>> '{extensions,spock}', coalesce(f.source_spock[1], '?') || ', as on the source',
-     'Install the Spock version of the source, then run ALTER EXTENSION spock UPDATE.'),
+    -- Members of two versions stream to one another already.
+    ('same-spock', 'same Spock version', CASE WHEN n.joins THEN 'fail' ELSE 'warn' END,
+     f.spock IS NULL OR f.source_spock IS NULL OR f.spock[1] = f.source_spock[1] OR n.joins AND n.present AND n.is_newer,
+     f.value #>> '{extensions,spock}', coalesce(f.source_spock[1], '?') || CASE
+         WHEN n.joins AND n.present THEN ', as on the source, or later' ELSE ', as on the source' END,
+     CASE WHEN n.joins AND n.is_newer THEN 'Bring the structure with the client (--structure client), or by hand '
+         '(structure => ''present''): Spock''s own synchronisation of it needs the same version.'
+         ELSE 'Install the Spock version of the source, then run ALTER EXTENSION spock UPDATE.' END),
     ('same-spock-patch', 'same Spock patch level', 'warn', f.spock IS NULL OR f.source_spock IS NULL
-     OR f.spock[2] = f.source_spock[2],
+     OR f.spock[1] <> f.source_spock[1] OR f.spock[2] = f.source_spock[2],
      f.value #>> '{extensions,spock}', coalesce(f.source #>> '{extensions,spock}', '?') || ', as on the source',
      'Bring all nodes to the newest patch level of Spock.')
  ) AS c(key, name, severity, passed, observed, required, hint)
@@ -7051,8 +7572,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
 $zodan$;
 COMMENT ON FUNCTION zodan.check_versions IS
 'Checks for PostgreSQL 15 or later everywhere, on the new node no older than on the source (its pg_dump must read
-the source), and for Spock 5.0.7 or later, which can pause its apply workers, of one minor
-version everywhere.';
+the source), and for Spock 5.0.7 or later, which can pause its apply workers. A
+new node has the minor version of Spock that the source has, or a newer one if its structure is there already: Spock
+streams both ways between such versions, but cannot bring the structure.';
 REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
@@ -7300,8 +7822,10 @@ SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required
      coalesce('it is node "' || (f.n #>> '{spock,node}') || '"', 'no node'),
      'a database that is no Spock node',
          'Give the connection string of the database that is to join, or remove its old node first.'),
-    ('empty', 'empty', (f.n ->> 'relations')::int = 0, (f.n ->> 'relations') || ' relations', 'no user relations',
-     'Join an empty database: its structure and data come from the source.'),
+    ('empty', 'empty', (f.n ->> 'relations')::int = 0
+     OR coalesce(p_join ->> 'structure' = 'present', false), (f.n ->> 'relations') || ' relations', 'no user relations',
+     'Join an empty database: its structure and data come from the source. If the structure is there, '
+     'give structure => ''present''.'),
     ('own-server', 'server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE
      WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
      'another server than the source, whose apply is paused for a moment', 'Use a database on another server.'),
@@ -7485,9 +8009,12 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
                FROM pg_catalog.jsonb_each_text(f.n #> '{trial,extension_rows}') AS t(name, rows)
                WHERE f.published ? t.name AND t.rows IS DISTINCT FROM '0')) AS filled) AS l
  CROSS JOIN LATERAL (VALUES
-    ('same-names', 'nothing of the same name', 'fail', l.same, 'no object that the copy is about to create',
+    ('same-names', 'nothing of the same name', 'fail',
+     CASE WHEN NOT f.n ? 'present' THEN l.same END,
+     'no object that the copy is about to create',
      'Drop these objects on the new node.'),
-    ('creatable-objects', 'objects can be created', 'fail', f.n #>> '{trial,objects}',
+    ('creatable-objects', 'objects can be created', 'fail',
+     CASE WHEN NOT f.n ? 'present' THEN f.n #>> '{trial,objects}' END,
      'a database in which the connecting role may create objects: the copy does',
      'Disable the event trigger that forbids it, or whatever else does, until the node has joined.'),
     ('schema-public', 'schema public', 'fail', CASE WHEN (f.t ->> 'in_public')::boolean
@@ -7501,13 +8028,19 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
     ('extension-tables', 'tables of extensions', 'fail', l.filled,
      'no rows from the script of an extension in a table that is copied',
      'Take these tables out of the replication sets on every member, or create the extension on the new node and delete '
-     'the rows of these tables there.')
+     'the rows of these tables there.'),
+    ('same-structure', 'same structure', 'fail', coalesce(f.n #>> '{present,unread}',
+     zodan.name_some(f.n #> '{present,differing}')), 'the structure of the source, if it is there already',
+     'Make the structure equal, or join an empty database.'),
+    ('empty-tables', 'empty tables', 'fail', zodan.name_some(f.n #> '{present,filled}'),
+     'no row in a table, if the structure is there already', 'Run TRUNCATE for these tables on the new node.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_structure IS
 'Checks whether the structure of the source can be made on the new node, over what zodan.gather_structure returned:
-nothing of the same name is there, and objects and extensions can be created.';
+nothing of the same name is there, and objects and extensions can be created; or, if it is said to be there already,
+that it is, without rows.';
 REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_copyable(p_facts jsonb, p_join jsonb)
@@ -8153,12 +8686,44 @@ COMMENT ON FUNCTION zodan.plan_roles IS
 drops the roles that were not there before.';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
+CREATE FUNCTION zodan.plan_present(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that confirm, before a row is copied, that a structure that is on the new node already is that of
+the source; on rollback it stays, and only the rows go. The source's is noted after its queued changes were counted,
+so that no change falls between the two. */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_exact text := ((p_cluster #>> ARRAY['versions', v_source])::int / 10000
+        = (p_cluster #>> ARRAY['versions', v_new])::int / 10000)::text;
+BEGIN
+    RETURN NEXT zodan.make_step('copying', v_source, 'note the structure on ' || v_source,
+        p_do := zodan.describe_structure(p_brief => 'true', p_exact => v_exact),
+        p_ref := 'structure', p_group := 'copy', p_object := 'structure');
+    RETURN NEXT zodan.make_step('copying', v_new, 'empty the tables on ' || v_new || ' (only on rollback)',
+        p_undo := zodan.empty_tables(p_node => v_new, p_identity => zodan.placeholder('result', 'note', 'identity')),
+        p_group := 'copy', p_object := 'rows');
+    RETURN NEXT zodan.make_step('structured', v_new, pg_catalog.format('compare the structure on %s with that on %s', v_new,
+        v_source), p_do := zodan.prove_structure(p_exact => v_exact,
+            p_objects => zodan.placeholder('result', 'structure', 'facts')),
+        p_done := zodan.is_direct(p_slot => p_cluster #>> ARRAY['slots', v_source, v_new], p_subscription => zodan.copy_name(v_new)),
+        p_group := 'copy', p_kind := 'verify', p_object := 'structure');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_present IS
+'Returns the steps that confirm, before a row is copied, that a structure that is on the new node already is that of
+the source; on rollback it stays, and only the rows go. The source''s is noted after its queued changes were counted,
+so that no change falls between the two.';
+REVOKE ALL ON FUNCTION zodan.plan_present FROM PUBLIC;
+
 CREATE FUNCTION zodan.plan_structure(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that bring the structure of the source to the new node, by a subscription of Spock that takes no
-set and is dropped again, and make the slot and the subscription for the rows. No change of structure
+set and is dropped again, or confirm that it is there already; and make the slot and the subscription for the rows. No change of structure
 may fall between the two: they are counted before, and by the first unit. */
 DECLARE
     v_new text := p_cluster ->> 'new';
@@ -8166,6 +8731,7 @@ DECLARE
     v_sub text := zodan.copy_name(v_new);
     v_structure text := zodan.structure_name(v_new);
     v_slot text := p_cluster ->> 'copy_slot';
+    v_present boolean := coalesce(p_cluster ->> 'structure' = 'present', false);
 BEGIN
     RETURN NEXT zodan.make_step('note', v_source, 'note the queued changes of structure on ' || v_source,
         p_do := zodan.note_ddl(), p_ref := 'ddl', p_group := 'copy');
@@ -8173,18 +8739,22 @@ BEGIN
         p_do := CASE WHEN (p_cluster #>> ARRAY['versions', v_source])::int >= 170000
             THEN zodan.create_failover_slot(v_slot) ELSE zodan.create_slot(v_slot) END,
         p_undo := zodan.drop_slot(v_slot), p_ref := 'slot', p_group := 'copy', p_object := v_slot);
-    RETURN NEXT zodan.make_step('copying', v_new, pg_catalog.format('create subscription %s on %s, with the structure only',
-        v_structure, v_new),
-        p_do := zodan.create_copy_subscription(p_subscription => v_structure, p_provider => v_source, p_sets => '{}',
-            p_structure => 'true', p_data => 'false', p_forward => '{}', p_enabled => 'true',
-            p_skip => ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced', '[]')) AS s(name))),
-        p_undo := zodan.drop_copy(v_structure), p_group := 'copy', p_object := v_structure);
-    RETURN NEXT zodan.make_step('copying', v_source, 'end the sessions of the copy on ' || v_source || ' (only on rollback)',
-        p_undo := zodan.end_sessions(v_structure), p_group := 'copy');
-    RETURN NEXT zodan.make_step('structured', v_new, 'wait for the structure on ' || v_new,
-        p_until := zodan.wait_structure(p_subscription => v_structure, p_tables => p_cluster #>> '{copy,tables}',
-            p_bytes => p_cluster #>> '{copy,bytes}'),
-        p_undo := zodan.disable_copy(v_structure), p_budget := p_patience, p_group := 'copy', p_object := v_structure);
+    IF v_present THEN
+        RETURN QUERY SELECT * FROM zodan.plan_present(p_cluster);
+    ELSE
+        RETURN NEXT zodan.make_step('copying', v_new, pg_catalog.format('create subscription %s on %s, with the structure only',
+            v_structure, v_new),
+            p_do := zodan.create_copy_subscription(p_subscription => v_structure, p_provider => v_source, p_sets => '{}',
+                p_structure => 'true', p_data => 'false', p_forward => '{}', p_enabled => 'true',
+                p_skip => ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(coalesce(p_cluster -> 'fenced', '[]')) AS s(name))),
+            p_undo := zodan.drop_copy(v_structure), p_group := 'copy', p_object := v_structure);
+        RETURN NEXT zodan.make_step('copying', v_source, 'end the sessions of the copy on ' || v_source || ' (only on rollback)',
+            p_undo := zodan.end_sessions(v_structure), p_group := 'copy');
+        RETURN NEXT zodan.make_step('structured', v_new, 'wait for the structure on ' || v_new,
+            p_until := zodan.wait_structure(p_subscription => v_structure, p_tables => p_cluster #>> '{copy,tables}',
+                p_bytes => p_cluster #>> '{copy,bytes}'),
+            p_undo := zodan.disable_copy(v_structure), p_budget := p_patience, p_group := 'copy', p_object := v_structure);
+    END IF;
     RETURN NEXT zodan.make_step('structured', v_source, 'list what is to be copied on ' || v_source,
         p_do := zodan.list_units(p_sets => zodan.list_sets(p_cluster, v_source), p_lanes => p_cluster ->> 'lanes'),
         p_ref := 'units', p_group := 'copy', p_object := 'copied');
@@ -8193,13 +8763,15 @@ BEGIN
             p_sets => zodan.list_sets(p_cluster, v_source), p_forward => '{all}', p_enabled => 'false'),
         p_done := zodan.copy_continues(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
         p_undo := zodan.drop_copy(v_sub), p_group := 'copy', p_object := v_sub);
-    RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('drop subscription %s on %s', v_structure, v_new),
-        p_do := zodan.drop_subscription(v_structure), p_group := 'copy', p_object := v_structure);
+    IF NOT v_present THEN
+        RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('drop subscription %s on %s', v_structure, v_new),
+            p_do := zodan.drop_subscription(v_structure), p_group := 'copy', p_object := v_structure);
+    END IF;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_structure IS
 'Returns the steps that bring the structure of the source to the new node, by a subscription of Spock that takes no
-set and is dropped again, and make the slot and the subscription for the rows. No change of structure
+set and is dropped again, or confirm that it is there already; and make the slot and the subscription for the rows. No change of structure
 may fall between the two: they are counted before, and by the first unit.';
 REVOKE ALL ON FUNCTION zodan.plan_structure FROM PUBLIC;
 
@@ -8754,6 +9326,26 @@ COMMENT ON FUNCTION zodan.check_jobs IS
 'Raises ZD004 for a number of sessions that copy side by side which makes no sense.';
 REVOKE ALL ON FUNCTION zodan.check_jobs FROM PUBLIC;
 
+CREATE FUNCTION zodan.check_structure_choice(p_structure text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 for a way to bring the structure that does not exist, or that only the command line has. */
+BEGIN
+    IF p_structure IS NULL OR p_structure NOT IN ('spock', 'present') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('structure is "%s"', p_structure),
+            HINT = CASE WHEN p_structure = 'client'
+                THEN 'Run zodan-sql add-node --structure client, or restore a dump of the structure and give present.'
+                ELSE 'Give spock, or present if the structure is on the new node already.' END;
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_structure_choice IS
+'Raises ZD004 for a way to bring the structure that does not exist, or that only the command line has.';
+REVOKE ALL ON FUNCTION zodan.check_structure_choice FROM PUBLIC;
+
 CREATE FUNCTION zodan.choose_lanes(p_facts jsonb, p_join jsonb, p_jobs int)
 RETURNS int
 LANGUAGE sql IMMUTABLE
@@ -8970,6 +9562,7 @@ LANGUAGE sql STABLE
 AS $zodan$
 SELECT pg_catalog.jsonb_build_object('lanes', (SELECT coalesce(pg_catalog.max((s.units ->> 'lanes')::int), 2)
            FROM zodan.step AS s WHERE s.operation_id = p_operation), 'source', o.arguments ->> 'src_node_name', 'new', o.node,
+           'structure', coalesce(o.arguments ->> 'structure', 'spock'),
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
            'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
                FILTER (WHERE m.name <> o.arguments ->> 'src_node_name'), '[]'))
@@ -9060,6 +9653,7 @@ CREATE FUNCTION zodan.prepare_join(
     p_info jsonb,
     p_roles boolean,
     p_jobs int,
+    p_structure text,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
     OUT p_dsns jsonb,
@@ -9099,7 +9693,7 @@ BEGIN
         END IF;
     END IF;
     v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
-        zodan.choose_lanes(v_survey.p_facts, v_survey.p_join, p_jobs));
+        zodan.choose_lanes(v_survey.p_facts, v_survey.p_join, p_jobs), 'structure', p_structure);
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
@@ -9130,7 +9724,8 @@ CREATE FUNCTION zodan.plan_add_node(
     new_node_country text DEFAULT 'USA',
     new_node_info jsonb DEFAULT '{}',
     roles boolean DEFAULT false,
-    jobs int DEFAULT NULL
+    jobs int DEFAULT NULL,
+    structure text DEFAULT 'spock'
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
@@ -9142,10 +9737,11 @@ DECLARE
 BEGIN
     PERFORM zodan.hide_statement(src_dsn, new_node_dsn);
     PERFORM zodan.check_jobs(jobs);
+    PERFORM zodan.check_structure_choice(structure);
     PERFORM zodan.close_connections();
     SELECT p.p_plan INTO v_plan
       FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country,
-               new_node_info, roles, jobs, false) AS p;
+               new_node_info, roles, jobs, structure, false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
@@ -9204,7 +9800,8 @@ CREATE PROCEDURE spock.add_node(
     new_node_info jsonb DEFAULT '{}',
     dry_run boolean DEFAULT false,
     roles boolean DEFAULT false,
-    jobs int DEFAULT NULL
+    jobs int DEFAULT NULL,
+    structure text DEFAULT 'spock'
 )
 LANGUAGE plpgsql
 AS $zodan$
@@ -9212,7 +9809,9 @@ AS $zodan$
 any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
 joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
 their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
-source and new node have processors, but 2 at least and 8 at most. verb prints every step;
+source and new node have processors, but 2 at least and 8 at most. structure says who brings the structure: spock,
+or present if it is on the new node already; it is then compared with the source's before a row is copied, all tables
+must be empty, and the new node's Spock may be newer than the members'. verb prints every step;
 dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
 Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD2nn a
 step failed on a node, ZD3nn a wait ran out of its budget. */
@@ -9224,9 +9823,10 @@ DECLARE
     v_failure jsonb;
     v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
-        'roles', roles, 'jobs', jobs);
+        'roles', roles, 'jobs', jobs, 'structure', structure);
 BEGIN
     PERFORM zodan.check_jobs(jobs);
+    PERFORM zodan.check_structure_choice(structure);
     CALL zodan.require_autocommit('add_node', NOT dry_run, src_dsn, new_node_dsn);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('add_node', new_node_name);
@@ -9240,7 +9840,7 @@ BEGIN
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
-                   new_node_country, new_node_info, roles, jobs, NOT dry_run) AS p;
+                   new_node_country, new_node_info, roles, jobs, structure, NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
             PERFORM zodan.show_plan(v_plan, verb);
@@ -9261,7 +9861,9 @@ COMMENT ON PROCEDURE spock.add_node IS
 any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
 joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
 their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
-source and new node have processors, but 2 at least and 8 at most. verb prints every step;
+source and new node have processors, but 2 at least and 8 at most. structure says who brings the structure: spock,
+or present if it is on the new node already; it is then compared with the source''s before a row is copied, all tables
+must be empty, and the new node''s Spock may be newer than the members''. verb prints every step;
 dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
 Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD2nn a
 step failed on a node, ZD3nn a wait ran out of its budget.';

@@ -4593,7 +4593,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     -- How many sessions copy side by side may change on the way.
-    IF v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
+    IF '{"structure": "spock"}' || v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',

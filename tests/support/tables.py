@@ -26,10 +26,15 @@ _LEVEL_BUDGET_S = 60.0
 def create_tables(cluster: Cluster) -> None:
     """Create the tables on every member and see that each is in its replication set."""
     for node in cluster.members:
-        with node.connect() as connection:
-            connection.execute(_DDL)
+        create_on(node)
     for node in cluster.members:
         add_to_sets(node, _SETS)
+
+
+def create_on(node: Node) -> None:
+    """Create the tables on one server, and add them to no set."""
+    with node.connect() as connection:
+        connection.execute(_DDL)
 
 
 def add_to_sets(node: Node, sets: dict[str, str]) -> None:

@@ -56,6 +56,7 @@ MEANINGS = {
     "ZD111": "a rollback would delete rows that were written on the new node; DETAIL names the tables",
     "ZD112": "a node joined the cluster after the operation began, so the operation's plan does not include that node",
     "ZD113": "the source of an interrupted join is no longer a member",
+    "ZD114": "the structure on the new node is not that of the source; DETAIL names the differences",
     "ZD200": "a statement failed on a node; DETAIL has the SQLSTATE and the message from that node",
     "ZD201": "a node did not answer when Zodan tried to take the lock there",
     "ZD202": "a wait cannot succeed: the subscription is gone or disabled, or its copy broke off",
