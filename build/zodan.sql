@@ -6139,7 +6139,8 @@ SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' W
               FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = r.oid),
            pg_catalog.pg_get_expr(r.relpartbound, r.oid),
            CASE WHEN r.relkind IN ('r', 'p') THEN 'REPLICA IDENTITY ' || r.relreplident::text || coalesce((
-               SELECT ' ' || x.relname FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+               SELECT ' ' || x.relname
+                 FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
                 WHERE i.indrelid = r.oid AND i.indisreplident AND r.relreplident = 'i'), '') END,
            CASE WHEN r.relrowsecurity THEN 'ROW LEVEL SECURITY' END,
            CASE WHEN r.relforcerowsecurity THEN 'FORCED' END)
@@ -6337,7 +6338,8 @@ SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' W
               FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = r.oid),
            pg_catalog.pg_get_expr(r.relpartbound, r.oid),
            CASE WHEN r.relkind IN ('r', 'p') THEN 'REPLICA IDENTITY ' || r.relreplident::text || coalesce((
-               SELECT ' ' || x.relname FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+               SELECT ' ' || x.relname
+                 FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
                 WHERE i.indrelid = r.oid AND i.indisreplident AND r.relreplident = 'i'), '') END,
            CASE WHEN r.relrowsecurity THEN 'ROW LEVEL SECURITY' END,
            CASE WHEN r.relforcerowsecurity THEN 'FORCED' END)

@@ -27,8 +27,10 @@ from zodan_sql.cli.options import (
     Number,
     ProgressMode,
     Roles,
+    Structure,
     SurvivorDsn,
     Verbose,
+    Way,
     dsn_option,
 )
 from zodan_sql.cli.progress import Mode
@@ -37,6 +39,7 @@ from zodan_sql.client import journal, operation
 from zodan_sql.client.connection import describe, parse_dsn
 from zodan_sql.client.install import borrowed
 from zodan_sql.client.operation import PlannedStep
+from zodan_sql.client.structure import bring_structure
 from zodan_sql.errors import caller_error
 
 SrcNodeName = Annotated[str, typer.Option("--src-node-name", help="The member to copy from.")]
@@ -60,6 +63,7 @@ def add_node(
     new_node_info: Info = None,
     roles: Roles = False,
     jobs: Jobs = None,
+    structure: Structure = Way.SPOCK,
     verbose: Verbose = False,
     dry_run: DryRun = False,
     dsn: Annotated[str | None, dsn_option("--dsn", "The database to call in; by default the new node's.")] = None,
@@ -73,7 +77,12 @@ def add_node(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
         arguments |= {} if jobs is None else {"jobs": jobs}
+        arguments |= _structure_argument(structure, dry_run=dry_run, roles=roles)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
+        if structure is Way.CLIENT:
+            provide(screen, called.dsn, change=not no_install)
+            if journal.find_unfinished(called.dsn, called.procedure, called.node) is None:
+                screen.line(bring_structure(src_dsn, new_node_dsn))
         _begin(screen, called, arguments, {"roles": roles}, "verb", verbose, dry_run, no_install)
 
 
@@ -114,6 +123,7 @@ def plan(
     new_node_info: Info = None,
     roles: Roles = False,
     jobs: Jobs = None,
+    structure: Structure = Way.SPOCK,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
     target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: the node's connection string.")] = None,
     force: Force = False,
@@ -138,6 +148,7 @@ def plan(
             arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
             arguments |= {} if jobs is None else {"jobs": jobs}
+            arguments |= _structure_argument(structure, dry_run=True, roles=roles)
             switches = {"roles": roles}
         elif all(removes) and not any(adds):
             where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
@@ -266,6 +277,21 @@ def _add_arguments(
         "new_node_info": None if info is None else _json_object(info),
     }
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _structure_argument(way: Way, *, dry_run: bool, roles: bool) -> dict[str, object]:
+    """Return what add_node is to know of the structure: what the client brings is present by then."""
+    if way is Way.CLIENT and dry_run:
+        raise caller_error(
+            "a plan cannot be made for --structure client: it compares a structure that is not there yet",
+            "Make the plan with --structure spock, or bring the structure and give --structure present.",
+        )
+    if way is Way.CLIENT and roles:
+        raise caller_error(
+            "--structure client needs the roles before the join copies them",
+            "Bring them first, for example with pg_dumpall --roles-only, and leave out --with-roles.",
+        )
+    return {} if way is Way.SPOCK else {"structure": Way.PRESENT.value}
 
 
 def _remove_arguments(name: str, target_dsn: str, survivor_dsn: str | None) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,14 @@ import typer
 from typer.models import OptionInfo
 
 from zodan_sql.cli.progress import Mode
+
+
+class Way(StrEnum):
+    """How the structure comes to a new node."""
+
+    SPOCK = "spock"
+    PRESENT = "present"
+    CLIENT = "client"
 
 
 def dsn_option(name: str, text: str) -> OptionInfo:
@@ -32,6 +41,13 @@ Jobs = Annotated[
         metavar="N",
         help="How many sessions copy side by side.",
         show_default="as many as both servers have processors, from 2 to 8",
+    ),
+]
+Structure = Annotated[
+    Way,
+    typer.Option(
+        "--structure",
+        help="Who brings the structure: Spock; or pg_dump and pg_restore of this machine; or it is present already.",
     ),
 ]
 Force = Annotated[
