@@ -141,6 +141,24 @@ def test_another_word_is_refused(cluster: Cluster, structure: str | None) -> Non
     assert state(cluster.nodes) == before
 
 
+@pytest.mark.parametrize(
+    ("version", "structure", "verdict"),
+    [("99.0.1", "present", "PASS"), ("99.0.1", "spock", "FAIL"), ("4.0.9", "present", "FAIL")],
+)
+def test_a_newer_spock_needs_a_structure_that_is_there(
+    cluster: Cluster, version: str, structure: str, verdict: str
+) -> None:
+    rows = cluster["n3"].execute(
+        "SELECT CASE WHEN c.passed THEN 'PASS' ELSE 'FAIL' END, c.severity FROM zodan.check_versions("
+        " jsonb_build_object('n1', jsonb_build_object('extensions', jsonb_build_object('spock', '5.0.11')),"
+        " 'n3', jsonb_build_object('extensions', jsonb_build_object('spock', %(version)s::text))),"
+        " jsonb_build_object('source', 'n1', 'new', 'n3', 'structure', %(structure)s::text)) AS c"
+        " WHERE c.key = 'same-spock' AND c.scope = 'n3'",
+        {"version": version, "structure": structure},
+    )
+    assert rows == [(verdict, "fail")]
+
+
 def test_without_it_the_structure_is_in_the_way(cluster: Cluster) -> None:
     _refused(cluster, "empty", "", "spock")
 
