@@ -8547,8 +8547,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
 $zodan$;
 COMMENT ON FUNCTION zodan.check_structure IS
 'Checks whether the structure of the source can be made on the new node, over what zodan.gather_structure returned:
-nothing of the same name is there, and objects and extensions can be created; or, if it is said to be there already,
-that it is, without rows.';
+nothing of the same name is there, and objects and extensions can be created; or, for a
+structure that is there already, it equals the source''s and no table has rows.';
 REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_copyable(p_facts jsonb, p_join jsonb)
@@ -9199,8 +9199,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that confirm, before a row is copied, that a structure that is on the new node already is that of
-the source; on rollback it stays, and only the rows go. The source's is noted after its queued changes were counted,
-so that no change falls between the two. */
+the source; on rollback it stays, and only the rows go. A step describes the source's
+structure after another has counted the queued changes of structure: no change falls between the two. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -9222,8 +9222,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_present IS
 'Returns the steps that confirm, before a row is copied, that a structure that is on the new node already is that of
-the source; on rollback it stays, and only the rows go. The source''s is noted after its queued changes were counted,
-so that no change falls between the two.';
+the source; on rollback it stays, and only the rows go. A step describes the source''s
+structure after another has counted the queued changes of structure: no change falls between the two.';
 REVOKE ALL ON FUNCTION zodan.plan_present FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_structure(p_cluster jsonb, p_patience interval)
@@ -10321,7 +10321,8 @@ source and new node have processors, but 2 at least and 8 at most. structure say
 or present if it is on the new node already; it is then compared with the source's before a row is copied, all tables
 must be empty, and the new node's Spock may be newer than the members'. verb prints every step;
 dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
-Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD2nn a
+Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
+structures differ, ZD2nn a
 step failed on a node, ZD3nn a wait ran out of its budget. */
 DECLARE
     v_operation bigint;
@@ -10373,7 +10374,8 @@ source and new node have processors, but 2 at least and 8 at most. structure say
 or present if it is on the new node already; it is then compared with the source''s before a row is copied, all tables
 must be empty, and the new node''s Spock may be newer than the members''. verb prints every step;
 dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
-Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD2nn a
+Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
+structures differ, ZD2nn a
 step failed on a node, ZD3nn a wait ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
