@@ -8547,8 +8547,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
 $zodan$;
 COMMENT ON FUNCTION zodan.check_structure IS
 'Checks whether the structure of the source can be made on the new node, over what zodan.gather_structure returned:
-nothing of the same name is there, and objects and extensions can be created; or, for a
-structure that is there already, it equals the source''s and no table has rows.';
+nothing of the same name is there, and objects and extensions can be created. A structure that is there already must
+equal the source''s, without rows.';
 REVOKE ALL ON FUNCTION zodan.check_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_copyable(p_facts jsonb, p_join jsonb)
@@ -9198,9 +9198,9 @@ CREATE OR REPLACE FUNCTION zodan.plan_present(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Returns the steps that confirm, before a row is copied, that a structure that is on the new node already is that of
-the source; on rollback it stays, and only the rows go. A step describes the source's
-structure after another has counted the queued changes of structure: no change falls between the two. */
+/* Returns the steps that compare a structure which is on the new node already with that of the source before a row is
+copied. On rollback the structure stays, and only the rows go. A step describes the source's structure after another has
+counted the queued changes of structure: no change falls between the two. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -9221,9 +9221,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_present IS
-'Returns the steps that confirm, before a row is copied, that a structure that is on the new node already is that of
-the source; on rollback it stays, and only the rows go. A step describes the source''s
-structure after another has counted the queued changes of structure: no change falls between the two.';
+'Returns the steps that compare a structure which is on the new node already with that of the source before a row is
+copied. On rollback the structure stays, and only the rows go. A step describes the source''s structure after another has
+counted the queued changes of structure: no change falls between the two.';
 REVOKE ALL ON FUNCTION zodan.plan_present FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_structure(p_cluster jsonb, p_patience interval)
