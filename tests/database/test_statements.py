@@ -89,6 +89,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
 #: Those that have a test of their own, below or in the file of their folder.
 TESTED_APART = {
     *("copy/begin_stream", "remote/open_lane", "remote/copy_unit", "remote/clear_units"),
+    *("copy/describe_structure", "copy/prove_structure", "copy/list_filled", "copy/empty_tables"),
     *("copy/prove_sound", "copy/refresh_view", "node/drop_node", "node/drop_node_row", "node/level_sequences"),
     *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),
     *("remote/try_references", "remote/try_structure", "stream/confirm_positions", "stream/create_copy_subscription"),

@@ -625,3 +625,26 @@ def test_changes_of_structure_are_counted(here: Here) -> None:
     assert here.run("note_ddl")["ddl"] == before or here.server.engine.is_real
     here.execute("SELECT spock.repset_add_table('default', 'public.added')")
     assert here.run("note_ddl")["ddl"] != before
+
+
+def test_a_structure_is_compared_with_itself_and_emptied(here: Here) -> None:
+    here.execute("CREATE SCHEMA kept", *_EVERYTHING)
+    full = here.run("describe_structure", brief="false", exact="true")["facts"]
+    brief = here.run("describe_structure", brief="true", exact="true")["facts"]
+    assert set(full) == set(brief) > set(here.run("describe_structure", brief="true", exact="false")["facts"])
+    assert {"schema kept", "table public.made", "view public.v", "query of public.v", "domain public.d"} <= set(full)
+    given: dict[str, Any] = {"results": {"s": {"facts": brief}}, "objects": "{result:s.facts}", "exact": "true"}
+    here.run("prove_structure", **given)
+    here.execute("ALTER TABLE public.made ADD more int")
+    with pytest.raises(psycopg.Error) as error:
+        here.run("prove_structure", **given)
+    assert error.value.sqlstate == "ZD114"
+    assert "table public.made differs" in (error.value.diag.message_detail or "")
+    assert here.run("list_filled")["facts"] == [f"{_ODD}.{_ODD}"]
+    noted = here.run("note_objects") | {"at": 0}
+    emptied: dict[str, Any] = {"results": {"note": noted}, "identity": "{result:note.identity}"}
+    here.run("empty_tables", node="another " + ODD, **emptied)
+    assert here.run("list_filled")["facts"] == [f"{_ODD}.{_ODD}"]
+    for _ in range(2):
+        here.run("empty_tables", node=_NODE, **emptied)
+        assert here.run("list_filled")["facts"] == []
