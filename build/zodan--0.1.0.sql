@@ -1030,7 +1030,7 @@ BEGIN
          WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
            AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
          ORDER BY 1
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted
@@ -1340,18 +1340,64 @@ COMMENT ON FUNCTION zodan.close_connections IS
 with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
-CREATE FUNCTION zodan.close_connection(p_node text)
+CREATE FUNCTION zodan.disconnect(p_connection text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes the kept connection to a node, or a lane; harmless if there is none. */
-DECLARE
-    v_connection text := zodan.connection_name(p_node);
+/* Closes a connection of this session by its name; harmless if there is none. */
 BEGIN
-    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
-        PERFORM dblink_disconnect(v_connection);
+    IF p_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(p_connection);
     END IF;
 END
+$zodan$;
+COMMENT ON FUNCTION zodan.disconnect IS
+'Closes a connection of this session by its name; harmless if there is none.';
+REVOKE ALL ON FUNCTION zodan.disconnect FROM PUBLIC;
+
+CREATE FUNCTION zodan.connect(
+    p_connection text,
+    p_node text,
+    p_dsns jsonb,
+    p_purpose text,
+    p_settings jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Opens a connection to a node and prepares its session: no DDL replication, no time limits of the role's own, and an
+end to its statement when the caller dies. p_dsns holds the connection strings by node, p_purpose shows in
+pg_stat_activity, p_settings is what the connection string gets besides. Returns {ok: true}, or {ok: false, sqlstate,
+message} without secrets; raises no error for a node that cannot be reached. */
+DECLARE
+    v_message text;
+    v_detail text;
+BEGIN
+    PERFORM dblink_connect(p_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
+            'connect_timeout', '10', 'keepalives_idle', '60')
+        || zodan.parse_dsn(p_dsns ->> p_node) || p_settings || pg_catalog.jsonb_build_object(
+            'application_name', zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid())))));
+    PERFORM * FROM dblink(p_connection, zodan.set_session()) AS s(done text);
+    RETURN '{"ok": true}'::jsonb;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
+    PERFORM zodan.disconnect(p_connection);
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
+        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.connect IS
+'Opens a connection to a node and prepares its session: no DDL replication, no time limits of the role''s own, and an
+end to its statement when the caller dies. p_dsns holds the connection strings by node, p_purpose shows in
+pg_stat_activity, p_settings is what the connection string gets besides. Returns {ok: true}, or {ok: false, sqlstate,
+message} without secrets; raises no error for a node that cannot be reached.';
+REVOKE ALL ON FUNCTION zodan.connect FROM PUBLIC;
+
+CREATE FUNCTION zodan.close_connection(p_node text)
+RETURNS void
+LANGUAGE sql
+AS $zodan$
+SELECT zodan.disconnect(zodan.connection_name(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.close_connection IS
 'Closes the kept connection to a node, or a lane; harmless if there is none.';
@@ -1361,42 +1407,20 @@ CREATE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_purpose text)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
-limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
-node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-raises no error for a node that cannot be reached. */
+/* Opens the kept connection to a node, if it is not open yet. p_dsns, p_purpose and what it returns are as
+zodan.connect has them. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
-    v_settings jsonb;
-    v_message text;
-    v_detail text;
-    v_dsn text;
 BEGIN
     IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
         RETURN '{"ok": true}'::jsonb;
     END IF;
-    v_settings := zodan.parse_dsn(p_dsns ->> p_node);
-    v_dsn := zodan.format_dsn(pg_catalog.jsonb_build_object('connect_timeout', '10',
-                                  'keepalives_idle', '60') || v_settings
-        || pg_catalog.jsonb_build_object('application_name', zodan.name_session(p_purpose,
-            zodan.name_caller(pg_catalog.pg_backend_pid()))));
-    PERFORM dblink_connect(v_connection, v_dsn);
-    PERFORM * FROM dblink(v_connection, zodan.set_session()) AS s(done text);
-    RETURN '{"ok": true}'::jsonb;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
-    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
-        PERFORM dblink_disconnect(v_connection);
-    END IF;
-    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
-        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
+    RETURN zodan.connect(v_connection, p_node, p_dsns, p_purpose, '{}');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_connection IS
-'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
-limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
-node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-raises no error for a node that cannot be reached.';
+'Opens the kept connection to a node, if it is not open yet. p_dsns, p_purpose and what it returns are as
+zodan.connect has them.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
@@ -1642,9 +1666,9 @@ CREATE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_lane int DEFAUL
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane p_lane, waits for:
-processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
-cannot be asked. Raises no error except for a cancel. */
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane
+p_lane, waits for: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
+nothing, or if that cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
@@ -1658,16 +1682,14 @@ BEGIN
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
-    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
-        PERFORM dblink_disconnect(v_connection);
-    END IF;
+    PERFORM zodan.disconnect(v_connection);
     RETURN NULL;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane p_lane, waits for:
-processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
-cannot be asked. Raises no error except for a cancel.';
+'Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane
+p_lane, waits for: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
+nothing, or if that cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_connected(p_node text)
@@ -1752,16 +1774,9 @@ REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
 CREATE FUNCTION zodan.close_snapshot(p_bundle text)
 RETURNS void
-LANGUAGE plpgsql
+LANGUAGE sql
 AS $zodan$
-/* Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none. */
-DECLARE
-    v_connection text := zodan.snapshot_name(p_bundle);
-BEGIN
-    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
-        PERFORM dblink_disconnect(v_connection);
-    END IF;
-END
+SELECT zodan.disconnect(zodan.snapshot_name(p_bundle))
 $zodan$;
 COMMENT ON FUNCTION zodan.close_snapshot IS
 'Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none.';
@@ -1777,26 +1792,18 @@ zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NUL
 sqlstate, message} without secrets. */
 DECLARE
     v_connection text := zodan.snapshot_name(p_bundle);
-    v_message text;
-    v_detail text;
+    v_answer jsonb;
 BEGIN
     PERFORM zodan.close_snapshot(p_bundle);
-    PERFORM dblink_connect(v_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
-            'connect_timeout', '10', 'keepalives_idle', '60')
-        || zodan.parse_dsn(p_dsns ->> p_node) || pg_catalog.jsonb_build_object('replication', 'database',
-            'application_name', zodan.name_session('zodan snapshot', zodan.name_caller(pg_catalog.pg_backend_pid())))));
-    PERFORM * FROM dblink(v_connection, zodan.set_session()) AS s(done text);
-    IF dblink_send_query(v_connection, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
+    v_answer := zodan.connect(v_connection, p_node, p_dsns, 'zodan snapshot', '{"replication": "database"}');
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        RETURN v_answer;
+    ELSIF dblink_send_query(v_connection, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
         ' (SNAPSHOT ''export'')', v_connection || '_' || pg_catalog.pg_backend_pid())) = 1 THEN
         RETURN NULL;
     END IF;
     RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08006',
         'message', dblink_error_message(v_connection));
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
-    PERFORM zodan.close_snapshot(p_bundle);
-    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
-        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_snapshot IS
@@ -2861,26 +2868,28 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done; a bundle that is not done under one
-snapshot begins again. */
+has, whatever the journal says. The others are to be done; a bundle that is not done under one snapshot begins
+again. */
 BEGIN
+    WITH looked AS (
+        SELECT u.number, u.bundle, p_marks ->> u.number::text AS mark,
+               CASE WHEN p_marks IS NULL THEN u.state = 'done' ELSE p_marks ? u.number::text END AS done
+          FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name),
+    bundles AS (
+        SELECT l.bundle, pg_catalog.bool_and(l.done) AND pg_catalog.count(DISTINCT l.mark) <= 1 AS kept,
+               pg_catalog.bool_or(l.done) AS begun
+          FROM looked AS l GROUP BY l.bundle)
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN b.whole AND m.done THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
-           lsn = CASE WHEN b.whole AND m.done THEN coalesce((p_marks ->> u.number::text)::pg_lsn, u.lsn) END, spoiled = NOT b.whole
-      FROM (SELECT n.number, CASE WHEN p_marks IS NULL THEN n.state = 'done' ELSE p_marks ? n.number::text END AS done
-              FROM zodan.unit AS n WHERE n.operation_id = p_step.operation_id AND n.phase_name = p_step.phase_name) AS m,
-           (SELECT n.bundle, pg_catalog.bool_and(d.done)
-                      AND pg_catalog.count(DISTINCT p_marks ->> n.number::text) <= 1 OR NOT pg_catalog.bool_or(d.done) AS whole
-              FROM zodan.unit AS n CROSS JOIN LATERAL (SELECT CASE WHEN p_marks IS NULL THEN n.state = 'done'
-                  ELSE p_marks ? n.number::text END AS done) AS d
-             WHERE n.operation_id = p_step.operation_id AND n.phase_name = p_step.phase_name GROUP BY n.bundle) AS b
-     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND m.number = u.number AND b.bundle = u.bundle;
+       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
+           lsn = CASE WHEN b.kept THEN coalesce(l.mark::pg_lsn, u.lsn) END, spoiled = b.begun AND NOT b.kept
+      FROM looked AS l JOIN bundles AS b ON b.bundle = l.bundle
+     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.number = l.number;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.begin_units IS
 'Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done; a bundle that is not done under one
-snapshot begins again.';
+has, whatever the journal says. The others are to be done; a bundle that is not done under one snapshot begins
+again.';
 REVOKE ALL ON FUNCTION zodan.begin_units FROM PUBLIC;
 
 CREATE FUNCTION zodan.pick_unit(p_step zodan.step)
@@ -2906,7 +2915,8 @@ CREATE FUNCTION zodan.send_unit(
     p_number int,
     p_step zodan.step,
     p_unit zodan.unit,
-    p_dsns jsonb
+    p_dsns jsonb,
+    p_results jsonb
 )
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -2930,14 +2940,12 @@ BEGIN
     END IF;
     IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
-            WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, pg_catalog.jsonb_build_object('unit',
+            WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, p_results || pg_catalog.jsonb_build_object('unit',
             pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number, 'bundled', (
                 SELECT pg_catalog.jsonb_agg(w.item) FROM zodan.unit AS u
                  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
                  WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
-                     = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle))))
-            || (SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') FROM zodan.step AS s
-                 WHERE s.operation_id = p_step.operation_id AND s.result IS NOT NULL));
+                     = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)))));
     END IF;
     RETURN p_lane || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
         pg_catalog.clock_timestamp() + zodan.read_patience()) || CASE WHEN v_answer IS NULL THEN '{}'
@@ -3009,16 +3017,14 @@ DECLARE
     v_is_lost boolean := NOT zodan.is_connected(v_node);
     -- The table was altered, renamed or rewritten, or the snapshot is gone: a later one is needed.
     v_is_stale boolean := v_state IN ('ZD307', '42P01', '42703', '42704', '22023', '55000');
-    v_is_passing boolean := v_is_lost OR v_is_stale OR v_state ~ '^(08|57P|40)' OR v_state IN ('53300', '53400', '55P03');
     -- Of two sessions with one unit, the one that was thought lost has copied it.
     v_is_double boolean := v_state = '23505' AND p_answer ->> 'message' ~ 'local_sync_status';
+    v_is_passing boolean := (v_is_lost OR v_is_stale OR v_is_double OR v_state ~ '^(08|57P|40)'
+        OR v_state IN ('53300', '53400', '55P03'))
+        AND (v_is_stale AND p_unit.attempts >= 5) IS NOT TRUE;
     v_keeps boolean := v_is_lost OR v_is_double OR v_state IN ('55P03', '40P01');
 BEGIN
     PERFORM zodan.close_connection(v_node);
-    v_is_passing := v_is_passing OR v_is_double;
-    IF v_is_stale AND p_unit.attempts >= 5 THEN
-        v_is_passing := false;
-    END IF;
     UPDATE zodan.unit AS u
        SET state = CASE WHEN v_is_passing THEN 'pending' ELSE 'failed' END, lane = NULL, error = p_answer ->> 'message',
            due = pg_catalog.clock_timestamp() + interval '1 s', finished_at = pg_catalog.clock_timestamp()
@@ -3078,6 +3084,7 @@ CREATE FUNCTION zodan.advance_lane(
     p_number int,
     p_step zodan.step,
     p_dsns jsonb,
+    p_results jsonb,
     p_open boolean
 )
 RETURNS jsonb
@@ -3126,7 +3133,7 @@ BEGIN
             v_answer := NULL;
         END IF;
         IF v_answer IS NULL THEN
-            p_lane := zodan.send_unit(p_lane, p_number, p_step, v_unit, p_dsns);
+            p_lane := zodan.send_unit(p_lane, p_number, p_step, v_unit, p_dsns, p_results);
             v_answer := p_lane -> 'failure';
             PERFORM zodan.meet_test_hook(pg_catalog.concat_ws(' ', p_step.phase_name, p_lane ->> 'stage'), v_unit.number);
         END IF;
@@ -3228,7 +3235,12 @@ COMMENT ON FUNCTION zodan.look_at_units IS
 without until_sql at once. What it saw is the progress of the step''s job.';
 REVOKE ALL ON FUNCTION zodan.look_at_units FROM PUBLIC;
 
-CREATE FUNCTION zodan.advance_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+CREATE FUNCTION zodan.advance_units(
+    p_job zodan.job,
+    p_step zodan.step,
+    p_dsns jsonb,
+    p_results jsonb
+)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
@@ -3248,7 +3260,7 @@ BEGIN
     SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, i.number), p_dsns -> p_step.node) INTO v_dsns
       FROM pg_catalog.generate_series(1, pg_catalog.jsonb_array_length(p_job.lanes)) AS i(number);
     FOR v_number IN 1 .. pg_catalog.jsonb_array_length(p_job.lanes) LOOP
-        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_job.answer IS NULL);
+        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_results, p_job.answer IS NULL);
         IF v_lane ? 'moved' THEN
             p_job.deadline := v_now + zodan.read_patience();
         END IF;
@@ -3294,7 +3306,7 @@ DECLARE
     v_answer jsonb;
 BEGIN
     IF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
-        RETURN zodan.advance_units(p_job, p_step, p_dsns);
+        RETURN zodan.advance_units(p_job, p_step, p_dsns, p_results);
     ELSIF p_job.sent THEN
         RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
     ELSIF p_job.stage = 'lost' THEN
@@ -5623,7 +5635,7 @@ columns AS MATERIALIZED (
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
 UNION ALL
 SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
- WHERE e.extname NOT IN ('spock', 'pglogical', 'zodan', 'dblink', 'plpgsql')
+ WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')
 UNION ALL
 SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
            ELSE 'table ' END || r.name, pg_catalog.concat_ws(' ', CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
@@ -5822,7 +5834,7 @@ columns AS MATERIALIZED (
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
 UNION ALL
 SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
- WHERE e.extname NOT IN ('spock', 'pglogical', 'zodan', 'dblink', 'plpgsql')
+ WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')
 UNION ALL
 SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
            ELSE 'table ' END || r.name, pg_catalog.concat_ws(' ', CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
@@ -5991,8 +6003,8 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(t.name ORDER BY t.name COLLATE 
           FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
          WHERE c.relkind = 'r' AND c.relpersistence <> 't'
            AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_class'::regclass
-               AND d.objid = c.oid AND d.deptype = 'e')
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
            AND pg_catalog.pg_relation_size(c.oid) > 0
          OFFSET 0) AS t
  WHERE pg_catalog.query_to_xml(pg_catalog.format('SELECT 1 AS x FROM ONLY %s LIMIT 1', t.name), false, true,
@@ -6025,7 +6037,7 @@ BEGIN
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
        AND (pg_catalog.pg_relation_size(c.oid) > 0 OR EXISTS (
             SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND NOT i.indisvalid));
     IF v_tables IS NOT NULL THEN
@@ -6100,7 +6112,7 @@ SELECT pg_catalog.format($sql$WITH RECURSIVE relations AS MATERIALIZED (
      WHERE c.relkind = 'r' AND c.relpersistence = 'p'
        AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
 files AS (
     SELECT f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
       FROM (SELECT pg_catalog.pg_relation_filepath(p.relid) AS path
@@ -6181,16 +6193,16 @@ BEGIN
                FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
               WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
    FROM pg_catalog.pg_attribute AS a
-  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS print,
-           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-               AND (p_table ->> 'columns' IS NULL OR p_table -> 'columns' ? a.attname)) AS names,
-           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname) || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod), ', '
-                       ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-               AND (p_table ->> 'columns' IS NULL OR p_table -> 'columns' ? a.attname)) AS types
-      INTO v_here
-      FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(v_name);
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS print, l.names, l.types INTO v_here
+      FROM pg_catalog.pg_class AS c CROSS JOIN LATERAL (
+        SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
+               pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types
+          FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name,
+                       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
+                  FROM pg_catalog.pg_attribute AS a
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                   AND (p_table ->> 'columns' IS NULL OR p_table -> 'columns' ? a.attname)) AS w) AS l
+     WHERE c.oid = pg_catalog.to_regclass(v_name);
     IF v_there.kept IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
             'table %%s was rewritten on the source after the snapshot', v_name);
@@ -6443,7 +6455,7 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND s.sub_enabled)
        OR EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %2$s
-           AND o.remote_lsn <> '0/0') AS ok$sql$,
+    AND o.remote_lsn <> '0/0') AS ok$sql$,
     zodan.quote_text(p_subscription), zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.is_enabled IS
@@ -6460,7 +6472,7 @@ SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription AS s
                       SELECT FROM pg_catalog.pg_replication_origin_status AS o
                        WHERE o.external_id = s.sub_slot_name AND o.remote_lsn <> '0/0')))
        OR EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %2$s
-           AND o.remote_lsn <> '0/0') AS ok$sql$,
+    AND o.remote_lsn <> '0/0') AS ok$sql$,
     zodan.quote_text(p_subscription), zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_continues IS
@@ -6476,7 +6488,7 @@ AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r
-                    WHERE r.slot_name::text = %1$s AND r.wal_status IS DISTINCT FROM 'lost') THEN
+    WHERE r.slot_name = %1$s AND r.wal_status IS DISTINCT FROM 'lost') THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD304',
             MESSAGE = pg_catalog.format('slot "%%s" of the copy is gone or has lost its WAL', %1$s::text);
     END IF;
@@ -6766,7 +6778,7 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r
-                WHERE r.slot_name = %1$s AND r.wal_status IS DISTINCT FROM 'lost') AS ok$sql$,
+    WHERE r.slot_name = %1$s AND r.wal_status IS DISTINCT FROM 'lost') AS ok$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.slot_exists IS
@@ -7401,9 +7413,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
-structure of the source can be made on the new node: structure, and on the new node trial, on the source references; and for
-a structure that is there already, present.
-unread names what could not be read. Rolls back what it tries. Never raises an error. */
+structure of the source can be made on the new node: structure, and on the new node trial, on the source references;
+and for a structure that is there already, present. unread names what could not be read. Rolls back what it tries. Never raises an error. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_source text := p_join ->> 'source';
@@ -7452,9 +7463,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.gather_structure IS
 'Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
-structure of the source can be made on the new node: structure, and on the new node trial, on the source references; and for
-a structure that is there already, present.
-unread names what could not be read. Rolls back what it tries. Never raises an error.';
+structure of the source can be made on the new node: structure, and on the new node trial, on the source references;
+and for a structure that is there already, present. unread names what could not be read. Rolls back what it tries. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
@@ -7574,9 +7584,9 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
 $zodan$;
 COMMENT ON FUNCTION zodan.check_versions IS
 'Checks for PostgreSQL 15 or later everywhere, on the new node no older than on the source (its pg_dump must read
-the source), and for Spock 5.0.7 or later, which can pause its apply workers. A
-new node has the minor version of Spock that the source has, or a newer one if its structure is there already: Spock
-streams both ways between such versions, but cannot bring the structure.';
+the source), and for Spock 5.0.7 or later, which can pause its apply workers. A new
+node has the minor version of Spock that the source has, or a newer one if its structure is there already: Spock streams
+both ways between such versions, but cannot bring the structure.';
 REVOKE ALL ON FUNCTION zodan.check_versions FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_settings(p_facts jsonb, p_join jsonb)
@@ -8725,8 +8735,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that bring the structure of the source to the new node, by a subscription of Spock that takes no
-set and is dropped again, or confirm that it is there already; and make the slot and the subscription for the rows. No change of structure
-may fall between the two: they are counted before, and by the first unit. */
+set and is dropped again, or confirm that it is there already; and make the slot and the subscription for the rows. No
+change of structure may fall between the two: they are counted before, and by the first unit. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -8773,8 +8783,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_structure IS
 'Returns the steps that bring the structure of the source to the new node, by a subscription of Spock that takes no
-set and is dropped again, or confirm that it is there already; and make the slot and the subscription for the rows. No change of structure
-may fall between the two: they are counted before, and by the first unit.';
+set and is dropped again, or confirm that it is there already; and make the slot and the subscription for the rows. No
+change of structure may fall between the two: they are counted before, and by the first unit.';
 REVOKE ALL ON FUNCTION zodan.plan_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_rows(p_cluster jsonb)
@@ -9811,13 +9821,12 @@ AS $zodan$
 any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
 joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
 their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
-source and new node have processors, but 2 at least and 8 at most. structure says who brings the structure: spock,
-or present if it is on the new node already; it is then compared with the source's before a row is copied, all tables
-must be empty, and the new node's Spock may be newer than the members'. verb prints every step;
+source and new node have processors, but 2 at least and 8 at most. structure says who brings
+the structure: spock, or present if it is on the new node already; it is then compared with the source's before a row
+is copied, all tables must be empty, and the new node's Spock may be newer than the members'. verb prints every step;
 dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
 Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
-structures differ, ZD2nn a
-step failed on a node, ZD3nn a wait ran out of its budget. */
+structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -9864,13 +9873,12 @@ COMMENT ON PROCEDURE spock.add_node IS
 any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
 joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
 their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
-source and new node have processors, but 2 at least and 8 at most. structure says who brings the structure: spock,
-or present if it is on the new node already; it is then compared with the source''s before a row is copied, all tables
-must be empty, and the new node''s Spock may be newer than the members''. verb prints every step;
+source and new node have processors, but 2 at least and 8 at most. structure says who brings
+the structure: spock, or present if it is on the new node already; it is then compared with the source''s before a row
+is copied, all tables must be empty, and the new node''s Spock may be newer than the members''. verb prints every step;
 dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
 Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
-structures differ, ZD2nn a
-step failed on a node, ZD3nn a wait ran out of its budget.';
+structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE PROCEDURE spock.health_check(

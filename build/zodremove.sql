@@ -1089,7 +1089,7 @@ BEGIN
          WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
            AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
-                            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
          ORDER BY 1
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.relation = v_table AND l.granted
@@ -1399,18 +1399,64 @@ COMMENT ON FUNCTION zodan.close_connections IS
 with it. Finds dblink first, which may have moved since Zodan was loaded. Errors: those of zodan.find_dblink.';
 REVOKE ALL ON FUNCTION zodan.close_connections FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.close_connection(p_node text)
+CREATE OR REPLACE FUNCTION zodan.disconnect(p_connection text)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes the kept connection to a node, or a lane; harmless if there is none. */
-DECLARE
-    v_connection text := zodan.connection_name(p_node);
+/* Closes a connection of this session by its name; harmless if there is none. */
 BEGIN
-    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
-        PERFORM dblink_disconnect(v_connection);
+    IF p_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        PERFORM dblink_disconnect(p_connection);
     END IF;
 END
+$zodan$;
+COMMENT ON FUNCTION zodan.disconnect IS
+'Closes a connection of this session by its name; harmless if there is none.';
+REVOKE ALL ON FUNCTION zodan.disconnect FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.connect(
+    p_connection text,
+    p_node text,
+    p_dsns jsonb,
+    p_purpose text,
+    p_settings jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Opens a connection to a node and prepares its session: no DDL replication, no time limits of the role's own, and an
+end to its statement when the caller dies. p_dsns holds the connection strings by node, p_purpose shows in
+pg_stat_activity, p_settings is what the connection string gets besides. Returns {ok: true}, or {ok: false, sqlstate,
+message} without secrets; raises no error for a node that cannot be reached. */
+DECLARE
+    v_message text;
+    v_detail text;
+BEGIN
+    PERFORM dblink_connect(p_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
+            'connect_timeout', '10', 'keepalives_idle', '60')
+        || zodan.parse_dsn(p_dsns ->> p_node) || p_settings || pg_catalog.jsonb_build_object(
+            'application_name', zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid())))));
+    PERFORM * FROM dblink(p_connection, zodan.set_session()) AS s(done text);
+    RETURN '{"ok": true}'::jsonb;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
+    PERFORM zodan.disconnect(p_connection);
+    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
+        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.connect IS
+'Opens a connection to a node and prepares its session: no DDL replication, no time limits of the role''s own, and an
+end to its statement when the caller dies. p_dsns holds the connection strings by node, p_purpose shows in
+pg_stat_activity, p_settings is what the connection string gets besides. Returns {ok: true}, or {ok: false, sqlstate,
+message} without secrets; raises no error for a node that cannot be reached.';
+REVOKE ALL ON FUNCTION zodan.connect FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.close_connection(p_node text)
+RETURNS void
+LANGUAGE sql
+AS $zodan$
+SELECT zodan.disconnect(zodan.connection_name(p_node))
 $zodan$;
 COMMENT ON FUNCTION zodan.close_connection IS
 'Closes the kept connection to a node, or a lane; harmless if there is none.';
@@ -1420,42 +1466,20 @@ CREATE OR REPLACE FUNCTION zodan.open_connection(p_node text, p_dsns jsonb, p_pu
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
-limits of the role's own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
-node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-raises no error for a node that cannot be reached. */
+/* Opens the kept connection to a node, if it is not open yet. p_dsns, p_purpose and what it returns are as
+zodan.connect has them. */
 DECLARE
     v_connection text := zodan.connection_name(p_node);
-    v_settings jsonb;
-    v_message text;
-    v_detail text;
-    v_dsn text;
 BEGIN
     IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
         RETURN '{"ok": true}'::jsonb;
     END IF;
-    v_settings := zodan.parse_dsn(p_dsns ->> p_node);
-    v_dsn := zodan.format_dsn(pg_catalog.jsonb_build_object('connect_timeout', '10',
-                                  'keepalives_idle', '60') || v_settings
-        || pg_catalog.jsonb_build_object('application_name', zodan.name_session(p_purpose,
-            zodan.name_caller(pg_catalog.pg_backend_pid()))));
-    PERFORM dblink_connect(v_connection, v_dsn);
-    PERFORM * FROM dblink(v_connection, zodan.set_session()) AS s(done text);
-    RETURN '{"ok": true}'::jsonb;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
-    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
-        PERFORM dblink_disconnect(v_connection);
-    END IF;
-    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
-        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
+    RETURN zodan.connect(v_connection, p_node, p_dsns, p_purpose, '{}');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_connection IS
-'Opens the kept connection to a node, if it is not open yet, and prepares its session: no DDL replication, no time
-limits of the role''s own, and an end to its statement when the caller dies. p_dsns holds the connection strings by
-node, p_purpose shows in pg_stat_activity. Returns {ok: true}, or {ok: false, sqlstate, message} without secrets;
-raises no error for a node that cannot be reached.';
+'Opens the kept connection to a node, if it is not open yet. p_dsns, p_purpose and what it returns are as
+zodan.connect has them.';
 REVOKE ALL ON FUNCTION zodan.open_connection FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_statement(p_node text, p_sql text, p_dsns jsonb, p_results jsonb)
@@ -1701,9 +1725,9 @@ CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_lane
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane p_lane, waits for:
-processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
-cannot be asked. Raises no error except for a cancel. */
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane
+p_lane, waits for: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
+nothing, or if that cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
@@ -1717,16 +1741,14 @@ BEGIN
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
-    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
-        PERFORM dblink_disconnect(v_connection);
-    END IF;
+    PERFORM zodan.disconnect(v_connection);
     RETURN NULL;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane p_lane, waits for:
-processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for nothing, or if that
-cannot be asked. Raises no error except for a cancel.';
+'Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane
+p_lane, waits for: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
+nothing, or if that cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_connected(p_node text)
@@ -1811,16 +1833,9 @@ REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.close_snapshot(p_bundle text)
 RETURNS void
-LANGUAGE plpgsql
+LANGUAGE sql
 AS $zodan$
-/* Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none. */
-DECLARE
-    v_connection text := zodan.snapshot_name(p_bundle);
-BEGIN
-    IF v_connection = ANY (coalesce(dblink_get_connections(), '{}')) THEN
-        PERFORM dblink_disconnect(v_connection);
-    END IF;
-END
+SELECT zodan.disconnect(zodan.snapshot_name(p_bundle))
 $zodan$;
 COMMENT ON FUNCTION zodan.close_snapshot IS
 'Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none.';
@@ -1836,26 +1851,18 @@ zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NUL
 sqlstate, message} without secrets. */
 DECLARE
     v_connection text := zodan.snapshot_name(p_bundle);
-    v_message text;
-    v_detail text;
+    v_answer jsonb;
 BEGIN
     PERFORM zodan.close_snapshot(p_bundle);
-    PERFORM dblink_connect(v_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
-            'connect_timeout', '10', 'keepalives_idle', '60')
-        || zodan.parse_dsn(p_dsns ->> p_node) || pg_catalog.jsonb_build_object('replication', 'database',
-            'application_name', zodan.name_session('zodan snapshot', zodan.name_caller(pg_catalog.pg_backend_pid())))));
-    PERFORM * FROM dblink(v_connection, zodan.set_session()) AS s(done text);
-    IF dblink_send_query(v_connection, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
+    v_answer := zodan.connect(v_connection, p_node, p_dsns, 'zodan snapshot', '{"replication": "database"}');
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        RETURN v_answer;
+    ELSIF dblink_send_query(v_connection, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
         ' (SNAPSHOT ''export'')', v_connection || '_' || pg_catalog.pg_backend_pid())) = 1 THEN
         RETURN NULL;
     END IF;
     RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08006',
         'message', dblink_error_message(v_connection));
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_detail = PG_EXCEPTION_DETAIL;
-    PERFORM zodan.close_snapshot(p_bundle);
-    RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
-        'message', zodan.redact_text(pg_catalog.concat_ws(': ', v_message, nullif(v_detail, '')), p_dsns));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_snapshot IS
@@ -3367,26 +3374,28 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done; a bundle that is not done under one
-snapshot begins again. */
+has, whatever the journal says. The others are to be done; a bundle that is not done under one snapshot begins
+again. */
 BEGIN
+    WITH looked AS (
+        SELECT u.number, u.bundle, p_marks ->> u.number::text AS mark,
+               CASE WHEN p_marks IS NULL THEN u.state = 'done' ELSE p_marks ? u.number::text END AS done
+          FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name),
+    bundles AS (
+        SELECT l.bundle, pg_catalog.bool_and(l.done) AND pg_catalog.count(DISTINCT l.mark) <= 1 AS kept,
+               pg_catalog.bool_or(l.done) AS begun
+          FROM looked AS l GROUP BY l.bundle)
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN b.whole AND m.done THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
-           lsn = CASE WHEN b.whole AND m.done THEN coalesce((p_marks ->> u.number::text)::pg_lsn, u.lsn) END, spoiled = NOT b.whole
-      FROM (SELECT n.number, CASE WHEN p_marks IS NULL THEN n.state = 'done' ELSE p_marks ? n.number::text END AS done
-              FROM zodan.unit AS n WHERE n.operation_id = p_step.operation_id AND n.phase_name = p_step.phase_name) AS m,
-           (SELECT n.bundle, pg_catalog.bool_and(d.done)
-                      AND pg_catalog.count(DISTINCT p_marks ->> n.number::text) <= 1 OR NOT pg_catalog.bool_or(d.done) AS whole
-              FROM zodan.unit AS n CROSS JOIN LATERAL (SELECT CASE WHEN p_marks IS NULL THEN n.state = 'done'
-                  ELSE p_marks ? n.number::text END AS done) AS d
-             WHERE n.operation_id = p_step.operation_id AND n.phase_name = p_step.phase_name GROUP BY n.bundle) AS b
-     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND m.number = u.number AND b.bundle = u.bundle;
+       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
+           lsn = CASE WHEN b.kept THEN coalesce(l.mark::pg_lsn, u.lsn) END, spoiled = b.begun AND NOT b.kept
+      FROM looked AS l JOIN bundles AS b ON b.bundle = l.bundle
+     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.number = l.number;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.begin_units IS
 'Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done; a bundle that is not done under one
-snapshot begins again.';
+has, whatever the journal says. The others are to be done; a bundle that is not done under one snapshot begins
+again.';
 REVOKE ALL ON FUNCTION zodan.begin_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_unit(p_step zodan.step)
@@ -3412,7 +3421,8 @@ CREATE OR REPLACE FUNCTION zodan.send_unit(
     p_number int,
     p_step zodan.step,
     p_unit zodan.unit,
-    p_dsns jsonb
+    p_dsns jsonb,
+    p_results jsonb
 )
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -3436,14 +3446,12 @@ BEGIN
     END IF;
     IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
-            WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, pg_catalog.jsonb_build_object('unit',
+            WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, p_results || pg_catalog.jsonb_build_object('unit',
             pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number, 'bundled', (
                 SELECT pg_catalog.jsonb_agg(w.item) FROM zodan.unit AS u
                  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
                  WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
-                     = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle))))
-            || (SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') FROM zodan.step AS s
-                 WHERE s.operation_id = p_step.operation_id AND s.result IS NOT NULL));
+                     = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)))));
     END IF;
     RETURN p_lane || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
         pg_catalog.clock_timestamp() + zodan.read_patience()) || CASE WHEN v_answer IS NULL THEN '{}'
@@ -3515,16 +3523,14 @@ DECLARE
     v_is_lost boolean := NOT zodan.is_connected(v_node);
     -- The table was altered, renamed or rewritten, or the snapshot is gone: a later one is needed.
     v_is_stale boolean := v_state IN ('ZD307', '42P01', '42703', '42704', '22023', '55000');
-    v_is_passing boolean := v_is_lost OR v_is_stale OR v_state ~ '^(08|57P|40)' OR v_state IN ('53300', '53400', '55P03');
     -- Of two sessions with one unit, the one that was thought lost has copied it.
     v_is_double boolean := v_state = '23505' AND p_answer ->> 'message' ~ 'local_sync_status';
+    v_is_passing boolean := (v_is_lost OR v_is_stale OR v_is_double OR v_state ~ '^(08|57P|40)'
+        OR v_state IN ('53300', '53400', '55P03'))
+        AND (v_is_stale AND p_unit.attempts >= 5) IS NOT TRUE;
     v_keeps boolean := v_is_lost OR v_is_double OR v_state IN ('55P03', '40P01');
 BEGIN
     PERFORM zodan.close_connection(v_node);
-    v_is_passing := v_is_passing OR v_is_double;
-    IF v_is_stale AND p_unit.attempts >= 5 THEN
-        v_is_passing := false;
-    END IF;
     UPDATE zodan.unit AS u
        SET state = CASE WHEN v_is_passing THEN 'pending' ELSE 'failed' END, lane = NULL, error = p_answer ->> 'message',
            due = pg_catalog.clock_timestamp() + interval '1 s', finished_at = pg_catalog.clock_timestamp()
@@ -3584,6 +3590,7 @@ CREATE OR REPLACE FUNCTION zodan.advance_lane(
     p_number int,
     p_step zodan.step,
     p_dsns jsonb,
+    p_results jsonb,
     p_open boolean
 )
 RETURNS jsonb
@@ -3632,7 +3639,7 @@ BEGIN
             v_answer := NULL;
         END IF;
         IF v_answer IS NULL THEN
-            p_lane := zodan.send_unit(p_lane, p_number, p_step, v_unit, p_dsns);
+            p_lane := zodan.send_unit(p_lane, p_number, p_step, v_unit, p_dsns, p_results);
             v_answer := p_lane -> 'failure';
             PERFORM zodan.meet_test_hook(pg_catalog.concat_ws(' ', p_step.phase_name, p_lane ->> 'stage'), v_unit.number);
         END IF;
@@ -3734,7 +3741,12 @@ COMMENT ON FUNCTION zodan.look_at_units IS
 without until_sql at once. What it saw is the progress of the step''s job.';
 REVOKE ALL ON FUNCTION zodan.look_at_units FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.advance_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.advance_units(
+    p_job zodan.job,
+    p_step zodan.step,
+    p_dsns jsonb,
+    p_results jsonb
+)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
@@ -3754,7 +3766,7 @@ BEGIN
     SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, i.number), p_dsns -> p_step.node) INTO v_dsns
       FROM pg_catalog.generate_series(1, pg_catalog.jsonb_array_length(p_job.lanes)) AS i(number);
     FOR v_number IN 1 .. pg_catalog.jsonb_array_length(p_job.lanes) LOOP
-        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_job.answer IS NULL);
+        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_results, p_job.answer IS NULL);
         IF v_lane ? 'moved' THEN
             p_job.deadline := v_now + zodan.read_patience();
         END IF;
@@ -3800,7 +3812,7 @@ DECLARE
     v_answer jsonb;
 BEGIN
     IF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
-        RETURN zodan.advance_units(p_job, p_step, p_dsns);
+        RETURN zodan.advance_units(p_job, p_step, p_dsns, p_results);
     ELSIF p_job.sent THEN
         RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
     ELSIF p_job.stage = 'lost' THEN

@@ -136,15 +136,9 @@ def join_arguments(source: Node, new: Node, port: int | None, jobs: int | None) 
         "new_node_name": new.name,
         "new_node_dsn": new.dsn(),
     }
-    if jobs is not None and takes_jobs(new):
+    if jobs is not None:
         arguments["jobs"] = jobs
     return arguments
-
-
-def takes_jobs(node: Node) -> bool:
-    """Return whether the procedure there can be told how many sessions are to copy."""
-    query = "SELECT 'jobs' = ANY (proargnames) FROM pg_proc WHERE oid = to_regproc('spock.add_node')"
-    return bool(node.execute(query)[0][0])
 
 
 def dsn_by(node: Node, port: int | None) -> str:

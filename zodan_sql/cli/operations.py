@@ -76,8 +76,7 @@ def add_node(
         arguments = _add_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
-        arguments |= {} if jobs is None else {"jobs": jobs}
-        arguments |= _structure_argument(structure, dry_run=dry_run, roles=roles)
+        arguments |= _copy_arguments(jobs, structure, dry_run=dry_run, roles=roles)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
         if structure is Way.CLIENT:
             provide(screen, called.dsn, change=not no_install)
@@ -147,8 +146,7 @@ def plan(
         if all(adds) and not any(removes):
             arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
-            arguments |= {} if jobs is None else {"jobs": jobs}
-            arguments |= _structure_argument(structure, dry_run=True, roles=roles)
+            arguments |= _copy_arguments(jobs, structure, dry_run=True, roles=roles)
             switches = {"roles": roles}
         elif all(removes) and not any(adds):
             where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
@@ -279,8 +277,8 @@ def _add_arguments(
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _structure_argument(way: Way, *, dry_run: bool, roles: bool) -> dict[str, object]:
-    """Return what add_node is to know of the structure: what the client brings is present by then."""
+def _copy_arguments(jobs: int | None, way: Way, *, dry_run: bool, roles: bool) -> dict[str, object]:
+    """Return what add_node is to know of the copy; a structure that the client brings is present by then."""
     if way is Way.CLIENT and dry_run:
         raise caller_error(
             "a plan cannot be made for --structure client: it compares a structure that is not there yet",
@@ -291,7 +289,8 @@ def _structure_argument(way: Way, *, dry_run: bool, roles: bool) -> dict[str, ob
             "--structure client needs the roles before the join copies them",
             "Bring them first, for example with pg_dumpall --roles-only, and leave out --with-roles.",
         )
-    return {} if way is Way.SPOCK else {"structure": Way.PRESENT.value}
+    arguments: dict[str, object] = {} if jobs is None else {"jobs": jobs}
+    return arguments if way is Way.SPOCK else arguments | {"structure": Way.PRESENT.value}
 
 
 def _remove_arguments(name: str, target_dsn: str, survivor_dsn: str | None) -> dict[str, object]:

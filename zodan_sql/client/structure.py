@@ -20,9 +20,8 @@ from zodan_sql.client.connection import connect, describe, parse_dsn
 from zodan_sql.client.redaction import Redactor, secret_settings
 from zodan_sql.errors import ZodanError, caller_error, from_database, precondition_error
 
-#: Schemas and extensions that every node has by itself.
+#: Schemas that every node has by itself.
 _OWN_SCHEMAS = ("spock", "pglogical", "zodan")
-_OWN_EXTENSIONS = ("spock", "pglogical", "zodan", "dblink", "plpgsql")
 _SECTIONS = ("--section=pre-data", "--section=post-data")
 #: What PostgreSQL itself calls an error, without the program's name and the severity.
 _NOISE = re.compile(r"^(?:pg_dump|pg_restore): (?:error: )?", re.MULTILINE)
@@ -103,9 +102,10 @@ def bring_structure(src_dsn: str, new_node_dsn: str) -> str:
 
 def wanted(contents: Sequence[str], present: Collection[str]) -> list[str]:
     """Return the entries of an archive to restore: no extension that every node has, no schema that is there."""
+    own_extensions = render.read_default("own_extensions", list)
     skipped = [
-        *(f" EXTENSION - {name} " for name in _OWN_EXTENSIONS),
-        *(f" COMMENT - EXTENSION {name} " for name in _OWN_EXTENSIONS),
+        *(f" EXTENSION - {name} " for name in own_extensions),
+        *(f" COMMENT - EXTENSION {name} " for name in own_extensions),
         *(f" SCHEMA - {name} " for name in present),
     ]
     return [line for line in contents if not any(each in f"{line} " for each in skipped)]
