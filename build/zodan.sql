@@ -577,15 +577,25 @@ COMMENT ON FUNCTION zodan.lane_name IS
 bytes.';
 REVOKE ALL ON FUNCTION zodan.lane_name FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.snapshot_name(p_bundle text)
+CREATE OR REPLACE FUNCTION zodan.snapshot_name(p_operation bigint, p_phase_name text)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT
 AS $zodan$
-SELECT 'zodan_snapshot_' || pg_catalog.left(pg_catalog.md5(p_bundle), 16)
+SELECT pg_catalog.format('zodan_snapshot_%s_%s', p_operation, p_phase_name)
 $zodan$;
 COMMENT ON FUNCTION zodan.snapshot_name IS
-'Returns the name of the connection that holds the snapshot of a bundle of units.';
+'Returns the name of the connection that holds the snapshot of a step, p_phase_name, of an operation.';
 REVOKE ALL ON FUNCTION zodan.snapshot_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.head_name(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_head_' || pg_catalog.left(pg_catalog.md5(p_slot), 16)
+$zodan$;
+COMMENT ON FUNCTION zodan.head_name IS
+'Returns the name of the slot by which the first transaction of the stream of p_slot is found.';
+REVOKE ALL ON FUNCTION zodan.head_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.structure_name(p_new text)
 RETURNS text
@@ -1831,48 +1841,47 @@ result, as zodan.fetch_result returns it; for a query cancelled because it took 
 for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.close_snapshot(p_bundle text)
+CREATE OR REPLACE FUNCTION zodan.close_snapshot(p_snapshot text)
 RETURNS void
 LANGUAGE sql
 AS $zodan$
-SELECT zodan.disconnect(zodan.snapshot_name(p_bundle))
+SELECT zodan.disconnect(p_snapshot)
 $zodan$;
 COMMENT ON FUNCTION zodan.close_snapshot IS
 'Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none.';
 REVOKE ALL ON FUNCTION zodan.close_snapshot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.open_snapshot(p_node text, p_bundle text, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.open_snapshot(p_node text, p_snapshot text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Asks a node for a snapshot and its position in the node's WAL, without waiting for it: through a connection of its
 own, with a temporary slot, which waits for the transactions that are open there. The snapshot lives until
-zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NULL when that is under way, or {ok: false,
+zodan.close_snapshot, or until this session ends. p_snapshot names the connection. Returns NULL when that is under way, or {ok: false,
 sqlstate, message} without secrets. */
 DECLARE
-    v_connection text := zodan.snapshot_name(p_bundle);
     v_answer jsonb;
 BEGIN
-    PERFORM zodan.close_snapshot(p_bundle);
-    v_answer := zodan.connect(v_connection, p_node, p_dsns, 'zodan snapshot', '{"replication": "database"}');
+    PERFORM zodan.close_snapshot(p_snapshot);
+    v_answer := zodan.connect(p_snapshot, p_node, p_dsns, 'zodan snapshot', '{"replication": "database"}');
     IF NOT (v_answer ->> 'ok')::boolean THEN
         RETURN v_answer;
-    ELSIF dblink_send_query(v_connection, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
-        ' (SNAPSHOT ''export'')', v_connection || '_' || pg_catalog.pg_backend_pid())) = 1 THEN
+    ELSIF dblink_send_query(p_snapshot, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
+        ' (SNAPSHOT ''export'')', p_snapshot || '_' || pg_catalog.pg_backend_pid())) = 1 THEN
         RETURN NULL;
     END IF;
     RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08006',
-        'message', dblink_error_message(v_connection));
+        'message', dblink_error_message(p_snapshot));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_snapshot IS
 'Asks a node for a snapshot and its position in the node''s WAL, without waiting for it: through a connection of its
 own, with a temporary slot, which waits for the transactions that are open there. The snapshot lives until
-zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NULL when that is under way, or {ok: false,
+zodan.close_snapshot, or until this session ends. p_snapshot names the connection. Returns NULL when that is under way, or {ok: false,
 sqlstate, message} without secrets.';
 REVOKE ALL ON FUNCTION zodan.open_snapshot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.fetch_snapshot(p_bundle text, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.fetch_snapshot(p_snapshot text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
@@ -1880,22 +1889,21 @@ AS $zodan$
 true, snapshot, lsn} or {ok: false, sqlstate, message}, free of the secrets of p_dsns. A cancel of the caller passes
 through. */
 DECLARE
-    v_connection text := zodan.snapshot_name(p_bundle);
     v_found record;
     v_message text;
     v_context text;
 BEGIN
-    IF dblink_is_busy(v_connection) = 1 THEN
+    IF dblink_is_busy(p_snapshot) = 1 THEN
         RETURN NULL;
     END IF;
-    SELECT r.lsn, r.snapshot INTO STRICT v_found FROM dblink_get_result(v_connection) AS r(slot text, lsn text, snapshot text, plugin text);
+    SELECT r.lsn, r.snapshot INTO STRICT v_found FROM dblink_get_result(p_snapshot) AS r(slot text, lsn text, snapshot text, plugin text);
     RETURN pg_catalog.jsonb_build_object('ok', true, 'snapshot', v_found.snapshot, 'lsn', v_found.lsn);
 EXCEPTION WHEN OTHERS OR query_canceled THEN
     GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_context = PG_EXCEPTION_CONTEXT;
     IF SQLSTATE = '57014' AND v_context !~ 'dblink connection' THEN
         RAISE;
     END IF;
-    PERFORM zodan.close_snapshot(p_bundle);
+    PERFORM zodan.close_snapshot(p_snapshot);
     RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE, 'message', zodan.redact_text(v_message, p_dsns));
 END
 $zodan$;
@@ -2360,6 +2368,8 @@ CREATE TABLE IF NOT EXISTS zodan.unit (
     due timestamptz,
     started_at timestamptz,
     finished_at timestamptz,
+    files jsonb,
+    proved pg_lsn,
     PRIMARY KEY (operation_id, phase_name, number)
 );
 DO $zodan$
@@ -2386,7 +2396,9 @@ BEGIN
             (16, $column$error text$column$),
             (17, $column$due timestamptz$column$),
             (18, $column$started_at timestamptz$column$),
-            (19, $column$finished_at timestamptz$column$)
+            (19, $column$finished_at timestamptz$column$),
+            (20, $column$files jsonb$column$),
+            (21, $column$proved pg_lsn$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                             WHERE a.attrelid = 'zodan.unit'::regclass
@@ -2400,10 +2412,12 @@ $zodan$;
 COMMENT ON TABLE zodan.unit IS
 'The units of a step whose work is divided: what is copied, a part of a large table, a table or a batch of small
 ones, and what is built afterwards. phase_name is that of the step; units of one bundle have the same snapshot, which
-is at lsn. A unit that is done is never done again, unless its bundle has lost its snapshot before the last unit was
-done, or the copy starts over. rows is how many were copied, NULL where a caller died before it could hear. lane is
-the session that it runs in, attempts how often it was tried, error why that failed the last time, and due when it may
-be tried again.';
+is at lsn. A unit that is done is never done again, unless the snapshot was lost before the last unit of its bundle was
+done, a table of the bundle was rewritten before the next snapshot, or the copy starts over. rows is how many were
+copied, NULL where a caller died before it could hear. lane is the session that it runs in, attempts how often it was
+tried, error why that failed the last time, and due when it may be tried again. files is an object of the tables'' oids
+and the numbers of their files on the source, and proved the position of the last snapshot in which they were the
+same.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -3374,28 +3388,36 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done; a bundle that is not done under one snapshot begins
-again. */
+has, whatever the journal says. The others are to be done. A bundle begins again that is not done under one snapshot, or
+that was copied later than it was known that the tables copied before it are not rewritten. */
 BEGIN
     WITH looked AS (
-        SELECT u.number, u.bundle, p_marks ->> u.number::text AS mark,
-               CASE WHEN p_marks IS NULL THEN u.state = 'done' ELSE p_marks ? u.number::text END AS done
+        SELECT u.number, u.bundle, CASE WHEN p_marks IS NULL THEN u.lsn ELSE (p_marks ->> u.number::text)::pg_lsn END AS lsn,
+               CASE WHEN p_marks IS NULL THEN u.state = 'done' ELSE p_marks ? u.number::text END AS done,
+               u.lsn = (p_marks ->> u.number::text)::pg_lsn AND u.state = 'done' AS known, u.proved
           FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name),
     bundles AS (
-        SELECT l.bundle, pg_catalog.bool_and(l.done) AND pg_catalog.count(DISTINCT l.mark) <= 1 AS kept,
-               pg_catalog.bool_or(l.done) AS begun
-          FROM looked AS l GROUP BY l.bundle)
+        SELECT l.bundle, pg_catalog.bool_and(l.done) AND pg_catalog.count(DISTINCT l.lsn) <= 1 AS whole,
+               pg_catalog.bool_or(l.done) AS begun, pg_catalog.max(l.lsn) AS lsn,
+               CASE WHEN pg_catalog.bool_and(l.known) THEN pg_catalog.min(l.proved) ELSE pg_catalog.max(l.lsn) END AS proved
+          FROM looked AS l GROUP BY l.bundle),
+    kept AS (
+        SELECT b.bundle, b.begun, b.proved, b.whole AND (p_marks IS NULL OR b.lsn <= pg_catalog.min(b.proved)
+                   FILTER (WHERE b.whole) OVER ()) AS kept
+          FROM bundles AS b)
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
-           lsn = CASE WHEN b.kept THEN coalesce(l.mark::pg_lsn, u.lsn) END, spoiled = b.begun AND NOT b.kept
-      FROM looked AS l JOIN bundles AS b ON b.bundle = l.bundle
+       SET state = CASE WHEN k.kept THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
+           lsn = CASE WHEN k.kept THEN l.lsn END, spoiled = k.begun AND NOT k.kept,
+           files = CASE WHEN k.kept AND l.known THEN u.files END,
+           proved = CASE WHEN k.kept THEN k.proved END
+      FROM looked AS l JOIN kept AS k ON k.bundle = l.bundle
      WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.number = l.number;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.begin_units IS
 'Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done; a bundle that is not done under one snapshot begins
-again.';
+has, whatever the journal says. The others are to be done. A bundle begins again that is not done under one snapshot, or
+that was copied later than it was known that the tables copied before it are not rewritten.';
 REVOKE ALL ON FUNCTION zodan.begin_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_unit(p_step zodan.step)
@@ -3405,16 +3427,39 @@ AS $zodan$
 SELECT u.* FROM zodan.unit AS u
  WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.state = 'pending'
    AND coalesce(u.due <= pg_catalog.clock_timestamp(), true)
-   AND (u.snapshot IS NOT NULL OR p_step.units ->> 'snapshot' IS NULL OR NOT EXISTS (
-        SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name, o.bundle) = (u.operation_id, u.phase_name, u.bundle)
-           AND o.state = 'running'))
+   AND NOT EXISTS (SELECT FROM zodan.unit AS o
+        WHERE (o.operation_id, o.phase_name) = (u.operation_id, u.phase_name) AND o.state = 'running'
+          AND (p_step.units ? 'snapshot' AND u.snapshot IS NULL OR u.spoiled AND o.bundle = u.bundle))
  ORDER BY u.snapshot IS NULL, u.number
  LIMIT 1
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_unit IS
-'Returns the unit that a free lane is to work at, the row of NULLs if there is none now: first one whose bundle has
-its snapshot, so that few are held, else the next in order of a bundle that nobody is getting one for.';
+'Returns the unit that a free lane is to work at, the row of NULLs if there is none now: the next in order that has its
+snapshot, or needs none. One without a snapshot has to wait until all that are under way are done, so that there is one
+snapshot at a time; and one that is spoiled until the others of its bundle are.';
 REVOKE ALL ON FUNCTION zodan.pick_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.describe_units(p_unit zodan.unit, p_stage text)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE p_stage
+       WHEN 'clearing' THEN (
+           SELECT pg_catalog.jsonb_build_object('bundled', pg_catalog.jsonb_agg(w.item),
+                      'numbers', pg_catalog.jsonb_agg(DISTINCT u.number::text))
+             FROM zodan.unit AS u CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
+            WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle))
+       WHEN 'comparing' THEN (
+           SELECT pg_catalog.jsonb_build_object('others', coalesce(pg_catalog.jsonb_object_agg(f.key, f.value), '{}'))
+             FROM zodan.unit AS u CROSS JOIN LATERAL pg_catalog.jsonb_each(u.files) AS f(key, value)
+            WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done'
+              AND u.proved < p_unit.lsn)
+       ELSE '{}' END
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_units IS
+'Returns what the statement of a stage needs to know of other units besides its own: for clearing, bundled and numbers, the
+tables and the units of its bundle; for comparing, others, the files of what was copied before its snapshot.';
+REVOKE ALL ON FUNCTION zodan.describe_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_unit(
     p_lane jsonb,
@@ -3428,30 +3473,32 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
-clears what a lost snapshot left, asks for a snapshot, or sends the unit itself. Returns the lane, with failure, an
+clears what a lost snapshot left, asks for a snapshot, compares what was copied under an earlier one, or sends the unit
+itself. Returns the lane, with failure, an
 answer as zodan.fetch_result returns it, where that could not be done. */
 DECLARE
     v_node text := zodan.lane_name(p_step.node, p_number);
     v_provider text := p_step.units ->> 'snapshot';
     v_stage text := CASE WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
-        WHEN v_provider IS NULL OR p_unit.snapshot IS NOT NULL THEN 'copying'
-        WHEN p_unit.spoiled THEN 'clearing' ELSE 'snapshot' END;
+        WHEN v_provider IS NULL THEN 'copying'
+        WHEN p_unit.spoiled THEN 'clearing'
+        WHEN p_unit.snapshot IS NULL THEN 'snapshot'
+        WHEN EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name)
+            = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done' AND u.proved < p_unit.lsn) THEN 'comparing'
+        ELSE 'copying' END;
     v_answer jsonb;
 BEGIN
     IF v_stage = 'opening' THEN
         v_answer := nullif(zodan.open_connection(v_node, p_dsns, pg_catalog.concat_ws(' ', p_step.object_name, p_number)),
             '{"ok": true}');
     ELSIF v_stage = 'snapshot' THEN
-        v_answer := zodan.open_snapshot(v_provider, p_unit.bundle, p_dsns);
+        v_answer := zodan.open_snapshot(v_provider, zodan.snapshot_name(p_step.operation_id, p_step.phase_name), p_dsns);
     END IF;
     IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
-            WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, p_results || pg_catalog.jsonb_build_object('unit',
-            pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number, 'bundled', (
-                SELECT pg_catalog.jsonb_agg(w.item) FROM zodan.unit AS u
-                 CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
-                 WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
-                     = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)))));
+            WHEN 'clearing' THEN 'clear_sql' WHEN 'comparing' THEN 'compare_sql' ELSE 'unit_sql' END, p_dsns,
+            p_results || pg_catalog.jsonb_build_object('unit', pg_catalog.to_jsonb(p_unit)
+                || pg_catalog.jsonb_build_object('lane', p_number) || zodan.describe_units(p_unit, v_stage)));
     END IF;
     RETURN p_lane || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
         pg_catalog.clock_timestamp() + zodan.read_patience()) || CASE WHEN v_answer IS NULL THEN '{}'
@@ -3460,11 +3507,40 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_unit IS
 'Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
-clears what a lost snapshot left, asks for a snapshot, or sends the unit itself. Returns the lane, with failure, an
+clears what a lost snapshot left, asks for a snapshot, compares what was copied under an earlier one, or sends the unit
+itself. Returns the lane, with failure, an
 answer as zodan.fetch_result returns it, where that could not be done.';
 REVOKE ALL ON FUNCTION zodan.send_unit FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.settle_unit(p_lane jsonb, p_unit zodan.unit, p_answer jsonb)
+CREATE OR REPLACE FUNCTION zodan.keep_units(p_unit zodan.unit, p_rewritten jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Records which of the units that were copied before the snapshot of p_unit are still of use: not those of a bundle with
+a table that is in p_rewritten, an array of oids, or of which nobody knows the files. They are copied again. */
+BEGIN
+    WITH bundles AS (
+        SELECT u.bundle, pg_catalog.bool_and(u.files IS NOT NULL
+                   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_object_keys(u.files) AS f(oid) WHERE p_rewritten ? f.oid)) AS kept
+          FROM zodan.unit AS u
+         WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done'
+           AND u.proved < p_unit.lsn
+         GROUP BY u.bundle)
+    UPDATE zodan.unit AS u
+       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, spoiled = NOT b.kept,
+           snapshot = CASE WHEN b.kept THEN u.snapshot ELSE p_unit.snapshot END,
+           lsn = CASE WHEN b.kept THEN u.lsn ELSE p_unit.lsn END, proved = p_unit.lsn
+      FROM bundles AS b
+     WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, b.bundle)
+       AND u.state = 'done';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.keep_units IS
+'Records which of the units that were copied before the snapshot of p_unit are still of use: not those of a bundle with
+a table that is in p_rewritten, an array of oids, or of which nobody knows the files. They are copied again.';
+REVOKE ALL ON FUNCTION zodan.keep_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.settle_unit(p_lane jsonb, p_step zodan.step, p_unit zodan.unit, p_answer jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
@@ -3480,21 +3556,23 @@ BEGIN
         RETURN p_lane;
     ELSIF p_lane ->> 'stage' = 'snapshot' THEN
         UPDATE zodan.unit AS u SET snapshot = p_answer ->> 'snapshot', lsn = (p_answer ->> 'lsn')::pg_lsn
-         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)
-           AND u.state <> 'done';
+         WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name) AND u.state <> 'done';
+        RETURN p_lane;
+    ELSIF p_lane ->> 'stage' = 'comparing' THEN
+        PERFORM zodan.keep_units(p_unit, p_answer #> '{value,rewritten}');
         RETURN p_lane;
     END IF;
     -- Another lane may have found meanwhile that the bundle has to begin again.
-    v_is_lost := p_unit.snapshot IS DISTINCT FROM p_lane ->> 'snapshot'
-        OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
+    v_is_lost := p_unit.spoiled OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
     UPDATE zodan.unit AS u
        SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = NULL,
-           spoiled = u.spoiled OR v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
-           lsn = coalesce((p_answer #>> '{value,lsn}')::pg_lsn, u.lsn), finished_at = pg_catalog.clock_timestamp()
+           spoiled = v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
+           lsn = CASE WHEN NOT v_is_lost THEN u.lsn END, snapshot = CASE WHEN NOT v_is_lost THEN u.snapshot END,
+           files = p_answer #> '{value,files}', proved = u.lsn, finished_at = pg_catalog.clock_timestamp()
      WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
-    IF NOT EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name, u.bundle)
-        = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle) AND u.state <> 'done') THEN
-        PERFORM zodan.close_snapshot(p_unit.bundle);
+    IF NOT EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name)
+        = (p_unit.operation_id, p_unit.phase_name) AND u.state <> 'done') THEN
+        PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
     END IF;
     RETURN p_lane || '{"stage": "free", "moved": true}';
 END
@@ -3502,6 +3580,35 @@ $zodan$;
 COMMENT ON FUNCTION zodan.settle_unit IS
 'Records what the last step of a lane''s unit brought, and returns the lane: free, if the unit is done.';
 REVOKE ALL ON FUNCTION zodan.settle_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.lose_snapshot(p_step zodan.step)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs; a bundle that is
+partly copied, or partly under way, begins again. */
+BEGIN
+    PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
+    WITH parted AS (
+        SELECT u.bundle FROM zodan.unit AS u
+         WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
+         GROUP BY u.bundle
+        HAVING pg_catalog.bool_or(u.state IN ('pending', 'failed')) AND pg_catalog.bool_or(u.state IN ('done', 'running')))
+    UPDATE zodan.unit AS u
+       SET spoiled = u.spoiled OR p.bundle IS NOT NULL,
+           state = CASE WHEN u.state = 'done' AND p.bundle IS NOT NULL THEN 'pending' ELSE u.state END,
+           snapshot = CASE WHEN u.state = 'running' THEN u.snapshot END,
+           lsn = CASE WHEN u.state = 'running' OR u.state = 'done' AND p.bundle IS NULL THEN u.lsn END
+      FROM zodan.unit AS o
+      LEFT JOIN parted AS p ON p.bundle = o.bundle
+     WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
+       AND (o.operation_id, o.phase_name, o.number) = (u.operation_id, u.phase_name, u.number);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.lose_snapshot IS
+'Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs; a bundle that is
+partly copied, or partly under way, begins again.';
+REVOKE ALL ON FUNCTION zodan.lose_snapshot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fail_unit(
     p_lane jsonb,
@@ -3536,12 +3643,7 @@ BEGIN
            due = pg_catalog.clock_timestamp() + interval '1 s', finished_at = pg_catalog.clock_timestamp()
      WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
     IF NOT v_keeps AND p_unit.snapshot IS NOT DISTINCT FROM p_lane ->> 'snapshot' THEN
-        PERFORM zodan.close_snapshot(p_unit.bundle);
-        UPDATE zodan.unit AS u
-           SET snapshot = NULL, state = CASE u.state WHEN 'done' THEN 'pending' ELSE u.state END,
-               spoiled = u.spoiled OR EXISTS (SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name, o.bundle)
-                   = (u.operation_id, u.phase_name, u.bundle) AND o.number <> p_unit.number)
-         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle);
+        PERFORM zodan.lose_snapshot(p_step);
     END IF;
     p_lane := p_lane || '{"stage": "free", "open": false}';
     IF v_is_passing THEN
@@ -3619,8 +3721,8 @@ BEGIN
             v_answer := NULL;
         ELSE
             v_answer := CASE WHEN p_lane ->> 'stage' <> 'snapshot' THEN zodan.fetch_result(v_node, p_dsns)
-                ELSE zodan.fetch_snapshot((SELECT u.bundle FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
-                    AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int), p_dsns) END;
+                ELSE zodan.fetch_snapshot(zodan.snapshot_name(p_step.operation_id,
+                    p_step.phase_name), p_dsns) END;
             IF v_answer IS NULL THEN
                 p_lane := zodan.watch_lane(p_lane, p_number, p_step, p_dsns);
                 EXIT;
@@ -3629,7 +3731,7 @@ BEGIN
         SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
             AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int;
         IF (v_answer ->> 'ok')::boolean THEN
-            p_lane := zodan.settle_unit(p_lane, v_unit, v_answer);
+            p_lane := zodan.settle_unit(p_lane, p_step, v_unit, v_answer);
             IF p_lane ->> 'stage' = 'free' THEN
                 PERFORM zodan.meet_test_hook(p_step.phase_name || ' done', v_unit.number);
                 CONTINUE;
@@ -3662,17 +3764,29 @@ CREATE OR REPLACE FUNCTION zodan.close_lanes(p_step zodan.step, p_lanes int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes the lanes of a step and the snapshots of its units. */
+/* Closes the lanes of a step and the snapshot of its units. */
 BEGIN
     PERFORM zodan.close_connection(zodan.lane_name(p_step.node, i.number))
        FROM pg_catalog.generate_series(1, p_lanes) AS i(number);
-    PERFORM zodan.close_snapshot(u.bundle) FROM zodan.unit AS u
-     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.snapshot IS NOT NULL;
+    PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_lanes IS
-'Closes the lanes of a step and the snapshots of its units.';
+'Closes the lanes of a step and the snapshot of its units.';
 REVOKE ALL ON FUNCTION zodan.close_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_positions(p_step zodan.step)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_agg(DISTINCT pg_catalog.jsonb_build_object('schema', w.item ->> 'schema', 'name', w.item ->> 'name',
+           'lsn', u.lsn))
+  FROM zodan.unit AS u CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
+ WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
+$zodan$;
+COMMENT ON FUNCTION zodan.list_positions IS
+'Lists the tables that a step has copied, an array of schema, name and lsn, the position of the snapshot they are from.';
+REVOKE ALL ON FUNCTION zodan.list_positions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb)
 RETURNS jsonb
@@ -3680,6 +3794,8 @@ LANGUAGE sql STABLE
 AS $zodan$
 SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state = 'done'), true),
            'rows', pg_catalog.sum(u.rows), 'lsn', coalesce(pg_catalog.max(u.lsn), '0/0'),
+           'tables', CASE WHEN pg_catalog.bool_and(u.state = 'done') AND pg_catalog.min(u.lsn) <> pg_catalog.max(u.lsn)
+               THEN zodan.list_positions(p_step) ELSE '[]' END,
            'measure', pg_catalog.jsonb_build_object('stage', p_step.units ->> 'stage',
                'tables_done', coalesce(pg_catalog.sum(u.tables) FILTER (WHERE u.state = 'done'), 0),
                'tables_total', coalesce(pg_catalog.sum(u.tables), 0),
@@ -3693,9 +3809,10 @@ SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state 
  WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
 $zodan$;
 COMMENT ON FUNCTION zodan.measure_units IS
-'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the position that they are
-at; and measure, as zodan.sample has it. p_seen is what a look at the node saw: bytes of its tables. How many are to
-come is not known where a row filter or a column list leaves something out.';
+'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the latest position that they
+are at; tables, the positions of all tables, none if they are the same; and measure, as zodan.sample has it. p_seen is
+what a look at the node saw: bytes of its tables. How many are to come is not known where a row filter or a column list
+leaves something out.';
 REVOKE ALL ON FUNCTION zodan.measure_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.look_at_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
@@ -5989,7 +6106,7 @@ changes to rows that the other is still to bring; a reload of the new server''s 
 It tries for 10 s at most: the wait that follows handles a stream that does not start.';
 REVOKE ALL ON FUNCTION zodan.start_streams FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.list_units(p_sets text[], p_lanes text)
+CREATE OR REPLACE FUNCTION zodan.list_units(p_sets text[], p_lanes text, p_head text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -6029,7 +6146,8 @@ parts AS MATERIALIZED (
            greatest(t.blocks * 16777216 / greatest(t.bytes, 1), 1) AS step
       FROM tables AS t CROSS JOIN sizes AS z),
 pieces AS (
-    SELECT pg_catalog.format('%%I.%%I', p.nspname, p.relname) || CASE WHEN p.parts > 1
+    SELECT pg_catalog.format('%%I.%%I', p.nspname, p.relname) AS bundle,
+           pg_catalog.format('%%I.%%I', p.nspname, p.relname) || CASE WHEN p.parts > 1
                THEN pg_catalog.format(', part %%s of %%s', i.number, p.parts) ELSE '' END AS title,
            p.bytes / p.parts AS bytes, (i.number = p.parts)::int AS tables, p.bytes AS rank, i.number,
            pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('oid', p.oid, 'schema', p.nspname,
@@ -6039,7 +6157,7 @@ pieces AS (
       FROM parts AS p CROSS JOIN LATERAL pg_catalog.generate_series(1, p.parts) AS i(number)
      WHERE p.bytes > p.part
     UNION ALL
-    SELECT CASE WHEN pg_catalog.count(*) = 1 THEN pg_catalog.min(b.title)
+    SELECT 'from ' || pg_catalog.min(b.title), CASE WHEN pg_catalog.count(*) = 1 THEN pg_catalog.min(b.title)
                ELSE pg_catalog.format('%%s tables from %%s on', pg_catalog.count(*), pg_catalog.min(b.title)) END,
            pg_catalog.sum(b.bytes)::bigint, pg_catalog.count(*)::int, pg_catalog.sum(b.bytes)::bigint, 1,
            pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', b.oid, 'schema', b.nspname, 'name', b.relname,
@@ -6051,19 +6169,21 @@ pieces AS (
                        / p.part AS batch
               FROM parts AS p WHERE p.bytes <= p.part) AS b
      GROUP BY b.batch)
-SELECT coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('bundle', 'all', 'title', p.title,
-           'bytes', p.bytes, 'tables', p.tables, 'what', p.what) ORDER BY p.rank DESC, p.title ASC, p.number ASC)
+SELECT coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+           'bundle', coalesce(CASE WHEN nullif(%3$s, '') IS NOT NULL THEN p.bundle END, 'all'), 'title', p.title, 'bytes', p.bytes,
+           'tables', p.tables, 'what', p.what) ORDER BY p.rank DESC, p.title ASC, p.number ASC)
            FROM pieces AS p), '[]') AS units,
        coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', p.nspname, p.relname)) FROM parts AS p
            WHERE p.bytes > 4194304), '[]') AS large$sql$,
-    zodan.quote_list(p_sets), zodan.quote_text(p_lanes))
+    zodan.quote_list(p_sets), zodan.quote_text(p_lanes), zodan.quote_result(p_head))
 $zodan$;
 COMMENT ON FUNCTION zodan.list_units IS
 'Lists, on the source, what a copy of the tables of p_sets brings, in units for p_lanes lanes: a part of a large
 table, a table, or a batch of small ones. It returns one row: units, an array of title, bundle (units of one bundle
-have the same snapshot: here, all), bytes, tables (how many end with it) and what (the tables, each with its columns
-and row filter in the sets, and the blocks to read, up to the last where there is no end); and large, an array of the
-tables that are more than one block of work, whose indexes are better built afterwards.';
+have the same snapshot: the parts of a table, or, without p_head, all units), bytes, tables (how many end with it) and
+what (the tables, each with its columns and row filter in the sets, and the blocks to read, up to the last where there
+is no end); and large, an array of the tables that are more than one block of work, whose indexes are better built
+afterwards.';
 REVOKE ALL ON FUNCTION zodan.list_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.note_ddl()
@@ -6072,7 +6192,8 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$SELECT coalesce(pg_catalog.concat_ws(' ',
     CASE WHEN pg_catalog.to_regclass('spock.queue') IS NOT NULL THEN pg_catalog.substring(
-        pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue', false, false, '')::text,
+        pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue AS q'
+        ' WHERE q.message #>> ''{}'' !~ ''zodan head''', false, false, '')::text,
         '<n>(\d+)</n>') END,
     (SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', t.set_id, t.set_reloid::oid, t.set_att_list,
                 t.set_row_filter::text), ',' ORDER BY t.set_id, t.set_reloid::oid))
@@ -6085,6 +6206,116 @@ COMMENT ON FUNCTION zodan.note_ddl IS
 'Notes, on the source, what its structure is before the copy. It returns one row: ddl, which changes with every
 change of structure that Spock queues, and with the tables of the replication sets.';
 REVOKE ALL ON FUNCTION zodan.note_ddl FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.watch_head(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    PERFORM pg_catalog.pg_drop_replication_slot(r.slot_name) FROM pg_catalog.pg_replication_slots AS r
+        WHERE r.slot_name = %1$s AND r.temporary AND r.active_pid = pg_catalog.pg_backend_pid();
+    -- The copy needs two more: its own and that of its snapshot.
+    IF (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots) + 3
+            <= pg_catalog.current_setting('max_replication_slots')::int
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s) THEN
+        PERFORM pg_catalog.pg_create_logical_replication_slot(%1$s, 'pgoutput', true);
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.watch_head IS
+'Makes, on the source, the temporary slot p_slot, from which zodan.find_head reads; it goes with the session. None is
+made if the server has no slot to spare: then the stream of a copy can begin at its snapshot only.';
+REVOKE ALL ON FUNCTION zodan.watch_head FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.send_head(p_slot text, p_sets text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'zodan head', %1$s::text);
+    INSERT INTO spock.queue (queued_at, role, replication_sets, message_type, message)
+    VALUES (pg_catalog.now(), 'pg_monitor', %2$s, 'Q', pg_catalog.to_json(pg_catalog.format(
+            '/* zodan head */ SELECT pg_catalog.pg_advisory_lock_shared(1329984301,'
+            ' pg_catalog.hashtext(o.roname)) FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %%L',
+            %1$s::text)));
+END
+$do$$sql$,
+    zodan.quote_text(p_slot), zodan.quote_list(p_sets))
+$zodan$;
+COMMENT ON FUNCTION zodan.send_head IS
+'Commits, on the source, the transaction with which the stream of a copy can begin: one that changes nothing, and has
+the worker of the copy''s subscription, which uses the slot p_slot, take a lock that it keeps as long as it lives. The
+other subscribers to p_sets find no such subscription and take none. The role is one that every server has.';
+REVOKE ALL ON FUNCTION zodan.send_head FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_head(p_slot text, p_head text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$WITH changes AS MATERIALIZED (
+    SELECT p.xid::text AS xid, p.data
+      FROM pg_catalog.pg_replication_slots AS r
+     CROSS JOIN LATERAL pg_catalog.pg_logical_slot_peek_binary_changes(r.slot_name, NULL, NULL,
+            'proto_version', '1', 'publication_names', '', 'messages', 'true') AS p
+     WHERE r.slot_name = %1$s AND r.temporary AND r.active_pid = pg_catalog.pg_backend_pid()),
+found AS MATERIALIZED (
+    -- The record of the commit begins where the message B says; the one before it ends there at the latest.
+    SELECT '0/0'::pg_catalog.pg_lsn
+               + (('x' || pg_catalog.encode(pg_catalog.substring(b.data, 2, 8), 'hex'))::bit(64)::bigint - 1) AS lsn
+      FROM changes AS b
+     WHERE pg_catalog.get_byte(b.data, 0) = pg_catalog.ascii('B') AND b.xid IN (
+           SELECT m.xid FROM changes AS m WHERE pg_catalog.get_byte(m.data, 0) = pg_catalog.ascii('M')
+              AND pg_catalog.position(m.data, 'zodan head'::bytea) > 0
+              AND pg_catalog.position(m.data, %2$s::bytea) > 0))
+SELECT coalesce(pg_catalog.max(f.lsn)::text, '') AS lsn,
+       (SELECT pg_catalog.count(pg_catalog.pg_drop_replication_slot(r.slot_name))
+          FROM pg_catalog.pg_replication_slots AS r
+         WHERE r.slot_name = %1$s AND r.temporary AND r.active_pid = pg_catalog.pg_backend_pid()
+           AND (SELECT pg_catalog.count(*) FROM found) >= 0) AS dropped
+  FROM found AS f$sql$,
+    zodan.quote_text(p_slot), zodan.quote_text(p_head))
+$zodan$;
+COMMENT ON FUNCTION zodan.find_head IS
+'Finds, on the source, where the commit of zodan.send_head is: reads the changes since zodan.watch_head from the slot
+p_slot, and drops that. It returns one row: lsn, a position before that commit and after every earlier one; empty if
+the slot is gone. p_head is the slot that zodan.send_head was given.';
+REVOKE ALL ON FUNCTION zodan.find_head FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prove_head(p_subscription text, p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_sub oid := (SELECT s.sub_id FROM spock.subscription AS s WHERE s.sub_name = %1$s);
+BEGIN
+    IF NOT EXISTS (SELECT FROM spock.local_sync_status AS l
+            WHERE l.sync_subid = v_sub AND l.sync_nspname <> 'zodan unit') THEN
+        RETURN;
+    ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_locks AS l
+            WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1329984301 AND l.objsubid = 2
+              AND (l.objid::bigint - pg_catalog.hashtext(%2$s)) %% (1::bigint << 32) = 0
+              AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                  WHERE d.datname = pg_catalog.current_database())) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD304',
+            MESSAGE = 'the stream of the copy was interrupted before it had passed the positions of all tables';
+    END IF;
+    DELETE FROM spock.local_sync_status AS l
+     WHERE l.sync_subid = v_sub AND l.sync_nspname <> 'zodan unit';
+END
+$do$$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_head IS
+'Fails with ZD304 on the new node, once its stream p_subscription (slot p_slot) has passed the positions of all
+tables, if one worker has not done so from the first transaction on: Spock applies the first transaction after each
+start of a worker to every table, whatever the table''s position. The worker shows that by the lock of zodan.send_head.
+Tables that were all copied at one position have no positions of their own; nor have they once this is proved.';
+REVOKE ALL ON FUNCTION zodan.prove_head FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.note_life()
 RETURNS text
@@ -6656,7 +6887,23 @@ BEGIN
             'dblink_' || pg_catalog.split_part(v_function, '(', 1));
     END LOOP;
     CREATE FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_record';
-    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_enter(p_snapshot text) RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+    v_dsn text;
+BEGIN
+    IF NOT 'zodan_source' = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
+        SELECT i.if_dsn INTO STRICT v_dsn FROM spock.subscription AS s JOIN spock.node_interface AS i
+            ON i.if_id = s.sub_origin_if WHERE s.sub_name = %1$s;
+        PERFORM pg_temp.dblink_connect('zodan_source', 'keepalives_idle=10'
+            ' keepalives_interval=5 keepalives_count=2 ' || v_dsn);
+        PERFORM * FROM pg_temp.dblink('zodan_source', %3$s) AS s(done text);
+    END IF;
+    -- Shorter than deadlock_timeout: nobody else's transaction ends because of this one.
+    PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.format('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;'
+        ' SET TRANSACTION SNAPSHOT %%L; SET LOCAL lock_timeout = ''500ms''', p_snapshot));
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb, OUT copied bigint, OUT file oid) LANGUAGE plpgsql AS $function$
 DECLARE
     v_name text := pg_catalog.format('%%I.%%I', p_table ->> 'schema', p_table ->> 'name');
     v_there record;
@@ -6664,8 +6911,8 @@ DECLARE
     v_begin bigint := (p_table ->> 'begin')::bigint;
     v_end bigint;
     v_rows bigint;
-    v_all bigint := 0;
 BEGIN
+    copied := 0;
     SELECT o.relid, o.lives, o.seen INTO v_there FROM pg_temp.dblink('zodan_source', pg_catalog.concat(
         'SELECT pg_catalog.to_regclass(', pg_catalog.quote_literal(v_name), ')::pg_catalog.oid,'
         ' pg_catalog.pg_relation_filenode(', p_table ->> 'oid', ') IS NOT NULL,'
@@ -6679,10 +6926,10 @@ BEGIN
             'table %%s was dropped on the source after the snapshot', v_name);
     ELSIF v_there.relid IS NULL THEN
         -- It was dropped before the snapshot: nothing more will come of it.
-        RETURN 0;
+        RETURN;
     END IF;
     PERFORM pg_temp.dblink_exec('zodan_source', 'LOCK TABLE ONLY ' || v_name || ' IN ACCESS SHARE MODE');
-    SELECT f.kept, f.print INTO v_there FROM pg_temp.dblink('zodan_source',
+    SELECT f.kept, f.print, f.file INTO v_there FROM pg_temp.dblink('zodan_source',
         $query$SELECT c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
@@ -6690,8 +6937,8 @@ BEGIN
                FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
               WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
    FROM pg_catalog.pg_attribute AS a
-  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-          FROM pg_catalog.pg_class AS c WHERE c.oid = $query$ || (p_table ->> 'oid')) AS f(kept boolean, print text);
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), c.relfilenode
+          FROM pg_catalog.pg_class AS c WHERE c.oid = $query$ || (p_table ->> 'oid')) AS f(kept boolean, print text, file oid);
     SELECT (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
@@ -6728,26 +6975,24 @@ BEGIN
           USING 'zodan_source', pg_catalog.concat('SELECT ', v_here.names, ' FROM ONLY ', v_name, ' WHERE ctid >= ''(', v_begin, ',0)''',
               ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')');
         GET DIAGNOSTICS v_rows = ROW_COUNT;
-        v_all := v_all + v_rows;
+        copied := copied + v_rows;
         EXIT WHEN v_end IS NULL OR v_end = (p_table ->> 'end')::bigint;
         v_begin := v_end;
     END LOOP;
-    RETURN v_all;
+    file := v_there.file;
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_copy(p_number text, p_what jsonb, p_snapshot text, p_lsn text, p_ddl text,
-        OUT copied bigint, OUT lsn text)
+        OUT copied bigint, OUT lsn text, OUT files jsonb)
     LANGUAGE plpgsql AS $function$
 DECLARE
-    v_sub record;
+    v_sub oid := (SELECT s.sub_id FROM spock.subscription AS s WHERE s.sub_name = %1$s);
     v_table jsonb;
+    v_one record;
     v_ddl text;
 BEGIN
-    SELECT s.sub_id, i.if_dsn INTO STRICT v_sub
-      FROM spock.subscription AS s JOIN spock.node_interface AS i ON i.if_id = s.sub_origin_if
-     WHERE s.sub_name = %1$s;
     SELECT l.sync_statuslsn INTO lsn FROM spock.local_sync_status AS l
-     WHERE l.sync_subid = v_sub.sub_id AND l.sync_nspname = 'zodan unit' AND l.sync_relname::text = p_number;
+     WHERE l.sync_subid = v_sub AND l.sync_nspname = 'zodan unit' AND l.sync_relname::text = p_number;
     IF FOUND THEN
         RETURN;
     END IF;
@@ -6756,19 +7001,12 @@ BEGIN
     PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', '1970-01-01 00:00:00+00');
     -- First, so that of two sessions with the same unit one waits here, and fails.
     INSERT INTO spock.local_sync_status (sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn)
-    VALUES ('d', v_sub.sub_id, 'zodan unit', p_number, 'y', p_lsn::pg_catalog.pg_lsn);
-    IF NOT 'zodan_source' = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
-        PERFORM pg_temp.dblink_connect('zodan_source', 'keepalives_idle=10'
-            ' keepalives_interval=5 keepalives_count=2 ' || v_sub.if_dsn);
-        PERFORM * FROM pg_temp.dblink('zodan_source', %3$s) AS s(done text);
-    END IF;
-    PERFORM pg_temp.dblink_exec('zodan_source', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
-    PERFORM pg_temp.dblink_exec('zodan_source', 'SET TRANSACTION SNAPSHOT ' || pg_catalog.quote_literal(p_snapshot));
-    -- Shorter than deadlock_timeout: nobody else's transaction ends because of this one.
-    PERFORM pg_temp.dblink_exec('zodan_source', 'SET LOCAL lock_timeout = ''500ms''');
+    VALUES ('d', v_sub, 'zodan unit', p_number, 'y', p_lsn::pg_catalog.pg_lsn);
+    PERFORM pg_temp.zodan_enter(p_snapshot);
     SELECT q.ddl INTO v_ddl FROM pg_temp.dblink('zodan_source', $query$SELECT pg_catalog.concat_ws(' ',
     CASE WHEN pg_catalog.to_regclass('spock.queue') IS NOT NULL THEN pg_catalog.substring(
-        pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue', false, false, '')::text,
+        pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue AS q'
+        ' WHERE q.message #>> ''{}'' !~ ''zodan head''', false, false, '')::text,
         '<n>(\d+)</n>') END,
     (SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', t.set_id, t.set_reloid::oid, t.set_att_list,
                 t.set_row_filter::text), ',' ORDER BY t.set_id, t.set_reloid::oid))
@@ -6781,14 +7019,27 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = 'the structure of the source was changed while it was copied';
     END IF;
     copied := 0;
+    files := '{}';
     FOR v_table IN SELECT t.item FROM pg_catalog.jsonb_array_elements(p_what) AS t(item) LOOP
-        copied := copied + pg_temp.zodan_copy_table(v_table);
+        SELECT c.copied, c.file INTO v_one FROM pg_temp.zodan_copy_table(v_table) AS c;
+        copied := copied + v_one.copied;
+        files := files || pg_catalog.jsonb_build_object(v_table ->> 'oid', v_one.file);
     END LOOP;
     PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
     lsn := p_lsn;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_clear(p_what jsonb) RETURNS boolean LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_compare(p_files jsonb, p_snapshot text, OUT rewritten jsonb) LANGUAGE plpgsql AS $function$
+BEGIN
+    PERFORM pg_temp.zodan_enter(p_snapshot);
+    SELECT q.rewritten INTO STRICT rewritten FROM pg_temp.dblink('zodan_source', pg_catalog.concat(
+        'SELECT coalesce(pg_catalog.jsonb_agg(c.oid::text), ''[]'') FROM pg_catalog.jsonb_each_text(', pg_catalog.quote_literal(p_files),
+        ') AS f(oid, file) JOIN pg_catalog.pg_class AS c ON c.oid = f.oid::oid WHERE c.relfilenode::text IS DISTINCT FROM f.file'))
+        AS q(rewritten jsonb);
+    PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_clear(p_what jsonb, p_numbers jsonb) RETURNS boolean LANGUAGE plpgsql AS $function$
 DECLARE
     v_tables text := (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%%I.%%I', t.item ->> 'schema',
             t.item ->> 'name'), ', ')
@@ -6806,7 +7057,8 @@ BEGIN
         END LOOP;
     END;
     -- After the tables: a session that was thought lost may have ended its unit meanwhile.
-    DELETE FROM spock.local_sync_status AS l WHERE l.sync_nspname = 'zodan unit'
+    DELETE FROM spock.local_sync_status AS l
+     WHERE l.sync_nspname = 'zodan unit' AND p_numbers ? l.sync_relname::text
         AND l.sync_subid = (SELECT s.sub_id FROM spock.subscription AS s WHERE s.sub_name = %1$s);
     RETURN true;
 END
@@ -6838,29 +7090,44 @@ CREATE OR REPLACE FUNCTION zodan.copy_unit(
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT c.copied, c.lsn FROM pg_temp.zodan_copy(%1$s, %2$s::pg_catalog.jsonb, %3$s, %4$s, %5$s) AS c$sql$,
+SELECT pg_catalog.format($sql$SELECT c.copied, c.lsn, c.files
+  FROM pg_temp.zodan_copy(%1$s, %2$s::pg_catalog.jsonb, %3$s, %4$s, %5$s) AS c$sql$,
     zodan.quote_result(p_number), zodan.quote_result(p_what), zodan.quote_result(p_snapshot), zodan.quote_result(p_lsn), zodan.quote_result(p_ddl))
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_unit IS
 'Copies the unit p_number on the new node, in one transaction that also leaves its mark: the tables p_what, as the
-snapshot p_snapshot of the source has them, which is at p_lsn. It returns one row: copied, how many rows, and lsn,
-the position that they are at; without rows if it was copied before. It fails with ZD307 if a table was rewritten
-after the snapshot, which is then empty to it; with ZD304 if a table is not what it was when the structure came, or, in
-the first unit, if the structure is not what zodan.note_ddl returned, p_ddl. The session was prepared by
-zodan.open_lane.';
+snapshot p_snapshot of the source has them, which is at p_lsn. It returns one row: copied, how many rows; lsn, the
+position that they are at; and files, see zodan.compare_files; lsn alone if it was copied before. It fails with ZD307 if
+a table was rewritten after the snapshot, which is then empty to it; with ZD304 if a table is not what it was when the
+structure came, or, in the first unit, if the structure is not what zodan.note_ddl returned, p_ddl. The session was
+prepared by zodan.open_lane.';
 REVOKE ALL ON FUNCTION zodan.copy_unit FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.clear_units(p_what text)
+CREATE OR REPLACE FUNCTION zodan.clear_units(p_what text, p_numbers text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_temp.zodan_clear(%1$s::pg_catalog.jsonb) AS cleared$sql$,
-    zodan.quote_result(p_what))
+SELECT pg_catalog.format($sql$SELECT pg_temp.zodan_clear(%1$s::pg_catalog.jsonb, %2$s::pg_catalog.jsonb) AS cleared$sql$,
+    zodan.quote_result(p_what), zodan.quote_result(p_numbers))
 $zodan$;
 COMMENT ON FUNCTION zodan.clear_units IS
-'Deletes, on the new node, all that was copied of the tables p_what, with the marks of the units: their snapshot was
-lost before the last of them was copied.';
+'Deletes, on the new node, all that was copied of the tables p_what of a bundle, with the marks of its units
+p_numbers: the snapshot was lost before the last of them was copied, or a table was rewritten on the source.';
 REVOKE ALL ON FUNCTION zodan.clear_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.compare_files(p_files text, p_snapshot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT c.rewritten FROM pg_temp.zodan_compare(%1$s::pg_catalog.jsonb, %2$s) AS c(rewritten)$sql$,
+    zodan.quote_result(p_files), zodan.quote_result(p_snapshot))
+$zodan$;
+COMMENT ON FUNCTION zodan.compare_files IS
+'Asks, in a session on the new node that zodan.open_lane prepared, which of the tables p_files that were copied before
+the snapshot p_snapshot of the source were rewritten or emptied there in the meantime: their rows are of no use to a
+stream that leaves out what came before the snapshot. p_files is an object of oids and numbers of files. It returns one
+row: rewritten, an array of oids.';
+REVOKE ALL ON FUNCTION zodan.compare_files FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_build()
 RETURNS text
@@ -6923,7 +7190,13 @@ until they are gone, 30 s at most, and drops their replication origins. What suc
 session still commits would come on top of what is copied again.';
 REVOKE ALL ON FUNCTION zodan.drop_lanes FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.begin_stream(p_subscription text, p_lsn text, p_slot_lsn text)
+CREATE OR REPLACE FUNCTION zodan.begin_stream(
+    p_subscription text,
+    p_tables text,
+    p_lsn text,
+    p_slot_lsn text,
+    p_head text
+)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -6939,20 +7212,37 @@ BEGIN
                 WHERE NOT i.indisready AND c.relnamespace::regnamespace::text !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$') THEN
         RAISE EXCEPTION 'an index that was set aside has not been built';
     END IF;
-    DELETE FROM spock.local_sync_status AS l WHERE l.sync_subid = v_sub.sub_id
-        AND l.sync_nspname = 'zodan unit';
+    DELETE FROM spock.local_sync_status AS l WHERE l.sync_subid = v_sub.sub_id AND l.sync_nspname IS NOT NULL;
+    INSERT INTO spock.local_sync_status (sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn)
+    WITH copied AS (
+        SELECT t.schema, t.name, t.lsn
+          FROM pg_catalog.jsonb_to_recordset(%2$s::pg_catalog.jsonb)
+               AS t(schema name, name name, lsn pg_catalog.pg_lsn))
+    SELECT 'd', v_sub.sub_id, p.schema, p.name, 'y', p.lsn FROM copied AS p
+    UNION ALL
+    -- Spock empties all partitions when it is told that their root is truncated.
+    SELECT 'd', v_sub.sub_id, n.nspname, c.relname, 'y', pg_catalog.max(p.lsn)
+      FROM copied AS p
+     CROSS JOIN LATERAL pg_catalog.pg_partition_ancestors(
+           pg_catalog.to_regclass(pg_catalog.format('%%I.%%I', p.schema, p.name))) AS a(relid)
+      JOIN pg_catalog.pg_class AS c ON c.oid = a.relid AND c.relkind = 'p'
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     GROUP BY n.nspname, c.relname;
     PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o
         WHERE pg_catalog.starts_with(o.roname, %1$s || ' ');
     PERFORM pg_catalog.pg_replication_origin_advance(v_sub.sub_slot_name,
-        greatest(%2$s::pg_catalog.pg_lsn, %3$s::pg_catalog.pg_lsn));
+        CASE WHEN %2$s = '[]' THEN greatest(%3$s::pg_catalog.pg_lsn, %4$s::pg_catalog.pg_lsn)
+             ELSE %5$s::pg_catalog.pg_lsn END);
     PERFORM spock.sub_enable(%1$s);
 END
 $do$$sql$,
-    zodan.quote_text(p_subscription), zodan.quote_result(p_lsn), zodan.quote_result(p_slot_lsn))
+    zodan.quote_text(p_subscription), zodan.quote_result(p_tables), zodan.quote_result(p_lsn), zodan.quote_result(p_slot_lsn), zodan.quote_result(p_head))
 $zodan$;
 COMMENT ON FUNCTION zodan.begin_stream IS
-'Begins, on the new node, the stream of p_subscription where the snapshot of the copy is, p_lsn, or, where nothing was
-copied, where its slot is, p_slot_lsn. Harmless if the stream has begun.';
+'Begins, on the new node, the stream of p_subscription. Where all rows are of one snapshot, it begins at the position
+of that, p_lsn; where nothing was copied, where its slot is, p_slot_lsn. Tables of several snapshots are p_tables, an
+array of {schema, name, lsn}: then it begins with the transaction after p_head, see zodan.send_head, and Spock leaves
+out what a table''s snapshot had. Harmless if the stream has begun.';
 REVOKE ALL ON FUNCTION zodan.begin_stream FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_enabled(p_subscription text, p_slot text)
@@ -9242,21 +9532,29 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that bring the structure of the source to the new node, by a subscription of Spock that takes no
 set and is dropped again, or confirm that it is there already; and make the slot and the subscription for the rows. No
-change of structure may fall between the two: they are counted before, and by the first unit. */
+change of structure may fall between the two: they are counted before, and by the first unit. The stream has a first
+transaction of Zodan's own, because it may have to begin before the last snapshot. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
     v_structure text := zodan.structure_name(v_new);
     v_slot text := p_cluster ->> 'copy_slot';
+    v_head text := zodan.head_name(v_slot);
     v_present boolean := coalesce(p_cluster ->> 'structure' = 'present', false);
 BEGIN
+    RETURN NEXT zodan.make_step('note', v_source, 'watch the transactions of ' || v_source,
+        p_do := zodan.watch_head(v_head), p_group := 'copy');
     RETURN NEXT zodan.make_step('note', v_source, 'note the queued changes of structure on ' || v_source,
         p_do := zodan.note_ddl(), p_ref := 'ddl', p_group := 'copy');
     RETURN NEXT zodan.make_step('slot', v_source, pg_catalog.format('create slot %s of the copy on %s', v_slot, v_source),
         p_do := CASE WHEN (p_cluster #>> ARRAY['versions', v_source])::int >= 170000
             THEN zodan.create_failover_slot(v_slot) ELSE zodan.create_slot(v_slot) END,
         p_undo := zodan.drop_slot(v_slot), p_ref := 'slot', p_group := 'copy', p_object := v_slot);
+    RETURN NEXT zodan.make_step('slot', v_source, 'send the first transaction of the stream from ' || v_source,
+        p_do := zodan.send_head(p_slot => v_slot, p_sets => zodan.list_sets(p_cluster, v_source)), p_group := 'copy');
+    RETURN NEXT zodan.make_step('copying', v_source, 'find the first transaction of the stream on ' || v_source,
+        p_do := zodan.find_head(p_slot => v_head, p_head => v_slot), p_ref := 'head', p_group := 'copy');
     IF v_present THEN
         RETURN QUERY SELECT * FROM zodan.plan_present(p_cluster);
     ELSE
@@ -9274,7 +9572,8 @@ BEGIN
             p_undo := zodan.disable_copy(v_structure), p_budget := p_patience, p_group := 'copy', p_object := v_structure);
     END IF;
     RETURN NEXT zodan.make_step('structured', v_source, 'list what is to be copied on ' || v_source,
-        p_do := zodan.list_units(p_sets => zodan.list_sets(p_cluster, v_source), p_lanes => p_cluster ->> 'lanes'),
+        p_do := zodan.list_units(p_sets => zodan.list_sets(p_cluster, v_source), p_lanes => p_cluster ->> 'lanes',
+            p_head => zodan.placeholder('result', 'head', 'lsn')),
         p_ref := 'units', p_group := 'copy', p_object := 'copied');
     RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
         p_do := zodan.create_subscription(p_slot => v_slot, p_subscription => v_sub, p_provider => v_source,
@@ -9290,7 +9589,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.plan_structure IS
 'Returns the steps that bring the structure of the source to the new node, by a subscription of Spock that takes no
 set and is dropped again, or confirm that it is there already; and make the slot and the subscription for the rows. No
-change of structure may fall between the two: they are counted before, and by the first unit.';
+change of structure may fall between the two: they are counted before, and by the first unit. The stream has a first
+transaction of Zodan''s own, because it may have to begin before the last snapshot.';
 REVOKE ALL ON FUNCTION zodan.plan_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_rows(p_cluster jsonb)
@@ -9317,7 +9617,10 @@ BEGIN
             'lanes', (p_cluster ->> 'lanes')::int, 'snapshot', v_source,
             'lane_sql', zodan.open_lane(p_subscription => v_sub, p_lane => zodan.placeholder('result', 'unit', 'lane'),
                 p_session => zodan.set_session()),
-            'clear_sql', zodan.clear_units(zodan.placeholder('result', 'unit', 'bundled')),
+            'clear_sql', zodan.clear_units(p_what => zodan.placeholder('result', 'unit', 'bundled'),
+                p_numbers => zodan.placeholder('result', 'unit', 'numbers')),
+            'compare_sql', zodan.compare_files(p_files => zodan.placeholder('result', 'unit', 'others'),
+                p_snapshot => zodan.placeholder('result', 'unit', 'snapshot')),
             'unit_sql', zodan.copy_unit(p_number => zodan.placeholder('result', 'unit', 'number'),
                 p_what => zodan.placeholder('result', 'unit', 'what'), p_snapshot => zodan.placeholder('result', 'unit', 'snapshot'),
                 p_lsn => zodan.placeholder('result', 'unit', 'lsn'), p_ddl => zodan.placeholder('result', 'ddl', 'ddl'))));
@@ -9329,7 +9632,8 @@ BEGIN
         p_ref := 'life', p_group := 'copy');
     RETURN NEXT zodan.make_step('streaming', v_new, pg_catalog.format('begin the stream of subscription %s on %s', v_sub, v_new),
         p_do := zodan.begin_stream(p_subscription => v_sub, p_lsn => zodan.placeholder('result', 'copied', 'lsn'),
-            p_slot_lsn => zodan.placeholder('result', 'slot', 'lsn')),
+            p_slot_lsn => zodan.placeholder('result', 'slot', 'lsn'),
+            p_tables => zodan.placeholder('result', 'copied', 'tables'), p_head => zodan.placeholder('result', 'head', 'lsn')),
         p_done := zodan.is_enabled(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
         p_undo := zodan.disable_copy(v_sub), p_group := 'copy', p_object := v_sub);
 END
@@ -9373,6 +9677,9 @@ BEGIN
     RETURN NEXT zodan.make_step('levelled', v_source, 'read the replication sets of ' || v_source,
             p_do := zodan.read_sets(zodan.list_sets(p_cluster, v_source)),
             p_ref := 'sets', p_group := 'approach');
+    RETURN NEXT zodan.make_step('prepare', v_new, 'confirm that the stream to ' || v_new || ' began with its first transaction',
+            p_do := zodan.prove_head(p_subscription => v_sub, p_slot => p_cluster ->> 'copy_slot'), p_group := 'approach',
+            p_kind := 'verify');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_copy IS

@@ -577,15 +577,25 @@ COMMENT ON FUNCTION zodan.lane_name IS
 bytes.';
 REVOKE ALL ON FUNCTION zodan.lane_name FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.snapshot_name(p_bundle text)
+CREATE OR REPLACE FUNCTION zodan.snapshot_name(p_operation bigint, p_phase_name text)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT
 AS $zodan$
-SELECT 'zodan_snapshot_' || pg_catalog.left(pg_catalog.md5(p_bundle), 16)
+SELECT pg_catalog.format('zodan_snapshot_%s_%s', p_operation, p_phase_name)
 $zodan$;
 COMMENT ON FUNCTION zodan.snapshot_name IS
-'Returns the name of the connection that holds the snapshot of a bundle of units.';
+'Returns the name of the connection that holds the snapshot of a step, p_phase_name, of an operation.';
 REVOKE ALL ON FUNCTION zodan.snapshot_name FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.head_name(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan_head_' || pg_catalog.left(pg_catalog.md5(p_slot), 16)
+$zodan$;
+COMMENT ON FUNCTION zodan.head_name IS
+'Returns the name of the slot by which the first transaction of the stream of p_slot is found.';
+REVOKE ALL ON FUNCTION zodan.head_name FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.structure_name(p_new text)
 RETURNS text
@@ -1831,48 +1841,47 @@ result, as zodan.fetch_result returns it; for a query cancelled because it took 
 for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.close_snapshot(p_bundle text)
+CREATE OR REPLACE FUNCTION zodan.close_snapshot(p_snapshot text)
 RETURNS void
 LANGUAGE sql
 AS $zodan$
-SELECT zodan.disconnect(zodan.snapshot_name(p_bundle))
+SELECT zodan.disconnect(p_snapshot)
 $zodan$;
 COMMENT ON FUNCTION zodan.close_snapshot IS
 'Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none.';
 REVOKE ALL ON FUNCTION zodan.close_snapshot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.open_snapshot(p_node text, p_bundle text, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.open_snapshot(p_node text, p_snapshot text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Asks a node for a snapshot and its position in the node's WAL, without waiting for it: through a connection of its
 own, with a temporary slot, which waits for the transactions that are open there. The snapshot lives until
-zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NULL when that is under way, or {ok: false,
+zodan.close_snapshot, or until this session ends. p_snapshot names the connection. Returns NULL when that is under way, or {ok: false,
 sqlstate, message} without secrets. */
 DECLARE
-    v_connection text := zodan.snapshot_name(p_bundle);
     v_answer jsonb;
 BEGIN
-    PERFORM zodan.close_snapshot(p_bundle);
-    v_answer := zodan.connect(v_connection, p_node, p_dsns, 'zodan snapshot', '{"replication": "database"}');
+    PERFORM zodan.close_snapshot(p_snapshot);
+    v_answer := zodan.connect(p_snapshot, p_node, p_dsns, 'zodan snapshot', '{"replication": "database"}');
     IF NOT (v_answer ->> 'ok')::boolean THEN
         RETURN v_answer;
-    ELSIF dblink_send_query(v_connection, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
-        ' (SNAPSHOT ''export'')', v_connection || '_' || pg_catalog.pg_backend_pid())) = 1 THEN
+    ELSIF dblink_send_query(p_snapshot, pg_catalog.format('CREATE_REPLICATION_SLOT "%s" TEMPORARY LOGICAL spock_output'
+        ' (SNAPSHOT ''export'')', p_snapshot || '_' || pg_catalog.pg_backend_pid())) = 1 THEN
         RETURN NULL;
     END IF;
     RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08006',
-        'message', dblink_error_message(v_connection));
+        'message', dblink_error_message(p_snapshot));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_snapshot IS
 'Asks a node for a snapshot and its position in the node''s WAL, without waiting for it: through a connection of its
 own, with a temporary slot, which waits for the transactions that are open there. The snapshot lives until
-zodan.close_snapshot, or until this session ends. p_bundle names it. Returns NULL when that is under way, or {ok: false,
+zodan.close_snapshot, or until this session ends. p_snapshot names the connection. Returns NULL when that is under way, or {ok: false,
 sqlstate, message} without secrets.';
 REVOKE ALL ON FUNCTION zodan.open_snapshot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.fetch_snapshot(p_bundle text, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.fetch_snapshot(p_snapshot text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
@@ -1880,22 +1889,21 @@ AS $zodan$
 true, snapshot, lsn} or {ok: false, sqlstate, message}, free of the secrets of p_dsns. A cancel of the caller passes
 through. */
 DECLARE
-    v_connection text := zodan.snapshot_name(p_bundle);
     v_found record;
     v_message text;
     v_context text;
 BEGIN
-    IF dblink_is_busy(v_connection) = 1 THEN
+    IF dblink_is_busy(p_snapshot) = 1 THEN
         RETURN NULL;
     END IF;
-    SELECT r.lsn, r.snapshot INTO STRICT v_found FROM dblink_get_result(v_connection) AS r(slot text, lsn text, snapshot text, plugin text);
+    SELECT r.lsn, r.snapshot INTO STRICT v_found FROM dblink_get_result(p_snapshot) AS r(slot text, lsn text, snapshot text, plugin text);
     RETURN pg_catalog.jsonb_build_object('ok', true, 'snapshot', v_found.snapshot, 'lsn', v_found.lsn);
 EXCEPTION WHEN OTHERS OR query_canceled THEN
     GET STACKED DIAGNOSTICS v_message = MESSAGE_TEXT, v_context = PG_EXCEPTION_CONTEXT;
     IF SQLSTATE = '57014' AND v_context !~ 'dblink connection' THEN
         RAISE;
     END IF;
-    PERFORM zodan.close_snapshot(p_bundle);
+    PERFORM zodan.close_snapshot(p_snapshot);
     RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE, 'message', zodan.redact_text(v_message, p_dsns));
 END
 $zodan$;
@@ -2360,6 +2368,8 @@ CREATE TABLE IF NOT EXISTS zodan.unit (
     due timestamptz,
     started_at timestamptz,
     finished_at timestamptz,
+    files jsonb,
+    proved pg_lsn,
     PRIMARY KEY (operation_id, phase_name, number)
 );
 DO $zodan$
@@ -2386,7 +2396,9 @@ BEGIN
             (16, $column$error text$column$),
             (17, $column$due timestamptz$column$),
             (18, $column$started_at timestamptz$column$),
-            (19, $column$finished_at timestamptz$column$)
+            (19, $column$finished_at timestamptz$column$),
+            (20, $column$files jsonb$column$),
+            (21, $column$proved pg_lsn$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                             WHERE a.attrelid = 'zodan.unit'::regclass
@@ -2400,10 +2412,12 @@ $zodan$;
 COMMENT ON TABLE zodan.unit IS
 'The units of a step whose work is divided: what is copied, a part of a large table, a table or a batch of small
 ones, and what is built afterwards. phase_name is that of the step; units of one bundle have the same snapshot, which
-is at lsn. A unit that is done is never done again, unless its bundle has lost its snapshot before the last unit was
-done, or the copy starts over. rows is how many were copied, NULL where a caller died before it could hear. lane is
-the session that it runs in, attempts how often it was tried, error why that failed the last time, and due when it may
-be tried again.';
+is at lsn. A unit that is done is never done again, unless the snapshot was lost before the last unit of its bundle was
+done, a table of the bundle was rewritten before the next snapshot, or the copy starts over. rows is how many were
+copied, NULL where a caller died before it could hear. lane is the session that it runs in, attempts how often it was
+tried, error why that failed the last time, and due when it may be tried again. files is an object of the tables'' oids
+and the numbers of their files on the source, and proved the position of the last snapshot in which they were the
+same.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -3374,28 +3388,36 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done; a bundle that is not done under one snapshot begins
-again. */
+has, whatever the journal says. The others are to be done. A bundle begins again that is not done under one snapshot, or
+that was copied later than it was known that the tables copied before it are not rewritten. */
 BEGIN
     WITH looked AS (
-        SELECT u.number, u.bundle, p_marks ->> u.number::text AS mark,
-               CASE WHEN p_marks IS NULL THEN u.state = 'done' ELSE p_marks ? u.number::text END AS done
+        SELECT u.number, u.bundle, CASE WHEN p_marks IS NULL THEN u.lsn ELSE (p_marks ->> u.number::text)::pg_lsn END AS lsn,
+               CASE WHEN p_marks IS NULL THEN u.state = 'done' ELSE p_marks ? u.number::text END AS done,
+               u.lsn = (p_marks ->> u.number::text)::pg_lsn AND u.state = 'done' AS known, u.proved
           FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name),
     bundles AS (
-        SELECT l.bundle, pg_catalog.bool_and(l.done) AND pg_catalog.count(DISTINCT l.mark) <= 1 AS kept,
-               pg_catalog.bool_or(l.done) AS begun
-          FROM looked AS l GROUP BY l.bundle)
+        SELECT l.bundle, pg_catalog.bool_and(l.done) AND pg_catalog.count(DISTINCT l.lsn) <= 1 AS whole,
+               pg_catalog.bool_or(l.done) AS begun, pg_catalog.max(l.lsn) AS lsn,
+               CASE WHEN pg_catalog.bool_and(l.known) THEN pg_catalog.min(l.proved) ELSE pg_catalog.max(l.lsn) END AS proved
+          FROM looked AS l GROUP BY l.bundle),
+    kept AS (
+        SELECT b.bundle, b.begun, b.proved, b.whole AND (p_marks IS NULL OR b.lsn <= pg_catalog.min(b.proved)
+                   FILTER (WHERE b.whole) OVER ()) AS kept
+          FROM bundles AS b)
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
-           lsn = CASE WHEN b.kept THEN coalesce(l.mark::pg_lsn, u.lsn) END, spoiled = b.begun AND NOT b.kept
-      FROM looked AS l JOIN bundles AS b ON b.bundle = l.bundle
+       SET state = CASE WHEN k.kept THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
+           lsn = CASE WHEN k.kept THEN l.lsn END, spoiled = k.begun AND NOT k.kept,
+           files = CASE WHEN k.kept AND l.known THEN u.files END,
+           proved = CASE WHEN k.kept THEN k.proved END
+      FROM looked AS l JOIN kept AS k ON k.bundle = l.bundle
      WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.number = l.number;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.begin_units IS
 'Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done; a bundle that is not done under one snapshot begins
-again.';
+has, whatever the journal says. The others are to be done. A bundle begins again that is not done under one snapshot, or
+that was copied later than it was known that the tables copied before it are not rewritten.';
 REVOKE ALL ON FUNCTION zodan.begin_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.pick_unit(p_step zodan.step)
@@ -3405,16 +3427,39 @@ AS $zodan$
 SELECT u.* FROM zodan.unit AS u
  WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.state = 'pending'
    AND coalesce(u.due <= pg_catalog.clock_timestamp(), true)
-   AND (u.snapshot IS NOT NULL OR p_step.units ->> 'snapshot' IS NULL OR NOT EXISTS (
-        SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name, o.bundle) = (u.operation_id, u.phase_name, u.bundle)
-           AND o.state = 'running'))
+   AND NOT EXISTS (SELECT FROM zodan.unit AS o
+        WHERE (o.operation_id, o.phase_name) = (u.operation_id, u.phase_name) AND o.state = 'running'
+          AND (p_step.units ? 'snapshot' AND u.snapshot IS NULL OR u.spoiled AND o.bundle = u.bundle))
  ORDER BY u.snapshot IS NULL, u.number
  LIMIT 1
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_unit IS
-'Returns the unit that a free lane is to work at, the row of NULLs if there is none now: first one whose bundle has
-its snapshot, so that few are held, else the next in order of a bundle that nobody is getting one for.';
+'Returns the unit that a free lane is to work at, the row of NULLs if there is none now: the next in order that has its
+snapshot, or needs none. One without a snapshot has to wait until all that are under way are done, so that there is one
+snapshot at a time; and one that is spoiled until the others of its bundle are.';
 REVOKE ALL ON FUNCTION zodan.pick_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.describe_units(p_unit zodan.unit, p_stage text)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE p_stage
+       WHEN 'clearing' THEN (
+           SELECT pg_catalog.jsonb_build_object('bundled', pg_catalog.jsonb_agg(w.item),
+                      'numbers', pg_catalog.jsonb_agg(DISTINCT u.number::text))
+             FROM zodan.unit AS u CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
+            WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle))
+       WHEN 'comparing' THEN (
+           SELECT pg_catalog.jsonb_build_object('others', coalesce(pg_catalog.jsonb_object_agg(f.key, f.value), '{}'))
+             FROM zodan.unit AS u CROSS JOIN LATERAL pg_catalog.jsonb_each(u.files) AS f(key, value)
+            WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done'
+              AND u.proved < p_unit.lsn)
+       ELSE '{}' END
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_units IS
+'Returns what the statement of a stage needs to know of other units besides its own: for clearing, bundled and numbers, the
+tables and the units of its bundle; for comparing, others, the files of what was copied before its snapshot.';
+REVOKE ALL ON FUNCTION zodan.describe_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_unit(
     p_lane jsonb,
@@ -3428,30 +3473,32 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
-clears what a lost snapshot left, asks for a snapshot, or sends the unit itself. Returns the lane, with failure, an
+clears what a lost snapshot left, asks for a snapshot, compares what was copied under an earlier one, or sends the unit
+itself. Returns the lane, with failure, an
 answer as zodan.fetch_result returns it, where that could not be done. */
 DECLARE
     v_node text := zodan.lane_name(p_step.node, p_number);
     v_provider text := p_step.units ->> 'snapshot';
     v_stage text := CASE WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
-        WHEN v_provider IS NULL OR p_unit.snapshot IS NOT NULL THEN 'copying'
-        WHEN p_unit.spoiled THEN 'clearing' ELSE 'snapshot' END;
+        WHEN v_provider IS NULL THEN 'copying'
+        WHEN p_unit.spoiled THEN 'clearing'
+        WHEN p_unit.snapshot IS NULL THEN 'snapshot'
+        WHEN EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name)
+            = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done' AND u.proved < p_unit.lsn) THEN 'comparing'
+        ELSE 'copying' END;
     v_answer jsonb;
 BEGIN
     IF v_stage = 'opening' THEN
         v_answer := nullif(zodan.open_connection(v_node, p_dsns, pg_catalog.concat_ws(' ', p_step.object_name, p_number)),
             '{"ok": true}');
     ELSIF v_stage = 'snapshot' THEN
-        v_answer := zodan.open_snapshot(v_provider, p_unit.bundle, p_dsns);
+        v_answer := zodan.open_snapshot(v_provider, zodan.snapshot_name(p_step.operation_id, p_step.phase_name), p_dsns);
     END IF;
     IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
-            WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, p_results || pg_catalog.jsonb_build_object('unit',
-            pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number, 'bundled', (
-                SELECT pg_catalog.jsonb_agg(w.item) FROM zodan.unit AS u
-                 CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
-                 WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
-                     = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)))));
+            WHEN 'clearing' THEN 'clear_sql' WHEN 'comparing' THEN 'compare_sql' ELSE 'unit_sql' END, p_dsns,
+            p_results || pg_catalog.jsonb_build_object('unit', pg_catalog.to_jsonb(p_unit)
+                || pg_catalog.jsonb_build_object('lane', p_number) || zodan.describe_units(p_unit, v_stage)));
     END IF;
     RETURN p_lane || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
         pg_catalog.clock_timestamp() + zodan.read_patience()) || CASE WHEN v_answer IS NULL THEN '{}'
@@ -3460,11 +3507,40 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_unit IS
 'Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
-clears what a lost snapshot left, asks for a snapshot, or sends the unit itself. Returns the lane, with failure, an
+clears what a lost snapshot left, asks for a snapshot, compares what was copied under an earlier one, or sends the unit
+itself. Returns the lane, with failure, an
 answer as zodan.fetch_result returns it, where that could not be done.';
 REVOKE ALL ON FUNCTION zodan.send_unit FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.settle_unit(p_lane jsonb, p_unit zodan.unit, p_answer jsonb)
+CREATE OR REPLACE FUNCTION zodan.keep_units(p_unit zodan.unit, p_rewritten jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Records which of the units that were copied before the snapshot of p_unit are still of use: not those of a bundle with
+a table that is in p_rewritten, an array of oids, or of which nobody knows the files. They are copied again. */
+BEGIN
+    WITH bundles AS (
+        SELECT u.bundle, pg_catalog.bool_and(u.files IS NOT NULL
+                   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_object_keys(u.files) AS f(oid) WHERE p_rewritten ? f.oid)) AS kept
+          FROM zodan.unit AS u
+         WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done'
+           AND u.proved < p_unit.lsn
+         GROUP BY u.bundle)
+    UPDATE zodan.unit AS u
+       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, spoiled = NOT b.kept,
+           snapshot = CASE WHEN b.kept THEN u.snapshot ELSE p_unit.snapshot END,
+           lsn = CASE WHEN b.kept THEN u.lsn ELSE p_unit.lsn END, proved = p_unit.lsn
+      FROM bundles AS b
+     WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, b.bundle)
+       AND u.state = 'done';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.keep_units IS
+'Records which of the units that were copied before the snapshot of p_unit are still of use: not those of a bundle with
+a table that is in p_rewritten, an array of oids, or of which nobody knows the files. They are copied again.';
+REVOKE ALL ON FUNCTION zodan.keep_units FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.settle_unit(p_lane jsonb, p_step zodan.step, p_unit zodan.unit, p_answer jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
@@ -3480,21 +3556,23 @@ BEGIN
         RETURN p_lane;
     ELSIF p_lane ->> 'stage' = 'snapshot' THEN
         UPDATE zodan.unit AS u SET snapshot = p_answer ->> 'snapshot', lsn = (p_answer ->> 'lsn')::pg_lsn
-         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)
-           AND u.state <> 'done';
+         WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name) AND u.state <> 'done';
+        RETURN p_lane;
+    ELSIF p_lane ->> 'stage' = 'comparing' THEN
+        PERFORM zodan.keep_units(p_unit, p_answer #> '{value,rewritten}');
         RETURN p_lane;
     END IF;
     -- Another lane may have found meanwhile that the bundle has to begin again.
-    v_is_lost := p_unit.snapshot IS DISTINCT FROM p_lane ->> 'snapshot'
-        OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
+    v_is_lost := p_unit.spoiled OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
     UPDATE zodan.unit AS u
        SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = NULL,
-           spoiled = u.spoiled OR v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
-           lsn = coalesce((p_answer #>> '{value,lsn}')::pg_lsn, u.lsn), finished_at = pg_catalog.clock_timestamp()
+           spoiled = v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
+           lsn = CASE WHEN NOT v_is_lost THEN u.lsn END, snapshot = CASE WHEN NOT v_is_lost THEN u.snapshot END,
+           files = p_answer #> '{value,files}', proved = u.lsn, finished_at = pg_catalog.clock_timestamp()
      WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
-    IF NOT EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name, u.bundle)
-        = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle) AND u.state <> 'done') THEN
-        PERFORM zodan.close_snapshot(p_unit.bundle);
+    IF NOT EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name)
+        = (p_unit.operation_id, p_unit.phase_name) AND u.state <> 'done') THEN
+        PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
     END IF;
     RETURN p_lane || '{"stage": "free", "moved": true}';
 END
@@ -3502,6 +3580,35 @@ $zodan$;
 COMMENT ON FUNCTION zodan.settle_unit IS
 'Records what the last step of a lane''s unit brought, and returns the lane: free, if the unit is done.';
 REVOKE ALL ON FUNCTION zodan.settle_unit FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.lose_snapshot(p_step zodan.step)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs; a bundle that is
+partly copied, or partly under way, begins again. */
+BEGIN
+    PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
+    WITH parted AS (
+        SELECT u.bundle FROM zodan.unit AS u
+         WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
+         GROUP BY u.bundle
+        HAVING pg_catalog.bool_or(u.state IN ('pending', 'failed')) AND pg_catalog.bool_or(u.state IN ('done', 'running')))
+    UPDATE zodan.unit AS u
+       SET spoiled = u.spoiled OR p.bundle IS NOT NULL,
+           state = CASE WHEN u.state = 'done' AND p.bundle IS NOT NULL THEN 'pending' ELSE u.state END,
+           snapshot = CASE WHEN u.state = 'running' THEN u.snapshot END,
+           lsn = CASE WHEN u.state = 'running' OR u.state = 'done' AND p.bundle IS NULL THEN u.lsn END
+      FROM zodan.unit AS o
+      LEFT JOIN parted AS p ON p.bundle = o.bundle
+     WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
+       AND (o.operation_id, o.phase_name, o.number) = (u.operation_id, u.phase_name, u.number);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.lose_snapshot IS
+'Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs; a bundle that is
+partly copied, or partly under way, begins again.';
+REVOKE ALL ON FUNCTION zodan.lose_snapshot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fail_unit(
     p_lane jsonb,
@@ -3536,12 +3643,7 @@ BEGIN
            due = pg_catalog.clock_timestamp() + interval '1 s', finished_at = pg_catalog.clock_timestamp()
      WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
     IF NOT v_keeps AND p_unit.snapshot IS NOT DISTINCT FROM p_lane ->> 'snapshot' THEN
-        PERFORM zodan.close_snapshot(p_unit.bundle);
-        UPDATE zodan.unit AS u
-           SET snapshot = NULL, state = CASE u.state WHEN 'done' THEN 'pending' ELSE u.state END,
-               spoiled = u.spoiled OR EXISTS (SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name, o.bundle)
-                   = (u.operation_id, u.phase_name, u.bundle) AND o.number <> p_unit.number)
-         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle);
+        PERFORM zodan.lose_snapshot(p_step);
     END IF;
     p_lane := p_lane || '{"stage": "free", "open": false}';
     IF v_is_passing THEN
@@ -3619,8 +3721,8 @@ BEGIN
             v_answer := NULL;
         ELSE
             v_answer := CASE WHEN p_lane ->> 'stage' <> 'snapshot' THEN zodan.fetch_result(v_node, p_dsns)
-                ELSE zodan.fetch_snapshot((SELECT u.bundle FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
-                    AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int), p_dsns) END;
+                ELSE zodan.fetch_snapshot(zodan.snapshot_name(p_step.operation_id,
+                    p_step.phase_name), p_dsns) END;
             IF v_answer IS NULL THEN
                 p_lane := zodan.watch_lane(p_lane, p_number, p_step, p_dsns);
                 EXIT;
@@ -3629,7 +3731,7 @@ BEGIN
         SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
             AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int;
         IF (v_answer ->> 'ok')::boolean THEN
-            p_lane := zodan.settle_unit(p_lane, v_unit, v_answer);
+            p_lane := zodan.settle_unit(p_lane, p_step, v_unit, v_answer);
             IF p_lane ->> 'stage' = 'free' THEN
                 PERFORM zodan.meet_test_hook(p_step.phase_name || ' done', v_unit.number);
                 CONTINUE;
@@ -3662,17 +3764,29 @@ CREATE OR REPLACE FUNCTION zodan.close_lanes(p_step zodan.step, p_lanes int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes the lanes of a step and the snapshots of its units. */
+/* Closes the lanes of a step and the snapshot of its units. */
 BEGIN
     PERFORM zodan.close_connection(zodan.lane_name(p_step.node, i.number))
        FROM pg_catalog.generate_series(1, p_lanes) AS i(number);
-    PERFORM zodan.close_snapshot(u.bundle) FROM zodan.unit AS u
-     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.snapshot IS NOT NULL;
+    PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_lanes IS
-'Closes the lanes of a step and the snapshots of its units.';
+'Closes the lanes of a step and the snapshot of its units.';
 REVOKE ALL ON FUNCTION zodan.close_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_positions(p_step zodan.step)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_agg(DISTINCT pg_catalog.jsonb_build_object('schema', w.item ->> 'schema', 'name', w.item ->> 'name',
+           'lsn', u.lsn))
+  FROM zodan.unit AS u CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
+ WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
+$zodan$;
+COMMENT ON FUNCTION zodan.list_positions IS
+'Lists the tables that a step has copied, an array of schema, name and lsn, the position of the snapshot they are from.';
+REVOKE ALL ON FUNCTION zodan.list_positions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb)
 RETURNS jsonb
@@ -3680,6 +3794,8 @@ LANGUAGE sql STABLE
 AS $zodan$
 SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state = 'done'), true),
            'rows', pg_catalog.sum(u.rows), 'lsn', coalesce(pg_catalog.max(u.lsn), '0/0'),
+           'tables', CASE WHEN pg_catalog.bool_and(u.state = 'done') AND pg_catalog.min(u.lsn) <> pg_catalog.max(u.lsn)
+               THEN zodan.list_positions(p_step) ELSE '[]' END,
            'measure', pg_catalog.jsonb_build_object('stage', p_step.units ->> 'stage',
                'tables_done', coalesce(pg_catalog.sum(u.tables) FILTER (WHERE u.state = 'done'), 0),
                'tables_total', coalesce(pg_catalog.sum(u.tables), 0),
@@ -3693,9 +3809,10 @@ SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state 
  WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
 $zodan$;
 COMMENT ON FUNCTION zodan.measure_units IS
-'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the position that they are
-at; and measure, as zodan.sample has it. p_seen is what a look at the node saw: bytes of its tables. How many are to
-come is not known where a row filter or a column list leaves something out.';
+'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the latest position that they
+are at; tables, the positions of all tables, none if they are the same; and measure, as zodan.sample has it. p_seen is
+what a look at the node saw: bytes of its tables. How many are to come is not known where a row filter or a column list
+leaves something out.';
 REVOKE ALL ON FUNCTION zodan.measure_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.look_at_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)

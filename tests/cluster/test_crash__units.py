@@ -121,11 +121,12 @@ class Units(Stage):
         return letter
 
     def done_units(self) -> list[tuple[int, str]]:
-        """Return the units that are done, if all are: the others lose their snapshot with the caller."""
+        """Return the units that are done, of tables of which all are: the other parts lose their snapshot."""
         return self.own.execute(
             "SELECT number, lsn::text FROM zodan.unit AS u WHERE phase_name = 'copied' AND operation_id ="
             " (SELECT max(operation_id) FROM zodan.operation) AND NOT EXISTS (SELECT FROM zodan.unit AS o WHERE"
-            " (o.operation_id, o.phase_name) = (u.operation_id, u.phase_name) AND o.state <> 'done')"
+            " (o.operation_id, o.phase_name, o.bundle) = (u.operation_id, u.phase_name, u.bundle)"
+            " AND o.state <> 'done')"
         )
 
     def check_level_after(self, case: UnitCase) -> None:

@@ -53,6 +53,11 @@ CREATE VIEW spock.local_sync_status AS
 SELECT sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn
   FROM pglogical.local_sync_status;
 
+-- Without the sync events, which Spock does not queue.
+CREATE VIEW spock.queue AS
+SELECT queued_at, role, replication_sets, message_type, message
+  FROM pglogical.queue WHERE message::text <> '""';
+
 CREATE VIEW spock.replication_set AS
 SELECT set_id, spock._node_id(set_nodeid) AS set_nodeid, set_name,
        replicate_insert, replicate_update, replicate_delete, replicate_truncate
