@@ -5662,8 +5662,8 @@ pieces AS (
               FROM parts AS p WHERE p.bytes <= p.part) AS b
      GROUP BY b.batch)
 SELECT coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-           'bundle', coalesce(CASE WHEN nullif(%3$s, '') IS NOT NULL THEN p.bundle END, 'all'), 'title', p.title, 'bytes', p.bytes,
-           'tables', p.tables, 'what', p.what) ORDER BY p.rank DESC, p.title ASC, p.number ASC)
+           'bundle', coalesce(CASE WHEN nullif(%3$s, '') IS NOT NULL THEN p.bundle END, 'all'), 'title', p.title,
+           'bytes', p.bytes, 'tables', p.tables, 'what', p.what) ORDER BY p.rank DESC, p.title ASC, p.number ASC)
            FROM pieces AS p), '[]') AS units,
        coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', p.nspname, p.relname)) FROM parts AS p
            WHERE p.bytes > 4194304), '[]') AS large$sql$,

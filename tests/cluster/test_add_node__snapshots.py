@@ -1,0 +1,155 @@
+"""A copy whose snapshot is lost under writers: what is copied stays, and every table goes on from its own position."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from support.calls import exceptions, load_zodan, remove_node
+from support.clusters import MakeCluster
+from support.crash import HeldCall, wait_unlocked
+from support.joins import planned
+from support.tables import TABLES, add_to_sets, assert_rows_equal, create_tables, fill, wait_level
+from support.writers import Writers
+from zodan_sql.sandbox import Cluster, Node
+
+#: One in three parts, then one after the other, the larger ones first.
+_DDL = """
+CREATE TABLE parted (id int PRIMARY KEY, filler text);
+CREATE TABLE emptied (id int PRIMARY KEY, filler text);
+CREATE TABLE root (id int PRIMARY KEY, filler text) PARTITION BY RANGE (id);
+CREATE TABLE leaf_1 PARTITION OF root FOR VALUES FROM (0) TO (100000);
+CREATE TABLE leaf_2 PARTITION OF root FOR VALUES FROM (100000) TO (200000);
+CREATE TABLE kept (id int PRIMARY KEY, filler text);
+CREATE TABLE keyless (id int, filler text);
+"""
+_SETS = dict.fromkeys(("parted", "emptied", "root", "leaf_1", "leaf_2", "kept"), "default") | {
+    "keyless": "default_insert_only"
+}
+_FILL = "INSERT INTO {} SELECT i, repeat('x', 900) FROM generate_series({}, {}) i"
+_ROWS = (
+    ("parted", 1, 22000),
+    ("emptied", 1, 8000),
+    ("root", 1, 7000),
+    ("root", 100001, 107000),
+    ("kept", 1, 6000),
+    ("keyless", 1, 5000),
+)
+_UNITS = (
+    "SELECT title, lsn::text FROM zodan.unit WHERE phase_name = 'copied' AND state = 'done'"
+    " AND operation_id = (SELECT max(operation_id) FROM zodan.operation)"
+)
+
+
+@pytest.fixture
+def cluster(make_cluster: MakeCluster) -> Cluster:
+    cluster = make_cluster(2, 1)
+    create_tables(cluster)
+    for node in cluster.members:
+        with node.connect() as connection:
+            connection.execute(_DDL.encode())
+        add_to_sets(node, _SETS)
+    fill(cluster["n1"], 1000)
+    for table, first, last in _ROWS:
+        cluster["n1"].execute(_FILL.format(table, first, last))
+    wait_level(cluster.members)
+    load_zodan(cluster["n3"])
+    return cluster
+
+
+@contextmanager
+def _changing(node: Node) -> Iterator[None]:
+    """Change rows that are copied already, and insert into a table without a key, all the time."""
+    over = threading.Event()
+    failures: list[Exception] = []
+
+    def change() -> None:
+        number = 0
+        try:
+            with node.connect() as connection:
+                while not over.wait(0.002):
+                    number += 1
+                    for table in ("parted", "kept"):
+                        connection.execute(
+                            f"UPDATE {table} SET filler = 'at {number}' WHERE id = {number * 7 % 6000}".encode()
+                        )
+                    connection.execute(f"INSERT INTO keyless VALUES ({-number}, 'new')".encode())
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert failures == []
+
+
+def _held(cluster: Cluster, point: str) -> HeldCall:
+    arguments = planned(cluster["n1"], cluster["n3"])[0]
+    return HeldCall(cluster["n3"], point, "spock.add_node", arguments | {"jobs": 2})
+
+
+def _done(cluster: Cluster) -> dict[str, str]:
+    """Return the units that are done, and their positions."""
+    return {str(title): str(lsn) for title, lsn in cluster["n3"].execute(_UNITS)}
+
+
+def _check(cluster: Cluster) -> None:
+    cluster.members.append(cluster.blanks.pop())
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, (*TABLES, *_SETS))
+    assert not exceptions(cluster.members)
+    remove_node(cluster, "n3")
+
+
+def test_every_snapshot_that_is_lost(cluster: Cluster) -> None:
+    n1, n3 = cluster["n1"], cluster["n3"]
+    with Writers(cluster.members) as writers, _changing(n1):
+        _held(cluster, "copied done 5").kill()
+        wait_unlocked(cluster.nodes)
+        first = _done(cluster)
+        assert "public.parted, part 1 of 3" in first, first
+        n1.execute("TRUNCATE emptied")
+        n1.execute(_FILL.format("emptied", 1, 10))
+        held = _held(cluster, "copied copying 6")
+        second = _done(cluster)
+        assert first.items() <= second.items() or any("emptied" in title for title in first)
+        for node, name in ((n1, "zodan snapshot"), (n3, "zodan_copy")):
+            node.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ '^{name}'")
+        n1.execute("TRUNCATE root")
+        n1.execute(_FILL.format("root", 99990, 100010))
+        held.let_go()
+        assert held.error is None, held.error
+    assert writers.failures == []
+    last = _done(cluster)
+    assert len(set(last.values())) > 1, (first, second, last)
+    parts = {title: lsn for title, lsn in first.items() if "parted" in title}
+    assert parts.items() <= last.items(), (first, second, last)
+    _check(cluster)
+
+
+def test_a_stream_that_breaks_before_it_has_passed_them_all(cluster: Cluster) -> None:
+    n1, n3 = cluster["n1"], cluster["n3"]
+    plan = planned(n1, n3)[1]
+    with Writers(cluster.members) as writers, _changing(n1):
+        _held(cluster, "copied done 5").kill()
+        wait_unlocked(cluster.nodes)
+        held = _held(cluster, f"before {plan.at('levelled', 'n3')}")
+        positions = set(_done(cluster).values())
+        n3.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND backend_type ~ 'spock apply|pglogical apply'"
+        )
+        held.let_go()
+        assert held.error is None, held.error
+    assert writers.failures == []
+    assert len(positions) == 2
+    # The copy has begun again, with one snapshot.
+    assert len(set(_done(cluster).values())) == 1
+    _check(cluster)
