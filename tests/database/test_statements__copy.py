@@ -15,6 +15,7 @@ from psycopg import sql
 
 from support.objects import everything_in
 from support.statements import ODD, forgotten, run, value
+from zodan_sql.building.render import read_default
 from zodan_sql.sandbox import Node, wait_until
 
 _NODE = "node " + ODD
@@ -455,11 +456,13 @@ def test_what_is_to_be_copied_is_listed(source: Here) -> None:
     )
     for table, more in ((_PUBLIC_ODD, ", false, '{id,b}', 'id > 5'"), ("public.large", ""), ("public.root", "")):
         source.execute(f"SELECT spock.repset_add_table('default', $n${table}$n$::regclass{more})")
-    found = source.run("list_units", sets=["default"], lanes="2")
+    found = source.run("list_units", sets=["default"], lanes="2", head="0/1")
     assert found["large"] == ["public.large"]
     *parts, batch = found["units"]
     assert [part["title"] for part in parts] == [f"public.large, part {i} of 3" for i in (1, 2, 3)]
-    assert {each["bundle"] for each in found["units"]} == {"all"}
+    assert [each["bundle"] for each in found["units"]] == ["public.large"] * 3 + [f"from public.{_ODD}"]
+    without = source.run("list_units", sets=["default"], lanes="2", head="")
+    assert {each["bundle"] for each in without["units"]} == {"all"}
     assert [part["tables"] for part in parts] == [0, 0, 1]
     pieces = [part["what"][0] for part in parts]
     # One begins where the one before ends; the last has no end.
@@ -470,7 +473,7 @@ def test_what_is_to_be_copied_is_listed(source: Here) -> None:
     assert set(tables) == {ODD, "leaf"}
     assert (tables[ODD]["columns"], tables[ODD]["filter"]) == (["b", "id"], "((id > 5))")
     assert (tables["leaf"]["columns"], tables["leaf"]["filter"]) == (None, None)
-    assert source.run("list_units", sets=[ODD], lanes="2") == {"units": [], "large": []}
+    assert source.run("list_units", sets=[ODD], lanes="2", head="") == {"units": [], "large": []}
 
 
 def test_indexes_are_set_aside_and_built_again(here: Here) -> None:
@@ -493,7 +496,7 @@ def test_indexes_are_set_aside_and_built_again(here: Here) -> None:
         assert len(names) == 2
     here.execute(f"INSERT INTO {_PUBLIC_ODD} VALUES (1, 1)")
     with pytest.raises(psycopg.Error, match="has not been built"):
-        here.run("begin_stream", subscription=_SUBSCRIPTION, lsn="0/1", slot_lsn="0/2")
+        here.run("begin_stream", subscription=_SUBSCRIPTION, lsn="0/1", slot_lsn="0/2", tables="[]", head="")
     assert here.run("prepare_build")["memory"]
     for name in names * 2:
         here.run("build_index", unit(what=name), index="{result:unit.what}")
@@ -535,8 +538,15 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
             source.execute(f"INSERT INTO {_PUBLIC_ODD} (id, v) VALUES (1000, 'later')")
             given = unit(number=3, what=what, snapshot=exported, lsn="0/99", ddl="not looked at")
             names = {name: f"{{result:unit.{name}}}" for name in ("number", "what", "snapshot", "lsn", "ddl")}
-            assert ours.run("copy_unit", given, **names) == {"copied": 50, "lsn": "0/99"}
-            assert ours.run("copy_unit", given | {}, **names) == {"copied": None, "lsn": "0/99"}
+            file = str(source.value("SELECT pg_relation_filenode(%s)", oid))
+            files = {str(oid): file}
+            assert ours.run("copy_unit", given, **names) == {"copied": 50, "lsn": "0/99", "files": files}
+            assert ours.run("copy_unit", given, **names) == {"copied": None, "lsn": "0/99", "files": None}
+            asked = unit(snapshot=exported, others=files | {"1": "2"})
+            compared = {"files": "{result:unit.others}", "snapshot": "{result:unit.snapshot}"}
+            assert ours.run("compare_files", asked, **compared) == {"rewritten": []}
+            asked["unit"]["others"] = {str(oid): "1"}
+            assert ours.run("compare_files", asked, **compared) == {"rewritten": [str(oid)]}
             assert here.run("look_at_copy", subscription=_SUBSCRIPTION)["marks"] == {"3": "0/99"}
             stamps = here.connection.execute(
                 f"SELECT DISTINCT (c).timestamp = 'epoch', (c).roident > 0 FROM"
@@ -544,8 +554,13 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
             ).fetchall()
             assert stamps == [(True, True)]
             assert here.value(f"SELECT count(*) FROM {_PUBLIC_ODD} WHERE id % 2 = 0 AND w = id") == 50
-            assert ours.run("clear_units", given, what="{result:unit.what}") == {"cleared": True}
+            cleared = {"what": "{result:unit.what}", "numbers": "{result:unit.numbers}"}
+            given["unit"]["numbers"] = ["4"]
+            assert ours.run("clear_units", given, **cleared) == {"cleared": True}
             assert here.value(f"SELECT count(*) FROM {_PUBLIC_ODD}") == 0
+            assert here.run("look_at_copy", subscription=_SUBSCRIPTION)["marks"] == {"3": "0/99"}
+            given["unit"]["numbers"] = ["3", "4"]
+            assert ours.run("clear_units", given, **cleared) == {"cleared": True}
             assert here.run("look_at_copy", subscription=_SUBSCRIPTION)["marks"] == {}
             # The table is in another file by now, and empty to the snapshot.
             source.execute(f"TRUNCATE {_PUBLIC_ODD}")
@@ -576,7 +591,8 @@ def check_altered(here: Here, source: Here, session: str, given: dict[str, Any])
             ours = Here(here.zodan, lane, here.server)
             ours.run("open_lane", given, subscription=_SUBSCRIPTION, lane="{result:unit.lane}", session=session)
             if sqlstate is None:
-                assert ours.run("copy_unit", given, **names) == {"copied": 0, "lsn": "0/99"}
+                found = ours.run("copy_unit", given, **names)
+                assert (found["copied"], found["lsn"], list(found["files"].values())) == (0, "0/99", [None])
                 here.run("drop_lanes", subscription=_SUBSCRIPTION)
                 with pytest.raises(psycopg.OperationalError):
                     lane.execute("SELECT 1")
@@ -604,7 +620,7 @@ def test_the_stream_begins_once_where_the_copy_ended(here: Here) -> None:
 
     assert states() == (False, True)
     for _ in range(2):
-        here.run("begin_stream", subscription=_SUBSCRIPTION, lsn="0/5", slot_lsn="0/2")
+        here.run("begin_stream", subscription=_SUBSCRIPTION, lsn="0/5", slot_lsn="0/2", tables="[]", head="0/1")
         assert states() == (True, True)
     assert here.value("SELECT count(*) FROM spock.local_sync_status WHERE sync_nspname IS NOT NULL") == 0
     assert here.value("SELECT count(*) FROM pg_replication_origin WHERE roname = %s", f"{_SUBSCRIPTION} 1") == 0
@@ -612,6 +628,57 @@ def test_the_stream_begins_once_where_the_copy_ended(here: Here) -> None:
     # Never enabled again: Spock might discard the transaction that its worker was in.
     assert here.value("SELECT pg_replication_origin_progress(%s, false) >= '0/5'", slot) is True
     assert states() == (False, False)
+
+
+def test_tables_of_several_snapshots_have_positions_of_their_own(here: Here) -> None:
+    here.subscribe()
+    slot = here.value("SELECT sub_slot_name FROM spock.subscription")
+    here.execute(
+        "CREATE TABLE public.root (id int) PARTITION BY LIST (id)",
+        "CREATE TABLE public.leaf PARTITION OF public.root DEFAULT",
+    )
+    tables = [{"schema": "public", "name": name, "lsn": lsn} for name, lsn in (("leaf", "0/7"), (ODD, "0/9"))]
+    given: dict[str, Any] = {"copied": {"lsn": "0/9", "tables": tables}}
+    names = {"lsn": "{result:copied.lsn}", "tables": "{result:copied.tables}", "slot_lsn": "0/2", "head": "0/3"}
+    here.run("begin_stream", given, subscription=_SUBSCRIPTION, **names)
+    here.run("disable_copy", subscription=_SUBSCRIPTION)
+    rows = here.connection.execute(
+        "SELECT sync_relname::text, sync_statuslsn::text FROM spock.local_sync_status"
+        " WHERE sync_nspname = 'public' AND sync_kind = 'd'"
+    ).fetchall()
+    assert set(rows) == {("leaf", "0/7"), ("root", "0/7"), (ODD, "0/9")}
+    assert here.value("SELECT pg_replication_origin_progress(%s, false) >= '0/3'", slot) is True
+    with pytest.raises(psycopg.Error) as raised:
+        here.run("prove_head", subscription=_SUBSCRIPTION, slot=slot)
+    assert raised.value.sqlstate == "ZD304"
+    # What the first transaction of the stream has its worker do.
+    key = int(read_default("head_key", int))
+    here.connection.execute("SELECT pg_advisory_lock_shared(%s, hashtext(%s))", [key, slot])
+    for _ in range(2):
+        here.run("prove_head", subscription=_SUBSCRIPTION, slot=slot)
+    assert here.value("SELECT count(*) FROM spock.local_sync_status WHERE sync_nspname IS NOT NULL") == 0
+
+
+def test_the_first_transaction_of_a_stream_is_found(here: Here) -> None:
+    with here.session("another") as other:
+        assert here.run("find_head", slot="zodan_head_x", head="a_slot") == {"lsn": "", "dropped": 0}
+        for _ in range(2):
+            here.run("watch_head", slot="zodan_head_x")
+        before = here.value("SELECT pg_current_wal_insert_lsn()")
+        other.execute("CREATE TABLE public.before (id int)")
+        last = value(other, "SELECT pg_current_wal_insert_lsn()")
+        ddl = here.run("note_ddl")
+        here.run("send_head", slot="a_slot", sets=["default"])
+        assert here.run("note_ddl") == ddl
+        after = here.value("SELECT pg_current_wal_insert_lsn()")
+        other.execute("CREATE TABLE public.after (id int)")
+        # One that was sent for another copy.
+        here.run("send_head", slot="b_slot", sets=["default"])
+        found = here.run("find_head", slot="zodan_head_x", head="a_slot")
+        assert found["dropped"] == 1
+        assert here.value("SELECT %s::pg_lsn BETWEEN %s::pg_lsn - 1 AND %s", found["lsn"], last, after) is True
+        assert here.value("SELECT %s::pg_lsn > %s", found["lsn"], before) is True
+    assert here.run("find_head", slot="zodan_head_x", head="a_slot") == {"lsn": "", "dropped": 0}
 
 
 def test_changes_of_structure_are_counted(here: Here) -> None:
