@@ -7437,6 +7437,35 @@ statement first ends the worker''s sessions, until the worker is gone, 30 s at
 most.';
 REVOKE ALL ON FUNCTION zodan.drop_copy FROM PUBLIC;
 
+CREATE FUNCTION zodan.drop_structure(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '1 s';
+BEGIN
+    PERFORM pg_catalog.pg_terminate_backend(a.pid)
+       FROM pg_catalog.pg_stat_activity AS a JOIN spock.subscription AS s ON s.sub_name = %1$s
+      WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)');
+    WHILE pg_catalog.clock_timestamp() < v_until AND EXISTS (
+        SELECT FROM pg_catalog.pg_stat_activity AS a JOIN spock.subscription AS s ON s.sub_name = %1$s
+         WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')) LOOP
+        PERFORM pg_catalog.pg_sleep(0.005);
+        PERFORM pg_catalog.pg_stat_clear_snapshot();
+    END LOOP;
+    PERFORM spock.sub_drop(subscription_name := %1$s, ifexists := true);
+END
+$do$$sql$,
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_structure IS
+'Drops the subscription that has brought the structure, if it exists, with its origin and its slot on the provider.
+Ends its worker first, which has nothing more to apply: Spock waits a whole second for a worker that it ends itself.';
+REVOKE ALL ON FUNCTION zodan.drop_structure FROM PUBLIC;
+
 CREATE FUNCTION zodan.clear_names(p_slots text[], p_origins text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -9074,7 +9103,7 @@ BEGIN
         p_undo := zodan.drop_copy(v_sub), p_group := 'copy', p_object := v_sub);
     IF NOT v_present THEN
         RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('drop subscription %s on %s', v_structure, v_new),
-            p_do := zodan.drop_subscription(v_structure), p_group := 'copy', p_object := v_structure);
+            p_do := zodan.drop_structure(v_structure), p_group := 'copy', p_object := v_structure);
     END IF;
 END
 $zodan$;

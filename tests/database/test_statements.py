@@ -27,6 +27,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/disable_copy": ({"subscription": TRAP}, {"disabled"}),
     "copy/drop_copied": ({"objects": "[]", "node": TRAP, "identity": "x"}, set()),
     "copy/drop_copy": ({"subscription": TRAP}, set()),
+    "copy/drop_structure": ({"subscription": TRAP}, set()),
     "copy/end_sessions": ({"subscription": TRAP}, {"ended"}),
     "copy/build_index": ({"index": 'public."a b"'}, set()),
     "copy/copy_continues": ({"subscription": TRAP, "slot": TRAP}, {"ok"}),

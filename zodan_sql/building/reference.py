@@ -65,7 +65,7 @@ MEANINGS = {
     "ZD301": "a wait saw no progress for as long as zodan.sync_timeout allows",
     "ZD302": "a statement took longer than its budget and Zodan cancelled it, or somebody cancelled it on the node",
     "ZD303": "the pause of apply did not hold during the flip; Zodan undoes the flip and tries it again",
-    "ZD307": "a table was rewritten on the source after the snapshot of the copy; Zodan copies the rows again",
+    "ZD307": "a table was rewritten on the source after the snapshot of the copy; Zodan copies it again",
     "ZD304": "the new node cannot have the rows of the source; before the turn, Zodan starts the copy over, once",
     "ZD305": "a slot that a stream needs is missing or has lost its WAL; before the turn, Zodan creates the slot again",
     "ZD306": "a query about a node's state took longer than zodan.look_timeout; the message says what it waited for",
