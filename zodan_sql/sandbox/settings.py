@@ -33,6 +33,7 @@ _SETTINGS = {
     # A sandbox may lose its data if the machine crashes, but not if a server is killed.
     "fsync": "off",
     "full_page_writes": "off",
+    "wal_init_zero": "off",
     "autovacuum_naptime": "10s",
     "log_min_messages": "info",
     "log_line_prefix": "%m [%p] %b %d ",
