@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PG_CONFIG ?= pg_config
+# How many processes run tests on clusters at once; most of the time, each waits for servers.
+WORKERS ?= 3
 INSTALL ?= install
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +22,7 @@ demo: $(READY) $(SERVER) ## a sandbox cluster: load, a node joins, rows compared
 	$(BIN)/zodan-sql demo
 
 test: check setup ## what CI runs: check, then every test that is not long (30 minutes)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS)
 
 test-all: check setup ## the long tests too (hours)
 	ZODAN_EXAMPLES=10000 $(BIN)/pytest -m ""
@@ -32,7 +34,7 @@ database: $(READY) $(SERVER) ## the tests on one server (1 minute)
 	$(BIN)/pytest tests/database
 
 cluster: $(READY) $(SERVER) ## the tests on three to five nodes, under writers (20 minutes)
-	$(BIN)/pytest tests/cluster
+	$(BIN)/pytest -n $(WORKERS) tests/cluster
 
 model: $(READY) ## the protocols as an executable model (45 seconds)
 	$(BIN)/pytest tests/model

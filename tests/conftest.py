@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,41 +13,16 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from support import watching
+from support import gathering, watching
 from support.clusters import MakeCluster
+from support.places import make_place
 from support.secrets import PASSWORD
 from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
 
 _LOG_TAIL = 120
 _CLUSTERS = pytest.StashKey[list[Cluster]]()
-_LAST = "test_secrets__whole_run.py"
 
 watching.cast()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the test that looks at what came out of all others last."""
-    items.sort(key=lambda item: item.path.name == _LAST)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Any:
-    """Tell the net which test is under way."""
-    watching.NET.test = item.nodeid
-    return (yield)
-
-
-def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Take what a test wrote into its folder."""
-    folder = getattr(item, "funcargs", {}).get("tmp_path")
-    if folder is not None:
-        watching.take_files(folder)
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Take what a test printed and did not look at."""
-    for name, text in (("stdout", report.capstdout), ("stderr", report.capstderr), ("logging", report.caplog)):
-        watching.NET.add("command", f"{name} in this process", text)
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +31,12 @@ def engine() -> Engine:
     return detect_engine()
 
 
-def pytest_configure() -> None:
-    """Take Ctrl-C: what a shell starts in the background ignores it, and so would every command the tests start."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Gather what comes out of the tests, and take Ctrl-C.
+
+    What a shell starts in the background ignores Ctrl-C, and so would every command the tests start.
+    """
+    gathering.register(config)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -96,7 +74,7 @@ def _maker(request: pytest.FixtureRequest, engine: Engine) -> Iterator[MakeClust
         names = [f"n{i}" for i in range(1, members + 1)] if isinstance(members, int) else list(members)
         first = len(names) + 1
         blank_names = [f"n{first + i}" for i in range(blanks)] if isinstance(blanks, int) else list(blanks)
-        base = Path(tempfile.mkdtemp(prefix="zodan-"))
+        base = make_place()
         cluster = Cluster.create(base, names, blank_names, engine, dbname, mesh, extra_conf, PASSWORD)
         clusters.append(cluster)
         return cluster
@@ -109,8 +87,7 @@ def _maker(request: pytest.FixtureRequest, engine: Engine) -> Iterator[MakeClust
 @pytest.fixture
 def sandbox_folder() -> Iterator[Path]:
     """Return the path of a folder that is not there yet; pytest's own are closed to the user of the servers."""
-    parent = Path(tempfile.mkdtemp(prefix="zodan-"))
-    parent.chmod(0o755)
+    parent = make_place()
     yield parent / "box"
     shutil.rmtree(parent)
 
@@ -130,7 +107,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="session")
 def server(engine: Engine) -> Iterator[Node]:
     """Return a server whose database has Spock and dblink and is no node."""
-    base = Path(tempfile.mkdtemp(prefix="zodan-"))
+    base = make_place()
     cluster = Cluster.create(
         base, [], ["single"], engine, extra_conf={"max_prepared_transactions": "4"}, password=PASSWORD
     )

@@ -1,6 +1,6 @@
 """Whatever dies at whatever step of an operation, it can be finished, and an addition can be taken back.
 
-A sample runs always: every fourth step of an addition and every step of a removal once, every fault and ending about
+A sample runs always: every fourth step of an addition and every second of a removal once, every fault and ending about
 equally often. The rest of the sample and the whole matrix are slow. Each test prints its part as a table, steps x
 faults, one letter a cell (support.crash.Stage.run tells which).
 """
@@ -17,12 +17,13 @@ import pytest
 
 from support.clusters import MakeCluster
 from support.crash import ENDINGS, FAULTS, Case, Ending, Fault, Operation, Stage, Step
+from support.gathering import TABLE
 
 _SEED = 20240917
 #: Parts of the sample: (operation, members, part, of how many), each on a cluster of its own.
 _SAMPLE = [
     *(pytest.param("add_node", 2, part, 4, marks=[pytest.mark.slow] if part else []) for part in range(4)),
-    *(pytest.param("remove_node", 2, part, 2) for part in range(2)),
+    *(pytest.param("remove_node", 2, part, 2, marks=[pytest.mark.slow] if part else []) for part in range(2)),
 ]
 _HEADS = {fault: "".join(word[0] for word in fault.split()) for fault in FAULTS}
 
@@ -77,9 +78,7 @@ def table(request: pytest.FixtureRequest, tables: dict[str, Results]) -> Iterato
     before = len(results)
     yield results
     if len(results) > before:
-        capture = request.config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled():
-            print(f"\n{request.node.originalname}, {operation}\n{_draw(results)}")
+        request.node.user_properties.append((TABLE, f"{request.node.originalname}, {operation}\n{_draw(results)}"))
 
 
 def _combinations(seed: str) -> Iterator[tuple[Fault, Ending]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from zodan_sql.sandbox.cluster import PASSWORD_PREFIX
 
@@ -123,6 +126,26 @@ class Net:
         """Look for every password in everything."""
         return [leak for entry in list(self._entries) for leak in self._look(entry)]
 
+    def save(self, file: Path) -> None:
+        """Write everything to a file and one beside it, for a net in another process."""
+        with self._lock, file.open("wb") as texts:
+            self._texts.seek(0)
+            shutil.copyfileobj(self._texts, texts)
+            about = {"entries": [astuple(entry) for entry in self._entries], "missed": self.missed}
+            _about(file).write_text(json.dumps(about))
+
+    def take(self, file: Path) -> None:
+        """Add what another net has saved, and delete it there."""
+        about = json.loads(_about(file).read_text())
+        with self._lock, file.open("rb") as texts:
+            start = self._texts.seek(0, 2)
+            shutil.copyfileobj(texts, self._texts)
+            for kind, where, test, begins, length in about["entries"]:
+                self._entries.append(_Entry(kind, where, test, start + begins, length))
+        self.missed += about["missed"]
+        file.unlink()
+        _about(file).unlink()
+
     def _look(self, entry: _Entry) -> Iterator[Leak]:
         with self._lock:
             self._texts.seek(entry.start)
@@ -130,6 +153,10 @@ class Net:
         for secret, place in find(text):
             excerpt = text[max(0, place - _AROUND) : place + _AROUND]
             yield Leak(entry.kind, entry.where, entry.test, secret, excerpt)
+
+
+def _about(file: Path) -> Path:
+    return file.with_suffix(".json")
 
 
 def is_foreign(line: str) -> bool:
