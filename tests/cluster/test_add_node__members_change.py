@@ -13,8 +13,15 @@ from support.joins import planned
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
 
 
-@pytest.mark.parametrize("ending", ["resume", "rollback"])
-@pytest.mark.parametrize("phase", ["pause", "way_back"])
+@pytest.mark.parametrize(
+    ("phase", "ending"),
+    [
+        ("pause", "resume"),
+        ("way_back", "rollback"),
+        pytest.param("pause", "rollback", marks=pytest.mark.slow),
+        pytest.param("way_back", "resume", marks=pytest.mark.slow),
+    ],
+)
 def test_a_member_that_is_gone_is_passed_over(make_cluster: MakeCluster, phase: str, ending: str) -> None:
     cluster = make_cluster(members=3, blanks=1)
     create_tables(cluster)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.clusters import MakeCluster
-from zodan_sql.sandbox import Engine
+from zodan_sql.sandbox import Engine, Node
 
 _FUNCTIONS = """
 spock.node_create(name, text, text, text, jsonb)
@@ -59,8 +59,13 @@ _COLUMNS = {
 }
 
 
-def test_interface_is_spocks(make_cluster: MakeCluster, engine: Engine) -> None:
-    node = make_cluster(members=2, blanks=0)["n1"]
+@pytest.fixture(scope="module")
+def node(make_module_cluster: MakeCluster) -> Node:
+    """One of two members."""
+    return make_module_cluster(members=2, blanks=0)["n1"]
+
+
+def test_interface_is_spocks(node: Node, engine: Engine) -> None:
     missing = [
         function
         for function in _FUNCTIONS.split("\n")
@@ -80,8 +85,7 @@ def test_interface_is_spocks(make_cluster: MakeCluster, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["sub_n1_n2", "a_subscription_name_much_longer_than_sixteen_bytes", 'Odd "Näme"'])
-def test_slot_names_are_safe_and_short(make_cluster: MakeCluster, name: str) -> None:
-    node = make_cluster(members=1, blanks=0)["n1"]
+def test_slot_names_are_safe_and_short(node: Node, name: str) -> None:
     (slot,) = node.execute("SELECT spock.spock_gen_slot_name('app', 'n1', %(n)s)", {"n": name})[0]
     assert slot.startswith("spk_app_n1_")
     assert len(slot) <= 54
