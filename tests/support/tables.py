@@ -39,13 +39,14 @@ def create_on(node: Node) -> None:
 
 def add_to_sets(node: Node, sets: dict[str, str]) -> None:
     """Add tables to replication sets of a node, those that are not there yet."""
-    for table, set_name in sets.items():
-        node.execute(
-            "SELECT spock.repset_add_table(%(set)s, to_regclass(%(table)s))"
-            " WHERE NOT EXISTS (SELECT FROM spock.tables"
-            " WHERE relid = to_regclass(%(table)s) AND set_name = %(set)s)",
-            {"set": set_name, "table": table},
-        )
+    with node.connect() as connection:
+        for table, set_name in sets.items():
+            connection.execute(
+                "SELECT spock.repset_add_table(%(set)s, to_regclass(%(table)s))"
+                " WHERE NOT EXISTS (SELECT FROM spock.tables"
+                " WHERE relid = to_regclass(%(table)s) AND set_name = %(set)s)",
+                {"set": set_name, "table": table},
+            )
 
 
 def fill(node: Node, rows: int, filler_bytes: int = 200) -> None:
