@@ -2402,8 +2402,8 @@ COMMENT ON TABLE zodan.unit IS
 ones, and what is built afterwards. phase_name is that of the step; units of one bundle have the same snapshot, which
 is at lsn. A unit that is done is never done again, unless its bundle has lost its snapshot before the last unit was
 done, or the copy starts over. rows is how many were copied, NULL where a caller died before it could hear. lane is
-the session that it runs in, attempts how often it was tried, error why that failed the last time, and due when it may
-be tried again.';
+the session that it runs in, attempts how often it was tried, error why that failed the last time, or which tables were
+passed over, and due when it may be tried again.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -3488,7 +3488,7 @@ BEGIN
     v_is_lost := p_unit.snapshot IS DISTINCT FROM p_lane ->> 'snapshot'
         OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = NULL,
+       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = p_answer #>> '{value,passed}',
            spoiled = u.spoiled OR v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
            lsn = coalesce((p_answer #>> '{value,lsn}')::pg_lsn, u.lsn), finished_at = pg_catalog.clock_timestamp()
      WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
@@ -6612,7 +6612,8 @@ CREATE OR REPLACE FUNCTION zodan.look_at_copy(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$WITH RECURSIVE relations AS MATERIALIZED (
+SELECT pg_catalog.format($sql$WITH RECURSIVE
+relations AS MATERIALIZED (
     SELECT c.oid AS relid, c.reltoastrelid
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence = 'p'
@@ -6620,12 +6621,12 @@ SELECT pg_catalog.format($sql$WITH RECURSIVE relations AS MATERIALIZED (
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
 files AS (
-    SELECT f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
-      FROM (SELECT pg_catalog.pg_relation_filepath(p.relid) AS path
+    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
+      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
               FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
     UNION ALL
     -- A full file has another after it.
-    SELECT f.path, f.number + 1, (SELECT s.size
+    SELECT f.relid, f.path, f.number + 1, (SELECT s.size
         FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
       FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
 SELECT coalesce((SELECT pg_catalog.jsonb_object_agg(m.sync_relname, m.sync_statuslsn)
@@ -6637,8 +6638,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.look_at_copy IS
 'Looks, on the new node, at how far the copy p_subscription is; for until_sql. It returns one row: marks, an object of
 unit and position, the units that it has, since each leaves its mark in the transaction that copies it; and bytes, the
-size of all files of tables, in which the rows of a unit can be seen before it is done. Nothing here takes a lock on a
-table, not even to ask for its size: that would wait for an index being built on it.';
+size of all files of tables, in which the rows of a unit can be seen before it is done.';
 REVOKE ALL ON FUNCTION zodan.look_at_copy FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_lane(p_subscription text, p_lane text, p_session text)
@@ -6891,6 +6891,107 @@ $zodan$;
 COMMENT ON FUNCTION zodan.build_index IS
 'Builds the index p_index (a name, a placeholder), which was set aside; does nothing if it is whole.';
 REVOKE ALL ON FUNCTION zodan.build_index FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_analyzed()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$WITH RECURSIVE
+relations AS MATERIALIZED (
+    SELECT c.oid AS relid, c.reltoastrelid
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+       AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+files AS (
+    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
+      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
+              FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
+    UNION ALL
+    -- A full file has another after it.
+    SELECT f.relid, f.path, f.number + 1, (SELECT s.size
+        FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
+      FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size'))),
+trees AS (
+    SELECT f.relid, pg_catalog.sum(f.size) AS bytes FROM files AS f GROUP BY f.relid HAVING pg_catalog.sum(f.size) > 0
+    UNION ALL
+    SELECT i.inhparent, t.bytes FROM trees AS t JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = t.relid),
+tables AS (
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, pg_catalog.sum(t.bytes)::bigint AS bytes
+      FROM trees AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE NOT c.relispartition OR pg_catalog.current_setting('server_version_num')::int >= 180000
+     GROUP BY n.nspname, c.relname),
+batches AS (
+    SELECT t.name, t.bytes, CASE WHEN t.bytes > 8388608 THEN t.name
+               ELSE pg_catalog.floor(pg_catalog.sum(greatest(t.bytes, 40960)) OVER (
+                   PARTITION BY t.bytes > 8388608 ORDER BY t.bytes DESC, t.name ASC)
+                   / 8388608)::text END AS batch
+      FROM tables AS t),
+units AS (
+    SELECT CASE WHEN pg_catalog.count(*) = 1 THEN pg_catalog.min(b.name)
+               ELSE pg_catalog.format('%s tables from %s on', pg_catalog.count(*), pg_catalog.min(b.name)) END AS title,
+           pg_catalog.sum(b.bytes)::bigint AS bytes, pg_catalog.count(*) AS tables,
+           pg_catalog.jsonb_agg(b.name ORDER BY b.bytes DESC, b.name ASC) AS what
+      FROM batches AS b GROUP BY b.batch)
+SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('bundle', u.title, 'title', u.title,
+           'bytes', u.bytes, 'tables', u.tables, 'what', u.what) ORDER BY u.bytes DESC, u.title ASC), '[]') AS units
+  FROM units AS u$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.list_analyzed IS
+'Lists, on the new node, the tables to analyze after the copy, as zodan.list_units lists what is to be copied: those
+that have rows, and the tables that they are partitions or children of. The largest come first, small ones in batches.
+It returns one row: units. Before PostgreSQL 18, to analyze a partitioned table is to analyze all its partitions
+too.';
+REVOKE ALL ON FUNCTION zodan.list_analyzed FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.open_analysis()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$DO $do$
+BEGIN
+    PERFORM pg_catalog.set_config('lock_timeout', '2s', false);
+    CREATE FUNCTION pg_temp.zodan_analyze(p_tables jsonb) RETURNS text LANGUAGE plpgsql AS $function$
+DECLARE
+    -- Each table is listed by itself, except that earlier versions cannot leave the partitions out.
+    v_analyze text := CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 180000 THEN 'ANALYZE ONLY '
+        ELSE 'ANALYZE ' END;
+    v_table text;
+    v_passed text;
+BEGIN
+    FOR v_table IN SELECT t.name FROM pg_catalog.jsonb_array_elements_text(p_tables) AS t(name) LOOP
+        BEGIN
+            EXECUTE v_analyze || v_table;
+        EXCEPTION WHEN OTHERS THEN
+            v_passed := pg_catalog.concat_ws('; ', v_passed, pg_catalog.format('%s: %s', v_table, SQLERRM));
+        END;
+    END LOOP;
+    RETURN v_passed;
+END
+    $function$;
+END
+$do$$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.open_analysis IS
+'Prepares a session on the new node to analyze tables: makes the function that does it, which goes with the session. It
+passes over a table that cannot be analyzed, and returns which and why: statistics are no reason to fail a join, and
+autovacuum gathers them later. It waits no longer than 2s for a table that somebody has
+locked, which is enough for an autovacuum to make way.';
+REVOKE ALL ON FUNCTION zodan.open_analysis FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.analyze_tables(p_tables text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_temp.zodan_analyze(%1$s::pg_catalog.jsonb) AS passed$sql$,
+    zodan.quote_result(p_tables))
+$zodan$;
+COMMENT ON FUNCTION zodan.analyze_tables IS
+'Analyzes p_tables, an array of names, on the new node. It returns one row: passed, the tables that it passed over and
+why, NULL if none. The session was prepared by zodan.open_analysis.';
+REVOKE ALL ON FUNCTION zodan.analyze_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_lanes(p_subscription text)
 RETURNS text
@@ -9298,7 +9399,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that copy the rows of the source, unit by unit in several sessions side by side, build the indexes
-afterwards, and begin the stream through which the new node catches up with everybody's changes. */
+afterwards, begin the stream through which the new node catches up with everybody's changes, and gather statistics
+meanwhile. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -9327,16 +9429,23 @@ BEGIN
             'unit_sql', zodan.build_index(zodan.placeholder('result', 'unit', 'what'))));
     RETURN NEXT zodan.make_step('streaming', v_new, 'note the life of the server of ' || v_new, p_do := zodan.note_life(),
         p_ref := 'life', p_group := 'copy');
+    RETURN NEXT zodan.make_step('streaming', v_new, 'list the tables to analyze on ' || v_new, p_do := zodan.list_analyzed(),
+        p_group := 'copy', p_object := 'analyzed');
     RETURN NEXT zodan.make_step('streaming', v_new, pg_catalog.format('begin the stream of subscription %s on %s', v_sub, v_new),
         p_do := zodan.begin_stream(p_subscription => v_sub, p_lsn => zodan.placeholder('result', 'copied', 'lsn'),
             p_slot_lsn => zodan.placeholder('result', 'slot', 'lsn')),
         p_done := zodan.is_enabled(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
         p_undo := zodan.disable_copy(v_sub), p_group := 'copy', p_object := v_sub);
+    RETURN NEXT zodan.make_step('analyzed', v_new, 'gather statistics of the tables on ' || v_new, p_done := v_direct,
+        p_group := 'copy', p_object := v_sub, p_kind := 'wait', p_units := pg_catalog.jsonb_build_object('stage', 'statistics',
+            'lanes', (p_cluster ->> 'lanes')::int, 'lane_sql', zodan.open_analysis(),
+            'unit_sql', zodan.analyze_tables(zodan.placeholder('result', 'unit', 'what'))));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_rows IS
 'Returns the steps that copy the rows of the source, unit by unit in several sessions side by side, build the indexes
-afterwards, and begin the stream through which the new node catches up with everybody''s changes.';
+afterwards, begin the stream through which the new node catches up with everybody''s changes, and gather statistics
+meanwhile.';
 REVOKE ALL ON FUNCTION zodan.plan_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
@@ -9818,7 +9927,7 @@ BEGIN
         UNION ALL SELECT * FROM zodan.plan_prove(p_cluster, p_patience)
         UNION ALL SELECT * FROM zodan.plan_finish(p_cluster, p_patience)) AS s;
     RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
-        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
+        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,analyzed,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS

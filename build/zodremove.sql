@@ -2402,8 +2402,8 @@ COMMENT ON TABLE zodan.unit IS
 ones, and what is built afterwards. phase_name is that of the step; units of one bundle have the same snapshot, which
 is at lsn. A unit that is done is never done again, unless its bundle has lost its snapshot before the last unit was
 done, or the copy starts over. rows is how many were copied, NULL where a caller died before it could hear. lane is
-the session that it runs in, attempts how often it was tried, error why that failed the last time, and due when it may
-be tried again.';
+the session that it runs in, attempts how often it was tried, error why that failed the last time, or which tables were
+passed over, and due when it may be tried again.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -3488,7 +3488,7 @@ BEGIN
     v_is_lost := p_unit.snapshot IS DISTINCT FROM p_lane ->> 'snapshot'
         OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = NULL,
+       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = p_answer #>> '{value,passed}',
            spoiled = u.spoiled OR v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
            lsn = coalesce((p_answer #>> '{value,lsn}')::pg_lsn, u.lsn), finished_at = pg_catalog.clock_timestamp()
      WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);

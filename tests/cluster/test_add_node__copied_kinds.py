@@ -130,6 +130,19 @@ def _generates(node: Node) -> bool:
     return bool(node.execute("SELECT spock.spock_version_num() >= 60000")[0][0])
 
 
+def _analyzed(node: Node) -> list[str]:
+    """Return the tables with rows, and the roots of partitions, that have no statistics."""
+    return [
+        str(name)
+        for (name,) in node.execute(
+            "SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema|spock|pglogical|zodan)'"
+            " AND c.relname <> 'empty' AND (c.reltuples <= 0 OR NOT EXISTS (SELECT FROM pg_statistic s"
+            " WHERE s.starelid = c.oid)) ORDER BY 1"
+        )
+    ]
+
+
 def _units(node: Node) -> list[tuple[str, int, int]]:
     return node.execute(
         "SELECT phase_name, count(*), max(attempts) FROM zodan.unit WHERE state = 'done' GROUP BY 1 ORDER BY 1"
@@ -150,7 +163,8 @@ def test_every_kind(make_cluster: MakeCluster, jobs: int) -> None:
     parts = n2.execute("SELECT count(*), count(DISTINCT lsn) FROM zodan.unit WHERE title LIKE 'public.large, part%'")
     assert parts[0][0] > 1
     assert parts[0][1] == 1
-    assert [(phase, attempts) for phase, _, attempts in _units(n2)] == [("copied", 1), ("indexes", 1)]
+    assert [(phase, attempts) for phase, _, attempts in _units(n2)] == [("analyzed", 1), ("copied", 1), ("indexes", 1)]
+    assert _analyzed(n2) == []
     copied = n2.execute("SELECT sum(rows) FROM zodan.unit WHERE phase_name = 'copied'")[0][0]
     assert copied == sum(n1.execute(f"SELECT count(*) FROM ONLY {table}")[0][0] for table in _TABLES)
     # What came keeps moving, in both directions, whatever key it has.

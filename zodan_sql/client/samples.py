@@ -16,6 +16,9 @@ from zodan_sql.words import size, span
 
 #: The stage of a copy that copies rows. The stage before it creates the tables, the stage after it the indexes.
 DATA = "data"
+#: The stage after them that gathers statistics.
+STATISTICS = "statistics"
+_STAGES = {"indexes": "building indexes and constraints", STATISTICS: "gathering statistics"}
 #: A rate covers the newest stretch of the first length. Over less than the second length, the rate is unknown.
 _STRETCH = timedelta(seconds=10)
 _SHORTEST = timedelta(seconds=1)
@@ -144,7 +147,7 @@ def describe_bytes(sample: Sample, bytes_per_s: float | None) -> str:
             "time left unknown" if left is None else f"about {span(max(1, round(left)))} left",
         ]
     else:
-        facts = [{"indexes": "building indexes and constraints"}.get(sample.stage or "", sample.stage or "unknown")]
+        facts = [_STAGES.get(sample.stage or "", sample.stage or "unknown")]
     return ", ".join([*facts, *([f"now {sample.table}"] if sample.table else [])])
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import jinja2
 from markupsafe import Markup
 
+from zodan_sql.client.samples import STATISTICS, Sample
 from zodan_sql.client.topology import Stream, masked
 from zodan_sql.showing import picture
 from zodan_sql.showing.report import chart, timeline
@@ -60,7 +61,7 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
         marks=marks,
         noted=[check for check in record.checks if check.verdict != "PASS"],
         passed=[check for check in record.checks if check.verdict == "PASS"],
-        copies=[sample for sample in record.samples if sample.is_copy and sample.tables_total != 0][-1:],
+        copies=[each for each in record.samples if _is_told(each)][-1:],
         rates=Markup(chart.draw([chart.Series(0, "copy", rates)], "copy rate over time", "/s")) if rates else "",
         waits=len(lags),
         lags=Markup(chart.draw(behind, "lag over time")) if behind else "",
@@ -79,6 +80,11 @@ def _measured(record: Record) -> tuple[list[chart.Point], list[chart.Series]]:
         return [], []
     titles = {step.ordinal: f"step {step.ordinal}, {step.title}" for step in record.steps}
     return chart.copy_rate(record.samples, min(begun)), chart.lags(record.samples, titles, min(begun))
+
+
+def _is_told(sample: Sample) -> bool:
+    """Return whether a sample of a copy says how many tables were copied."""
+    return sample.is_copy and sample.tables_total != 0 and sample.stage != STATISTICS
 
 
 def _found(step: RecordedStep) -> str:
