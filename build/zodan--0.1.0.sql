@@ -1940,9 +1940,9 @@ says what is special about a step. once: not repeated after it is done. final: f
 rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
 tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
 before it. budget is how long until_sql may see no progress. units says of a step whose work is in zodan.unit how it
-is done: lanes, how many sessions at a time; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the
-node that each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was
-lost.';
+is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited;
+lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot
+of; clear_sql, what empties the tables of a bundle whose snapshot was lost.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE zodan.sample (
@@ -2217,6 +2217,20 @@ $zodan$;
 COMMENT ON FUNCTION zodan.set_lanes IS
 'Sets how many sessions copy side by side in an operation that goes on, unless p_jobs is NULL.';
 REVOKE ALL ON FUNCTION zodan.set_lanes FROM PUBLIC;
+
+CREATE FUNCTION zodan.set_limits(p_operation bigint, p_limits jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null. */
+BEGIN
+    UPDATE zodan.step AS s SET units = s.units || pg_catalog.jsonb_strip_nulls(p_limits)
+     WHERE s.operation_id = p_operation AND s.units ? 'snapshot';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_limits IS
+'Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null.';
+REVOKE ALL ON FUNCTION zodan.set_limits FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
@@ -2941,7 +2955,8 @@ BEGIN
     IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
             WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, p_results || pg_catalog.jsonb_build_object('unit',
-            pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number, 'bundled', (
+            pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number,
+                'rate', coalesce((p_step.units ->> 'max_rate')::bigint / (p_step.units ->> 'lanes')::int, 0), 'bundled', (
                 SELECT pg_catalog.jsonb_agg(w.item) FROM zodan.unit AS u
                  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
                  WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
@@ -4096,10 +4111,11 @@ AS $zodan$
 did. */
 DECLARE
     v_operation zodan.operation;
+    c_free CONSTANT text[] := '{jobs,max_rate}';
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
-    -- How many sessions copy side by side may change on the way.
-    IF '{"structure": "spock"}' || v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
+    -- How many sessions copy side by side, and how fast, may change on the way.
+    IF '{"structure": "spock"}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -6150,12 +6166,22 @@ BEGIN
             'dblink_' || pg_catalog.split_part(v_function, '(', 1));
     END LOOP;
     CREATE FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_record';
-    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_keep_pace(p_pace jsonb, p_blocks bigint) RETURNS void LANGUAGE plpgsql AS $function$
+BEGIN
+    IF p_pace ->> 'rate' IS NOT NULL THEN
+        PERFORM pg_catalog.pg_sleep(((p_pace ->> 'blocks')::bigint + p_blocks) / (p_pace ->> 'rate')::float8
+            - (extract(epoch FROM pg_catalog.clock_timestamp())::float8 - (p_pace ->> 'begun')::float8));
+    END IF;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb, p_pace jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
     v_name text := pg_catalog.format('%%I.%%I', p_table ->> 'schema', p_table ->> 'name');
     v_there record;
     v_here record;
     v_begin bigint := (p_table ->> 'begin')::bigint;
+    -- No more at once than a second may bring.
+    v_step bigint := greatest(least((p_table ->> 'step')::bigint, pg_catalog.floor((p_pace ->> 'rate')::float8)), 1);
     v_end bigint;
     v_rows bigint;
     v_all bigint := 0;
@@ -6212,7 +6238,8 @@ BEGIN
             coalesce(v_there.print, 'no column'), coalesce(v_here.print, 'no such table or no column'));
     END IF;
     LOOP
-        v_end := v_begin + (p_table ->> 'step')::bigint;
+        PERFORM pg_temp.zodan_keep_pace(p_pace, v_begin - (p_table ->> 'begin')::bigint);
+        v_end := v_begin + v_step;
         IF p_table ->> 'end' IS NULL AND v_end >= (p_table ->> 'last')::bigint THEN
             v_end := NULL;
         END IF;
@@ -6230,12 +6257,17 @@ BEGIN
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_copy(p_number text, p_what jsonb, p_snapshot text, p_lsn text, p_ddl text,
-        OUT copied bigint, OUT lsn text)
+        p_bytes text, p_rate text, OUT copied bigint, OUT lsn text)
     LANGUAGE plpgsql AS $function$
 DECLARE
     v_sub record;
     v_table jsonb;
     v_ddl text;
+    -- The pace of the unit, if there is one: blocks a second, when it began, and how many blocks it has behind it.
+    v_pace jsonb := (SELECT pg_catalog.jsonb_build_object('rate', nullif(p_rate, '0')::float8 * nullif(pg_catalog.sum(
+            coalesce((t.item ->> 'end')::bigint, (t.item ->> 'last')::bigint) - (t.item ->> 'begin')::bigint), 0)
+            / nullif(p_bytes::float8, 0), 'begun', extract(epoch FROM pg_catalog.clock_timestamp()), 'blocks', 0)
+        FROM pg_catalog.jsonb_array_elements(p_what) AS t(item));
 BEGIN
     SELECT s.sub_id, i.if_dsn INTO STRICT v_sub
       FROM spock.subscription AS s JOIN spock.node_interface AS i ON i.if_id = s.sub_origin_if
@@ -6276,9 +6308,13 @@ BEGIN
     END IF;
     copied := 0;
     FOR v_table IN SELECT t.item FROM pg_catalog.jsonb_array_elements(p_what) AS t(item) LOOP
-        copied := copied + pg_temp.zodan_copy_table(v_table);
+        copied := copied + pg_temp.zodan_copy_table(v_table, v_pace);
+        v_pace := v_pace || pg_catalog.jsonb_build_object('blocks', (v_pace ->> 'blocks')::bigint
+            + coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint);
     END LOOP;
     PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
+    -- The source's locks are gone by now.
+    PERFORM pg_temp.zodan_keep_pace(v_pace, 0);
     lsn := p_lsn;
 END
     $function$;
@@ -6327,18 +6363,22 @@ CREATE FUNCTION zodan.copy_unit(
     p_what text,
     p_snapshot text,
     p_lsn text,
-    p_ddl text
+    p_ddl text,
+    p_bytes text,
+    p_rate text
 )
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT c.copied, c.lsn FROM pg_temp.zodan_copy(%1$s, %2$s::pg_catalog.jsonb, %3$s, %4$s, %5$s) AS c$sql$,
-    zodan.quote_result(p_number), zodan.quote_result(p_what), zodan.quote_result(p_snapshot), zodan.quote_result(p_lsn), zodan.quote_result(p_ddl))
+SELECT pg_catalog.format($sql$SELECT c.copied, c.lsn FROM pg_temp.zodan_copy(%1$s, %2$s::pg_catalog.jsonb, %3$s, %4$s, %5$s,
+    %6$s, %7$s) AS c$sql$,
+    zodan.quote_result(p_number), zodan.quote_result(p_what), zodan.quote_result(p_snapshot), zodan.quote_result(p_lsn), zodan.quote_result(p_ddl), zodan.quote_result(p_bytes), zodan.quote_result(p_rate))
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_unit IS
 'Copies the unit p_number on the new node, in one transaction that also leaves its mark: the tables p_what, as the
 snapshot p_snapshot of the source has them, which is at p_lsn. It returns one row: copied, how many rows, and lsn,
-the position that they are at; without rows if it was copied before. It fails with ZD307 if a table was rewritten
+the position that they are at; without rows if it was copied before. p_bytes is the unit''s size, p_rate how many of them
+a second it may read at most, 0 if there is no limit. It fails with ZD307 if a table was rewritten
 after the snapshot, which is then empty to it; with ZD304 if a table is not what it was when the structure came, or, in
 the first unit, if the structure is not what zodan.note_ddl returned, p_ddl. The session was prepared by
 zodan.open_lane.';
@@ -6469,8 +6509,8 @@ END
 $do$$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.open_analysis IS
-'Prepares a session on the new node to analyze tables: makes the function that does it, which goes with the session. It
-passes over a table that cannot be analyzed, and returns which and why: statistics are no reason to fail a join, and
+'Prepares a session on the new node to analyze tables: makes the function that does it, which goes with the session.
+It passes over a table that cannot be analyzed, and returns which and why: statistics are no reason to fail a join, and
 autovacuum gathers them later. It waits no longer than 2s for a table that somebody has
 locked, which is enough for an autovacuum to make way.';
 REVOKE ALL ON FUNCTION zodan.open_analysis FROM PUBLIC;
@@ -8910,13 +8950,14 @@ BEGIN
         p_do := zodan.drop_lanes(v_sub), p_until := zodan.look_at_copy(v_sub), p_done := v_direct,
         p_undo := zodan.drop_lanes(v_sub), p_group := 'copy',
         p_object := v_sub, p_kind := 'wait', p_ref := 'copied', p_units := pg_catalog.jsonb_build_object('stage', 'data',
-            'lanes', (p_cluster ->> 'lanes')::int, 'snapshot', v_source,
+            'lanes', (p_cluster ->> 'lanes')::int, 'snapshot', v_source, 'max_rate', (p_cluster ->> 'max_rate')::bigint,
             'lane_sql', zodan.open_lane(p_subscription => v_sub, p_lane => zodan.placeholder('result', 'unit', 'lane'),
                 p_session => zodan.set_session()),
             'clear_sql', zodan.clear_units(zodan.placeholder('result', 'unit', 'bundled')),
             'unit_sql', zodan.copy_unit(p_number => zodan.placeholder('result', 'unit', 'number'),
                 p_what => zodan.placeholder('result', 'unit', 'what'), p_snapshot => zodan.placeholder('result', 'unit', 'snapshot'),
-                p_lsn => zodan.placeholder('result', 'unit', 'lsn'), p_ddl => zodan.placeholder('result', 'ddl', 'ddl'))));
+                p_lsn => zodan.placeholder('result', 'unit', 'lsn'), p_ddl => zodan.placeholder('result', 'ddl', 'ddl'),
+                p_bytes => zodan.placeholder('result', 'unit', 'bytes'), p_rate => zodan.placeholder('result', 'unit', 'rate'))));
     RETURN NEXT zodan.make_step('indexes', v_new, 'build the indexes on ' || v_new, p_done := v_direct, p_group := 'copy',
         p_object := v_sub, p_kind := 'wait', p_units := pg_catalog.jsonb_build_object('stage', 'indexes',
             'lanes', (p_cluster ->> 'lanes')::int, 'lane_sql', zodan.prepare_build(),
@@ -9447,6 +9488,24 @@ COMMENT ON FUNCTION zodan.check_jobs IS
 'Raises ZD004 for a number of sessions that copy side by side which makes no sense.';
 REVOKE ALL ON FUNCTION zodan.check_jobs FROM PUBLIC;
 
+CREATE FUNCTION zodan.check_limits(p_max_rate bigint)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 for a limit of a copy which makes no sense: p_max_rate in bytes a second. */
+BEGIN
+    IF p_max_rate < 65536 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('max_rate is %s', p_max_rate),
+            HINT = 'Give 65536 bytes a second or more, or leave it out.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_limits IS
+'Raises ZD004 for a limit of a copy which makes no sense: p_max_rate in bytes a second.';
+REVOKE ALL ON FUNCTION zodan.check_limits FROM PUBLIC;
+
 CREATE FUNCTION zodan.check_structure_choice(p_structure text)
 RETURNS void
 LANGUAGE plpgsql
@@ -9682,7 +9741,9 @@ RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
 SELECT pg_catalog.jsonb_build_object('lanes', (SELECT coalesce(pg_catalog.max((s.units ->> 'lanes')::int), 2)
-           FROM zodan.step AS s WHERE s.operation_id = p_operation), 'source', o.arguments ->> 'src_node_name', 'new', o.node,
+           FROM zodan.step AS s WHERE s.operation_id = p_operation),
+           'max_rate', (SELECT pg_catalog.max((s.units ->> 'max_rate')::bigint) FROM zodan.step AS s
+               WHERE s.operation_id = p_operation), 'source', o.arguments ->> 'src_node_name', 'new', o.node,
            'structure', coalesce(o.arguments ->> 'structure', 'spock'),
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
            'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
@@ -9775,6 +9836,7 @@ CREATE FUNCTION zodan.prepare_join(
     p_roles boolean,
     p_jobs int,
     p_structure text,
+    p_limits jsonb,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
     OUT p_dsns jsonb,
@@ -9783,8 +9845,9 @@ CREATE FUNCTION zodan.prepare_join(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan. Without the lock, and where a call was interrupted, it returns that call's plan as it stands. Leaves
-the connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
+makes the plan. p_limits has what the copy is to keep to: max_rate. Without the lock, and where a call was interrupted,
+it returns that call's plan as it stands. Leaves the connections open. Errors: those of zodan.survey_join,
+zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
     v_members jsonb;
@@ -9814,7 +9877,7 @@ BEGIN
         END IF;
     END IF;
     v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
-        zodan.choose_lanes(v_survey.p_facts, v_survey.p_join, p_jobs), 'structure', p_structure);
+        zodan.choose_lanes(v_survey.p_facts, v_survey.p_join, p_jobs), 'structure', p_structure) || p_limits;
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
@@ -9832,8 +9895,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_join IS
 'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan. Without the lock, and where a call was interrupted, it returns that call''s plan as it stands. Leaves
-the connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
+makes the plan. p_limits has what the copy is to keep to: max_rate. Without the lock, and where a call was interrupted,
+it returns that call''s plan as it stands. Leaves the connections open. Errors: those of zodan.survey_join,
+zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_add_node(
@@ -9846,7 +9910,8 @@ CREATE FUNCTION zodan.plan_add_node(
     new_node_info jsonb DEFAULT '{}',
     roles boolean DEFAULT false,
     jobs int DEFAULT NULL,
-    structure text DEFAULT 'spock'
+    structure text DEFAULT 'spock',
+    max_rate bigint DEFAULT NULL
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
@@ -9858,11 +9923,12 @@ DECLARE
 BEGIN
     PERFORM zodan.hide_statement(src_dsn, new_node_dsn);
     PERFORM zodan.check_jobs(jobs);
+    PERFORM zodan.check_limits(max_rate);
     PERFORM zodan.check_structure_choice(structure);
     PERFORM zodan.close_connections();
     SELECT p.p_plan INTO v_plan
       FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country,
-               new_node_info, roles, jobs, structure, false) AS p;
+               new_node_info, roles, jobs, structure, pg_catalog.jsonb_build_object('max_rate', max_rate), false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
@@ -9922,7 +9988,8 @@ CREATE PROCEDURE spock.add_node(
     dry_run boolean DEFAULT false,
     roles boolean DEFAULT false,
     jobs int DEFAULT NULL,
-    structure text DEFAULT 'spock'
+    structure text DEFAULT 'spock',
+    max_rate bigint DEFAULT NULL
 )
 LANGUAGE plpgsql
 AS $zodan$
@@ -9932,8 +9999,10 @@ joins; location, country and info describe it in spock.node. roles copies the ro
 their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
 source and new node have processors, but 2 at least and 8 at most. structure says who brings
 the structure: spock, or present if it is on the new node already; it is then compared with the source's before a row
-is copied, all tables must be empty, and the new node's Spock may be newer than the members'. verb prints every step;
-dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
+is copied, all tables must be empty, and the new node's Spock may be newer than the members'. max_rate is how many bytes
+of tables a second the copy reads at most, in all its sessions together; NULL means no limit. verb prints every step;
+dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped;
+jobs and max_rate stay as they were unless given.
 Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
 structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget. */
 DECLARE
@@ -9944,9 +10013,11 @@ DECLARE
     v_failure jsonb;
     v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
-        'roles', roles, 'jobs', jobs, 'structure', structure);
+        'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate);
+    v_limits jsonb := pg_catalog.jsonb_build_object('max_rate', max_rate);
 BEGIN
     PERFORM zodan.check_jobs(jobs);
+    PERFORM zodan.check_limits(max_rate);
     PERFORM zodan.check_structure_choice(structure);
     CALL zodan.require_autocommit('add_node', NOT dry_run, src_dsn, new_node_dsn);
     PERFORM zodan.close_connections();
@@ -9957,11 +10028,12 @@ BEGIN
             new_node_dsn), true);
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
         PERFORM zodan.set_lanes(v_operation, jobs);
+        PERFORM zodan.set_limits(v_operation, v_limits);
         RAISE NOTICE 'operation % continues where it stopped', v_operation;
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
-                   new_node_country, new_node_info, roles, jobs, structure, NOT dry_run) AS p;
+                   new_node_country, new_node_info, roles, jobs, structure, v_limits, NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
             PERFORM zodan.show_plan(v_plan, verb);
@@ -9984,8 +10056,10 @@ joins; location, country and info describe it in spock.node. roles copies the ro
 their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
 source and new node have processors, but 2 at least and 8 at most. structure says who brings
 the structure: spock, or present if it is on the new node already; it is then compared with the source''s before a row
-is copied, all tables must be empty, and the new node''s Spock may be newer than the members''. verb prints every step;
-dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
+is copied, all tables must be empty, and the new node''s Spock may be newer than the members''. max_rate is how many bytes
+of tables a second the copy reads at most, in all its sessions together; NULL means no limit. verb prints every step;
+dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped;
+jobs and max_rate stay as they were unless given.
 Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
 structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;

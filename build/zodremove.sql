@@ -2301,9 +2301,9 @@ says what is special about a step. once: not repeated after it is done. final: f
 rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
 tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
 before it. budget is how long until_sql may see no progress. units says of a step whose work is in zodan.unit how it
-is done: lanes, how many sessions at a time; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the
-node that each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was
-lost.';
+is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited;
+lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot
+of; clear_sql, what empties the tables of a bundle whose snapshot was lost.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2633,6 +2633,20 @@ $zodan$;
 COMMENT ON FUNCTION zodan.set_lanes IS
 'Sets how many sessions copy side by side in an operation that goes on, unless p_jobs is NULL.';
 REVOKE ALL ON FUNCTION zodan.set_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.set_limits(p_operation bigint, p_limits jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null. */
+BEGIN
+    UPDATE zodan.step AS s SET units = s.units || pg_catalog.jsonb_strip_nulls(p_limits)
+     WHERE s.operation_id = p_operation AND s.units ? 'snapshot';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_limits IS
+'Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null.';
+REVOKE ALL ON FUNCTION zodan.set_limits FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
@@ -3447,7 +3461,8 @@ BEGIN
     IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
             WHEN 'clearing' THEN 'clear_sql' ELSE 'unit_sql' END, p_dsns, p_results || pg_catalog.jsonb_build_object('unit',
-            pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number, 'bundled', (
+            pg_catalog.to_jsonb(p_unit) || pg_catalog.jsonb_build_object('lane', p_number,
+                'rate', coalesce((p_step.units ->> 'max_rate')::bigint / (p_step.units ->> 'lanes')::int, 0), 'bundled', (
                 SELECT pg_catalog.jsonb_agg(w.item) FROM zodan.unit AS u
                  CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(u.what) AS w(item)
                  WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
@@ -4602,10 +4617,11 @@ AS $zodan$
 did. */
 DECLARE
     v_operation zodan.operation;
+    c_free CONSTANT text[] := '{jobs,max_rate}';
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
-    -- How many sessions copy side by side may change on the way.
-    IF '{"structure": "spock"}' || v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
+    -- How many sessions copy side by side, and how fast, may change on the way.
+    IF '{"structure": "spock"}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',

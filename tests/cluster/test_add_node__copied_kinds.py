@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from support.calls import add_node, call, exceptions, load_zodan
+from support.calls import add_node, call, exceptions, load_zodan, state
 from support.clusters import MakeCluster
 from support.joins import planned
 from support.tables import assert_rows_equal, wait_level
@@ -106,6 +106,10 @@ _INDEXES = (
     " JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname !~ '^(pg_|information_schema|spock|pglogical|zodan)' ORDER BY 1"
 )
+_NONSENSE: list[dict[str, object]] = [
+    *({"jobs": number} for number in (0, -1, 65)),
+    *({"max_rate": rate} for rate in (0, -1, 65535)),
+]
 
 
 def _make(make_cluster: MakeCluster) -> Cluster:
@@ -199,12 +203,15 @@ def test_filters_and_column_lists(make_cluster: MakeCluster) -> None:
     ]
 
 
-@pytest.mark.parametrize("jobs", [0, -1, 65])
-def test_a_number_of_jobs_that_makes_no_sense(make_cluster: MakeCluster, jobs: int) -> None:
+def test_limits_that_make_no_sense(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes
     load_zodan(n2)
     arguments, _ = planned(n1, n2)
-    with pytest.raises(psycopg.Error) as raised:
-        call(n2, "spock.add_node", **arguments, jobs=jobs)
-    assert raised.value.sqlstate == "ZD004"
+    before = state(cluster.nodes)
+    for limit in _NONSENSE:
+        with pytest.raises(psycopg.Error) as raised:
+            call(n2, "spock.add_node", **arguments, **limit)
+        assert raised.value.sqlstate == "ZD004", limit
+    assert n2.execute("SELECT count(*) FROM zodan.operation") == [(0,)]
+    assert state(cluster.nodes) == before

@@ -22,6 +22,8 @@ _SOURCE = "source " + ODD
 _SUBSCRIPTION = "zodan_copy_1"
 _ODD = sql.Identifier(ODD).as_string()
 _PUBLIC_ODD = f"public.{_ODD}"
+#: What a statement that copies a unit is given.
+_UNIT = ("number", "what", "snapshot", "lsn", "ddl", "bytes", "rate")
 _INDEX = sql.Identifier("index " + ODD).as_string()
 
 
@@ -586,8 +588,8 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
             holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             exported = value(holder, "SELECT pg_export_snapshot()")
             source.execute(f"INSERT INTO {_PUBLIC_ODD} (id, v) VALUES (1000, 'later')")
-            given = unit(number=3, what=what, snapshot=exported, lsn="0/99", ddl="not looked at")
-            names = {name: f"{{result:unit.{name}}}" for name in ("number", "what", "snapshot", "lsn", "ddl")}
+            given = unit(number=3, what=what, snapshot=exported, lsn="0/99", ddl="not looked at", bytes=9, rate=0)
+            names = {name: f"{{result:unit.{name}}}" for name in _UNIT}
             assert ours.run("copy_unit", given, **names) == {"copied": 50, "lsn": "0/99"}
             assert ours.run("copy_unit", given | {}, **names) == {"copied": None, "lsn": "0/99"}
             assert here.run("look_at_copy", subscription=_SUBSCRIPTION)["marks"] == {"3": "0/99"}
@@ -614,7 +616,7 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
 
 def check_altered(here: Here, source: Here, session: str, given: dict[str, Any]) -> None:
     """A table that is not what it was, or is another one, or gone."""
-    names = {name: f"{{result:unit.{name}}}" for name in ("number", "what", "snapshot", "lsn", "ddl")}
+    names = {name: f"{{result:unit.{name}}}" for name in _UNIT}
     renames = (f"ALTER TABLE {_PUBLIC_ODD} RENAME TO other", f"ALTER TABLE public.other RENAME TO {_ODD}")
     for change, sqlstate in (
         ("SELECT 1", "ZD304"),

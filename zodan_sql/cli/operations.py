@@ -22,6 +22,7 @@ from zodan_sql.cli.options import (
     JournalDsn,
     Json,
     Location,
+    MaxRate,
     NodeDsns,
     NoInstall,
     Number,
@@ -32,6 +33,7 @@ from zodan_sql.cli.options import (
     Verbose,
     Way,
     dsn_option,
+    parse_size,
 )
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
@@ -63,6 +65,7 @@ def add_node(
     new_node_info: Info = None,
     roles: Roles = False,
     jobs: Jobs = None,
+    max_rate: MaxRate = None,
     structure: Structure = Way.SPOCK,
     verbose: Verbose = False,
     dry_run: DryRun = False,
@@ -76,9 +79,10 @@ def add_node(
         arguments = _add_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
-        arguments |= _copy_arguments(jobs, structure, dry_run=dry_run, roles=roles)
+        arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
         if structure is Way.CLIENT:
+            _check_client(dry_run=dry_run, roles=roles)
             provide(screen, called.dsn, change=not no_install)
             if journal.find_unfinished(called.dsn, called.procedure, called.node) is None:
                 screen.line(bring_structure(src_dsn, new_node_dsn))
@@ -122,6 +126,7 @@ def plan(
     new_node_info: Info = None,
     roles: Roles = False,
     jobs: Jobs = None,
+    max_rate: MaxRate = None,
     structure: Structure = Way.SPOCK,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
     target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: the node's connection string.")] = None,
@@ -146,7 +151,9 @@ def plan(
         if all(adds) and not any(removes):
             arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
-            arguments |= _copy_arguments(jobs, structure, dry_run=True, roles=roles)
+            arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate)
+            if structure is Way.CLIENT:
+                _check_client(dry_run=True, roles=roles)
             switches = {"roles": roles}
         elif all(removes) and not any(adds):
             where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
@@ -277,20 +284,28 @@ def _add_arguments(
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _copy_arguments(jobs: int | None, way: Way, *, dry_run: bool, roles: bool) -> dict[str, object]:
+def _copy_arguments(way: Way, *, jobs: int | None, max_rate: str | None) -> dict[str, object]:
     """Return what add_node is to know of the copy; a structure that the client brings is present by then."""
-    if way is Way.CLIENT and dry_run:
+    arguments = {
+        "jobs": jobs,
+        "max_rate": None if max_rate is None else parse_size(max_rate, "--max-rate"),
+        "structure": None if way is Way.SPOCK else Way.PRESENT.value,
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _check_client(*, dry_run: bool, roles: bool) -> None:
+    """Refuse what does not go with a structure that the client brings."""
+    if dry_run:
         raise caller_error(
             "a plan cannot be made for --structure client: it compares a structure that is not there yet",
             "Make the plan with --structure spock, or bring the structure and give --structure present.",
         )
-    if way is Way.CLIENT and roles:
+    if roles:
         raise caller_error(
             "--structure client needs the roles before the join copies them",
             "Bring them first, for example with pg_dumpall --roles-only, and leave out --with-roles.",
         )
-    arguments: dict[str, object] = {} if jobs is None else {"jobs": jobs}
-    return arguments if way is Way.SPOCK else arguments | {"structure": Way.PRESENT.value}
 
 
 def _remove_arguments(name: str, target_dsn: str, survivor_dsn: str | None) -> dict[str, object]:
