@@ -2250,6 +2250,7 @@ CREATE TABLE IF NOT EXISTS zodan.step (
     policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift')),
     object_name text,
     units jsonb,
+    waiting_for text,
     PRIMARY KEY (operation_id, ordinal)
 );
 DO $zodan$
@@ -2280,7 +2281,8 @@ BEGIN
             (20, $column$group_tries int$column$),
             (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift'))$column$),
             (22, $column$object_name text$column$),
-            (23, $column$units jsonb$column$)
+            (23, $column$units jsonb$column$),
+            (24, $column$waiting_for text$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                             WHERE a.attrelid = 'zodan.step'::regclass
@@ -2303,7 +2305,8 @@ tried again. swift: holds others up, so it fails at once if its node is lost, an
 before it. budget is how long until_sql may see no progress. units says of a step whose work is in zodan.unit how it
 is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited;
 lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot
-of; clear_sql, what empties the tables of a bundle whose snapshot was lost.';
+of; clear_sql, what empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries;
+max_lag, how far a peer may lag behind it. waiting_for is what holds a step up, as far as it is known.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2336,7 +2339,7 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
 'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
-way. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
+way, and what the copy is paused for. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
 further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
@@ -2578,6 +2581,7 @@ BEGIN
            -- A statement without a row returns the null of JSON, which is no result.
            result = coalesce(nullif(p_result, 'null'), result),
            error = p_error,
+           waiting_for = CASE WHEN p_state = 'failed' THEN waiting_for END,
            started_at = CASE WHEN p_state = 'running' THEN pg_catalog.clock_timestamp() ELSE started_at END,
            finished_at = CASE WHEN p_state <> 'running' THEN pg_catalog.clock_timestamp() END
      WHERE operation_id = p_operation AND ordinal = p_ordinal;
@@ -2647,6 +2651,19 @@ $zodan$;
 COMMENT ON FUNCTION zodan.set_limits IS
 'Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null.';
 REVOKE ALL ON FUNCTION zodan.set_limits FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.record_wait(p_operation bigint, p_ordinal int, p_waiting_for text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes to the journal what a step waits for, NULL for nothing that is known. */
+BEGIN
+    UPDATE zodan.step SET waiting_for = p_waiting_for WHERE operation_id = p_operation AND ordinal = p_ordinal;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_wait IS
+'Writes to the journal what a step waits for, NULL for nothing that is known.';
+REVOKE ALL ON FUNCTION zodan.record_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
@@ -3065,6 +3082,8 @@ DECLARE
         (16, 'told_after',
             'interval'),
         (17, 'lanes',
+            'jsonb'),
+        (18, 'load',
             'jsonb')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
@@ -3120,7 +3139,7 @@ BEGIN
     CREATE TYPE zodan.job AS (
         stage text, sent boolean, found boolean, cancelled boolean, deadline timestamptz, next timestamptz, pause float8,
     since timestamptz, progress jsonb, sample jsonb, sample_due timestamptz, result jsonb, answer jsonb, blockers text,
-    told_due timestamptz, told_after interval, lanes jsonb);
+    told_due timestamptz, told_after interval, lanes jsonb, load jsonb);
 END
 $zodan$;
 COMMENT ON TYPE zodan.job IS
@@ -3128,8 +3147,8 @@ COMMENT ON TYPE zodan.job IS
 the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
-what its statement waits for, when to report that next and after how long, and its lanes, if its work is in
-zodan.unit.';
+what holds it up, when to report that next and after how long, and, if its work is in zodan.unit, its lanes and what
+zodan.judge_load knows of the source.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -3677,8 +3696,9 @@ CREATE OR REPLACE FUNCTION zodan.close_lanes(p_step zodan.step, p_lanes int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes the lanes of a step and the snapshots of its units. */
+/* Closes the lanes of a step, the snapshots of its units, and the session that looks at the source. */
 BEGIN
+    PERFORM zodan.close_connection(zodan.lane_name(p_step.units ->> 'snapshot', 0));
     PERFORM zodan.close_connection(zodan.lane_name(p_step.node, i.number))
        FROM pg_catalog.generate_series(1, p_lanes) AS i(number);
     PERFORM zodan.close_snapshot(u.bundle) FROM zodan.unit AS u
@@ -3686,7 +3706,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_lanes IS
-'Closes the lanes of a step and the snapshots of its units.';
+'Closes the lanes of a step, the snapshots of its units, and the session that looks at the source.';
 REVOKE ALL ON FUNCTION zodan.close_lanes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb)
@@ -3756,6 +3776,122 @@ COMMENT ON FUNCTION zodan.look_at_units IS
 without until_sql at once. What it saw is the progress of the step''s job.';
 REVOKE ALL ON FUNCTION zodan.look_at_units FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.find_pause(
+    p_load jsonb,
+    p_seen jsonb,
+    p_max_lag interval,
+    p_source text,
+    p_at timestamptz
+)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
+paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
+80 per cent, and until it is below 70. A peer is too far behind if
+PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
+learns nothing of a peer that does not answer. */
+DECLARE
+    v_at float8 := extract(epoch FROM p_at);
+    v_lag float8 := extract(epoch FROM p_max_lag);
+    v_trail jsonb := coalesce(p_load -> 'trail', '[]');
+    v_then pg_lsn;
+    v_found record;
+BEGIN
+    IF v_lag IS NOT NULL THEN
+        IF coalesce((v_trail #>> '{-1,at}')::float8 + v_lag / 20 <= v_at, true) THEN
+            v_trail := v_trail || pg_catalog.jsonb_build_object('at', v_at, 'lsn', p_seen -> 'lsn');
+        END IF;
+        WHILE (v_trail #>> '{1,at}')::float8 <= v_at - v_lag LOOP
+            v_trail := v_trail - 0;
+        END LOOP;
+        v_then := CASE WHEN (v_trail #>> '{0,at}')::float8 <= v_at - v_lag THEN (v_trail #>> '{0,lsn}')::pg_lsn END;
+    END IF;
+    SELECT f.* INTO v_found FROM (
+        SELECT 1 AS place, s.part, 'slot ' || s.name AS holder, pg_catalog.format(
+                   'slot "%s" on node "%s", which holds %s %% of max_slot_wal_keep_size%s', s.name, p_source, s.part,
+                   CASE WHEN s.own THEN ' for the copy itself' WHEN NOT s.active THEN ', and which nobody reads'
+                       ELSE '' END) AS what
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'slots') AS s(name text, own boolean, active boolean, part numeric)
+         WHERE s.part > 80 OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name
+        UNION ALL
+        SELECT 2, p.lag::numeric, 'peer ' || p.name, pg_catalog.format(
+                   'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
+                   pg_catalog.pg_size_pretty((p_seen ->> 'lsn')::pg_lsn - p.lsn))
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'peers') AS p(name text, lsn pg_lsn, lag float8)
+         WHERE p.lsn < v_then OR p.lag > v_lag) AS f
+     ORDER BY f.place, f.part DESC NULLS LAST, f.holder
+     LIMIT 1;
+    RETURN p_load || pg_catalog.jsonb_build_object('paused', v_found.what, 'by', v_found.holder, 'trail', v_trail);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_pause IS
+'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
+paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
+80 per cent, and until it is below 70. A peer is too far behind if
+PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
+learns nothing of a peer that does not answer.';
+REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.judge_load(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
+the step's job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
+and what zodan.find_pause adds. Reports that the copy pauses, and that it goes on. The session is one of its own: the
+looks go on whatever the others do, and a source that cannot be asked is none that holds the copy up. */
+DECLARE
+    v_source text := p_step.units ->> 'snapshot';
+    v_node text := zodan.lane_name(v_source, 0);
+    v_dsns jsonb := p_dsns || pg_catalog.jsonb_build_object(v_node, p_dsns -> v_source);
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_load jsonb := coalesce(p_job.load, pg_catalog.jsonb_build_object('due', v_now, 'asked', false, 'known', false));
+    v_answer jsonb;
+BEGIN
+    IF (v_load ->> 'asked')::boolean THEN
+        v_answer := zodan.fetch_result(v_node, v_dsns);
+    ELSIF v_now >= (v_load ->> 'due')::timestamptz THEN
+        v_answer := zodan.open_connection(v_node, v_dsns, 'zodan load');
+        IF (v_answer ->> 'ok')::boolean THEN
+            v_answer := zodan.send_statement(v_node, p_step.units ->> 'load_sql', v_dsns, '{}');
+        END IF;
+        v_load := v_load || pg_catalog.jsonb_build_object('asked', v_answer IS NULL,
+            'due', v_now + interval '1 s');
+    END IF;
+    IF v_answer IS NULL THEN
+        -- Nobody waits long for the first look.
+        p_job.load := v_load || pg_catalog.jsonb_build_object('known', (v_load ->> 'known')::boolean
+            OR v_now > (v_load ->> 'due')::timestamptz + interval '10 s');
+        RETURN p_job;
+    END IF;
+    v_load := v_load || '{"asked": false, "known": true}';
+    IF (v_answer ->> 'ok')::boolean THEN
+        v_load := zodan.find_pause(v_load, v_answer -> 'value', (p_step.units ->> 'max_lag')::interval, v_source, v_now);
+    ELSE
+        PERFORM zodan.close_connection(v_node);
+        v_load := v_load || '{"paused": null, "by": null}';
+    END IF;
+    IF v_load ->> 'by' IS DISTINCT FROM p_job.load ->> 'by' THEN
+        RAISE NOTICE '%', coalesce('the copy pauses, waiting for ' || (v_load ->> 'paused'), 'the copy goes on');
+        p_job.sample_due := v_now;
+    END IF;
+    IF (v_answer #>> '{value,lost}')::boolean THEN
+        -- Without it, all that is still copied is for nothing.
+        p_job.answer := coalesce(p_job.answer, pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD304', 'message',
+            pg_catalog.format('the slot of the copy on node "%s" is gone or has lost its WAL', v_source)));
+    END IF;
+    p_job.load := v_load;
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_load IS
+'Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
+the step''s job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
+and what zodan.find_pause adds. Reports that the copy pauses, and that it goes on. The session is one of its own: the
+looks go on whatever the others do, and a source that cannot be asked is none that holds the copy up.';
+REVOKE ALL ON FUNCTION zodan.judge_load FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.advance_units(
     p_job zodan.job,
     p_step zodan.step,
@@ -3767,7 +3903,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Moves a step on whose work is in zodan.unit: each of its lanes, and what that shows. The step is done when every unit
 is, and fails when one cannot be done, or when nothing has moved for as long as a wait may see no progress; what is
-under way then is waited for. until_sql is a look at the node: the first says which units it has. */
+under way then is waited for. While something holds a copy up, no unit begins, and that is no lack of progress.
+until_sql is a look at the node: the first says which units it has. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_dsns jsonb;
@@ -3777,11 +3914,18 @@ BEGIN
     p_job := zodan.look_at_units(p_job, p_step, p_dsns);
     IF p_job.stage <> 'until' OR p_job.lanes IS NULL THEN
         RETURN p_job;
+    ELSIF p_step.units ? 'load_sql' THEN
+        p_job := zodan.judge_load(p_job, p_step, p_dsns);
+        p_job.blockers := p_job.load ->> 'paused';
+    END IF;
+    IF p_job.blockers IS NOT NULL THEN
+        p_job.deadline := v_now + zodan.read_patience();
     END IF;
     SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, i.number), p_dsns -> p_step.node) INTO v_dsns
       FROM pg_catalog.generate_series(1, pg_catalog.jsonb_array_length(p_job.lanes)) AS i(number);
     FOR v_number IN 1 .. pg_catalog.jsonb_array_length(p_job.lanes) LOOP
-        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_results, p_job.answer IS NULL);
+        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_results,
+            p_job.answer IS NULL AND p_job.blockers IS NULL AND coalesce((p_job.load ->> 'known')::boolean, true));
         IF v_lane ? 'moved' THEN
             p_job.deadline := v_now + zodan.read_patience();
         END IF;
@@ -3791,7 +3935,8 @@ BEGIN
             v_lane - '{moved,trouble,failure}'::text[]);
     END LOOP;
     v_units := zodan.measure_units(p_step, p_job.progress);
-    p_job := zodan.take_sample(p_job, v_units, v_now);
+    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure,paused}', coalesce(p_job.load -> 'paused', 'null')),
+        v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
        AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
         PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
@@ -3804,7 +3949,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.advance_units IS
 'Moves a step on whose work is in zodan.unit: each of its lanes, and what that shows. The step is done when every unit
 is, and fails when one cannot be done, or when nothing has moved for as long as a wait may see no progress; what is
-under way then is waited for. until_sql is a look at the node: the first says which units it has.';
+under way then is waited for. While something holds a copy up, no unit begins, and that is no lack of progress.
+until_sql is a look at the node: the first says which units it has.';
 REVOKE ALL ON FUNCTION zodan.advance_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_job(
@@ -3979,6 +4125,9 @@ BEGIN
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
             IF (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
                 v_moved := pg_catalog.clock_timestamp();
+            END IF;
+            IF v_before.blockers IS DISTINCT FROM v_jobs[v_index].blockers THEN
+                PERFORM zodan.record_wait(p_operation, v_steps[v_index].ordinal, v_jobs[v_index].blockers);
             END IF;
             IF v_jobs[v_index].sample IS NOT NULL THEN
                 PERFORM zodan.record_sample(p_operation, v_steps[v_index].ordinal, v_jobs[v_index].sample);
@@ -4617,7 +4766,7 @@ AS $zodan$
 did. */
 DECLARE
     v_operation zodan.operation;
-    c_free CONSTANT text[] := '{jobs,max_rate}';
+    c_free CONSTANT text[] := '{jobs,max_rate,max_lag}';
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     -- How many sessions copy side by side, and how fast, may change on the way.
@@ -6656,6 +6805,38 @@ COMMENT ON FUNCTION zodan.look_at_copy IS
 unit and position, the units that it has, since each leaves its mark in the transaction that copies it; and bytes, the
 size of all files of tables, in which the rows of a unit can be seen before it is done.';
 REVOKE ALL ON FUNCTION zodan.look_at_copy FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_load(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.pg_current_wal_lsn() AS lsn,
+       (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', h.slot_name, 'own', h.own,
+                   'active', h.active, 'part', pg_catalog.round(100 * h.held / h.kept))
+                   ORDER BY h.held DESC, h.slot_name ASC), '[]')
+          FROM (SELECT r.slot_name, r.active, r.slot_name = %1$s OR r.temporary
+                           AND pg_catalog.starts_with(r.slot_name, 'zodan_') AS own,
+                       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.restart_lsn) AS held,
+                       s.setting::numeric * 1024 * 1024 AS kept
+                  FROM pg_catalog.pg_replication_slots AS r
+                  JOIN pg_catalog.pg_settings AS s ON s.name = 'max_slot_wal_keep_size' AND s.setting::bigint > 0
+                 WHERE r.restart_lsn IS NOT NULL) AS h) AS slots,
+       (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', w.application_name,
+                   'lsn', w.replay_lsn, 'lag', extract(epoch FROM w.replay_lag)) ORDER BY w.replay_lsn ASC), '[]')
+          FROM pg_catalog.pg_stat_replication AS w
+          JOIN pg_catalog.pg_replication_slots AS r ON r.active_pid = w.pid
+         WHERE r.slot_type = 'logical' AND NOT r.temporary AND r.database = pg_catalog.current_database()
+           AND w.replay_lsn IS NOT NULL) AS peers,
+       NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r
+    WHERE r.slot_name = %1$s AND r.wal_status IS DISTINCT FROM 'lost') AS lost$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.read_load IS
+'Reads, on the source, what a copy has to mind. It returns one row: lsn, the end of its WAL; slots, those that hold
+WAL, with the part of max_slot_wal_keep_size in per cent, none where that has no bound; peers, the nodes that stream
+from here, with the position that each has applied, and its lag in seconds as PostgreSQL knows it; and lost, whether the
+slot of the copy, p_slot, is gone or has lost its WAL.';
+REVOKE ALL ON FUNCTION zodan.read_load FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_lane(p_subscription text, p_lane text, p_session text)
 RETURNS text
@@ -9457,6 +9638,7 @@ BEGIN
         p_undo := zodan.drop_lanes(v_sub), p_group := 'copy',
         p_object := v_sub, p_kind := 'wait', p_ref := 'copied', p_units := pg_catalog.jsonb_build_object('stage', 'data',
             'lanes', (p_cluster ->> 'lanes')::int, 'snapshot', v_source, 'max_rate', (p_cluster ->> 'max_rate')::bigint,
+            'max_lag', p_cluster ->> 'max_lag', 'load_sql', zodan.read_load(p_cluster ->> 'copy_slot'),
             'lane_sql', zodan.open_lane(p_subscription => v_sub, p_lane => zodan.placeholder('result', 'unit', 'lane'),
                 p_session => zodan.set_session()),
             'clear_sql', zodan.clear_units(zodan.placeholder('result', 'unit', 'bundled')),
@@ -9994,22 +10176,27 @@ COMMENT ON FUNCTION zodan.check_jobs IS
 'Raises ZD004 for a number of sessions that copy side by side which makes no sense.';
 REVOKE ALL ON FUNCTION zodan.check_jobs FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.check_limits(p_max_rate bigint)
+CREATE OR REPLACE FUNCTION zodan.check_limits(p_max_rate bigint, p_max_lag interval)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Raises ZD004 for a limit of a copy which makes no sense: p_max_rate in bytes a second. */
+/* Raises ZD004 for a limit of a copy which makes no sense: p_max_rate in bytes a second, p_max_lag. */
 BEGIN
     IF p_max_rate < 65536 THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
             MESSAGE = pg_catalog.format('max_rate is %s', p_max_rate),
             HINT = 'Give 65536 bytes a second or more, or leave it out.';
+    ELSIF p_max_lag <= interval '0' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('max_lag is %s', p_max_lag),
+            HINT = 'Give an interval such as 30 s, or leave it out.';
     END IF;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_limits IS
-'Raises ZD004 for a limit of a copy which makes no sense: p_max_rate in bytes a second.';
+'Raises ZD004 for a limit of a copy which makes no sense: p_max_rate in bytes a second, p_max_lag.';
 REVOKE ALL ON FUNCTION zodan.check_limits FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_structure_choice(p_structure text)
@@ -10249,6 +10436,8 @@ AS $zodan$
 SELECT pg_catalog.jsonb_build_object('lanes', (SELECT coalesce(pg_catalog.max((s.units ->> 'lanes')::int), 2)
            FROM zodan.step AS s WHERE s.operation_id = p_operation),
            'max_rate', (SELECT pg_catalog.max((s.units ->> 'max_rate')::bigint) FROM zodan.step AS s
+               WHERE s.operation_id = p_operation),
+           'max_lag', (SELECT pg_catalog.max((s.units ->> 'max_lag')::interval) FROM zodan.step AS s
                WHERE s.operation_id = p_operation), 'source', o.arguments ->> 'src_node_name', 'new', o.node,
            'structure', coalesce(o.arguments ->> 'structure', 'spock'),
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
@@ -10351,8 +10540,8 @@ CREATE OR REPLACE FUNCTION zodan.prepare_join(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan. p_limits has what the copy is to keep to: max_rate. Without the lock, and where a call was interrupted,
-it returns that call's plan as it stands. Leaves the connections open. Errors: those of zodan.survey_join,
+makes the plan. p_limits has what the copy is to keep to: max_rate, max_lag. Without the lock, and where a call was
+interrupted, it returns that call's plan as it stands. Leaves the connections open. Errors: those of zodan.survey_join,
 zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
@@ -10401,8 +10590,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_join IS
 'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan. p_limits has what the copy is to keep to: max_rate. Without the lock, and where a call was interrupted,
-it returns that call''s plan as it stands. Leaves the connections open. Errors: those of zodan.survey_join,
+makes the plan. p_limits has what the copy is to keep to: max_rate, max_lag. Without the lock, and where a call was
+interrupted, it returns that call''s plan as it stands. Leaves the connections open. Errors: those of zodan.survey_join,
 zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_join FROM PUBLIC;
 
@@ -10417,7 +10606,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_add_node(
     roles boolean DEFAULT false,
     jobs int DEFAULT NULL,
     structure text DEFAULT 'spock',
-    max_rate bigint DEFAULT NULL
+    max_rate bigint DEFAULT NULL,
+    max_lag interval DEFAULT NULL
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
@@ -10429,12 +10619,13 @@ DECLARE
 BEGIN
     PERFORM zodan.hide_statement(src_dsn, new_node_dsn);
     PERFORM zodan.check_jobs(jobs);
-    PERFORM zodan.check_limits(max_rate);
+    PERFORM zodan.check_limits(max_rate, max_lag);
     PERFORM zodan.check_structure_choice(structure);
     PERFORM zodan.close_connections();
     SELECT p.p_plan INTO v_plan
       FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country,
-               new_node_info, roles, jobs, structure, pg_catalog.jsonb_build_object('max_rate', max_rate), false) AS p;
+               new_node_info, roles, jobs, structure,
+               pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag), false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
@@ -10495,7 +10686,8 @@ CREATE OR REPLACE PROCEDURE spock.add_node(
     roles boolean DEFAULT false,
     jobs int DEFAULT NULL,
     structure text DEFAULT 'spock',
-    max_rate bigint DEFAULT NULL
+    max_rate bigint DEFAULT NULL,
+    max_lag interval DEFAULT NULL
 )
 LANGUAGE plpgsql
 AS $zodan$
@@ -10506,9 +10698,9 @@ their attributes, memberships and password hashes. jobs is how many sessions cop
 source and new node have processors, but 2 at least and 8 at most. structure says who brings
 the structure: spock, or present if it is on the new node already; it is then compared with the source's before a row
 is copied, all tables must be empty, and the new node's Spock may be newer than the members'. max_rate is how many bytes
-of tables a second the copy reads at most, in all its sessions together; NULL means no limit. verb prints every step;
-dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped;
-jobs and max_rate stay as they were unless given.
+of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
+NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
+interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given.
 Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
 structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget. */
 DECLARE
@@ -10519,11 +10711,12 @@ DECLARE
     v_failure jsonb;
     v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
-        'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate);
-    v_limits jsonb := pg_catalog.jsonb_build_object('max_rate', max_rate);
+        'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate,
+        'max_lag', max_lag);
+    v_limits jsonb := pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag);
 BEGIN
     PERFORM zodan.check_jobs(jobs);
-    PERFORM zodan.check_limits(max_rate);
+    PERFORM zodan.check_limits(max_rate, max_lag);
     PERFORM zodan.check_structure_choice(structure);
     CALL zodan.require_autocommit('add_node', NOT dry_run, src_dsn, new_node_dsn);
     PERFORM zodan.close_connections();
@@ -10563,9 +10756,9 @@ their attributes, memberships and password hashes. jobs is how many sessions cop
 source and new node have processors, but 2 at least and 8 at most. structure says who brings
 the structure: spock, or present if it is on the new node already; it is then compared with the source''s before a row
 is copied, all tables must be empty, and the new node''s Spock may be newer than the members''. max_rate is how many bytes
-of tables a second the copy reads at most, in all its sessions together; NULL means no limit. verb prints every step;
-dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped;
-jobs and max_rate stay as they were unless given.
+of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
+NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
+interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given.
 Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
 structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;

@@ -486,3 +486,17 @@ def test_a_rate_that_makes_no_sense_is_refused(run: Run, calls: list[tuple[Any, 
     assert code == 2
     assert f'--max-rate is "{text}"' in err
     assert calls == []
+
+
+@pytest.mark.parametrize(("text", "span"), [("30s", "30 s"), ("1.5 min", "1.5 min"), ("10", "10 s"), ("2h", "2 h")])
+def test_a_lag_is_passed_on_as_an_interval(run: Run, calls: list[tuple[Any, ...]], text: str, span: str) -> None:
+    run("add-node", *ADD, "--max-lag", text)
+    assert calls[0][2]["max_lag"] == span
+
+
+@pytest.mark.parametrize("text", ["", "long", "-1s", "1 fortnight"])
+def test_a_lag_that_makes_no_sense_is_refused(run: Run, calls: list[tuple[Any, ...]], text: str) -> None:
+    code, _, err = run("add-node", *ADD, "--max-lag", text)
+    assert code == 2
+    assert f'--max-lag is "{text}"' in err
+    assert calls == []

@@ -22,6 +22,7 @@ from zodan_sql.cli.options import (
     JournalDsn,
     Json,
     Location,
+    MaxLag,
     MaxRate,
     NodeDsns,
     NoInstall,
@@ -34,6 +35,7 @@ from zodan_sql.cli.options import (
     Way,
     dsn_option,
     parse_size,
+    parse_span,
 )
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
@@ -66,6 +68,7 @@ def add_node(
     roles: Roles = False,
     jobs: Jobs = None,
     max_rate: MaxRate = None,
+    max_lag: MaxLag = None,
     structure: Structure = Way.SPOCK,
     verbose: Verbose = False,
     dry_run: DryRun = False,
@@ -79,7 +82,7 @@ def add_node(
         arguments = _add_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
-        arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate)
+        arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
         if structure is Way.CLIENT:
             _check_client(dry_run=dry_run, roles=roles)
@@ -127,6 +130,7 @@ def plan(
     roles: Roles = False,
     jobs: Jobs = None,
     max_rate: MaxRate = None,
+    max_lag: MaxLag = None,
     structure: Structure = Way.SPOCK,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
     target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: the node's connection string.")] = None,
@@ -151,7 +155,7 @@ def plan(
         if all(adds) and not any(removes):
             arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
-            arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate)
+            arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
             if structure is Way.CLIENT:
                 _check_client(dry_run=True, roles=roles)
             switches = {"roles": roles}
@@ -231,9 +235,17 @@ def steps(number: Number, dsn: JournalDsn, as_json: Json = False) -> None:
             screen.fill(read_journal(dsn, whole))
             return
         screen.table(
-            ("phase", "step", "node", "state", "took", "title", "error"),
+            ("phase", "step", "node", "state", "took", "title", "error or what it waits for"),
             [
-                (str(s.phase), str(s.ordinal), s.node, s.state, _seconds(s.took_s), s.title, s.error or "")
+                (
+                    str(s.phase),
+                    str(s.ordinal),
+                    s.node,
+                    s.state,
+                    _seconds(s.took_s),
+                    s.title,
+                    s.error or s.waiting_for or "",
+                )
                 for s in found
             ],
         )
@@ -284,11 +296,12 @@ def _add_arguments(
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _copy_arguments(way: Way, *, jobs: int | None, max_rate: str | None) -> dict[str, object]:
+def _copy_arguments(way: Way, *, jobs: int | None, max_rate: str | None, max_lag: str | None) -> dict[str, object]:
     """Return what add_node is to know of the copy; a structure that the client brings is present by then."""
     arguments = {
         "jobs": jobs,
         "max_rate": None if max_rate is None else parse_size(max_rate, "--max-rate"),
+        "max_lag": None if max_lag is None else parse_span(max_lag, "--max-lag"),
         "structure": None if way is Way.SPOCK else Way.PRESENT.value,
     }
     return {name: value for name, value in arguments.items() if value is not None}

@@ -26,11 +26,12 @@ _SHORTEST = timedelta(seconds=1)
 _SAMPLE = """
 SELECT s.ordinal, s.taken_at,
        CASE WHEN s.taken_at >= t.started_at THEN extract(epoch FROM s.taken_at - t.started_at)::float8 END AS waited_s,
-       m.stage, m.tables_done, m.tables_total, m.bytes_done, m.bytes_total, m."table", m.table_bytes, m.lag_bytes
+       m.stage, m.tables_done, m.tables_total, m.bytes_done, m.bytes_total, m."table", m.table_bytes, m.lag_bytes,
+       m.paused
   FROM zodan.sample AS s
   JOIN zodan.step AS t ON t.operation_id = s.operation_id AND t.ordinal = s.ordinal
  CROSS JOIN LATERAL pg_catalog.jsonb_to_record(s.measure) AS m(stage text, tables_done bigint, tables_total bigint,
-       bytes_done bigint, bytes_total bigint, "table" text, table_bytes bigint, lag_bytes bigint)
+       bytes_done bigint, bytes_total bigint, "table" text, table_bytes bigint, lag_bytes bigint, paused text)
 """
 _ALL = f"{_SAMPLE} WHERE s.operation_id = %(number)s ORDER BY s.taken_at, s.ordinal"
 # A resumed call would also find the samples of the call before it.
@@ -59,6 +60,8 @@ class Sample:
     table: str | None = None
     table_bytes: int | None = None
     lag_bytes: int | None = None
+    #: What a copy is paused for.
+    paused: str | None = None
 
     @property
     def is_copy(self) -> bool:
@@ -148,7 +151,13 @@ def describe_bytes(sample: Sample, bytes_per_s: float | None) -> str:
         ]
     else:
         facts = [_STAGES.get(sample.stage or "", sample.stage or "unknown")]
-    return ", ".join([*facts, *([f"now {sample.table}"] if sample.table else [])])
+    return ", ".join(
+        [
+            *facts,
+            *([f"now {sample.table}"] if sample.table else []),
+            *([f"paused, waiting for {sample.paused}"] if sample.paused else []),
+        ]
+    )
 
 
 def describe(sample: Sample, bytes_per_s: float | None = None) -> str:
