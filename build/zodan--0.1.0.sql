@@ -1957,7 +1957,7 @@ CREATE TABLE zodan.sample (
 );
 COMMENT ON TABLE zodan.sample IS
 'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
-way, and what the copy is paused for. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
+way, what the copy is paused for, and who waits behind it. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
 further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
@@ -3324,14 +3324,57 @@ PostgreSQL says so, or if it has not yet applied what the source had p_max_lag a
 learns nothing of a peer that does not answer.';
 REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
 
+CREATE FUNCTION zodan.tell_waiters(p_load jsonb, p_seen jsonb, p_step zodan.step)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reports, once for each session of a source, that it waits for a lock which the session of a lane has there: p_seen
+is what zodan.read_load saw. Returns p_load with told, the sessions reported, the newest last, and behind, what is true
+now, NULL if nobody waits. */
+DECLARE
+    v_told jsonb := coalesce(p_load -> 'told', '[]');
+    v_waiter record;
+    v_text text;
+    v_behind text[] := '{}';
+BEGIN
+    FOR v_waiter IN
+        SELECT w.*, u.title
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'waiters') AS w(pid int, began text, who text, what text, since text, lane int)
+          LEFT JOIN zodan.unit AS u ON (u.operation_id, u.phase_name, u.lane) = (p_step.operation_id, p_step.phase_name, w.lane)
+           AND u.state = 'running'
+         ORDER BY w.since, w.pid
+    LOOP
+        v_text := pg_catalog.format('process %s (%s) on node "%s" waits for %s behind the copy of %s, since %s', v_waiter.pid,
+            v_waiter.who, p_step.units ->> 'snapshot', v_waiter.what, coalesce(v_waiter.title, 'a table'), v_waiter.since);
+        v_behind := v_behind || v_text;
+        IF NOT v_told ? (v_waiter.pid || ' ' || v_waiter.began) THEN
+            RAISE NOTICE '%', v_text;
+            v_told := v_told || pg_catalog.to_jsonb(v_waiter.pid || ' ' || v_waiter.began);
+        END IF;
+    END LOOP;
+    WHILE pg_catalog.jsonb_array_length(v_told) > 500 LOOP
+        v_told := v_told - 0;
+    END LOOP;
+    RETURN p_load || pg_catalog.jsonb_build_object('told', v_told, 'behind', CASE WHEN v_behind <> '{}' THEN
+        zodan.name_some(pg_catalog.to_jsonb(v_behind)) || CASE WHEN (p_seen ->> 'queued')::int > 0
+            THEN pg_catalog.format(' (%s more behind)', p_seen ->> 'queued') ELSE '' END END);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.tell_waiters IS
+'Reports, once for each session of a source, that it waits for a lock which the session of a lane has there: p_seen
+is what zodan.read_load saw. Returns p_load with told, the sessions reported, the newest last, and behind, what is true
+now, NULL if nobody waits.';
+REVOKE ALL ON FUNCTION zodan.tell_waiters FROM PUBLIC;
+
 CREATE FUNCTION zodan.judge_load(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
 /* Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
 the step's job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
-and what zodan.find_pause adds. Reports that the copy pauses, and that it goes on. The session is one of its own: the
-looks go on whatever the others do, and a source that cannot be asked is none that holds the copy up. */
+and what zodan.find_pause and zodan.tell_waiters add. Reports that the copy pauses, and that it goes on. The session is
+one of its own: the looks go on whatever the others do, and a source that cannot be asked is none that holds the copy
+up. */
 DECLARE
     v_source text := p_step.units ->> 'snapshot';
     v_node text := zodan.lane_name(v_source, 0);
@@ -3359,12 +3402,15 @@ BEGIN
     v_load := v_load || '{"asked": false, "known": true}';
     IF (v_answer ->> 'ok')::boolean THEN
         v_load := zodan.find_pause(v_load, v_answer -> 'value', (p_step.units ->> 'max_lag')::interval, v_source, v_now);
+        v_load := zodan.tell_waiters(v_load, v_answer -> 'value', p_step);
     ELSE
         PERFORM zodan.close_connection(v_node);
-        v_load := v_load || '{"paused": null, "by": null}';
+        v_load := v_load || '{"paused": null, "by": null, "behind": null}';
     END IF;
     IF v_load ->> 'by' IS DISTINCT FROM p_job.load ->> 'by' THEN
         RAISE NOTICE '%', coalesce('the copy pauses, waiting for ' || (v_load ->> 'paused'), 'the copy goes on');
+        p_job.sample_due := v_now;
+    ELSIF v_load -> 'behind' IS DISTINCT FROM p_job.load -> 'behind' THEN
         p_job.sample_due := v_now;
     END IF;
     IF (v_answer #>> '{value,lost}')::boolean THEN
@@ -3379,8 +3425,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.judge_load IS
 'Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
 the step''s job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
-and what zodan.find_pause adds. Reports that the copy pauses, and that it goes on. The session is one of its own: the
-looks go on whatever the others do, and a source that cannot be asked is none that holds the copy up.';
+and what zodan.find_pause and zodan.tell_waiters add. Reports that the copy pauses, and that it goes on. The session is
+one of its own: the looks go on whatever the others do, and a source that cannot be asked is none that holds the copy
+up.';
 REVOKE ALL ON FUNCTION zodan.judge_load FROM PUBLIC;
 
 CREATE FUNCTION zodan.advance_units(
@@ -3426,8 +3473,8 @@ BEGIN
             v_lane - '{moved,trouble,failure}'::text[]);
     END LOOP;
     v_units := zodan.measure_units(p_step, p_job.progress);
-    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure,paused}', coalesce(p_job.load -> 'paused', 'null')),
-        v_now);
+    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', (v_units -> 'measure')
+        || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
        AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
         PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
@@ -6297,15 +6344,31 @@ unit and position, the units that it has, since each leaves its mark in the tran
 size of all files of tables, in which the rows of a unit can be seen before it is done.';
 REVOKE ALL ON FUNCTION zodan.look_at_copy FROM PUBLIC;
 
-CREATE FUNCTION zodan.read_load(p_slot text)
+CREATE FUNCTION zodan.read_load(p_subscription text, p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT pg_catalog.pg_current_wal_lsn() AS lsn,
+SELECT pg_catalog.format($sql$WITH RECURSIVE lanes AS MATERIALIZED (
+    SELECT a.pid, pg_catalog.substr(a.application_name, pg_catalog.length(%1$s) + 2) AS lane
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.datname = pg_catalog.current_database()
+       AND pg_catalog.starts_with(a.application_name, %1$s || ' ')),
+waiting AS MATERIALIZED (
+    SELECT a.pid, extract(epoch FROM a.backend_start) AS began, a.query_start,
+           pg_catalog.concat_ws(', ', a.usename, coalesce(nullif(a.application_name, ''), a.backend_type)) AS who,
+           pg_catalog.pg_blocking_pids(a.pid) AS blockers
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.wait_event_type = 'Lock' AND a.datname = pg_catalog.current_database()
+       AND EXISTS (SELECT FROM lanes AS l)),
+stuck AS (
+    SELECT w.pid, l.lane, true AS is_next FROM lanes AS l JOIN waiting AS w ON l.pid = ANY (w.blockers)
+    UNION
+    SELECT w.pid, NULL, false FROM stuck AS s JOIN waiting AS w ON s.pid = ANY (w.blockers))
+SELECT pg_catalog.pg_current_wal_lsn() AS lsn,
        (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', h.slot_name, 'own', h.own,
                    'active', h.active, 'part', pg_catalog.round(100 * h.held / h.kept))
                    ORDER BY h.held DESC, h.slot_name ASC), '[]')
-          FROM (SELECT r.slot_name, r.active, r.slot_name = %1$s OR r.temporary
+          FROM (SELECT r.slot_name, r.active, r.slot_name = %2$s OR r.temporary
                            AND pg_catalog.starts_with(r.slot_name, 'zodan_') AS own,
                        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.restart_lsn) AS held,
                        s.setting::numeric * 1024 * 1024 AS kept
@@ -6319,14 +6382,26 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.pg_current_wal_lsn() AS lsn,
          WHERE r.slot_type = 'logical' AND NOT r.temporary AND r.database = pg_catalog.current_database()
            AND w.replay_lsn IS NOT NULL) AS peers,
        NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r
-    WHERE r.slot_name = %1$s AND r.wal_status IS DISTINCT FROM 'lost') AS lost$sql$,
-    zodan.quote_text(p_slot))
+    WHERE r.slot_name = %2$s AND r.wal_status IS DISTINCT FROM 'lost') AS lost,
+       (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('pid', w.pid, 'began', w.began, 'who', w.who,
+                   'lane', s.lane, 'what', k.what,
+                   'since', pg_catalog.date_trunc('second', coalesce(k.waitstart, w.query_start))::text)), '[]')
+          FROM (SELECT f.pid, pg_catalog.min(f.lane) AS lane FROM stuck AS f WHERE f.is_next GROUP BY f.pid) AS s
+          JOIN waiting AS w ON w.pid = s.pid
+         CROSS JOIN LATERAL (
+               SELECT pg_catalog.concat_ws(' on ', l.mode, coalesce(l.relation::regclass::text, l.locktype)) AS what,
+                      l.waitstart
+                 FROM pg_catalog.pg_locks AS l WHERE l.pid = w.pid AND NOT l.granted LIMIT 1) AS k) AS waiters,
+       (SELECT pg_catalog.count(DISTINCT s.pid) FROM stuck AS s
+         WHERE s.pid NOT IN (SELECT f.pid FROM stuck AS f WHERE f.is_next)) AS queued$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.read_load IS
 'Reads, on the source, what a copy has to mind. It returns one row: lsn, the end of its WAL; slots, those that hold
 WAL, with the part of max_slot_wal_keep_size in per cent, none where that has no bound; peers, the nodes that stream
-from here, with the position that each has applied, and its lag in seconds as PostgreSQL knows it; and lost, whether the
-slot of the copy, p_slot, is gone or has lost its WAL.';
+from here, with the position that each has applied, and its lag in seconds as PostgreSQL knows it; lost, whether the
+slot of the copy, p_slot, is gone or has lost its WAL; waiters, the sessions that wait for a lock which a session of the
+copy p_subscription has here, with its lane; and queued, how many more wait for those.';
 REVOKE ALL ON FUNCTION zodan.read_load FROM PUBLIC;
 
 CREATE FUNCTION zodan.open_lane(p_subscription text, p_lane text, p_session text)
@@ -6465,6 +6540,9 @@ BEGIN
         PERFORM pg_temp.dblink_connect('zodan_source', 'keepalives_idle=10'
             ' keepalives_interval=5 keepalives_count=2 ' || v_sub.if_dsn);
         PERFORM * FROM pg_temp.dblink('zodan_source', %3$s) AS s(done text);
+        -- By this name zodan.read_load knows whose lock it is that others wait for.
+        PERFORM * FROM pg_temp.dblink('zodan_source', pg_catalog.format('SELECT pg_catalog.set_config(%%L, %%L, false)',
+            'application_name', %1$s || ' ' || %2$s)) AS s(done text);
     END IF;
     PERFORM pg_temp.dblink_exec('zodan_source', 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     PERFORM pg_temp.dblink_exec('zodan_source', 'SET TRANSACTION SNAPSHOT ' || pg_catalog.quote_literal(p_snapshot));
@@ -9129,7 +9207,8 @@ BEGIN
         p_undo := zodan.drop_lanes(v_sub), p_group := 'copy',
         p_object := v_sub, p_kind := 'wait', p_ref := 'copied', p_units := pg_catalog.jsonb_build_object('stage', 'data',
             'lanes', (p_cluster ->> 'lanes')::int, 'snapshot', v_source, 'max_rate', (p_cluster ->> 'max_rate')::bigint,
-            'max_lag', p_cluster ->> 'max_lag', 'load_sql', zodan.read_load(p_cluster ->> 'copy_slot'),
+            'max_lag', p_cluster ->> 'max_lag', 'load_sql', zodan.read_load(
+                p_subscription => v_sub, p_slot => p_cluster ->> 'copy_slot'),
             'lane_sql', zodan.open_lane(p_subscription => v_sub, p_lane => zodan.placeholder('result', 'unit', 'lane'),
                 p_session => zodan.set_session()),
             'clear_sql', zodan.clear_units(zodan.placeholder('result', 'unit', 'bundled')),

@@ -2339,7 +2339,7 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
 'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
-way, and what the copy is paused for. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
+way, what the copy is paused for, and who waits behind it. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
 further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
@@ -3833,14 +3833,57 @@ PostgreSQL says so, or if it has not yet applied what the source had p_max_lag a
 learns nothing of a peer that does not answer.';
 REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.tell_waiters(p_load jsonb, p_seen jsonb, p_step zodan.step)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reports, once for each session of a source, that it waits for a lock which the session of a lane has there: p_seen
+is what zodan.read_load saw. Returns p_load with told, the sessions reported, the newest last, and behind, what is true
+now, NULL if nobody waits. */
+DECLARE
+    v_told jsonb := coalesce(p_load -> 'told', '[]');
+    v_waiter record;
+    v_text text;
+    v_behind text[] := '{}';
+BEGIN
+    FOR v_waiter IN
+        SELECT w.*, u.title
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'waiters') AS w(pid int, began text, who text, what text, since text, lane int)
+          LEFT JOIN zodan.unit AS u ON (u.operation_id, u.phase_name, u.lane) = (p_step.operation_id, p_step.phase_name, w.lane)
+           AND u.state = 'running'
+         ORDER BY w.since, w.pid
+    LOOP
+        v_text := pg_catalog.format('process %s (%s) on node "%s" waits for %s behind the copy of %s, since %s', v_waiter.pid,
+            v_waiter.who, p_step.units ->> 'snapshot', v_waiter.what, coalesce(v_waiter.title, 'a table'), v_waiter.since);
+        v_behind := v_behind || v_text;
+        IF NOT v_told ? (v_waiter.pid || ' ' || v_waiter.began) THEN
+            RAISE NOTICE '%', v_text;
+            v_told := v_told || pg_catalog.to_jsonb(v_waiter.pid || ' ' || v_waiter.began);
+        END IF;
+    END LOOP;
+    WHILE pg_catalog.jsonb_array_length(v_told) > 500 LOOP
+        v_told := v_told - 0;
+    END LOOP;
+    RETURN p_load || pg_catalog.jsonb_build_object('told', v_told, 'behind', CASE WHEN v_behind <> '{}' THEN
+        zodan.name_some(pg_catalog.to_jsonb(v_behind)) || CASE WHEN (p_seen ->> 'queued')::int > 0
+            THEN pg_catalog.format(' (%s more behind)', p_seen ->> 'queued') ELSE '' END END);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.tell_waiters IS
+'Reports, once for each session of a source, that it waits for a lock which the session of a lane has there: p_seen
+is what zodan.read_load saw. Returns p_load with told, the sessions reported, the newest last, and behind, what is true
+now, NULL if nobody waits.';
+REVOKE ALL ON FUNCTION zodan.tell_waiters FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.judge_load(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
 /* Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
 the step's job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
-and what zodan.find_pause adds. Reports that the copy pauses, and that it goes on. The session is one of its own: the
-looks go on whatever the others do, and a source that cannot be asked is none that holds the copy up. */
+and what zodan.find_pause and zodan.tell_waiters add. Reports that the copy pauses, and that it goes on. The session is
+one of its own: the looks go on whatever the others do, and a source that cannot be asked is none that holds the copy
+up. */
 DECLARE
     v_source text := p_step.units ->> 'snapshot';
     v_node text := zodan.lane_name(v_source, 0);
@@ -3868,12 +3911,15 @@ BEGIN
     v_load := v_load || '{"asked": false, "known": true}';
     IF (v_answer ->> 'ok')::boolean THEN
         v_load := zodan.find_pause(v_load, v_answer -> 'value', (p_step.units ->> 'max_lag')::interval, v_source, v_now);
+        v_load := zodan.tell_waiters(v_load, v_answer -> 'value', p_step);
     ELSE
         PERFORM zodan.close_connection(v_node);
-        v_load := v_load || '{"paused": null, "by": null}';
+        v_load := v_load || '{"paused": null, "by": null, "behind": null}';
     END IF;
     IF v_load ->> 'by' IS DISTINCT FROM p_job.load ->> 'by' THEN
         RAISE NOTICE '%', coalesce('the copy pauses, waiting for ' || (v_load ->> 'paused'), 'the copy goes on');
+        p_job.sample_due := v_now;
+    ELSIF v_load -> 'behind' IS DISTINCT FROM p_job.load -> 'behind' THEN
         p_job.sample_due := v_now;
     END IF;
     IF (v_answer #>> '{value,lost}')::boolean THEN
@@ -3888,8 +3934,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.judge_load IS
 'Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
 the step''s job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
-and what zodan.find_pause adds. Reports that the copy pauses, and that it goes on. The session is one of its own: the
-looks go on whatever the others do, and a source that cannot be asked is none that holds the copy up.';
+and what zodan.find_pause and zodan.tell_waiters add. Reports that the copy pauses, and that it goes on. The session is
+one of its own: the looks go on whatever the others do, and a source that cannot be asked is none that holds the copy
+up.';
 REVOKE ALL ON FUNCTION zodan.judge_load FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_units(
@@ -3935,8 +3982,8 @@ BEGIN
             v_lane - '{moved,trouble,failure}'::text[]);
     END LOOP;
     v_units := zodan.measure_units(p_step, p_job.progress);
-    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure,paused}', coalesce(p_job.load -> 'paused', 'null')),
-        v_now);
+    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', (v_units -> 'measure')
+        || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
        AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
         PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));

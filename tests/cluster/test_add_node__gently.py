@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
+from typing import Any
+
+import psycopg
 
 from support.calls import add_node, load_zodan
 from support.clusters import MakeCluster
@@ -16,6 +20,18 @@ _WAITS = "SELECT coalesce(max(waiting_for), '') FROM zodan.step WHERE phase_name
 #: WAL that a slot holds, and that nothing else is about.
 _MB = "SELECT pg_logical_emit_message(false, 'zodan test', repeat('x', 1 << 20))"
 _HELD = "SELECT pg_current_wal_lsn() - restart_lsn FROM pg_replication_slots WHERE slot_name = 'others'"
+
+
+_LANES = (
+    "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+    f" WHERE a.application_name LIKE 'zodan_copy%%' AND l.granted AND l.relation = '{KEYED}'::regclass"
+)
+
+
+def _locks(waiter: psycopg.Connection[Any]) -> None:
+    """Wait for a lock that nobody else could wait for at the same time, until it is cancelled."""
+    with suppress(psycopg.errors.QueryCanceled), waiter.transaction():
+        waiter.execute(f"LOCK TABLE {KEYED}")
 
 
 def _said(node: Node, words: str) -> None:
@@ -107,7 +123,7 @@ def test_a_copy_pauses_while_a_slot_is_nearly_full(make_cluster: MakeCluster) ->
     assert_rows_equal(cluster.members, TABLES)
 
 
-def test_a_copy_pauses_while_a_peer_lags(make_cluster: MakeCluster) -> None:
+def test_a_peer_that_lags_and_a_session_that_waits_behind_a_unit_are_named(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=2, blanks=1)
     n1, n2, n3 = cluster.nodes
     create_tables(cluster)
@@ -121,6 +137,22 @@ def test_a_copy_pauses_while_a_peer_lags(make_cluster: MakeCluster) -> None:
         lock.execute(f"LOCK TABLE {KEYED}")
         n1.execute(f"INSERT INTO {KEYED} VALUES (1, 'n1', 0, 'late')")
         held.let_go_on()
+        with n1.connect() as waiter:
+            waiter.execute("SET application_name = 'ddl'")
+            pid = waiter.info.backend_pid
+            wait_until(lambda: "" if n1.execute(_LANES)[0][0] else "no lane", _BUDGET_S, "a lane to lock the table")
+            stuck = threading.Thread(target=_locks, args=(waiter,), daemon=True)
+            stuck.start()
+            named = (
+                f'process {pid} ({waiter.info.user}, ddl) on node "n1" waits for AccessExclusiveLock on public.{KEYED}'
+            )
+            _said(n3, f"{named} behind the copy of public.{KEYED}, part ")
+            behind = "SELECT count(*) FROM zodan.sample WHERE strpos(measure ->> 'behind', %(named)s) = 1"
+            wait_until(
+                lambda: "" if n3.execute(behind, {"named": named})[0][0] else "no sample", _BUDGET_S, "a sample of it"
+            )
+            n1.execute("SELECT pg_cancel_backend(%(pid)s)", {"pid": pid})
+            stuck.join(_BUDGET_S)
         _said(n3, "the copy pauses, waiting for peer ")
         _waits(n3, 'which lags behind node "n1" by more than 00:00:00.5')
         (streams,) = n1.execute("SELECT array_agg(application_name) FROM pg_stat_replication")
@@ -128,6 +160,7 @@ def test_a_copy_pauses_while_a_peer_lags(make_cluster: MakeCluster) -> None:
     _said(n3, "the copy goes on")
     held.finish()
     assert held.error is None
+    assert n3.log_text().count(named) == 1
     cluster.blanks.remove(n3)
     cluster.members.append(n3)
     cluster.wait_replicating()

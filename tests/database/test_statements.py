@@ -39,7 +39,10 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/note_ddl": ({}, {"ddl"}),
     "copy/note_life": ({}, {"starts"}),
     "copy/note_objects": ({}, {"objects", "identity", "at"}),
-    "copy/read_load": ({"slot": TRAP}, {"lsn", "slots", "peers", "lost"}),
+    "copy/read_load": (
+        {"slot": TRAP, "subscription": TRAP},
+        {"lsn", "slots", "peers", "lost", "waiters", "queued"},
+    ),
     "copy/prepare_build": ({}, {"memory"}),
     "copy/set_indexes_aside": ({"tables": json.dumps(['public."a b"']), "subscription": TRAP}, set()),
     "copy/prove_unwritten": ({"node": TRAP}, set()),

@@ -107,6 +107,7 @@ class SampleEntry(TypedDict):
     table_bytes: int | None
     lag_bytes: int | None
     paused: str | None
+    behind: str | None
 
 
 class PlannedStepEntry(TypedDict):

@@ -27,11 +27,12 @@ _SAMPLE = """
 SELECT s.ordinal, s.taken_at,
        CASE WHEN s.taken_at >= t.started_at THEN extract(epoch FROM s.taken_at - t.started_at)::float8 END AS waited_s,
        m.stage, m.tables_done, m.tables_total, m.bytes_done, m.bytes_total, m."table", m.table_bytes, m.lag_bytes,
-       m.paused
+       m.paused, m.behind
   FROM zodan.sample AS s
   JOIN zodan.step AS t ON t.operation_id = s.operation_id AND t.ordinal = s.ordinal
  CROSS JOIN LATERAL pg_catalog.jsonb_to_record(s.measure) AS m(stage text, tables_done bigint, tables_total bigint,
-       bytes_done bigint, bytes_total bigint, "table" text, table_bytes bigint, lag_bytes bigint, paused text)
+       bytes_done bigint, bytes_total bigint, "table" text, table_bytes bigint, lag_bytes bigint, paused text,
+       behind text)
 """
 _ALL = f"{_SAMPLE} WHERE s.operation_id = %(number)s ORDER BY s.taken_at, s.ordinal"
 # A resumed call would also find the samples of the call before it.
@@ -62,6 +63,8 @@ class Sample:
     lag_bytes: int | None = None
     #: What a copy is paused for.
     paused: str | None = None
+    #: Who waits on the source for a lock of the copy.
+    behind: str | None = None
 
     @property
     def is_copy(self) -> bool:
@@ -156,6 +159,7 @@ def describe_bytes(sample: Sample, bytes_per_s: float | None) -> str:
             *facts,
             *([f"now {sample.table}"] if sample.table else []),
             *([f"paused, waiting for {sample.paused}"] if sample.paused else []),
+            *([sample.behind] if sample.behind else []),
         ]
     )
 
