@@ -642,10 +642,13 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(
            (SELECT pg_catalog.string_agg(DISTINCT coalesce(
-                       pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
-                           coalesce(nullif(h.application_name, ''), h.backend_type),
+                       pg_catalog.format('process %%s (%%s, %%s, %%s, in a transaction for %%s, since %%s)', h.pid, h.usename,
+                           coalesce(nullif(h.application_name, ''), h.backend_type), h.state,
+                           pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - h.xact_start),
                            pg_catalog.date_trunc('second', h.xact_start)),
-                       (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
+                       (SELECT pg_catalog.string_agg(pg_catalog.format('prepared transaction %%s (%%s, for %%s, since %%s)', x.gid,
+                                   x.owner, pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - x.prepared),
+                                   pg_catalog.date_trunc('second', x.prepared)), ', ')
                           FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
               FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
               LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
@@ -1662,12 +1665,12 @@ COMMENT ON FUNCTION zodan.read_bound IS
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
-CREATE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_lane int DEFAULT NULL)
+CREATE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_purpose text DEFAULT '')
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane
-p_lane, waits for: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for, or in the
+session whose purpose ends with p_purpose, such as a lane: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
 nothing, or if that cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
@@ -1678,7 +1681,7 @@ BEGIN
         || zodan.parse_dsn(p_dsns ->> p_node)
         || '{"application_name": "zodan asks"}'));
     SELECT b.found INTO v_found FROM dblink(v_connection,
-        zodan.find_waits(zodan.name_session(coalesce(' ' || p_lane, ''), zodan.name_caller(pg_catalog.pg_backend_pid())))) AS b(found text);
+        zodan.find_waits(zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid())))) AS b(found text);
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
@@ -1687,8 +1690,8 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane
-p_lane, waits for: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
+'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for, or in the
+session whose purpose ends with p_purpose, such as a lane: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
 nothing, or if that cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
@@ -2978,7 +2981,7 @@ BEGIN
                  WHERE v_stage = 'clearing' AND (u.operation_id, u.phase_name, u.bundle)
                      = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle)))));
     END IF;
-    RETURN p_lane || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
+    RETURN p_lane - '{blockers,told_due}'::text[] || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
         pg_catalog.clock_timestamp() + zodan.read_patience()) || CASE WHEN v_answer IS NULL THEN '{}'
         ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
 END
@@ -3084,6 +3087,42 @@ snapshot is lost or too old, all units of its bundle begin again. Otherwise fail
 would not help.';
 REVOKE ALL ON FUNCTION zodan.fail_unit FROM PUBLIC;
 
+CREATE FUNCTION zodan.watch_snapshot(p_lane jsonb, p_step zodan.step, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks at a lane that waits for a snapshot of the source, which comes when the transactions that are open there have
+ended. Reports what it waits for after 10 s, and whenever the time has doubled. Returns the
+lane, with overdue, an answer as zodan.fetch_result returns it, if it has waited for as long as a wait may see no
+progress. */
+DECLARE
+    v_source text := p_step.units ->> 'snapshot';
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_asked timestamptz := (p_lane ->> 'due')::timestamptz - zodan.read_patience();
+    v_is_overdue boolean := v_now >= (p_lane ->> 'due')::timestamptz;
+    v_waited interval := pg_catalog.date_trunc('second', v_now - v_asked);
+    v_blockers text;
+BEGIN
+    IF NOT v_is_overdue AND v_now < coalesce((p_lane ->> 'told_due')::timestamptz, v_asked + interval '10 s') THEN
+        RETURN p_lane;
+    END IF;
+    v_blockers := zodan.find_blockers(v_source, p_dsns, ' snapshot');
+    p_lane := p_lane || pg_catalog.jsonb_build_object('told_due', v_now + (v_now - v_asked), 'blockers', v_blockers);
+    IF v_is_overdue THEN
+        RETURN p_lane || pg_catalog.jsonb_build_object('overdue', pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '57014',
+            'message', pg_catalog.format('node "%s" has given no snapshot for %s', v_source, v_waited)));
+    END IF;
+    RAISE NOTICE 'node "%" has given no snapshot for %: waiting for %', v_source, v_waited, coalesce(v_blockers, 'nothing that is known');
+    RETURN p_lane;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.watch_snapshot IS
+'Looks at a lane that waits for a snapshot of the source, which comes when the transactions that are open there have
+ended. Reports what it waits for after 10 s, and whenever the time has doubled. Returns the
+lane, with overdue, an answer as zodan.fetch_result returns it, if it has waited for as long as a wait may see no
+progress.';
+REVOKE ALL ON FUNCTION zodan.watch_snapshot FROM PUBLIC;
+
 CREATE FUNCTION zodan.watch_lane(p_lane jsonb, p_number int, p_step zodan.step, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -3094,11 +3133,13 @@ DECLARE
     v_node text := zodan.lane_name(p_step.node, p_number);
     v_now timestamptz := pg_catalog.clock_timestamp();
 BEGIN
-    IF v_now < (p_lane ->> 'due')::timestamptz OR p_lane ->> 'stage' = 'snapshot' THEN
+    IF p_lane ->> 'stage' = 'snapshot' THEN
+        RETURN zodan.watch_snapshot(p_lane, p_step, p_dsns);
+    ELSIF v_now < (p_lane ->> 'due')::timestamptz THEN
         RETURN p_lane;
     END IF;
     p_lane := p_lane || pg_catalog.jsonb_build_object('due', v_now + zodan.read_patience(), 'blockers',
-        zodan.find_blockers(v_node, p_dsns, p_number));
+        zodan.find_blockers(v_node, p_dsns, ' ' || p_number));
     IF p_lane ->> 'blockers' ~ '^(process|prepared transaction) ' THEN
         PERFORM zodan.cancel_statement(v_node);
     END IF;
@@ -3148,7 +3189,9 @@ BEGIN
                     AND u.phase_name = p_step.phase_name AND u.number = (p_lane ->> 'unit')::int), p_dsns) END;
             IF v_answer IS NULL THEN
                 p_lane := zodan.watch_lane(p_lane, p_number, p_step, p_dsns);
-                EXIT;
+                v_answer := p_lane -> 'overdue';
+                EXIT WHEN v_answer IS NULL;
+                p_lane := p_lane - 'overdue';
             END IF;
         END IF;
         SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
@@ -3454,16 +3497,15 @@ BEGIN
         RETURN p_job;
     ELSIF p_step.units ? 'load_sql' THEN
         p_job := zodan.judge_load(p_job, p_step, p_dsns);
-        p_job.blockers := p_job.load ->> 'paused';
     END IF;
-    IF p_job.blockers IS NOT NULL THEN
+    IF p_job.load ->> 'paused' IS NOT NULL THEN
         p_job.deadline := v_now + zodan.read_patience();
     END IF;
     SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, i.number), p_dsns -> p_step.node) INTO v_dsns
       FROM pg_catalog.generate_series(1, pg_catalog.jsonb_array_length(p_job.lanes)) AS i(number);
     FOR v_number IN 1 .. pg_catalog.jsonb_array_length(p_job.lanes) LOOP
         v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_results,
-            p_job.answer IS NULL AND p_job.blockers IS NULL AND coalesce((p_job.load ->> 'known')::boolean, true));
+            p_job.answer IS NULL AND p_job.load ->> 'paused' IS NULL AND coalesce((p_job.load ->> 'known')::boolean, true));
         IF v_lane ? 'moved' THEN
             p_job.deadline := v_now + zodan.read_patience();
         END IF;
@@ -3472,6 +3514,8 @@ BEGIN
         p_job.lanes := pg_catalog.jsonb_set(p_job.lanes, ARRAY[(v_number - 1)::text],
             v_lane - '{moved,trouble,failure}'::text[]);
     END LOOP;
+    p_job.blockers := coalesce(p_job.load ->> 'paused',
+        pg_catalog.jsonb_path_query_first(p_job.lanes, '$[*] ? (@.stage != "free").blockers ? (@ != null)') #>> '{}');
     v_units := zodan.measure_units(p_step, p_job.progress);
     p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', (v_units -> 'measure')
         || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);

@@ -166,3 +166,32 @@ def test_a_peer_that_lags_and_a_session_that_waits_behind_a_unit_are_named(make_
     cluster.wait_replicating()
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, TABLES)
+
+
+def test_a_snapshot_that_does_not_come_says_for_whom_it_waits(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    create_tables(cluster)
+    fill(n1, 2000)
+    load_zodan(n2)
+    n2.execute("ALTER ROLE CURRENT_USER SET zodan.sync_timeout = '12 s'")
+    arguments, plan = planned(n1, n2)
+    held = HeldCall(n2, f"before {plan.at('copied', 'n2')}", "spock.add_node", arguments)
+    with n1.connect() as long, long.transaction():
+        long.execute("SET application_name = 'long'")
+        long.execute(f"INSERT INTO {KEYED} VALUES (1, 'n1', 0, 'late')")
+        pid, user = long.info.backend_pid, long.info.user
+        who = f"process {pid} ({user}, long, idle in transaction, in a transaction for 00:00:1"
+        held.let_go_on()
+        _said(n2, 'node "n1" has given no snapshot for 00:00:1')
+        _said(n2, f": waiting for {who}")
+        _waits(n2, who)
+        held.finish()
+    assert held.error is not None
+    assert held.error.sqlstate == "ZD302"
+    detail = str(held.error.diag.message_detail)
+    assert 'node "n1" has given no snapshot for 00:00:12' in detail
+    assert f"it waited for {who}" in detail
+    add_node(cluster, "n1", "n2")
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)
