@@ -2342,8 +2342,8 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
 'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
-way, what the copy is paused for, and who waits behind it. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
-further apart its samples lie.';
+way, what the copy is paused for, and who waits behind it. Of a stream: lag_bytes to the position waited for. What is
+not known is null. The longer the step waits, the further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.unit (
@@ -2408,7 +2408,7 @@ COMMENT ON TABLE zodan.unit IS
 ones, and what is built afterwards. phase_name is that of the step; units of one bundle have the same snapshot, which
 is at lsn. A unit that is done is never done again, unless its bundle has lost its snapshot before the last unit was
 done, or the copy starts over. rows is how many were copied, NULL where a caller died before it could hear. lane is
-the session that it runs in, attempts how often it was tried, error why that failed the last time, or which tables were
+the session that it runs in, or ran in, attempts how often it was tried, error why that failed the last time, or which tables were
 passed over, and due when it may be tried again.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
 
@@ -3422,7 +3422,7 @@ BEGIN
                pg_catalog.bool_or(l.done) AS begun
           FROM looked AS l GROUP BY l.bundle)
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
+       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, lane = CASE WHEN b.kept THEN u.lane END, snapshot = NULL, due = NULL, error = NULL,
            lsn = CASE WHEN b.kept THEN coalesce(l.mark::pg_lsn, u.lsn) END, spoiled = b.begun AND NOT b.kept
       FROM looked AS l JOIN bundles AS b ON b.bundle = l.bundle
      WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.number = l.number;
@@ -3525,7 +3525,7 @@ BEGIN
     v_is_lost := p_unit.snapshot IS DISTINCT FROM p_lane ->> 'snapshot'
         OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = p_answer #>> '{value,passed}',
+       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, error = p_answer #>> '{value,passed}',
            spoiled = u.spoiled OR v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
            lsn = coalesce((p_answer #>> '{value,lsn}')::pg_lsn, u.lsn), finished_at = pg_catalog.clock_timestamp()
      WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
@@ -4166,6 +4166,28 @@ once, until it gets the advisory lock 5712036017245691 of this database, which t
 test holds while it breaks something. Without the setting it does nothing.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.record_look(p_step zodan.step, p_before zodan.job, p_job zodan.job)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes to the journal what the last look at a step brought: what it measured, and what it waits for, if that has
+changed since p_before. Returns the step's job. */
+BEGIN
+    IF p_before.blockers IS DISTINCT FROM p_job.blockers THEN
+        PERFORM zodan.record_wait(p_step.operation_id, p_step.ordinal, p_job.blockers);
+    END IF;
+    IF p_job.sample IS NOT NULL THEN
+        PERFORM zodan.record_sample(p_step.operation_id, p_step.ordinal, p_job.sample);
+        p_job.sample := NULL;
+    END IF;
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_look IS
+'Writes to the journal what the last look at a step brought: what it measured, and what it waits for, if that has
+changed since p_before. Returns the step''s job.';
+REVOKE ALL ON FUNCTION zodan.record_look FROM PUBLIC;
+
 CREATE OR REPLACE PROCEDURE zodan.run_phase(
     p_operation bigint,
     p_phase int,
@@ -4217,13 +4239,7 @@ BEGIN
             IF (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
                 v_moved := pg_catalog.clock_timestamp();
             END IF;
-            IF v_before.blockers IS DISTINCT FROM v_jobs[v_index].blockers THEN
-                PERFORM zodan.record_wait(p_operation, v_steps[v_index].ordinal, v_jobs[v_index].blockers);
-            END IF;
-            IF v_jobs[v_index].sample IS NOT NULL THEN
-                PERFORM zodan.record_sample(p_operation, v_steps[v_index].ordinal, v_jobs[v_index].sample);
-                v_jobs[v_index].sample := NULL;
-            END IF;
+            v_jobs[v_index] := zodan.record_look(v_steps[v_index], v_before, v_jobs[v_index]);
             IF v_jobs[v_index].stage = 'failed' THEN
                 p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index].answer));
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL,
@@ -10821,10 +10837,10 @@ their attributes, memberships and password hashes. jobs is how many sessions cop
 source and new node have processors, but 2 at least and 8 at most. structure says who brings
 the structure: spock, or present if it is on the new node already; it is then compared with the source's before a row
 is copied, all tables must be empty, and the new node's Spock may be newer than the members'. max_rate is how many bytes
-of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
-NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
-interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given.
-Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
+of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
+while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
+changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag stay
+as they were unless given. Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
 structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget. */
 DECLARE
     v_operation bigint;
@@ -10879,10 +10895,10 @@ their attributes, memberships and password hashes. jobs is how many sessions cop
 source and new node have processors, but 2 at least and 8 at most. structure says who brings
 the structure: spock, or present if it is on the new node already; it is then compared with the source''s before a row
 is copied, all tables must be empty, and the new node''s Spock may be newer than the members''. max_rate is how many bytes
-of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
-NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
-interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given.
-Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
+of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
+while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
+changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag stay
+as they were unless given. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
 structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
