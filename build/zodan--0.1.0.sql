@@ -3416,8 +3416,8 @@ AS $zodan$
 /* Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
 the step's job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
 and what zodan.find_pause and zodan.tell_waiters add. Reports that the copy pauses, and that it goes on. The session is
-one of its own: the looks go on whatever the others do, and a source that cannot be asked is none that holds the copy
-up. */
+one of its own: the looks go on whatever the others do. What was seen last holds for 10 s where
+the source cannot be asked. */
 DECLARE
     v_source text := p_step.units ->> 'snapshot';
     v_node text := zodan.lane_name(v_source, 0);
@@ -3445,10 +3445,15 @@ BEGIN
     v_load := v_load || '{"asked": false, "known": true}';
     IF (v_answer ->> 'ok')::boolean THEN
         v_load := zodan.find_pause(v_load, v_answer -> 'value', (p_step.units ->> 'max_lag')::interval, v_source, v_now);
-        v_load := zodan.tell_waiters(v_load, v_answer -> 'value', p_step);
+        v_load := zodan.tell_waiters(v_load, v_answer -> 'value', p_step) || pg_catalog.jsonb_build_object('seen', v_now);
     ELSE
         PERFORM zodan.close_connection(v_node);
-        v_load := v_load || '{"paused": null, "by": null, "behind": null}';
+        -- To connect may take its time, in which nothing else goes on here.
+        v_load := v_load || pg_catalog.jsonb_build_object('due', greatest(v_now + interval '1 s',
+            v_now + 10 * (pg_catalog.clock_timestamp() - v_now)));
+        IF v_now > (v_load ->> 'seen')::timestamptz + interval '10 s' THEN
+            v_load := v_load || '{"paused": null, "by": null, "behind": null}';
+        END IF;
     END IF;
     IF v_load ->> 'by' IS DISTINCT FROM p_job.load ->> 'by' THEN
         RAISE NOTICE '%', coalesce('the copy pauses, waiting for ' || (v_load ->> 'paused'), 'the copy goes on');
@@ -3469,8 +3474,8 @@ COMMENT ON FUNCTION zodan.judge_load IS
 'Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
 the step''s job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
 and what zodan.find_pause and zodan.tell_waiters add. Reports that the copy pauses, and that it goes on. The session is
-one of its own: the looks go on whatever the others do, and a source that cannot be asked is none that holds the copy
-up.';
+one of its own: the looks go on whatever the others do. What was seen last holds for 10 s where
+the source cannot be asked.';
 REVOKE ALL ON FUNCTION zodan.judge_load FROM PUBLIC;
 
 CREATE FUNCTION zodan.advance_units(
