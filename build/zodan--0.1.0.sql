@@ -652,10 +652,14 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(
            (SELECT pg_catalog.string_agg(DISTINCT coalesce(
-                       pg_catalog.format('process %%s (%%s, %%s, in a transaction since %%s)', h.pid, h.usename,
-                           coalesce(nullif(h.application_name, ''), h.backend_type),
+                       pg_catalog.format('process %%s (%%s, %%s, %%s, in a transaction for %%s, since %%s)', h.pid, h.usename,
+                           coalesce(nullif(h.application_name, ''), h.backend_type), h.state,
+                           pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - h.xact_start),
                            pg_catalog.date_trunc('second', h.xact_start)),
-                       (SELECT pg_catalog.string_agg('prepared transaction ' || x.gid, ', ')
+                       (SELECT pg_catalog.string_agg(pg_catalog.format('prepared transaction %%s (%%s, for %%s, since %%s)',
+                                   x.gid, x.owner,
+                                   pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - x.prepared),
+                                   pg_catalog.date_trunc('second', x.prepared)), ', ')
                           FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
               FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
               LEFT JOIN pg_catalog.pg_stat_activity AS h ON h.pid = b.pid),
@@ -1672,13 +1676,13 @@ COMMENT ON FUNCTION zodan.read_bound IS
 interval, or a number of seconds), else 1 min.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
-CREATE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_lane int DEFAULT NULL)
+CREATE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_purpose text DEFAULT '')
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane
-p_lane, waits for: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
-nothing, or if that cannot be asked. Raises no error except for a cancel. */
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for, or in the
+session whose purpose ends with p_purpose, such as a lane: processes and prepared transactions that hold a lock, or an
+event. Returns NULL if it waits for nothing, or if that cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
@@ -1688,7 +1692,7 @@ BEGIN
         || zodan.parse_dsn(p_dsns ->> p_node)
         || '{"application_name": "zodan asks"}'));
     SELECT b.found INTO v_found FROM dblink(v_connection,
-        zodan.find_waits(zodan.name_session(coalesce(' ' || p_lane, ''), zodan.name_caller(pg_catalog.pg_backend_pid())))) AS b(found text);
+        zodan.find_waits(zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid())))) AS b(found text);
     PERFORM dblink_disconnect(v_connection);
     RETURN v_found;
 EXCEPTION WHEN OTHERS THEN
@@ -1697,9 +1701,9 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection, or in its lane
-p_lane, waits for: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
-nothing, or if that cannot be asked. Raises no error except for a cancel.';
+'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for, or in the
+session whose purpose ends with p_purpose, such as a lane: processes and prepared transactions that hold a lock, or an
+event. Returns NULL if it waits for nothing, or if that cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE FUNCTION zodan.is_connected(p_node text)
@@ -1936,6 +1940,7 @@ CREATE TABLE zodan.step (
     policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift')),
     object_name text,
     units jsonb,
+    waiting_for text,
     PRIMARY KEY (operation_id, ordinal)
 );
 COMMENT ON TABLE zodan.step IS
@@ -1948,9 +1953,10 @@ says what is special about a step. once: not repeated after it is done. final: f
 rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
 tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
 before it. budget is how long until_sql may see no progress. units says of a step whose work is in zodan.unit how it
-is done: lanes, how many sessions at a time; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the
-node that each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was
-lost.';
+is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited;
+lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot
+of; clear_sql, what empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries;
+max_lag, how far a peer may lag behind it. waiting_for is what holds a step up, as far as it is known.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE zodan.sample (
@@ -1963,8 +1969,8 @@ CREATE TABLE zodan.sample (
 );
 COMMENT ON TABLE zodan.sample IS
 'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
-way. Of a stream: lag_bytes to the position waited for. What is not known is null. The longer the step waits, the
-further apart its samples lie.';
+way, what the copy is paused for, and who waits behind it. Of a stream: lag_bytes to the position waited for. What is
+not known is null. The longer the step waits, the further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE TABLE zodan.unit (
@@ -1996,10 +2002,10 @@ COMMENT ON TABLE zodan.unit IS
 ones, and what is built afterwards. phase_name is that of the step; units of one bundle have the same snapshot, which
 is at lsn. A unit that is done is never done again, unless the snapshot was lost before the last unit of its bundle was
 done, a table of the bundle was rewritten before the next snapshot, or the copy starts over. rows is how many were
-copied, NULL where a caller died before it could hear. lane is the session that it runs in, attempts how often it was
-tried, error why that failed the last time, and due when it may be tried again. files is an object of the tables'' oids
-and the numbers of their files on the source, and proved the position of the last snapshot in which they were the
-same.';
+copied, NULL where a caller died before it could hear. lane is the session that it runs in, or ran in, attempts how
+often it was tried, error why that failed the last time, or which tables were passed over, and due when it may be tried
+again. files is an object of the tables'' oids and the numbers of their files on the source, and proved the position of
+the last snapshot in which they were the same.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
 
 CREATE FUNCTION zodan.start_operation(
@@ -2174,6 +2180,7 @@ BEGIN
            -- A statement without a row returns the null of JSON, which is no result.
            result = coalesce(nullif(p_result, 'null'), result),
            error = p_error,
+           waiting_for = CASE WHEN p_state = 'failed' THEN waiting_for END,
            started_at = CASE WHEN p_state = 'running' THEN pg_catalog.clock_timestamp() ELSE started_at END,
            finished_at = CASE WHEN p_state <> 'running' THEN pg_catalog.clock_timestamp() END
      WHERE operation_id = p_operation AND ordinal = p_ordinal;
@@ -2229,6 +2236,33 @@ $zodan$;
 COMMENT ON FUNCTION zodan.set_lanes IS
 'Sets how many sessions copy side by side in an operation that goes on, unless p_jobs is NULL.';
 REVOKE ALL ON FUNCTION zodan.set_lanes FROM PUBLIC;
+
+CREATE FUNCTION zodan.set_limits(p_operation bigint, p_limits jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null. */
+BEGIN
+    UPDATE zodan.step AS s SET units = s.units || pg_catalog.jsonb_strip_nulls(p_limits)
+     WHERE s.operation_id = p_operation AND s.units ? 'snapshot';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_limits IS
+'Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null.';
+REVOKE ALL ON FUNCTION zodan.set_limits FROM PUBLIC;
+
+CREATE FUNCTION zodan.record_wait(p_operation bigint, p_ordinal int, p_waiting_for text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes to the journal what a step waits for, NULL for nothing that is known. */
+BEGIN
+    UPDATE zodan.step SET waiting_for = p_waiting_for WHERE operation_id = p_operation AND ordinal = p_ordinal;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_wait IS
+'Writes to the journal what a step waits for, NULL for nothing that is known.';
+REVOKE ALL ON FUNCTION zodan.record_wait FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_facts(p_dsns jsonb, p_purpose text)
 RETURNS jsonb
@@ -2613,15 +2647,15 @@ REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 CREATE TYPE zodan.job AS (
     stage text, sent boolean, found boolean, cancelled boolean, deadline timestamptz, next timestamptz, pause float8,
     since timestamptz, progress jsonb, sample jsonb, sample_due timestamptz, result jsonb, answer jsonb, blockers text,
-    told_due timestamptz, told_after interval, lanes jsonb
+    told_due timestamptz, told_after interval, lanes jsonb, load jsonb
 );
 COMMENT ON TYPE zodan.job IS
 'A step under way: its stage (check, do, until, lost, done or failed), whether the stage''s statement is under way on
 the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
-what its statement waits for, when to report that next and after how long, and its lanes, if its work is in
-zodan.unit.';
+what holds it up, when to report that next and after how long, and, if its work is in zodan.unit, its lanes and what
+zodan.judge_load knows of the source.';
 
 CREATE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -2898,7 +2932,8 @@ BEGIN
                    FILTER (WHERE b.whole) OVER ()) AS kept
           FROM bundles AS b)
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN k.kept THEN 'done' ELSE 'pending' END, lane = NULL, snapshot = NULL, due = NULL, error = NULL,
+       SET state = CASE WHEN k.kept THEN 'done' ELSE 'pending' END, lane = CASE WHEN k.kept THEN u.lane END,
+           snapshot = NULL, due = NULL, error = NULL,
            lsn = CASE WHEN k.kept THEN l.lsn END, spoiled = k.begun AND NOT k.kept,
            files = CASE WHEN k.kept AND l.known THEN u.files END,
            proved = CASE WHEN k.kept THEN k.proved END
@@ -2990,9 +3025,11 @@ BEGIN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
             WHEN 'clearing' THEN 'clear_sql' WHEN 'comparing' THEN 'compare_sql' ELSE 'unit_sql' END, p_dsns,
             p_results || pg_catalog.jsonb_build_object('unit', pg_catalog.to_jsonb(p_unit)
-                || pg_catalog.jsonb_build_object('lane', p_number) || zodan.describe_units(p_unit, v_stage)));
+                || pg_catalog.jsonb_build_object('lane', p_number, 'rate',
+                       coalesce((p_step.units ->> 'max_rate')::bigint / (p_step.units ->> 'lanes')::int, 0))
+                || zodan.describe_units(p_unit, v_stage)));
     END IF;
-    RETURN p_lane || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
+    RETURN p_lane - '{blockers,told_due}'::text[] || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
         pg_catalog.clock_timestamp() + zodan.read_patience()) || CASE WHEN v_answer IS NULL THEN '{}'
         ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
 END
@@ -3057,7 +3094,7 @@ BEGIN
     -- Another lane may have found meanwhile that the bundle has to begin again.
     v_is_lost := p_unit.spoiled OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, lane = NULL, error = NULL,
+       SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, error = p_answer #>> '{value,passed}',
            spoiled = v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
            lsn = CASE WHEN NOT v_is_lost THEN u.lsn END, snapshot = CASE WHEN NOT v_is_lost THEN u.snapshot END,
            files = p_answer #> '{value,files}', proved = u.lsn, finished_at = pg_catalog.clock_timestamp()
@@ -3153,6 +3190,42 @@ snapshot is lost or too old, all units of its bundle begin again. Otherwise fail
 would not help.';
 REVOKE ALL ON FUNCTION zodan.fail_unit FROM PUBLIC;
 
+CREATE FUNCTION zodan.watch_snapshot(p_lane jsonb, p_step zodan.step, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks at a lane that waits for a snapshot of the source, which comes when the transactions that are open there have
+ended. Reports what it waits for after 10 s, and whenever the time has doubled. Returns the
+lane, with overdue, an answer as zodan.fetch_result returns it, if it has waited for as long as a wait may see no
+progress. */
+DECLARE
+    v_source text := p_step.units ->> 'snapshot';
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_asked timestamptz := (p_lane ->> 'due')::timestamptz - zodan.read_patience();
+    v_is_overdue boolean := v_now >= (p_lane ->> 'due')::timestamptz;
+    v_waited interval := pg_catalog.date_trunc('second', v_now - v_asked);
+    v_blockers text;
+BEGIN
+    IF NOT v_is_overdue AND v_now < coalesce((p_lane ->> 'told_due')::timestamptz, v_asked + interval '10 s') THEN
+        RETURN p_lane;
+    END IF;
+    v_blockers := zodan.find_blockers(v_source, p_dsns, ' snapshot');
+    p_lane := p_lane || pg_catalog.jsonb_build_object('told_due', v_now + (v_now - v_asked), 'blockers', v_blockers);
+    IF v_is_overdue THEN
+        RETURN p_lane || pg_catalog.jsonb_build_object('overdue', pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '57014',
+            'message', pg_catalog.format('node "%s" has given no snapshot for %s', v_source, v_waited)));
+    END IF;
+    RAISE NOTICE 'node "%" has given no snapshot for %: waiting for %', v_source, v_waited, coalesce(v_blockers, 'nothing that is known');
+    RETURN p_lane;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.watch_snapshot IS
+'Looks at a lane that waits for a snapshot of the source, which comes when the transactions that are open there have
+ended. Reports what it waits for after 10 s, and whenever the time has doubled. Returns the
+lane, with overdue, an answer as zodan.fetch_result returns it, if it has waited for as long as a wait may see no
+progress.';
+REVOKE ALL ON FUNCTION zodan.watch_snapshot FROM PUBLIC;
+
 CREATE FUNCTION zodan.watch_lane(p_lane jsonb, p_number int, p_step zodan.step, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -3163,11 +3236,13 @@ DECLARE
     v_node text := zodan.lane_name(p_step.node, p_number);
     v_now timestamptz := pg_catalog.clock_timestamp();
 BEGIN
-    IF v_now < (p_lane ->> 'due')::timestamptz OR p_lane ->> 'stage' = 'snapshot' THEN
+    IF p_lane ->> 'stage' = 'snapshot' THEN
+        RETURN zodan.watch_snapshot(p_lane, p_step, p_dsns);
+    ELSIF v_now < (p_lane ->> 'due')::timestamptz THEN
         RETURN p_lane;
     END IF;
     p_lane := p_lane || pg_catalog.jsonb_build_object('due', v_now + zodan.read_patience(), 'blockers',
-        zodan.find_blockers(v_node, p_dsns, p_number));
+        zodan.find_blockers(v_node, p_dsns, ' ' || p_number));
     IF p_lane ->> 'blockers' ~ '^(process|prepared transaction) ' THEN
         PERFORM zodan.cancel_statement(v_node);
     END IF;
@@ -3217,7 +3292,9 @@ BEGIN
                     p_step.phase_name), p_dsns) END;
             IF v_answer IS NULL THEN
                 p_lane := zodan.watch_lane(p_lane, p_number, p_step, p_dsns);
-                EXIT;
+                v_answer := p_lane -> 'overdue';
+                EXIT WHEN v_answer IS NULL;
+                p_lane := p_lane - 'overdue';
             END IF;
         END IF;
         SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
@@ -3256,15 +3333,16 @@ CREATE FUNCTION zodan.close_lanes(p_step zodan.step, p_lanes int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes the lanes of a step and the snapshot of its units. */
+/* Closes the lanes of a step, the snapshot of its units, and the session that looks at the source. */
 BEGIN
+    PERFORM zodan.close_connection(zodan.lane_name(p_step.units ->> 'snapshot', 0));
     PERFORM zodan.close_connection(zodan.lane_name(p_step.node, i.number))
        FROM pg_catalog.generate_series(1, p_lanes) AS i(number);
     PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_lanes IS
-'Closes the lanes of a step and the snapshot of its units.';
+'Closes the lanes of a step, the snapshot of its units, and the session that looks at the source.';
 REVOKE ALL ON FUNCTION zodan.close_lanes FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_positions(p_step zodan.step)
@@ -3350,6 +3428,174 @@ COMMENT ON FUNCTION zodan.look_at_units IS
 without until_sql at once. What it saw is the progress of the step''s job.';
 REVOKE ALL ON FUNCTION zodan.look_at_units FROM PUBLIC;
 
+CREATE FUNCTION zodan.find_pause(
+    p_load jsonb,
+    p_seen jsonb,
+    p_max_lag interval,
+    p_source text,
+    p_at timestamptz
+)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
+paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
+80 per cent, and until it is below 70. A peer is too far behind if
+PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
+learns nothing of a peer that does not answer. */
+DECLARE
+    v_at float8 := extract(epoch FROM p_at);
+    v_lag float8 := extract(epoch FROM p_max_lag);
+    v_trail jsonb := coalesce(p_load -> 'trail', '[]');
+    v_then pg_lsn;
+    v_found record;
+BEGIN
+    IF v_lag IS NOT NULL THEN
+        IF coalesce((v_trail #>> '{-1,at}')::float8 + v_lag / 20 <= v_at, true) THEN
+            v_trail := v_trail || pg_catalog.jsonb_build_object('at', v_at, 'lsn', p_seen -> 'lsn');
+        END IF;
+        WHILE (v_trail #>> '{1,at}')::float8 <= v_at - v_lag LOOP
+            v_trail := v_trail - 0;
+        END LOOP;
+        v_then := CASE WHEN (v_trail #>> '{0,at}')::float8 <= v_at - v_lag THEN (v_trail #>> '{0,lsn}')::pg_lsn END;
+    END IF;
+    SELECT f.* INTO v_found FROM (
+        SELECT 1 AS place, s.part, 'slot ' || s.name AS holder, pg_catalog.format(
+                   'slot "%s" on node "%s", which holds %s %% of max_slot_wal_keep_size%s', s.name, p_source, s.part,
+                   CASE WHEN s.own THEN ' for the copy itself' WHEN NOT s.active THEN ', and which nobody reads'
+                       ELSE '' END) AS what
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'slots') AS s(name text, own boolean, active boolean, part numeric)
+         WHERE s.part > 80 OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name
+        UNION ALL
+        SELECT 2, p.lag::numeric, 'peer ' || p.name, pg_catalog.format(
+                   'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
+                   pg_catalog.pg_size_pretty((p_seen ->> 'lsn')::pg_lsn - p.lsn))
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'peers') AS p(name text, lsn pg_lsn, lag float8)
+         WHERE p.lsn < v_then OR p.lag > v_lag) AS f
+     ORDER BY f.place, f.part DESC NULLS LAST, f.holder
+     LIMIT 1;
+    RETURN p_load || pg_catalog.jsonb_build_object('paused', v_found.what, 'by', v_found.holder, 'trail', v_trail);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_pause IS
+'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
+paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
+80 per cent, and until it is below 70. A peer is too far behind if
+PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
+learns nothing of a peer that does not answer.';
+REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
+
+CREATE FUNCTION zodan.tell_waiters(p_load jsonb, p_seen jsonb, p_step zodan.step)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reports, once for each session of a source, that it waits for a lock which the session of a lane has there: p_seen
+is what zodan.read_load saw. Returns p_load with told, the sessions reported, the newest last, and behind, what is true
+now, NULL if nobody waits. */
+DECLARE
+    v_told jsonb := coalesce(p_load -> 'told', '[]');
+    v_waiter record;
+    v_text text;
+    v_behind text[] := '{}';
+BEGIN
+    FOR v_waiter IN
+        SELECT w.*, u.title
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'waiters') AS w(pid int, began text, who text, what text, since text, lane int)
+          LEFT JOIN zodan.unit AS u ON (u.operation_id, u.phase_name, u.lane) = (p_step.operation_id, p_step.phase_name, w.lane)
+           AND u.state = 'running'
+         ORDER BY w.since, w.pid
+    LOOP
+        v_text := pg_catalog.format('process %s (%s) on node "%s" waits for %s behind the copy of %s, since %s', v_waiter.pid,
+            v_waiter.who, p_step.units ->> 'snapshot', v_waiter.what, coalesce(v_waiter.title, 'a table'), v_waiter.since);
+        v_behind := v_behind || v_text;
+        IF NOT v_told ? (v_waiter.pid || ' ' || v_waiter.began) THEN
+            RAISE NOTICE '%', v_text;
+            v_told := v_told || pg_catalog.to_jsonb(v_waiter.pid || ' ' || v_waiter.began);
+        END IF;
+    END LOOP;
+    WHILE pg_catalog.jsonb_array_length(v_told) > 500 LOOP
+        v_told := v_told - 0;
+    END LOOP;
+    RETURN p_load || pg_catalog.jsonb_build_object('told', v_told, 'behind', CASE WHEN v_behind <> '{}' THEN
+        zodan.name_some(pg_catalog.to_jsonb(v_behind)) || CASE WHEN (p_seen ->> 'queued')::int > 0
+            THEN pg_catalog.format(' (%s more behind)', p_seen ->> 'queued') ELSE '' END END);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.tell_waiters IS
+'Reports, once for each session of a source, that it waits for a lock which the session of a lane has there: p_seen
+is what zodan.read_load saw. Returns p_load with told, the sessions reported, the newest last, and behind, what is true
+now, NULL if nobody waits.';
+REVOKE ALL ON FUNCTION zodan.tell_waiters FROM PUBLIC;
+
+CREATE FUNCTION zodan.judge_load(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
+the step's job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
+and what zodan.find_pause and zodan.tell_waiters add. Reports that the copy pauses, and that it goes on. The session is
+one of its own: the looks go on whatever the others do. What was seen last holds for 10 s where
+the source cannot be asked. */
+DECLARE
+    v_source text := p_step.units ->> 'snapshot';
+    v_node text := zodan.lane_name(v_source, 0);
+    v_dsns jsonb := p_dsns || pg_catalog.jsonb_build_object(v_node, p_dsns -> v_source);
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_load jsonb := coalesce(p_job.load, pg_catalog.jsonb_build_object('due', v_now, 'asked', false, 'known', false));
+    v_answer jsonb;
+BEGIN
+    IF (v_load ->> 'asked')::boolean THEN
+        v_answer := zodan.fetch_result(v_node, v_dsns);
+    ELSIF v_now >= (v_load ->> 'due')::timestamptz THEN
+        v_answer := zodan.open_connection(v_node, v_dsns, 'zodan load');
+        IF (v_answer ->> 'ok')::boolean THEN
+            v_answer := zodan.send_statement(v_node, p_step.units ->> 'load_sql', v_dsns, '{}');
+        END IF;
+        v_load := v_load || pg_catalog.jsonb_build_object('asked', v_answer IS NULL,
+            'due', v_now + interval '1 s');
+    END IF;
+    IF v_answer IS NULL THEN
+        -- Nobody waits long for the first look.
+        p_job.load := v_load || pg_catalog.jsonb_build_object('known', (v_load ->> 'known')::boolean
+            OR v_now > (v_load ->> 'due')::timestamptz + interval '10 s');
+        RETURN p_job;
+    END IF;
+    v_load := v_load || '{"asked": false, "known": true}';
+    IF (v_answer ->> 'ok')::boolean THEN
+        v_load := zodan.find_pause(v_load, v_answer -> 'value', (p_step.units ->> 'max_lag')::interval, v_source, v_now);
+        v_load := zodan.tell_waiters(v_load, v_answer -> 'value', p_step) || pg_catalog.jsonb_build_object('seen', v_now);
+    ELSE
+        PERFORM zodan.close_connection(v_node);
+        -- To connect may take its time, in which nothing else goes on here.
+        v_load := v_load || pg_catalog.jsonb_build_object('due', greatest(v_now + interval '1 s',
+            v_now + 10 * (pg_catalog.clock_timestamp() - v_now)));
+        IF v_now > (v_load ->> 'seen')::timestamptz + interval '10 s' THEN
+            v_load := v_load || '{"paused": null, "by": null, "behind": null}';
+        END IF;
+    END IF;
+    IF v_load ->> 'by' IS DISTINCT FROM p_job.load ->> 'by' THEN
+        RAISE NOTICE '%', coalesce('the copy pauses, waiting for ' || (v_load ->> 'paused'), 'the copy goes on');
+        p_job.sample_due := v_now;
+    ELSIF v_load -> 'behind' IS DISTINCT FROM p_job.load -> 'behind' THEN
+        p_job.sample_due := v_now;
+    END IF;
+    IF (v_answer #>> '{value,lost}')::boolean THEN
+        -- Without it, all that is still copied is for nothing.
+        p_job.answer := coalesce(p_job.answer, pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD304', 'message',
+            pg_catalog.format('the slot of the copy on node "%s" is gone or has lost its WAL', v_source)));
+    END IF;
+    p_job.load := v_load;
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_load IS
+'Looks, every 1 s, at what the source of a copy carries, without waiting for it, and returns
+the step''s job. Its load has due, when to look next; asked, whether a look is under way; known, whether there was one;
+and what zodan.find_pause and zodan.tell_waiters add. Reports that the copy pauses, and that it goes on. The session is
+one of its own: the looks go on whatever the others do. What was seen last holds for 10 s where
+the source cannot be asked.';
+REVOKE ALL ON FUNCTION zodan.judge_load FROM PUBLIC;
+
 CREATE FUNCTION zodan.advance_units(
     p_job zodan.job,
     p_step zodan.step,
@@ -3361,7 +3607,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Moves a step on whose work is in zodan.unit: each of its lanes, and what that shows. The step is done when every unit
 is, and fails when one cannot be done, or when nothing has moved for as long as a wait may see no progress; what is
-under way then is waited for. until_sql is a look at the node: the first says which units it has. */
+under way then is waited for. While something holds a copy up, no unit begins, and that is no lack of progress.
+until_sql is a look at the node: the first says which units it has. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_dsns jsonb;
@@ -3371,11 +3618,17 @@ BEGIN
     p_job := zodan.look_at_units(p_job, p_step, p_dsns);
     IF p_job.stage <> 'until' OR p_job.lanes IS NULL THEN
         RETURN p_job;
+    ELSIF p_step.units ? 'load_sql' THEN
+        p_job := zodan.judge_load(p_job, p_step, p_dsns);
+    END IF;
+    IF p_job.load ->> 'paused' IS NOT NULL THEN
+        p_job.deadline := v_now + zodan.read_patience();
     END IF;
     SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, i.number), p_dsns -> p_step.node) INTO v_dsns
       FROM pg_catalog.generate_series(1, pg_catalog.jsonb_array_length(p_job.lanes)) AS i(number);
     FOR v_number IN 1 .. pg_catalog.jsonb_array_length(p_job.lanes) LOOP
-        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_results, p_job.answer IS NULL);
+        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_results,
+            p_job.answer IS NULL AND p_job.load ->> 'paused' IS NULL AND coalesce((p_job.load ->> 'known')::boolean, true));
         IF v_lane ? 'moved' THEN
             p_job.deadline := v_now + zodan.read_patience();
         END IF;
@@ -3384,8 +3637,11 @@ BEGIN
         p_job.lanes := pg_catalog.jsonb_set(p_job.lanes, ARRAY[(v_number - 1)::text],
             v_lane - '{moved,trouble,failure}'::text[]);
     END LOOP;
+    p_job.blockers := coalesce(p_job.load ->> 'paused',
+        pg_catalog.jsonb_path_query_first(p_job.lanes, '$[*] ? (@.stage != "free").blockers ? (@ != null)') #>> '{}');
     v_units := zodan.measure_units(p_step, p_job.progress);
-    p_job := zodan.take_sample(p_job, v_units, v_now);
+    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', (v_units -> 'measure')
+        || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
        AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
         PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
@@ -3398,7 +3654,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.advance_units IS
 'Moves a step on whose work is in zodan.unit: each of its lanes, and what that shows. The step is done when every unit
 is, and fails when one cannot be done, or when nothing has moved for as long as a wait may see no progress; what is
-under way then is waited for. until_sql is a look at the node: the first says which units it has.';
+under way then is waited for. While something holds a copy up, no unit begins, and that is no lack of progress.
+until_sql is a look at the node: the first says which units it has.';
 REVOKE ALL ON FUNCTION zodan.advance_units FROM PUBLIC;
 
 CREATE FUNCTION zodan.advance_job(
@@ -3523,6 +3780,28 @@ once, until it gets the advisory lock 5712036017245691 of this database, which t
 test holds while it breaks something. Without the setting it does nothing.';
 REVOKE ALL ON FUNCTION zodan.meet_test_hook FROM PUBLIC;
 
+CREATE FUNCTION zodan.record_look(p_step zodan.step, p_before zodan.job, p_job zodan.job)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes to the journal what the last look at a step brought: what it measured, and what it waits for, if that has
+changed since p_before. Returns the step's job. */
+BEGIN
+    IF p_before.blockers IS DISTINCT FROM p_job.blockers THEN
+        PERFORM zodan.record_wait(p_step.operation_id, p_step.ordinal, p_job.blockers);
+    END IF;
+    IF p_job.sample IS NOT NULL THEN
+        PERFORM zodan.record_sample(p_step.operation_id, p_step.ordinal, p_job.sample);
+        p_job.sample := NULL;
+    END IF;
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_look IS
+'Writes to the journal what the last look at a step brought: what it measured, and what it waits for, if that has
+changed since p_before. Returns the step''s job.';
+REVOKE ALL ON FUNCTION zodan.record_look FROM PUBLIC;
+
 CREATE PROCEDURE zodan.run_phase(
     p_operation bigint,
     p_phase int,
@@ -3574,10 +3853,7 @@ BEGIN
             IF (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
                 v_moved := pg_catalog.clock_timestamp();
             END IF;
-            IF v_jobs[v_index].sample IS NOT NULL THEN
-                PERFORM zodan.record_sample(p_operation, v_steps[v_index].ordinal, v_jobs[v_index].sample);
-                v_jobs[v_index].sample := NULL;
-            END IF;
+            v_jobs[v_index] := zodan.record_look(v_steps[v_index], v_before, v_jobs[v_index]);
             IF v_jobs[v_index].stage = 'failed' THEN
                 p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index].answer));
                 PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL,
@@ -4211,10 +4487,11 @@ AS $zodan$
 did. */
 DECLARE
     v_operation zodan.operation;
+    c_free CONSTANT text[] := '{jobs,max_rate,max_lag}';
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
-    -- How many sessions copy side by side may change on the way.
-    IF '{"structure": "spock"}' || v_operation.arguments - 'jobs' <> p_arguments - 'jobs' THEN
+    -- How many sessions copy side by side, and how fast, may change on the way.
+    IF '{"structure": "spock"}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -6335,7 +6612,8 @@ CREATE FUNCTION zodan.look_at_copy(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$WITH RECURSIVE relations AS MATERIALIZED (
+SELECT pg_catalog.format($sql$WITH RECURSIVE
+relations AS MATERIALIZED (
     SELECT c.oid AS relid, c.reltoastrelid
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence = 'p'
@@ -6343,12 +6621,12 @@ SELECT pg_catalog.format($sql$WITH RECURSIVE relations AS MATERIALIZED (
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
 files AS (
-    SELECT f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
-      FROM (SELECT pg_catalog.pg_relation_filepath(p.relid) AS path
+    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
+      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
               FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
     UNION ALL
     -- A full file has another after it.
-    SELECT f.path, f.number + 1, (SELECT s.size
+    SELECT f.relid, f.path, f.number + 1, (SELECT s.size
         FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
       FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size')))
 SELECT coalesce((SELECT pg_catalog.jsonb_object_agg(m.sync_relname, m.sync_statuslsn)
@@ -6360,9 +6638,68 @@ $zodan$;
 COMMENT ON FUNCTION zodan.look_at_copy IS
 'Looks, on the new node, at how far the copy p_subscription is; for until_sql. It returns one row: marks, an object of
 unit and position, the units that it has, since each leaves its mark in the transaction that copies it; and bytes, the
-size of all files of tables, in which the rows of a unit can be seen before it is done. Nothing here takes a lock on a
-table, not even to ask for its size: that would wait for an index being built on it.';
+size of all files of tables, in which the rows of a unit can be seen before it is done.';
 REVOKE ALL ON FUNCTION zodan.look_at_copy FROM PUBLIC;
+
+CREATE FUNCTION zodan.read_load(p_subscription text, p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$WITH RECURSIVE lanes AS MATERIALIZED (
+    SELECT a.pid, pg_catalog.substr(a.application_name, pg_catalog.length(%1$s) + 2) AS lane
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.datname = pg_catalog.current_database()
+       AND pg_catalog.starts_with(a.application_name, %1$s || ' ')),
+waiting AS MATERIALIZED (
+    SELECT a.pid, extract(epoch FROM a.backend_start) AS began, a.query_start,
+           pg_catalog.concat_ws(', ', a.usename, coalesce(nullif(a.application_name, ''), a.backend_type)) AS who,
+           pg_catalog.pg_blocking_pids(a.pid) AS blockers
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.wait_event_type = 'Lock' AND a.datname = pg_catalog.current_database()
+       AND EXISTS (SELECT FROM lanes AS l)),
+stuck AS (
+    SELECT w.pid, l.lane, true AS is_next FROM lanes AS l JOIN waiting AS w ON l.pid = ANY (w.blockers)
+    UNION
+    SELECT w.pid, NULL, false FROM stuck AS s JOIN waiting AS w ON s.pid = ANY (w.blockers))
+SELECT pg_catalog.pg_current_wal_lsn() AS lsn,
+       (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', h.slot_name, 'own', h.own,
+                   'active', h.active, 'part', pg_catalog.round(100 * h.held / h.kept))
+                   ORDER BY h.held DESC, h.slot_name ASC), '[]')
+          FROM (SELECT r.slot_name, r.active, r.slot_name = %2$s OR r.temporary
+                           AND pg_catalog.starts_with(r.slot_name, 'zodan_') AS own,
+                       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.restart_lsn) AS held,
+                       s.setting::numeric * 1024 * 1024 AS kept
+                  FROM pg_catalog.pg_replication_slots AS r
+                  JOIN pg_catalog.pg_settings AS s ON s.name = 'max_slot_wal_keep_size' AND s.setting::bigint > 0
+                 WHERE r.restart_lsn IS NOT NULL) AS h) AS slots,
+       (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', w.application_name,
+                   'lsn', w.replay_lsn, 'lag', extract(epoch FROM w.replay_lag)) ORDER BY w.replay_lsn ASC), '[]')
+          FROM pg_catalog.pg_stat_replication AS w
+          JOIN pg_catalog.pg_replication_slots AS r ON r.active_pid = w.pid
+         WHERE r.slot_type = 'logical' AND NOT r.temporary AND r.database = pg_catalog.current_database()
+           AND w.replay_lsn IS NOT NULL) AS peers,
+       NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r
+    WHERE r.slot_name = %2$s AND r.wal_status IS DISTINCT FROM 'lost') AS lost,
+       (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('pid', w.pid, 'began', w.began, 'who', w.who,
+                   'lane', s.lane, 'what', k.what,
+                   'since', pg_catalog.date_trunc('second', coalesce(k.waitstart, w.query_start))::text)), '[]')
+          FROM (SELECT f.pid, pg_catalog.min(f.lane) AS lane FROM stuck AS f WHERE f.is_next GROUP BY f.pid) AS s
+          JOIN waiting AS w ON w.pid = s.pid
+         CROSS JOIN LATERAL (
+               SELECT pg_catalog.concat_ws(' on ', l.mode, coalesce(l.relation::regclass::text, l.locktype)) AS what,
+                      l.waitstart
+                 FROM pg_catalog.pg_locks AS l WHERE l.pid = w.pid AND NOT l.granted LIMIT 1) AS k) AS waiters,
+       (SELECT pg_catalog.count(DISTINCT s.pid) FROM stuck AS s
+         WHERE s.pid NOT IN (SELECT f.pid FROM stuck AS f WHERE f.is_next)) AS queued$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.read_load IS
+'Reads, on the source, what a copy has to mind. It returns one row: lsn, the end of its WAL; slots, those that hold
+WAL, with the part of max_slot_wal_keep_size in per cent, none where that has no bound; peers, the nodes that stream
+from here, with the position that each has applied, and its lag in seconds as PostgreSQL knows it; lost, whether the
+slot of the copy, p_slot, is gone or has lost its WAL; waiters, the sessions that wait for a lock which a session of the
+copy p_subscription has here, with its lane; and queued, how many more wait for those.';
+REVOKE ALL ON FUNCTION zodan.read_load FROM PUBLIC;
 
 CREATE FUNCTION zodan.open_lane(p_subscription text, p_lane text, p_session text)
 RETURNS text
@@ -6389,18 +6726,32 @@ BEGIN
         PERFORM pg_temp.dblink_connect('zodan_source', 'keepalives_idle=10'
             ' keepalives_interval=5 keepalives_count=2 ' || v_dsn);
         PERFORM * FROM pg_temp.dblink('zodan_source', %3$s) AS s(done text);
+        -- By this name zodan.read_load knows whose lock it is that others wait for.
+        PERFORM * FROM pg_temp.dblink('zodan_source', pg_catalog.format('SELECT pg_catalog.set_config(%%L, %%L, false)',
+            'application_name', %1$s || ' ' || %2$s)) AS s(done text);
     END IF;
     -- Shorter than deadlock_timeout: nobody else's transaction ends because of this one.
     PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.format('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;'
         ' SET TRANSACTION SNAPSHOT %%L; SET LOCAL lock_timeout = ''500ms''', p_snapshot));
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb, OUT copied bigint, OUT file oid) LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_keep_pace(p_pace jsonb, p_blocks bigint) RETURNS void LANGUAGE plpgsql AS $function$
+BEGIN
+    IF p_pace ->> 'rate' IS NOT NULL THEN
+        PERFORM pg_catalog.pg_sleep(((p_pace ->> 'blocks')::bigint + p_blocks) / (p_pace ->> 'rate')::float8
+            - (extract(epoch FROM pg_catalog.clock_timestamp())::float8 - (p_pace ->> 'begun')::float8));
+    END IF;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb, p_pace jsonb, OUT copied bigint, OUT file oid)
+    LANGUAGE plpgsql AS $function$
 DECLARE
     v_name text := pg_catalog.format('%%I.%%I', p_table ->> 'schema', p_table ->> 'name');
     v_there record;
     v_here record;
     v_begin bigint := (p_table ->> 'begin')::bigint;
+    -- No more at once than a second may bring.
+    v_step bigint := greatest(least((p_table ->> 'step')::bigint, pg_catalog.floor((p_pace ->> 'rate')::float8)), 1);
     v_end bigint;
     v_rows bigint;
 BEGIN
@@ -6457,7 +6808,8 @@ BEGIN
             coalesce(v_there.print, 'no column'), coalesce(v_here.print, 'no such table or no column'));
     END IF;
     LOOP
-        v_end := v_begin + (p_table ->> 'step')::bigint;
+        PERFORM pg_temp.zodan_keep_pace(p_pace, v_begin - (p_table ->> 'begin')::bigint);
+        v_end := v_begin + v_step;
         IF p_table ->> 'end' IS NULL AND v_end >= (p_table ->> 'last')::bigint THEN
             v_end := NULL;
         END IF;
@@ -6475,13 +6827,18 @@ BEGIN
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_copy(p_number text, p_what jsonb, p_snapshot text, p_lsn text, p_ddl text,
-        OUT copied bigint, OUT lsn text, OUT files jsonb)
+        p_bytes text, p_rate text, OUT copied bigint, OUT lsn text, OUT files jsonb)
     LANGUAGE plpgsql AS $function$
 DECLARE
     v_sub oid := (SELECT s.sub_id FROM spock.subscription AS s WHERE s.sub_name = %1$s);
     v_table jsonb;
     v_one record;
     v_ddl text;
+    -- The pace of the unit, if there is one: blocks a second, when it began, and how many blocks it has behind it.
+    v_pace jsonb := (SELECT pg_catalog.jsonb_build_object('rate', nullif(p_rate, '0')::float8 * nullif(pg_catalog.sum(
+            coalesce((t.item ->> 'end')::bigint, (t.item ->> 'last')::bigint) - (t.item ->> 'begin')::bigint), 0)
+            / nullif(p_bytes::float8, 0), 'begun', extract(epoch FROM pg_catalog.clock_timestamp()), 'blocks', 0)
+        FROM pg_catalog.jsonb_array_elements(p_what) AS t(item));
 BEGIN
     SELECT l.sync_statuslsn INTO lsn FROM spock.local_sync_status AS l
      WHERE l.sync_subid = v_sub AND l.sync_nspname = 'zodan unit' AND l.sync_relname::text = p_number;
@@ -6513,11 +6870,15 @@ BEGIN
     copied := 0;
     files := '{}';
     FOR v_table IN SELECT t.item FROM pg_catalog.jsonb_array_elements(p_what) AS t(item) LOOP
-        SELECT c.copied, c.file INTO v_one FROM pg_temp.zodan_copy_table(v_table) AS c;
+        SELECT c.copied, c.file INTO v_one FROM pg_temp.zodan_copy_table(v_table, v_pace) AS c;
         copied := copied + v_one.copied;
         files := files || pg_catalog.jsonb_build_object(v_table ->> 'oid', v_one.file);
+        v_pace := v_pace || pg_catalog.jsonb_build_object('blocks', (v_pace ->> 'blocks')::bigint
+            + coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint);
     END LOOP;
     PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
+    -- The source's locks are gone by now.
+    PERFORM pg_temp.zodan_keep_pace(v_pace, 0);
     lsn := p_lsn;
 END
     $function$;
@@ -6577,22 +6938,25 @@ CREATE FUNCTION zodan.copy_unit(
     p_what text,
     p_snapshot text,
     p_lsn text,
-    p_ddl text
+    p_ddl text,
+    p_bytes text,
+    p_rate text
 )
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT c.copied, c.lsn, c.files
-  FROM pg_temp.zodan_copy(%1$s, %2$s::pg_catalog.jsonb, %3$s, %4$s, %5$s) AS c$sql$,
-    zodan.quote_result(p_number), zodan.quote_result(p_what), zodan.quote_result(p_snapshot), zodan.quote_result(p_lsn), zodan.quote_result(p_ddl))
+  FROM pg_temp.zodan_copy(%1$s, %2$s::pg_catalog.jsonb, %3$s, %4$s, %5$s, %6$s, %7$s) AS c$sql$,
+    zodan.quote_result(p_number), zodan.quote_result(p_what), zodan.quote_result(p_snapshot), zodan.quote_result(p_lsn), zodan.quote_result(p_ddl), zodan.quote_result(p_bytes), zodan.quote_result(p_rate))
 $zodan$;
 COMMENT ON FUNCTION zodan.copy_unit IS
 'Copies the unit p_number on the new node, in one transaction that also leaves its mark: the tables p_what, as the
 snapshot p_snapshot of the source has them, which is at p_lsn. It returns one row: copied, how many rows; lsn, the
-position that they are at; and files, see zodan.compare_files; lsn alone if it was copied before. It fails with ZD307 if
-a table was rewritten after the snapshot, which is then empty to it; with ZD304 if a table is not what it was when the
-structure came, or, in the first unit, if the structure is not what zodan.note_ddl returned, p_ddl. The session was
-prepared by zodan.open_lane.';
+position that they are at; and files, see zodan.compare_files; lsn alone if it was copied before. p_bytes is the unit''s
+size, p_rate how many of them a second it may read at most, 0 if there is no limit. It fails with ZD307 if a table was
+rewritten after the snapshot, which is then empty to it; with ZD304 if a table is not what it was when the structure
+came, or, in the first unit, if the structure is not what zodan.note_ddl returned, p_ddl. The session was prepared by
+zodan.open_lane.';
 REVOKE ALL ON FUNCTION zodan.copy_unit FROM PUBLIC;
 
 CREATE FUNCTION zodan.clear_units(p_what text, p_numbers text)
@@ -6650,6 +7014,107 @@ $zodan$;
 COMMENT ON FUNCTION zodan.build_index IS
 'Builds the index p_index (a name, a placeholder), which was set aside; does nothing if it is whole.';
 REVOKE ALL ON FUNCTION zodan.build_index FROM PUBLIC;
+
+CREATE FUNCTION zodan.list_analyzed()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$WITH RECURSIVE
+relations AS MATERIALIZED (
+    SELECT c.oid AS relid, c.reltoastrelid
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+       AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')),
+files AS (
+    SELECT f.relid, f.path, 0 AS number, (SELECT s.size FROM pg_catalog.pg_stat_file(f.path, true) AS s) AS size
+      FROM (SELECT r.relid, pg_catalog.pg_relation_filepath(p.relid) AS path
+              FROM relations AS r CROSS JOIN LATERAL (VALUES (r.relid), (r.reltoastrelid)) AS p(relid)) AS f
+    UNION ALL
+    -- A full file has another after it.
+    SELECT f.relid, f.path, f.number + 1, (SELECT s.size
+        FROM pg_catalog.pg_stat_file(f.path || '.' || (f.number + 1), true) AS s)
+      FROM files AS f WHERE f.size = pg_catalog.pg_size_bytes(pg_catalog.current_setting('segment_size'))),
+trees AS (
+    SELECT f.relid, pg_catalog.sum(f.size) AS bytes FROM files AS f GROUP BY f.relid HAVING pg_catalog.sum(f.size) > 0
+    UNION ALL
+    SELECT i.inhparent, t.bytes FROM trees AS t JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = t.relid),
+tables AS (
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, pg_catalog.sum(t.bytes)::bigint AS bytes
+      FROM trees AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE NOT c.relispartition OR pg_catalog.current_setting('server_version_num')::int >= 180000
+     GROUP BY n.nspname, c.relname),
+batches AS (
+    SELECT t.name, t.bytes, CASE WHEN t.bytes > 8388608 THEN t.name
+               ELSE pg_catalog.floor(pg_catalog.sum(greatest(t.bytes, 40960)) OVER (
+                   PARTITION BY t.bytes > 8388608 ORDER BY t.bytes DESC, t.name ASC)
+                   / 8388608)::text END AS batch
+      FROM tables AS t),
+units AS (
+    SELECT CASE WHEN pg_catalog.count(*) = 1 THEN pg_catalog.min(b.name)
+               ELSE pg_catalog.format('%s tables from %s on', pg_catalog.count(*), pg_catalog.min(b.name)) END AS title,
+           pg_catalog.sum(b.bytes)::bigint AS bytes, pg_catalog.count(*) AS tables,
+           pg_catalog.jsonb_agg(b.name ORDER BY b.bytes DESC, b.name ASC) AS what
+      FROM batches AS b GROUP BY b.batch)
+SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('bundle', u.title, 'title', u.title,
+           'bytes', u.bytes, 'tables', u.tables, 'what', u.what) ORDER BY u.bytes DESC, u.title ASC), '[]') AS units
+  FROM units AS u$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.list_analyzed IS
+'Lists, on the new node, the tables to analyze after the copy, as zodan.list_units lists what is to be copied: those
+that have rows, and the tables that they are partitions or children of. The largest come first, small ones in batches.
+It returns one row: units. Before PostgreSQL 18, to analyze a partitioned table is to analyze all its partitions
+too.';
+REVOKE ALL ON FUNCTION zodan.list_analyzed FROM PUBLIC;
+
+CREATE FUNCTION zodan.open_analysis()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$DO $do$
+BEGIN
+    PERFORM pg_catalog.set_config('lock_timeout', '2s', false);
+    CREATE FUNCTION pg_temp.zodan_analyze(p_tables jsonb) RETURNS text LANGUAGE plpgsql AS $function$
+DECLARE
+    -- Each table is listed by itself, except that earlier versions cannot leave the partitions out.
+    v_analyze text := CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 180000 THEN 'ANALYZE ONLY '
+        ELSE 'ANALYZE ' END;
+    v_table text;
+    v_passed text;
+BEGIN
+    FOR v_table IN SELECT t.name FROM pg_catalog.jsonb_array_elements_text(p_tables) AS t(name) LOOP
+        BEGIN
+            EXECUTE v_analyze || v_table;
+        EXCEPTION WHEN OTHERS THEN
+            v_passed := pg_catalog.concat_ws('; ', v_passed, pg_catalog.format('%s: %s', v_table, SQLERRM));
+        END;
+    END LOOP;
+    RETURN v_passed;
+END
+    $function$;
+END
+$do$$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.open_analysis IS
+'Prepares a session on the new node to analyze tables: makes the function that does it, which goes with the session.
+It passes over a table that cannot be analyzed, and returns which and why: statistics are no reason to fail a join, and
+autovacuum gathers them later. It waits no longer than 2s for a table that somebody has
+locked, which is enough for an autovacuum to make way.';
+REVOKE ALL ON FUNCTION zodan.open_analysis FROM PUBLIC;
+
+CREATE FUNCTION zodan.analyze_tables(p_tables text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_temp.zodan_analyze(%1$s::pg_catalog.jsonb) AS passed$sql$,
+    zodan.quote_result(p_tables))
+$zodan$;
+COMMENT ON FUNCTION zodan.analyze_tables IS
+'Analyzes p_tables, an array of names, on the new node. It returns one row: passed, the tables that it passed over and
+why, NULL if none. The session was prepared by zodan.open_analysis.';
+REVOKE ALL ON FUNCTION zodan.analyze_tables FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_lanes(p_subscription text)
 RETURNS text
@@ -9119,7 +9584,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that copy the rows of the source, unit by unit in several sessions side by side, build the indexes
-afterwards, and begin the stream through which the new node catches up with everybody's changes. */
+afterwards, begin the stream through which the new node catches up with everybody's changes, and gather statistics
+meanwhile. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -9135,7 +9601,9 @@ BEGIN
         p_do := zodan.drop_lanes(v_sub), p_until := zodan.look_at_copy(v_sub), p_done := v_direct,
         p_undo := zodan.drop_lanes(v_sub), p_group := 'copy',
         p_object := v_sub, p_kind := 'wait', p_ref := 'copied', p_units := pg_catalog.jsonb_build_object('stage', 'data',
-            'lanes', (p_cluster ->> 'lanes')::int, 'snapshot', v_source,
+            'lanes', (p_cluster ->> 'lanes')::int, 'snapshot', v_source, 'max_rate', (p_cluster ->> 'max_rate')::bigint,
+            'max_lag', p_cluster ->> 'max_lag', 'load_sql', zodan.read_load(
+                p_subscription => v_sub, p_slot => p_cluster ->> 'copy_slot'),
             'lane_sql', zodan.open_lane(p_subscription => v_sub, p_lane => zodan.placeholder('result', 'unit', 'lane'),
                 p_session => zodan.set_session()),
             'clear_sql', zodan.clear_units(p_what => zodan.placeholder('result', 'unit', 'bundled'),
@@ -9144,24 +9612,32 @@ BEGIN
                 p_snapshot => zodan.placeholder('result', 'unit', 'snapshot')),
             'unit_sql', zodan.copy_unit(p_number => zodan.placeholder('result', 'unit', 'number'),
                 p_what => zodan.placeholder('result', 'unit', 'what'), p_snapshot => zodan.placeholder('result', 'unit', 'snapshot'),
-                p_lsn => zodan.placeholder('result', 'unit', 'lsn'), p_ddl => zodan.placeholder('result', 'ddl', 'ddl'))));
+                p_lsn => zodan.placeholder('result', 'unit', 'lsn'), p_ddl => zodan.placeholder('result', 'ddl', 'ddl'),
+                p_bytes => zodan.placeholder('result', 'unit', 'bytes'), p_rate => zodan.placeholder('result', 'unit', 'rate'))));
     RETURN NEXT zodan.make_step('indexes', v_new, 'build the indexes on ' || v_new, p_done := v_direct, p_group := 'copy',
         p_object := v_sub, p_kind := 'wait', p_units := pg_catalog.jsonb_build_object('stage', 'indexes',
             'lanes', (p_cluster ->> 'lanes')::int, 'lane_sql', zodan.prepare_build(),
             'unit_sql', zodan.build_index(zodan.placeholder('result', 'unit', 'what'))));
     RETURN NEXT zodan.make_step('streaming', v_new, 'note the life of the server of ' || v_new, p_do := zodan.note_life(),
         p_ref := 'life', p_group := 'copy');
+    RETURN NEXT zodan.make_step('streaming', v_new, 'list the tables to analyze on ' || v_new, p_do := zodan.list_analyzed(),
+        p_group := 'copy', p_object := 'analyzed');
     RETURN NEXT zodan.make_step('streaming', v_new, pg_catalog.format('begin the stream of subscription %s on %s', v_sub, v_new),
         p_do := zodan.begin_stream(p_subscription => v_sub, p_lsn => zodan.placeholder('result', 'copied', 'lsn'),
             p_slot_lsn => zodan.placeholder('result', 'slot', 'lsn'),
             p_tables => zodan.placeholder('result', 'copied', 'tables'), p_head => zodan.placeholder('result', 'head', 'lsn')),
         p_done := zodan.is_enabled(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
         p_undo := zodan.disable_copy(v_sub), p_group := 'copy', p_object := v_sub);
+    RETURN NEXT zodan.make_step('analyzed', v_new, 'gather statistics of the tables on ' || v_new, p_done := v_direct,
+        p_group := 'copy', p_object := v_sub, p_kind := 'wait', p_units := pg_catalog.jsonb_build_object('stage', 'statistics',
+            'lanes', (p_cluster ->> 'lanes')::int, 'lane_sql', zodan.open_analysis(),
+            'unit_sql', zodan.analyze_tables(zodan.placeholder('result', 'unit', 'what'))));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_rows IS
 'Returns the steps that copy the rows of the source, unit by unit in several sessions side by side, build the indexes
-afterwards, and begin the stream through which the new node catches up with everybody''s changes.';
+afterwards, begin the stream through which the new node catches up with everybody''s changes, and gather statistics
+meanwhile.';
 REVOKE ALL ON FUNCTION zodan.plan_rows FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
@@ -9646,7 +10122,7 @@ BEGIN
         UNION ALL SELECT * FROM zodan.plan_prove(p_cluster, p_patience)
         UNION ALL SELECT * FROM zodan.plan_finish(p_cluster, p_patience)) AS s;
     RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
-        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
+        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,analyzed,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
@@ -9671,6 +10147,29 @@ $zodan$;
 COMMENT ON FUNCTION zodan.check_jobs IS
 'Raises ZD004 for a number of sessions that copy side by side which makes no sense.';
 REVOKE ALL ON FUNCTION zodan.check_jobs FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_limits(p_max_rate bigint, p_max_lag interval)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 for a limit of a copy which makes no sense: p_max_rate in bytes a second, p_max_lag. */
+BEGIN
+    IF p_max_rate < 65536 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('max_rate is %s', p_max_rate),
+            HINT = 'Give 65536 bytes a second or more, or leave it out.';
+    ELSIF p_max_lag <= interval '0' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('max_lag is %s', p_max_lag),
+            HINT = 'Give an interval such as 30 s, or leave it out.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_limits IS
+'Raises ZD004 for a limit of a copy which makes no sense: p_max_rate in bytes a second, p_max_lag.';
+REVOKE ALL ON FUNCTION zodan.check_limits FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_structure_choice(p_structure text)
 RETURNS void
@@ -9907,7 +10406,11 @@ RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
 SELECT pg_catalog.jsonb_build_object('lanes', (SELECT coalesce(pg_catalog.max((s.units ->> 'lanes')::int), 2)
-           FROM zodan.step AS s WHERE s.operation_id = p_operation), 'source', o.arguments ->> 'src_node_name', 'new', o.node,
+           FROM zodan.step AS s WHERE s.operation_id = p_operation),
+           'max_rate', (SELECT pg_catalog.max((s.units ->> 'max_rate')::bigint) FROM zodan.step AS s
+               WHERE s.operation_id = p_operation),
+           'max_lag', (SELECT pg_catalog.max((s.units ->> 'max_lag')::interval) FROM zodan.step AS s
+               WHERE s.operation_id = p_operation), 'source', o.arguments ->> 'src_node_name', 'new', o.node,
            'structure', coalesce(o.arguments ->> 'structure', 'spock'),
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
            'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
@@ -10000,6 +10503,7 @@ CREATE FUNCTION zodan.prepare_join(
     p_roles boolean,
     p_jobs int,
     p_structure text,
+    p_limits jsonb,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
     OUT p_dsns jsonb,
@@ -10008,8 +10512,9 @@ CREATE FUNCTION zodan.prepare_join(
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan. Without the lock, and where a call was interrupted, it returns that call's plan as it stands. Leaves
-the connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
+makes the plan. p_limits has what the copy is to keep to: max_rate, max_lag. Without the lock, and where a call was
+interrupted, it returns that call's plan as it stands. Leaves the connections open. Errors: those of zodan.survey_join,
+zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
     v_members jsonb;
@@ -10039,7 +10544,7 @@ BEGIN
         END IF;
     END IF;
     v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
-        zodan.choose_lanes(v_survey.p_facts, v_survey.p_join, p_jobs), 'structure', p_structure);
+        zodan.choose_lanes(v_survey.p_facts, v_survey.p_join, p_jobs), 'structure', p_structure) || p_limits;
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
@@ -10057,8 +10562,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_join IS
 'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan. Without the lock, and where a call was interrupted, it returns that call''s plan as it stands. Leaves
-the connections open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
+makes the plan. p_limits has what the copy is to keep to: max_rate, max_lag. Without the lock, and where a call was
+interrupted, it returns that call''s plan as it stands. Leaves the connections open. Errors: those of zodan.survey_join,
+zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_join FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_add_node(
@@ -10071,7 +10577,9 @@ CREATE FUNCTION zodan.plan_add_node(
     new_node_info jsonb DEFAULT '{}',
     roles boolean DEFAULT false,
     jobs int DEFAULT NULL,
-    structure text DEFAULT 'spock'
+    structure text DEFAULT 'spock',
+    max_rate bigint DEFAULT NULL,
+    max_lag interval DEFAULT NULL
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
@@ -10083,11 +10591,13 @@ DECLARE
 BEGIN
     PERFORM zodan.hide_statement(src_dsn, new_node_dsn);
     PERFORM zodan.check_jobs(jobs);
+    PERFORM zodan.check_limits(max_rate, max_lag);
     PERFORM zodan.check_structure_choice(structure);
     PERFORM zodan.close_connections();
     SELECT p.p_plan INTO v_plan
       FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country,
-               new_node_info, roles, jobs, structure, false) AS p;
+               new_node_info, roles, jobs, structure,
+               pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag), false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
@@ -10147,7 +10657,9 @@ CREATE PROCEDURE spock.add_node(
     dry_run boolean DEFAULT false,
     roles boolean DEFAULT false,
     jobs int DEFAULT NULL,
-    structure text DEFAULT 'spock'
+    structure text DEFAULT 'spock',
+    max_rate bigint DEFAULT NULL,
+    max_lag interval DEFAULT NULL
 )
 LANGUAGE plpgsql
 AS $zodan$
@@ -10157,10 +10669,13 @@ joins; location, country and info describe it in spock.node. roles copies the ro
 their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
 source and new node have processors, but 2 at least and 8 at most. structure says who brings
 the structure: spock, or present if it is on the new node already; it is then compared with the source's before a row
-is copied, all tables must be empty, and the new node's Spock may be newer than the members'. verb prints every step;
-dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
-Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
-structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget. */
+is copied, all tables must be empty, and the new node's Spock may be newer than the members'. max_rate is how many bytes
+of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
+while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
+changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag stay
+as they were unless given. Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another
+operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -10169,9 +10684,12 @@ DECLARE
     v_failure jsonb;
     v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
-        'roles', roles, 'jobs', jobs, 'structure', structure);
+        'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate,
+        'max_lag', max_lag);
+    v_limits jsonb := pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag);
 BEGIN
     PERFORM zodan.check_jobs(jobs);
+    PERFORM zodan.check_limits(max_rate, max_lag);
     PERFORM zodan.check_structure_choice(structure);
     CALL zodan.require_autocommit('add_node', NOT dry_run, src_dsn, new_node_dsn);
     PERFORM zodan.close_connections();
@@ -10182,11 +10700,12 @@ BEGIN
             new_node_dsn), true);
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
         PERFORM zodan.set_lanes(v_operation, jobs);
+        PERFORM zodan.set_limits(v_operation, v_limits);
         RAISE NOTICE 'operation % continues where it stopped', v_operation;
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
-                   new_node_country, new_node_info, roles, jobs, structure, NOT dry_run) AS p;
+                   new_node_country, new_node_info, roles, jobs, structure, v_limits, NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
             PERFORM zodan.show_plan(v_plan, verb);
@@ -10209,10 +10728,13 @@ joins; location, country and info describe it in spock.node. roles copies the ro
 their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
 source and new node have processors, but 2 at least and 8 at most. structure says who brings
 the structure: spock, or present if it is on the new node already; it is then compared with the source''s before a row
-is copied, all tables must be empty, and the new node''s Spock may be newer than the members''. verb prints every step;
-dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it stopped.
-Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
-structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget.';
+is copied, all tables must be empty, and the new node''s Spock may be newer than the members''. max_rate is how many bytes
+of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
+while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
+changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag stay
+as they were unless given. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another
+operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE PROCEDURE spock.health_check(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from support.calls import add_node, call, exceptions, load_zodan
+from support.calls import add_node, call, exceptions, load_zodan, state
 from support.clusters import MakeCluster
 from support.joins import planned
 from support.tables import assert_rows_equal, wait_level
@@ -106,6 +106,11 @@ _INDEXES = (
     " JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname !~ '^(pg_|information_schema|spock|pglogical|zodan)' ORDER BY 1"
 )
+_NONSENSE: list[dict[str, object]] = [
+    *({"jobs": number} for number in (0, -1, 65)),
+    *({"max_rate": rate} for rate in (0, -1, 65535)),
+    *({"max_lag": lag} for lag in ("0 s", "-1 min")),
+]
 
 
 def _make(make_cluster: MakeCluster) -> Cluster:
@@ -130,6 +135,19 @@ def _generates(node: Node) -> bool:
     return bool(node.execute("SELECT spock.spock_version_num() >= 60000")[0][0])
 
 
+def _analyzed(node: Node) -> list[str]:
+    """Return the tables with rows, and the roots of partitions, that have no statistics."""
+    return [
+        str(name)
+        for (name,) in node.execute(
+            "SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema|spock|pglogical|zodan)'"
+            " AND c.relname <> 'empty' AND (c.reltuples <= 0 OR NOT EXISTS (SELECT FROM pg_statistic s"
+            " WHERE s.starelid = c.oid)) ORDER BY 1"
+        )
+    ]
+
+
 def _units(node: Node) -> list[tuple[str, int, int]]:
     return node.execute(
         "SELECT phase_name, count(*), max(attempts) FROM zodan.unit WHERE state = 'done' GROUP BY 1 ORDER BY 1"
@@ -150,7 +168,8 @@ def test_every_kind(make_cluster: MakeCluster, jobs: int) -> None:
     parts = n2.execute("SELECT count(*), count(DISTINCT lsn) FROM zodan.unit WHERE title LIKE 'public.large, part%'")
     assert parts[0][0] > 1
     assert parts[0][1] == 1
-    assert [(phase, attempts) for phase, _, attempts in _units(n2)] == [("copied", 1), ("indexes", 1)]
+    assert [(phase, attempts) for phase, _, attempts in _units(n2)] == [("analyzed", 1), ("copied", 1), ("indexes", 1)]
+    assert _analyzed(n2) == []
     copied = n2.execute("SELECT sum(rows) FROM zodan.unit WHERE phase_name = 'copied'")[0][0]
     assert copied == sum(n1.execute(f"SELECT count(*) FROM ONLY {table}")[0][0] for table in _TABLES)
     # What came keeps moving, in both directions, whatever key it has.
@@ -185,12 +204,15 @@ def test_filters_and_column_lists(make_cluster: MakeCluster) -> None:
     ]
 
 
-def test_a_number_of_jobs_that_makes_no_sense(make_cluster: MakeCluster) -> None:
+def test_limits_that_make_no_sense(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes
     load_zodan(n2)
     arguments, _ = planned(n1, n2)
-    for jobs in (0, -1, 65):
+    before = state(cluster.nodes)
+    for limit in _NONSENSE:
         with pytest.raises(psycopg.Error) as raised:
-            call(n2, "spock.add_node", **arguments, jobs=jobs)
-        assert raised.value.sqlstate == "ZD004"
+            call(n2, "spock.add_node", **arguments, **limit)
+        assert raised.value.sqlstate == "ZD004", limit
+    assert n2.execute("SELECT count(*) FROM zodan.operation") == [(0,)]
+    assert state(cluster.nodes) == before

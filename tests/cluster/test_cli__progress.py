@@ -118,6 +118,7 @@ def check_page(node: Node, page: Path, charts: int, number: int = 1) -> None:
     assert str(conninfo_to_dict(node.dsn())["password"]) not in text
     assert text.count('<svg class="chart"') >= charts
     assert ("Copied: 4 of 4 tables" in text) is (charts > 0)
+    assert ('<svg class="lanes"' in text) is (charts > 0)
     assert re.search(r"\d+ checks: \d+ passed, 0 failed", text)
     assert "0 B behind" in text or number == 2
     assert "✗" not in text

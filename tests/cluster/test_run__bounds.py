@@ -86,8 +86,9 @@ def test_a_slot_that_waits_says_for_what(make_cluster: MakeCluster) -> None:
         long.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n2', 0, 'long')")
         pid = long.info.backend_pid
         held.let_go_on()
+        who = f"process {pid} ({long.info.user}, client backend, idle in transaction, in a transaction for 00:00:1"
         wait_until(
-            lambda: "" if f"waiting for process {pid} (" in join.n3.log_text() else "nothing is said yet",
+            lambda: "" if f"waiting for {who}" in join.n3.log_text() else "nothing is said yet",
             _BUDGET_S,
             "the step to say what it waits for",
         )

@@ -33,12 +33,17 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/copy_continues": ({"subscription": TRAP, "slot": TRAP}, {"ok"}),
     "copy/drop_lanes": ({"subscription": TRAP}, set()),
     "copy/is_enabled": ({"subscription": TRAP, "slot": TRAP}, {"ok"}),
+    "copy/list_analyzed": ({}, {"units"}),
     "copy/list_indexes": ({}, {"units"}),
     "copy/list_units": ({"sets": [TRAP], "lanes": "2", "head": ""}, {"units", "large"}),
     "copy/look_at_copy": ({"subscription": TRAP}, {"marks", "bytes"}),
     "copy/note_ddl": ({}, {"ddl"}),
     "copy/note_life": ({}, {"starts"}),
     "copy/note_objects": ({}, {"objects", "identity", "at"}),
+    "copy/read_load": (
+        {"slot": TRAP, "subscription": TRAP},
+        {"lsn", "slots", "peers", "lost", "waiters", "queued"},
+    ),
     "copy/prepare_build": ({}, {"memory"}),
     "copy/prove_head": ({"subscription": TRAP, "slot": TRAP}, set()),
     "copy/set_indexes_aside": ({"tables": json.dumps(['public."a b"']), "subscription": TRAP}, set()),
@@ -91,7 +96,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
 #: Those that have a test of their own, below or in the file of their folder.
 TESTED_APART = {
     *("copy/begin_stream", "remote/open_lane", "remote/copy_unit", "remote/clear_units", "remote/compare_files"),
-    *("copy/watch_head", "copy/send_head", "copy/find_head"),
+    *("copy/watch_head", "copy/send_head", "copy/find_head", "remote/open_analysis", "remote/analyze_tables"),
     *("copy/describe_structure", "copy/prove_structure", "copy/list_filled", "copy/empty_tables"),
     *("copy/prove_sound", "copy/refresh_view", "node/drop_node", "node/drop_node_row", "node/level_sequences"),
     *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),

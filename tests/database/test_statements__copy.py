@@ -23,6 +23,8 @@ _SOURCE = "source " + ODD
 _SUBSCRIPTION = "zodan_copy_1"
 _ODD = sql.Identifier(ODD).as_string()
 _PUBLIC_ODD = f"public.{_ODD}"
+#: What a statement that copies a unit is given.
+_UNIT = ("number", "what", "snapshot", "lsn", "ddl", "bytes", "rate")
 _INDEX = sql.Identifier("index " + ODD).as_string()
 
 
@@ -296,6 +298,59 @@ def test_rows_that_were_written_on_the_new_node_are_found(here: Here) -> None:
     here.execute("DROP TABLE mine")
 
 
+# --- statistics
+
+
+def test_what_can_be_analyzed_is(here: Here) -> None:
+    here.execute(
+        f"CREATE TABLE {_PUBLIC_ODD} AS SELECT 1 AS a FROM generate_series(1, 1000)",
+        "CREATE TABLE empty (a int)",
+        "CREATE TABLE held AS SELECT 1 AS a FROM generate_series(1, 100)",
+        "CREATE TABLE gone AS SELECT 1 AS a",
+        "CREATE TABLE root (a int) PARTITION BY RANGE (a)",
+        "CREATE TABLE branch PARTITION OF root FOR VALUES FROM (1) TO (9) PARTITION BY LIST (a)",
+        "CREATE TABLE leaf PARTITION OF branch FOR VALUES IN (1)",
+        "CREATE TABLE bare (a int) PARTITION BY LIST (a)",
+        "INSERT INTO root VALUES (1)",
+        "CREATE TABLE parent (a int)",
+        "CREATE TABLE child () INHERITS (parent)",
+        "INSERT INTO child VALUES (1)",
+    )
+    # The size of a locked table is known too.
+    with here.session("lock") as lock, lock.transaction():
+        lock.execute("LOCK TABLE held")
+        units = here.run("list_analyzed")["units"]
+    (batch,) = units
+    assert batch["what"][0] == _PUBLIC_ODD
+    trees = ["root", "branch", "leaf"] if here.connection.info.server_version >= 180000 else ["root"]
+    expected = {_PUBLIC_ODD, *(f"public.{name}" for name in ("held", "gone", "parent", "child", *trees))}
+    assert set(batch["what"]) == expected
+    assert (batch["tables"], batch["title"]) == (len(expected), f"{len(expected)} tables from {min(expected)} on")
+    here.execute("DROP TABLE gone")
+    with here.session("analysis") as session, here.session("lock") as lock, lock.transaction():
+        other = Here(here.zodan, session, here.server)
+        lock.execute("LOCK TABLE held")
+        other.run("open_analysis")
+        passed = other.run("analyze_tables", tables=json.dumps(batch["what"]))["passed"]
+    assert sorted(text.split(":")[0] for text in passed.split("; ")) == ["public.gone", "public.held"]
+    assert 'relation "public.gone" does not exist' in passed
+    analyzed = here.value(
+        "SELECT array_agg(DISTINCT c.relname) FROM pg_statistic s JOIN pg_class c ON c.oid = s.starelid"
+        " WHERE c.relnamespace = 'public'::regnamespace"
+    )
+    assert set(analyzed) == {ODD, "branch", "child", "leaf", "parent", "root"}
+
+
+def test_large_tables_are_analyzed_first_and_by_themselves(here: Here) -> None:
+    here.execute(
+        "CREATE TABLE small AS SELECT 1 AS a",
+        "CREATE TABLE large AS SELECT repeat('x', 500) AS a FROM generate_series(1, 20000)",
+        "CREATE TABLE larger AS SELECT repeat('x', 500) AS a FROM generate_series(1, 30000)",
+    )
+    units = here.run("list_analyzed")["units"]
+    assert [unit["what"] for unit in units] == [["public.larger"], ["public.large"], ["public.small"]]
+
+
 # --- materialized views
 
 
@@ -536,8 +591,8 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
             holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             exported = value(holder, "SELECT pg_export_snapshot()")
             source.execute(f"INSERT INTO {_PUBLIC_ODD} (id, v) VALUES (1000, 'later')")
-            given = unit(number=3, what=what, snapshot=exported, lsn="0/99", ddl="not looked at")
-            names = {name: f"{{result:unit.{name}}}" for name in ("number", "what", "snapshot", "lsn", "ddl")}
+            given = unit(number=3, what=what, snapshot=exported, lsn="0/99", ddl="not looked at", bytes=9, rate=0)
+            names = {name: f"{{result:unit.{name}}}" for name in _UNIT}
             file = str(source.value("SELECT pg_relation_filenode(%s)", oid))
             files = {str(oid): file}
             assert ours.run("copy_unit", given, **names) == {"copied": 50, "lsn": "0/99", "files": files}
@@ -576,7 +631,7 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
 
 def check_altered(here: Here, source: Here, session: str, given: dict[str, Any]) -> None:
     """A table that is not what it was, or is another one, or gone."""
-    names = {name: f"{{result:unit.{name}}}" for name in ("number", "what", "snapshot", "lsn", "ddl")}
+    names = {name: f"{{result:unit.{name}}}" for name in _UNIT}
     renames = (f"ALTER TABLE {_PUBLIC_ODD} RENAME TO other", f"ALTER TABLE public.other RENAME TO {_ODD}")
     for change, sqlstate in (
         ("SELECT 1", "ZD304"),

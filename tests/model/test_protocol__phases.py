@@ -12,8 +12,8 @@ _NOT_MODELLED = {
     "add": {
         # Roles, sequences, views and the empty schema of Zodan: objects that no stream carries.
         *("roles_before", "roles", "sequences", "views", "tidy"),
-        # Indexes that are built when the rows are there.
-        "indexes",
+        # Indexes that are built when the rows are there, and statistics.
+        *("indexes", "analyzed"),
         # Waits that make the pause short.
         *("ready", "near", "nearly"),
     },

@@ -469,3 +469,34 @@ def test_scripts_lose_what_only_psql_understands_and_nothing_else() -> None:
         script.without_transaction(script.without_meta(text))
         == "\n\nSELECT 1;\nDO $a$\nBEGIN;\n$b$\nCOMMIT;\n\\x\n$a$;\nSELECT '$c$;';\n$c$;\n\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("20MB", 20 << 20), ("500 kb", 500 << 10), ("1.5GB", 3 << 29), ("70000", 70000), ("1tb", 1 << 40)],
+)
+def test_a_rate_is_passed_on_in_bytes(run: Run, calls: list[tuple[Any, ...]], text: str, size: int) -> None:
+    run("add-node", *ADD, "--max-rate", text)
+    assert calls[0][2]["max_rate"] == size
+
+
+@pytest.mark.parametrize("text", ["", "fast", "20 mb/s", "-1MB", "1e3", "MB"])
+def test_a_rate_that_makes_no_sense_is_refused(run: Run, calls: list[tuple[Any, ...]], text: str) -> None:
+    code, _, err = run("add-node", *ADD, "--max-rate", text)
+    assert code == 2
+    assert f'--max-rate is "{text}"' in err
+    assert calls == []
+
+
+@pytest.mark.parametrize(("text", "span"), [("30s", "30 s"), ("1.5 min", "1.5 min"), ("10", "10 s"), ("2h", "2 h")])
+def test_a_lag_is_passed_on_as_an_interval(run: Run, calls: list[tuple[Any, ...]], text: str, span: str) -> None:
+    run("add-node", *ADD, "--max-lag", text)
+    assert calls[0][2]["max_lag"] == span
+
+
+@pytest.mark.parametrize("text", ["", "long", "-1s", "1 fortnight"])
+def test_a_lag_that_makes_no_sense_is_refused(run: Run, calls: list[tuple[Any, ...]], text: str) -> None:
+    code, _, err = run("add-node", *ADD, "--max-lag", text)
+    assert code == 2
+    assert f'--max-lag is "{text}"' in err
+    assert calls == []

@@ -15,7 +15,8 @@ from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.redaction import Redactor
 from zodan_sql.client.samples import Sample
 from zodan_sql.client.topology import Stream
-from zodan_sql.showing.report import chart, draw
+from zodan_sql.client.units import Unit
+from zodan_sql.showing.report import chart, draw, lanes
 from zodan_sql.showing.report.axis import Axis
 from zodan_sql.showing.report.timeline import bars
 from zodan_sql.words import span
@@ -138,6 +139,63 @@ def test_a_lag_is_a_line_a_step_and_breaks_where_nothing_is_known() -> None:
 def test_the_scale_of_a_chart_has_round_sizes(highest: float, said: list[str]) -> None:
     drawn = chart.draw([chart.Series(0, "x", [(0, highest), (1, 0)])], "x")
     assert re.findall(r'text-anchor="end">([^<]*)<', drawn) == said
+
+
+def unit(number: int, lane: int | None, begin: float | None, end: float | None, **more: Any) -> Unit:
+    given: dict[str, Any] = {
+        **{"phase_name": "copied", "number": number, "title": f"public.<t{number}>", "state": "done", "lane": lane},
+        **{"bytes": 2048, "rows": 1234 * number, "attempts": 1, "error": None},
+        "started_at": None if begin is None else BEGAN + timedelta(seconds=begin),
+        "finished_at": None if end is None else BEGAN + timedelta(seconds=end),
+    }
+    return Unit(**given | more)
+
+
+UNITS = [
+    unit(1, 1, 3, 9),
+    unit(2, 2, 3, 5, attempts=2),
+    unit(3, 2, 5, 11, phase_name="indexes", title="index public.i", rows=None),
+    unit(4, 1, 9, None, phase_name="analyzed", error="public.a: password=s3cret is locked"),
+    unit(5, 1, 12, None, state="running"),
+    unit(6, None, None, None, state="pending"),
+]
+
+
+def test_units_are_bars_of_their_session() -> None:
+    found = lanes.bars(UNITS, BEGAN, BEGAN + timedelta(seconds=20))
+    assert [(bar.unit.number, bar.lane, bar.begin, bar.end) for bar in found] == [
+        *((1, 1, 3, 9), (2, 2, 3, 5), (3, 2, 5, 11), (4, 1, 9, 9), (5, 1, 12, 20))
+    ]
+    assert found[0].words == "copied public.<t1>: 1,234 rows, 2 kB, 6 s"
+    assert found[1].words == "copied public.<t2>: 2,468 rows, 2 kB, 2 s, 2 tries"
+    assert found[2].words == "built index public.i: 2 kB, 6 s"
+    assert found[4].words.startswith("copied: running public.<t5>: ")
+    drawn = lanes.draw(found)
+    assert re.findall(r">(session \d)<", drawn) == ["session 1", "session 2"]
+    assert re.findall(r'class="bar (\w+)"', drawn) == ["work", "check", "running", "work", "wait"]
+    assert "copied public.&lt;t1&gt;: 1,234 rows" in drawn
+
+
+def test_of_many_units_the_longest_are_shown() -> None:
+    many = [unit(n, 1 + n % 2, n, n + (1 if n < 100 else 0.5)) for n in range(lanes.MOST + 50)]
+    found = lanes.bars(many, BEGAN, BEGAN)
+    assert len(found) == lanes.MOST
+    assert {bar.unit.number for bar in found} >= set(range(100))
+    said = " ".join(" ".join(Page(draw(replace(RECORD, units=many), Redactor())).words).split())
+    assert f"Only the {lanes.MOST} of {lanes.MOST + 50} units that took longest are shown." in said
+
+
+def test_the_page_has_a_lane_for_each_session() -> None:
+    text = draw(replace(RECORD, units=UNITS), Redactor())
+    said = " ".join(" ".join(Page(text).words).split())
+    assert text.count('<svg class="lanes" ') == 1
+    assert 'aria-label="units of the copy over time, by session"' in text
+    assert "s3cret" not in text
+    # Everything that a bar says when it is pointed at stands in the table too.
+    for row in ("1 public.<t1> copied 1,234 2 kB 3 s 6 s 1", "2 index public.i built 2 kB 5 s 6 s 1"):
+        assert row in said
+    assert "Only the" not in said
+    assert '<svg class="lanes"' not in draw(RECORD, Redactor())
 
 
 def test_the_page_shows_what_was_measured_and_examined() -> None:

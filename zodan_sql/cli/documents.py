@@ -72,6 +72,7 @@ class StepEntry(TypedDict):
     state: str
     took_s: float | None
     error: str | None
+    waiting_for: str | None
 
 
 class CheckEntry(TypedDict):
@@ -105,6 +106,8 @@ class SampleEntry(TypedDict):
     table: str | None
     table_bytes: int | None
     lag_bytes: int | None
+    paused: str | None
+    behind: str | None
 
 
 class PlannedStepEntry(TypedDict):

@@ -22,6 +22,8 @@ from zodan_sql.cli.options import (
     JournalDsn,
     Json,
     Location,
+    MaxLag,
+    MaxRate,
     NodeDsns,
     NoInstall,
     Number,
@@ -32,6 +34,8 @@ from zodan_sql.cli.options import (
     Verbose,
     Way,
     dsn_option,
+    parse_size,
+    parse_span,
 )
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
@@ -63,6 +67,8 @@ def add_node(
     new_node_info: Info = None,
     roles: Roles = False,
     jobs: Jobs = None,
+    max_rate: MaxRate = None,
+    max_lag: MaxLag = None,
     structure: Structure = Way.SPOCK,
     verbose: Verbose = False,
     dry_run: DryRun = False,
@@ -76,9 +82,10 @@ def add_node(
         arguments = _add_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
-        arguments |= _copy_arguments(jobs, structure, dry_run=dry_run, roles=roles)
+        arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
         if structure is Way.CLIENT:
+            _check_client(dry_run=dry_run, roles=roles)
             provide(screen, called.dsn, change=not no_install)
             if journal.find_unfinished(called.dsn, called.procedure, called.node) is None:
                 screen.line(bring_structure(src_dsn, new_node_dsn))
@@ -122,6 +129,8 @@ def plan(
     new_node_info: Info = None,
     roles: Roles = False,
     jobs: Jobs = None,
+    max_rate: MaxRate = None,
+    max_lag: MaxLag = None,
     structure: Structure = Way.SPOCK,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
     target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: the node's connection string.")] = None,
@@ -146,7 +155,9 @@ def plan(
         if all(adds) and not any(removes):
             arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
-            arguments |= _copy_arguments(jobs, structure, dry_run=True, roles=roles)
+            arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
+            if structure is Way.CLIENT:
+                _check_client(dry_run=True, roles=roles)
             switches = {"roles": roles}
         elif all(removes) and not any(adds):
             where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
@@ -224,9 +235,17 @@ def steps(number: Number, dsn: JournalDsn, as_json: Json = False) -> None:
             screen.fill(read_journal(dsn, whole))
             return
         screen.table(
-            ("phase", "step", "node", "state", "took", "title", "error"),
+            ("phase", "step", "node", "state", "took", "title", "error or what it waits for"),
             [
-                (str(s.phase), str(s.ordinal), s.node, s.state, _seconds(s.took_s), s.title, s.error or "")
+                (
+                    str(s.phase),
+                    str(s.ordinal),
+                    s.node,
+                    s.state,
+                    _seconds(s.took_s),
+                    s.title,
+                    s.error or s.waiting_for or "",
+                )
                 for s in found
             ],
         )
@@ -277,20 +296,29 @@ def _add_arguments(
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _copy_arguments(jobs: int | None, way: Way, *, dry_run: bool, roles: bool) -> dict[str, object]:
+def _copy_arguments(way: Way, *, jobs: int | None, max_rate: str | None, max_lag: str | None) -> dict[str, object]:
     """Return what add_node is to know of the copy; a structure that the client brings is present by then."""
-    if way is Way.CLIENT and dry_run:
+    arguments = {
+        "jobs": jobs,
+        "max_rate": None if max_rate is None else parse_size(max_rate, "--max-rate"),
+        "max_lag": None if max_lag is None else parse_span(max_lag, "--max-lag"),
+        "structure": None if way is Way.SPOCK else Way.PRESENT.value,
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _check_client(*, dry_run: bool, roles: bool) -> None:
+    """Refuse what does not go with a structure that the client brings."""
+    if dry_run:
         raise caller_error(
             "a plan cannot be made for --structure client: it compares a structure that is not there yet",
             "Make the plan with --structure spock, or bring the structure and give --structure present.",
         )
-    if way is Way.CLIENT and roles:
+    if roles:
         raise caller_error(
             "--structure client needs the roles before the join copies them",
             "Bring them first, for example with pg_dumpall --roles-only, and leave out --with-roles.",
         )
-    arguments: dict[str, object] = {} if jobs is None else {"jobs": jobs}
-    return arguments if way is Way.SPOCK else arguments | {"structure": Way.PRESENT.value}
 
 
 def _remove_arguments(name: str, target_dsn: str, survivor_dsn: str | None) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,11 @@ import typer
 from typer.models import OptionInfo
 
 from zodan_sql.cli.progress import Mode
+from zodan_sql.errors import caller_error
+
+_SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d+)?)\s*(?P<unit>B|kB|MB|GB|TB)?", re.IGNORECASE)
+_SPAN = re.compile(r"(?P<number>\d{1,9}(\.\d+)?)\s*(?P<unit>ms|s|min|h|d)?")
+_UNITS = {unit: 1024**power for power, unit in enumerate(("b", "kb", "mb", "gb", "tb"))}
 
 
 class Way(StrEnum):
@@ -24,6 +30,24 @@ def dsn_option(name: str, text: str) -> OptionInfo:
     """Return an option for a connection string. Its help shows no default, because that could be a password."""
     option: OptionInfo = typer.Option(name, metavar="DSN", help=text, show_default=False)
     return option
+
+
+def parse_size(text: str, option: str) -> int:
+    """Return a number of bytes that was written with or without a unit, as PostgreSQL reads it: 1 kB is 1024 bytes."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise caller_error(f'{option} is "{text}"', "Give a number of bytes, or one with a unit: 500kB, 20MB, 1.5GB.")
+    return int(float(found["number"]) * _UNITS[(found["unit"] or "B").lower()])
+
+
+def parse_span(text: str, option: str) -> str:
+    """Return a span of time that was written with or without a unit as PostgreSQL reads it."""
+    found = _SPAN.fullmatch(text.strip())
+    if found is None:
+        raise caller_error(
+            f'{option} is "{text}"', "Give a number of seconds, or one with a unit: 500ms, 30s, 5min, 1h."
+        )
+    return f"{found['number']} {found['unit'] or 's'}"
 
 
 Location = Annotated[str | None, typer.Option("--new-node-location", help="The node's location.", show_default="NY")]
@@ -41,6 +65,24 @@ Jobs = Annotated[
         metavar="N",
         help="How many sessions copy side by side.",
         show_default="as many as both servers have processors, from 2 to 8",
+    ),
+]
+MaxRate = Annotated[
+    str | None,
+    typer.Option(
+        "--max-rate",
+        metavar="SIZE",
+        help="How many bytes of tables a second the copy reads at most, such as 20MB.",
+        show_default="no limit",
+    ),
+]
+MaxLag = Annotated[
+    str | None,
+    typer.Option(
+        "--max-lag",
+        metavar="TIME",
+        help="Pause the copy while a peer lags further behind the source, such as 30s.",
+        show_default="any lag",
     ),
 ]
 Structure = Annotated[

@@ -32,7 +32,8 @@ def report(
 ) -> None:
     """Write an HTML page about an operation: arguments, checks, plan, timeline, failures and topology.
 
-    The page also has charts of the copy rate and the lag. It loads nothing from elsewhere.
+    The page also has charts of the copy rate, of the sessions that copied, and of the lag.
+    It loads nothing from elsewhere.
     """
     with reporting([dsn, through]) as screen:
         need(dsn)

@@ -33,7 +33,7 @@ SELECT o.operation_id AS number, o.kind, o.node,
 """
 _STEPS = """
 SELECT s.phase, s.phase_name, s.ordinal, s.kind, s.node, s.object_name, s.title, s.state,
-       extract(epoch FROM s.finished_at - s.started_at)::float8 AS took_s, s.error
+       extract(epoch FROM s.finished_at - s.started_at)::float8 AS took_s, s.error, s.waiting_for
   FROM zodan.step AS s
  WHERE s.operation_id = %(number)s
  ORDER BY s.ordinal
@@ -68,6 +68,8 @@ class Step:
     state: str
     took_s: float | None
     error: str | None
+    #: What holds the step up, as far as it is known.
+    waiting_for: str | None = None
 
 
 def operations(dsn: str) -> list[Operation]:

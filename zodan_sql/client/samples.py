@@ -16,6 +16,9 @@ from zodan_sql.words import size, span
 
 #: The stage of a copy that copies rows. The stage before it creates the tables, the stage after it the indexes.
 DATA = "data"
+#: The stage after them that gathers statistics.
+STATISTICS = "statistics"
+_STAGES = {"indexes": "building indexes and constraints", STATISTICS: "gathering statistics"}
 #: A rate covers the newest stretch of the first length. Over less than the second length, the rate is unknown.
 _STRETCH = timedelta(seconds=10)
 _SHORTEST = timedelta(seconds=1)
@@ -23,11 +26,13 @@ _SHORTEST = timedelta(seconds=1)
 _SAMPLE = """
 SELECT s.ordinal, s.taken_at,
        CASE WHEN s.taken_at >= t.started_at THEN extract(epoch FROM s.taken_at - t.started_at)::float8 END AS waited_s,
-       m.stage, m.tables_done, m.tables_total, m.bytes_done, m.bytes_total, m."table", m.table_bytes, m.lag_bytes
+       m.stage, m.tables_done, m.tables_total, m.bytes_done, m.bytes_total, m."table", m.table_bytes, m.lag_bytes,
+       m.paused, m.behind
   FROM zodan.sample AS s
   JOIN zodan.step AS t ON t.operation_id = s.operation_id AND t.ordinal = s.ordinal
  CROSS JOIN LATERAL pg_catalog.jsonb_to_record(s.measure) AS m(stage text, tables_done bigint, tables_total bigint,
-       bytes_done bigint, bytes_total bigint, "table" text, table_bytes bigint, lag_bytes bigint)
+       bytes_done bigint, bytes_total bigint, "table" text, table_bytes bigint, lag_bytes bigint, paused text,
+       behind text)
 """
 _ALL = f"{_SAMPLE} WHERE s.operation_id = %(number)s ORDER BY s.taken_at, s.ordinal"
 # A resumed call would also find the samples of the call before it.
@@ -56,6 +61,10 @@ class Sample:
     table: str | None = None
     table_bytes: int | None = None
     lag_bytes: int | None = None
+    #: What a copy is paused for.
+    paused: str | None = None
+    #: Who waits on the source for a lock of the copy.
+    behind: str | None = None
 
     @property
     def is_copy(self) -> bool:
@@ -144,8 +153,15 @@ def describe_bytes(sample: Sample, bytes_per_s: float | None) -> str:
             "time left unknown" if left is None else f"about {span(max(1, round(left)))} left",
         ]
     else:
-        facts = [{"indexes": "building indexes and constraints"}.get(sample.stage or "", sample.stage or "unknown")]
-    return ", ".join([*facts, *([f"now {sample.table}"] if sample.table else [])])
+        facts = [_STAGES.get(sample.stage or "", sample.stage or "unknown")]
+    return ", ".join(
+        [
+            *facts,
+            *([f"now {sample.table}"] if sample.table else []),
+            *([f"paused, waiting for {sample.paused}"] if sample.paused else []),
+            *([sample.behind] if sample.behind else []),
+        ]
+    )
 
 
 def describe(sample: Sample, bytes_per_s: float | None = None) -> str:

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 import jinja2
 from markupsafe import Markup
 
+from zodan_sql.client.samples import STATISTICS, Sample
 from zodan_sql.client.topology import Stream, masked
 from zodan_sql.showing import picture
-from zodan_sql.showing.report import chart, timeline
+from zodan_sql.showing.report import chart, lanes, timeline
 from zodan_sql.showing.report.axis import Axis
 from zodan_sql.showing.report.record import Record, RecordedStep
 from zodan_sql.words import size, span
@@ -34,10 +35,17 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
         lstrip_blocks=True,
         finalize=lambda value: redact(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    record = replace(record, steps=[replace(step, title=redact(step.title)) for step in record.steps])
+    record = replace(
+        record,
+        steps=[replace(step, title=redact(step.title)) for step in record.steps],
+        units=[
+            replace(unit, title=redact(unit.title), error=unit.error and redact(unit.error)) for unit in record.units
+        ],
+    )
     bars = timeline.bars(record.steps, record.surroundings.read_at)
     axis = Axis(bars)
     rates, lags = _measured(record)
+    units = lanes.bars(record.units, _first(record), record.surroundings.read_at) if bars else []
     behind = [each for each in lags if any(value for _, value in each.points)]
     marks = Counter(check.verdict for check in record.checks)
     took = None if record.finished_at is None else (record.finished_at - record.started_at).total_seconds()
@@ -60,8 +68,11 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
         marks=marks,
         noted=[check for check in record.checks if check.verdict != "PASS"],
         passed=[check for check in record.checks if check.verdict == "PASS"],
-        copies=[sample for sample in record.samples if sample.is_copy and sample.tables_total != 0][-1:],
+        copies=[each for each in record.samples if _is_told(each)][-1:],
         rates=Markup(chart.draw([chart.Series(0, "copy", rates)], "copy rate over time", "/s")) if rates else "",
+        lanes=Markup(lanes.draw(units)) if units else "",
+        units=units,
+        begun=sum(unit.started_at is not None and unit.lane is not None for unit in record.units),
         waits=len(lags),
         lags=Markup(chart.draw(behind, "lag over time")) if behind else "",
         phases=len({step.phase for step in record.steps}),
@@ -74,11 +85,21 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
 
 def _measured(record: Record) -> tuple[list[chart.Point], list[chart.Series]]:
     """Return the data of the charts: the rate of the copy, and the lag of each stream."""
-    begun = [step.started_at for step in record.steps if step.started_at is not None]
-    if not begun:
+    if all(step.started_at is None for step in record.steps):
         return [], []
+    first = _first(record)
     titles = {step.ordinal: f"step {step.ordinal}, {step.title}" for step in record.steps}
-    return chart.copy_rate(record.samples, min(begun)), chart.lags(record.samples, titles, min(begun))
+    return chart.copy_rate(record.samples, first), chart.lags(record.samples, titles, first)
+
+
+def _first(record: Record) -> datetime:
+    """Return when the first step began."""
+    return min(step.started_at for step in record.steps if step.started_at is not None)
+
+
+def _is_told(sample: Sample) -> bool:
+    """Return whether a sample of a copy says how many tables were copied."""
+    return sample.is_copy and sample.tables_total != 0 and sample.stage != STATISTICS
 
 
 def _found(step: RecordedStep) -> str:
