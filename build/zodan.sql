@@ -705,8 +705,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(
                            coalesce(nullif(h.application_name, ''), h.backend_type), h.state,
                            pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - h.xact_start),
                            pg_catalog.date_trunc('second', h.xact_start)),
-                       (SELECT pg_catalog.string_agg(pg_catalog.format('prepared transaction %%s (%%s, for %%s, since %%s)', x.gid,
-                                   x.owner, pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - x.prepared),
+                       (SELECT pg_catalog.string_agg(pg_catalog.format('prepared transaction %%s (%%s, for %%s, since %%s)',
+                                   x.gid, x.owner, pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - x.prepared),
                                    pg_catalog.date_trunc('second', x.prepared)), ', ')
                           FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
               FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
@@ -1728,9 +1728,9 @@ CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_purp
 RETURNS text
 LANGUAGE plpgsql
 AS $zodan$
-/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for, or in the
-session whose purpose ends with p_purpose, such as a lane: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
-nothing, or if that cannot be asked. Raises no error except for a cancel. */
+/* Asks a node, through a connection of its own, what the statement under way on its kept connection waits for, or in
+the session whose purpose ends with p_purpose, such as a lane: processes and prepared transactions that hold a lock, or
+an event. Returns NULL if it waits for nothing, or if that cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
     v_found text;
@@ -1749,9 +1749,9 @@ EXCEPTION WHEN OTHERS THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.find_blockers IS
-'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for, or in the
-session whose purpose ends with p_purpose, such as a lane: processes and prepared transactions that hold a lock, or an event. Returns NULL if it waits for
-nothing, or if that cannot be asked. Raises no error except for a cancel.';
+'Asks a node, through a connection of its own, what the statement under way on its kept connection waits for, or in
+the session whose purpose ends with p_purpose, such as a lane: processes and prepared transactions that hold a lock, or
+an event. Returns NULL if it waits for nothing, or if that cannot be asked. Raises no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.find_blockers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_connected(p_node text)
@@ -3422,7 +3422,8 @@ BEGIN
                pg_catalog.bool_or(l.done) AS begun
           FROM looked AS l GROUP BY l.bundle)
     UPDATE zodan.unit AS u
-       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END, lane = CASE WHEN b.kept THEN u.lane END, snapshot = NULL, due = NULL, error = NULL,
+       SET state = CASE WHEN b.kept THEN 'done' ELSE 'pending' END,
+           lane = CASE WHEN b.kept THEN u.lane END, snapshot = NULL, due = NULL, error = NULL,
            lsn = CASE WHEN b.kept THEN coalesce(l.mark::pg_lsn, u.lsn) END, spoiled = b.begun AND NOT b.kept
       FROM looked AS l JOIN bundles AS b ON b.bundle = l.bundle
      WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.number = l.number;
@@ -10845,8 +10846,9 @@ is copied, all tables must be empty, and the new node's Spock may be newer than 
 of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
 while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
 changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag stay
-as they were unless given. Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
-structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget. */
+as they were unless given. Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another
+operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -10903,8 +10905,9 @@ is copied, all tables must be empty, and the new node''s Spock may be newer than
 of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
 while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
 changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag stay
-as they were unless given. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
-structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget.';
+as they were unless given. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another
+operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.health_check(
