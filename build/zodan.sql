@@ -706,7 +706,8 @@ SELECT pg_catalog.format($sql$SELECT coalesce(
                            pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - h.xact_start),
                            pg_catalog.date_trunc('second', h.xact_start)),
                        (SELECT pg_catalog.string_agg(pg_catalog.format('prepared transaction %%s (%%s, for %%s, since %%s)',
-                                   x.gid, x.owner, pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - x.prepared),
+                                   x.gid, x.owner,
+                                   pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - x.prepared),
                                    pg_catalog.date_trunc('second', x.prepared)), ', ')
                           FROM pg_catalog.pg_prepared_xacts AS x WHERE b.pid = 0), 'process ' || b.pid), ', ')
               FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b(pid)
