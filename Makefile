@@ -21,7 +21,7 @@ help: ## list the goals
 demo: $(READY) $(SERVER) ## a sandbox cluster: load, a node joins, rows compared, the node leaves (1 minute)
 	$(BIN)/zodan-sql demo
 
-test: check setup ## what CI runs: check, then every test that is not long (30 minutes)
+test: check setup ## what CI runs: check, then every test that is not long (20 minutes)
 	$(BIN)/pytest -n $(WORKERS)
 
 test-all: check setup ## the long tests too (hours)
@@ -33,7 +33,7 @@ unit: $(READY) $(BROWSER) ## the tests that need no server (1 minute)
 database: $(READY) $(SERVER) ## the tests on one server (1 minute)
 	$(BIN)/pytest tests/database
 
-cluster: $(READY) $(SERVER) ## the tests on three to five nodes, under writers (20 minutes)
+cluster: $(READY) $(SERVER) ## the tests on three to five nodes, under writers (12 minutes)
 	$(BIN)/pytest -n $(WORKERS) tests/cluster
 
 model: $(READY) ## the protocols as an executable model (45 seconds)
