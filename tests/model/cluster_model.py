@@ -173,8 +173,8 @@ class Database:
 
     seen has the changes that it took, times when the rows of ITEMS that were copied were changed last, as far as the
     node knows. marks has the units that a copy has finished, and where their snapshot is; positions the tables of which
-    the stream of a copy leaves out what is before. files has the file of each table: a rewrite makes a new one, in which
-    no older snapshot finds anything. discarded counts what Spock has set aside in its log instead of applying it.
+    the stream of a copy leaves out what is before. files has the file of each table: a rewrite makes a new one, in
+    which no older snapshot finds anything. discarded counts what Spock has set aside in its log instead of applying it.
     """
 
     registered: bool = False
@@ -306,8 +306,9 @@ class Worker:
 
     One that restores begins with the copy of the structure, which is all that it is there for.
     Inside a transaction, begun says which, and discards that Spock takes it for one that has failed before. One that
-    is orphaned has lost its walsender, and not yet noticed: it goes on with what it has received. It reads the positions
-    of tables at the end of a transaction, so it has none in its first. has_head says that it holds the lock of the head.
+    is orphaned has lost its walsender, and not yet noticed: it goes on with what it has received. It reads the
+    positions of tables at the end of a transaction, so it knows none in its first. has_head says that it holds the lock
+    of the head.
     """
 
     position: int
@@ -447,9 +448,7 @@ class Cluster:
 
     # What users do.
 
-    def commit(
-        self, name: str, *changes: Change, published: bool | None = None, head_of: Stream | None = None
-    ) -> int:
+    def commit(self, name: str, *changes: Change, published: bool | None = None, head_of: Stream | None = None) -> int:
         """Commit on a node, synchronously; return the LSN."""
         node = self.nodes[name]
         published = node.live.publishing if published is None else published

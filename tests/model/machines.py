@@ -23,12 +23,10 @@ Fault = Literal["discard", "forget", "rewrite", "lose slot", "switch off", "cut 
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 EVENTS_TO_FINISH = 2000
 PACE = 6
-TURNS = 80
-ACTORS = [
-    *("caller", "caller", "caller", "caller", "caller", "session", "session", "session", "session", "session"),
-    *("user", "user", "owner", "owner", "server", "server", "rewrite", "snapshot", "death", "cut"),
-]
-#: While rows are copied, and the stream passes the positions of all tables.
+TURNS = 120
+ACTORS = ["caller"] * 8 + ["session"] * 8 + ["server"] * 3 + ["user"] * 3 + ["owner"] * 2
+ACTORS += ["rewrite", "snapshot", "death", "cut"]
+#: Where a caller of a schedule gets no help: while rows are copied, and the stream passes the positions of all tables.
 SCHEDULED = ["copied", "streaming", "sound", "level", "levelled"]
 
 # Where an example's trouble may begin: the flip and what leads to it, above all.
@@ -265,9 +263,11 @@ class AdditionMachine(ClusterMachine):
         faults: Collection[Fault] = FAULTS,
         takes_back: bool = True,
         pace: int = PACE,
+        turns: int = 0,
     ) -> None:
         super().__init__(variant)
         self.takes_back = takes_back
+        self.turns = turns
         self.pace = pace
         self.phases = phases
         self.late = late
@@ -316,9 +316,14 @@ class AdditionMachine(ClusterMachine):
         steps = plan_addition(SOURCE, self.members[1:], NEW, self.variant, layout)
         self.begin(Operation(self.cluster, steps, self.variant), self.phases[phase % len(self.phases)], rolls_back)
         chance = Random(schedule)
-        for _ in range(schedule % TURNS):
-            if self.operation.phase in SCHEDULED and not self.operation.is_over:
+        for _ in range(self.turns + schedule % TURNS):
+            if self.phases[phase % len(self.phases)] == "copied" and not self._has_passed("levelled"):
                 self._take_turn(chance.choice(ACTORS), chance.randrange(12))
+
+    def _has_passed(self, phase: str) -> bool:
+        """Tell whether the operation is over, or further than a phase."""
+        phases = list(dict.fromkeys(step.phase for step in self.operation.steps))
+        return self.operation.is_over or self.operation.phase in phases[phases.index(phase) + 1 :]
 
     def _take_turn(self, who: str, number: int) -> None:
         """Let the caller, a session that copies, a server or a user do one thing, or something break or die."""
@@ -326,9 +331,9 @@ class AdditionMachine(ClusterMachine):
         if who == "caller" and self.operation.process is None:
             self.call_again()
         elif who == "caller":
-            self.go_on(1, number, helped=False)
+            self.go_on(1 + number % 4, number, helped=self.operation.phase not in SCHEDULED)
         elif who == "session" and self.cluster.sessions:
-            self.copy(number, 1)
+            self.copy(number, 1 + number % 4)
         elif who == "user":
             self.cluster.insert(SOURCE, *CHOICES[number % len(CHOICES)])
         elif who == "owner":

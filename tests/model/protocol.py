@@ -109,7 +109,7 @@ class Variant(Settings):
     stream_before_snapshots: bool = True
     stream_before_last: bool = True
     own_positions: bool = True
-    spoiled_let_go: bool = True
+    parted_cleared: bool = True
 
 
 RIGHT = Variant()
@@ -461,7 +461,13 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
     ]
     if variant.head_proved:
         steps.append(
-            Step("prepare", new, "see that it began with its head", do=lambda c, r: prove_head(c, copy), section="approach")
+            Step(
+                "prepare",
+                new,
+                "see that it began with its head",
+                do=lambda c, r: prove_head(c, copy),
+                section="approach",
+            )
         )
     if variant.peer_slots_first:
         steps += [slot_step("prepare", Stream(member, new)) for member in made_before]
@@ -800,7 +806,7 @@ class Task:
     """A unit in the journal of an operation.
 
     A spoiled one is to be cleared first, with its bundle. Of one that is done, files has the files of its tables, if
-    they are known, and proved the last snapshot under which they were the same.
+    they are known, and proved the last snapshot under which they were the same. One that has failed rests for a while.
     """
 
     unit: Unit
@@ -810,6 +816,7 @@ class Task:
     spoiled: bool = False
     files: dict[Table, int] | None = None
     proved: int = 0
+    is_resting: bool = False
 
 
 @dataclass
@@ -1132,6 +1139,7 @@ class Operation:
             task
             for task in self.tasks
             if task.state == "pending"
+            and not (task.is_resting and self.pick % 2)
             and not (running and task.snapshot is None)
             and not (task.spoiled and any(other.unit.bundle == task.unit.bundle for other in running))
         ]
@@ -1144,7 +1152,7 @@ class Operation:
             if task is None:
                 yield False
                 continue
-            task.state = "running"
+            task.state, task.is_resting = "running", False
             yield from self._prepare_unit(copy, task)
             asked = task.snapshot
             if asked is None or task.state != "running":
@@ -1197,16 +1205,22 @@ class Operation:
                     other.state, other.snapshot, other.lsn = "pending", task.snapshot, task.lsn
 
     def _take_snapshot(self, copy: Stream) -> Iterator[bool]:
-        """Get a snapshot for all that is to be done, and its LSN."""
+        """Get a snapshot for all that is to be done, and its LSN; a bundle that is partly done begins again."""
         lsn = self.cluster.mark(copy.provider) if not self.variant.snapshot_lsn else None
         if lsn is not None:
             yield True
         self.cluster.close_snapshot(copy.provider, self.snapshot)
         snapshot = self.snapshot = self.cluster.open_snapshot(copy.provider)
         yield True
-        for other in self.tasks:
-            if other.state != "done":
-                other.snapshot, other.lsn = snapshot, snapshot.lsn if lsn is None else lsn
+        for bundle in self._bundles():
+            if all(other.state == "done" for other in bundle):
+                continue
+            is_parted = any(other.state == "done" for other in bundle) and self.variant.parted_cleared
+            for other in bundle:
+                if other.state != "done" or is_parted:
+                    other.snapshot, other.lsn = snapshot, snapshot.lsn if lsn is None else lsn
+                    other.state = "pending" if other.state == "done" else other.state
+                other.spoiled |= is_parted
         if not self.variant.head_before_snapshots and not any(other.state == "done" for other in self.tasks):
             self.results["head"] = self.cluster.commit(copy.provider, head_of=copy) - 1
 
@@ -1223,10 +1237,8 @@ class Operation:
     def _fail_unit(self, copy: Stream, task: Task, asked: Snapshot, trouble: Trouble | None) -> None:
         """Have a unit tried again, under another snapshot if this one is of no use; or fail."""
         task.state = "failed" if trouble is Trouble.FAILED else "pending"
-        is_current = task.snapshot is asked
-        if task.spoiled and self.variant.spoiled_let_go:
-            task.snapshot, task.lsn = None, 0
-        if trouble not in (Trouble.LOST, Trouble.DOUBLE) and is_current:
+        task.is_resting = True
+        if trouble not in (Trouble.LOST, Trouble.DOUBLE) and task.snapshot is asked:
             self._lose_snapshot(copy)
         if trouble is Trouble.FAILED:
             self.failure = StepFailed("a unit cannot be copied")
