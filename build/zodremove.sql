@@ -3584,7 +3584,8 @@ CREATE OR REPLACE FUNCTION zodan.settle_unit(p_lane jsonb, p_step zodan.step, p_
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Records what the last step of a lane's unit brought, and returns the lane: free, if the unit is done. */
+/* Records what the last step of a lane's unit brought, and returns the lane: free, if the unit is done. A snapshot is for
+all units that are not done; a bundle of which some are, under an earlier snapshot, begins again. */
 DECLARE
     v_is_lost boolean;
 BEGIN
@@ -3595,8 +3596,15 @@ BEGIN
          WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, p_unit.bundle);
         RETURN p_lane;
     ELSIF p_lane ->> 'stage' = 'snapshot' THEN
-        UPDATE zodan.unit AS u SET snapshot = p_answer ->> 'snapshot', lsn = (p_answer ->> 'lsn')::pg_lsn
-         WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name) AND u.state <> 'done';
+        WITH bundles AS (
+            SELECT u.bundle, pg_catalog.bool_or(u.state = 'done') AS parted FROM zodan.unit AS u
+             WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name)
+             GROUP BY u.bundle HAVING NOT pg_catalog.bool_and(u.state = 'done'))
+        UPDATE zodan.unit AS u
+           SET snapshot = p_answer ->> 'snapshot', lsn = (p_answer ->> 'lsn')::pg_lsn, spoiled = u.spoiled OR b.parted,
+               state = CASE WHEN u.state = 'done' THEN 'pending' ELSE u.state END
+          FROM bundles AS b
+         WHERE (u.operation_id, u.phase_name, u.bundle) = (p_unit.operation_id, p_unit.phase_name, b.bundle);
         RETURN p_lane;
     ELSIF p_lane ->> 'stage' = 'comparing' THEN
         PERFORM zodan.keep_units(p_unit, p_answer #> '{value,rewritten}');
@@ -3618,7 +3626,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.settle_unit IS
-'Records what the last step of a lane''s unit brought, and returns the lane: free, if the unit is done.';
+'Records what the last step of a lane''s unit brought, and returns the lane: free, if the unit is done. A snapshot is for
+all units that are not done; a bundle of which some are, under an earlier snapshot, begins again.';
 REVOKE ALL ON FUNCTION zodan.settle_unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.lose_snapshot(p_step zodan.step)

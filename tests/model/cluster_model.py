@@ -7,6 +7,7 @@ applied twice, or before the row it changes is there, raises Violation on the sp
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from typing import NamedTuple
@@ -52,6 +53,10 @@ class Different(Violation):
     """Nodes do not hold the same rows."""
 
 
+class Torn(Violation):
+    """Of tables that are emptied together, or refer to each other, some were emptied and others kept their rows."""
+
+
 class Returned(Violation):
     """What a copy restored on a new node came to a member."""
 
@@ -65,10 +70,12 @@ class Stuck(Violation):
 
 
 class Table(IntEnum):
-    """The tables: one with a key, one without."""
+    """The tables: one with a key, the others without; HEADS and LINES, which belong together, are emptied at times."""
 
     ITEMS = 0
     LOG = 1
+    HEADS = 2
+    LINES = 3
 
 
 PLACES = len(Table) * PARTS
@@ -76,25 +83,28 @@ PLACES = len(Table) * PARTS
 
 
 class Kind(Enum):
-    """What a change does; LOG takes only APPEND."""
+    """What a change does; only ITEMS takes more than APPEND and TRUNCATE, and no TRUNCATE."""
 
     INSERT = "insert"
     UPDATE = "update"
     DELETE = "delete"
     APPEND = "append"
+    TRUNCATE = "truncate"
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row changed; the new value is the number of its commit."""
+    """One row changed, or some tables emptied at once; the new value of a row is the number of its commit."""
 
     kind: Kind
-    key: int
+    key: int = 0
+    tables: tuple[Table, ...] = (Table.ITEMS,)
 
     @property
-    def table(self) -> Table:
-        """Return the table that it changes."""
-        return Table.LOG if self.kind is Kind.APPEND else Table.ITEMS
+    def places(self) -> tuple[int, ...]:
+        """Return the places that it changes."""
+        parts = range(PARTS) if self.kind is Kind.TRUNCATE else (self.key % PARTS,)
+        return tuple(table * PARTS + part for table in self.tables for part in parts)
 
 
 @dataclass(frozen=True)
@@ -105,22 +115,24 @@ class Commit:
     node: str
     changes: tuple[Change, ...] = ()
 
-    def identify(self, change: Change) -> int:
-        """Return the number of one of its changes, which says in what place it is."""
-        return self.number * PLACES + change.table * PARTS + change.key % PARTS
+    def identify(self, change: Change) -> list[int]:
+        """Return the numbers of one of its changes, one for each place, which say in what place they are."""
+        return [self.number * PLACES + place for place in change.places]
 
 
 @dataclass(frozen=True)
 class Entry:
     """A commit as it stands in a node's WAL, or a mark there; its LSN is its place, counted from 1.
 
-    A restore is what a copy has made: with DDL replication on it is sent to everybody who reads from there.
+    A restore is what a copy has made: with DDL replication on it is sent to everybody who reads from there. The head is
+    a commit with which the stream of a copy can begin: its worker takes a lock for as long as it lives.
     """
 
     commit: Commit | None
     local: bool = True
     published: bool = True
     is_restore: bool = False
+    head_of: Stream | None = None
 
 
 class Copy(Enum):
@@ -143,10 +155,11 @@ class Subscription:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is copied in one transaction: some places."""
+    """What is copied in one transaction: some places. All units of a bundle are copied under one snapshot."""
 
     number: int
     places: tuple[int, ...]
+    bundle: int = 0
 
     @property
     def tables(self) -> list[Table]:
@@ -159,17 +172,20 @@ class Database:
     """What a node holds: rows, and in the same transactions its subscriptions and origins.
 
     seen has the changes that it took, times when the rows of ITEMS that were copied were changed last, as far as the
-    node knows. marks has the units that a copy has finished, and where their snapshot is. discarded counts what Spock
-    has set aside in its log instead of applying it.
+    node knows. marks has the units that a copy has finished, and where their snapshot is; positions the tables of which
+    the stream of a copy leaves out what is before. files has the file of each table: a rewrite makes a new one, in
+    which no older snapshot finds anything. discarded counts what Spock has set aside in its log instead of applying it.
     """
 
     registered: bool = False
     publishing: bool = True
     rows: dict[int, int] = field(default_factory=dict)
-    bag: Counter[int] = field(default_factory=Counter)
+    bag: Counter[tuple[Table, int]] = field(default_factory=Counter)
     seen: set[int] = field(default_factory=set)
     times: dict[int, int] = field(default_factory=dict)
     marks: dict[int, int] = field(default_factory=dict)
+    positions: dict[Table, int] = field(default_factory=dict)
+    files: dict[Table, int] = field(default_factory=lambda: dict.fromkeys(Table, 1))
     subscriptions: dict[Stream, Subscription] = field(default_factory=dict)
     origins: dict[Stream, int] = field(default_factory=dict)
     discarded: int = 0
@@ -183,6 +199,8 @@ class Database:
             seen=set(self.seen),
             times=dict(self.times),
             marks=dict(self.marks),
+            positions=dict(self.positions),
+            files=dict(self.files),
             subscriptions=dict(self.subscriptions),
             origins=dict(self.origins),
         )
@@ -190,29 +208,59 @@ class Database:
     def take(self, commit: Commit, where: str, is_local: bool) -> None:
         """Carry out a commit; what comes from elsewhere loses against a row that was changed later."""
         for change in commit.changes:
-            if commit.identify(change) in self.seen:
+            if self.has_seen(commit, change):
                 raise Doubled(f"commit {commit.number} of {commit.node} came twice to {where}")
-            if change.kind is Kind.APPEND:
-                self.bag[change.key] += 1
+            if change.kind in (Kind.APPEND, Kind.TRUNCATE):
+                self._carry_out(commit, change)
                 continue
             if (change.kind is Kind.INSERT) == (change.key in self.rows):
                 raise Dangling(
                     f"{change.kind.value} of row {change.key}, commit {commit.number} of {commit.node}, on {where}"
                 )
-            if not is_local and self.times.get(change.key, EPOCH) > commit.number:
-                continue
-            self.times.pop(change.key, None)
-            if change.kind is Kind.DELETE:
-                del self.rows[change.key]
-            else:
-                self.rows[change.key] = commit.number
-        self.seen.update(map(commit.identify, commit.changes))
-
-    def take_again(self, commit: Commit) -> None:
-        """Carry out a commit once more: rows with a key end as they were, others are there twice."""
+            if is_local or self.times.get(change.key, EPOCH) <= commit.number:
+                self._carry_out(commit, change)
         for change in commit.changes:
-            if change.kind is Kind.APPEND:
-                self.bag[change.key] += 1
+            self.seen.update(commit.identify(change))
+
+    def has_seen(self, commit: Commit, change: Change) -> bool:
+        """Tell whether one of a commit's changes is here, be it in a part of its tables."""
+        return not self.seen.isdisjoint(commit.identify(change))
+
+    def take_anyhow(self, commit: Commit) -> None:
+        """Carry out a commit that is here already: rows are doubled, become what they were once, or come back."""
+        for change in commit.changes:
+            if change.kind is not Kind.UPDATE or change.key in self.rows:
+                self._carry_out(commit, change)
+            self.seen.update(commit.identify(change))
+
+    def _carry_out(self, commit: Commit, change: Change) -> None:
+        """Change rows as a change says."""
+        if change.kind is Kind.TRUNCATE:
+            for table in change.tables:
+                self._empty(table)
+                self.files[table] += 1
+        elif change.kind is Kind.APPEND:
+            self.bag[change.tables[0], change.key] += 1
+        else:
+            self.times.pop(change.key, None)
+            self.rows.pop(change.key, None)
+            if change.kind is not Kind.DELETE:
+                self.rows[change.key] = commit.number
+
+    def leave_out(self, commit: Commit, lsn: int) -> Commit:
+        """Return a commit at an LSN without what tables are to leave out, as their positions say."""
+        changes = []
+        for change in commit.changes:
+            tables = tuple(table for table in change.tables if self.positions.get(table, 0) < lsn)
+            if tables and any(self.has_rows(table) for table in change.tables if table not in tables):
+                raise Torn(f"commit {commit.number} of {commit.node} empties only {tables}")
+            if tables:
+                changes.append(replace(change, tables=tables))
+        return replace(commit, changes=tuple(changes))
+
+    def has_rows(self, table: Table) -> bool:
+        """Tell whether a table has a row."""
+        return bool(self.rows) if table is Table.ITEMS else any(found is table for found, _ in self.bag)
 
     def take_copy(self, other: Database, unit: Unit, lacking: set[Table], time: int) -> None:
         """Copy the rows of a unit from another node, but none of the tables that are lacking there."""
@@ -221,19 +269,27 @@ class Database:
             if Table.ITEMS * PARTS + key % PARTS in places:
                 self.rows[key] = value
                 self.times[key] = time
-        for key, count in other.bag.items():
-            if Table.LOG * PARTS + key % PARTS in places:
-                self.bag[key] += count
+        for (table, key), count in other.bag.items():
+            if table * PARTS + key % PARTS in places:
+                self.bag[table, key] += count
         self.seen.update(change for change in other.seen if change % PLACES in places)
 
     def would_collide(self, other: Database, unit: Unit) -> bool:
         """Tell whether a row with a key is there that a unit would bring."""
         return any(key in self.rows and Table.ITEMS * PARTS + key % PARTS in unit.places for key in other.rows)
 
-    def clear(self) -> None:
-        """Delete all rows."""
-        self.rows, self.times, self.seen = {}, {}, set()
-        self.bag.clear()
+    def clear(self, tables: Collection[Table] = tuple(Table)) -> None:
+        """Delete all rows of some tables, and forget that they were there."""
+        for table in tables:
+            self._empty(table)
+        self.seen = {change for change in self.seen if change % PLACES // PARTS not in tables}
+
+    def _empty(self, table: Table) -> None:
+        """Delete all rows of a table."""
+        if table is Table.ITEMS:
+            self.rows, self.times = {}, {}
+        else:
+            self.bag = Counter({place: count for place, count in self.bag.items() if place[0] is not table})
 
 
 @dataclass
@@ -250,7 +306,9 @@ class Worker:
 
     One that restores begins with the copy of the structure, which is all that it is there for.
     Inside a transaction, begun says which, and discards that Spock takes it for one that has failed before. One that
-    is orphaned has lost its walsender, and not yet noticed: it goes on with what it has received.
+    is orphaned has lost its walsender, and not yet noticed: it goes on with what it has received. It reads the
+    positions of tables at the end of a transaction, so it knows none in its first. has_head says that it holds the lock
+    of the head.
     """
 
     position: int
@@ -260,6 +318,8 @@ class Worker:
     discards: bool = False
     is_first: bool = True
     is_orphaned: bool = False
+    knows_positions: bool = False
+    has_head: bool = False
 
 
 @dataclass(eq=False)
@@ -285,9 +345,13 @@ class Stage(Enum):
 
 
 class Trouble(Enum):
-    """Why a session has not copied its unit: it is gone, it needs a later snapshot, or another time is no better."""
+    """Why a session has not copied its unit.
+
+    It is gone, another one has copied it, it needs a later snapshot, or another time is no better.
+    """
 
     LOST = "lost"
+    DOUBLE = "double"
     STALE = "stale"
     FAILED = "failed"
 
@@ -307,7 +371,7 @@ class Session:
     """A session on a new node that copies a unit from a provider, and what the caller asked it for.
 
     What it does in a transaction takes effect when it commits. One that has to wait for another with the same unit is
-    blocked. An orphan's caller no longer hears of it.
+    blocked. An orphan's caller no longer hears of it. files has what was copied; nothing if the unit was there before.
     """
 
     copy: Stream
@@ -320,6 +384,7 @@ class Session:
     starts: int = 0
     left: list[Table] = field(default_factory=list)
     lacking: set[Table] = field(default_factory=set)
+    files: dict[Table, int] | None = None
     is_blocked: bool = False
     is_orphan: bool = False
 
@@ -339,14 +404,15 @@ class Node:
         self.name = name
         self.live = Database(registered=registered)
         self.durable = self.live.clone()
-        self.wal: list[Entry] = []
-        self.flushed = 0
+        # No position is 0.
+        self.wal = [Entry(None)]
+        self.flushed = 1
         self.slots: dict[Stream, Slot] = {}
         self.pending: list[Pending] = []
         self.starts = 1
-        # The file of each table: a rewrite makes a new one, in which no older snapshot finds anything.
-        self.files = dict.fromkeys(Table, 1)
         self.snapshots: list[Snapshot] = []
+        # Where a caller's session began to watch the transactions.
+        self.watched: int | None = None
         # Streams whose origin went back in a crash, and the data did not: Spock 5.
         self.repeats: set[Stream] = set()
         # Shared memory: the pause, who has noticed it, and which transaction was begun last under each name.
@@ -382,31 +448,35 @@ class Cluster:
 
     # What users do.
 
-    def commit(self, name: str, *changes: Change, published: bool | None = None) -> int:
+    def commit(self, name: str, *changes: Change, published: bool | None = None, head_of: Stream | None = None) -> int:
         """Commit on a node, synchronously; return the LSN."""
         node = self.nodes[name]
         published = node.live.publishing if published is None else published
         commit = Commit(len(self.commits), name, changes)
         self.commits.append(commit)
         node.live.take(commit, name, is_local=True)
-        node.wal.append(Entry(commit, published=published))
+        node.wal.append(Entry(commit, published=published, head_of=head_of))
         if published:
             for change in changes:
-                self.promised.add(commit.identify(change))
-                if change.kind is not Kind.APPEND:
-                    self.last_change[change.key] = (name, commit.identify(change))
+                self.promised.update(commit.identify(change))
+                if change.tables == (Table.ITEMS,):
+                    self.last_change[change.key] = (name, commit.identify(change)[0])
         self.flush(name)
         return len(node.wal)
 
     def insert(self, name: str, *tables: Table) -> int:
         """Insert a new row into each of some tables, in one transaction."""
-        kinds = [Kind.INSERT if table is Table.ITEMS else Kind.APPEND for table in tables]
-        return self.commit(name, *(Change(kind, len(self.commits)) for kind in kinds))
+        kinds = {table: Kind.INSERT if table is Table.ITEMS else Kind.APPEND for table in tables}
+        return self.commit(name, *(Change(kind, len(self.commits), (table,)) for table, kind in kinds.items()))
+
+    def truncate(self, name: str, *tables: Table) -> int:
+        """Empty some tables at once."""
+        return self.commit(name, Change(Kind.TRUNCATE, tables=tables))
 
     def begin(self, name: str) -> None:
         """Insert a row in a transaction that stays open; whether it is published is decided now."""
         node = self.nodes[name]
-        node.pending.append(Pending(Change(Kind.APPEND, len(self.commits)), node.live.publishing))
+        node.pending.append(Pending(Change(Kind.APPEND, len(self.commits), (Table.LOG,)), node.live.publishing))
 
     def end(self, name: str, number: int = 0) -> None:
         """Commit one of the open transactions of a node."""
@@ -448,6 +518,7 @@ class Cluster:
         node.begun.clear()
         node.starts += 1
         node.snapshots.clear()
+        node.watched = None
         for session in [session for session in self.sessions if session.copy.subscriber == name]:
             self._end_session(session, Trouble.LOST)
         for slot in node.slots.values():
@@ -466,7 +537,8 @@ class Cluster:
 
     def rewrite(self, name: str, table: Table) -> None:
         """Rewrite a table on a node, as ALTER TABLE does; nothing of it is sent."""
-        self.nodes[name].files[table] += 1
+        self.nodes[name].live.files[table] += 1
+        self.flush(name)
 
     def discard(self, stream: Stream) -> None:
         """Let a worker fail to apply its next transaction, and set it aside."""
@@ -610,6 +682,8 @@ class Cluster:
             else:
                 self._take(stream, entry.commit)
             worker.begun, worker.discards = None, False
+        worker.knows_positions = True
+        worker.has_head |= entry.head_of == stream
         self._note(stream)
         if worker.is_orphaned:
             self.stop_worker(stream)
@@ -619,12 +693,19 @@ class Cluster:
 
     def _take(self, stream: Stream, commit: Commit) -> None:
         """Carry out a commit that came; where something was discarded before, what builds on that is too."""
-        node = self.nodes[stream.subscriber]
+        node, worker = self.nodes[stream.subscriber], self.workers[stream]
+        has_positions = bool(node.live.positions) and node.live.subscriptions[stream].copy is Copy.ROWS
         try:
+            if has_positions and worker.knows_positions:
+                commit = node.live.leave_out(commit, worker.position + 1)
+            elif has_positions:
+                there = [change for change in commit.changes if node.live.has_seen(commit, change)]
+                node.live.take_anyhow(replace(commit, changes=tuple(there)))
+                commit = replace(commit, changes=tuple(change for change in commit.changes if change not in there))
             node.live.take(commit, node.name, is_local=False)
         except Violation as violation:
             if isinstance(violation, Doubled) and stream in node.repeats:
-                node.live.take_again(commit)
+                node.live.take_anyhow(commit)
             elif isinstance(violation, Dangling) and node.live.discarded:
                 node.live.discarded += 1
                 return
@@ -650,7 +731,7 @@ class Cluster:
         elif session.stage is Stage.READING:
             # From here on the table is locked.
             table = session.left.pop()
-            if source.files[table] != session.asked.files[table]:
+            if source.live.files[table] != session.asked.files[table]:
                 session.lacking.add(table)
             if session.lacking and session.settings.rewrites_seen:
                 self._end_session(session, Trouble.STALE)
@@ -662,6 +743,7 @@ class Cluster:
                 return True
             time = EPOCH if session.settings.old_times else len(self.commits)
             live.take_copy(session.asked.data, session.unit, session.lacking, time)
+            session.files = {table: session.asked.files[table] for table in session.unit.tables}
             session.stage = Stage.UNMARKED
             if session.settings.unit_marked:
                 self._mark_unit(session)
@@ -676,8 +758,10 @@ class Cluster:
         """Let a session find out whether its unit is to be copied, and take up the snapshot that it was told."""
         live, source = self.nodes[session.copy.subscriber].live, self.nodes[session.copy.provider]
         number = session.unit.number
-        if session.copy not in live.subscriptions or (number in live.marks and session.is_blocked):
+        if session.copy not in live.subscriptions:
             self._end_session(session, Trouble.FAILED)
+        elif number in live.marks and session.is_blocked:
+            self._end_session(session, Trouble.DOUBLE)
         elif number in live.marks:
             session.lsn = live.marks[number]
             session.stage = Stage.DONE
@@ -752,8 +836,19 @@ class Cluster:
         """Export a snapshot on a node, with its LSN: what is before that is flushed."""
         self.flush(name)
         node = self.nodes[name]
-        node.snapshots.append(Snapshot(len(node.wal), node.live.clone(), dict(node.files)))
+        node.snapshots.append(Snapshot(len(node.wal), node.live.clone(), dict(node.live.files)))
         return node.snapshots[-1]
+
+    def watch(self, name: str) -> None:
+        """Watch the transactions of a node from here on."""
+        self.nodes[name].watched = len(self.nodes[name].wal)
+
+    def find_head(self, copy: Stream) -> int | None:
+        """Return the position right before the last head of a copy that was seen, and watch no longer."""
+        node = self.nodes[copy.provider]
+        seen = range(node.watched, len(node.wal)) if node.watched is not None else ()
+        node.watched = None
+        return max((place for place in seen if node.wal[place].head_of == copy), default=None)
 
     def close_snapshot(self, name: str, snapshot: Snapshot | None) -> None:
         """Let a snapshot go, if it is still there."""
@@ -778,13 +873,17 @@ class Cluster:
         """Let a caller be gone, and with it its snapshots; its sessions go on with what they were told."""
         for node in self.nodes.values():
             node.snapshots.clear()
+            node.watched = None
         for session in self.sessions:
             self.orphan(session)
 
-    def clear_units(self, name: str) -> None:
-        """Take back what was copied of all units."""
-        self.nodes[name].live.clear()
-        self.nodes[name].live.marks = {}
+    def clear_units(self, name: str, units: list[Unit], with_rows: bool) -> None:
+        """Take back what was copied of some units, which are all of their tables."""
+        live = self.nodes[name].live
+        if with_rows:
+            live.clear({table for unit in units for table in unit.tables})
+        for unit in units:
+            live.marks.pop(unit.number, None)
         self.flush(name)
 
     def create_subscription(self, stream: Stream, subscription: Subscription) -> None:
@@ -814,7 +913,7 @@ class Cluster:
         if stream in live.subscriptions:
             self.let_go(stream)
             if live.subscriptions[stream].copy is Copy.ROWS:
-                live.marks = {}
+                live.marks, live.positions = {}, {}
             del live.subscriptions[stream]
             self.nodes[stream.subscriber].repeats.discard(stream)
             self.drop_origin(stream)

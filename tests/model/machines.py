@@ -23,8 +23,11 @@ Fault = Literal["discard", "forget", "rewrite", "lose slot", "switch off", "cut 
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 EVENTS_TO_FINISH = 2000
 PACE = 6
-TURNS = 40
-ACTORS = ["caller", "caller", "caller", "session", "session", "session", "user", "user", "rewrite", "death"]
+TURNS = 120
+ACTORS = ["caller"] * 8 + ["session"] * 8 + ["server"] * 3 + ["user"] * 3 + ["owner"] * 2
+ACTORS += ["rewrite", "snapshot", "death", "cut"]
+#: Where a caller of a schedule gets no help: while rows are copied, and the stream passes the positions of all tables.
+SCHEDULED = ["copied", "streaming", "sound", "level", "levelled"]
 
 # Where an example's trouble may begin: the flip and what leads to it, above all.
 ADDITION_PHASES = ["clean", "copying", "structured", "units", "copied", "copied", "copied", "copied", "streaming"]
@@ -48,7 +51,10 @@ REMOVAL_PHASES += ["drop", "proven"]
 numbers = st.integers(0, 7)
 
 #: What an insert may concern.
-CHOICES = [(Table.LOG,), (Table.ITEMS,), tuple(Table)]
+CHOICES = [(Table.LOG,), (Table.ITEMS,), (Table.ITEMS, Table.LOG)]
+
+#: What one node alone writes to, and empties: nobody's rows depend on another order.
+OWNED = [(Table.HEADS,), (Table.LINES,), (Table.HEADS, Table.LINES)]
 
 
 class ClusterMachine(RuleBasedStateMachine):
@@ -90,7 +96,8 @@ class ClusterMachine(RuleBasedStateMachine):
         while operation.process is not None and operation.phase != phase:
             last = operation.phase
             self.go_on(1, 0, True)
-            if operation.phase != last:
+            # Also between the slot of a copy and the head.
+            if operation.phase != last or operation.phase == "slot":
                 number += 1
                 self.insert(number, CHOICES[number % len(CHOICES)])
 
@@ -244,7 +251,8 @@ class AdditionMachine(ClusterMachine):
     Rows are handed on only when every node that counts has them, as a steady mesh needs it. N counts from the pause
     on, while its caller lives, and for good when it has switched; late says that it counts only then.
     faults says what else goes wrong: Spock discards what comes to N, forgets in a crash of N how far it is, tables are
-    rewritten, slots that wait are lost, direct streams are switched off.
+    rewritten, slots that wait are lost, direct streams are switched off, connections break. One member writes to the
+    tables that are emptied at times.
     """
 
     def __init__(
@@ -255,9 +263,11 @@ class AdditionMachine(ClusterMachine):
         faults: Collection[Fault] = FAULTS,
         takes_back: bool = True,
         pace: int = PACE,
+        turns: int = 0,
     ) -> None:
         super().__init__(variant)
         self.takes_back = takes_back
+        self.turns = turns
         self.pace = pace
         self.phases = phases
         self.late = late
@@ -270,6 +280,7 @@ class AdditionMachine(ClusterMachine):
         rows=st.integers(0, 3),
         stale=st.booleans(),
         layout=st.integers(0, len(LAYOUTS) - 1),
+        owner=st.sampled_from([0, 0, 1]),
         schedule=st.integers(0, 2**16 - 1),
     )
     def call(
@@ -280,16 +291,18 @@ class AdditionMachine(ClusterMachine):
         rows: int,
         stale: bool = False,
         layout: int = 0,
+        owner: int = 0,
         schedule: int = 0,
     ) -> None:
         """Make a cluster in which not everything has arrived yet, and begin; stale leaves origins of an earlier N.
 
         If the phase is that of the rows, it goes on by the schedule, a number that stands for one of many: what is
-        rare enough there would not be found by rules that are all as likely.
+        rare enough there would not be found by rules that are all as likely. owner says who writes to some tables.
         """
         # Origins that nobody clears stop a rollback, which would hide what they do to a join.
         rolls_back = rolls_back and self.takes_back and self.variant.origins_cleared
         self.members = [SOURCE, *PEERS[:peers]]
+        self.owner = self.members[owner]
         self.cluster = Cluster(self.members, [NEW])
         self.cluster.settle_down()
         for member in self.members if stale else ():
@@ -299,28 +312,56 @@ class AdditionMachine(ClusterMachine):
         for number in range(rows):
             for name in self.members:
                 self.cluster.insert(name, Table(number % 2))
+            self.cluster.insert(self.owner, *OWNED[-1])
         steps = plan_addition(SOURCE, self.members[1:], NEW, self.variant, layout)
         self.begin(Operation(self.cluster, steps, self.variant), self.phases[phase % len(self.phases)], rolls_back)
         chance = Random(schedule)
-        for _ in range(schedule % TURNS):
-            if self.operation.phase == "copied":
+        for _ in range(self.turns + schedule % TURNS):
+            if self.phases[phase % len(self.phases)] == "copied" and not self._has_passed("levelled"):
                 self._take_turn(chance.choice(ACTORS), chance.randrange(12))
 
+    def _has_passed(self, phase: str) -> bool:
+        """Tell whether the operation is over, or further than a phase."""
+        phases = list(dict.fromkeys(step.phase for step in self.operation.steps))
+        return self.operation.is_over or self.operation.phase in phases[phases.index(phase) + 1 :]
+
     def _take_turn(self, who: str, number: int) -> None:
-        """Let the caller, a session that copies or a user of S do one thing while rows are copied, or somebody die."""
-        if who == "caller" and self.operation.process is not None:
-            self.go_on(1, number, helped=False)
+        """Let the caller, a session that copies, a server or a user do one thing, or something break or die."""
+        copy = Stream(SOURCE, NEW, "copy")
+        if who == "caller" and self.operation.process is None:
+            self.call_again()
+        elif who == "caller":
+            self.go_on(1 + number % 4, number, helped=self.operation.phase not in SCHEDULED)
         elif who == "session" and self.cluster.sessions:
-            self.copy(number, 1)
+            self.copy(number, 1 + number % 4)
         elif who == "user":
             self.cluster.insert(SOURCE, *CHOICES[number % len(CHOICES)])
+        elif who == "owner":
+            self.write_owned(OWNED[number % len(OWNED)] if number > 3 else OWNED[-1], empties=number < 4)
+        elif who == "server":
+            self._serve(number)
         elif who == "rewrite" and "rewrite" in self.faults:
             self.rewrite(Table(number % len(Table)))
+        elif who == "snapshot" and "cut off" in self.faults:
+            self.cluster.close_snapshot(SOURCE, next(iter(self.cluster.nodes[SOURCE].snapshots), None))
         elif who == "death" and number % 2:
             self.cluster.crash(NEW if number % 4 == 1 else SOURCE)
         elif who == "death" and self.operation.process is not None:
             self.kill_caller()
             self.call_again()
+        elif who == "cut" and "cut off" in self.faults and copy in self.cluster.workers:
+            self.cluster.cut(copy)
+        elif who == "cut" and "cut off" in self.faults and self.cluster.sessions:
+            self.cluster.orphan(self.cluster.sessions[number % len(self.cluster.sessions)])
+
+    def _serve(self, number: int) -> None:
+        """Let a worker that has to do with S or N start, or take a transaction."""
+        streams = [Stream(SOURCE, NEW, "copy"), *(Stream(peer, SOURCE) for peer in self.members[1:])]
+        stream = streams[number % len(streams)]
+        if self.cluster.can_start(stream):
+            self.cluster.start_worker(stream)
+        if stream in self.cluster.workers:
+            self.cluster.apply(stream)
 
     def _has_joined(self) -> bool:
         return 0 < self.cluster.nodes[NEW].live.origins.get(Stream(SOURCE, NEW), 0) != STALE
@@ -336,6 +377,14 @@ class AdditionMachine(ClusterMachine):
         stream = self._pick_stream(number, [stream for stream in self.cluster.workers if stream.subscriber == NEW])
         if stream is not None:
             self.cluster.discard(stream)
+
+    @rule(tables=st.sampled_from(OWNED), empties=st.booleans())
+    def write_owned(self, tables: tuple[Table, ...], empties: bool) -> None:
+        """Insert a row into each of the tables that have one writer, or empty them at once."""
+        if empties:
+            self.cluster.truncate(self.owner, *tables)
+        else:
+            self.cluster.insert(self.owner, *tables)
 
     @precondition(lambda self: "rewrite" in self.faults and self._is_under_way)
     @rule(table=st.sampled_from(Table))
@@ -431,7 +480,7 @@ class AdditionMachine(ClusterMachine):
             self.forget_stale()
         self.cluster.check_streams(nodes)
         live = self.cluster.nodes[NEW].live
-        if live.marks or self.cluster.nodes[SOURCE].snapshots:
+        if live.marks or live.positions or self.cluster.nodes[SOURCE].snapshots:
             raise Leftover("something of the copy is left")
         if not joined:
             self.cluster.check_gone(NEW)

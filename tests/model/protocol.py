@@ -43,12 +43,15 @@ def in_parts(table: Table) -> list[tuple[int, ...]]:
 
 #: How the tables may be divided: the places of each unit, in the order in which they are begun.
 LAYOUTS = [
-    [*in_parts(Table.LOG), whole(Table.ITEMS)],
-    [*in_parts(Table.ITEMS), whole(Table.LOG)],
-    [whole(Table.LOG), whole(Table.ITEMS)],
-    [*in_parts(Table.LOG), *in_parts(Table.ITEMS)],
+    [*in_parts(Table.LOG), whole(Table.ITEMS, Table.HEADS), whole(Table.LINES)],
+    [*in_parts(Table.ITEMS), whole(Table.LINES), whole(Table.LOG, Table.HEADS)],
+    [whole(Table.LOG), whole(Table.ITEMS), whole(Table.HEADS, Table.LINES)],
+    [*in_parts(Table.HEADS), *in_parts(Table.LINES), whole(Table.LOG, Table.ITEMS)],
     [whole(*Table)],
 ]
+
+#: The bundle of all units where the stream of a copy has no head.
+ALL = -1
 
 Results = dict[str, Any]
 Action = Callable[[Cluster, Results], Any]
@@ -97,6 +100,16 @@ class Variant(Settings):
     marks_compared: bool = True
     stream_from_snapshot: bool = True
     begun_stream_seen: bool = True
+    bundle_whole: bool = True
+    files_compared: bool = True
+    head_sent: bool = True
+    head_before_snapshots: bool = True
+    head_proved: bool = True
+    stream_from_head: bool = True
+    stream_before_snapshots: bool = True
+    stream_before_last: bool = True
+    own_positions: bool = True
+    parted_cleared: bool = True
 
 
 RIGHT = Variant()
@@ -255,21 +268,47 @@ def make_copy_slot(cluster: Cluster, copy: Stream) -> int:
     return cluster.nodes[copy.provider].slots[copy].made
 
 
-def list_units(layout: int) -> list[Unit]:
-    """List what is to be copied."""
-    return [Unit(number, places) for number, places in enumerate(LAYOUTS[layout])]
+def list_units(layout: int, head: int | None) -> list[Unit]:
+    """List what is to be copied; the parts of a table are one bundle, and without a head all units are."""
+    units = [Unit(number, places) for number, places in enumerate(LAYOUTS[layout])]
+    return [replace(unit, bundle=ALL if head is None else unit.tables[0]) for unit in units]
 
 
-def begin_stream(cluster: Cluster, copy: Stream, lsn: int) -> Iterator[None]:
-    """Let the stream of the copy begin at a position, which is set at once; harmless if it has begun."""
-    live = cluster.nodes[copy.subscriber].live
+def find_start(results: Results, variant: Variant) -> int:
+    """Return where the stream of a copy is to begin: at the one snapshot, or else at the head."""
+    copied, slot = results["copied"], results["slot"]
+    if not copied["tables"]:
+        return max(copied["lsn"], slot) if variant.stream_from_snapshot else slot
+    if not (variant.stream_before_snapshots and variant.stream_before_last):
+        return min(copied["tables"].values()) if variant.stream_before_last else copied["lsn"]
+    return results["head"] if variant.stream_from_head and variant.head_sent else slot
+
+
+def begin_stream(cluster: Cluster, copy: Stream, results: Results, variant: Variant) -> Iterator[None]:
+    """Let the stream of the copy begin at a position, which is set at once; harmless if it has begun.
+
+    Tables of several snapshots have positions of their own.
+    """
+    live, tables = cluster.nodes[copy.subscriber].live, results["copied"]["tables"]
     if live.subscriptions[copy].enabled:
         return
-    live.origins[copy] = lsn
+    live.origins[copy] = find_start(results, variant)
     cluster.flush(copy.subscriber)
     yield
     live.marks = {}
+    live.positions = dict(tables) if variant.own_positions else dict.fromkeys(tables, results["copied"]["lsn"])
     live.subscriptions[copy] = replace(live.subscriptions[copy], enabled=True)
+    cluster.flush(copy.subscriber)
+
+
+def prove_head(cluster: Cluster, copy: Stream) -> None:
+    """Fail unless one worker has passed the positions of all tables, from the head on; they are of no use then."""
+    live = cluster.nodes[copy.subscriber].live
+    if not live.positions:
+        return
+    if copy not in cluster.workers or not cluster.workers[copy].has_head:
+        raise StartOver("the stream was interrupted before it had passed all positions")
+    live.positions = {}
     cluster.flush(copy.subscriber)
 
 
@@ -420,6 +459,16 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
         event_step("level", source, "level", "approach"),
         wait_step("levelled", source, new, "level", "approach"),
     ]
+    if variant.head_proved:
+        steps.append(
+            Step(
+                "prepare",
+                new,
+                "see that it began with its head",
+                do=lambda c, r: prove_head(c, copy),
+                section="approach",
+            )
+        )
     if variant.peer_slots_first:
         steps += [slot_step("prepare", Stream(member, new)) for member in made_before]
     if variant.way_back_slots_first:
@@ -470,6 +519,10 @@ def plan_copy(source: str, new: str, copy: Stream, variant: Variant, layout: int
         if variant.lanes_ended:
             cluster.end_sessions(new)
 
+    def send_head(cluster: Cluster, results: Results) -> None:
+        if variant.head_sent:
+            cluster.commit(source, head_of=copy)
+
     def set_aside(cluster: Cluster, results: Results) -> None:
         if "units" not in results:
             raise StepFailed("the large tables are not known")
@@ -484,6 +537,7 @@ def plan_copy(source: str, new: str, copy: Stream, variant: Variant, layout: int
             undo=lambda c, r: empty(c, new),
             ref="note",
         ),
+        Step("note", source, "watch the transactions", do=lambda c, r: c.watch(source)),
         Step(
             "slot",
             source,
@@ -492,6 +546,8 @@ def plan_copy(source: str, new: str, copy: Stream, variant: Variant, layout: int
             undo=lambda c, r: c.drop_slot(copy),
             ref="slot",
         ),
+        Step("slot", source, "send the head", do=send_head),
+        Step("copying", source, "find the head", do=lambda c, r: c.find_head(copy), ref="head"),
         Step("slot", source, "the slot that Spock will make", undo=lambda c, r: c.drop_slot(structure)),
         Step(
             "copying",
@@ -506,7 +562,7 @@ def plan_copy(source: str, new: str, copy: Stream, variant: Variant, layout: int
             "structured" if variant.units_listed_first else "units",
             source,
             "list the units",
-            do=lambda c, r: list_units(layout),
+            do=lambda c, r: list_units(layout, r["head"] if variant.head_sent else r["slot"]),
             ref="units",
         ),
         Step(
@@ -524,9 +580,7 @@ def plan_copy(source: str, new: str, copy: Stream, variant: Variant, layout: int
             "streaming",
             new,
             f"begin the stream of {copy}",
-            do=lambda c, r: begin_stream(
-                c, copy, max(r["copied"], r["slot"]) if variant.stream_from_snapshot else r["slot"]
-            ),
+            do=lambda c, r: begin_stream(c, copy, r, variant),
             done=is_on,
             undo=lambda c, r: disable(c, copy),
         ),
@@ -749,13 +803,20 @@ def plan_withdraw(target: str, members: list[str]) -> list[Step]:
 
 @dataclass
 class Task:
-    """A unit in the journal of an operation."""
+    """A unit in the journal of an operation.
+
+    A spoiled one is to be cleared first, with its bundle. Of one that is done, files has the files of its tables, if
+    they are known, and proved the last snapshot under which they were the same. One that has failed rests for a while.
+    """
 
     unit: Unit
     state: str = "pending"
     snapshot: Snapshot | None = None
     lsn: int = 0
     spoiled: bool = False
+    files: dict[Table, int] | None = None
+    proved: int = 0
+    is_resting: bool = False
 
 
 @dataclass
@@ -767,6 +828,7 @@ class Operation:
     variant: Variant = RIGHT
     status: str = "planned"
     tasks: list[Task] = field(default_factory=list)
+    snapshot: Snapshot | None = None
     failure: StepFailed | None = None
     done: set[int] = field(default_factory=set)
     attempted: set[int] = field(default_factory=set)
@@ -998,19 +1060,41 @@ class Operation:
     def _is_done(self) -> bool:
         return all(task.state == "done" for task in self.tasks)
 
+    def _bundles(self) -> list[list[Task]]:
+        """Return the units, those of one bundle together."""
+        numbers = dict.fromkeys(task.unit.bundle for task in self.tasks)
+        return [[task for task in self.tasks if task.unit.bundle == number] for number in numbers]
+
     def _begin_units(self, marks: dict[int, int]) -> None:
         """Find out what is still to be done: what the new node has counts, not what the journal says."""
-        found = {marks.get(task.unit.number) for task in self.tasks}
-        # All are done, or none is; and all are of the same snapshot.
-        is_whole = len(found) <= 1 if self.variant.marks_compared else None not in found or found == {None}
-        for task in self.tasks:
-            is_done = task.unit.number in marks and (is_whole or not self.variant.copy_emptied)
-            task.state, task.snapshot = "done" if is_done else "pending", None
-            task.lsn = marks.get(task.unit.number, 0)
-            task.spoiled = not is_whole and self.variant.copy_emptied
+        found = {task.unit.number: marks.get(task.unit.number) for task in self.tasks}
+        proved: dict[int, int] = {}
+        for bundle in self._bundles():
+            lsns = {found[task.unit.number] for task in bundle}
+            if None in lsns or (len(lsns) > 1 and self.variant.marks_compared):
+                continue
+            is_known = all(task.state == "done" and task.lsn == found[task.unit.number] for task in bundle)
+            proved[bundle[0].unit.bundle] = (
+                min(task.proved for task in bundle) if is_known else max(lsn for lsn in lsns if lsn is not None)
+            )
+        for bundle in self._bundles():
+            number = bundle[0].unit.bundle
+            lsn = max((found[task.unit.number] or 0 for task in bundle), default=0)
+            # What was copied later than it was known that nothing before was rewritten begins again too.
+            is_kept = number in proved and (lsn <= min(proved.values()) or not self.variant.files_compared)
+            is_begun = any(found[task.unit.number] is not None for task in bundle)
+            for task in bundle:
+                mark = found[task.unit.number]
+                is_known = task.state == "done" and task.lsn == mark
+                is_done = is_kept or (mark is not None and not self.variant.bundle_whole)
+                task.state, task.snapshot = "done" if is_done else "pending", None
+                task.lsn = (mark or 0) if is_done else 0
+                task.spoiled = is_begun and not is_kept and self.variant.bundle_whole
+                task.files = task.files if is_done and is_known else None
+                task.proved = proved.get(number, lsn) if is_done else 0
 
     def _run_units(self, step: Step) -> Iterator[None]:
-        """Work at the units in several lanes, until all are done or one of them cannot be; give their position."""
+        """Work at the units in several lanes, until all are done or one of them cannot be; give their positions."""
         copy, node = step.units, self.cluster.nodes[step.node]
         assert copy is not None and step.do is not None
         self._begin_units(node.live.marks)
@@ -1035,16 +1119,30 @@ class Operation:
                 self.impatient = False
                 self.failure = StepFailed("no unit was done in time")
             yield
-        for task in self.tasks:
-            self.cluster.close_snapshot(copy.provider, task.snapshot)
+        self.cluster.close_snapshot(copy.provider, self.snapshot)
         if self.failure is not None:
             raise self.failure
-        return max((task.lsn for task in self.tasks), default=0)
+        lsns = {task.lsn for task in self.tasks}
+        tables: dict[Table, int] = {}
+        for task in self.tasks if len(lsns) > 1 else ():
+            tables |= {table: max(task.lsn, tables.get(table, 0)) for table in task.unit.tables}
+        return {"lsn": max(lsns, default=0), "tables": tables}
 
     def _pick_task(self) -> Task | None:
-        """Return what a free lane is to work at, if there is anything: all have one snapshot, which one lane gets."""
-        is_idle = all(task.state != "running" for task in self.tasks)
-        tasks = [task for task in self.tasks if task.state == "pending" and (task.snapshot or is_idle)]
+        """Return what a free lane is to work at, if there is anything.
+
+        There is one snapshot at a time, so who needs another waits for all that is under way; and who is spoiled for
+        what is under way in its bundle.
+        """
+        running = [task for task in self.tasks if task.state == "running"]
+        tasks = [
+            task
+            for task in self.tasks
+            if task.state == "pending"
+            and not (task.is_resting and self.pick % 2)
+            and not (running and task.snapshot is None)
+            and not (task.spoiled and any(other.unit.bundle == task.unit.bundle for other in running))
+        ]
         return min(tasks, key=lambda task: (task.snapshot is None, task.unit.number), default=None)
 
     def _run_lane(self, copy: Stream) -> Iterator[bool]:
@@ -1054,58 +1152,108 @@ class Operation:
             if task is None:
                 yield False
                 continue
-            task.state = "running"
-            if task.spoiled:
-                self.cluster.clear_units(copy.subscriber)
-                for other in self.tasks:
-                    other.spoiled = False
-                yield True
-            if task.snapshot is None:
-                yield from self._take_snapshot(copy)
-            assert task.snapshot is not None
-            session = self.cluster.send_unit(copy, task.unit, task.snapshot, task.lsn, self.variant)
+            task.state, task.is_resting = "running", False
+            yield from self._prepare_unit(copy, task)
+            asked = task.snapshot
+            if asked is None or task.state != "running":
+                continue
+            session = self.cluster.send_unit(copy, task.unit, asked, task.lsn, self.variant)
             yield True
             while session.stage is not Stage.DONE and session.trouble is None and not session.is_orphan:
                 yield False
-            self._settle_unit(copy, task, session)
+            if session.is_orphan or session.trouble is not None:
+                self._fail_unit(copy, task, asked, Trouble.LOST if session.is_orphan else session.trouble)
+            else:
+                self._settle_unit(copy, task, session)
             yield True
 
+    def _prepare_unit(self, copy: Stream, task: Task) -> Iterator[bool]:
+        """Clear what a lost snapshot left, get a snapshot, and compare the files of what was copied under others."""
+        while True:
+            if task.spoiled:
+                bundle = [other for other in self.tasks if other.unit.bundle == task.unit.bundle]
+                self.cluster.clear_units(copy.subscriber, [o.unit for o in bundle], self.variant.copy_emptied)
+                yield True
+                for other in bundle:
+                    other.spoiled = False
+            elif task.snapshot is None:
+                yield from self._take_snapshot(copy)
+            elif self.variant.files_compared and self._unproved(task.lsn):
+                if task.snapshot not in self.cluster.nodes[copy.provider].snapshots:
+                    self._fail_unit(copy, task, task.snapshot, Trouble.STALE)
+                    yield True
+                    return
+                files = task.snapshot.files
+                yield True
+                self._keep_units(task, files)
+            else:
+                return
+
+    def _unproved(self, lsn: int) -> list[Task]:
+        """Return what is done of which nobody knows whether it was rewritten before the snapshot at an LSN."""
+        return [task for task in self.tasks if task.state == "done" and task.proved < lsn]
+
+    def _keep_units(self, task: Task, files: dict[Table, int]) -> None:
+        """Have those bundles copied again of which a table has another file in the snapshot of a unit."""
+        unproved = self._unproved(task.lsn)
+        for number in {other.unit.bundle for other in unproved}:
+            looked_at = [other for other in unproved if other.unit.bundle == number]
+            is_kept = all(other.files is not None and other.files.items() <= files.items() for other in looked_at)
+            for other in [o for o in self.tasks if o.unit.bundle == number and o.state == "done"]:
+                other.proved, other.spoiled = task.lsn, not is_kept
+                if not is_kept:
+                    other.state, other.snapshot, other.lsn = "pending", task.snapshot, task.lsn
+
     def _take_snapshot(self, copy: Stream) -> Iterator[bool]:
-        """Get a snapshot for all that is to be done, and its LSN."""
+        """Get a snapshot for all that is to be done, and its LSN; a bundle that is partly done begins again."""
         lsn = self.cluster.mark(copy.provider) if not self.variant.snapshot_lsn else None
         if lsn is not None:
             yield True
-        snapshot = self.cluster.open_snapshot(copy.provider)
-        for other in self.tasks:
-            if other.state != "done":
-                other.snapshot, other.lsn = snapshot, snapshot.lsn if lsn is None else lsn
+        self.cluster.close_snapshot(copy.provider, self.snapshot)
+        snapshot = self.snapshot = self.cluster.open_snapshot(copy.provider)
+        yield True
+        for bundle in self._bundles():
+            if all(other.state == "done" for other in bundle):
+                continue
+            is_parted = any(other.state == "done" for other in bundle) and self.variant.parted_cleared
+            for other in bundle:
+                if other.state != "done" or is_parted:
+                    other.snapshot, other.lsn = snapshot, snapshot.lsn if lsn is None else lsn
+                    other.state = "pending" if other.state == "done" else other.state
+                other.spoiled |= is_parted
+        if not self.variant.head_before_snapshots and not any(other.state == "done" for other in self.tasks):
+            self.results["head"] = self.cluster.commit(copy.provider, head_of=copy) - 1
 
     def _settle_unit(self, copy: Stream, task: Task, session: Session) -> None:
-        """Write down what became of a unit; where the snapshot cannot be trusted any more, all begin again."""
-        is_current = task.snapshot is session.asked
-        task.state = "pending"
-        if session.is_orphan or session.trouble is Trouble.LOST:
-            return
-        if session.trouble is None and is_current:
-            task.state, task.lsn = "done", session.lsn
-            lsns = {other.lsn for other in self.tasks if other.state == "done"}
-            if len(lsns) > 1 and self.variant.marks_compared:
-                self._begin_again(copy)
-            elif self._is_done():
-                self.cluster.close_snapshot(copy.provider, session.asked)
-            return
-        task.spoiled |= session.trouble is None and self.variant.copy_emptied
-        if session.trouble is not None and is_current:
-            self._begin_again(copy)
-        if session.trouble is Trouble.FAILED:
-            task.state = "failed"
+        """Write down that a unit is done, unless its bundle has to begin again or it is at another position."""
+        is_lost = task.spoiled or (session.lsn != task.lsn and self.variant.marks_compared)
+        task.state, task.spoiled = "pending" if is_lost else "done", is_lost
+        task.proved, task.files = task.lsn, session.files
+        if is_lost:
+            task.snapshot, task.lsn = None, 0
+        if self._is_done():
+            self.cluster.close_snapshot(copy.provider, self.snapshot)
+
+    def _fail_unit(self, copy: Stream, task: Task, asked: Snapshot, trouble: Trouble | None) -> None:
+        """Have a unit tried again, under another snapshot if this one is of no use; or fail."""
+        task.state = "failed" if trouble is Trouble.FAILED else "pending"
+        task.is_resting = True
+        if trouble not in (Trouble.LOST, Trouble.DOUBLE) and task.snapshot is asked:
+            self._lose_snapshot(copy)
+        if trouble is Trouble.FAILED:
             self.failure = StepFailed("a unit cannot be copied")
 
-    def _begin_again(self, copy: Stream) -> None:
-        """Let all units begin again, with a later snapshot."""
-        for other in self.tasks:
-            self.cluster.close_snapshot(copy.provider, other.snapshot)
-            other.snapshot = None
-            if self.variant.copy_emptied:
-                other.spoiled |= len(self.tasks) > 1
-                other.state = "pending" if other.state == "done" else other.state
+    def _lose_snapshot(self, copy: Stream) -> None:
+        """Have what is to be copied wait for another snapshot; a bundle that is partly copied begins again."""
+        self.cluster.close_snapshot(copy.provider, self.snapshot)
+        for bundle in self._bundles():
+            states = {task.state for task in bundle}
+            is_parted = bool(states & {"pending", "failed"}) and bool(states & {"done", "running"})
+            for task in bundle:
+                if is_parted and self.variant.bundle_whole:
+                    task.spoiled = True
+                    task.state = "pending" if task.state == "done" else task.state
+                if task.state not in ("done", "running"):
+                    task.lsn = 0
+                if task.state != "running":
+                    task.snapshot = None

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from model.cluster_model import Different, Doubled, Leftover, Lost, Returned, Stream, Stuck, Table, Trouble, Violation
+from model.cluster_model import (
+    Different,
+    Doubled,
+    Leftover,
+    Lost,
+    Returned,
+    Session,
+    Stream,
+    Stuck,
+    Table,
+    Trouble,
+    Violation,
+)
 from model.machines import NEW, SOURCE, TARGET, AdditionMachine, RemovalMachine
 from model.protocol import RIGHT, Variant, disable
 
@@ -180,24 +192,45 @@ def _copy(machine: AdditionMachine, number: int, events: int = 10) -> None:
             machine.cluster.advance_session(session)
 
 
+def _lose_a_session_and_the_snapshot(variant: Variant) -> tuple[AdditionMachine, Session]:
+    """Send both parts of a table, cut the caller off from the first and the second from its snapshot; insert rows."""
+    machine = AdditionMachine(variant, phases=["copied"])
+    machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+    cluster = machine.cluster
+    _send_units(machine, 0, 1)
+    late, other = cluster.sessions
+    _copy(machine, 0, 1)
+    cluster.orphan(late)
+    cluster.close_snapshot(SOURCE, late.asked)
+    _copy(machine, 1)
+    assert other.trouble is Trouble.STALE
+    for _ in range(2):
+        cluster.insert(SOURCE, Table.LOG)
+    return machine, late
+
+
 @pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "marks_compared"))
 def test_a_unit_that_comes_late_with_an_old_snapshot_is_copied_again(variant: Variant, ends: Ends) -> None:
     """Its caller lost the connection to the session, took the copy back, and began again with a later snapshot."""
     with ends:
-        machine = AdditionMachine(variant, phases=["copied"])
-        machine.call(peers=1, phase=0, rolls_back=False, rows=2)
-        cluster = machine.cluster
-        _send_units(machine, 0, 1)
-        late, other = cluster.sessions
-        _copy(machine, 0, 1)
-        cluster.orphan(late)
-        cluster.close_snapshot(SOURCE, late.asked)
-        _copy(machine, 1)
-        assert other.trouble is Trouble.STALE
-        for _ in range(2):
-            cluster.insert(SOURCE, Table.LOG)
+        machine, late = _lose_a_session_and_the_snapshot(variant)
+        # The session first, then the snapshot.
+        machine.go_on(1, 0, helped=False)
         machine.go_on(1, 1, helped=False)
-        while not any(session.unit.number == 0 and session is not late for session in cluster.sessions):
+        while not any(session.asked is not late.asked for session in machine.cluster.sessions):
+            machine.go_on(1, 0, helped=False)
+        _copy(machine, 0)
+        machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "parted_cleared"))
+def test_a_unit_that_comes_late_while_another_of_its_bundle_waits_is_copied_again(variant: Variant, ends: Ends) -> None:
+    """Its caller asks for it once more, finds it done under the lost snapshot, and gets a new one for the other."""
+    with ends:
+        machine, late = _lose_a_session_and_the_snapshot(variant)
+        # The snapshot first, then the session.
+        machine.go_on(1, 1, helped=False)
+        while not any(session.unit.number == 0 and session is not late for session in machine.cluster.sessions):
             machine.go_on(1, 0, helped=False)
         _copy(machine, 0)
         machine.teardown()
@@ -283,3 +316,46 @@ def test_a_copy_whose_stream_was_disabled_is_not_copied_on_top_of_itself(variant
         machine.call(peers=1, phase=0, rolls_back=False, rows=2, layout=4)
         machine.kill_caller()
         machine.teardown()
+
+
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "parted_cleared"))
+def test_a_part_whose_session_is_lost_after_its_snapshot_takes_the_others_along(variant: Variant, ends: Ends) -> None:
+    """It rests, the next unit gets a snapshot for all that is not done, and the other part is of the one before."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["copied"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+        cluster = machine.cluster
+        _send_units(machine, 0, 1)
+        last = cluster.sessions[1]
+        _copy(machine, 0)
+        _send_units(machine, 2)
+        cluster.close_snapshot(SOURCE, last.asked)
+        _copy(machine, 2)
+        # What the other unit's lane finds out comes before what this one's does.
+        machine.go_on(1, 0, helped=False)
+        cluster.orphan(last)
+        cluster.end_sessions(NEW)
+        for _ in range(2):
+            cluster.insert(SOURCE, Table.LOG)
+        machine.go_on(1, 1, helped=False)
+        while not any(session.asked is not last.asked for session in cluster.sessions):
+            machine.go_on(1, 1, helped=False)
+        machine.teardown()
+
+
+@pytest.mark.parametrize("variant", [RIGHT])
+def test_a_copy_that_lost_sight_of_its_head_has_one_snapshot(variant: Variant) -> None:
+    """Nobody knows then where the stream could begin, so that all rows are copied again."""
+    machine = AdditionMachine(variant, phases=["copying"])
+    machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+    machine.cluster.crash(SOURCE)
+    for _ in range(100):
+        if machine.operation.phase != "copied":
+            machine.go_on(1, 0, helped=True)
+    assert len({task.unit.bundle for task in machine.operation.tasks}) == 1
+    _send_units(machine, 0, 1)
+    _copy(machine, 0)
+    machine.cluster.close_snapshot(SOURCE, machine.operation.snapshot)
+    machine.cluster.insert(SOURCE, Table.LOG)
+    machine.teardown()
+    assert len({task.lsn for task in machine.operation.tasks}) == 1
