@@ -10352,8 +10352,8 @@ BEGIN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
-            MESSAGE = coalesce(pg_catalog.format('node "%s" is not a member of this cluster', v_odd),
-                'there are no two nodes to compare'),
+            MESSAGE = CASE WHEN v_odd IS NULL THEN 'there are no two nodes to compare'
+                ELSE pg_catalog.format('node "%s" is not a member of this cluster', v_odd) END,
             DETAIL = pg_catalog.format('The members are %s.', (SELECT pg_catalog.string_agg(k.node, ', ' ORDER BY k.node)
                 FROM pg_catalog.jsonb_object_keys(p_facts) AS k(node))),
             HINT = 'Name two members or more, or none, which means all.';
@@ -10691,7 +10691,7 @@ CREATE FUNCTION zodan.choose_tasks(INOUT p_state jsonb, OUT p_tasks jsonb)
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes from the state of a comparison what its sessions do next: as many tasks as there are sessions, and besides, where
-what is left would not last, a search for bounds ahead. Returns the state without the tasks, and the tasks, an object of
+what is left would not last, a search for bounds ahead. A scan, which takes all sessions, remains. Returns the state without the tasks, and the tasks, an object of
 lane number and task. */
 DECLARE
     v_jobs int := (p_state ->> 'jobs')::int;
@@ -10699,12 +10699,13 @@ DECLARE
 BEGIN
     WITH tasks AS MATERIALIZED (
         SELECT t.item, t.place, coalesce((t.item ->> 'ahead')::boolean, false) AS ahead,
-               pg_catalog.row_number() OVER (PARTITION BY coalesce((t.item ->> 'ahead')::boolean, false) ORDER BY t.place) AS number
-          FROM pg_catalog.jsonb_array_elements(p_state -> 'tasks') WITH ORDINALITY AS t(item, place)
-         WHERE t.item ->> 'kind' <> 'scan'),
+               t.item ->> 'kind' = 'scan' AS scans, pg_catalog.row_number() OVER (PARTITION BY t.item ->> 'kind' = 'scan',
+                   coalesce((t.item ->> 'ahead')::boolean, false) ORDER BY t.place) AS number
+          FROM pg_catalog.jsonb_array_elements(p_state -> 'tasks') WITH ORDINALITY AS t(item, place)),
     chosen AS MATERIALIZED (
         SELECT t.* FROM tasks AS t
-         WHERE CASE WHEN t.ahead THEN t.number = 1 AND (SELECT pg_catalog.count(*) FROM tasks AS o WHERE NOT o.ahead) < 2 * v_jobs
+         WHERE NOT t.scans AND CASE WHEN t.ahead THEN t.number = 1
+                        AND (SELECT pg_catalog.count(*) FROM tasks AS o WHERE NOT o.ahead AND NOT o.scans) < 2 * v_jobs
                     ELSE t.number <= v_jobs END)
     SELECT coalesce(pg_catalog.jsonb_object_agg(CASE WHEN t.ahead THEN 0 ELSE t.number END, CASE WHEN t.ahead THEN
                t.item || pg_catalog.jsonb_build_object('step', s.step, 'most', s.step * 2 * v_jobs) ELSE t.item END)
@@ -10718,7 +10719,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.choose_tasks IS
 'Takes from the state of a comparison what its sessions do next: as many tasks as there are sessions, and besides, where
-what is left would not last, a search for bounds ahead. Returns the state without the tasks, and the tasks, an object of
+what is left would not last, a search for bounds ahead. A scan, which takes all sessions, remains. Returns the state without the tasks, and the tasks, an object of
 lane number and task.';
 REVOKE ALL ON FUNCTION zodan.choose_tasks FROM PUBLIC;
 
@@ -10950,7 +10951,7 @@ BEGIN
         IF v_failure IS NOT NULL THEN
             RETURN pg_catalog.jsonb_build_object('failure', v_failure);
         ELSIF v_last IS NULL THEN
-            SELECT pg_catalog.max((a.value #>> '{value,blocks}')::bigint) INTO v_last
+            SELECT coalesce(pg_catalog.max((a.value #>> '{value,blocks}')::bigint), 0) INTO v_last
               FROM pg_catalog.jsonb_each(v_answers) AS a(key, value);
             CONTINUE;
         END IF;
@@ -11423,9 +11424,7 @@ SELECT f.item ->> 'table', CASE WHEN t.item -> 'key' <> '[]' THEN (
        (SELECT pg_catalog.jsonb_object_agg(n.name, s.seen) FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
          CROSS JOIN LATERAL (SELECT f.item #> ARRAY['seen', n.name] AS item) AS h
          CROSS JOIN LATERAL (SELECT CASE WHEN h.item IS NOT NULL THEN pg_catalog.jsonb_build_object('row', d.shown,
-             'committed', h.item -> 'at', 'origin', coalesce(h.item ->> 'origin', n.name))
-                 || CASE WHEN h.item ? 'rows' THEN pg_catalog.jsonb_build_object('rows', h.item -> 'rows') ELSE '{}' END
-             END AS seen FROM (SELECT pg_catalog.jsonb_object_agg(c.key, c.value) AS shown
+             'committed', h.item -> 'at', 'origin', coalesce(h.item ->> 'origin', n.name), 'rows', h.item -> 'rows') END AS seen FROM (SELECT pg_catalog.jsonb_object_agg(c.key, c.value) AS shown
                                  FROM pg_catalog.jsonb_each(h.item -> 'shown') AS c(key, value)
                                 WHERE h.item ? 'rows' OR EXISTS (
                                     SELECT FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS o(name)

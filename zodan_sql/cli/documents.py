@@ -173,13 +173,22 @@ class LeftoverEntry(TypedDict):
     certain: bool
 
 
+class VerifyVersionEntry(TypedDict):
+    """A row as a node has it: the columns that differ, and of a table without a key how many such rows there are."""
+
+    row: dict[str, str | None]
+    committed: str | None
+    origin: str
+    rows: int | None
+
+
 class VerifyRowEntry(TypedDict):
     """A row that is different or undecided; nodes has what each node has of it, null where the row is missing."""
 
     key: dict[str, str]
     result: str
     why: str | None
-    nodes: dict[str, Any]
+    nodes: dict[str, VerifyVersionEntry | None]
 
 
 class VerifyTableEntry(TypedDict):

@@ -152,7 +152,7 @@ def _print(screen: Screen, results: list[VerifyResult]) -> None:
 def _describe(has: dict[str, object] | None) -> str:
     if has is None:
         return "missing"
-    copies = f"{has['rows']} times " if "rows" in has else ""
+    copies = f"{has['rows']} times " if has["rows"] is not None else ""
     came = f", committed {has['committed']}" if has["committed"] else ""
     return f"{copies}{_text(has['row'])}{came}, from {has['origin']}"
 
