@@ -10102,7 +10102,8 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name, pg_catalog.jsonb_build_object(
            'schema', n.nspname, 'table', c.relname,
-           'rows', CASE WHEN c.reltuples < 0 THEN pg_catalog.pg_relation_size(c.oid) / 100 ELSE c.reltuples::bigint END,
+           -- Its size would wait for a lock on it.
+           'rows', greatest(c.reltuples::bigint, pg_catalog.pg_stat_get_live_tuples(c.oid)),
            'readable', pg_catalog.has_table_privilege(c.oid, 'SELECT')
                AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
            'columns', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
@@ -10323,7 +10324,7 @@ BEGIN
             ERRCODE = 'ZD200',
             MESSAGE = pg_catalog.format('could not read the tables of node "%s"', v_node),
             DETAIL = pg_catalog.format('%s: %s', v_answer ->> 'sqlstate', v_answer ->> 'message'),
-            HINT = 'Connect as a role that may read Spock''s catalogs, then call again.';
+            HINT = 'Fix what DETAIL says, then call again.';
     END IF;
     RETURN (SELECT pg_catalog.jsonb_object_agg(a.key, a.value -> 'value')
         FROM pg_catalog.jsonb_each(v_answers) AS a(key, value));
