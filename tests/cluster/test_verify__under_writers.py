@@ -84,6 +84,7 @@ def test_a_table_that_is_locked_is_undecided(cluster: Cluster) -> None:
 
 def test_a_lost_session_is_opened_again(cluster: Cluster) -> None:
     ended = threading.Event()
+    kills: list[int] = []
 
     def kill() -> None:
         with cluster["n2"].connect() as connection:
@@ -93,6 +94,7 @@ def test_a_lost_session_is_opened_again(cluster: Cluster) -> None:
                     " WHERE application_name ~ 'zodan verify' AND query ~ 'hashtextextended'"
                 ).fetchone()
                 if killed and killed[0]:
+                    kills.append(killed[0])
                     return
 
     fill_more = "INSERT INTO app_keyed SELECT i, 'n1', 0, repeat('x', 200) FROM generate_series(1, 60000) AS i RETURNING 1"
@@ -105,6 +107,7 @@ def test_a_lost_session_is_opened_again(cluster: Cluster) -> None:
     finally:
         ended.set()
         killer.join()
+    assert kills, "no session was ended while it read rows"
     assert (set(results.values()), rows) == ({"equal"}, [])
 
 
