@@ -10227,10 +10227,14 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash::text,
            'version', pg_catalog.concat_ws(' ', r.hash, r.xid, r.place), 'at', c.timestamp,
-           'origin', (SELECT coalesce((SELECT n.node_name::text FROM spock.subscription AS s
-                                         JOIN spock.node AS n ON n.node_id = s.sub_origin
-                                        WHERE s.sub_slot_name::text = o.roname), o.roname)
-                        FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = c.roident),
+           -- Spock commits as the node that a change came from, by its id; others as one of the server's own origins.
+           'origin', CASE WHEN c.roident <> 0 THEN coalesce(
+               (SELECT coalesce((SELECT n.node_name::text FROM spock.subscription AS s
+                                   JOIN spock.node AS n ON n.node_id = s.sub_origin
+                                  WHERE s.sub_slot_name::text = o.roname), o.roname)
+                  FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = c.roident),
+               (SELECT n.node_name::text FROM spock.node AS n WHERE n.node_id = c.roident),
+               pg_catalog.format('origin %%s', c.roident)) END,
            'shown', r.shown)), '[]') AS rows,
        extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
   FROM (SELECT %1$s AS key, %2$s AS hash, t.xmin AS xid, t.ctid AS place, %3$s AS shown

@@ -17,7 +17,8 @@ _KIND = "comparing the rows of three nodes with zodan.verify"
 _BYTES = 200
 _TABLE = "bench_rows"
 _DDL = f"""
-CREATE TABLE {_TABLE} (id bigint PRIMARY KEY, customer int, amount numeric(12, 2), at timestamptz, name text, filler text)
+CREATE TABLE {_TABLE} (
+    id bigint PRIMARY KEY, customer int, amount numeric(12, 2), at timestamptz, name text, filler text)
 """
 _FILL = f"""
 INSERT INTO {_TABLE} SELECT i, i % 1000, i / 7.0, '2020-01-01'::timestamptz + i * interval '1 s', 'customer ' || i,
@@ -60,9 +61,7 @@ def _measure_hash(node: Node, rows: int, report: Report) -> None:
             row = connection.execute(statement.encode()).fetchone()
             assert row is not None
             connection.execute(row[0])
-        facts = connection.execute(
-            "SELECT zodan.describe_tables(ARRAY[%s])", [f"public.{_TABLE}"]
-        ).fetchone()
+        facts = connection.execute("SELECT zodan.describe_tables(ARRAY[%s])", [f"public.{_TABLE}"]).fetchone()
         assert facts is not None
         described = connection.execute(facts[0]).fetchone()
         assert described is not None
@@ -78,7 +77,9 @@ def _measure_hash(node: Node, rows: int, report: Report) -> None:
             connection.execute(row[0])
             took = time.monotonic() - began
             what = "md5" if exact else "hashtextextended"
-            report.add(_KIND, f"the hash of {rows} rows alone, {what}", {"s": took, "rows a second and core": rows / took})
+            report.add(
+                _KIND, f"the hash of {rows} rows alone, {what}", {"s": took, "rows a second and core": rows / took}
+            )
 
 
 def _compare(node: Node, jobs: int) -> None:

@@ -104,7 +104,11 @@ def cluster(make_module_cluster: MakeCluster) -> Iterator[Cluster]:
     execute(made["n1"], _ROWS)
     wait_level(made.members)
     # What the filter and the column list leave out is each node's own.
-    plant(made["n2"], "INSERT INTO filtered VALUES (100, 0, 'mine', 'mine')", "UPDATE filtered SET own = 'mine' WHERE k > 10")
+    plant(
+        made["n2"],
+        "INSERT INTO filtered VALUES (100, 0, 'mine', 'mine')",
+        "UPDATE filtered SET own = 'mine' WHERE k > 10",
+    )
     load_zodan(made["n2"])
     yield made
 
@@ -150,7 +154,13 @@ _PLANTED = {
         ("a", '{x,NULL,"a,b\\"c"}', '{x,"NULL","a,b\\"c"}'),
     ),
     "column of another": ("n2", "UPDATE kinds SET m = 'sad' WHERE id = 9", "kinds", {"id": "9"}, ("m", "ok", "sad")),
-    "partition": ("n2", "UPDATE parts SET v = 'w' WHERE k = 10", "parts_1", {"k": "10", "region": "1"}, ("v", "v", "w")),
+    "partition": (
+        "n2",
+        "UPDATE parts SET v = 'w' WHERE k = 10",
+        "parts_1",
+        {"k": "10", "region": "1"},
+        ("v", "v", "w"),
+    ),
     "filtered": ("n3", "UPDATE filtered SET shared = '' WHERE k = 3", "filtered", {"k": "3"}, ("shared", "shared", "")),
     "odd names": (
         "n3",
@@ -168,7 +178,6 @@ _PLANTED = {
     ),
     "domain": ("n3", "UPDATE domains SET v = 0 WHERE k = 5", "domains", {"k": "5"}, ("v", "5", "0")),
 }
-
 
 
 def test_each_planted_difference_is_found_and_named(cluster: Cluster) -> None:

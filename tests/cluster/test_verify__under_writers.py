@@ -35,7 +35,8 @@ def conflicts(nodes: list[Node]) -> Iterator[None]:
         with node.connect() as connection:
             while not ended.wait(_REST_S):
                 connection.execute(
-                    f"UPDATE {KEYED} SET value = value + 1, node = %s WHERE id = %s", [node.name, -chance.randint(1, _HOT)]
+                    f"UPDATE {KEYED} SET value = value + 1, node = %s WHERE id = %s",
+                    [node.name, -chance.randint(1, _HOT)],
                 )
 
     threads = [threading.Thread(target=update, args=(node, random.Random(node.name))) for node in nodes]
@@ -97,7 +98,9 @@ def test_a_lost_session_is_opened_again(cluster: Cluster) -> None:
                     kills.append(killed[0])
                     return
 
-    fill_more = "INSERT INTO app_keyed SELECT i, 'n1', 0, repeat('x', 200) FROM generate_series(1, 60000) AS i RETURNING 1"
+    fill_more = (
+        "INSERT INTO app_keyed SELECT i, 'n1', 0, repeat('x', 200) FROM generate_series(1, 60000) AS i RETURNING 1"
+    )
     cluster["n1"].execute(fill_more)
     wait_level(cluster.members)
     killer = threading.Thread(target=kill)

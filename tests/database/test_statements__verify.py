@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -69,7 +70,9 @@ def test_a_hash_is_that_of_the_row_and_of_nothing_else(
             facts = describe(zodan, database, f"public.t{number}")
             assert {one["name"] for one in facts["columns"]} == {"a", "b"}
             expression = digest(zodan, sorted(facts["columns"], key=lambda one: one["name"]), exact)
-            found = database.execute(f"SELECT {expression} FROM public.t{number} AS t ORDER BY ctid".encode()).fetchall()
+            found = database.execute(
+                f"SELECT {expression} FROM public.t{number} AS t ORDER BY ctid".encode()
+            ).fetchall()
             hashes.append([row[0] for row in found])
             database.execute("RESET ALL")
         assert hashes[0] == hashes[1], kind
@@ -77,9 +80,7 @@ def test_a_hash_is_that_of_the_row_and_of_nothing_else(
         database.execute("DROP TABLE public.t0, public.t1")
 
 
-def test_columns_do_not_run_into_one_another(
-    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]
-) -> None:
+def test_columns_do_not_run_into_one_another(zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]) -> None:
     rows = [("x|", "y"), ("x", "|y"), ("x|y", None), (None, "x|y"), ("", "x|y"), ("x|y", "")]
     database.execute("CREATE TABLE public.two (a text, b text)")
     for row in rows:
@@ -105,7 +106,9 @@ def table(zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]) -> 
     """Make a table of odd names with a key of two columns and a hundred rows; return what a comparison needs of it."""
     database.execute(f"CREATE SCHEMA {_ODD}".encode())
     database.execute(f"CREATE TABLE {_ODD}.{_ODD} ({_ODD} text, n int, v text, PRIMARY KEY ({_ODD}, n))".encode())
-    database.execute(f"INSERT INTO {_ODD}.{_ODD} SELECT 'k' || i % 3, i, 'v' FROM generate_series(1, 100) AS i".encode())
+    database.execute(
+        f"INSERT INTO {_ODD}.{_ODD} SELECT 'k' || i % 3, i, 'v' FROM generate_series(1, 100) AS i".encode()
+    )
     database.execute("SELECT set_config('search_path', 'pg_catalog', false)")
     facts = describe(zodan, database, f"{_ODD}.{_ODD}")
     assert facts["readable"]
@@ -130,7 +133,7 @@ def test_ranges_hold_every_row_once(
     assert (len(found["bounds"]), found["seen"]) == (3, 100)
     ends = [None, *found["bounds"], None]
     pieces = []
-    for place, (lower, upper) in enumerate(zip(ends, ends[1:], strict=False)):
+    for place, (lower, upper) in enumerate(pairwise(ends)):
         condition = value(
             zodan, "SELECT zodan.write_range(%s, %s, %s)", *map(json.dumps, (table["facts"]["key"], lower, upper))
         )

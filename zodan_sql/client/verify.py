@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -79,5 +79,6 @@ def verify(
                 raise from_database(error) from None
 
 
-def _ask(connection: Connection, query: Any, parameters: Mapping[str, object]) -> Any:
-    return connection.execute(query, parameters).fetchone()
+def _ask(connection: Connection, query: LiteralString, parameters: Mapping[str, object]) -> tuple[Any, Any]:
+    (row,) = connection.execute(query, parameters).fetchall()
+    return row[0], row[1]
