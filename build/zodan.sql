@@ -10538,9 +10538,9 @@ SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(
  WHERE b.key IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.write_range IS
-'Writes the condition that a row t is in a range of its key: after p_from, and not after p_to, both arrays of texts as
-zodan.write_key makes them; NULL is before the first, or after the last. Ranges that follow one another hold every row
-on every node, even where nodes sort texts differently: the first one does not end before the row is found.';
+'Writes the condition that a row t is in a range of its key: after p_from, and not after p_to, both arrays of texts
+as zodan.write_key makes them; NULL is before the first, or after the last. Ranges that follow one another hold every
+row on every node, even where nodes sort texts differently: the first one does not end before the row is found.';
 REVOKE ALL ON FUNCTION zodan.write_range FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_keys(p_key jsonb, p_keys jsonb)
@@ -10555,8 +10555,8 @@ SELECT coalesce('(' || pg_catalog.string_agg(v.condition, ' OR ') || ')', 'false
       FROM pg_catalog.jsonb_array_elements_text(k.key) WITH ORDINALITY AS t(item, place)) AS v
 $zodan$;
 COMMENT ON FUNCTION zodan.write_keys IS
-'Writes the condition that a row t has one of the keys of p_keys, an array of arrays of texts as zodan.write_key makes
-them.';
+'Writes the condition that a row t has one of the keys of p_keys, an array of arrays of texts as zodan.write_key
+makes them.';
 REVOKE ALL ON FUNCTION zodan.write_keys FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_replicated(p_sets text[])
@@ -10639,9 +10639,10 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
     zodan.quote_list(p_tables))
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_tables IS
-'Describes, on a node, those of p_tables that are there, for a comparison of their rows. It returns one row: tables,
-an object of name and an object of schema, table, columns (name, type, and whether its text can hold no separator:
-plain), key (the columns of the replica identity, none where there is no usable one), rows (estimated), readable.';
+'Describes, on a node, those of p_tables that are there, so that their rows can be compared. It returns one row:
+tables, an object of name and an object of schema, table, columns (name, type, and whether its text can hold no
+separator: plain), key (the columns of the replica identity, none where there is no usable one), rows (estimated),
+readable.';
 REVOKE ALL ON FUNCTION zodan.describe_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.set_reader()
@@ -10655,8 +10656,8 @@ SELECT $sql$SELECT pg_catalog.concat(
     pg_catalog.set_config('jit', 'off', false)) AS done$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.set_reader IS
-'Makes a session on a node one that reads rows and can change none: it sees all rows or fails, and takes one processor
-at a time.';
+'Makes a session on a node one that reads rows and can change none: it sees all rows or fails, and takes one
+processor at a time.';
 REVOKE ALL ON FUNCTION zodan.set_reader FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.hash_range(
@@ -10752,10 +10753,10 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.js
     p_key, p_digest, p_shown, p_source, p_condition, zodan.quote_text(p_most))
 $zodan$;
 COMMENT ON FUNCTION zodan.read_rows IS
-'Reads rows of a table one by one. p_key is the expression of what names a row, p_shown that of what people see of it,
-p_digest what zodan.write_digest returns. It returns one row: rows, an array of objects key, hash, version (which is
-another one after each change), at (when it was committed, NULL if unknown), origin (the node it came from, NULL for
-this one), shown; and took, in seconds.';
+'Reads rows of a table one by one. p_key is the expression of what names a row, p_shown that of what people see of
+it, p_digest what zodan.write_digest returns. It returns one row: rows, an array of objects key, hash, version (which
+is another one after each change), at (when it was committed, NULL if unknown), origin (the node it came from, NULL
+for this one), shown; and took, in seconds.';
 REVOKE ALL ON FUNCTION zodan.read_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.measure_blocks(p_schema text, p_table text)
@@ -11074,10 +11075,10 @@ CREATE OR REPLACE FUNCTION zodan.open_lanes(p_nodes jsonb, p_jobs int, p_dsns js
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can only
-read. Returns an object of lane and connection string: the statements of a comparison find no other connection string
-in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of node and
-message. */
+/* Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can
+only read. Returns an object of lane and connection string: the statements of a comparison find no other connection
+string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
+node and message. */
 DECLARE
     v_lanes jsonb;
     v_lane text;
@@ -11108,10 +11109,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_lanes IS
-'Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can only
-read. Returns an object of lane and connection string: the statements of a comparison find no other connection string
-in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of node and
-message.';
+'Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can
+only read. Returns an object of lane and connection string: the statements of a comparison find no other connection
+string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
+node and message.';
 REVOKE ALL ON FUNCTION zodan.open_lanes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_source(p_item jsonb)
@@ -11161,8 +11162,8 @@ SELECT CASE WHEN p_task ->> 'kind' = 'hash' THEN
         CROSS JOIN LATERAL (SELECT t.item #> ARRAY['nodes', p_node] AS item) AS n) END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_task IS
-'Writes the statement of a task of a comparison for a node; p_open has the tables under way. Tasks are hash (pieces of
-tables, each a range of its key), cut (find bounds within a range) and read (the rows of a range).';
+'Writes the statement of a task of a comparison for a node; p_open has the tables under way. Tasks are hash (pieces
+of tables, each a range of its key), cut (find bounds within a range) and read (the rows of a range).';
 REVOKE ALL ON FUNCTION zodan.write_task FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_failure(p_answers jsonb)
@@ -11189,8 +11190,8 @@ SELECT pg_catalog.count(DISTINCT coalesce(p_seen #>> ARRAY[n.name, 'hash'], ''))
   FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
 $zodan$;
 COMMENT ON FUNCTION zodan.is_equal IS
-'Returns whether every node of p_nodes has the same row, or none has it; p_seen is an object of node and an object with
-the row''s hash.';
+'Returns whether every node of p_nodes has the same row, or none has it; p_seen is an object of node and an object
+with the row''s hash.';
 REVOKE ALL ON FUNCTION zodan.is_equal FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_under_way(p_state jsonb, p_table text)
@@ -11277,9 +11278,9 @@ REVOKE ALL ON FUNCTION zodan.begin_tables FROM PUBLIC;
 CREATE OR REPLACE FUNCTION zodan.choose_tasks(INOUT p_state jsonb, OUT p_tasks jsonb)
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes from the state of a comparison what its sessions do next: as many tasks as there are sessions, and besides, where
-what is left would not last, a search for bounds ahead. A scan, which takes all sessions, remains. Returns the state without the tasks, and the tasks, an object of
-lane number and task. */
+/* Takes from the state of a comparison what its sessions do next: as many tasks as there are sessions, and besides,
+where what is left would not last, a search for bounds ahead. A scan, which takes all sessions, remains. Returns the
+state without the tasks, and the tasks, an object of lane number and task. */
 DECLARE
     v_jobs int := (p_state ->> 'jobs')::int;
     v_rest jsonb;
@@ -11305,18 +11306,18 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.choose_tasks IS
-'Takes from the state of a comparison what its sessions do next: as many tasks as there are sessions, and besides, where
-what is left would not last, a search for bounds ahead. A scan, which takes all sessions, remains. Returns the state without the tasks, and the tasks, an object of
-lane number and task.';
+'Takes from the state of a comparison what its sessions do next: as many tasks as there are sessions, and besides,
+where what is left would not last, a search for bounds ahead. A scan, which takes all sessions, remains. Returns the
+state without the tasks, and the tasks, an object of lane number and task.';
 REVOKE ALL ON FUNCTION zodan.choose_tasks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.take_hashes(p_state jsonb, p_task jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Compares what the nodes returned for the pieces of a hash task. Pieces that are equal everywhere are done; others are
-suspects, and are cut, or read row by row if they are small. Also learns from the time it took how large the table's
-next chunks should be. */
+/* Compares what the nodes returned for the pieces of a hash task. Pieces that are equal everywhere are done; others
+are suspects, and are cut, or read row by row if they are small. Also learns from the time it took how large the
+table's next chunks should be. */
 DECLARE
     v_state jsonb := p_state;
     v_most bigint := (p_task ->> 'most')::bigint;
@@ -11357,9 +11358,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.take_hashes IS
-'Compares what the nodes returned for the pieces of a hash task. Pieces that are equal everywhere are done; others are
-suspects, and are cut, or read row by row if they are small. Also learns from the time it took how large the table''s
-next chunks should be.';
+'Compares what the nodes returned for the pieces of a hash task. Pieces that are equal everywhere are done; others
+are suspects, and are cut, or read row by row if they are small. Also learns from the time it took how large the
+table''s next chunks should be.';
 REVOKE ALL ON FUNCTION zodan.take_hashes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.take_bounds(p_state jsonb, p_task jsonb)
@@ -11575,17 +11576,17 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(h.hash, h.seen), '{}')
          GROUP BY g.hash) AS h
 $zodan$;
 COMMENT ON FUNCTION zodan.group_rows IS
-'Groups rows of a table without a key, which zodan.scan_blocks read, by their hash: an object of hash, and of node, and
-what a suspect''s seen holds. Nodes agree where they have as many rows of a hash; nothing has changed on a node where they
-are the same versions.';
+'Groups rows of a table without a key, which zodan.scan_blocks read, by their hash: an object of hash, and of node,
+and what a suspect''s seen holds. Nodes agree where they have as many rows of a hash; nothing has changed on a node
+where they are the same versions.';
 REVOKE ALL ON FUNCTION zodan.group_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.compare_bag(p_state jsonb, p_table text, p_lanes jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Compares a table without a key: adds up the hashes of its rows on every node in parts, and reads the rows of the parts
-that differ. Rows that are not on every node equally often are put under suspicion. Returns the state. */
+/* Compares a table without a key: adds up the hashes of its rows on every node in parts, and reads the rows of the
+parts that differ. Rows that are not on every node equally often are put under suspicion. Returns the state. */
 DECLARE
     v_item jsonb := p_state #> ARRAY['open', p_table];
     v_mask text;
@@ -11636,16 +11637,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.compare_bag IS
-'Compares a table without a key: adds up the hashes of its rows on every node in parts, and reads the rows of the parts
-that differ. Rows that are not on every node equally often are put under suspicion. Returns the state.';
+'Compares a table without a key: adds up the hashes of its rows on every node in parts, and reads the rows of the
+parts that differ. Rows that are not on every node equally often are put under suspicion. Returns the state.';
 REVOKE ALL ON FUNCTION zodan.compare_bag FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_keys(p_item jsonb, p_keys jsonb, p_nodes jsonb, p_lanes jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Reads the rows of a table with these keys on every node, all at once: an object of key, as text, and of node, and the
-row. Returns failure instead if it fails, as zodan.find_failure returns it. */
+/* Reads the rows of a table with these keys on every node, all at once: an object of key, as text, and of node, and
+the row. Returns failure instead if it fails, as zodan.find_failure returns it. */
 DECLARE
     v_answers jsonb;
     v_failure jsonb;
@@ -11674,8 +11675,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.read_keys IS
-'Reads the rows of a table with these keys on every node, all at once: an object of key, as text, and of node, and the
-row. Returns failure instead if it fails, as zodan.find_failure returns it.';
+'Reads the rows of a table with these keys on every node, all at once: an object of key, as text, and of node, and
+the row. Returns failure instead if it fails, as zodan.find_failure returns it.';
 REVOKE ALL ON FUNCTION zodan.read_keys FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.look_at_suspects(p_suspects jsonb, p_state jsonb, p_lanes jsonb)
@@ -11746,8 +11747,9 @@ SELECT pg_catalog.jsonb_build_object(
              AS stable) AS t) AS j
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_looks IS
-'Judges rows under suspicion by what every node had before the last mark, seen, and has now. Returns an object: judged,
-those that are equal, different (proven) or undecided, with the verdict and why; left, those to be read again.';
+'Judges rows under suspicion by what every node had before the last mark, seen, and has now. Returns an object:
+judged, those that are equal, different (proven) or undecided, with the verdict and why; left, those to be read
+again.';
 REVOKE ALL ON FUNCTION zodan.judge_looks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.close_trial(p_state jsonb, p_judged jsonb)
@@ -11791,8 +11793,8 @@ CREATE OR REPLACE FUNCTION zodan.await_marks(p_trial jsonb, p_lanes jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Looks, for a moment, whether every node has applied what the others had committed before their marks. Returns the trial
-with passed, which is true, or says why that cannot be. */
+/* Checks for a moment whether every node has applied what the others had committed before their marks. Returns the
+trial with passed, which is true, or says why that cannot be. */
 DECLARE
     v_trial jsonb := p_trial;
     v_answers jsonb;
@@ -11835,8 +11837,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.await_marks IS
-'Looks, for a moment, whether every node has applied what the others had committed before their marks. Returns the trial
-with passed, which is true, or says why that cannot be.';
+'Checks for a moment whether every node has applied what the others had committed before their marks. Returns the
+trial with passed, which is true, or says why that cannot be.';
 REVOKE ALL ON FUNCTION zodan.await_marks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_suspects(p_state jsonb, p_lanes jsonb)
@@ -11844,10 +11846,10 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the trial of rows under suspicion one step on. Their rows are read on every node, a mark is put into every
-node's stream, and when every other node has passed it they are read again: what was committed anywhere before the first
-reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed across
-2 marks are proven different: the second mark brings what a node may have done between, such
-as deleting a row that had just come. What has changed is read across another mark, up to 6. */
+node's stream, and when every other node has passed it they are read again: what was committed anywhere before the
+first reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed
+across 2 marks are proven different: the second mark brings what a node may have done
+between, such as deleting a row that had just come. What has changed is read across another mark, up to 6. */
 DECLARE
     v_trial jsonb := nullif(p_state -> 'trial', 'null');
     v_state jsonb := p_state;
@@ -11890,18 +11892,18 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_suspects IS
 'Takes the trial of rows under suspicion one step on. Their rows are read on every node, a mark is put into every
-node''s stream, and when every other node has passed it they are read again: what was committed anywhere before the first
-reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed across
-2 marks are proven different: the second mark brings what a node may have done between, such
-as deleting a row that had just come. What has changed is read across another mark, up to 6.';
+node''s stream, and when every other node has passed it they are read again: what was committed anywhere before the
+first reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed
+across 2 marks are proven different: the second mark brings what a node may have done
+between, such as deleting a row that had just come. What has changed is read across another mark, up to 6.';
 REVOKE ALL ON FUNCTION zodan.judge_suspects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.settle_tables(p_state jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves the tables of a comparison for which nothing is left to do to those that are done. A table without a key in which
-too much was under suspicion at once is read again, a bounded number of times. */
+/* Moves the tables of a comparison for which nothing is left to do to those that are done. A table without a key in
+which too much was under suspicion at once is read again, a bounded number of times. */
 DECLARE
     v_state jsonb := p_state;
     v_table text;
@@ -11927,8 +11929,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.settle_tables IS
-'Moves the tables of a comparison for which nothing is left to do to those that are done. A table without a key in which
-too much was under suspicion at once is read again, a bounded number of times.';
+'Moves the tables of a comparison for which nothing is left to do to those that are done. A table without a key in
+which too much was under suspicion at once is read again, a bounded number of times.';
 REVOKE ALL ON FUNCTION zodan.settle_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_verify(p_state jsonb, p_dsns jsonb)
@@ -12011,7 +12013,8 @@ SELECT f.item ->> 'table', CASE WHEN t.item -> 'key' <> '[]' THEN (
        (SELECT pg_catalog.jsonb_object_agg(n.name, s.seen) FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
          CROSS JOIN LATERAL (SELECT f.item #> ARRAY['seen', n.name] AS item) AS h
          CROSS JOIN LATERAL (SELECT CASE WHEN h.item IS NOT NULL THEN pg_catalog.jsonb_build_object('row', d.shown,
-             'committed', h.item -> 'at', 'origin', coalesce(h.item ->> 'origin', n.name), 'rows', h.item -> 'rows') END AS seen FROM (SELECT pg_catalog.jsonb_object_agg(c.key, c.value) AS shown
+             'committed', h.item -> 'at', 'origin', coalesce(h.item ->> 'origin', n.name), 'rows', h.item -> 'rows') END
+             AS seen FROM (SELECT pg_catalog.jsonb_object_agg(c.key, c.value) AS shown
                                  FROM pg_catalog.jsonb_each(h.item -> 'shown') AS c(key, value)
                                 WHERE h.item ? 'rows' OR EXISTS (
                                     SELECT FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS o(name)
@@ -12020,8 +12023,8 @@ SELECT f.item ->> 'table', CASE WHEN t.item -> 'key' <> '[]' THEN (
   JOIN pg_catalog.jsonb_array_elements(p_state -> 'done') AS t(item) ON t.item ->> 'name' = f.item ->> 'table'
 $zodan$;
 COMMENT ON FUNCTION zodan.report_verify IS
-'Returns what a comparison has found, from its state: a row for each table, and a row for each row that is different or
-undecided.';
+'Returns what a comparison has found, from its state: a row for each table, and a row for each row that is different
+or undecided.';
 REVOKE ALL ON FUNCTION zodan.report_verify FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.tell_verify(p_state jsonb)
@@ -12054,10 +12057,10 @@ CREATE OR REPLACE FUNCTION zodan.begin_verify(
 LANGUAGE plpgsql
 AS $zodan$
 /* Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
-replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes. Returns
-the state of a comparison, which zodan.advance_verify takes on, and the nodes' connection strings, which are secret.
-Errors: ZD001, ZD003, ZD004 p_nodes or p_jobs make no sense, ZD101 a node cannot be reached, ZD120 no such table, ZD121
-tables cannot be compared. */
+replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
+Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes' connection strings, which are
+secret. Errors: ZD001, ZD003, ZD004 p_nodes or p_jobs make no sense, ZD101 a node cannot be reached, ZD120 no such
+table, ZD121 tables cannot be compared. */
 DECLARE
     v_found record;
     v_nodes jsonb;
@@ -12099,10 +12102,10 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.begin_verify IS
 'Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
-replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes. Returns
-the state of a comparison, which zodan.advance_verify takes on, and the nodes'' connection strings, which are secret.
-Errors: ZD001, ZD003, ZD004 p_nodes or p_jobs make no sense, ZD101 a node cannot be reached, ZD120 no such table, ZD121
-tables cannot be compared.';
+replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
+Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes'' connection strings, which are
+secret. Errors: ZD001, ZD003, ZD004 p_nodes or p_jobs make no sense, ZD101 a node cannot be reached, ZD120 no such
+table, ZD121 tables cannot be compared.';
 REVOKE ALL ON FUNCTION zodan.begin_verify FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.verify(

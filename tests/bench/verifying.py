@@ -21,7 +21,7 @@ CREATE TABLE {_TABLE} (
     id bigint PRIMARY KEY, customer int, amount numeric(12, 2), at timestamptz, name text, filler text)
 """
 _FILL = f"""
-INSERT INTO {_TABLE} SELECT i, i % 1000, i / 7.0, '2020-01-01'::timestamptz + i * interval '1 s', 'customer ' || i,
+INSERT INTO {_TABLE} SELECT i, i %% 1000, i / 7.0, '2020-01-01'::timestamptz + i * interval '1 s', 'customer ' || i,
        repeat(md5(i::text), 4) FROM generate_series(1, %(rows)s) AS i
 """
 _WRITE = f"UPDATE {_TABLE} SET customer = customer + 1 WHERE id = %s"
