@@ -5191,23 +5191,22 @@ COMMENT ON FUNCTION zodan.drop_origin IS
 'Drops a replication origin if it exists.';
 REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.find_traces(
+CREATE OR REPLACE FUNCTION zodan.find_members(
     p_dsn text,
+    p_purpose text,
     OUT p_dsns jsonb,
-    OUT p_facts jsonb,
-    OUT p_traces jsonb
+    OUT p_facts jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts and
-traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
+/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts. Returns
+them, and the connection strings of the nodes that it reached, by node; the connections stay open. p_purpose shows in
+pg_stat_activity. Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
 DECLARE
-    c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
 BEGIN
     v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given',
-        zodan.canonical_dsn(p_dsn)), c_purpose);
+        zodan.canonical_dsn(p_dsn)), p_purpose);
     IF v_first #> '{the node given,error}' IS NOT NULL THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
@@ -5223,9 +5222,30 @@ BEGIN
             HINT = 'Give the connection string of a member.';
     END IF;
     SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
-      FROM zodan.gather_cluster(zodan.known_dsns(v_first), NULL, c_purpose, '{}', '{}') AS g;
+      FROM zodan.gather_cluster(zodan.known_dsns(v_first), NULL, p_purpose, '{}', '{}') AS g;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_members IS
+'Connects to a member, learns the other nodes from it and from those it knows, and reads everybody''s facts. Returns
+them, and the connection strings of the nodes that it reached, by node; the connections stay open. p_purpose shows in
+pg_stat_activity. Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node.';
+REVOKE ALL ON FUNCTION zodan.find_members FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_traces(
+    p_dsn text,
+    OUT p_dsns jsonb,
+    OUT p_facts jsonb,
+    OUT p_traces jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
+BEGIN
+    SELECT m.p_dsns, m.p_facts INTO p_dsns, p_facts FROM zodan.find_members(p_dsn, 'zodan rescan') AS m;
     SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
       FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, zodan.trace_facts(ARRAY(
                          SELECT zodan.subscription_name(k.node, o.node)
@@ -11311,6 +11331,1698 @@ post what must hold afterwards. new_node_name and new_node_dsn name the node tha
 them only the members are examined. Changes nothing. zodan.checks returns the same as rows. Errors: ZD100 a check
 failed, ZD0nn caller''s mistake.';
 REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
+
+
+CREATE OR REPLACE FUNCTION zodan.write_digest(p_columns jsonb, p_exact boolean)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format(CASE WHEN p_exact THEN
+           '(''x'' || pg_catalog.left(pg_catalog.md5(pg_catalog.concat(%s)), 16))::pg_catalog.bit(64)::bigint'
+           ELSE 'pg_catalog.hashtextextended(pg_catalog.concat(%s) COLLATE pg_catalog."C", 0)' END,
+       coalesce(pg_catalog.string_agg(g.texts, ', ''|'', ' ORDER BY g.number), ''''''))
+  -- A function takes a hundred arguments at most.
+  FROM (SELECT f.number, pg_catalog.format('pg_catalog.concat(%s)',
+                   pg_catalog.string_agg(f.text, ', ''|'', ' ORDER BY f.place)) AS texts
+          FROM (SELECT c.place, (c.place - 1) / 40 AS number, CASE WHEN (c.item ->> 'plain')::boolean THEN n.name
+                           WHEN p_exact THEN pg_catalog.format(
+                               'pg_catalog.md5(pg_catalog.convert_to(%s::pg_catalog.text, ''UTF8''))', n.name)
+                           ELSE pg_catalog.format(
+                               'pg_catalog.hashtextextended(%s::pg_catalog.text COLLATE pg_catalog."C", 0)', n.name)
+                           END AS text
+                  FROM pg_catalog.jsonb_array_elements(p_columns) WITH ORDINALITY AS c(item, place)
+                 CROSS JOIN LATERAL (SELECT 't.' || zodan.quote_name(c.item ->> 'name') AS name) AS n) AS f
+         GROUP BY f.number) AS g
+$zodan$;
+COMMENT ON FUNCTION zodan.write_digest IS
+'Writes the expression that hashes a row t: the texts of its columns in the order of p_columns (objects of name and
+plain), so that equal rows have equal hashes on every node, wherever a column stands in the table. NULL is told from an
+empty text, and no two rows have the same texts in a row: what may hold a separator is hashed by itself. With p_exact
+the hash is the same on servers of another byte order or encoding, too, and takes three times as long.';
+REVOKE ALL ON FUNCTION zodan.write_digest FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_shown(p_columns jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('pg_catalog.jsonb_object(%s, ARRAY[%s]::pg_catalog.text[])',
+       zodan.quote_list(pg_catalog.array_agg(c.item ->> 'name' ORDER BY c.place)),
+       pg_catalog.string_agg(pg_catalog.format('CASE WHEN pg_catalog.length(%1$s::pg_catalog.text) > %2$s '
+           'THEN pg_catalog.left(%1$s::pg_catalog.text, %2$s) || ''... ('' || pg_catalog.length(%1$s::pg_catalog.text)'
+           ' || '' characters, md5 '' || pg_catalog.md5(%1$s::pg_catalog.text) || '')'' ELSE %1$s::pg_catalog.text END',
+           't.' || zodan.quote_name(c.item ->> 'name'), 100), ', ' ORDER BY c.place))
+  FROM pg_catalog.jsonb_array_elements(p_columns) WITH ORDINALITY AS c(item, place)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_shown IS
+'Writes the expression that shows a row t to people: an object of column and text, long ones shortened, with their
+length and hash, so that a difference beyond the end shows too.';
+REVOKE ALL ON FUNCTION zodan.write_shown FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_key(p_key jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('pg_catalog.jsonb_build_array(%s)', pg_catalog.string_agg(
+           't.' || zodan.quote_name(c.item ->> 'name') || '::pg_catalog.text', ', ' ORDER BY c.place))
+  FROM pg_catalog.jsonb_array_elements(p_key) WITH ORDINALITY AS c(item, place)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_key IS
+'Writes the expression that names a row t by its key, whose columns p_key has (objects of name and type): an array of
+texts.';
+REVOKE ALL ON FUNCTION zodan.write_key FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_range(p_key jsonb, p_from jsonb, p_to jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(
+           CASE WHEN k.many THEN 'ROW(%s) %s ROW(%s)' ELSE '%s %s %s' END, k.names, b.operator, v.texts), ' AND '), 'true')
+  FROM (SELECT pg_catalog.string_agg('t.' || zodan.quote_name(c.item ->> 'name'), ', ' ORDER BY c.place) AS names,
+               pg_catalog.count(*) > 1 AS many
+          FROM pg_catalog.jsonb_array_elements(p_key) WITH ORDINALITY AS c(item, place)) AS k
+ CROSS JOIN (VALUES ('>', nullif(p_from, 'null')), ('<=', nullif(p_to, 'null'))) AS b(operator, key)
+ CROSS JOIN LATERAL (
+    SELECT pg_catalog.string_agg(zodan.quote_text(t.item) || '::' || (p_key -> (t.place - 1)::int ->> 'type'), ', '
+               ORDER BY t.place) AS texts
+      FROM pg_catalog.jsonb_array_elements_text(b.key) WITH ORDINALITY AS t(item, place)) AS v
+ WHERE b.key IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.write_range IS
+'Writes the condition that a row t is in a range of its key: after p_from, and not after p_to, both arrays of texts
+as zodan.write_key makes them; NULL is before the first, or after the last. Ranges that follow one another hold every
+row on every node, even where nodes sort texts differently: the first one does not end before the row is found.';
+REVOKE ALL ON FUNCTION zodan.write_range FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_keys(p_key jsonb, p_keys jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce('(' || pg_catalog.string_agg(v.condition, ' OR ') || ')', 'false')
+  FROM pg_catalog.jsonb_array_elements(p_keys) AS k(key)
+ CROSS JOIN LATERAL (
+    SELECT '(' || pg_catalog.string_agg(pg_catalog.format('t.%s = %s::%s', zodan.quote_name(p_key -> (t.place - 1)::int ->> 'name'),
+               zodan.quote_text(t.item), p_key -> (t.place - 1)::int ->> 'type'), ' AND ') || ')' AS condition
+      FROM pg_catalog.jsonb_array_elements_text(k.key) WITH ORDINALITY AS t(item, place)) AS v
+$zodan$;
+COMMENT ON FUNCTION zodan.write_keys IS
+'Writes the condition that a row t has one of the keys of p_keys, an array of arrays of texts as zodan.write_key
+makes them.';
+REVOKE ALL ON FUNCTION zodan.write_keys FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_replicated(p_sets text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$WITH published AS MATERIALIZED (
+    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_or(t.set_att_list IS NULL) AS has_all,
+           pg_catalog.array_agg(t.set_att_list::text) FILTER (WHERE t.set_att_list IS NOT NULL) AS lists,
+           CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
+               DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter
+      FROM spock.replication_set_table AS t
+      JOIN spock.replication_set AS r ON r.set_id = t.set_id
+      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%1$s)
+     GROUP BY t.set_reloid),
+leaves AS MATERIALIZED (
+    SELECT p.relid, p.has_all, p.lists, p.filter FROM published AS p
+    UNION ALL
+    -- A root stands for those of its leaves that are in no set by themselves.
+    SELECT i.relid, p.has_all, p.lists, p.filter
+      FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o))
+SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+           pg_catalog.jsonb_build_object('filter', l.filter,
+               'root', (SELECT pg_catalog.format('%%I.%%I', rn.nspname, rc.relname)
+                          FROM pg_catalog.pg_class AS rc JOIN pg_catalog.pg_namespace AS rn ON rn.oid = rc.relnamespace
+                         WHERE c.relispartition AND rc.oid = pg_catalog.pg_partition_root(c.oid)),
+               'columns', CASE WHEN NOT l.has_all THEN
+                   (SELECT pg_catalog.jsonb_agg(DISTINCT u.name ORDER BY u.name)
+                      FROM pg_catalog.unnest(l.lists) AS w(list)
+                     CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END)), '{}') AS tables,
+       pg_catalog.current_setting('server_encoding') AS encoding,
+       pg_catalog.hashtextextended('The quick brown fox', 0)::text AS probe
+  FROM leaves AS l
+  JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$sql$,
+    zodan.quote_list(p_sets))
+$zodan$;
+COMMENT ON FUNCTION zodan.list_replicated IS
+'Lists, on a node, the tables that it publishes in p_sets, with the leaves of a partitioned table in its place. It
+returns one row: tables, an object of name and an object of filter (the row filter, NULL where all rows are published),
+columns (NULL where all are) and root (the partitioned table above it); encoding; and probe, a known text''s hash.';
+REVOKE ALL ON FUNCTION zodan.list_replicated FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.describe_tables(p_tables text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name, pg_catalog.jsonb_build_object(
+           'schema', n.nspname, 'table', c.relname,
+           -- Its size would wait for a lock on it.
+           'rows', greatest(c.reltuples::bigint, pg_catalog.pg_stat_get_live_tuples(c.oid)),
+           'readable', pg_catalog.has_table_privilege(c.oid, 'SELECT')
+               AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+           'columns', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
+                           'type', pg_catalog.format_type(a.atttypid, -1),
+                           'plain', a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                               'float4'::regtype, 'float8'::regtype, 'numeric'::regtype, 'bool'::regtype,
+                               'date'::regtype, 'time'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype,
+                               'interval'::regtype, 'uuid'::regtype))), '[]')
+                         FROM pg_catalog.pg_attribute AS a
+                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+           -- Only where pg_catalog has the operators: nothing else can be found in every node's search_path.
+           'key', (SELECT CASE WHEN pg_catalog.bool_and(y.typnamespace = 'pg_catalog'::regnamespace OR y.typtype = 'e')
+                       THEN pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
+                           'type', pg_catalog.format_type(a.atttypid, -1)) ORDER BY k.place) ELSE '[]' END
+                     FROM pg_catalog.pg_index AS i
+                    CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
+                     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number
+                     JOIN pg_catalog.pg_type AS d ON d.oid = a.atttypid
+                     JOIN pg_catalog.pg_type AS y
+                       ON y.oid = CASE WHEN d.typtype = 'd' THEN d.typbasetype ELSE d.oid END
+                    WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND k.place <= i.indnkeyatts
+                      AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END))), '{}')
+           AS tables
+  FROM pg_catalog.unnest(%1$s) AS w(name)
+  JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(w.name) AND c.relkind = 'r'
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$sql$,
+    zodan.quote_list(p_tables))
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_tables IS
+'Describes, on a node, those of p_tables that are there, so that their rows can be compared. It returns one row:
+tables, an object of name and an object of schema, table, columns (name, type, and whether its text can hold no
+separator: plain), key (the columns of the replica identity, none where there is no usable one), rows (estimated),
+readable.';
+REVOKE ALL ON FUNCTION zodan.describe_tables FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.set_reader()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.concat(
+    pg_catalog.set_config('default_transaction_read_only', 'on', false),
+    pg_catalog.set_config('row_security', 'off', false),
+    pg_catalog.set_config('max_parallel_workers_per_gather', '0', false),
+    pg_catalog.set_config('jit', 'off', false)) AS done$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.set_reader IS
+'Makes a session on a node one that reads rows and can change none: it sees all rows or fails, and takes one
+processor at a time.';
+REVOKE ALL ON FUNCTION zodan.set_reader FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.hash_range(
+    p_place text,
+    p_digest text,
+    p_source text,
+    p_condition text,
+    p_most text
+)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT %1$s::int AS place, pg_catalog.count(*) AS rows, coalesce(pg_catalog.sum(h.hash), 0) AS total
+  FROM (SELECT %2$s AS hash FROM %3$s AS t
+         WHERE %4$s LIMIT %5$s::bigint) AS h$sql$,
+    zodan.quote_text(p_place), p_digest, p_source, p_condition, zodan.quote_text(p_most))
+$zodan$;
+COMMENT ON FUNCTION zodan.hash_range IS
+'The query that hashes the rows of a piece of a table: how many there are, and the sum of their hashes. p_source is
+what zodan.write_source returns, p_digest what zodan.write_digest, p_condition what zodan.write_condition. It reads
+p_most rows at most: more are a difference already.';
+REVOKE ALL ON FUNCTION zodan.hash_range FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.hash_ranges(p_pieces text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(p.rows, p.total::text) ORDER BY p.place) AS sums,
+       extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
+  FROM (%1$s) AS p$sql$,
+    p_pieces)
+$zodan$;
+COMMENT ON FUNCTION zodan.hash_ranges IS
+'Hashes pieces of tables: p_pieces are queries as zodan.hash_range writes them, joined by UNION ALL. It returns one
+row: sums, an array of the number of rows and the sum of their hashes; took, in seconds.';
+REVOKE ALL ON FUNCTION zodan.hash_ranges FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_bounds(
+    p_key text,
+    p_step text,
+    p_columns text,
+    p_source text,
+    p_condition text,
+    p_most text
+)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(%1$s ORDER BY t.zodan_place)
+           FILTER (WHERE t.zodan_place %% %2$s::bigint = 0), '[]') AS bounds,
+       pg_catalog.count(*) AS seen,
+       extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
+  FROM (SELECT t.*, pg_catalog.row_number() OVER () AS zodan_place
+          FROM (SELECT %3$s FROM %4$s AS t
+                 WHERE %5$s ORDER BY %3$s LIMIT %6$s::bigint) AS t) AS t$sql$,
+    p_key, zodan.quote_text(p_step), p_columns, p_source, p_condition, zodan.quote_text(p_most))
+$zodan$;
+COMMENT ON FUNCTION zodan.list_bounds IS
+'Finds, in a range of a table, where to cut it: the key of every p_step-th row, of the first p_most rows. p_columns
+are the columns of the key, p_key is the expression of one key, p_source and p_condition are as in zodan.hash_range. It
+returns one row: bounds, an array of keys; seen, the number of rows; took, in seconds.';
+REVOKE ALL ON FUNCTION zodan.list_bounds FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_rows(
+    p_key text,
+    p_digest text,
+    p_shown text,
+    p_source text,
+    p_condition text,
+    p_most text
+)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash::text,
+           'version', pg_catalog.concat_ws(' ', r.hash, r.xid, r.place), 'at', c.timestamp,
+           -- Spock commits as the node that a change came from, by its id; others as one of the server's own origins.
+           'origin', CASE WHEN c.roident <> 0 THEN coalesce(
+               (SELECT coalesce((SELECT n.node_name::text FROM spock.subscription AS s
+                                   JOIN spock.node AS n ON n.node_id = s.sub_origin
+                                  WHERE s.sub_slot_name::text = o.roname), o.roname)
+                  FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = c.roident),
+               (SELECT n.node_name::text FROM spock.node AS n WHERE n.node_id = c.roident),
+               pg_catalog.format('origin %%s', c.roident)) END,
+           'shown', r.shown)), '[]') AS rows,
+       extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
+  FROM (SELECT %1$s AS key, %2$s AS hash, t.xmin AS xid, t.ctid AS place, %3$s AS shown
+          FROM %4$s AS t
+         WHERE %5$s LIMIT %6$s::bigint) AS r
+  -- Strict: it is not called, and raises no error, where the server keeps no commit timestamps.
+  LEFT JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin(CASE
+      WHEN pg_catalog.current_setting('track_commit_timestamp') = 'on' THEN r.xid END) AS c ON true$sql$,
+    p_key, p_digest, p_shown, p_source, p_condition, zodan.quote_text(p_most))
+$zodan$;
+COMMENT ON FUNCTION zodan.read_rows IS
+'Reads rows of a table one by one. p_key is the expression of what names a row, p_shown that of what people see of
+it, p_digest what zodan.write_digest returns. It returns one row: rows, an array of objects key, hash, version (which
+is another one after each change), at (when it was committed, NULL if unknown), origin (the node it came from, NULL
+for this one), shown; and took, in seconds.';
+REVOKE ALL ON FUNCTION zodan.read_rows FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.measure_blocks(p_schema text, p_table text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint AS blocks
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE n.nspname = %1$s AND c.relname = %2$s$sql$,
+    zodan.quote_text(p_schema), zodan.quote_text(p_table))
+$zodan$;
+COMMENT ON FUNCTION zodan.measure_blocks IS
+'Measures a table in blocks. It returns one row: blocks.';
+REVOKE ALL ON FUNCTION zodan.measure_blocks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.tally_blocks(p_mask text, p_digest text, p_source text, p_condition text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(b.part, pg_catalog.jsonb_build_array(b.rows, b.total)), '{}') AS parts,
+       extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
+  FROM (SELECT h.hash & %1$s::bigint AS part, pg_catalog.count(*) AS rows, pg_catalog.sum(h.hash) AS total
+          FROM (SELECT %2$s AS hash FROM %3$s AS t WHERE %4$s) AS h
+         GROUP BY 1) AS b$sql$,
+    zodan.quote_text(p_mask), p_digest, p_source, p_condition)
+$zodan$;
+COMMENT ON FUNCTION zodan.tally_blocks IS
+'Hashes rows of a table without a key, in parts by their hash: p_mask and the hash make a part''s number. It returns
+one row: parts, an object of the number and an array of the rows and the sum of their hashes; took, in seconds.';
+REVOKE ALL ON FUNCTION zodan.tally_blocks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_applied()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(s.provider, pg_catalog.jsonb_build_object('position', s.position,
+           'enabled', s.enabled)), '{}') AS streams
+  FROM (SELECT n.node_name AS provider, pg_catalog.max(o.remote_lsn) AS position,
+               pg_catalog.bool_or(s.sub_enabled) AS enabled
+          FROM spock.node AS n
+          JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+          LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+         GROUP BY n.node_name) AS s$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.read_applied IS
+'Reads how far a node has applied the changes of the others. It returns one row: streams, an object of provider and
+an object of position and enabled.';
+REVOKE ALL ON FUNCTION zodan.read_applied FROM PUBLIC;
+
+DO $zodan$
+DECLARE
+    v_type pg_catalog.pg_type;
+    v_wanted text[] := ARRAY(SELECT pg_catalog.format('%I %s', c.name, c.type::regtype) FROM (VALUES
+        (1, 'table_name',
+            'text'),
+        (2, 'row_key',
+            'jsonb'),
+        (3, 'result',
+            'text'),
+        (4, 'compared',
+            'bigint'),
+        (5, 'equal',
+            'bigint'),
+        (6, 'different',
+            'bigint'),
+        (7, 'undecided',
+            'bigint'),
+        (8, 'seconds',
+            'numeric'),
+        (9, 'why',
+            'text'),
+        (10, 'nodes',
+            'jsonb')
+    ) AS c(place, name, type) ORDER BY c.place);
+    v_there text[];
+    v_routine regprocedure;
+    v_others boolean;
+BEGIN
+    SELECT * INTO v_type FROM pg_catalog.pg_type AS t WHERE t.oid = pg_catalog.to_regtype('zodan.verify_result');
+    IF FOUND THEN
+        v_there := ARRAY(SELECT pg_catalog.format('%I %s', a.attname, a.atttypid::regtype)
+            FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = v_type.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum);
+        IF v_there = v_wanted THEN
+            RETURN;
+        END IF;
+        -- These were written for the earlier columns. The scripts create them again.
+        FOR v_routine IN
+            SELECT p.oid FROM pg_catalog.pg_proc AS p
+             WHERE p.pronamespace IN ('zodan'::regnamespace, pg_catalog.to_regnamespace('spock'))
+               AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                            WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
+                              AND d.refclassid = 'pg_catalog.pg_type'::regclass
+                                  AND d.refobjid IN (v_type.oid, v_type.typarray))
+             ORDER BY p.oid DESC
+        LOOP
+            EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
+        END LOOP;
+        IF v_routine IS NOT NULL THEN
+            RAISE WARNING 'Zodan of another version was here: load both scripts, zodan.sql and zodremove.sql';
+        END IF;
+        -- A type that rows are stored in cannot be changed.
+        IF v_there = v_wanted[1:pg_catalog.cardinality(v_there)] AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+                WHERE a.atttypid IN (v_type.oid, v_type.typarray) AND c.relkind IN ('r', 'p', 'm')) THEN
+            FOR v_place IN pg_catalog.cardinality(v_there) + 1 .. pg_catalog.cardinality(v_wanted) LOOP
+                EXECUTE pg_catalog.format('ALTER TYPE zodan.verify_result ADD ATTRIBUTE %s', v_wanted[v_place]);
+            END LOOP;
+            RETURN;
+        END IF;
+        SELECT pg_catalog.count(*) > 0 INTO v_others FROM pg_catalog.pg_depend AS d
+         WHERE d.deptype = 'n' AND (d.refclassid, d.refobjid) IN (('pg_catalog.pg_type'::regclass, v_type.oid),
+               ('pg_catalog.pg_type'::regclass, v_type.typarray), ('pg_catalog.pg_class'::regclass, v_type.typrelid));
+        IF v_others THEN
+            -- A user's view, function or table keeps the type that it was made with.
+            IF EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'zodan') THEN
+                ALTER EXTENSION zodan DROP TYPE zodan.verify_result;
+            END IF;
+            EXECUTE pg_catalog.format('ALTER TYPE zodan.verify_result RENAME TO %I',
+                pg_catalog.concat(v_type.typname, '_', v_type.oid));
+        ELSE
+            DROP TYPE zodan.verify_result;
+        END IF;
+    END IF;
+    CREATE TYPE zodan.verify_result AS (
+        table_name text, row_key jsonb, result text, compared bigint, equal bigint, different bigint, undecided bigint,
+        seconds numeric, why text, nodes jsonb);
+END
+$zodan$;
+COMMENT ON TYPE zodan.verify_result IS
+'What a comparison of rows found, as zodan.verify returns it: about a table, where row_key is NULL, or about a row that
+is different or undecided.';
+
+CREATE OR REPLACE FUNCTION zodan.ask_nodes(p_query text, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs one query, which returns one row, on every node of p_dsns over the open connections, and returns the rows by
+node. Errors: ZD200 it fails on a node. */
+DECLARE
+    v_answers jsonb;
+    v_node text;
+    v_answer jsonb;
+BEGIN
+    v_answers := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, p_query)
+        FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)), p_dsns);
+    SELECT a.key, a.value INTO v_node, v_answer
+      FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) WHERE NOT (a.value ->> 'ok')::boolean LIMIT 1;
+    IF v_node IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD200',
+            MESSAGE = pg_catalog.format('could not read the tables of node "%s"', v_node),
+            DETAIL = pg_catalog.format('%s: %s', v_answer ->> 'sqlstate', v_answer ->> 'message'),
+            HINT = 'Fix what DETAIL says, then call again.';
+    END IF;
+    RETURN (SELECT pg_catalog.jsonb_object_agg(a.key, a.value -> 'value')
+        FROM pg_catalog.jsonb_each(v_answers) AS a(key, value));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.ask_nodes IS
+'Runs one query, which returns one row, on every node of p_dsns over the open connections, and returns the rows by
+node. Errors: ZD200 it fails on a node.';
+REVOKE ALL ON FUNCTION zodan.ask_nodes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.choose_compared(p_facts jsonb, p_nodes text[])
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns the nodes whose rows are compared, an array of names in order: those of p_nodes, or all that p_facts names.
+Errors: ZD004 fewer than two, or one that is no member; ZD101 one cannot be reached. */
+DECLARE
+    v_nodes jsonb;
+    v_odd text;
+BEGIN
+    SELECT coalesce(pg_catalog.jsonb_agg(n.name ORDER BY n.name COLLATE "C"), '[]'),
+           pg_catalog.min(n.name) FILTER (WHERE NOT p_facts ? n.name) INTO v_nodes, v_odd
+      FROM (SELECT DISTINCT u.name FROM pg_catalog.unnest(coalesce(nullif(p_nodes, '{}'),
+          ARRAY(SELECT k.node FROM pg_catalog.jsonb_object_keys(p_facts) AS k(node)))) AS u(name)) AS n;
+    IF v_odd IS NOT NULL OR pg_catalog.jsonb_array_length(v_nodes) < 2 THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = CASE WHEN v_odd IS NULL THEN 'there are no two nodes to compare'
+                ELSE pg_catalog.format('node "%s" is not a member of this cluster', v_odd) END,
+            DETAIL = pg_catalog.format('The members are %s.', (SELECT pg_catalog.string_agg(k.node, ', ' ORDER BY k.node)
+                FROM pg_catalog.jsonb_object_keys(p_facts) AS k(node))),
+            HINT = 'Name two members or more, or none, which means all.';
+    END IF;
+    SELECT n.name INTO v_odd FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name)
+     WHERE p_facts #>> ARRAY[n.name, 'spock', 'node'] IS DISTINCT FROM n.name ORDER BY n.name LIMIT 1;
+    IF v_odd IS NOT NULL THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD101',
+            MESSAGE = pg_catalog.format('node "%s" cannot be reached', v_odd),
+            DETAIL = coalesce(p_facts #>> ARRAY[v_odd, 'error'], p_facts #>> ARRAY[v_odd, 'spock_error'],
+                pg_catalog.format('Its connection string leads to node "%s".', p_facts #>> ARRAY[v_odd, 'spock', 'node'])),
+            HINT = 'Start it, or name the nodes to compare without it.';
+    END IF;
+    RETURN v_nodes;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.choose_compared IS
+'Returns the nodes whose rows are compared, an array of names in order: those of p_nodes, or all that p_facts names.
+Errors: ZD004 fewer than two, or one that is no member; ZD101 one cannot be reached.';
+REVOKE ALL ON FUNCTION zodan.choose_compared FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_compared(p_published jsonb, p_described jsonb, p_exact boolean)
+RETURNS TABLE (name text, root text, item jsonb, problems text, notes text)
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH published AS MATERIALIZED (
+    SELECT t.key AS name, pg_catalog.min(t.value ->> 'root') AS root,
+           pg_catalog.min(t.value ->> 'filter') AS filter,
+           (pg_catalog.array_agg(t.value -> 'columns'))[1] AS columns,
+           pg_catalog.count(DISTINCT t.value - 'root') > 1 AS differs
+      FROM pg_catalog.jsonb_each(p_published) AS n(key, value)
+     CROSS JOIN LATERAL pg_catalog.jsonb_each(n.value -> 'tables') AS t(key, value)
+     GROUP BY t.key),
+described AS MATERIALIZED (
+    SELECT p.name, n.key AS node, n.value #> ARRAY['tables', p.name] AS facts
+      FROM published AS p CROSS JOIN pg_catalog.jsonb_each(p_described) AS n(key, value)),
+fields AS MATERIALIZED (
+    SELECT d.name, c.item ->> 'name' AS column_name, pg_catalog.bool_and((c.item ->> 'plain')::boolean)
+               AND pg_catalog.count(DISTINCT c.item ->> 'type') = 1 AS plain,
+           pg_catalog.jsonb_agg(d.node) AS nodes, pg_catalog.count(DISTINCT c.item ->> 'type') > 1 AS differs,
+           pg_catalog.string_agg(pg_catalog.format('%s on %s', c.item ->> 'type', d.node), ', ' ORDER BY d.node) AS types
+      FROM described AS d CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(d.facts -> 'columns') AS c(item)
+      JOIN published AS p ON p.name = d.name AND (coalesce(p.columns, 'null') = 'null' OR p.columns ? (c.item ->> 'name'))
+     GROUP BY d.name, c.item ->> 'name'),
+merged AS MATERIALIZED (
+    SELECT c.name, pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', c.column_name, 'plain', c.plain)
+               ORDER BY c.column_name COLLATE "C") AS columns,
+           pg_catalog.string_agg(pg_catalog.format('column "%s" is compared by its text: it is %s', c.column_name, c.types), '; ')
+               FILTER (WHERE c.differs) AS notes,
+           pg_catalog.string_agg(pg_catalog.format('column "%s" is missing on %s', c.column_name, (
+               SELECT pg_catalog.string_agg(k.node, ', ' ORDER BY k.node)
+                 FROM pg_catalog.jsonb_object_keys(p_described) AS k(node) WHERE NOT c.nodes ? k.node)), '; ')
+               FILTER (WHERE pg_catalog.jsonb_array_length(c.nodes) < a.nodes) AS missing
+      FROM fields AS c JOIN (SELECT d.name, pg_catalog.count(d.facts) AS nodes FROM described AS d GROUP BY d.name) AS a
+          ON a.name = c.name
+     GROUP BY c.name),
+nodes AS MATERIALIZED (
+    SELECT d.name, pg_catalog.jsonb_object_agg(d.node, d.facts - '{columns,rows,readable}'::text[]
+               || pg_catalog.jsonb_build_object('filter', coalesce(p_published #>> ARRAY[d.node, 'tables', d.name, 'filter'],
+                   p.filter))) AS nodes,
+           pg_catalog.max((d.facts ->> 'rows')::bigint) AS rows,
+           -- The key names a row only where it is one on every node, and compared.
+           pg_catalog.count(DISTINCT k.names) = 1 AND pg_catalog.bool_and(k.names <> '[]'
+               AND (coalesce(p.columns, 'null') = 'null' OR p.columns @> k.names)) AS keyed,
+           pg_catalog.string_agg(d.node, ', ' ORDER BY d.node) FILTER (WHERE d.facts IS NULL) AS missing,
+           pg_catalog.string_agg(d.node, ', ' ORDER BY d.node) FILTER (WHERE NOT (d.facts ->> 'readable')::boolean)
+               AS unreadable
+      FROM described AS d JOIN published AS p ON p.name = d.name
+     CROSS JOIN LATERAL (SELECT pg_catalog.jsonb_path_query_array(d.facts -> 'key', '$[*].name') AS names) AS k
+     GROUP BY d.name)
+SELECT p.name, p.root, pg_catalog.jsonb_build_object('name', p.name, 'keyed', n.keyed, 'rows', n.rows, 'nodes', n.nodes,
+           'digest', zodan.write_digest(coalesce(m.columns, '[]'), p_exact), 'columns', (
+               SELECT pg_catalog.jsonb_agg(c.item - 'plain') FROM pg_catalog.jsonb_array_elements(m.columns) AS c(item))),
+       nullif(pg_catalog.concat_ws('; ', 'it is missing on ' || n.missing, 'no right to read it on ' || n.unreadable,
+           m.missing, CASE WHEN p.differs THEN 'the nodes publish different rows or columns of it' END), ''), m.notes
+  FROM published AS p JOIN nodes AS n ON n.name = p.name LEFT JOIN merged AS m ON m.name = p.name
+$zodan$;
+COMMENT ON FUNCTION zodan.list_compared IS
+'Compares what the nodes report of their tables, and returns a row for each table: name; root, the partitioned table
+above it; item, what a comparison of its rows needs; problems, why its rows cannot be compared; notes, what else to
+know. p_published and p_described hold what zodan.list_replicated and zodan.describe_tables returned, by node.';
+REVOKE ALL ON FUNCTION zodan.list_compared FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.choose_tables(p_tables text[], p_published jsonb, p_described jsonb, p_exact boolean)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of p_tables,
+or all. Errors: ZD004 a name is malformed, ZD120 no node replicates a table, ZD121 tables cannot be compared. */
+DECLARE
+    v_tables jsonb;
+    v_problems text;
+    v_odd text;
+BEGIN
+    WITH compared AS MATERIALIZED (
+        SELECT c.*, w.wanted FROM zodan.list_compared(p_published, p_described, p_exact) AS c
+          LEFT JOIN LATERAL (SELECT t.name AS wanted FROM pg_catalog.unnest(p_tables) AS t(name)
+                              WHERE pg_catalog.parse_ident(t.name) IN (pg_catalog.parse_ident(c.name),
+                                  (pg_catalog.parse_ident(c.name))[2:2], pg_catalog.parse_ident(c.root),
+                                  (pg_catalog.parse_ident(c.root))[2:2])
+                              LIMIT 1) AS w ON true
+         WHERE coalesce(p_tables, '{}') = '{}' OR w.wanted IS NOT NULL)
+    SELECT coalesce(pg_catalog.jsonb_agg(c.item || pg_catalog.jsonb_build_object('notes', c.notes)
+               ORDER BY (c.item ->> 'rows')::bigint DESC, c.name COLLATE "C"), '[]'),
+           pg_catalog.string_agg(pg_catalog.format('%s: %s.', c.name, c.problems), E'\n' ORDER BY c.name COLLATE "C")
+               FILTER (WHERE c.problems IS NOT NULL),
+           (SELECT pg_catalog.min(t.name) FROM pg_catalog.unnest(p_tables) AS t(name)
+             WHERE t.name NOT IN (SELECT m.wanted FROM compared AS m))
+      INTO v_tables, v_problems, v_odd FROM compared AS c;
+    IF v_odd IS NULL AND v_problems IS NULL AND v_tables <> '[]' THEN
+        RETURN v_tables;
+    END IF;
+    PERFORM zodan.close_connections();
+    RAISE EXCEPTION USING
+        ERRCODE = CASE WHEN v_odd IS NULL AND v_problems IS NOT NULL THEN 'ZD121' ELSE 'ZD120' END,
+        MESSAGE = CASE WHEN v_odd IS NOT NULL THEN pg_catalog.format('the nodes replicate no table "%s"', v_odd)
+            WHEN v_problems IS NOT NULL THEN 'tables cannot be compared' ELSE 'the nodes replicate no table' END,
+        DETAIL = coalesce(v_problems, 'Only tables in replication sets that the nodes take from one another are compared.'),
+        HINT = CASE WHEN v_odd IS NULL AND v_problems IS NOT NULL THEN 'Make the tables alike, or name those to compare.'
+            ELSE 'Name tables with their schema, as in public.orders.' END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.choose_tables IS
+'Returns the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of p_tables,
+or all. Errors: ZD004 a name is malformed, ZD120 no node replicates a table, ZD121 tables cannot be compared.';
+REVOKE ALL ON FUNCTION zodan.choose_tables FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.open_lanes(p_nodes jsonb, p_jobs int, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can
+only read. Returns an object of lane and connection string: the statements of a comparison find no other connection
+string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
+node and message. */
+DECLARE
+    v_lanes jsonb;
+    v_lane text;
+    v_node text;
+    v_answer jsonb;
+BEGIN
+    SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, l.number), p_dsns -> n.name) INTO v_lanes
+      FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
+     CROSS JOIN pg_catalog.generate_series(0, p_jobs) AS l(number);
+    FOR v_node, v_lane IN
+        SELECT n.name, zodan.lane_name(n.name, l.number) FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
+         CROSS JOIN pg_catalog.generate_series(0, p_jobs) AS l(number)
+    LOOP
+        v_answer := zodan.open_connection(v_lane, v_lanes, 'zodan verify');
+        IF NOT (v_answer ->> 'ok')::boolean THEN
+            RETURN pg_catalog.jsonb_build_object('failure', pg_catalog.jsonb_build_object('node', v_node,
+                'message', v_answer ->> 'message'));
+        END IF;
+    END LOOP;
+    SELECT pg_catalog.jsonb_build_object('node', pg_catalog.split_part(a.key,
+               pg_catalog.repeat(' ', 63), 1),
+               'message', a.value ->> 'message') INTO v_answer
+      FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, l.number),
+               zodan.set_reader()) FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
+               CROSS JOIN pg_catalog.generate_series(1, p_jobs) AS l(number)), v_lanes)) AS a(key, value)
+     WHERE NOT (a.value ->> 'ok')::boolean LIMIT 1;
+    RETURN CASE WHEN v_answer IS NULL THEN v_lanes ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.open_lanes IS
+'Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can
+only read. Returns an object of lane and connection string: the statements of a comparison find no other connection
+string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
+node and message.';
+REVOKE ALL ON FUNCTION zodan.open_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_source(p_item jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('ONLY %s.%s', zodan.quote_name(p_item ->> 'schema'), zodan.quote_name(p_item ->> 'table'))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_source IS
+'Writes the table that a comparison reads on a node, without those that inherit from it; p_item describes it.';
+REVOKE ALL ON FUNCTION zodan.write_source FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_condition(p_item jsonb, p_from jsonb, p_to jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce('(' || (p_item ->> 'filter') || ') AND ', '') || zodan.write_range(p_item -> 'key', p_from, p_to)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_condition IS
+'Writes the condition that a row t is published, and in a range of its key; p_item describes the table on a node.';
+REVOKE ALL ON FUNCTION zodan.write_condition FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.write_task(p_task jsonb, p_open jsonb, p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE WHEN p_task ->> 'kind' = 'hash' THEN
+           zodan.hash_ranges((SELECT pg_catalog.string_agg(zodan.hash_range(
+               p_place => p.place::text, p_digest => t.item ->> 'digest', p_source => zodan.write_source(n.item),
+               p_condition => zodan.write_condition(n.item, p.item -> 'from', p.item -> 'to'),
+               p_most => p_task ->> 'most'), ' UNION ALL ')
+             FROM pg_catalog.jsonb_array_elements(p_task -> 'pieces') WITH ORDINALITY AS p(item, place)
+            CROSS JOIN LATERAL (SELECT p_open -> (p.item ->> 'table') AS item) AS t
+            CROSS JOIN LATERAL (SELECT t.item #> ARRAY['nodes', p_node] AS item) AS n))
+       ELSE (SELECT CASE WHEN p_task ->> 'kind' = 'cut' THEN zodan.list_bounds(
+                  p_key => zodan.write_key(n.item -> 'key'), p_step => p_task ->> 'step',
+                  p_columns => (SELECT pg_catalog.string_agg('t.' || zodan.quote_name(k.item ->> 'name'), ', ' ORDER BY k.place)
+                      FROM pg_catalog.jsonb_array_elements(n.item -> 'key') WITH ORDINALITY AS k(item, place)),
+                  p_source => zodan.write_source(n.item),
+                  p_condition => zodan.write_condition(n.item, p_task -> 'from', p_task -> 'to'), p_most => p_task ->> 'most')
+                ELSE zodan.read_rows(
+                  p_key => zodan.write_key(n.item -> 'key'), p_digest => t.item ->> 'digest',
+                  p_shown => zodan.write_shown(t.item -> 'columns'),
+                  p_source => zodan.write_source(n.item),
+                  p_condition => zodan.write_condition(n.item, p_task -> 'from', p_task -> 'to'), p_most => p_task ->> 'most') END
+         FROM (SELECT p_open -> (p_task ->> 'table') AS item) AS t
+        CROSS JOIN LATERAL (SELECT t.item #> ARRAY['nodes', p_node] AS item) AS n) END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_task IS
+'Writes the statement of a task of a comparison for a node; p_open has the tables under way. Tasks are hash (pieces
+of tables, each a range of its key), cut (find bounds within a range) and read (the rows of a range).';
+REVOKE ALL ON FUNCTION zodan.write_task FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_failure(p_answers jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('node', a.key, 'message', a.value ->> 'message',
+           'lost', coalesce(a.value ->> 'sqlstate' ~ '^(08|57P)', false))
+  FROM pg_catalog.jsonb_each(p_answers) AS a(key, value)
+ WHERE NOT (a.value ->> 'ok')::boolean
+ ORDER BY a.value ->> 'sqlstate' ~ '^(08|57P)', a.key
+ LIMIT 1
+$zodan$;
+COMMENT ON FUNCTION zodan.find_failure IS
+'Returns the first failure among the answers of nodes, as zodan.fetch_result returns them: node, message, and lost,
+whether a session was lost, which can be opened again; NULL if all worked.';
+REVOKE ALL ON FUNCTION zodan.find_failure FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_equal(p_seen jsonb, p_nodes jsonb)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.count(DISTINCT coalesce(p_seen #>> ARRAY[n.name, 'hash'], '')) = 1
+  FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
+$zodan$;
+COMMENT ON FUNCTION zodan.is_equal IS
+'Returns whether every node of p_nodes has the same row, or none has it; p_seen is an object of node and an object
+with the row''s hash.';
+REVOKE ALL ON FUNCTION zodan.is_equal FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_under_way(p_state jsonb, p_table text)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_path_exists(p_state, '$.tasks[*] ? (@.table == $name || @.pieces[*].table == $name)', v.vars)
+    OR pg_catalog.jsonb_path_exists(p_state, '$.suspects[*] ? (@.table == $name)', v.vars)
+    OR pg_catalog.jsonb_path_exists(p_state, '$.trial.suspects[*] ? (@.table == $name)', v.vars)
+  FROM (SELECT pg_catalog.jsonb_build_object('name', p_table) AS vars) AS v
+$zodan$;
+COMMENT ON FUNCTION zodan.is_under_way IS
+'Returns whether there is still something to do for a table of a comparison.';
+REVOKE ALL ON FUNCTION zodan.is_under_way FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.give_up_table(p_state jsonb, p_table text, p_why text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT p_state || pg_catalog.jsonb_build_object(
+    'open', p_state -> 'open' || pg_catalog.jsonb_build_object(p_table, (p_state #> ARRAY['open', p_table])
+        || pg_catalog.jsonb_build_object('why', p_why)),
+    'tasks', (SELECT coalesce(pg_catalog.jsonb_agg(t.item ORDER BY t.place), '[]')
+                FROM pg_catalog.jsonb_array_elements(p_state -> 'tasks') WITH ORDINALITY AS t(item, place)
+               WHERE coalesce(t.item ->> 'table', t.item #>> '{pieces,0,table}') <> p_table
+                   OR pg_catalog.jsonb_path_exists(t.item, '$.pieces[*] ? (@.table != $name)',
+                       pg_catalog.jsonb_build_object('name', p_table))),
+    'suspects', (SELECT coalesce(pg_catalog.jsonb_agg(s.item ORDER BY s.place), '[]')
+                   FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') WITH ORDINALITY AS s(item, place)
+                  WHERE s.item ->> 'table' <> p_table))
+$zodan$;
+COMMENT ON FUNCTION zodan.give_up_table IS
+'Ends the comparison of a table before its end: forgets its tasks and what is under suspicion in it, and says why.';
+REVOKE ALL ON FUNCTION zodan.give_up_table FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.begin_tables(p_state jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Begins with the next tables of a comparison if there is too little to do for all sessions: one large table, or many
+small ones, which one statement hashes as a whole. Returns the state with their tasks. */
+DECLARE
+    v_state jsonb := p_state;
+    v_tables jsonb;
+    v_rest jsonb;
+    v_count int;
+    v_task jsonb;
+BEGIN
+    WHILE pg_catalog.jsonb_array_length(v_state -> 'tasks') < (v_state ->> 'jobs')::int AND v_state -> 'tables' <> '[]' LOOP
+        -- They are in the order of their size, but those without a key are each a task of their own.
+        SELECT greatest(coalesce(pg_catalog.min(t.place) FILTER (WHERE NOT (t.item ->> 'keyed')::boolean
+                   OR (t.item ->> 'rows')::bigint > 1000) - 1,
+                       least(pg_catalog.count(*), 32)), 1) INTO v_count
+          FROM pg_catalog.jsonb_array_elements(v_state -> 'tables') WITH ORDINALITY AS t(item, place)
+         WHERE t.place <= 32;
+        SELECT pg_catalog.jsonb_agg(t.item ORDER BY t.place) FILTER (WHERE t.place <= v_count),
+               coalesce(pg_catalog.jsonb_agg(t.item ORDER BY t.place) FILTER (WHERE t.place > v_count), '[]')
+          INTO v_tables, v_rest
+          FROM pg_catalog.jsonb_array_elements(v_state -> 'tables') WITH ORDINALITY AS t(item, place);
+        v_state := v_state || pg_catalog.jsonb_build_object('tables', v_rest, 'open', v_state -> 'open' || (
+            SELECT pg_catalog.jsonb_object_agg(t.item ->> 'name', t.item || pg_catalog.jsonb_build_object('step',
+                       20000, 'compared', 0, 'different', 0, 'undecided', 0, 'why', NULL,
+                       'began', extract(epoch FROM pg_catalog.clock_timestamp())))
+              FROM pg_catalog.jsonb_array_elements(v_tables) AS t(item)));
+        v_task := CASE WHEN NOT (v_tables #>> '{0,keyed}')::boolean THEN
+                pg_catalog.jsonb_build_object('kind', 'scan', 'table', v_tables #> '{0,name}')
+            WHEN (v_tables #>> '{0,rows}')::bigint > 1000 THEN
+                pg_catalog.jsonb_build_object('kind', 'cut', 'ahead', true, 'table', v_tables #> '{0,name}', 'from', NULL,
+                    'to', NULL, 'node', v_state #> '{nodes,0}')
+            ELSE pg_catalog.jsonb_build_object('kind', 'hash', 'most', 2000000, 'pieces', (
+                SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', t.item -> 'name', 'from', NULL, 'to', NULL)
+                           ORDER BY t.place)
+                  FROM pg_catalog.jsonb_array_elements(v_tables) WITH ORDINALITY AS t(item, place))) END;
+        v_state['tasks'] := v_state -> 'tasks' || v_task;
+    END LOOP;
+    RETURN v_state;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.begin_tables IS
+'Begins with the next tables of a comparison if there is too little to do for all sessions: one large table, or many
+small ones, which one statement hashes as a whole. Returns the state with their tasks.';
+REVOKE ALL ON FUNCTION zodan.begin_tables FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.choose_tasks(INOUT p_state jsonb, OUT p_tasks jsonb)
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes from the state of a comparison what its sessions do next: as many tasks as there are sessions, and besides,
+where what is left would not last, a search for bounds ahead. A scan, which takes all sessions, remains. Returns the
+state without the tasks, and the tasks, an object of lane number and task. */
+DECLARE
+    v_jobs int := (p_state ->> 'jobs')::int;
+    v_rest jsonb;
+BEGIN
+    WITH tasks AS MATERIALIZED (
+        SELECT t.item, t.place, coalesce((t.item ->> 'ahead')::boolean, false) AS ahead,
+               t.item ->> 'kind' = 'scan' AS scans, pg_catalog.row_number() OVER (PARTITION BY t.item ->> 'kind' = 'scan',
+                   coalesce((t.item ->> 'ahead')::boolean, false) ORDER BY t.place) AS number
+          FROM pg_catalog.jsonb_array_elements(p_state -> 'tasks') WITH ORDINALITY AS t(item, place)),
+    chosen AS MATERIALIZED (
+        SELECT t.* FROM tasks AS t
+         WHERE NOT t.scans AND CASE WHEN t.ahead THEN t.number = 1
+                        AND (SELECT pg_catalog.count(*) FROM tasks AS o WHERE NOT o.ahead AND NOT o.scans) < 2 * v_jobs
+                    ELSE t.number <= v_jobs END)
+    SELECT coalesce(pg_catalog.jsonb_object_agg(CASE WHEN t.ahead THEN 0 ELSE t.number END, CASE WHEN t.ahead THEN
+               t.item || pg_catalog.jsonb_build_object('step', s.step, 'most', s.step * 2 * v_jobs) ELSE t.item END)
+               FILTER (WHERE c.place IS NOT NULL), '{}'),
+           coalesce(pg_catalog.jsonb_agg(t.item ORDER BY t.place) FILTER (WHERE c.place IS NULL), '[]')
+      INTO p_tasks, v_rest
+      FROM tasks AS t LEFT JOIN chosen AS c ON c.place = t.place
+     CROSS JOIN LATERAL (SELECT (p_state #>> ARRAY['open', t.item ->> 'table', 'step'])::bigint AS step) AS s;
+    p_state := p_state || pg_catalog.jsonb_build_object('tasks', v_rest);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.choose_tasks IS
+'Takes from the state of a comparison what its sessions do next: as many tasks as there are sessions, and besides,
+where what is left would not last, a search for bounds ahead. A scan, which takes all sessions, remains. Returns the
+state without the tasks, and the tasks, an object of lane number and task.';
+REVOKE ALL ON FUNCTION zodan.choose_tasks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.take_hashes(p_state jsonb, p_task jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Compares what the nodes returned for the pieces of a hash task. Pieces that are equal everywhere are done; others
+are suspects, and are cut, or read row by row if they are small. Also learns from the time it took how large the
+table's next chunks should be. */
+DECLARE
+    v_state jsonb := p_state;
+    v_most bigint := (p_task ->> 'most')::bigint;
+    v_table text;
+    v_piece record;
+    v_took numeric := (SELECT pg_catalog.max((a.value #>> '{value,took}')::numeric)
+        FROM pg_catalog.jsonb_each(p_task -> 'answers') AS a(key, value));
+BEGIN
+    FOR v_piece IN
+        SELECT p.item, s.rows, s.equal, s.node
+          FROM pg_catalog.jsonb_array_elements(p_task -> 'pieces') WITH ORDINALITY AS p(item, place)
+         CROSS JOIN LATERAL (
+            SELECT pg_catalog.max((a.value #>> ARRAY['value', 'sums', n.place, '0'])::bigint) AS rows,
+                   pg_catalog.count(DISTINCT a.value #> ARRAY['value', 'sums', n.place]) = 1 AS equal,
+                   (pg_catalog.array_agg(a.key ORDER BY (a.value #>> ARRAY['value', 'sums', n.place, '0'])::bigint DESC))[1] AS node
+              FROM pg_catalog.jsonb_each(p_task -> 'answers') AS a(key, value)
+             CROSS JOIN (SELECT (p.place - 1)::text AS place) AS n) AS s
+         ORDER BY p.place
+    LOOP
+        v_table := v_piece.item ->> 'table';
+        CONTINUE WHEN NOT v_state -> 'open' ? v_table OR v_state #>> ARRAY['open', v_table, 'why'] IS NOT NULL;
+        IF v_piece.equal AND v_piece.rows < v_most THEN
+            v_state['open'][v_table]['compared'] := pg_catalog.to_jsonb((v_state #>> ARRAY['open', v_table, 'compared'])::bigint
+                + v_piece.rows);
+        ELSIF v_piece.rows <= 200 THEN
+            v_state['tasks'] := v_state -> 'tasks' || (v_piece.item || pg_catalog.jsonb_build_object('kind', 'read',
+                'most', 2000000));
+        ELSE
+            v_state['tasks'] := v_state -> 'tasks' || (v_piece.item || pg_catalog.jsonb_build_object('kind', 'cut',
+                'node', v_piece.node, 'step', v_piece.rows / 16 + 1, 'most', v_piece.rows));
+        END IF;
+    END LOOP;
+    IF (p_task ->> 'chunk')::boolean AND v_piece.rows >= (v_state #>> ARRAY['open', v_table, 'step'])::bigint / 2 THEN
+        v_state['open'][v_table]['step'] := pg_catalog.to_jsonb(greatest(1000, least(2000000,
+            v_piece.rows * least(4, greatest(0.25, 1.0 / greatest(v_took, 0.001)))))::bigint);
+    END IF;
+    RETURN v_state;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.take_hashes IS
+'Compares what the nodes returned for the pieces of a hash task. Pieces that are equal everywhere are done; others
+are suspects, and are cut, or read row by row if they are small. Also learns from the time it took how large the
+table''s next chunks should be.';
+REVOKE ALL ON FUNCTION zodan.take_hashes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.take_bounds(p_state jsonb, p_task jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH found AS MATERIALIZED (
+    SELECT a.value -> 'value' AS item FROM pg_catalog.jsonb_each(p_task -> 'answers') AS a(key, value)),
+pieces AS MATERIALIZED (
+    SELECT b.place, pg_catalog.lag(b.key, 1, p_task -> 'from') OVER (ORDER BY b.place) AS lower, b.key AS upper
+      FROM (SELECT b.key, b.place FROM found AS f
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.item -> 'bounds') WITH ORDINALITY AS b(key, place)
+            UNION ALL
+            SELECT p_task -> 'to', 9223372036854775807 FROM found AS f
+             WHERE p_task ->> 'ahead' IS NULL OR (f.item ->> 'seen')::bigint < (p_task ->> 'most')::bigint) AS b),
+ranges AS MATERIALIZED (
+    SELECT p.place, p.upper, pg_catalog.jsonb_build_object('table', p_task -> 'table', 'from', p.lower, 'to', p.upper) AS item
+      FROM pieces AS p)
+SELECT p_state || pg_catalog.jsonb_build_object('tasks', (p_state -> 'tasks') || CASE WHEN p_task ->> 'ahead' IS NULL THEN
+           pg_catalog.jsonb_build_object('kind', 'hash', 'most', (p_task ->> 'most')::bigint + 1000,
+               'pieces', (SELECT pg_catalog.jsonb_agg(r.item ORDER BY r.place) FROM ranges AS r))
+       ELSE (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', 'hash', 'chunk', true,
+                        'most', 4 * (p_task ->> 'step')::bigint, 'pieces', pg_catalog.jsonb_build_array(r.item)) ORDER BY r.place)
+               FROM ranges AS r)
+           || coalesce((SELECT pg_catalog.jsonb_build_array((p_task - '{answers,step,most}'::text[])
+                  || pg_catalog.jsonb_build_object('from', f.item #> '{bounds,-1}')) FROM found AS f
+                WHERE (f.item ->> 'seen')::bigint >= (p_task ->> 'most')::bigint), '[]') END)
+$zodan$;
+COMMENT ON FUNCTION zodan.take_bounds IS
+'Makes of the bounds that a cut task found the tasks that hash what lies between them: the chunks of a table, and the
+search for those that follow; or the pieces of a chunk that differs.';
+REVOKE ALL ON FUNCTION zodan.take_bounds FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.take_rows(p_state jsonb, p_task jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH rows AS MATERIALIZED (
+    SELECT r.item -> 'key' AS key, pg_catalog.jsonb_object_agg(a.key, r.item - 'key') AS seen
+      FROM pg_catalog.jsonb_each(p_task -> 'answers') AS a(key, value)
+     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(a.value #> '{value,rows}') AS r(item)
+     GROUP BY r.item -> 'key')
+SELECT p_state || pg_catalog.jsonb_build_object(
+    'suspects', (p_state -> 'suspects') || coalesce((
+        SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', p_task -> 'table', 'key', r.key, 'seen', r.seen,
+                   'stable', 0)) FROM rows AS r WHERE NOT zodan.is_equal(r.seen, p_state -> 'nodes')), '[]'),
+    'open', p_state -> 'open' || pg_catalog.jsonb_build_object(p_task ->> 'table', t.item
+        || pg_catalog.jsonb_build_object('compared', (t.item ->> 'compared')::bigint + (SELECT pg_catalog.count(*) FROM rows AS r))))
+  FROM (SELECT p_state #> ARRAY['open', p_task ->> 'table'] AS item) AS t
+$zodan$;
+COMMENT ON FUNCTION zodan.take_rows IS
+'Compares the rows of a range as the nodes returned them. Those that are equal everywhere are done, the others are
+under suspicion.';
+REVOKE ALL ON FUNCTION zodan.take_rows FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.run_tasks(p_state jsonb, p_tasks jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs tasks of a comparison side by side, p_tasks by the number of their lane, each on its node or on all nodes at
+once, and returns the state with what they found and what to do next. A task whose session was lost is done again; a
+table that a node cannot read is given up. */
+DECLARE
+    v_state jsonb := p_state;
+    v_answers jsonb;
+    v_failure jsonb;
+    v_number text;
+    v_task jsonb;
+BEGIN
+    v_answers := zodan.query_nodes((
+        SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, t.key::int), zodan.write_task(t.value, p_state -> 'open', n.name))
+          FROM pg_catalog.jsonb_each(p_tasks) AS t(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
+         WHERE coalesce(t.value ->> 'node', n.name) = n.name), p_lanes);
+    FOR v_number, v_task IN SELECT t.key, t.value FROM pg_catalog.jsonb_each(p_tasks) AS t(key, value) ORDER BY t.key::int LOOP
+        SELECT v_task || pg_catalog.jsonb_build_object('answers', pg_catalog.jsonb_object_agg(n.name,
+                   v_answers -> zodan.lane_name(n.name, v_number::int))) INTO v_task
+          FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
+         WHERE v_answers ? zodan.lane_name(n.name, v_number::int);
+        v_failure := zodan.find_failure(v_task -> 'answers');
+        IF v_failure IS NULL THEN
+            v_state := CASE v_task ->> 'kind' WHEN 'hash' THEN zodan.take_hashes(v_state, v_task)
+                WHEN 'cut' THEN zodan.take_bounds(v_state, v_task) ELSE zodan.take_rows(v_state, v_task) END;
+        ELSIF (v_failure ->> 'lost')::boolean THEN
+            v_state := v_state || pg_catalog.jsonb_build_object('lost', v_failure,
+                'tasks', (v_task - 'answers') || (v_state -> 'tasks'));
+        ELSIF pg_catalog.jsonb_array_length(v_task -> 'pieces') > 1 THEN
+            -- Which of the tables it is shows when each is hashed by itself.
+            v_state['tasks'] := v_state -> 'tasks' || (
+                SELECT pg_catalog.jsonb_agg((v_task - 'answers') || pg_catalog.jsonb_build_object('pieces',
+                    pg_catalog.jsonb_build_array(p.item)))
+                  FROM pg_catalog.jsonb_array_elements(v_task -> 'pieces') AS p(item));
+        ELSE
+            v_state := zodan.give_up_table(v_state, coalesce(v_task ->> 'table', v_task #>> '{pieces,0,table}'),
+                pg_catalog.format('node %s: %s', v_failure ->> 'node', v_failure ->> 'message'));
+        END IF;
+    END LOOP;
+    RETURN v_state;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.run_tasks IS
+'Runs tasks of a comparison side by side, p_tasks by the number of their lane, each on its node or on all nodes at
+once, and returns the state with what they found and what to do next. A task whose session was lost is done again; a
+table that a node cannot read is given up.';
+REVOKE ALL ON FUNCTION zodan.run_tasks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.add_up(p_sums jsonb, p_answers jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH answers AS MATERIALIZED (
+    SELECT pg_catalog.split_part(a.key, pg_catalog.repeat(' ', 63), 1) AS node, a.value -> 'value' AS item
+      FROM pg_catalog.jsonb_each(p_answers) AS a(key, value))
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.node, CASE WHEN n.tallies THEN (
+           SELECT coalesce(pg_catalog.jsonb_object_agg(t.part, pg_catalog.jsonb_build_array(t.rows, t.total)), '{}')
+             FROM (SELECT p.key AS part, pg_catalog.sum((p.value ->> 0)::bigint) AS rows, pg_catalog.sum((p.value ->> 1)::numeric) AS total
+                     FROM (SELECT e.key, e.value FROM pg_catalog.jsonb_each(p_sums -> n.node) AS e(key, value)
+                           UNION ALL
+                           SELECT e.key, e.value FROM answers AS a
+                            CROSS JOIN LATERAL pg_catalog.jsonb_each(a.item -> 'parts') AS e(key, value)
+                            WHERE a.node = n.node) AS p
+                    GROUP BY p.key) AS t)
+       ELSE coalesce(p_sums -> n.node, '[]') || coalesce((SELECT pg_catalog.jsonb_agg(r.item) FROM answers AS a
+           CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(a.item -> 'rows') AS r(item) WHERE a.node = n.node), '[]') END), '{}')
+  FROM (SELECT a.node, pg_catalog.bool_or(a.item ? 'parts') AS tallies FROM answers AS a GROUP BY a.node) AS n
+$zodan$;
+COMMENT ON FUNCTION zodan.add_up IS
+'Adds what lanes returned for blocks of a table to what others returned before: an object of node, and of part, rows
+and the sum of their hashes; or an object of node and an array of rows.';
+REVOKE ALL ON FUNCTION zodan.add_up FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.scan_blocks(p_item jsonb, p_state jsonb, p_lanes jsonb, p_mask text, p_condition text)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reads a table without a key on all nodes, some blocks at a time with every session, and never under an old snapshot.
+With p_mask it adds up the hashes of its rows in parts; else it reads the rows that meet p_condition. Returns an object
+of node and what zodan.tally_blocks or zodan.read_rows returned, added up; or failure, as zodan.find_failure returns
+it. */
+DECLARE
+    v_jobs int := (p_state ->> 'jobs')::int;
+    v_step bigint := 500;
+    v_next bigint := 0;
+    v_sums jsonb := '{}'::jsonb;
+    v_answers jsonb;
+    v_failure jsonb;
+    v_last bigint;
+BEGIN
+    LOOP
+        SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, l.number), CASE WHEN p_mask IS NULL THEN
+                   zodan.read_rows(p_key => pg_catalog.format('pg_catalog.jsonb_build_array((%s)::pg_catalog.text)',
+                           p_item ->> 'digest'), p_digest => p_item ->> 'digest',
+                       p_shown => zodan.write_shown(p_item -> 'columns'),
+                       p_source => zodan.write_source(i.item),
+                       p_condition => c.condition || ' AND ' || p_condition, p_most => '2000000')
+                   ELSE zodan.tally_blocks(p_mask => p_mask, p_digest => p_item ->> 'digest',
+                       p_source => zodan.write_source(i.item), p_condition => c.condition) END)
+          INTO v_answers
+          FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
+         CROSS JOIN LATERAL (SELECT p_item #> ARRAY['nodes', n.name] AS item) AS i
+         CROSS JOIN pg_catalog.generate_series(1, v_jobs) AS l(number)
+         CROSS JOIN LATERAL (SELECT pg_catalog.concat('(' || (i.item ->> 'filter') || ') AND ', pg_catalog.format(
+             't.ctid >= ''(%s,0)''::pg_catalog.tid', v_next + v_step * (l.number - 1)),
+             -- The last one reads on to the end, whatever has been added since.
+             CASE WHEN l.number < v_jobs OR v_last IS NULL OR v_next + v_step * v_jobs < v_last THEN
+                 pg_catalog.format(' AND t.ctid < ''(%s,0)''::pg_catalog.tid', v_next + v_step * l.number) END) AS condition) AS c
+         WHERE v_last IS NOT NULL;
+        v_answers := zodan.query_nodes(CASE WHEN v_last IS NULL THEN (
+            SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 1), zodan.measure_blocks(
+                       p_schema => p_item #>> ARRAY['nodes', n.name, 'schema'], p_table => p_item #>> ARRAY['nodes', n.name, 'table']))
+              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)) ELSE v_answers END, p_lanes);
+        SELECT zodan.find_failure(pg_catalog.jsonb_object_agg(n.name, a.value)) INTO v_failure
+          FROM pg_catalog.jsonb_each(v_answers) AS a(key, value)
+         CROSS JOIN LATERAL (SELECT pg_catalog.split_part(a.key, pg_catalog.repeat(' ', 63), 1) AS name) AS n
+         WHERE NOT (a.value ->> 'ok')::boolean;
+        IF v_failure IS NOT NULL THEN
+            RETURN pg_catalog.jsonb_build_object('failure', v_failure);
+        ELSIF v_last IS NULL THEN
+            SELECT coalesce(pg_catalog.max((a.value #>> '{value,blocks}')::bigint), 0) INTO v_last
+              FROM pg_catalog.jsonb_each(v_answers) AS a(key, value);
+            CONTINUE;
+        END IF;
+        v_sums := zodan.add_up(v_sums, v_answers);
+        EXIT WHEN v_next + v_step * v_jobs >= v_last;
+        v_next := v_next + v_step * v_jobs;
+        v_step := (SELECT greatest(1, v_step * least(4, greatest(0.25, 1.0
+                              / greatest(0.001, pg_catalog.max((a.value #>> '{value,took}')::numeric)))))
+                     FROM pg_catalog.jsonb_each(v_answers) AS a(key, value));
+    END LOOP;
+    RETURN v_sums;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.scan_blocks IS
+'Reads a table without a key on all nodes, some blocks at a time with every session, and never under an old snapshot.
+With p_mask it adds up the hashes of its rows in parts; else it reads the rows that meet p_condition. Returns an object
+of node and what zodan.tally_blocks or zodan.read_rows returned, added up; or failure, as zodan.find_failure returns
+it.';
+REVOKE ALL ON FUNCTION zodan.scan_blocks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.group_rows(p_rows jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.jsonb_object_agg(h.hash, h.seen), '{}')
+  FROM (SELECT g.hash, pg_catalog.jsonb_object_agg(g.node, g.item) AS seen
+          FROM (SELECT r.item ->> 'hash' AS hash, n.key AS node, (pg_catalog.array_agg(r.item))[1] || pg_catalog.jsonb_build_object(
+                           'hash', pg_catalog.format('%s rows', pg_catalog.count(*)), 'rows', pg_catalog.count(*),
+                           'version', pg_catalog.md5(pg_catalog.string_agg(r.item ->> 'version', ' '
+                               ORDER BY r.item ->> 'version'))) AS item
+                  FROM pg_catalog.jsonb_each(p_rows) AS n(key, value)
+                 CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(n.value) AS r(item)
+                 GROUP BY r.item ->> 'hash', n.key) AS g
+         GROUP BY g.hash) AS h
+$zodan$;
+COMMENT ON FUNCTION zodan.group_rows IS
+'Groups rows of a table without a key, which zodan.scan_blocks read, by their hash: an object of hash, and of node,
+and what a suspect''s seen holds. Nodes agree where they have as many rows of a hash; nothing has changed on a node
+where they are the same versions.';
+REVOKE ALL ON FUNCTION zodan.group_rows FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.compare_bag(p_state jsonb, p_table text, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Compares a table without a key: adds up the hashes of its rows on every node in parts, and reads the rows of the
+parts that differ. Rows that are not on every node equally often are put under suspicion. Returns the state. */
+DECLARE
+    v_item jsonb := p_state #> ARRAY['open', p_table];
+    v_mask text;
+    v_found jsonb;
+    v_parts text;
+    v_seen jsonb;
+    v_compared bigint;
+BEGIN
+    SELECT (pg_catalog.power(2, pg_catalog.floor(pg_catalog.log(2.0, greatest(64, least(16384,
+        (v_item ->> 'rows')::bigint / 256))))) - 1)::bigint INTO v_mask;
+    v_found := zodan.scan_blocks(v_item, p_state, p_lanes, v_mask, NULL);
+    SELECT pg_catalog.max(n.rows) INTO v_compared
+      FROM (SELECT pg_catalog.sum((e.value ->> 0)::bigint) AS rows FROM pg_catalog.jsonb_each(v_found) AS n(key, value)
+             CROSS JOIN LATERAL pg_catalog.jsonb_each(n.value) AS e(key, value) WHERE NOT v_found ? 'failure' GROUP BY n.key) AS n;
+    SELECT pg_catalog.string_agg(p.part, ', ') INTO v_parts
+      FROM (SELECT e.key AS part FROM pg_catalog.jsonb_each(v_found) AS n(key, value)
+             CROSS JOIN LATERAL pg_catalog.jsonb_each(n.value) AS e(key, value)
+             WHERE NOT v_found ? 'failure'
+             GROUP BY e.key
+            HAVING pg_catalog.count(*) < pg_catalog.jsonb_array_length(p_state -> 'nodes') OR pg_catalog.count(DISTINCT e.value) > 1
+             ORDER BY pg_catalog.max((e.value ->> 0)::bigint)
+             LIMIT 1000) AS p;
+    IF v_parts IS NOT NULL THEN
+        v_found := zodan.scan_blocks(v_item, p_state, p_lanes, NULL, pg_catalog.format('((%s) & %s) IN (%s)', v_item ->> 'digest',
+            v_mask, v_parts));
+    END IF;
+    IF v_found ? 'failure' THEN
+        IF (v_found #>> '{failure,lost}')::boolean THEN
+            RETURN p_state || pg_catalog.jsonb_build_object('lost', v_found -> 'failure', 'tasks', pg_catalog.jsonb_build_array(
+                pg_catalog.jsonb_build_object('kind', 'scan', 'table', p_table)) || (p_state -> 'tasks'));
+        END IF;
+        RETURN zodan.give_up_table(p_state, p_table, pg_catalog.format('node %s: %s', v_found #>> '{failure,node}',
+            v_found #>> '{failure,message}'));
+    END IF;
+    IF v_parts IS NOT NULL THEN
+        SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', p_table, 'key', pg_catalog.jsonb_build_array(s.key),
+                   'seen', s.value, 'stable', 0)) INTO v_seen
+          FROM (SELECT s.key, s.value FROM pg_catalog.jsonb_each(zodan.group_rows(v_found)) AS s(key, value)
+                 WHERE NOT zodan.is_equal(s.value, p_state -> 'nodes') LIMIT 1000) AS s;
+    END IF;
+    RETURN p_state || pg_catalog.jsonb_build_object('suspects', (p_state -> 'suspects') || coalesce(v_seen, '[]'),
+        'open', (p_state -> 'open') || pg_catalog.jsonb_build_object(p_table, v_item
+            || pg_catalog.jsonb_build_object('compared', coalesce(v_compared, 0),
+                -- More than that at once: what is left is looked for again when these are decided.
+                'partial', coalesce(pg_catalog.jsonb_array_length(v_seen), 0) >= 1000
+                    OR pg_catalog.array_length(pg_catalog.string_to_array(v_parts, ', '), 1) >= 1000,
+                'scans', coalesce((v_item ->> 'scans')::int, 0) + 1)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.compare_bag IS
+'Compares a table without a key: adds up the hashes of its rows on every node in parts, and reads the rows of the
+parts that differ. Rows that are not on every node equally often are put under suspicion. Returns the state.';
+REVOKE ALL ON FUNCTION zodan.compare_bag FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_keys(p_item jsonb, p_keys jsonb, p_nodes jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reads the rows of a table with these keys on every node, all at once: an object of key, as text, and of node, and
+the row. Returns failure instead if it fails, as zodan.find_failure returns it. */
+DECLARE
+    v_answers jsonb;
+    v_failure jsonb;
+BEGIN
+    v_answers := zodan.query_nodes((
+        SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 1), zodan.read_rows(
+                   p_key => zodan.write_key(i.item -> 'key'), p_digest => p_item ->> 'digest',
+                   p_shown => zodan.write_shown(p_item -> 'columns'),
+                   p_source => zodan.write_source(i.item),
+                   p_condition => coalesce('(' || (i.item ->> 'filter') || ') AND ', '')
+                       || zodan.write_keys(i.item -> 'key', p_keys),
+                   p_most => '2000000'))
+          FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
+         CROSS JOIN LATERAL (SELECT p_item #> ARRAY['nodes', n.name] AS item) AS i), p_lanes);
+    SELECT pg_catalog.jsonb_object_agg(n.name, v_answers -> zodan.lane_name(n.name, 1)) INTO v_answers
+      FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name);
+    v_failure := zodan.find_failure(v_answers);
+    IF v_failure IS NOT NULL THEN
+        RETURN pg_catalog.jsonb_build_object('failure', v_failure);
+    END IF;
+    RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.seen), '{}')
+              FROM (SELECT (r.item -> 'key')::text AS key, pg_catalog.jsonb_object_agg(a.key, r.item - 'key') AS seen
+                      FROM pg_catalog.jsonb_each(v_answers) AS a(key, value)
+                     CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(a.value #> '{value,rows}') AS r(item)
+                     GROUP BY 1) AS r);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.read_keys IS
+'Reads the rows of a table with these keys on every node, all at once: an object of key, as text, and of node, and
+the row. Returns failure instead if it fails, as zodan.find_failure returns it.';
+REVOKE ALL ON FUNCTION zodan.read_keys FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.look_at_suspects(p_suspects jsonb, p_state jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reads the rows under suspicion again on every node, and returns the suspects with what each node has now. Those of a
+table that a node cannot read have failed, which says why; if a session was lost, returns failure. */
+DECLARE
+    v_suspects jsonb := '[]'::jsonb;
+    v_item jsonb;
+    v_keys jsonb;
+    v_found jsonb;
+    v_failure jsonb;
+BEGIN
+    FOR v_item, v_keys IN
+        SELECT p_state #> ARRAY['open', s.item ->> 'table'], pg_catalog.jsonb_agg(s.item -> 'key')
+          FROM pg_catalog.jsonb_array_elements(p_suspects) AS s(item) GROUP BY s.item ->> 'table'
+    LOOP
+        IF (v_item ->> 'keyed')::boolean THEN
+            v_found := zodan.read_keys(v_item, v_keys, p_state -> 'nodes', p_lanes);
+        ELSE
+            v_found := zodan.scan_blocks(v_item, p_state, p_lanes, NULL, pg_catalog.format('(%s) IN (%s)', v_item ->> 'digest',
+                (SELECT pg_catalog.string_agg(zodan.quote_text(k.key ->> 0) || '::bigint', ', ')
+                   FROM pg_catalog.jsonb_array_elements(v_keys) AS k(key))));
+            v_found := CASE WHEN v_found ? 'failure' THEN v_found ELSE zodan.group_rows(v_found) END;
+        END IF;
+        v_failure := v_found -> 'failure';
+        IF (v_failure ->> 'lost')::boolean THEN
+            RETURN v_found;
+        END IF;
+        v_suspects := v_suspects || (
+            SELECT pg_catalog.jsonb_agg(s.item || CASE WHEN v_failure IS NULL THEN pg_catalog.jsonb_build_object('now',
+                       coalesce(v_found -> CASE WHEN (v_item ->> 'keyed')::boolean THEN (s.item -> 'key')::text
+                           ELSE s.item #>> '{key,0}' END, '{}'))
+                   ELSE pg_catalog.jsonb_build_object('failed', pg_catalog.format('node %s: %s', v_failure ->> 'node',
+                       v_failure ->> 'message')) END)
+              FROM pg_catalog.jsonb_array_elements(p_suspects) AS s(item) WHERE s.item ->> 'table' = v_item ->> 'name');
+    END LOOP;
+    RETURN pg_catalog.jsonb_build_object('suspects', v_suspects);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.look_at_suspects IS
+'Reads the rows under suspicion again on every node, and returns the suspects with what each node has now. Those of a
+table that a node cannot read have failed, which says why; if a session was lost, returns failure.';
+REVOKE ALL ON FUNCTION zodan.look_at_suspects FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.judge_looks(p_suspects jsonb, p_nodes jsonb, p_round int)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object(
+    'judged', coalesce(pg_catalog.jsonb_agg((j.item - '{now,stable}'::text[]) || pg_catalog.jsonb_build_object('seen',
+        coalesce(j.item -> 'now', j.item -> 'seen'), 'verdict', j.verdict, 'failed', coalesce(j.item ->> 'failed',
+            CASE WHEN j.verdict = 'undecided' THEN pg_catalog.format('the row kept changing across %s marks', p_round) END)))
+        FILTER (WHERE j.verdict IS NOT NULL), '[]'),
+    'left', coalesce(pg_catalog.jsonb_agg((j.item - 'now') || pg_catalog.jsonb_build_object('seen', j.item -> 'now',
+        'stable', j.stable)) FILTER (WHERE j.verdict IS NULL), '[]'))
+  FROM (SELECT s.item, t.stable, CASE WHEN s.item ? 'failed' THEN 'undecided'
+                   WHEN zodan.is_equal(s.item -> 'now', p_nodes) THEN 'equal'
+                   WHEN t.stable >= 2 THEN 'different'
+                   WHEN p_round >= 6 THEN 'undecided' END AS verdict
+          FROM pg_catalog.jsonb_array_elements(p_suspects) AS s(item)
+         CROSS JOIN LATERAL (SELECT CASE WHEN p_round > 0 AND (
+             SELECT pg_catalog.bool_and(s.item #>> ARRAY['now', n.name, 'version'] IS NOT DISTINCT FROM
+                        s.item #>> ARRAY['seen', n.name, 'version'])
+               FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)) THEN (s.item ->> 'stable')::int + 1 ELSE 0 END
+             AS stable) AS t) AS j
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_looks IS
+'Judges rows under suspicion by what every node had before the last mark, seen, and has now. Returns an object:
+judged, those that are equal, different (proven) or undecided, with the verdict and why; left, those to be read
+again.';
+REVOKE ALL ON FUNCTION zodan.judge_looks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.close_trial(p_state jsonb, p_judged jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes rows that are judged out of the trial, and counts them: different and undecided ones are kept with their rows.
+A table with as many of them as are wanted is compared no further. */
+DECLARE
+    v_state jsonb := p_state || '{"trial": null}';
+    v_table text;
+    v_different bigint;
+    v_undecided bigint;
+BEGIN
+    v_state['found'] := v_state -> 'found' || coalesce((SELECT pg_catalog.jsonb_agg(j.item
+            || pg_catalog.jsonb_build_object('verdict', coalesce(j.item ->> 'verdict', 'undecided')))
+        FROM pg_catalog.jsonb_array_elements(p_judged) AS j(item) WHERE j.item ->> 'verdict' IS DISTINCT FROM 'equal'), '[]');
+    FOR v_table, v_different, v_undecided IN
+        SELECT j.item ->> 'table', pg_catalog.count(*) FILTER (WHERE j.item ->> 'verdict' = 'different'),
+               pg_catalog.count(*) FILTER (WHERE coalesce(j.item ->> 'verdict', 'undecided') = 'undecided')
+          FROM pg_catalog.jsonb_array_elements(p_judged) AS j(item) GROUP BY 1
+    LOOP
+        v_different := v_different + (v_state #>> ARRAY['open', v_table, 'different'])::bigint;
+        v_undecided := v_undecided + (v_state #>> ARRAY['open', v_table, 'undecided'])::bigint;
+        v_state['open'][v_table] := (v_state #> ARRAY['open', v_table]) || pg_catalog.jsonb_build_object(
+            'different', v_different, 'undecided', v_undecided);
+        IF v_different + v_undecided >= (v_state ->> 'most')::bigint AND zodan.is_under_way(v_state, v_table) THEN
+            v_state := zodan.give_up_table(v_state, v_table, pg_catalog.format('compared no further after %s rows',
+                v_different + v_undecided));
+        END IF;
+    END LOOP;
+    RETURN v_state;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_trial IS
+'Takes rows that are judged out of the trial, and counts them: different and undecided ones are kept with their rows.
+A table with as many of them as are wanted is compared no further.';
+REVOKE ALL ON FUNCTION zodan.close_trial FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.await_marks(p_trial jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Checks for a moment whether every node has applied what the others had committed before their marks. Returns the
+trial with passed, which is true, or says why that cannot be. */
+DECLARE
+    v_trial jsonb := p_trial;
+    v_answers jsonb;
+    v_positions text;
+    v_trouble text;
+    v_passed boolean;
+    v_begun timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+    LOOP
+        v_answers := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(m.node, 0), zodan.read_applied())
+            FROM pg_catalog.jsonb_object_keys(p_trial -> 'marks') AS m(node)), p_lanes);
+        SELECT pg_catalog.bool_and(coalesce((s.stream ->> 'position')::pg_lsn >= o.mark::pg_lsn, false)),
+               pg_catalog.min(CASE WHEN NOT (a.answer ->> 'ok')::boolean THEN
+                       pg_catalog.format('node %s: %s', m.node, a.answer ->> 'message')
+                   WHEN s.stream IS NULL THEN pg_catalog.format('node %s has no subscription from node %s', m.node, o.node)
+                   WHEN NOT (s.stream ->> 'enabled')::boolean THEN
+                       pg_catalog.format('the subscription of node %s from node %s is disabled', m.node, o.node) END),
+               pg_catalog.md5(pg_catalog.string_agg(s.stream ->> 'position', ' ' ORDER BY m.node, o.node))
+          INTO v_passed, v_trouble, v_positions
+          FROM pg_catalog.jsonb_object_keys(p_trial -> 'marks') AS m(node)
+          JOIN pg_catalog.jsonb_each_text(p_trial -> 'marks') AS o(node, mark) ON o.node <> m.node
+         CROSS JOIN LATERAL (SELECT v_answers -> zodan.lane_name(m.node, 0) AS answer) AS a
+         CROSS JOIN LATERAL (SELECT a.answer #> ARRAY['value', 'streams', o.node] AS stream) AS s;
+        IF v_passed THEN
+            RETURN v_trial || '{"passed": "true"}';
+        ELSIF v_trial ->> 'positions' IS DISTINCT FROM v_positions THEN
+            v_trial := v_trial || pg_catalog.jsonb_build_object('positions', v_positions, 'since',
+                extract(epoch FROM pg_catalog.clock_timestamp()));
+        END IF;
+        IF extract(epoch FROM pg_catalog.clock_timestamp() - zodan.read_patience()) > (v_trial ->> 'since')::numeric THEN
+            v_trouble := pg_catalog.format('the marks have made no progress for %s', zodan.read_patience());
+        END IF;
+        IF v_trouble IS NOT NULL THEN
+            RETURN v_trial || pg_catalog.jsonb_build_object('passed', v_trouble);
+        END IF;
+        EXIT WHEN pg_catalog.clock_timestamp() > v_begun + interval '1 s';
+        PERFORM zodan.wait_a_moment(v_begun);
+    END LOOP;
+    RETURN v_trial;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.await_marks IS
+'Checks for a moment whether every node has applied what the others had committed before their marks. Returns the
+trial with passed, which is true, or says why that cannot be.';
+REVOKE ALL ON FUNCTION zodan.await_marks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.judge_suspects(p_state jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes the trial of rows under suspicion one step on. Their rows are read on every node, a mark is put into every
+node's stream, and when every other node has passed it they are read again: what was committed anywhere before the
+first reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed
+across 2 marks are proven different: the second mark brings what a node may have done
+between, such as deleting a row that had just come. What has changed is read across another mark, up to 6. */
+DECLARE
+    v_trial jsonb := nullif(p_state -> 'trial', 'null');
+    v_state jsonb := p_state;
+    v_looked jsonb;
+    v_marks jsonb;
+BEGIN
+    IF v_trial IS NULL THEN
+        SELECT pg_catalog.jsonb_build_object('round', 0, 'suspects', pg_catalog.jsonb_agg(s.item ORDER BY s.place)
+                   FILTER (WHERE s.place <= 250)),
+               v_state || pg_catalog.jsonb_build_object('suspects', coalesce(pg_catalog.jsonb_agg(s.item ORDER BY s.place)
+                   FILTER (WHERE s.place > 250), '[]'))
+          INTO v_trial, v_state
+          FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') WITH ORDINALITY AS s(item, place);
+    ELSIF v_trial ->> 'passed' IS NULL THEN
+        RETURN v_state || pg_catalog.jsonb_build_object('trial', zodan.await_marks(v_trial, p_lanes));
+    ELSIF v_trial ->> 'passed' <> 'true' THEN
+        RETURN zodan.close_trial(v_state, (SELECT pg_catalog.jsonb_agg(s.item || pg_catalog.jsonb_build_object('failed',
+            v_trial ->> 'passed')) FROM pg_catalog.jsonb_array_elements(v_trial -> 'suspects') AS s(item)));
+    END IF;
+    v_looked := zodan.look_at_suspects(v_trial -> 'suspects', v_state, p_lanes);
+    IF v_looked ? 'failure' THEN
+        RETURN v_state || pg_catalog.jsonb_build_object('lost', v_looked -> 'failure', 'trial', v_trial);
+    END IF;
+    v_looked := zodan.judge_looks(v_looked -> 'suspects', v_state -> 'nodes', (v_trial ->> 'round')::int);
+    v_state := zodan.close_trial(v_state, v_looked -> 'judged');
+    IF v_looked -> 'left' = '[]' THEN
+        RETURN v_state;
+    END IF;
+    v_marks := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 0), zodan.emit_sync_event())
+        FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)), p_lanes);
+    RETURN v_state || pg_catalog.jsonb_build_object('trial', pg_catalog.jsonb_build_object('suspects', v_looked -> 'left',
+        'round', (v_trial ->> 'round')::int + 1, 'since', extract(epoch FROM pg_catalog.clock_timestamp()), 'passed', (
+            SELECT pg_catalog.min(pg_catalog.format('no mark could be set on node %s: %s', n.name, m.answer ->> 'message'))
+              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
+             CROSS JOIN LATERAL (SELECT v_marks -> zodan.lane_name(n.name, 0) AS answer) AS m
+             WHERE NOT (m.answer ->> 'ok')::boolean), 'marks', (
+            SELECT pg_catalog.jsonb_object_agg(n.name, v_marks #> ARRAY[zodan.lane_name(n.name, 0), 'value', 'lsn'])
+              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name))));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_suspects IS
+'Takes the trial of rows under suspicion one step on. Their rows are read on every node, a mark is put into every
+node''s stream, and when every other node has passed it they are read again: what was committed anywhere before the
+first reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed
+across 2 marks are proven different: the second mark brings what a node may have done
+between, such as deleting a row that had just come. What has changed is read across another mark, up to 6.';
+REVOKE ALL ON FUNCTION zodan.judge_suspects FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.settle_tables(p_state jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves the tables of a comparison for which nothing is left to do to those that are done. A table without a key in
+which too much was under suspicion at once is read again, a bounded number of times. */
+DECLARE
+    v_state jsonb := p_state;
+    v_table text;
+    v_item jsonb;
+BEGIN
+    FOR v_table, v_item IN SELECT o.key, o.value FROM pg_catalog.jsonb_each(p_state -> 'open') AS o(key, value)
+                            WHERE NOT zodan.is_under_way(p_state, o.key) LOOP
+        IF (v_item ->> 'partial')::boolean AND v_item ->> 'why' IS NULL THEN
+            IF (v_item ->> 'scans')::int < 6 THEN
+                v_state['tasks'] := v_state -> 'tasks' || pg_catalog.jsonb_build_object('kind', 'scan', 'table', v_table);
+                CONTINUE;
+            END IF;
+            v_item := v_item || '{"why": "too many rows changed while it was read"}';
+        END IF;
+        v_state['done'] := v_state -> 'done' || (pg_catalog.jsonb_build_object('name', v_table, 'compared', v_item -> 'compared',
+            'different', v_item -> 'different', 'undecided', v_item -> 'undecided', 'why', v_item -> 'why', 'key',
+            CASE WHEN (v_item ->> 'keyed')::boolean THEN pg_catalog.jsonb_path_query_array(
+                v_item #> ARRAY['nodes', p_state #>> '{nodes,0}'], '$.key[*].name') ELSE '[]' END,
+            'seconds', extract(epoch FROM pg_catalog.clock_timestamp()) - (v_item ->> 'began')::numeric));
+        v_state['open'] := (v_state -> 'open') - v_table;
+    END LOOP;
+    RETURN v_state;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.settle_tables IS
+'Moves the tables of a comparison for which nothing is left to do to those that are done. A table without a key in
+which too much was under suspicion at once is read again, a bounded number of times.';
+REVOKE ALL ON FUNCTION zodan.settle_tables FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.advance_verify(p_state jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes a comparison on for about a second, and returns its state, with finished when there is nothing left to do. The
+state holds no secret and no session: any session may go on with it. Errors: ZD101 a node cannot be reached for as long
+as zodan.sync_timeout allows. */
+DECLARE
+    v_state jsonb := p_state - 'lost';
+    v_begun timestamptz := pg_catalog.clock_timestamp();
+    v_lanes jsonb;
+    v_tasks jsonb;
+    v_scan text;
+BEGIN
+    v_lanes := zodan.open_lanes(v_state -> 'nodes', (v_state ->> 'jobs')::int, p_dsns);
+    IF v_lanes ? 'failure' THEN
+        v_state := v_state || pg_catalog.jsonb_build_object('lost', v_lanes -> 'failure');
+    END IF;
+    WHILE NOT v_state ? 'lost' AND pg_catalog.clock_timestamp() < v_begun + interval '1 s' LOOP
+        v_state := zodan.begin_tables(v_state);
+        IF v_state ->> 'trial' IS NOT NULL OR v_state -> 'suspects' <> '[]' AND (v_state -> 'tasks' = '[]'
+                OR pg_catalog.jsonb_array_length(v_state -> 'suspects') >= 1000) THEN
+            v_state := zodan.judge_suspects(v_state, v_lanes);
+        ELSIF v_state -> 'tasks' <> '[]' THEN
+            SELECT * INTO v_state, v_tasks FROM zodan.choose_tasks(v_state);
+            IF v_tasks <> '{}' THEN
+                v_state := zodan.run_tasks(v_state, v_tasks, v_lanes);
+            ELSE
+                v_scan := v_state #>> '{tasks,0,table}';
+                v_state := zodan.compare_bag(v_state #- '{tasks,0}', v_scan, v_lanes);
+            END IF;
+        END IF;
+        v_state := zodan.settle_tables(v_state);
+        EXIT WHEN v_state -> 'open' = '{}' AND v_state -> 'tables' = '[]';
+    END LOOP;
+    IF NOT v_state ? 'lost' THEN
+        RETURN v_state || pg_catalog.jsonb_build_object('lost_since', NULL,
+            'finished', v_state -> 'open' = '{}' AND v_state -> 'tables' = '[]');
+    END IF;
+    PERFORM zodan.close_connections();
+    v_state := v_state || pg_catalog.jsonb_build_object('lost_since', coalesce((v_state ->> 'lost_since')::numeric,
+        extract(epoch FROM v_begun)), 'finished', false);
+    IF extract(epoch FROM pg_catalog.clock_timestamp() - zodan.read_patience()) > (v_state ->> 'lost_since')::numeric THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD101',
+            MESSAGE = pg_catalog.format('node "%s" cannot be reached', v_state #>> '{lost,node}'),
+            DETAIL = v_state #>> '{lost,message}',
+            HINT = 'Start it, or name the nodes to compare without it.';
+    END IF;
+    PERFORM pg_catalog.pg_sleep(1);
+    RETURN v_state;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_verify IS
+'Takes a comparison on for about a second, and returns its state, with finished when there is nothing left to do. The
+state holds no secret and no session: any session may go on with it. Errors: ZD101 a node cannot be reached for as long
+as zodan.sync_timeout allows.';
+REVOKE ALL ON FUNCTION zodan.advance_verify FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.report_verify(p_state jsonb)
+RETURNS SETOF zodan.verify_result
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT t.item ->> 'name', NULL::jsonb,
+       CASE WHEN (t.item ->> 'different')::bigint > 0 THEN 'different'
+            WHEN (t.item ->> 'undecided')::bigint > 0 OR t.item ->> 'why' IS NOT NULL THEN 'undecided' ELSE 'equal' END,
+       (t.item ->> 'compared')::bigint,
+       greatest((t.item ->> 'compared')::bigint - (t.item ->> 'different')::bigint - (t.item ->> 'undecided')::bigint, 0),
+       (t.item ->> 'different')::bigint, (t.item ->> 'undecided')::bigint,
+       pg_catalog.round((t.item ->> 'seconds')::numeric, 3), t.item ->> 'why', NULL::jsonb
+  FROM pg_catalog.jsonb_array_elements(p_state -> 'done') AS t(item)
+UNION ALL
+SELECT f.item ->> 'table', CASE WHEN t.item -> 'key' <> '[]' THEN (
+           SELECT pg_catalog.jsonb_object_agg(k.name, f.item -> 'key' -> (k.place - 1)::int)
+             FROM pg_catalog.jsonb_array_elements_text(t.item -> 'key') WITH ORDINALITY AS k(name, place))
+           ELSE pg_catalog.jsonb_build_object('hash', f.item #> '{key,0}') END,
+       f.item ->> 'verdict', NULL, NULL, NULL, NULL, NULL, f.item ->> 'failed',
+       (SELECT pg_catalog.jsonb_object_agg(n.name, s.seen) FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
+         CROSS JOIN LATERAL (SELECT f.item #> ARRAY['seen', n.name] AS item) AS h
+         CROSS JOIN LATERAL (SELECT CASE WHEN h.item IS NOT NULL THEN pg_catalog.jsonb_build_object('row', d.shown,
+             'committed', h.item -> 'at', 'origin', coalesce(h.item ->> 'origin', n.name), 'rows', h.item -> 'rows') END
+             AS seen FROM (SELECT pg_catalog.jsonb_object_agg(c.key, c.value) AS shown
+                                 FROM pg_catalog.jsonb_each(h.item -> 'shown') AS c(key, value)
+                                WHERE h.item ? 'rows' OR EXISTS (
+                                    SELECT FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS o(name)
+                                     WHERE f.item #> ARRAY['seen', o.name, 'shown', c.key] IS DISTINCT FROM c.value)) AS d) AS s)
+  FROM pg_catalog.jsonb_array_elements(p_state -> 'found') AS f(item)
+  JOIN pg_catalog.jsonb_array_elements(p_state -> 'done') AS t(item) ON t.item ->> 'name' = f.item ->> 'table'
+$zodan$;
+COMMENT ON FUNCTION zodan.report_verify IS
+'Returns what a comparison has found, from its state: a row for each table, and a row for each row that is different
+or undecided.';
+REVOKE ALL ON FUNCTION zodan.report_verify FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.tell_verify(p_state jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format('~ %s of %s tables, %s rows compared', pg_catalog.jsonb_array_length(p_state -> 'done'),
+           p_state ->> 'total', (SELECT coalesce(pg_catalog.sum((t.item ->> 'compared')::bigint), 0)
+               FROM (SELECT d.item FROM pg_catalog.jsonb_array_elements(p_state -> 'done') AS d(item)
+                     UNION ALL
+                     SELECT o.value FROM pg_catalog.jsonb_each(p_state -> 'open') AS o(key, value)) AS t))
+       || CASE WHEN p_state ->> 'trial' IS NOT NULL THEN pg_catalog.format(', %s rows under suspicion',
+           pg_catalog.jsonb_array_length(p_state #> '{trial,suspects}') + pg_catalog.jsonb_array_length(p_state -> 'suspects'))
+          ELSE '' END
+       || coalesce(', waiting for node ' || (p_state #>> '{lost,node}'), '')
+$zodan$;
+COMMENT ON FUNCTION zodan.tell_verify IS
+'Says in a line how far a comparison has come.';
+REVOKE ALL ON FUNCTION zodan.tell_verify FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.begin_verify(
+    p_dsn text,
+    p_tables text[],
+    p_nodes text[],
+    p_jobs int,
+    p_most int,
+    OUT p_state jsonb,
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
+replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
+Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes' connection strings, which are
+secret. Errors: ZD001, ZD003, ZD004 p_nodes or p_jobs make no sense, ZD101 a node cannot be reached, ZD120 no such
+table, ZD121 tables cannot be compared. */
+DECLARE
+    v_found record;
+    v_nodes jsonb;
+    v_jobs int;
+    v_published jsonb;
+    v_described jsonb;
+    v_exact boolean;
+    v_note text;
+BEGIN
+    PERFORM zodan.hide_statement(p_dsn);
+    PERFORM zodan.check_jobs(p_jobs);
+    PERFORM zodan.close_connections();
+    SELECT * INTO v_found FROM zodan.find_members(p_dsn, 'zodan verify');
+    v_nodes := zodan.choose_compared(v_found.p_facts, p_nodes);
+    SELECT pg_catalog.jsonb_object_agg(n.name, v_found.p_dsns -> n.name) INTO p_dsns
+      FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name);
+    v_jobs := coalesce(p_jobs, greatest(2, least(8,
+        (SELECT pg_catalog.min((v_found.p_facts #>> ARRAY[n.name, 'processors'])::int)
+           FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name)))));
+    v_published := zodan.ask_nodes(zodan.list_replicated(zodan.list_exchanged(v_found.p_facts,
+        pg_catalog.jsonb_build_object('members', v_nodes))), p_dsns);
+    v_described := zodan.ask_nodes(zodan.describe_tables(ARRAY(
+        SELECT DISTINCT t.name FROM pg_catalog.jsonb_each(v_published) AS n(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(n.value -> 'tables') AS t(name))), p_dsns);
+    SELECT pg_catalog.count(DISTINCT pg_catalog.concat_ws(' ', n.value ->> 'encoding', n.value ->> 'probe')) > 1 INTO v_exact
+      FROM pg_catalog.jsonb_each(v_published) AS n(key, value);
+    p_state := pg_catalog.jsonb_build_object('nodes', v_nodes, 'jobs', v_jobs, 'most', coalesce(p_most, 1000),
+        'tables', zodan.choose_tables(p_tables, v_published, v_described, v_exact),
+        'open', '{}'::jsonb, 'tasks', '[]'::jsonb, 'suspects', '[]'::jsonb, 'trial', NULL, 'found', '[]'::jsonb,
+        'done', '[]'::jsonb, 'failed', 0);
+    p_state := p_state || pg_catalog.jsonb_build_object('total', pg_catalog.jsonb_array_length(p_state -> 'tables'));
+    FOR v_note IN SELECT pg_catalog.format('table %s: %s', t.item ->> 'name', t.item ->> 'notes')
+                    FROM pg_catalog.jsonb_array_elements(p_state -> 'tables') AS t(item) WHERE t.item ->> 'notes' IS NOT NULL
+    LOOP
+        RAISE WARNING '%', v_note USING HINT = 'Give the column one type on every node.';
+    END LOOP;
+    PERFORM zodan.close_connections();
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.begin_verify IS
+'Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
+replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
+Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes'' connection strings, which are
+secret. Errors: ZD001, ZD003, ZD004 p_nodes or p_jobs make no sense, ZD101 a node cannot be reached, ZD120 no such
+table, ZD121 tables cannot be compared.';
+REVOKE ALL ON FUNCTION zodan.begin_verify FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.verify(
+    dsn text,
+    tables text[] DEFAULT NULL,
+    nodes text[] DEFAULT NULL,
+    jobs int DEFAULT NULL,
+    most int DEFAULT NULL
+)
+RETURNS SETOF zodan.verify_result
+LANGUAGE plpgsql
+AS $zodan$
+/* Compares the rows of every replicated table on all members, found through the connection string of one of them, while
+they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of sessions that
+read side by side on each node. most is the number of different or undecided rows after which a table is compared no
+further. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or
+undecided, with the key, and in nodes what each node has: the columns that differ, when that version was committed and
+the node that it came from; null if the row is missing there. result is equal, different (proven: no change that is
+still on its way can make it equal) or undecided, and why says why. Errors: ZD001, ZD003, ZD004, ZD101, ZD120, ZD121,
+ZD200. */
+DECLARE
+    v_state jsonb;
+    v_dsns jsonb;
+    v_told timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+    SELECT b.p_state, b.p_dsns INTO v_state, v_dsns FROM zodan.begin_verify(dsn, tables, nodes, jobs, most) AS b;
+    WHILE v_state ->> 'finished' IS DISTINCT FROM 'true' LOOP
+        v_state := zodan.advance_verify(v_state, v_dsns);
+        IF pg_catalog.clock_timestamp() > v_told + interval '10 s' THEN
+            v_told := pg_catalog.clock_timestamp();
+            RAISE NOTICE '%', zodan.tell_verify(v_state);
+        END IF;
+    END LOOP;
+    PERFORM zodan.close_connections();
+    RETURN QUERY SELECT r.* FROM zodan.report_verify(v_state) AS r ORDER BY r.table_name, r.row_key NULLS FIRST;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.verify IS
+'Compares the rows of every replicated table on all members, found through the connection string of one of them, while
+they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of sessions that
+read side by side on each node. most is the number of different or undecided rows after which a table is compared no
+further. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or
+undecided, with the key, and in nodes what each node has: the columns that differ, when that version was committed and
+the node that it came from; null if the row is missing there. result is equal, different (proven: no change that is
+still on its way can make it equal) or undecided, and why says why. Errors: ZD001, ZD003, ZD004, ZD101, ZD120, ZD121,
+ZD200.';
+REVOKE ALL ON FUNCTION zodan.verify FROM PUBLIC;
 
 
 CREATE OR REPLACE FUNCTION zodan.read_commit_timestamp(p_origin text)

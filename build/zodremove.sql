@@ -5191,23 +5191,22 @@ COMMENT ON FUNCTION zodan.drop_origin IS
 'Drops a replication origin if it exists.';
 REVOKE ALL ON FUNCTION zodan.drop_origin FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.find_traces(
+CREATE OR REPLACE FUNCTION zodan.find_members(
     p_dsn text,
+    p_purpose text,
     OUT p_dsns jsonb,
-    OUT p_facts jsonb,
-    OUT p_traces jsonb
+    OUT p_facts jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts and
-traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
-Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
+/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts. Returns
+them, and the connection strings of the nodes that it reached, by node; the connections stay open. p_purpose shows in
+pg_stat_activity. Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
 DECLARE
-    c_purpose CONSTANT text := 'zodan rescan';
     v_first jsonb;
 BEGIN
     v_first := zodan.gather_facts(pg_catalog.jsonb_build_object('the node given',
-        zodan.canonical_dsn(p_dsn)), c_purpose);
+        zodan.canonical_dsn(p_dsn)), p_purpose);
     IF v_first #> '{the node given,error}' IS NOT NULL THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
@@ -5223,9 +5222,30 @@ BEGIN
             HINT = 'Give the connection string of a member.';
     END IF;
     SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
-      FROM zodan.gather_cluster(zodan.known_dsns(v_first), NULL, c_purpose, '{}', '{}') AS g;
+      FROM zodan.gather_cluster(zodan.known_dsns(v_first), NULL, p_purpose, '{}', '{}') AS g;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE p_facts #>> ARRAY[d.key, 'spock', 'node'] = d.key;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_members IS
+'Connects to a member, learns the other nodes from it and from those it knows, and reads everybody''s facts. Returns
+them, and the connection strings of the nodes that it reached, by node; the connections stay open. p_purpose shows in
+pg_stat_activity. Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node.';
+REVOKE ALL ON FUNCTION zodan.find_members FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_traces(
+    p_dsn text,
+    OUT p_dsns jsonb,
+    OUT p_facts jsonb,
+    OUT p_traces jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to a member, learns the other nodes from it and from those it knows, and reads everybody's facts and
+traces. Returns them, and the connection strings of the nodes that it reached, by node; the connections stay open.
+Errors: ZD001, ZD101 the node given cannot be reached, ZD003 that database is not a node. */
+BEGIN
+    SELECT m.p_dsns, m.p_facts INTO p_dsns, p_facts FROM zodan.find_members(p_dsn, 'zodan rescan') AS m;
     SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, r.value #> '{value,traces}'), '{}') INTO p_traces
       FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, zodan.trace_facts(ARRAY(
                          SELECT zodan.subscription_name(k.node, o.node)

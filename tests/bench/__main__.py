@@ -15,14 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import breaking, copying, health, joins, memory, waiting
-from bench.filling import FOUR, LITTLE, MANY, ONE, Data, filled, sizes
+from bench import breaking, copying, health, joins, memory, verifying, waiting
+from bench.filling import BYTES, FOUR, LITTLE, MANY, ONE, Data, filled, sizes
 from bench.report import Report
 from zodan_sql.sandbox import Cluster, Engine, detect_engine
 
 _REPEAT = int(os.environ.get("ZODAN_BENCH_REPEAT", "1"))
 _WIDTH = 160
-_KINDS = ("joins", "health", "copying", "waiting", "breaking", "memory")
+_KINDS = ("joins", "health", "copying", "waiting", "breaking", "memory", "verifying")
 
 
 def main() -> None:
@@ -58,6 +58,9 @@ def _measure_joins(folder: Path, kinds: list[str], engine: Engine, report: Repor
     if "health" in kinds:
         with Cluster.create(folder / "many", ["n1", "n2", "n3", "n4"], ["n5"], engine) as cluster:
             health.measure(cluster, report)
+    if "verifying" in kinds:
+        with Cluster.create(folder / "compared", ["n1", "n2", "n3"], [], engine) as cluster:
+            verifying.measure(cluster, BYTES, report)
 
 
 def _measure_copies(folder: Path, data: Data, kinds: list[str], engine: Engine, report: Report) -> None:

@@ -57,6 +57,8 @@ MEANINGS = {
     "ZD112": "a node joined the cluster after the operation began, so the operation's plan does not include that node",
     "ZD113": "the source of an interrupted join is no longer a member",
     "ZD114": "the structure on the new node is not that of the source; DETAIL names the differences",
+    "ZD120": "no node replicates the table that is to be compared",
+    "ZD121": "the nodes' tables are not alike, so their rows cannot be compared; DETAIL names each and why",
     "ZD200": "a statement failed on a node; DETAIL has the SQLSTATE and the message from that node",
     "ZD201": "a node did not answer when Zodan tried to take the lock there",
     "ZD202": "a wait cannot succeed: the subscription is gone or disabled, or its copy broke off",

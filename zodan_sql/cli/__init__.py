@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zodan_sql.building.render import RenderError
-from zodan_sql.cli import cluster, databases, develop, health, operations, report, sandbox
+from zodan_sql.cli import cluster, databases, develop, health, operations, report, sandbox, verify
 from zodan_sql.cli.screen import EXIT_BUG, EXIT_USAGE, Screen
 from zodan_sql.client.install import own_version
 
@@ -37,6 +37,7 @@ app.command("operations")(operations.operations)
 app.command("steps")(operations.steps)
 app.command("topology")(cluster.topology)
 app.command("rescan")(cluster.rescan)
+app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("demo")(sandbox.demo)
 app.add_typer(sandbox.app, name="sandbox")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from zodan_sql.client import journal, operation, topology
 from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.samples import Sample
+from zodan_sql.client.verify import VerifyResult
 from zodan_sql.errors import ZodanError
 
 if TYPE_CHECKING:
@@ -175,6 +176,38 @@ class LeftoverEntry(TypedDict):
     certain: bool
 
 
+class VerifyVersionEntry(TypedDict):
+    """A row as a node has it: the columns that differ, and of a table without a key how many such rows there are."""
+
+    row: dict[str, str | None]
+    committed: str | None
+    origin: str
+    rows: int | None
+
+
+class VerifyRowEntry(TypedDict):
+    """A row that is different or undecided; nodes has what each node has of it, null where the row is missing."""
+
+    key: dict[str, str]
+    result: str
+    why: str | None
+    nodes: dict[str, VerifyVersionEntry | None]
+
+
+class VerifyTableEntry(TypedDict):
+    """A table of zodan.verify; result is equal, different or undecided."""
+
+    table: str
+    result: str
+    compared: int
+    equal: int
+    different: int
+    undecided: int
+    took_s: float
+    why: str | None
+    rows: list[VerifyRowEntry]
+
+
 class CallDocument(Envelope, total=False):
     """add-node, remove-node, resume, rollback, rescan --fix; no keys if the call failed before an operation began."""
 
@@ -229,6 +262,15 @@ class TopologyDocument(Envelope, total=False):
 
     nodes: list[str]
     streams: list[StreamEntry]
+
+
+class VerifyDocument(Envelope, total=False):
+    """verify; no keys if the command failed before the end."""
+
+    tables: list[VerifyTableEntry]
+    equal: int
+    different: int
+    undecided: int
 
 
 class RescanDocument(CallDocument, total=False):
@@ -318,3 +360,25 @@ def stream_entries(streams: Iterable[topology.Stream]) -> list[StreamEntry]:
 def leftover_entries(leftovers: Iterable[topology.Leftover]) -> list[LeftoverEntry]:
     """Return leftovers in the form of a document."""
     return cast(list[LeftoverEntry], [asdict(leftover) for leftover in leftovers])
+
+
+def verify_entries(results: Iterable[VerifyResult]) -> list[VerifyTableEntry]:
+    """Return the tables of a comparison, each with its rows, in the form of a document."""
+    tables: dict[str, dict[str, Any]] = {}
+    for each in results:
+        if each.row_key is None:
+            tables[each.table_name] = {
+                "table": each.table_name,
+                "result": each.result,
+                "compared": each.compared,
+                "equal": each.equal,
+                "different": each.different,
+                "undecided": each.undecided,
+                "took_s": each.seconds,
+                "why": each.why,
+                "rows": [],
+            }
+        else:
+            row = {"key": each.row_key, "result": each.result, "why": each.why, "nodes": each.nodes}
+            tables[each.table_name]["rows"].append(row)
+    return cast(list[VerifyTableEntry], list(tables.values()))
