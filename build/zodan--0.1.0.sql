@@ -3373,14 +3373,14 @@ CREATE FUNCTION zodan.tell_waiters(p_load jsonb, p_seen jsonb, p_step zodan.step
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Reports, once for each session of a source, that it waits for a lock which the session of a lane has there: p_seen
-is what zodan.read_load saw. Returns p_load with told, the sessions reported, the newest last, and behind, what is true
-now, NULL if nobody waits. */
+/* Names each session of a source once which waits for a lock that a lane's session has there: p_seen is what
+zodan.read_load saw. Returns p_load with told, the sessions named, the newest last, and behind, what is true now, NULL if
+nobody waits. */
 DECLARE
     v_told jsonb := coalesce(p_load -> 'told', '[]');
     v_waiter record;
     v_text text;
-    v_behind text[] := '{}';
+    v_behind jsonb := '[]'::jsonb;
 BEGIN
     FOR v_waiter IN
         SELECT w.*, u.title
@@ -3391,7 +3391,7 @@ BEGIN
     LOOP
         v_text := pg_catalog.format('process %s (%s) on node "%s" waits for %s behind the copy of %s, since %s', v_waiter.pid,
             v_waiter.who, p_step.units ->> 'snapshot', v_waiter.what, coalesce(v_waiter.title, 'a table'), v_waiter.since);
-        v_behind := v_behind || v_text;
+        v_behind := v_behind || pg_catalog.to_jsonb(v_text);
         IF NOT v_told ? (v_waiter.pid || ' ' || v_waiter.began) THEN
             RAISE NOTICE '%', v_text;
             v_told := v_told || pg_catalog.to_jsonb(v_waiter.pid || ' ' || v_waiter.began);
@@ -3400,15 +3400,15 @@ BEGIN
     WHILE pg_catalog.jsonb_array_length(v_told) > 500 LOOP
         v_told := v_told - 0;
     END LOOP;
-    RETURN p_load || pg_catalog.jsonb_build_object('told', v_told, 'behind', CASE WHEN v_behind <> '{}' THEN
-        zodan.name_some(pg_catalog.to_jsonb(v_behind)) || CASE WHEN (p_seen ->> 'queued')::int > 0
+    RETURN p_load || pg_catalog.jsonb_build_object('told', v_told, 'behind', CASE WHEN v_behind <> '[]' THEN
+        zodan.name_some(v_behind) || CASE WHEN (p_seen ->> 'queued')::int > 0
             THEN pg_catalog.format(' (%s more behind)', p_seen ->> 'queued') ELSE '' END END);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.tell_waiters IS
-'Reports, once for each session of a source, that it waits for a lock which the session of a lane has there: p_seen
-is what zodan.read_load saw. Returns p_load with told, the sessions reported, the newest last, and behind, what is true
-now, NULL if nobody waits.';
+'Names each session of a source once which waits for a lock that a lane''s session has there: p_seen is what
+zodan.read_load saw. Returns p_load with told, the sessions named, the newest last, and behind, what is true now, NULL if
+nobody waits.';
 REVOKE ALL ON FUNCTION zodan.tell_waiters FROM PUBLIC;
 
 CREATE FUNCTION zodan.judge_load(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
@@ -4371,7 +4371,7 @@ AS $zodan$
 did. */
 DECLARE
     v_operation zodan.operation;
-    c_free CONSTANT text[] := '{jobs,max_rate,max_lag}';
+    c_free CONSTANT text[] := ARRAY['jobs', 'max_rate', 'max_lag'];
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     -- How many sessions copy side by side, and how fast, may change on the way.

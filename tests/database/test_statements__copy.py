@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -295,6 +296,45 @@ def test_rows_that_were_written_on_the_new_node_are_found(here: Here) -> None:
             here.run("prove_unwritten", node=_NODE)
     assert ODD not in str(raised.value)
     here.execute("DROP TABLE mine")
+
+
+# --- what a copy has to mind
+
+
+def _is_true(here: Here, query: str) -> str:
+    return "" if here.value(query) else "not yet"
+
+
+def test_who_waits_behind_a_copy_is_found(here: Here) -> None:
+    here.execute(f"CREATE TABLE {_PUBLIC_ODD} (id int)", "SELECT pg_create_physical_replication_slot('load', true)")
+    load = here.run("read_load", subscription=_SUBSCRIPTION, slot="load")
+    assert (load["lost"], load["waiters"], load["queued"]) == (False, [], 0)
+    # Where max_slot_wal_keep_size has no bound, no slot is too full.
+    assert load["slots"] == []
+    assert here.run("read_load", subscription=_SUBSCRIPTION, slot=ODD)["lost"] is True
+    with here.session(f"{_SUBSCRIPTION} 12") as lane, lane.transaction():
+        lane.execute(f"LOCK TABLE {_PUBLIC_ODD} IN ACCESS SHARE MODE".encode())
+        stuck = [here.session(name) for name in ("first", "second")]
+        threads = []
+        for session, statement in zip(stuck, ("TRUNCATE", "SELECT FROM"), strict=True):
+            query = f"{statement} {_PUBLIC_ODD}".encode()
+            threads.append(threading.Thread(target=session.execute, args=(query,), daemon=True))
+            threads[-1].start()
+            pid = session.info.backend_pid
+            waits = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Lock'"
+            wait_until(partial(_is_true, here, waits), 30, "a lock to be waited for")
+        load = here.run("read_load", subscription=_SUBSCRIPTION, slot="load")
+        (waiter,) = load["waiters"]
+        assert (waiter["pid"], waiter["lane"], load["queued"]) == (stuck[0].info.backend_pid, "12", 1)
+        assert waiter["what"] == f"AccessExclusiveLock on {_ODD}"
+        assert waiter["who"].endswith(", first")
+        # Another copy holds none of it.
+        load = here.run("read_load", subscription="zodan_copy_2", slot="load")
+        assert (load["waiters"], load["queued"]) == ([], 0)
+    for thread, session in zip(threads, stuck, strict=True):
+        thread.join(30)
+        session.close()
+    here.execute("SELECT pg_drop_replication_slot('load')")
 
 
 # --- statistics

@@ -229,11 +229,16 @@ def test_operations_are_a_table(run: Run, calls: list[tuple[Any, ...]], monkeypa
 
 
 def test_steps_are_a_table(run: Run, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
-    journalled = [journal.Step(1, "register", 1, "act", "n4", None, "create node n4", "done", 0.04, None)]
+    journalled = [
+        journal.Step(1, "register", 1, "act", "n4", None, "create node n4", "done", 0.04, None),
+        journal.Step(2, "copied", 2, "wait", "n4", None, "copy the rows", "running", None, None, "slot x"),
+    ]
     monkeypatch.setattr(journal, "steps", lambda dsn, number: journalled if number == 1 else [])
     assert run("steps", "1", "--dsn", OTHER) == (
         0,
-        "phase  step  node  state  took   title           error\n1      1     n4    done   0.0 s  create node n4\n",
+        "phase  step  node  state    took   title           error or what it waits for\n"
+        "1      1     n4    done     0.0 s  create node n4\n"
+        "2      2     n4    running         copy the rows   slot x\n",
         "",
     )
     code, _, err = run("steps", "2", "--dsn", OTHER)

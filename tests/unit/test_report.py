@@ -12,10 +12,10 @@ import pytest
 
 from support.reports import BEGAN, RECORD, STEPS
 from zodan_sql.client.checks import CheckResult
+from zodan_sql.client.journal import Unit
 from zodan_sql.client.redaction import Redactor
 from zodan_sql.client.samples import Sample
 from zodan_sql.client.topology import Stream
-from zodan_sql.client.units import Unit
 from zodan_sql.showing.report import chart, draw, lanes
 from zodan_sql.showing.report.axis import Axis
 from zodan_sql.showing.report.timeline import bars

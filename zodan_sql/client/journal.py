@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from psycopg.rows import class_row
 
 from zodan_sql.building import render
-from zodan_sql.client.connection import Connection, connect
+from zodan_sql.client.connection import Connection, connect, read_rows
 
 #: The state of an operation that the journal has as running, although nobody is working on it.
 INTERRUPTED = "interrupted"
@@ -37,6 +38,14 @@ SELECT s.phase, s.phase_name, s.ordinal, s.kind, s.node, s.object_name, s.title,
   FROM zodan.step AS s
  WHERE s.operation_id = %(number)s
  ORDER BY s.ordinal
+"""
+_UNITS = """
+SELECT u.phase_name, u.number, u.title, u.state, u.lane, u.bytes, u.rows, u.attempts, nullif(u.error, '') AS error,
+       u.started_at, u.finished_at
+  FROM zodan.unit AS u
+  LEFT JOIN zodan.step AS s ON s.operation_id = u.operation_id AND s.phase_name = u.phase_name AND s.units IS NOT NULL
+ WHERE u.operation_id = %(number)s
+ ORDER BY s.ordinal, u.number
 """
 
 
@@ -72,6 +81,24 @@ class Step:
     waiting_for: str | None = None
 
 
+@dataclass(frozen=True)
+class Unit:
+    """A row of zodan.unit."""
+
+    phase_name: str
+    number: int
+    title: str
+    state: str
+    #: The session, from 1; None if the unit waits for one.
+    lane: int | None
+    bytes: int
+    rows: int | None
+    attempts: int
+    error: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
 def operations(dsn: str) -> list[Operation]:
     """Return the operations of a database that has Zodan, oldest first. Raises ZodanError."""
     with connect(dsn) as connection:
@@ -88,6 +115,11 @@ def steps(dsn: str, number: int) -> list[Step]:
     """Return the steps of an operation in the order of its plan; none if the operation does not exist."""
     with connect(dsn) as connection, connection.cursor(row_factory=class_row(Step)) as cursor:
         return cursor.execute(_STEPS, {"number": number}).fetchall()
+
+
+def units(dsn: str, number: int) -> list[Unit]:
+    """Return what an operation copied, built and analyzed, in the order of its plan."""
+    return read_rows(dsn, _UNITS, {"number": number}, Unit)
 
 
 def find_unfinished(dsn: str, kind: str, node: str) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
-from zodan_sql.client.units import Unit
+from zodan_sql.client.journal import Unit
 from zodan_sql.showing.report.axis import WIDTH, Axis, Part, grid, x
 from zodan_sql.words import size, span
 

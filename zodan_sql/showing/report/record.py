@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from zodan_sql.client import checks, journal, samples, units
+from zodan_sql.client import checks, journal, samples
 from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.connection import describe, read_rows
+from zodan_sql.client.journal import Unit
 from zodan_sql.client.operation import PlannedStep
 from zodan_sql.client.samples import Sample
-from zodan_sql.client.units import Unit
 from zodan_sql.errors import caller_error
 
 _OPERATION = """
@@ -103,5 +103,5 @@ def read(dsn: str, number: int) -> Record:
         surroundings=surroundings,
         checks=checks.recorded(dsn, number),
         samples=samples.read(dsn, number),
-        units=units.read(dsn, number),
+        units=journal.units(dsn, number),
     )
