@@ -4016,7 +4016,7 @@ DECLARE
     v_told jsonb := coalesce(p_load -> 'told', '[]');
     v_waiter record;
     v_text text;
-    v_behind jsonb := '[]';
+    v_behind jsonb := '[]'::jsonb;
 BEGIN
     FOR v_waiter IN
         SELECT w.*, u.title
