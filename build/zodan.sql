@@ -3960,7 +3960,8 @@ LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
-80 per cent, and until it is below 70. A peer is too far behind if
+80 per cent, and until it is below 70; the copy's own slot only gets free by
+going on. A peer is too far behind if
 PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
 learns nothing of a peer that does not answer. */
 DECLARE
@@ -3982,10 +3983,10 @@ BEGIN
     SELECT f.* INTO v_found FROM (
         SELECT 1 AS place, s.part, 'slot ' || s.name AS holder, pg_catalog.format(
                    'slot "%s" on node "%s", which holds %s %% of max_slot_wal_keep_size%s', s.name, p_source, s.part,
-                   CASE WHEN s.own THEN ' for the copy itself' WHEN NOT s.active THEN ', and which nobody reads'
-                       ELSE '' END) AS what
+                   CASE WHEN NOT s.active THEN ', and which nobody reads' ELSE '' END) AS what
           FROM pg_catalog.jsonb_to_recordset(p_seen -> 'slots') AS s(name text, own boolean, active boolean, part numeric)
-         WHERE s.part > 80 OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name
+         WHERE NOT s.own AND (s.part > 80
+               OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name)
         UNION ALL
         SELECT 2, p.lag::numeric, 'peer ' || p.name, pg_catalog.format(
                    'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
@@ -4000,7 +4001,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.find_pause IS
 'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
-80 per cent, and until it is below 70. A peer is too far behind if
+80 per cent, and until it is below 70; the copy''s own slot only gets free by
+going on. A peer is too far behind if
 PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
 learns nothing of a peer that does not answer.';
 REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
@@ -6516,6 +6518,34 @@ COMMENT ON FUNCTION zodan.note_ddl IS
 change of structure that Spock queues, and with the tables of the replication sets.';
 REVOKE ALL ON FUNCTION zodan.note_ddl FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.create_publication(p_publication text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_publication AS p WHERE p.pubname = %1$s) THEN
+        CREATE PUBLICATION %2$s;
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_publication), zodan.quote_name(p_publication))
+$zodan$;
+COMMENT ON FUNCTION zodan.create_publication IS
+'Makes an empty publication on a source, unless it is there: before PostgreSQL 18, zodan.find_head has to name one.';
+REVOKE ALL ON FUNCTION zodan.create_publication FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_publication(p_publication text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DROP PUBLICATION IF EXISTS %1$s$sql$,
+    zodan.quote_name(p_publication))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_publication IS
+'Drops the publication that zodan.create_publication has made, if it is there.';
+REVOKE ALL ON FUNCTION zodan.drop_publication FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.watch_head(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -6569,7 +6599,8 @@ SELECT pg_catalog.format($sql$WITH changes AS MATERIALIZED (
     SELECT p.xid::text AS xid, p.data
       FROM pg_catalog.pg_replication_slots AS r
      CROSS JOIN LATERAL pg_catalog.pg_logical_slot_peek_binary_changes(r.slot_name, NULL, NULL,
-            'proto_version', '1', 'publication_names', '', 'messages', 'true') AS p
+            'proto_version', '1', 'publication_names', CASE WHEN pg_catalog.current_setting('server_version_num')::int < 180000
+                THEN %1$s ELSE '' END, 'messages', 'true') AS p
      WHERE r.slot_name = %1$s AND r.temporary AND r.active_pid = pg_catalog.pg_backend_pid()),
 found AS MATERIALIZED (
     -- The record of the commit begins where the message B says; the one before it ends there at the latest.
@@ -6591,7 +6622,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.find_head IS
 'Finds, on the source, where the commit of zodan.send_head is: reads the changes since zodan.watch_head from the slot
 p_slot, and drops that. It returns one row: lsn, a position before that commit and after every earlier one; empty if
-the slot is gone. p_head is the slot that zodan.send_head was given.';
+the slot is gone. p_head is the slot that zodan.send_head was given. Before PostgreSQL 18, there has to be an empty
+publication of the name p_slot.';
 REVOKE ALL ON FUNCTION zodan.find_head FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_head(p_subscription text, p_slot text)
@@ -10067,8 +10099,14 @@ DECLARE
     v_structure text := zodan.structure_name(v_new);
     v_slot text := p_cluster ->> 'copy_slot';
     v_head text := zodan.head_name(v_slot);
+    v_publishes boolean := (p_cluster #>> ARRAY['versions', v_source])::int < 180000;
     v_present boolean := coalesce(p_cluster ->> 'structure' = 'present', false);
 BEGIN
+    IF v_publishes THEN
+        RETURN NEXT zodan.make_step('note', v_source, 'create an empty publication on ' || v_source,
+            p_do := zodan.create_publication(v_head), p_undo := zodan.drop_publication(v_head), p_group := 'copy',
+            p_object := v_head);
+    END IF;
     RETURN NEXT zodan.make_step('note', v_source, 'watch the transactions of ' || v_source,
         p_do := zodan.watch_head(v_head), p_group := 'copy');
     RETURN NEXT zodan.make_step('note', v_source, 'note the queued changes of structure on ' || v_source,
@@ -10081,6 +10119,10 @@ BEGIN
         p_do := zodan.send_head(p_slot => v_slot, p_sets => zodan.list_sets(p_cluster, v_source)), p_group := 'copy');
     RETURN NEXT zodan.make_step('copying', v_source, 'find the first transaction of the stream on ' || v_source,
         p_do := zodan.find_head(p_slot => v_head, p_head => v_slot), p_ref := 'head', p_group := 'copy');
+    IF v_publishes THEN
+        RETURN NEXT zodan.make_step('copying', v_source, 'drop the empty publication on ' || v_source,
+            p_do := zodan.drop_publication(v_head), p_group := 'copy', p_object := v_head);
+    END IF;
     IF v_present THEN
         RETURN QUERY SELECT * FROM zodan.plan_present(p_cluster);
     ELSE

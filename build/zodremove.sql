@@ -3960,7 +3960,8 @@ LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
-80 per cent, and until it is below 70. A peer is too far behind if
+80 per cent, and until it is below 70; the copy's own slot only gets free by
+going on. A peer is too far behind if
 PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
 learns nothing of a peer that does not answer. */
 DECLARE
@@ -3982,10 +3983,10 @@ BEGIN
     SELECT f.* INTO v_found FROM (
         SELECT 1 AS place, s.part, 'slot ' || s.name AS holder, pg_catalog.format(
                    'slot "%s" on node "%s", which holds %s %% of max_slot_wal_keep_size%s', s.name, p_source, s.part,
-                   CASE WHEN s.own THEN ' for the copy itself' WHEN NOT s.active THEN ', and which nobody reads'
-                       ELSE '' END) AS what
+                   CASE WHEN NOT s.active THEN ', and which nobody reads' ELSE '' END) AS what
           FROM pg_catalog.jsonb_to_recordset(p_seen -> 'slots') AS s(name text, own boolean, active boolean, part numeric)
-         WHERE s.part > 80 OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name
+         WHERE NOT s.own AND (s.part > 80
+               OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name)
         UNION ALL
         SELECT 2, p.lag::numeric, 'peer ' || p.name, pg_catalog.format(
                    'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
@@ -4000,7 +4001,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.find_pause IS
 'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
-80 per cent, and until it is below 70. A peer is too far behind if
+80 per cent, and until it is below 70; the copy''s own slot only gets free by
+going on. A peer is too far behind if
 PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
 learns nothing of a peer that does not answer.';
 REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;

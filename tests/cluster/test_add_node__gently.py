@@ -103,20 +103,14 @@ def test_a_copy_pauses_while_a_slot_is_nearly_full(make_cluster: MakeCluster) ->
     assert held.error is not None
     assert held.error.sqlstate == "57014"
     wait_unlocked(cluster.nodes)
-    # The copy's own slot counts too: with what was written since, it is the one that is nearly full.
+    # The copy's own slot does not hold it up: with what was written since, it is the one that is nearly full.
     _allow(n1, 100)
     n1.execute("SELECT pg_drop_replication_slot('others')")
     n1.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '20MB'")
     n1.execute("SELECT pg_reload_conf()")
     for _ in range(17):
         n1.execute(_MB)
-    ended = threading.Thread(target=lambda: add_node(cluster, "n1", "n2"), daemon=True)
-    ended.start()
-    _waits(n2, " % of max_slot_wal_keep_size for the copy itself")
-    n1.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
-    n1.execute("SELECT pg_reload_conf()")
-    _said(n2, "the copy goes on")
-    ended.join(_BUDGET_S)
+    add_node(cluster, "n1", "n2")
     assert n2 in cluster.members
     assert n2.execute(_WAITS) == [("",)]
     wait_level(cluster.members)

@@ -27,6 +27,8 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/disable_copy": ({"subscription": TRAP}, {"disabled"}),
     "copy/drop_copied": ({"objects": "[]", "node": TRAP, "identity": "x"}, set()),
     "copy/drop_copy": ({"subscription": TRAP}, set()),
+    "copy/create_publication": ({"publication": TRAP}, set()),
+    "copy/drop_publication": ({"publication": TRAP}, set()),
     "copy/drop_structure": ({"subscription": TRAP}, set()),
     "copy/end_sessions": ({"subscription": TRAP}, {"ended"}),
     "copy/build_index": ({"index": 'public."a b"'}, set()),
@@ -103,6 +105,14 @@ TESTED_APART = {
     *("remote/try_references", "remote/try_structure", "stream/confirm_positions", "stream/create_copy_subscription"),
     *("stream/create_failover_slot", "stream/create_slot", "stream/create_subscription", "stream/drop_slot_of"),
     "copy/prove_copy_slot",
+    *(
+        "verify/describe_tables",
+        "verify/hash_range",
+        "verify/hash_ranges",
+        "verify/list_bounds",
+        "verify/list_replicated",
+    ),
+    *("verify/measure_blocks", "verify/read_applied", "verify/read_rows", "verify/set_reader", "verify/tally_blocks"),
     *("session/find_waits", "session/set_session"),
     *("stream/prove_slots", "stream/read_positions", "stream/start_streams", "stream/switch_streams"),
 }

@@ -431,6 +431,15 @@ def test_a_subscription_is_disabled_if_it_is_there(here: Here) -> None:
         assert here.value("SELECT sub_enabled FROM spock.subscription") is False
 
 
+def test_the_subscription_of_the_structure_goes_with_its_worker(here: Here) -> None:
+    here.subscribe(enabled=True)
+    here.run("drop_structure", subscription="another")
+    assert here.value("SELECT count(*) FROM spock.subscription") == 1
+    for _ in range(2):
+        here.run("drop_structure", subscription=_SUBSCRIPTION)
+        assert here.value("SELECT count(*) FROM spock.subscription") == 0
+
+
 def test_the_sessions_of_a_copy_are_ended_and_no_others(here: Here) -> None:
     names = {
         "before": "pg_dump",
@@ -757,6 +766,9 @@ def test_tables_of_several_snapshots_have_positions_of_their_own(here: Here) -> 
 def test_the_first_transaction_of_a_stream_is_found(here: Here) -> None:
     with here.session("another") as other:
         assert here.run("find_head", slot="zodan_head_x", head="a_slot") == {"lsn": "", "dropped": 0}
+        for name in ("create_publication", "drop_publication", "create_publication"):
+            for _ in range(2):
+                here.run(name, publication="zodan_head_x")
         for _ in range(2):
             here.run("watch_head", slot="zodan_head_x")
         before = here.value("SELECT pg_current_wal_insert_lsn()")

@@ -57,6 +57,16 @@ SELECT sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_stat
 CREATE VIEW spock.queue AS
 SELECT queued_at, role, replication_sets, message_type, message
   FROM pglogical.queue WHERE message::text <> '""';
+-- A worker of pglogical goes on as the role of the last queued command: it must be one that may apply everything.
+CREATE FUNCTION spock._queue_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO pglogical.queue (queued_at, role, replication_sets, message_type, message)
+    VALUES (NEW.queued_at, current_user, NEW.replication_sets, NEW.message_type, NEW.message);
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER queue_insert INSTEAD OF INSERT ON spock.queue
+    FOR EACH ROW EXECUTE FUNCTION spock._queue_insert();
 
 CREATE VIEW spock.replication_set AS
 SELECT set_id, spock._node_id(set_nodeid) AS set_nodeid, set_name,
