@@ -1221,11 +1221,11 @@ class Operation:
                     other.snapshot, other.lsn = snapshot, snapshot.lsn if lsn is None else lsn
                     other.state = "pending" if other.state == "done" else other.state
                 other.spoiled |= is_parted
-        if not self.variant.head_before_snapshots and not any(other.state == "done" for other in self.tasks):
-            self.results["head"] = self.cluster.commit(copy.provider, head_of=copy) - 1
 
     def _settle_unit(self, copy: Stream, task: Task, session: Session) -> None:
         """Write down that a unit is done, unless its bundle has to begin again or it is at another position."""
+        if not self.variant.head_before_snapshots and all(other.state != "done" for other in self.tasks):
+            self.results["head"] = self.cluster.commit(copy.provider, head_of=copy) - 1
         is_lost = task.spoiled or (session.lsn != task.lsn and self.variant.marks_compared)
         task.state, task.spoiled = "pending" if is_lost else "done", is_lost
         task.proved, task.files = task.lsn, session.files

@@ -28,6 +28,7 @@ FOCUS = {
     "resume_looks": ["switch"],
     "kept_connections": ["caught_up", "detach"],
     "confirm": ["pause", "positions", "caught_up"],
+    "position_of_copy": ["caught_up", "detach", "detached"],
     "own_copy": ["detach", "detached"],
     "copy_begun_anew": ["detach", "detached"],
     "durable": ["leave"],
@@ -51,6 +52,7 @@ FAULTS: dict[str, list[Fault]] = {
     "slots_seen": ["lose slot"],
     "approach_again": ["lose slot"],
     **{safeguard: ["cut off"] for safeguard in BUNDLES},
+    "parted_cleared": ["cut off", "rewrite"],
 }
 
 GAP = (Lost, Dangling, Different)
@@ -119,6 +121,8 @@ def test_without(machine: type[ClusterMachine], left_out: list[str], found: tupl
     focus: dict[str, Any] = {"phases": FOCUS[left_out[0]]} if left_out[0] in FOCUS else {}
     if machine is AdditionMachine:
         focus["faults"] = FAULTS.get(left_out[0], [])
+    if left_out[0] == "kept_connections":
+        focus["pace"] = 2
     if left_out[0] in (*COPYING, *BUNDLES):
         focus |= {"takes_back": False, "pace": 2}
     if left_out[0] in BUNDLES:
