@@ -6599,8 +6599,8 @@ SELECT pg_catalog.format($sql$WITH changes AS MATERIALIZED (
     SELECT p.xid::text AS xid, p.data
       FROM pg_catalog.pg_replication_slots AS r
      CROSS JOIN LATERAL pg_catalog.pg_logical_slot_peek_binary_changes(r.slot_name, NULL, NULL,
-            'proto_version', '1', 'publication_names', CASE WHEN pg_catalog.current_setting('server_version_num')::int < 180000
-                THEN %1$s ELSE '' END, 'messages', 'true') AS p
+            'proto_version', '1', 'messages', 'true', 'publication_names',
+            CASE WHEN pg_catalog.current_setting('server_version_num')::int < 180000 THEN %1$s ELSE '' END) AS p
      WHERE r.slot_name = %1$s AND r.temporary AND r.active_pid = pg_catalog.pg_backend_pid()),
 found AS MATERIALIZED (
     -- The record of the commit begins where the message B says; the one before it ends there at the latest.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from zodan_sql.building.lint.findings import Finding, LintUnavailable
@@ -37,7 +38,10 @@ def lint(files: dict[str, str], templates: dict[str, str], statements: dict[str,
     project = Project(sources, templates, files)
     findings = [finding for source in project.sources for finding in source.findings]
     findings += [finding for rule in RULES for finding in rule.look(project)]
-    findings += [finding for name, text in (scripts | inner).items() for finding in style(name, text)]
+    # sqlfluff takes most of the time, and one processor.
+    with ProcessPoolExecutor() as pool:
+        styled = pool.map(style, *zip(*(scripts | inner).items(), strict=True)) if scripts or inner else ()
+        findings += [finding for found in styled for finding in found]
     findings += [
         finding
         for routine in project.routines()
