@@ -6539,7 +6539,11 @@ CREATE OR REPLACE FUNCTION zodan.drop_publication(p_publication text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$DROP PUBLICATION IF EXISTS %1$s$sql$,
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    DROP PUBLICATION IF EXISTS %1$s;
+END
+$do$$sql$,
     zodan.quote_name(p_publication))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_publication IS
