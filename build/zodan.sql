@@ -7771,7 +7771,7 @@ BEGIN
         WHERE pg_catalog.starts_with(o.roname, %1$s || ' ');
     PERFORM pg_catalog.pg_replication_origin_advance(v_sub.sub_slot_name,
         CASE WHEN %2$s = '[]' THEN greatest(%3$s::pg_catalog.pg_lsn, %4$s::pg_catalog.pg_lsn)
-             ELSE %5$s::pg_catalog.pg_lsn END);
+             ELSE nullif(%5$s, '')::pg_catalog.pg_lsn END);
     PERFORM spock.sub_enable(%1$s);
 END
 $do$$sql$,
