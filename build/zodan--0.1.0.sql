@@ -6022,8 +6022,8 @@ $do$$sql$,
     zodan.quote_text(p_publication), zodan.quote_name(p_publication))
 $zodan$;
 COMMENT ON FUNCTION zodan.create_publication IS
-'Makes an empty publication on a source, unless it is there: before PostgreSQL 18, zodan.find_head has to name one. None
-is made where an event trigger might forbid to drop it again.';
+'Makes an empty publication on a source, unless it is there: before PostgreSQL 18, zodan.find_head has to name one.
+None is made where an event trigger might forbid to drop it again.';
 REVOKE ALL ON FUNCTION zodan.create_publication FROM PUBLIC;
 
 CREATE FUNCTION zodan.drop_publication(p_publication text)
@@ -6100,7 +6100,7 @@ SELECT pg_catalog.format($sql$WITH changes AS MATERIALIZED (
             CASE WHEN pg_catalog.current_setting('server_version_num')::int < 180000 THEN %1$s ELSE '' END) AS p
      WHERE r.slot_name = %1$s AND r.temporary AND r.active_pid = pg_catalog.pg_backend_pid()
        AND (pg_catalog.current_setting('server_version_num')::int >= 180000
-            OR EXISTS (SELECT FROM pg_catalog.pg_publication AS p WHERE p.pubname = %1$s))),
+            OR EXISTS (SELECT FROM pg_catalog.pg_publication AS e WHERE e.pubname = %1$s))),
 found AS MATERIALIZED (
     -- The record of the commit begins where the message B says; the one before it ends there at the latest.
     SELECT '0/0'::pg_catalog.pg_lsn
@@ -6121,8 +6121,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.find_head IS
 'Finds, on the source, where the commit of zodan.send_head is: reads the changes since zodan.watch_head from the slot
 p_slot, and drops that. It returns one row: lsn, a position before that commit and after every earlier one; empty if
-the slot or the publication is missing. p_head is the slot that zodan.send_head was given. Before PostgreSQL 18, there has to be an empty
-publication of the name p_slot.';
+the slot or the publication is missing. p_head is the slot that zodan.send_head was given. Before PostgreSQL 18, there
+has to be an empty publication of the name p_slot.';
 REVOKE ALL ON FUNCTION zodan.find_head FROM PUBLIC;
 
 CREATE FUNCTION zodan.prove_head(p_subscription text, p_slot text)
