@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cache
@@ -14,6 +17,9 @@ from psycopg.rows import class_row
 
 from zodan_sql.building import render
 from zodan_sql.errors import caller_error, from_database
+
+#: Seconds after which a Ctrl-C is repeated that came while a message was handed on.
+_AGAIN_S = 0.1
 
 #: Takes a message's severity (NOTICE, WARNING, ...), its text, and its hint.
 OnMessage = Callable[[str, str, str], None]
@@ -111,8 +117,13 @@ def listen(connection: Connection, on_message: OnMessage) -> None:
 
 
 def _hand_on(said: psycopg.errors.Diagnostic, on_message: OnMessage) -> None:
-    severity = said.severity_nonlocalized or "NOTICE"
-    # The server itself also sends DEBUG messages; only those of Zodan's RAISE count.
-    if severity.startswith("DEBUG") and said.source_function != "exec_stmt_raise":
-        return
-    on_message(severity, said.message_primary or "", said.message_hint or "")
+    try:
+        severity = said.severity_nonlocalized or "NOTICE"
+        # The server itself also sends DEBUG messages; only those of Zodan's RAISE count.
+        if not severity.startswith("DEBUG") or said.source_function == "exec_stmt_raise":
+            on_message(severity, said.message_primary or "", said.message_hint or "")
+    except KeyboardInterrupt:
+        # psycopg drops what is raised here. It comes again when the connection waits for the statement.
+        again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
