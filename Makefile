@@ -39,7 +39,7 @@ cluster: $(READY) $(SERVER) ## the tests on three to five nodes, under writers (
 model: $(READY) ## the protocols as an executable model (45 seconds)
 	$(BIN)/pytest tests/model
 
-check: check-build check-docs lint ruff types layers ## everything but the tests (30 seconds)
+check: check-build check-docs lint ruff types layers ## everything but the tests (2 minutes)
 
 check-build: $(READY) ## build/ is what sql/templates renders to
 	$(BIN)/zodan-sql build --check
