@@ -3610,8 +3610,8 @@ BEGIN
         PERFORM zodan.keep_units(p_unit, p_answer #> '{value,rewritten}');
         RETURN p_lane;
     END IF;
-    -- Another lane may have found meanwhile that the bundle has to begin again.
-    v_is_lost := p_unit.spoiled OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
+    -- A session that was thought lost may have copied it, under an earlier snapshot.
+    v_is_lost := coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
     UPDATE zodan.unit AS u
        SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, error = p_answer #>> '{value,passed}',
            spoiled = v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
@@ -3634,29 +3634,15 @@ CREATE OR REPLACE FUNCTION zodan.lose_snapshot(p_step zodan.step)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs; a bundle that is
-partly copied, or partly under way, begins again. */
+/* Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs. */
 BEGIN
     PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
-    WITH parted AS (
-        SELECT u.bundle FROM zodan.unit AS u
-         WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
-         GROUP BY u.bundle
-        HAVING pg_catalog.bool_or(u.state IN ('pending', 'failed')) AND pg_catalog.bool_or(u.state IN ('done', 'running')))
-    UPDATE zodan.unit AS u
-       SET spoiled = u.spoiled OR p.bundle IS NOT NULL,
-           state = CASE WHEN u.state = 'done' AND p.bundle IS NOT NULL THEN 'pending' ELSE u.state END,
-           snapshot = CASE WHEN u.state = 'running' THEN u.snapshot END,
-           lsn = CASE WHEN u.state = 'running' OR u.state = 'done' AND p.bundle IS NULL THEN u.lsn END
-      FROM zodan.unit AS o
-      LEFT JOIN parted AS p ON p.bundle = o.bundle
-     WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
-       AND (o.operation_id, o.phase_name, o.number) = (u.operation_id, u.phase_name, u.number);
+    UPDATE zodan.unit AS u SET snapshot = NULL, lsn = NULL
+     WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name) AND u.state NOT IN ('done', 'running');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.lose_snapshot IS
-'Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs; a bundle that is
-partly copied, or partly under way, begins again.';
+'Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs.';
 REVOKE ALL ON FUNCTION zodan.lose_snapshot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fail_unit(
@@ -3961,9 +3947,8 @@ AS $zodan$
 /* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
 80 per cent, and until it is below 70; the copy's own slot only gets free by
-going on. A peer is too far behind if
-PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
-learns nothing of a peer that does not answer. */
+going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
+which trail remembers: PostgreSQL learns nothing of a peer that does not answer. */
 DECLARE
     v_at float8 := extract(epoch FROM p_at);
     v_lag float8 := extract(epoch FROM p_max_lag);
@@ -4002,9 +3987,8 @@ COMMENT ON FUNCTION zodan.find_pause IS
 'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
 80 per cent, and until it is below 70; the copy''s own slot only gets free by
-going on. A peer is too far behind if
-PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
-learns nothing of a peer that does not answer.';
+going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
+which trail remembers: PostgreSQL learns nothing of a peer that does not answer.';
 REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.tell_waiters(p_load jsonb, p_seen jsonb, p_step zodan.step)
@@ -10783,17 +10767,17 @@ COMMENT ON FUNCTION zodan.check_structure_choice IS
 'Raises ZD004 for a way to bring the structure that does not exist, or that only the command line has.';
 REVOKE ALL ON FUNCTION zodan.check_structure_choice FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.choose_lanes(p_facts jsonb, p_join jsonb, p_jobs int)
+CREATE OR REPLACE FUNCTION zodan.choose_lanes(p_facts jsonb, p_nodes jsonb, p_jobs int)
 RETURNS int
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT coalesce(p_jobs, greatest(2, least(8,
-    (p_facts #>> ARRAY[p_join ->> 'source', 'processors'])::int,
-    (p_facts #>> ARRAY[p_join ->> 'new', 'processors'])::int)))
+    (SELECT pg_catalog.min((p_facts #>> ARRAY[n.name, 'processors'])::int)
+       FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)))))
 $zodan$;
 COMMENT ON FUNCTION zodan.choose_lanes IS
-'Returns how many sessions copy side by side: p_jobs, else as many as the source and the new node have processors, as
-far as they can be known, at least 2 and at most 8.';
+'Returns how many sessions read or copy side by side: p_jobs, else as many as each of p_nodes has processors, as far as
+they can be known, at least 2 and at most 8.';
 REVOKE ALL ON FUNCTION zodan.choose_lanes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.examine(p_type text, p_facts jsonb, p_join jsonb, p_dsns jsonb)
@@ -10997,12 +10981,10 @@ CREATE OR REPLACE FUNCTION zodan.join_without(p_operation bigint, p_gone text[])
 RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT pg_catalog.jsonb_build_object('lanes', (SELECT coalesce(pg_catalog.max((s.units ->> 'lanes')::int), 2)
-           FROM zodan.step AS s WHERE s.operation_id = p_operation),
-           'max_rate', (SELECT pg_catalog.max((s.units ->> 'max_rate')::bigint) FROM zodan.step AS s
-               WHERE s.operation_id = p_operation),
-           'max_lag', (SELECT pg_catalog.max((s.units ->> 'max_lag')::interval) FROM zodan.step AS s
-               WHERE s.operation_id = p_operation), 'source', o.arguments ->> 'src_node_name', 'new', o.node,
+SELECT (SELECT pg_catalog.jsonb_build_object('lanes', coalesce(pg_catalog.max((s.units ->> 'lanes')::int), 2),
+               'max_rate', pg_catalog.max((s.units ->> 'max_rate')::bigint), 'max_lag', pg_catalog.max((s.units ->> 'max_lag')::interval))
+          FROM zodan.step AS s WHERE s.operation_id = p_operation)
+       || pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 'new', o.node,
            'structure', coalesce(o.arguments ->> 'structure', 'spock'),
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
            'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
@@ -11136,7 +11118,8 @@ BEGIN
         END IF;
     END IF;
     v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
-        zodan.choose_lanes(v_survey.p_facts, v_survey.p_join, p_jobs), 'structure', p_structure) || p_limits;
+        zodan.choose_lanes(v_survey.p_facts, pg_catalog.jsonb_build_array(v_survey.p_join -> 'source', v_survey.p_join -> 'new'),
+            p_jobs), 'structure', p_structure) || p_limits;
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
@@ -12986,7 +12969,6 @@ table, ZD121 tables cannot be compared. */
 DECLARE
     v_found record;
     v_nodes jsonb;
-    v_jobs int;
     v_published jsonb;
     v_described jsonb;
     v_exact boolean;
@@ -12999,9 +12981,6 @@ BEGIN
     v_nodes := zodan.choose_compared(v_found.p_facts, p_nodes);
     SELECT pg_catalog.jsonb_object_agg(n.name, v_found.p_dsns -> n.name) INTO p_dsns
       FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name);
-    v_jobs := coalesce(p_jobs, greatest(2, least(8,
-        (SELECT pg_catalog.min((v_found.p_facts #>> ARRAY[n.name, 'processors'])::int)
-           FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name)))));
     v_published := zodan.ask_nodes(zodan.list_replicated(zodan.list_exchanged(v_found.p_facts,
         pg_catalog.jsonb_build_object('members', v_nodes))), p_dsns);
     v_described := zodan.ask_nodes(zodan.describe_tables(ARRAY(
@@ -13009,7 +12988,8 @@ BEGIN
          CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(n.value -> 'tables') AS t(name))), p_dsns);
     SELECT pg_catalog.count(DISTINCT pg_catalog.concat_ws(' ', n.value ->> 'encoding', n.value ->> 'probe')) > 1 INTO v_exact
       FROM pg_catalog.jsonb_each(v_published) AS n(key, value);
-    p_state := pg_catalog.jsonb_build_object('nodes', v_nodes, 'jobs', v_jobs, 'most', coalesce(p_most, 1000),
+    p_state := pg_catalog.jsonb_build_object('nodes', v_nodes, 'jobs', zodan.choose_lanes(v_found.p_facts, v_nodes, p_jobs),
+        'most', coalesce(p_most, 1000),
         'tables', zodan.choose_tables(p_tables, v_published, v_described, v_exact),
         'open', '{}'::jsonb, 'tasks', '[]'::jsonb, 'suspects', '[]'::jsonb, 'trial', NULL, 'found', '[]'::jsonb,
         'done', '[]'::jsonb, 'failed', 0);

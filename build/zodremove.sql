@@ -3610,8 +3610,8 @@ BEGIN
         PERFORM zodan.keep_units(p_unit, p_answer #> '{value,rewritten}');
         RETURN p_lane;
     END IF;
-    -- Another lane may have found meanwhile that the bundle has to begin again.
-    v_is_lost := p_unit.spoiled OR coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
+    -- A session that was thought lost may have copied it, under an earlier snapshot.
+    v_is_lost := coalesce((p_answer #>> '{value,lsn}')::pg_lsn <> p_unit.lsn, false);
     UPDATE zodan.unit AS u
        SET state = CASE WHEN v_is_lost THEN 'pending' ELSE 'done' END, error = p_answer #>> '{value,passed}',
            spoiled = v_is_lost, rows = (p_answer #>> '{value,copied}')::bigint,
@@ -3634,29 +3634,15 @@ CREATE OR REPLACE FUNCTION zodan.lose_snapshot(p_step zodan.step)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs; a bundle that is
-partly copied, or partly under way, begins again. */
+/* Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs. */
 BEGIN
     PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
-    WITH parted AS (
-        SELECT u.bundle FROM zodan.unit AS u
-         WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
-         GROUP BY u.bundle
-        HAVING pg_catalog.bool_or(u.state IN ('pending', 'failed')) AND pg_catalog.bool_or(u.state IN ('done', 'running')))
-    UPDATE zodan.unit AS u
-       SET spoiled = u.spoiled OR p.bundle IS NOT NULL,
-           state = CASE WHEN u.state = 'done' AND p.bundle IS NOT NULL THEN 'pending' ELSE u.state END,
-           snapshot = CASE WHEN u.state = 'running' THEN u.snapshot END,
-           lsn = CASE WHEN u.state = 'running' OR u.state = 'done' AND p.bundle IS NULL THEN u.lsn END
-      FROM zodan.unit AS o
-      LEFT JOIN parted AS p ON p.bundle = o.bundle
-     WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
-       AND (o.operation_id, o.phase_name, o.number) = (u.operation_id, u.phase_name, u.number);
+    UPDATE zodan.unit AS u SET snapshot = NULL, lsn = NULL
+     WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name) AND u.state NOT IN ('done', 'running');
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.lose_snapshot IS
-'Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs; a bundle that is
-partly copied, or partly under way, begins again.';
+'Has the units of a step that are to be copied wait for another snapshot. Those under way keep theirs.';
 REVOKE ALL ON FUNCTION zodan.lose_snapshot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fail_unit(
@@ -3961,9 +3947,8 @@ AS $zodan$
 /* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
 80 per cent, and until it is below 70; the copy's own slot only gets free by
-going on. A peer is too far behind if
-PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
-learns nothing of a peer that does not answer. */
+going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
+which trail remembers: PostgreSQL learns nothing of a peer that does not answer. */
 DECLARE
     v_at float8 := extract(epoch FROM p_at);
     v_lag float8 := extract(epoch FROM p_max_lag);
@@ -4002,9 +3987,8 @@ COMMENT ON FUNCTION zodan.find_pause IS
 'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
 80 per cent, and until it is below 70; the copy''s own slot only gets free by
-going on. A peer is too far behind if
-PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago, which trail remembers: PostgreSQL
-learns nothing of a peer that does not answer.';
+going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
+which trail remembers: PostgreSQL learns nothing of a peer that does not answer.';
 REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.tell_waiters(p_load jsonb, p_seen jsonb, p_step zodan.step)

@@ -1223,10 +1223,10 @@ class Operation:
                 other.spoiled |= is_parted
 
     def _settle_unit(self, copy: Stream, task: Task, session: Session) -> None:
-        """Write down that a unit is done, unless its bundle has to begin again or it is at another position."""
+        """Write down that a unit is done, unless it is at another position."""
         if not self.variant.head_before_snapshots and all(other.state != "done" for other in self.tasks):
             self.results["head"] = self.cluster.commit(copy.provider, head_of=copy) - 1
-        is_lost = task.spoiled or (session.lsn != task.lsn and self.variant.marks_compared)
+        is_lost = session.lsn != task.lsn and self.variant.marks_compared
         task.state, task.spoiled = "pending" if is_lost else "done", is_lost
         task.proved, task.files = task.lsn, session.files
         if is_lost:
@@ -1244,16 +1244,8 @@ class Operation:
             self.failure = StepFailed("a unit cannot be copied")
 
     def _lose_snapshot(self, copy: Stream) -> None:
-        """Have what is to be copied wait for another snapshot; a bundle that is partly copied begins again."""
+        """Have what is to be copied wait for another snapshot."""
         self.cluster.close_snapshot(copy.provider, self.snapshot)
-        for bundle in self._bundles():
-            states = {task.state for task in bundle}
-            is_parted = bool(states & {"pending", "failed"}) and bool(states & {"done", "running"})
-            for task in bundle:
-                if is_parted and self.variant.bundle_whole:
-                    task.spoiled = True
-                    task.state = "pending" if task.state == "done" else task.state
-                if task.state not in ("done", "running"):
-                    task.lsn = 0
-                if task.state != "running":
-                    task.snapshot = None
+        for task in self.tasks:
+            if task.state not in ("done", "running"):
+                task.snapshot, task.lsn = None, 0
