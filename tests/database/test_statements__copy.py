@@ -452,7 +452,11 @@ def test_the_sessions_of_a_copy_are_ended_and_no_others(here: Here) -> None:
     sessions = {key: here.session(name) for key, name in names.items()}
     sessions["elsewhere"] = here.session(ODD, dbname="postgres")
     before = here.session(ODD)
+    pid = before.info.backend_pid
     before.close()
+    # Its process ends a moment after its connection.
+    left = "SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE pid = %s"
+    wait_until(lambda: str(here.value(left, pid)), 10, "the closed session to end")
     assert here.run("end_sessions", subscription=ODD) == {"ended": 4}
     wait_until(lambda: ", ".join(_alive(sessions) - {"before", "other", "elsewhere"}), 10, "the sessions to end")
     assert _alive(sessions) == {"before", "other", "elsewhere"}
