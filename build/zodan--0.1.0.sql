@@ -1646,11 +1646,11 @@ CREATE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
+/* Sleeps 0.002 s between two looks at the nodes, longer the longer nothing has happened:
 p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through. */
 BEGIN
-    PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
+    PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.002,
         0.05 * extract(epoch FROM pg_catalog.clock_timestamp() - p_since)::double precision)));
 EXCEPTION WHEN query_canceled THEN
     PERFORM zodan.close_connections();
@@ -1658,7 +1658,7 @@ EXCEPTION WHEN query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
-'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
+'Sleeps 0.002 s between two looks at the nodes, longer the longer nothing has happened:
 p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
@@ -3818,6 +3818,7 @@ DECLARE
     v_open boolean;
     v_before zodan.job;
     v_moved timestamptz := pg_catalog.clock_timestamp();
+    v_looked timestamptz;
 BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
       FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.result IS NOT NULL;
@@ -3830,6 +3831,7 @@ BEGIN
     COMMIT;
     LOOP
         v_open := false;
+        v_looked := pg_catalog.clock_timestamp();
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
             CONTINUE WHEN v_jobs[v_index].stage IN ('done', 'failed');
             IF NOT v_jobs[v_index].sent THEN
@@ -3872,7 +3874,7 @@ BEGIN
         EXIT WHEN NOT v_open;
         -- No snapshot is held from one look to the next: a copy may take hours, and vacuum goes on.
         COMMIT;
-        PERFORM zodan.wait_a_moment(v_moved);
+        PERFORM zodan.wait_a_moment(v_moved) WHERE v_moved < v_looked;
     END LOOP;
 END
 $zodan$;
@@ -7957,18 +7959,28 @@ statement first ends the worker''s sessions, until the worker is gone, 30 s at
 most.';
 REVOKE ALL ON FUNCTION zodan.drop_copy FROM PUBLIC;
 
-CREATE FUNCTION zodan.drop_structure(p_subscription text)
+CREATE FUNCTION zodan.end_structure(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_until timestamptz := pg_catalog.clock_timestamp() + interval '1 s';
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
 BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_locks AS l
+        WHERE l.relation = 'spock.local_node'::regclass AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+          AND l.pid <> pg_catalog.pg_backend_pid()
+          AND EXISTS (SELECT FROM pg_catalog.pg_database AS d
+                       WHERE d.oid = l.database AND d.datname = pg_catalog.current_database())) THEN
+        PERFORM spock.sub_disable(s.sub_name, false) FROM spock.subscription AS s
+          WHERE s.sub_name = %1$s;
+    END IF;
     PERFORM pg_catalog.pg_terminate_backend(a.pid)
        FROM pg_catalog.pg_stat_activity AS a JOIN spock.subscription AS s ON s.sub_name = %1$s
       WHERE a.datname = pg_catalog.current_database()
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)');
+    PERFORM spock.sub_disable(s.sub_name, false) FROM spock.subscription AS s
+      WHERE s.sub_name = %1$s;
     WHILE pg_catalog.clock_timestamp() < v_until AND EXISTS (
         SELECT FROM pg_catalog.pg_stat_activity AS a JOIN spock.subscription AS s ON s.sub_name = %1$s
          WHERE a.datname = pg_catalog.current_database()
@@ -7976,15 +7988,37 @@ BEGIN
         PERFORM pg_catalog.pg_sleep(0.005);
         PERFORM pg_catalog.pg_stat_clear_snapshot();
     END LOOP;
-    PERFORM spock.sub_drop(subscription_name := %1$s, ifexists := true);
 END
 $do$$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
-COMMENT ON FUNCTION zodan.drop_structure IS
-'Drops the subscription that has brought the structure, if it exists, with its origin and its slot on the provider.
-Ends its worker first, which has nothing more to apply: Spock waits a whole second for a worker that it ends itself.';
-REVOKE ALL ON FUNCTION zodan.drop_structure FROM PUBLIC;
+COMMENT ON FUNCTION zodan.end_structure IS
+'Disables the subscription that has brought the structure, if it exists, and ends its worker, which has nothing more
+to apply. Where Spock''s manager waits for a worker to start, the end of one wakes it: then this comes first. Otherwise
+it must not start the worker again.';
+REVOKE ALL ON FUNCTION zodan.end_structure FROM PUBLIC;
+
+CREATE FUNCTION zodan.drop_ended(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT CASE
+       WHEN NOT EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s) THEN true
+       WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l
+        WHERE l.relation = 'spock.local_node'::regclass AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+          AND l.pid <> pg_catalog.pg_backend_pid()
+          AND EXISTS (SELECT FROM pg_catalog.pg_database AS d
+                       WHERE d.oid = l.database AND d.datname = pg_catalog.current_database()))
+       THEN NOT (spock.sub_add_repset(%1$s, 'zodan_wake')
+           AND spock.sub_remove_repset(%1$s, 'zodan_wake'))
+       ELSE spock.sub_drop(subscription_name := %1$s, ifexists := true) IS NOT NULL END AS ok$sql$,
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_ended IS
+'Drops a subscription that is disabled, if it exists, with its origin and its slot on the provider: ok, once that is
+done. As long as Spock''s manager is starting workers the drop would wait for it. A change of a subscription wakes the
+manager, so until then this one takes a set and leaves it again.';
+REVOKE ALL ON FUNCTION zodan.drop_ended FROM PUBLIC;
 
 CREATE FUNCTION zodan.clear_names(p_slots text[], p_origins text[])
 RETURNS text
@@ -9626,15 +9660,18 @@ BEGIN
         p_do := zodan.list_units(p_sets => zodan.list_sets(p_cluster, v_source), p_lanes => p_cluster ->> 'lanes',
             p_head => zodan.placeholder('result', 'head', 'lsn')),
         p_ref := 'units', p_group := 'copy', p_object := 'copied');
+    IF NOT v_present THEN
+        RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('disable subscription %s on %s', v_structure, v_new),
+            p_do := zodan.end_structure(v_structure), p_group := 'copy', p_object := v_structure);
+        RETURN NEXT zodan.make_step('aside', v_source, pg_catalog.format('drop slot %s of the structure on %s',
+            p_cluster ->> 'structure_slot', v_source),
+            p_do := zodan.drop_slot(p_cluster ->> 'structure_slot'), p_group := 'copy', p_object := p_cluster ->> 'structure_slot');
+    END IF;
     RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
         p_do := zodan.create_subscription(p_slot => v_slot, p_subscription => v_sub, p_provider => v_source,
             p_sets => zodan.list_sets(p_cluster, v_source), p_forward => '{all}', p_enabled => 'false'),
         p_done := zodan.copy_continues(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
         p_undo := zodan.drop_copy(v_sub), p_group := 'copy', p_object := v_sub);
-    IF NOT v_present THEN
-        RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('drop subscription %s on %s', v_structure, v_new),
-            p_do := zodan.drop_structure(v_structure), p_group := 'copy', p_object := v_structure);
-    END IF;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_structure IS
@@ -9733,6 +9770,11 @@ BEGIN
     RETURN NEXT zodan.make_step('level', v_source, 'send a sync event on ' || v_source,
             p_do := zodan.emit_sync_event(),
             p_ref := 'level', p_group := 'approach');
+    IF p_cluster ->> 'structure' IS DISTINCT FROM 'present' THEN
+        RETURN NEXT zodan.make_step('level', v_new, pg_catalog.format('drop subscription %s on %s', zodan.structure_name(v_new), v_new),
+            p_until := zodan.drop_ended(zodan.structure_name(v_new)), p_budget := p_patience, p_group := 'approach',
+            p_object := zodan.structure_name(v_new));
+    END IF;
     RETURN NEXT zodan.make_step('levelled', v_new, pg_catalog.format('wait until %s has applied it', v_new),
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'level', 'lsn'), p_provider => v_source),
             p_budget := p_patience, p_group := 'approach');
@@ -10037,16 +10079,22 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
-wait until all replicate. */
+wait until all replicate. Before, every member sends the sync event that will prove its own stream: once the worker of
+its new subscription starts it would wait, up to a second. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_sub text;
     v_member text;
+    v_place bigint;
 BEGIN
     RETURN NEXT zodan.make_step('way_back', v_new,
             pg_catalog.format('drop subscription %s on %s', zodan.copy_name(v_new), v_new),
-            p_do := zodan.drop_subscription(zodan.copy_name(v_new)), p_object := zodan.copy_name(v_new));
-    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
+            p_until := zodan.drop_ended(zodan.copy_name(v_new)), p_budget := p_patience, p_object := zodan.copy_name(v_new));
+    FOR v_member, v_place IN
+        SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
+    LOOP
+        RETURN NEXT zodan.make_step('way_back', v_member, 'send a sync event on ' || v_member,
+            p_do := zodan.emit_sync_event(), p_ref := 'event' || v_place);
         v_sub := zodan.subscription_name(v_new, v_member);
         RETURN NEXT zodan.make_step('way_back', v_member, pg_catalog.format('create subscription %s on %s', v_sub,
             v_member),
@@ -10067,7 +10115,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_return IS
 'Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
-wait until all replicate.';
+wait until all replicate. Before, every member sends the sync event that will prove its own stream: once the worker of
+its new subscription starts it would wait, up to a second.';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
@@ -10075,7 +10124,7 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
-both directions: a sync event on every node, applied at the other end. */
+both directions: a sync event on every node, applied at the other end. Those of the members were sent before. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -10097,9 +10146,6 @@ BEGIN
         RETURN NEXT zodan.make_step('sequences', v_member, 'read the sequences of ' || v_member,
             p_do := zodan.read_sequences(),
             p_ref := 'seq' || v_place);
-        RETURN NEXT zodan.make_step('prove', v_member, 'send a sync event on ' || v_member,
-            p_do := zodan.emit_sync_event(),
-            p_ref := 'event' || v_place);
         RETURN NEXT zodan.make_step('proven', v_new,
             pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event' || v_place, 'lsn'),
@@ -10129,7 +10175,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_prove IS
 'Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
-both directions: a sync event on every node, applied at the other end.';
+both directions: a sync event on every node, applied at the other end. Those of the members were sent before.';
 REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_finish(p_cluster jsonb, p_patience interval)

@@ -1705,11 +1705,11 @@ CREATE OR REPLACE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
+/* Sleeps 0.002 s between two looks at the nodes, longer the longer nothing has happened:
 p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through. */
 BEGIN
-    PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.005,
+    PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.002,
         0.05 * extract(epoch FROM pg_catalog.clock_timestamp() - p_since)::double precision)));
 EXCEPTION WHEN query_canceled THEN
     PERFORM zodan.close_connections();
@@ -1717,7 +1717,7 @@ EXCEPTION WHEN query_canceled THEN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
-'Sleeps 0.005 s between two looks at the nodes, longer the longer nothing has happened:
+'Sleeps 0.002 s between two looks at the nodes, longer the longer nothing has happened:
 p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
 that a session that lives on does not keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
@@ -4329,6 +4329,7 @@ DECLARE
     v_open boolean;
     v_before zodan.job;
     v_moved timestamptz := pg_catalog.clock_timestamp();
+    v_looked timestamptz;
 BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
       FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.result IS NOT NULL;
@@ -4341,6 +4342,7 @@ BEGIN
     COMMIT;
     LOOP
         v_open := false;
+        v_looked := pg_catalog.clock_timestamp();
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
             CONTINUE WHEN v_jobs[v_index].stage IN ('done', 'failed');
             IF NOT v_jobs[v_index].sent THEN
@@ -4383,7 +4385,7 @@ BEGIN
         EXIT WHEN NOT v_open;
         -- No snapshot is held from one look to the next: a copy may take hours, and vacuum goes on.
         COMMIT;
-        PERFORM zodan.wait_a_moment(v_moved);
+        PERFORM zodan.wait_a_moment(v_moved) WHERE v_moved < v_looked;
     END LOOP;
 END
 $zodan$;

@@ -31,7 +31,7 @@ class Variant:
 VARIANTS = (
     Variant(FOUR, "direct"),
     Variant(FOUR, "10 MB/s a connection", LIMITED, 4),
-    Variant(FOUR, "20 ms each way", FAR),
+    Variant(FOUR, "20 ms each way", FAR, 4),
     Variant(ONE, "10 MB/s a connection", LIMITED, 4),
     Variant(MANY, "direct"),
 )
