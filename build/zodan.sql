@@ -369,35 +369,55 @@ COMMENT ON FUNCTION zodan.redact_dsn IS
 'Returns a connection string without its secrets, for people to read. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.redact_dsn FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '{}')
+CREATE OR REPLACE FUNCTION zodan.find_secrets(p_dsns jsonb)
+RETURNS text[]
+LANGUAGE sql STABLE
+AS $zodan$
+WITH parsed AS MATERIALIZED (
+    SELECT zodan.parse_dsn(d.value) AS settings FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
+     -- Only a URI can spell the name of a setting in another way.
+     WHERE d.value ~ '://|password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret')
+SELECT coalesce(pg_catalog.array_agg(x.secret ORDER BY pg_catalog.char_length(x.secret) DESC, x.secret), '{}')
+  FROM (SELECT DISTINCT p.settings ->> s.name
+          FROM parsed AS p CROSS JOIN pg_catalog.unnest(zodan.list_secrets()) AS s(name)) AS x(secret)
+ WHERE pg_catalog.char_length(x.secret) > 2
+$zodan$;
+COMMENT ON FUNCTION zodan.find_secrets IS
+'Returns the secrets in connection strings, an object of node and string, the longest first: what zodan.mask_secrets is
+to mask. One of one or two letters is not among them, because it would mask half the alphabet.';
+REVOKE ALL ON FUNCTION zodan.find_secrets FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.mask_secrets(p_text text, p_secrets text[])
 RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
-belong to, and each password of the connection strings given (an object of node and string). Returns the text with
-**** in their place. */
+belong to, and each of p_secrets. Returns the text with **** in their place. */
 DECLARE
     v_text text := p_text;
-    v_settings jsonb;
     v_secret text;
 BEGIN
-    FOR v_settings IN
-        SELECT zodan.parse_dsn(d.value) FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value)
-    LOOP
-        FOR v_secret IN SELECT v_settings ->> s.name FROM pg_catalog.unnest(zodan.list_secrets()) AS s(name) LOOP
-            -- A one- or two-letter password would mask half the alphabet; the patterns below still find it in place.
-            IF pg_catalog.char_length(v_secret) > 2 THEN
-                v_text := pg_catalog.replace(v_text,
-                    zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
-                v_text := pg_catalog.replace(v_text, v_secret, '****');
-            END IF;
-        END LOOP;
+    FOREACH v_secret IN ARRAY p_secrets LOOP
+        v_text := pg_catalog.replace(v_text,
+            zodan.format_dsn(pg_catalog.jsonb_build_object('password', v_secret)), 'password=****');
+        v_text := pg_catalog.replace(v_text, v_secret, '****');
     END LOOP;
     v_text := pg_catalog.regexp_replace(v_text,
         '((?:password|sslpassword|scram_client_key|scram_server_key|oauth_client_secret)\s*=\s*)'
         '(''(?:[^''\\]|\\.|'''')*''|''''(?:[^''\\]|\\.)*''''|(?:[^\s''"&\\]|\\.)+)', '\1****', 'gi');
     RETURN pg_catalog.regexp_replace(v_text, '(postgres(?:ql)?://[^:/@\s]*:)[^@\s]*@', '\1****@', 'gi');
 END
+$zodan$;
+COMMENT ON FUNCTION zodan.mask_secrets IS
+'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
+belong to, and each of p_secrets. Returns the text with **** in their place.';
+REVOKE ALL ON FUNCTION zodan.mask_secrets FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.redact_text(p_text text, p_dsns jsonb DEFAULT '{}')
+RETURNS text
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT zodan.mask_secrets(p_text, zodan.find_secrets(p_dsns))
 $zodan$;
 COMMENT ON FUNCTION zodan.redact_text IS
 'Masks every secret in a text that came from elsewhere: password settings in keyword strings and URIs, whoever they
@@ -2442,11 +2462,12 @@ AS $zodan$
 p_dsns and the earlier checks are stored without secrets. */
 DECLARE
     v_operation bigint;
+    v_secrets text[] := zodan.find_secrets(p_dsns);
 BEGIN
     INSERT INTO zodan.operation (kind, node, arguments, members, checks)
     SELECT p_kind, p_node, p_arguments, pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value)),
            (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(c) - 'place'
-                       || pg_catalog.jsonb_build_object('observed', zodan.redact_text(c.observed, p_dsns))
+                       || pg_catalog.jsonb_build_object('observed', zodan.mask_secrets(c.observed, v_secrets))
                            ORDER BY c.place)
               FROM pg_catalog.unnest(p_checks) WITH ORDINALITY
                        AS c(key, name, scope, severity, passed, observed, required, hint, verdict, place))

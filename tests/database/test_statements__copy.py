@@ -454,7 +454,7 @@ def test_the_subscription_of_the_structure_is_ended_with_its_worker_and_dropped(
     assert here.run("drop_ended", subscription="another") == {"ok": True}
     assert here.value("SELECT count(*) FROM spock.subscription") == 1
     for _ in range(2):
-        wait_until(lambda: "" if here.run("drop_ended", subscription=_SUBSCRIPTION)["ok"] else "it waits", 10, "the drop")
+        wait_until(lambda: "" if here.run("drop_ended", subscription=_SUBSCRIPTION)["ok"] else "held", 10, "the drop")
         assert here.value("SELECT count(*) FROM spock.subscription") == 0
 
 
