@@ -2397,6 +2397,7 @@ CREATE TABLE IF NOT EXISTS zodan.unit (
     finished_at timestamptz,
     files jsonb,
     proved pg_lsn,
+    follows text,
     PRIMARY KEY (operation_id, phase_name, number)
 );
 DO $zodan$
@@ -2425,7 +2426,8 @@ BEGIN
             (18, $column$started_at timestamptz$column$),
             (19, $column$finished_at timestamptz$column$),
             (20, $column$files jsonb$column$),
-            (21, $column$proved pg_lsn$column$)
+            (21, $column$proved pg_lsn$column$),
+            (22, $column$follows text$column$)
         ) AS c(place, "column")
          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                             WHERE a.attrelid = 'zodan.unit'::regclass
@@ -2444,7 +2446,8 @@ done, a table of the bundle was rewritten before the next snapshot, or the copy 
 copied, NULL where a caller died before it could hear. lane is the session that it runs in, or ran in, attempts how
 often it was tried, error why that failed the last time, or which tables were passed over, and due when it may be tried
 again. files is an object of the tables'' oids and the numbers of their files on the source, and proved the position of
-the last snapshot in which they were the same.';
+the last snapshot in which they were the same. follows is the bundle of the phase beside it that has to be done
+first.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -2651,9 +2654,9 @@ AS $zodan$
 /* Writes the units of a phase to the journal, in the order of p_units, unless it has some: then the copy goes on with
 those. */
 BEGIN
-    INSERT INTO zodan.unit (operation_id, phase_name, number, bundle, title, bytes, tables, what)
+    INSERT INTO zodan.unit (operation_id, phase_name, number, bundle, title, bytes, tables, what, follows)
     SELECT p_operation, p_phase_name, u.number, u.item ->> 'bundle', u.item ->> 'title', (u.item ->> 'bytes')::bigint,
-           (u.item ->> 'tables')::int, u.item -> 'what'
+           (u.item ->> 'tables')::int, u.item -> 'what', u.item ->> 'follows'
       FROM pg_catalog.jsonb_array_elements(p_units) WITH ORDINALITY AS u(item, number)
      WHERE NOT EXISTS (SELECT FROM zodan.unit AS o WHERE (o.operation_id, o.phase_name) = (p_operation, p_phase_name));
 END
@@ -2882,9 +2885,9 @@ CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phase
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
-/* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
-turns the names by which steps refer to one another's results into those numbers. Errors: ZD902 for a step of a phase
-that p_phases does not have. */
+/* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases (those that run beside one
+another as one) and steps from 1, and turns the names by which steps refer to one another's results into those numbers.
+Errors: ZD902 for a step of a phase that p_phases does not have. */
 DECLARE
     v_steps zodan.plan_step[] := ARRAY(
         SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
@@ -2905,7 +2908,8 @@ BEGIN
                 HINT = 'Report this with the statement that you called.';
         END IF;
         v_step.ordinal := v_index;
-        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name)::int;
+        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name
+            AND v_step.phase_name <> ALL ('{indexes}'))::int;
         IF v_step.ref IS NOT NULL THEN
             v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
         END IF;
@@ -2926,9 +2930,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
-'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases and steps from 1, and
-turns the names by which steps refer to one another''s results into those numbers. Errors: ZD902 for a step of a phase
-that p_phases does not have.';
+'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases (those that run beside one
+another as one) and steps from 1, and turns the names by which steps refer to one another''s results into those numbers.
+Errors: ZD902 for a step of a phase that p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
@@ -3483,19 +3487,26 @@ CREATE OR REPLACE FUNCTION zodan.pick_unit(p_step zodan.step)
 RETURNS zodan.unit
 LANGUAGE sql STABLE
 AS $zodan$
+WITH ahead AS MATERIALIZED (
+    SELECT o.bundle, pg_catalog.bool_and(o.state = 'done') AS done FROM zodan.unit AS o
+     WHERE o.operation_id = p_step.operation_id AND o.phase_name = p_step.units ->> 'beside'
+     GROUP BY o.bundle)
 SELECT u.* FROM zodan.unit AS u
  WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.state = 'pending'
    AND coalesce(u.due <= pg_catalog.clock_timestamp(), true)
    AND NOT EXISTS (SELECT FROM zodan.unit AS o
         WHERE (o.operation_id, o.phase_name) = (u.operation_id, u.phase_name) AND o.state = 'running'
           AND (p_step.units ? 'snapshot' AND u.snapshot IS NULL OR u.spoiled AND o.bundle = u.bundle))
+   AND (u.follows IS NULL OR coalesce((SELECT a.done FROM ahead AS a WHERE a.bundle = u.follows),
+       (SELECT pg_catalog.bool_and(a.done) FROM ahead AS a), true))
  ORDER BY u.snapshot IS NULL, u.number
  LIMIT 1
 $zodan$;
 COMMENT ON FUNCTION zodan.pick_unit IS
 'Returns the unit that a free lane is to work at, the row of NULLs if there is none now: the next in order that has its
 snapshot, or needs none. One without a snapshot has to wait until all that are under way are done, so that there is one
-snapshot at a time; and one that is spoiled until the others of its bundle are.';
+snapshot at a time; one that is spoiled until the others of its bundle are; and one that follows a bundle until that is
+done, or, if no bundle has this name, until all are.';
 REVOKE ALL ON FUNCTION zodan.pick_unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_units(p_unit zodan.unit, p_stage text)
@@ -3863,8 +3874,8 @@ AS $zodan$
 /* Closes the lanes of a step, the snapshot of its units, and the session that looks at the source. */
 BEGIN
     PERFORM zodan.close_connection(zodan.lane_name(p_step.units ->> 'snapshot', 0));
-    PERFORM zodan.close_connection(zodan.lane_name(p_step.node, i.number))
-       FROM pg_catalog.generate_series(1, p_lanes) AS i(number);
+    PERFORM zodan.close_connection(zodan.lane_name(p_step.node, l.number))
+       FROM zodan.list_lanes(p_step, p_lanes) AS l(number);
     PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
 END
 $zodan$;
@@ -4123,6 +4134,17 @@ one of its own: the looks go on whatever the others do. What was seen last holds
 the source cannot be asked.';
 REVOKE ALL ON FUNCTION zodan.judge_load FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.list_lanes(p_step zodan.step, p_lanes int)
+RETURNS SETOF int
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT i.number + CASE WHEN p_step.units ? 'beside' THEN (p_step.units ->> 'lanes')::int ELSE 0 END
+  FROM pg_catalog.generate_series(1, p_lanes) AS i(number)
+$zodan$;
+COMMENT ON FUNCTION zodan.list_lanes IS
+'Returns the numbers of the lanes of a step, p_lanes of them: after those of the step beside it.';
+REVOKE ALL ON FUNCTION zodan.list_lanes FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.advance_units(
     p_job zodan.job,
     p_step zodan.step,
@@ -4140,6 +4162,7 @@ DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_dsns jsonb;
     v_lane jsonb;
+    v_numbers int[];
     v_units jsonb;
 BEGIN
     p_job := zodan.look_at_units(p_job, p_step, p_dsns);
@@ -4151,17 +4174,18 @@ BEGIN
     IF p_job.load ->> 'paused' IS NOT NULL THEN
         p_job.deadline := v_now + zodan.read_patience();
     END IF;
-    SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, i.number), p_dsns -> p_step.node) INTO v_dsns
-      FROM pg_catalog.generate_series(1, pg_catalog.jsonb_array_length(p_job.lanes)) AS i(number);
-    FOR v_number IN 1 .. pg_catalog.jsonb_array_length(p_job.lanes) LOOP
-        v_lane := zodan.advance_lane(p_job.lanes -> v_number - 1, v_number, p_step, v_dsns, p_results,
+    v_numbers := ARRAY(SELECT zodan.list_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes)));
+    SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, l.number), p_dsns -> p_step.node) INTO v_dsns
+      FROM pg_catalog.unnest(v_numbers) AS l(number);
+    FOR v_place IN 1 .. pg_catalog.cardinality(v_numbers) LOOP
+        v_lane := zodan.advance_lane(p_job.lanes -> v_place - 1, v_numbers[v_place], p_step, v_dsns, p_results,
             p_job.answer IS NULL AND p_job.load ->> 'paused' IS NULL AND coalesce((p_job.load ->> 'known')::boolean, true));
         IF v_lane ? 'moved' THEN
             p_job.deadline := v_now + zodan.read_patience();
         END IF;
         p_job.answer := coalesce(p_job.answer, v_lane -> 'failure',
             CASE WHEN v_now > p_job.deadline THEN v_lane -> 'trouble' END);
-        p_job.lanes := pg_catalog.jsonb_set(p_job.lanes, ARRAY[(v_number - 1)::text],
+        p_job.lanes := pg_catalog.jsonb_set(p_job.lanes, ARRAY[(v_place - 1)::text],
             v_lane - '{moved,trouble,failure}'::text[]);
     END LOOP;
     p_job.blockers := coalesce(p_job.load ->> 'paused',
@@ -4367,8 +4391,9 @@ BEGIN
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
             CONTINUE WHEN v_jobs[v_index].stage IN ('done', 'failed');
             IF NOT v_jobs[v_index].sent THEN
-                -- After a failure no new step begins, and those under way are waited for.
-                CONTINUE WHEN p_failure IS NOT NULL;
+                -- After a failure nothing new begins, no unit either, and what is under way is waited for.
+                CONTINUE WHEN p_failure IS NOT NULL AND v_jobs[v_index].lanes IS NULL;
+                v_jobs[v_index].answer := coalesce(v_jobs[v_index].answer, p_failure);
                 v_open := true;
                 CONTINUE WHEN v_steps[v_index].node = ANY (v_busy);
             END IF;

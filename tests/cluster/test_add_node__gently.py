@@ -46,6 +46,14 @@ def _waits(node: Node, words: str) -> None:
     )
 
 
+def _fill_two(node: Node) -> None:
+    """Make two tables whose indexes are built after their rows, the first of them the larger one."""
+    for table, rows in (("first", 14000), ("second", 12000)):
+        node.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, filler text)")
+        node.execute(f"INSERT INTO {table} SELECT i, repeat('x', 900) FROM generate_series(1, {rows}) AS i")
+        node.execute(f"SELECT spock.repset_add_table('default', '{table}')")
+
+
 def test_a_copy_keeps_to_its_rate_when_it_goes_on(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes
@@ -189,3 +197,54 @@ def test_a_snapshot_that_does_not_come_says_for_whom_it_waits(make_cluster: Make
     add_node(cluster, "n1", "n2")
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, TABLES)
+
+
+def test_indexes_are_built_while_other_tables_are_copied(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    create_tables(cluster)
+    _fill_two(n1)
+    load_zodan(n2)
+    arguments, _ = planned(n1, n2)
+    # With this rate the second table takes seconds.
+    limits = {"jobs": 2, "max_rate": 8 << 20}
+    held = HeldCall(n2, "indexes done 1", "spock.add_node", arguments | limits)
+    units = "SELECT title, lane FROM zodan.unit WHERE state = 'done' AND phase_name = '{}' ORDER BY number"
+    assert [title for title, _ in n2.execute(units.format("indexes"))] == ["index public.first_pkey"]
+    done = {title.split(",")[0] for title, _ in n2.execute(units.format("copied"))}
+    assert "public.first" in done
+    left = n2.execute("SELECT count(*) FROM zodan.unit WHERE phase_name = 'copied' AND state <> 'done'")[0][0]
+    assert left > 0
+    held.kill()
+    wait_unlocked(cluster.nodes)
+    add_node(cluster, "n1", "n2")
+    lanes = dict(n2.execute(units.format("indexes")))
+    assert set(lanes) == {"index public.first_pkey", "index public.second_pkey"}
+    assert min(lanes.values()) > 2, "they have sessions of their own"
+    assert n2.execute("SELECT sum(attempts) FROM zodan.unit WHERE phase_name = 'indexes'") == [(2,)]
+    assert n2.execute("SELECT count(*) FROM pg_index WHERE NOT (indisvalid AND indisready)") == [(0,)]
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, (*TABLES, "first", "second"))
+
+
+def test_a_unit_that_fails_waits_for_what_is_built_beside_it(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    create_tables(cluster)
+    _fill_two(n1)
+    load_zodan(n2)
+    arguments, plan = planned(n1, n2)
+    limits = {"jobs": 1, "max_rate": 8 << 20}
+    held = HeldCall(n2, f"before {plan.at('copied', 'n2')}", "spock.add_node", arguments | limits)
+    # No rows of the second table may come.
+    n2.execute("ALTER TABLE second ADD CHECK (id < 0)")
+    held.let_go()
+    assert held.error is not None
+    assert "second_id_check" in str(held.error.diag.message_detail)
+    ended = "SELECT phase_name, state FROM zodan.step WHERE state IN ('failed', 'running') ORDER BY ordinal"
+    assert n2.execute(ended) == [("copied", "failed"), ("indexes", "failed")]
+    assert n2.execute("SELECT count(*) FROM zodan.unit WHERE state = 'running'") == [(0,)]
+    n2.execute("ALTER TABLE second DROP CONSTRAINT second_id_check")
+    add_node(cluster, "n1", "n2")
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, (*TABLES, "first", "second"))

@@ -57,6 +57,27 @@ COPY = Sample(2, BEGAN, 4.0, "data", 3, 12, 100 * MB, 300 * MB, "public.t[1]", 7
 LAG = Sample(3, BEGAN, 4.0, lag_bytes=12 * MB)
 
 
+BUILD = Sample(3, BEGAN, 4.0, "indexes", 0, 3, 0, 3, "index public.t_pkey", 7)
+
+
+def test_a_terminal_shows_what_is_copied_and_what_is_built_beside_it() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    progress = PhaseProgress(console, "adding n4", lambda: PLAN)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    with progress.shown():
+        for word, work in (
+            ("first", lambda: (progress.measured(COPY, None), progress.measured(BUILD, None))),
+            ("second", lambda: (progress.take("+ 2: look at n2"), progress.measured(BUILD, None))),
+        ):
+            work()
+            with progress.hidden():
+                console.print(word)
+    first, second = (part.rpartition("adding n4")[2] for part in re.split("first|second", file.getvalue())[:2])
+    assert first.count("copying") == 2
+    assert second.count("copying") == 1
+
+
 def after(seconds: float, bytes_done: int | None, stage: str = "data") -> Sample:
     return replace(COPY, taken_at=BEGAN + timedelta(seconds=seconds), stage=stage, bytes_done=bytes_done)
 

@@ -113,8 +113,8 @@ class PhaseProgress:
         )
         self._task = self._bar.add_task(text, total=None, count="", title="")
         #: The bar of a waiting step, and that step's ordinal.
-        self._wait: TaskID | None = None
-        self._waiting: int | None = None
+        #: By ordinal: of steps that copy, which may run side by side, or of one that waits.
+        self._waits: dict[int, TaskID] = {}
         # Steps come from one thread, samples from another.
         self._lock = threading.Lock()
 
@@ -150,8 +150,7 @@ class PhaseProgress:
                 self._done.discard(step.ordinal)
             else:
                 self._done.add(step.ordinal)
-            if step.ordinal == self._waiting:
-                self._end_wait()
+            self._end_wait(step.ordinal)
         self._bar.update(
             self._task,
             completed=len(self._done),
@@ -173,12 +172,14 @@ class PhaseProgress:
         # The sample may be older than the line that reported its step done.
         if sample.ordinal in self._done or (not sample.is_copy and (sample.waited_s or 0.0) < _PATIENCE_S):
             return
-        if self._wait is None or sample.ordinal != self._waiting:
-            self._end_wait()
-            self._waiting = sample.ordinal
-            self._wait = self._bar.add_task("copying" if sample.is_copy else "waiting", total=None, count="", title="")
+        if sample.ordinal not in self._waits:
+            for other in [] if sample.is_copy else list(self._waits):
+                self._end_wait(other)
+            self._waits[sample.ordinal] = self._bar.add_task(
+                "copying" if sample.is_copy else "waiting", total=None, count="", title=""
+            )
         self._bar.update(
-            self._wait,
+            self._waits[sample.ordinal],
             # Without a total, the bar shows only that something is going on.
             total=sample.bytes_total if sample.stage == DATA else None,
             completed=min(sample.bytes_done or 0, sample.bytes_total or 0),
@@ -186,10 +187,9 @@ class PhaseProgress:
             title=_unmarked(describe_bytes(sample, bytes_per_s) if sample.is_copy else ""),
         )
 
-    def _end_wait(self) -> None:
-        if self._wait is not None:
-            self._bar.remove_task(self._wait)
-        self._wait = self._waiting = None
+    def _end_wait(self, ordinal: int) -> None:
+        if ordinal in self._waits:
+            self._bar.remove_task(self._waits.pop(ordinal))
 
     def _close_phase(self, phase: Sequence[Step]) -> None:
         if any(step.ordinal not in self._done for step in phase):
