@@ -1585,6 +1585,7 @@ DECLARE
     v_detail text;
     v_hint text;
     v_context text;
+    v_secrets text[];
 BEGIN
     IF dblink_is_busy(v_connection) = 1 THEN
         RETURN NULL;
@@ -1604,10 +1605,11 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
         RAISE;
     END IF;
     PERFORM zodan.drain_results(p_node);
+    v_secrets := zodan.find_secrets(p_dsns);
     RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
-        'message', zodan.redact_text(v_message, p_dsns),
-        'detail', zodan.redact_text(nullif(v_detail, ''), p_dsns),
-        'hint', zodan.redact_text(nullif(v_hint, ''), p_dsns));
+        'message', zodan.mask_secrets(v_message, v_secrets),
+        'detail', zodan.mask_secrets(nullif(v_detail, ''), v_secrets),
+        'hint', zodan.mask_secrets(nullif(v_hint, ''), v_secrets));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
@@ -2909,7 +2911,7 @@ BEGIN
         END IF;
         v_step.ordinal := v_index;
         v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name
-            AND v_step.phase_name <> ALL ('{indexes}'))::int;
+            AND (v_step.units ->> 'beside' = v_before.phase_name) IS NOT TRUE)::int;
         IF v_step.ref IS NOT NULL THEN
             v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
         END IF;
@@ -10248,8 +10250,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that copy the rows of the source, unit by unit in several sessions side by side, build the indexes
-of each table afterwards, begin the stream through which the new node catches up with everybody's changes, and gather statistics
-meanwhile. */
+of each table afterwards, begin the stream through which the new node catches up with everybody's changes, and gather
+statistics meanwhile. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -10300,8 +10302,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_rows IS
 'Returns the steps that copy the rows of the source, unit by unit in several sessions side by side, build the indexes
-of each table afterwards, begin the stream through which the new node catches up with everybody''s changes, and gather statistics
-meanwhile.';
+of each table afterwards, begin the stream through which the new node catches up with everybody''s changes, and gather
+statistics meanwhile.';
 REVOKE ALL ON FUNCTION zodan.plan_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
@@ -11335,19 +11337,19 @@ CREATE OR REPLACE PROCEDURE spock.add_node(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name
-any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
-joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
-their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
-source and new node have processors, but 2 at least and 8 at most. structure says who brings
-the structure: spock, or present if it is on the new node already; it is then compared with the source's before a row
-is copied, all tables must be empty, and the new node's Spock may be newer than the members'. max_rate is how many bytes
-of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
-while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
-changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag stay
-as they were unless given. Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another
-operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
-budget. */
+/* Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name any
+member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that joins;
+location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with their
+attributes, memberships and password hashes. jobs is how many sessions copy side by side, while as many more build
+the indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
+8 at most. structure says who brings the structure: spock, or present if it is on the new node
+already; it is then compared with the source's before a row is copied, all tables must be empty, and the new node's
+Spock may be newer than the members'. max_rate is how many bytes of tables a second the copy reads at most, in all
+its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
+NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
+interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors:
+ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
+structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -11394,19 +11396,19 @@ BEGIN
 END
 $zodan$;
 COMMENT ON PROCEDURE spock.add_node IS
-'Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name
-any member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that
-joins; location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with
-their attributes, memberships and password hashes. jobs is how many sessions copy side by side; by default as many as
-source and new node have processors, but 2 at least and 8 at most. structure says who brings
-the structure: spock, or present if it is on the new node already; it is then compared with the source''s before a row
-is copied, all tables must be empty, and the new node''s Spock may be newer than the members''. max_rate is how many bytes
-of tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
-while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
-changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag stay
-as they were unless given. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another
-operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
-budget.';
+'Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name any
+member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that joins;
+location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with their
+attributes, memberships and password hashes. jobs is how many sessions copy side by side, while as many more build
+the indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
+8 at most. structure says who brings the structure: spock, or present if it is on the new node
+already; it is then compared with the source''s before a row is copied, all tables must be empty, and the new node''s
+Spock may be newer than the members''. max_rate is how many bytes of tables a second the copy reads at most, in all
+its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
+NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
+interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors:
+ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
+structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.health_check(

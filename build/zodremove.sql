@@ -1585,6 +1585,7 @@ DECLARE
     v_detail text;
     v_hint text;
     v_context text;
+    v_secrets text[];
 BEGIN
     IF dblink_is_busy(v_connection) = 1 THEN
         RETURN NULL;
@@ -1604,10 +1605,11 @@ EXCEPTION WHEN OTHERS OR query_canceled THEN
         RAISE;
     END IF;
     PERFORM zodan.drain_results(p_node);
+    v_secrets := zodan.find_secrets(p_dsns);
     RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', SQLSTATE,
-        'message', zodan.redact_text(v_message, p_dsns),
-        'detail', zodan.redact_text(nullif(v_detail, ''), p_dsns),
-        'hint', zodan.redact_text(nullif(v_hint, ''), p_dsns));
+        'message', zodan.mask_secrets(v_message, v_secrets),
+        'detail', zodan.mask_secrets(nullif(v_detail, ''), v_secrets),
+        'hint', zodan.mask_secrets(nullif(v_hint, ''), v_secrets));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.fetch_result IS
@@ -2909,7 +2911,7 @@ BEGIN
         END IF;
         v_step.ordinal := v_index;
         v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name
-            AND v_step.phase_name <> ALL ('{indexes}'))::int;
+            AND (v_step.units ->> 'beside' = v_before.phase_name) IS NOT TRUE)::int;
         IF v_step.ref IS NOT NULL THEN
             v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
         END IF;

@@ -12,8 +12,8 @@ from support.calls import add_node, load_zodan
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
 from support.joins import planned
-from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
-from zodan_sql.sandbox import Node, wait_until
+from support.tables import KEYED, TABLES, add_to_sets, assert_rows_equal, create_tables, fill, wait_level
+from zodan_sql.sandbox import Cluster, Node, wait_until
 
 _BUDGET_S = 60.0
 _WAITS = "SELECT coalesce(max(waiting_for), '') FROM zodan.step WHERE phase_name = 'copied'"
@@ -46,12 +46,17 @@ def _waits(node: Node, words: str) -> None:
     )
 
 
-def _fill_two(node: Node) -> None:
-    """Make two tables whose indexes are built after their rows, the first of them the larger one."""
+def _with_two_tables(make_cluster: MakeCluster) -> Cluster:
+    """Make a member with two tables whose indexes are built after their rows, the first the larger, and a blank."""
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    create_tables(cluster)
     for table, rows in (("first", 14000), ("second", 12000)):
-        node.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, filler text)")
-        node.execute(f"INSERT INTO {table} SELECT i, repeat('x', 900) FROM generate_series(1, {rows}) AS i")
-        node.execute(f"SELECT spock.repset_add_table('default', '{table}')")
+        n1.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, filler text)")
+        n1.execute(f"INSERT INTO {table} SELECT i, repeat('x', 900) FROM generate_series(1, {rows}) AS i")
+    add_to_sets(n1, dict.fromkeys(("first", "second"), "default"))
+    load_zodan(n2)
+    return cluster
 
 
 def test_a_copy_keeps_to_its_rate_when_it_goes_on(make_cluster: MakeCluster) -> None:
@@ -200,11 +205,8 @@ def test_a_snapshot_that_does_not_come_says_for_whom_it_waits(make_cluster: Make
 
 
 def test_indexes_are_built_while_other_tables_are_copied(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=1, blanks=1)
-    n1, n2 = cluster.nodes
-    create_tables(cluster)
-    _fill_two(n1)
-    load_zodan(n2)
+    cluster = _with_two_tables(make_cluster)
+    n2 = cluster["n2"]
     # With this rate the second table takes seconds.
     add_node(cluster, "n1", "n2", jobs=2, max_rate=8 << 20)
     ended = "SELECT finished_at FROM zodan.unit WHERE title = 'index public.first_pkey'"
@@ -222,11 +224,8 @@ def test_indexes_are_built_while_other_tables_are_copied(make_cluster: MakeClust
 
 
 def test_a_unit_that_fails_waits_for_what_is_built_beside_it(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=1, blanks=1)
+    cluster = _with_two_tables(make_cluster)
     n1, n2 = cluster.nodes
-    create_tables(cluster)
-    _fill_two(n1)
-    load_zodan(n2)
     arguments, plan = planned(n1, n2)
     limits = {"jobs": 1, "max_rate": 8 << 20}
     held = HeldCall(n2, f"before {plan.at('copied', 'n2')}", "spock.add_node", arguments | limits)

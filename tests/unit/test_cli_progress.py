@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
-import re
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -55,27 +55,21 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 MB = 1024**2
 COPY = Sample(2, BEGAN, 4.0, "data", 3, 12, 100 * MB, 300 * MB, "public.t[1]", 7)
 LAG = Sample(3, BEGAN, 4.0, lag_bytes=12 * MB)
-
-
 BUILD = Sample(3, BEGAN, 4.0, "indexes", 0, 3, 0, 3, "index public.t_pkey", 7)
 
 
-def test_a_terminal_shows_what_is_copied_and_what_is_built_beside_it() -> None:
+def drawn(*works: Callable[[PhaseProgress], object]) -> list[str]:
+    """Do one thing after the other with a terminal's display, and return what it showed after each."""
     console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
     progress = PhaseProgress(console, "adding n4", lambda: PLAN)
-    file = console.file
-    assert isinstance(file, io.StringIO)
     with progress.shown():
-        for word, work in (
-            ("first", lambda: (progress.measured(COPY, None), progress.measured(BUILD, None))),
-            ("second", lambda: (progress.take("+ 2: look at n2"), progress.measured(BUILD, None))),
-        ):
-            work()
+        for work in works:
+            work(progress)
+            # Making room draws it a last time.
             with progress.hidden():
-                console.print(word)
-    first, second = (part.rpartition("adding n4")[2] for part in re.split("first|second", file.getvalue())[:2])
-    assert first.count("copying") == 2
-    assert second.count("copying") == 1
+                console.print("made room")
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return [part.rpartition("adding n4")[2] for part in text.split("made room")[: len(works)]]
 
 
 def after(seconds: float, bytes_done: int | None, stage: str = "data") -> Sample:
@@ -149,27 +143,25 @@ def test_plain_lines_come_with_rests_that_grow_to_a_minute() -> None:
 
 
 def test_a_terminal_shows_a_wait_until_its_step_is_done() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
-    progress = PhaseProgress(console, "adding n4", lambda: PLAN)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    with progress.shown():
-        for word, work in (
-            ("first", lambda: progress.measured(LAG, None)),
-            ("second", lambda: progress.measured(COPY, 10.0 * MB)),
-            ("third", lambda: (progress.take("+ 2: look at n2"), progress.measured(COPY, 10.0 * MB))),
-        ):
-            work()
-            # Making room draws it a last time.
-            with progress.hidden():
-                console.print(word)
-    drawn = re.split("first|second|third", file.getvalue())
-    first, second, third = (part.rpartition("adding n4")[2] for part in drawn[:3])
+    first, second, third = drawn(
+        lambda progress: progress.measured(LAG, None),
+        lambda progress: progress.measured(COPY, 10.0 * MB),
+        lambda progress: (progress.take("+ 2: look at n2"), progress.measured(COPY, 10.0 * MB)),
+    )
     assert "waiting" in first
     assert "12 MB behind" in first
     assert "3 of 12 tables" in second
     assert "100 MB of about 300 MB, 10 MB/s, about 20 s left, now public.t[1]" in second
     assert "tables" not in third
+
+
+def test_a_terminal_shows_what_is_copied_and_what_is_built_beside_it() -> None:
+    first, second = drawn(
+        lambda progress: (progress.measured(COPY, None), progress.measured(BUILD, None)),
+        lambda progress: (progress.take("+ 2: look at n2"), progress.measured(BUILD, None)),
+    )
+    assert first.count("copying") == 2
+    assert second.count("copying") == 1
 
 
 class Told(Watch):

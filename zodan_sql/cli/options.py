@@ -63,7 +63,7 @@ Jobs = Annotated[
         "--jobs",
         min=1,
         metavar="N",
-        help="How many sessions copy side by side.",
+        help="How many sessions copy side by side; as many more build indexes.",
         show_default="as many as both servers have processors, from 2 to 8",
     ),
 ]

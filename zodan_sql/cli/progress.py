@@ -112,8 +112,7 @@ class PhaseProgress:
             transient=True,
         )
         self._task = self._bar.add_task(text, total=None, count="", title="")
-        #: The bar of a waiting step, and that step's ordinal.
-        #: By ordinal: of steps that copy, which may run side by side, or of one that waits.
+        #: Bars by ordinal: of steps that copy, which may run side by side, or of one that waits.
         self._waits: dict[int, TaskID] = {}
         # Steps come from one thread, samples from another.
         self._lock = threading.Lock()
