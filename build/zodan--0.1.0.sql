@@ -5961,7 +5961,7 @@ leaves AS MATERIALIZED (
       FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
      WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)),
 tables AS MATERIALIZED (
-    SELECT c.oid, n.nspname, c.relname, s.bytes, s.blocks, l.filter,
+    SELECT c.oid, n.nspname, c.relname, s.bytes, s.blocks, l.filter, s.toast <= 4194304 AS ahead,
            CASE WHEN NOT l.has_all THEN (SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
                FROM pg_catalog.unnest(l.lists) AS w(list)
               CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END AS columns
@@ -5969,14 +5969,16 @@ tables AS MATERIALIZED (
       JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      CROSS JOIN LATERAL (SELECT pg_catalog.pg_table_size(c.oid) AS bytes, pg_catalog.pg_relation_size(c.oid)
-         / pg_catalog.current_setting('block_size')::bigint AS blocks) AS s),
+         / pg_catalog.current_setting('block_size')::bigint AS blocks,
+         coalesce(pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast) AS s),
 sizes AS MATERIALIZED (
     SELECT least(268435456, greatest(8388608,
                pg_catalog.sum(t.bytes) / (4 * %2$s::bigint)))::bigint AS part
       FROM tables AS t),
 parts AS MATERIALIZED (
     SELECT t.*, z.part, greatest(least(pg_catalog.ceil(t.bytes::numeric / z.part), t.blocks), 1)::bigint AS parts,
-           greatest(t.blocks * 16777216 / greatest(t.bytes, 1), 1) AS step
+           greatest(t.blocks * CASE WHEN t.ahead THEN 4194304 ELSE 16777216 END
+               / greatest(t.bytes, 1), 1) AS step
       FROM tables AS t CROSS JOIN sizes AS z),
 pieces AS (
     SELECT pg_catalog.format('%%I.%%I', p.nspname, p.relname) AS bundle,
@@ -5984,7 +5986,7 @@ pieces AS (
                THEN pg_catalog.format(', part %%s of %%s', i.number, p.parts) ELSE '' END AS title,
            p.bytes / p.parts AS bytes, (i.number = p.parts)::int AS tables, p.bytes AS rank, i.number,
            pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('oid', p.oid, 'schema', p.nspname,
-               'name', p.relname, 'columns', p.columns, 'filter', p.filter, 'step', p.step,
+               'name', p.relname, 'columns', p.columns, 'filter', p.filter, 'step', p.step, 'ahead', p.ahead,
                'begin', p.blocks * (i.number - 1) / p.parts, 'end', CASE WHEN i.number < p.parts
                    THEN p.blocks * i.number / p.parts END, 'last', p.blocks)) AS what
       FROM parts AS p CROSS JOIN LATERAL pg_catalog.generate_series(1, p.parts) AS i(number)
@@ -5994,8 +5996,8 @@ pieces AS (
                ELSE pg_catalog.format('%%s tables from %%s on', pg_catalog.count(*), pg_catalog.min(b.title)) END,
            pg_catalog.sum(b.bytes)::bigint, pg_catalog.count(*)::int, pg_catalog.sum(b.bytes)::bigint, 1,
            pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', b.oid, 'schema', b.nspname, 'name', b.relname,
-               'columns', b.columns, 'filter', b.filter, 'step', b.step, 'begin', 0, 'end', NULL,
-               'last', b.blocks) ORDER BY b.oid)
+               'columns', b.columns, 'filter', b.filter, 'step', b.step, 'ahead', b.ahead, 'begin', 0,
+               'end', NULL, 'last', b.blocks) ORDER BY b.oid)
       FROM (SELECT p.*, pg_catalog.format('%%I.%%I', p.nspname, p.relname) AS title,
                    -- A table has its price even if it has no row.
                    pg_catalog.sum(greatest(p.bytes, 40960)) OVER (ORDER BY p.bytes DESC, p.oid ASC)::bigint
@@ -6820,27 +6822,27 @@ DECLARE
     v_function text;
 BEGIN
     FOREACH v_function IN ARRAY ARRAY['connect(text, text) RETURNS text', 'get_connections() RETURNS text[]',
-        'exec(text, text) RETURNS text'] LOOP
+        'exec(text, text) RETURNS text', 'send_query(text, text) RETURNS int', 'get_result(text) RETURNS SETOF record'] LOOP
         EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.dblink_%%s LANGUAGE c AS ''$libdir/dblink'', %%L', v_function,
             'dblink_' || pg_catalog.split_part(v_function, '(', 1));
     END LOOP;
     CREATE FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_record';
-    CREATE FUNCTION pg_temp.zodan_enter(p_snapshot text) RETURNS void LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_enter(p_source text, p_snapshot text) RETURNS void LANGUAGE plpgsql AS $function$
 DECLARE
     v_dsn text;
 BEGIN
-    IF NOT 'zodan_source' = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
+    IF NOT p_source = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
         SELECT i.if_dsn INTO STRICT v_dsn FROM spock.subscription AS s JOIN spock.node_interface AS i
             ON i.if_id = s.sub_origin_if WHERE s.sub_name = %1$s;
-        PERFORM pg_temp.dblink_connect('zodan_source', 'keepalives_idle=10'
+        PERFORM pg_temp.dblink_connect(p_source, 'keepalives_idle=10'
             ' keepalives_interval=5 keepalives_count=2 ' || v_dsn);
-        PERFORM * FROM pg_temp.dblink('zodan_source', %3$s) AS s(done text);
+        PERFORM * FROM pg_temp.dblink(p_source, %3$s) AS s(done text);
         -- By this name zodan.read_load knows whose lock it is that others wait for.
-        PERFORM * FROM pg_temp.dblink('zodan_source', pg_catalog.format('SELECT pg_catalog.set_config(%%L, %%L, false)',
+        PERFORM * FROM pg_temp.dblink(p_source, pg_catalog.format('SELECT pg_catalog.set_config(%%L, %%L, false)',
             'application_name', %1$s || ' ' || %2$s)) AS s(done text);
     END IF;
     -- Shorter than deadlock_timeout: nobody else's transaction ends because of this one.
-    PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.format('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;'
+    PERFORM pg_temp.dblink_exec(p_source, pg_catalog.format('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;'
         ' SET TRANSACTION SNAPSHOT %%L; SET LOCAL lock_timeout = ''500ms''', p_snapshot));
 END
     $function$;
@@ -6852,17 +6854,68 @@ BEGIN
     END IF;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb, p_pace jsonb, OUT copied bigint, OUT file oid)
+    CREATE FUNCTION pg_temp.zodan_copy_rows(p_name text, p_names text, p_types text, p_table jsonb, p_snapshot text,
+        p_pace jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
+DECLARE
+    v_sources text[] := ARRAY['zodan_source'];
+    v_begin bigint := (p_table ->> 'begin')::bigint;
+    v_last CONSTANT bigint := coalesce((p_table ->> 'end')::bigint, (p_table ->> 'last')::bigint);
+    -- No more at once than a second may bring.
+    v_step CONSTANT bigint := greatest(least((p_table ->> 'step')::bigint, pg_catalog.floor((p_pace ->> 'rate')::float8)), 1);
+    v_end bigint;
+    v_asked int := 0;
+    v_taken int := 0;
+    v_rows bigint;
+    v_copied bigint := 0;
+BEGIN
+    IF (p_table ->> 'ahead')::boolean AND v_begin + v_step < v_last AND p_pace ->> 'rate' IS NULL THEN
+        BEGIN
+            PERFORM pg_temp.zodan_enter('zodan_ahead', p_snapshot);
+            -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
+            PERFORM pg_temp.dblink_exec('zodan_ahead', 'LOCK TABLE ONLY ' || p_name || ' IN ACCESS SHARE MODE NOWAIT');
+            v_sources := ARRAY['zodan_source', 'zodan_ahead'];
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_temp.dblink_exec('zodan_ahead', 'ROLLBACK');
+        WHEN sqlclient_unable_to_establish_sqlconnection THEN
+            NULL;
+        END;
+    END IF;
+    LOOP
+        WHILE v_begin IS NOT NULL AND v_asked < v_taken + pg_catalog.cardinality(v_sources) LOOP
+            PERFORM pg_temp.zodan_keep_pace(p_pace, v_begin - (p_table ->> 'begin')::bigint);
+            v_end := v_begin + v_step;
+            IF p_table ->> 'end' IS NULL AND v_end >= (p_table ->> 'last')::bigint THEN
+                v_end := NULL;
+            END IF;
+            v_end := least(v_end, (p_table ->> 'end')::bigint);
+            PERFORM pg_temp.dblink_send_query(v_sources[1 + v_asked %% pg_catalog.cardinality(v_sources)],
+                pg_catalog.concat('SELECT ', p_names, ' FROM ONLY ', p_name, ' WHERE ctid >= ''(', v_begin, ',0)''',
+                ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')'));
+            v_asked := v_asked + 1;
+            v_begin := CASE WHEN v_end < v_last THEN v_end END;
+        END LOOP;
+        EXIT WHEN v_taken = v_asked;
+        EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)',
+            p_name, p_names, p_names, p_types)
+          USING v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)];
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        v_copied := v_copied + v_rows;
+        -- The session is free for the next piece only after an empty answer has been taken.
+        PERFORM * FROM pg_temp.dblink_get_result(v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)]) AS r(done text);
+        v_taken := v_taken + 1;
+    END LOOP;
+    IF pg_catalog.cardinality(v_sources) > 1 THEN
+        PERFORM pg_temp.dblink_exec('zodan_ahead', 'COMMIT');
+    END IF;
+    RETURN v_copied;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb, p_snapshot text, p_pace jsonb, OUT copied bigint, OUT file oid)
     LANGUAGE plpgsql AS $function$
 DECLARE
     v_name text := pg_catalog.format('%%I.%%I', p_table ->> 'schema', p_table ->> 'name');
     v_there record;
     v_here record;
-    v_begin bigint := (p_table ->> 'begin')::bigint;
-    -- No more at once than a second may bring.
-    v_step bigint := greatest(least((p_table ->> 'step')::bigint, pg_catalog.floor((p_pace ->> 'rate')::float8)), 1);
-    v_end bigint;
-    v_rows bigint;
 BEGIN
     copied := 0;
     SELECT o.relid, o.lives, o.seen INTO v_there FROM pg_temp.dblink('zodan_source', pg_catalog.concat(
@@ -6916,22 +6969,7 @@ BEGIN
             'table %%s was altered on the source while the node was copied: there it has %%s; here %%s', v_name,
             coalesce(v_there.print, 'no column'), coalesce(v_here.print, 'no such table or no column'));
     END IF;
-    LOOP
-        PERFORM pg_temp.zodan_keep_pace(p_pace, v_begin - (p_table ->> 'begin')::bigint);
-        v_end := v_begin + v_step;
-        IF p_table ->> 'end' IS NULL AND v_end >= (p_table ->> 'last')::bigint THEN
-            v_end := NULL;
-        END IF;
-        v_end := least(v_end, (p_table ->> 'end')::bigint);
-        EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink($1, $2) AS r(%%s)',
-            v_name, v_here.names, v_here.names, v_here.types)
-          USING 'zodan_source', pg_catalog.concat('SELECT ', v_here.names, ' FROM ONLY ', v_name, ' WHERE ctid >= ''(', v_begin, ',0)''',
-              ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')');
-        GET DIAGNOSTICS v_rows = ROW_COUNT;
-        copied := copied + v_rows;
-        EXIT WHEN v_end IS NULL OR v_end = (p_table ->> 'end')::bigint;
-        v_begin := v_end;
-    END LOOP;
+    copied := pg_temp.zodan_copy_rows(v_name, v_here.names, v_here.types, p_table, p_snapshot, p_pace);
     file := v_there.file;
 END
     $function$;
@@ -6960,7 +6998,7 @@ BEGIN
     -- First, so that of two sessions with the same unit one waits here, and fails.
     INSERT INTO spock.local_sync_status (sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn)
     VALUES ('d', v_sub, 'zodan unit', p_number, 'y', p_lsn::pg_catalog.pg_lsn);
-    PERFORM pg_temp.zodan_enter(p_snapshot);
+    PERFORM pg_temp.zodan_enter('zodan_source', p_snapshot);
     SELECT q.ddl INTO v_ddl FROM pg_temp.dblink('zodan_source', $query$SELECT pg_catalog.concat_ws(' ',
     CASE WHEN pg_catalog.to_regclass('spock.queue') IS NOT NULL THEN pg_catalog.substring(
         pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue AS q'
@@ -6979,7 +7017,7 @@ BEGIN
     copied := 0;
     files := '{}';
     FOR v_table IN SELECT t.item FROM pg_catalog.jsonb_array_elements(p_what) AS t(item) LOOP
-        SELECT c.copied, c.file INTO v_one FROM pg_temp.zodan_copy_table(v_table, v_pace) AS c;
+        SELECT c.copied, c.file INTO v_one FROM pg_temp.zodan_copy_table(v_table, p_snapshot, v_pace) AS c;
         copied := copied + v_one.copied;
         files := files || pg_catalog.jsonb_build_object(v_table ->> 'oid', v_one.file);
         v_pace := v_pace || pg_catalog.jsonb_build_object('blocks', (v_pace ->> 'blocks')::bigint
@@ -6993,7 +7031,7 @@ END
     $function$;
     CREATE FUNCTION pg_temp.zodan_compare(p_files jsonb, p_snapshot text, OUT rewritten jsonb) LANGUAGE plpgsql AS $function$
 BEGIN
-    PERFORM pg_temp.zodan_enter(p_snapshot);
+    PERFORM pg_temp.zodan_enter('zodan_source', p_snapshot);
     SELECT q.rewritten INTO STRICT rewritten FROM pg_temp.dblink('zodan_source', pg_catalog.concat(
         'SELECT coalesce(pg_catalog.jsonb_agg(c.oid::text), ''[]'') FROM pg_catalog.jsonb_each_text(', pg_catalog.quote_literal(p_files),
         ') AS f(oid, file) JOIN pg_catalog.pg_class AS c ON c.oid = f.oid::oid WHERE c.relfilenode::text IS DISTINCT FROM f.file'))
