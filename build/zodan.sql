@@ -1163,6 +1163,17 @@ COMMENT ON FUNCTION zodan.drop_subscription IS
 'Drops a subscription if it exists, and with it its origin and its slot on the provider.';
 REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.disable_streams()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
+    WHERE s.sub_enabled$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.disable_streams IS
+'Disables every enabled subscription of a node. Tells their workers to end, but does not wait for them.';
+REVOKE ALL ON FUNCTION zodan.disable_streams FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -1270,6 +1281,25 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >=
                 SELECT e.error_message FROM spock.exception_log AS e
                  WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
                      '') END AS trouble,
+       -- A worker that fails comes back after some seconds, and fails again.
+       CASE WHEN pg_catalog.bool_or(s.sub_enabled AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))
+           THEN 'the worker of the stream from node ' || %2$s
+               || ' is not running: ' || coalesce((
+    SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+      FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+              FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
+             CROSS JOIN LATERAL (
+                SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
+             -- The text may begin inside a character, so it is read as bytes.
+             CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
+                    l.path, b.begins, 100000, true), 'escape'),
+                    '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
+             GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+    pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp()))
+           END AS blockers,
        pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
@@ -2281,7 +2311,7 @@ CREATE TABLE IF NOT EXISTS zodan.step (
     kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify')),
     group_name text,
     group_tries int,
-    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift')),
+    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh')),
     object_name text,
     units jsonb,
     waiting_for text,
@@ -2313,7 +2343,7 @@ BEGIN
             (18, $column$kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify'))$column$),
             (19, $column$group_name text$column$),
             (20, $column$group_tries int$column$),
-            (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift'))$column$),
+            (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh'))$column$),
             (22, $column$object_name text$column$),
             (23, $column$units jsonb$column$),
             (24, $column$waiting_for text$column$)
@@ -2335,12 +2365,13 @@ them. Statements name connection strings as {dsn:node} and results as {result:or
 ever stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy
 says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
 rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
-tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
-before it. budget is how long until_sql may see no progress. units says of a step whose work is in zodan.unit how it
-is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited;
-lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot
-of; clear_sql, what empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries;
-max_lag, how far a peer may lag behind it. waiting_for is what holds a step up, as far as it is known.';
+tried again. fresh: runs again in each call. swift: holds others up, so it fails at once if its node is lost, and
+once done it stands for all steps before it. budget is how long until_sql may see no progress. units says of a step
+whose work is in zodan.unit how it is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of
+them may read, if that is limited; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that
+each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was lost;
+load_sql, a look at what that node carries; max_lag, how far a peer may lag behind it. waiting_for is what holds a step
+up, as far as it is known.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -3090,6 +3121,22 @@ its undo as the statement to run. Some steps made nothing, so that what has thei
 never began, a step of policy once that did not finish, and a step whose undo needs a result that it never had.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.read_results(p_operation bigint, p_steps zodan.step[])
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}')
+  FROM zodan.step AS s
+ WHERE s.operation_id = p_operation AND s.result IS NOT NULL AND EXISTS (
+    SELECT FROM pg_catalog.unnest(p_steps) AS t
+     WHERE pg_catalog.strpos(pg_catalog.concat_ws(' ', t.do_sql, t.done_sql, t.until_sql, t.units),
+               '{result:' || s.ordinal || '.') > 0)
+$zodan$;
+COMMENT ON FUNCTION zodan.read_results IS
+'Returns the results that the statements of p_steps refer to, by the ordinals of the steps that have them. Others are
+left out: a result may be large, and it is passed on at every look.';
+REVOKE ALL ON FUNCTION zodan.read_results FROM PUBLIC;
+
 DO $zodan$
 DECLARE
     v_type pg_catalog.pg_type;
@@ -3248,14 +3295,15 @@ AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
 trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
 budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
-longest rest before the next look, in seconds) and measure (numbers for people, sampled). Returns the step's job; the
-last look is the result of a step that has no other. */
+longest rest before the next look, in seconds), blockers (what holds it up) and measure (numbers for people, sampled).
+Returns the step's job; the last look is the result of a step that has no other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce(p_job.pause, 0.01);
 BEGIN
     p_job.sent := false;
     p_job := zodan.take_sample(p_job, p_seen, v_now);
+    p_job.blockers := zodan.redact_text(p_seen ->> 'blockers');
     IF p_seen ->> 'trouble' IS NOT NULL THEN
         p_job.stage := 'failed';
         -- The text may quote a server's log.
@@ -3264,7 +3312,7 @@ BEGIN
         RETURN p_job;
     ELSIF (p_seen ->> 'ok')::boolean THEN
         p_job.stage := 'done';
-        p_job.result := coalesce(p_job.result, nullif(p_seen - '{ok,trouble,alive,pause}'::text[], '{}'));
+        p_job.result := coalesce(p_job.result, nullif(p_seen - '{ok,trouble,alive,pause,blockers}'::text[], '{}'));
         RETURN p_job;
     ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM p_job.progress THEN
         p_job.progress := p_seen -> 'progress';
@@ -3272,7 +3320,8 @@ BEGIN
     ELSIF v_now > p_job.deadline THEN
         p_job.stage := 'failed';
         p_job.answer := pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD301',
-            'message', pg_catalog.format('nothing moved for %s, last seen: %s', p_budget, p_seen));
+            'message', pg_catalog.format('nothing moved for %s, last seen: %s%s', p_budget, p_seen - 'blockers',
+                '; ' || p_job.blockers));
         RETURN p_job;
     END IF;
     p_job.next := v_now + pg_catalog.make_interval(secs => v_pause);
@@ -3286,8 +3335,8 @@ COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
 trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
 budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
-longest rest before the next look, in seconds) and measure (numbers for people, sampled). Returns the step''s job; the
-last look is the result of a step that has no other.';
+longest rest before the next look, in seconds), blockers (what holds it up) and measure (numbers for people, sampled).
+Returns the step''s job; the last look is the result of a step that has no other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
@@ -4371,15 +4420,13 @@ the journal, so that it has no open transaction while it waits. */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
     v_jobs zodan.job[];
-    v_results jsonb;
+    v_results jsonb := zodan.read_results(p_operation, v_steps);
     v_busy text[] := '{}'::text[];
     v_open boolean;
     v_before zodan.job;
     v_moved timestamptz := pg_catalog.clock_timestamp();
     v_looked timestamptz;
 BEGIN
-    SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
-      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.result IS NOT NULL;
     FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
         v_jobs[v_index] := zodan.begin_job();
         IF NOT p_undo THEN
@@ -4769,6 +4816,8 @@ BEGIN
         CALL zodan.settle_group(p_operation, v_group, p_dsns, p_verbose, p_failure);
         EXIT WHEN p_failure IS NOT NULL;
     END LOOP;
+    UPDATE zodan.step AS s SET state = 'pending'
+     WHERE s.operation_id = p_operation AND s.policy = 'fresh' AND s.state = 'done';
     SELECT pg_catalog.min(s.phase) INTO v_phase FROM zodan.step AS s WHERE s.operation_id = p_operation;
     WHILE v_phase IS NOT NULL AND p_failure IS NULL LOOP
         SELECT pg_catalog.max(s.group_name) INTO v_group
@@ -6907,19 +6956,246 @@ COMMENT ON FUNCTION zodan.describe_structure IS
 returns one row: facts, an object of the name of each object and its definition, or with p_brief a hash of that.';
 REVOKE ALL ON FUNCTION zodan.describe_structure FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.prove_structure(p_objects text, p_exact text)
+CREATE OR REPLACE FUNCTION zodan.prove_structure(p_objects text, p_stage text, p_exact text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
+    v_objects CONSTANT jsonb := %1$s;
     v_differing text[];
 BEGIN
+    IF v_objects = '{}' AND %2$s <> 'present' THEN
+        RETURN;
+    END IF;
     SELECT pg_catalog.array_agg(pg_catalog.format('%%s %%s', coalesce(n.name, s.key), CASE WHEN n.name IS NULL
-               THEN 'is missing here' WHEN s.key IS NULL THEN 'is missing on the source' ELSE 'differs' END)
-               ORDER BY coalesce(n.name, s.key) COLLATE "C") INTO v_differing
-      FROM pg_catalog.jsonb_each_text(%1$s::jsonb) AS s
+               THEN 'is missing here' WHEN s.value IS NULL THEN 'is missing on the source' ELSE 'differs' END)
+               ORDER BY NOT pg_catalog.starts_with(coalesce(n.name, s.key), 'table '), coalesce(n.name, s.key) COLLATE "C") INTO v_differing
+      FROM pg_catalog.jsonb_each_text(v_objects) AS s
       FULL JOIN (
+WITH spaces AS MATERIALIZED (
+    SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
+     WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_namespace'::regclass
+           AND d.objid = n.oid AND d.deptype = 'e')),
+foreigners AS MATERIALIZED (
+    SELECT d.classid, d.objid FROM pg_catalog.pg_depend AS d WHERE d.deptype = 'e'),
+relations AS MATERIALIZED (
+    SELECT c.*, pg_catalog.format('%%I.%%I', s.nspname, c.relname) AS name
+      FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
+     WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT EXISTS (SELECT FROM foreigners AS f
+         WHERE f.classid = 'pg_catalog.pg_class'::regclass AND f.objid = c.oid)),
+types AS MATERIALIZED (
+    SELECT t.*, pg_catalog.format('%%I.%%I', s.nspname, t.typname) AS name
+      FROM pg_catalog.pg_type AS t JOIN spaces AS s ON s.oid = t.typnamespace
+     WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r', 'c') AND t.typelem = 0
+       AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = t.typrelid
+           AND c.relkind = 'c'))
+       AND NOT EXISTS (SELECT FROM foreigners AS f
+           WHERE f.classid = 'pg_catalog.pg_type'::regclass AND f.objid = t.oid)),
+columns AS MATERIALIZED (
+    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list
+      FROM (SELECT a.attrelid, pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+                   pg_catalog.format_type(a.atttypid, a.atttypmod),
+                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || pg_catalog.quote_ident(l.collname) END,
+                   CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+                   CASE WHEN a.attidentity <> '' THEN 'IDENTITY ' || a.attidentity::text END,
+                   CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
+                       || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
+              FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
+              LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
+              LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
+     GROUP BY w.attrelid)
+SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
+UNION ALL
+SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
+ WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')
+UNION ALL
+SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
+           ELSE 'table ' END || r.name, pg_catalog.concat_ws(' ', CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
+           '(' || c.list || ')',
+           'PARTITION BY ' || CASE WHEN r.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(r.oid) END,
+           (SELECT 'INHERITS ' || pg_catalog.string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
+              FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = r.oid),
+           pg_catalog.pg_get_expr(r.relpartbound, r.oid),
+           CASE WHEN r.relkind IN ('r', 'p') THEN 'REPLICA IDENTITY ' || r.relreplident::text || coalesce((
+               SELECT ' ' || x.relname
+                 FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+                WHERE i.indrelid = r.oid AND i.indisreplident AND r.relreplident = 'i'), '') END,
+           CASE WHEN r.relrowsecurity THEN 'ROW LEVEL SECURITY' END,
+           CASE WHEN r.relforcerowsecurity THEN 'FORCED' END)
+  FROM relations AS r LEFT JOIN columns AS c ON c.attrelid = r.oid WHERE r.relkind IN ('r', 'p', 'v', 'm', 'f')
+UNION ALL
+SELECT pg_catalog.format('constraint %%I on %%s', k.conname, r.name), pg_catalog.concat_ws(' ',
+           pg_catalog.pg_get_constraintdef(k.oid), CASE WHEN NOT k.convalidated THEN 'not validated' END)
+  FROM relations AS r JOIN pg_catalog.pg_constraint AS k ON k.conrelid = r.oid
+ -- PostgreSQL 18 has NOT NULL as constraints too, and a constraint trigger is a trigger.
+ WHERE k.contype IN ('c', 'f', 'p', 'u', 'x')
+UNION ALL
+SELECT pg_catalog.format('index %%I on %%s', x.relname, r.name), pg_catalog.pg_get_indexdef(i.indexrelid)
+  FROM relations AS r JOIN pg_catalog.pg_index AS i ON i.indrelid = r.oid
+  JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+ -- A dump leaves out an index whose building failed.
+ WHERE i.indisvalid OR x.relkind = 'I'
+UNION ALL
+SELECT 'sequence ' || r.name, pg_catalog.format('%%s from %%s by %%s, %%s to %%s, cache %%s%%s',
+           pg_catalog.format_type(q.seqtypid, NULL), q.seqstart, q.seqincrement, q.seqmin, q.seqmax, q.seqcache,
+           CASE WHEN q.seqcycle THEN ', cycles' END)
+  FROM relations AS r JOIN pg_catalog.pg_sequence AS q ON q.seqrelid = r.oid
+UNION ALL
+SELECT pg_catalog.format('trigger %%I on %%s', g.tgname, r.name), pg_catalog.concat_ws(' ',
+           pg_catalog.pg_get_triggerdef(g.oid), 'enabled', g.tgenabled)
+  FROM relations AS r JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = r.oid
+  JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+ WHERE NOT g.tgisinternal AND g.tgparentid = 0
+   AND p.pronamespace NOT IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname IN ('spock', 'pglogical'))
+UNION ALL
+SELECT pg_catalog.format('rule %%I on %%s', u.rulename, r.name),
+       pg_catalog.concat_ws(' ', 'on', u.ev_type, 'enabled', u.ev_enabled,
+           CASE WHEN u.is_instead THEN 'instead' END,
+           CASE WHEN %3$s::boolean THEN pg_catalog.pg_get_ruledef(u.oid) END)
+  FROM relations AS r JOIN pg_catalog.pg_rewrite AS u ON u.ev_class = r.oid WHERE u.rulename <> '_RETURN'
+UNION ALL
+SELECT pg_catalog.format('policy %%I on %%s', o.polname, r.name), pg_catalog.concat_ws(' ', 'for', o.polcmd,
+           o.polpermissive,
+           CASE WHEN %3$s::boolean THEN pg_catalog.pg_get_expr(o.polqual, o.polrelid) END,
+           CASE WHEN %3$s::boolean THEN pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid) END)
+  FROM relations AS r JOIN pg_catalog.pg_policy AS o ON o.polrelid = r.oid
+UNION ALL
+SELECT 'query of ' || r.name, pg_catalog.pg_get_viewdef(r.oid)
+  FROM relations AS r WHERE r.relkind IN ('v', 'm') AND %3$s::boolean
+UNION ALL
+SELECT CASE t.typtype WHEN 'd' THEN 'domain ' ELSE 'type ' END || t.name, pg_catalog.concat_ws(' ', t.typtype,
+           CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod) END,
+           CASE WHEN t.typnotnull THEN 'NOT NULL' END, 'DEFAULT ' || t.typdefault,
+           (SELECT pg_catalog.string_agg(pg_catalog.format('CONSTRAINT %%I %%s', k.conname,
+                       pg_catalog.pg_get_constraintdef(k.oid)), ' ' ORDER BY k.conname)
+              FROM pg_catalog.pg_constraint AS k WHERE k.contypid = t.oid AND k.contype = 'c'),
+           (SELECT '(' || pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', '
+                       ORDER BY e.enumsortorder) || ')'
+              FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = t.oid),
+           (SELECT '(' || c.list || ')' FROM columns AS c WHERE c.attrelid = t.typrelid),
+           (SELECT pg_catalog.format_type(n.rngsubtype, NULL)
+              FROM pg_catalog.pg_range AS n WHERE n.rngtypid = t.oid))
+  FROM types AS t
+UNION ALL
+SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
+           pg_catalog.pg_get_function_identity_arguments(p.oid)),
+       pg_catalog.concat_ws(' ', p.prokind, pg_catalog.pg_get_function_arguments(p.oid),
+           pg_catalog.pg_get_function_result(p.oid), l.lanname, p.provolatile, p.proparallel,
+           CASE WHEN p.proisstrict THEN 'strict' END,
+           CASE WHEN p.prosecdef THEN 'security definer' END, CASE WHEN p.proleakproof THEN 'leakproof' END,
+           p.proconfig::text, p.prosrc,
+           CASE WHEN %3$s::boolean THEN pg_catalog.pg_get_function_sqlbody(p.oid) END,
+           (SELECT pg_catalog.concat_ws(' ', a.aggtransfn::oid::regproc, a.aggfinalfn::oid::regproc,
+                       pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
+              FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
+  FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+ WHERE p.oid >= 16384
+   -- The functions of a range type are made with it, under other names from version to version.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
+       AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
+UNION ALL
+SELECT u.type || ' ' || u.identity, 'an object'
+  FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
+  FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
+      FROM pg_catalog.pg_event_trigger AS a
+        UNION ALL SELECT 'pg_catalog.pg_subscription'::regclass, u.oid, NULL, 2 FROM pg_catalog.pg_subscription AS u
+                   WHERE u.subdbid = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                       WHERE d.datname = pg_catalog.current_database())
+        UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, n.oid, n.oid, 3 FROM pg_catalog.pg_namespace AS n
+        UNION ALL SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 4 FROM pg_catalog.pg_class AS c
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, p.oid, p.pronamespace, 4 FROM pg_catalog.pg_proc AS p
+        UNION ALL SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 4 FROM pg_catalog.pg_type AS t
+            WHERE t.typtype <> 'm'
+        UNION ALL SELECT 'pg_catalog.pg_operator'::regclass, r.oid, r.oprnamespace, 4 FROM pg_catalog.pg_operator AS r
+        UNION ALL SELECT 'pg_catalog.pg_opclass'::regclass, k.oid, k.opcnamespace, 4 FROM pg_catalog.pg_opclass AS k
+        UNION ALL SELECT 'pg_catalog.pg_opfamily'::regclass, f.oid, f.opfnamespace, 4 FROM pg_catalog.pg_opfamily AS f
+        UNION ALL SELECT 'pg_catalog.pg_collation'::regclass, l.oid, l.collnamespace, 4
+            FROM pg_catalog.pg_collation AS l
+        UNION ALL SELECT 'pg_catalog.pg_conversion'::regclass, v.oid, v.connamespace, 4
+            FROM pg_catalog.pg_conversion AS v
+        UNION ALL SELECT 'pg_catalog.pg_statistic_ext'::regclass, s.oid, s.stxnamespace, 4
+            FROM pg_catalog.pg_statistic_ext AS s
+        UNION ALL SELECT 'pg_catalog.pg_ts_config'::regclass, g.oid, g.cfgnamespace, 4 FROM pg_catalog.pg_ts_config AS g
+        UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, d.oid, d.dictnamespace, 4 FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL SELECT 'pg_catalog.pg_ts_parser'::regclass, q.oid, q.prsnamespace, 4 FROM pg_catalog.pg_ts_parser AS q
+        UNION ALL SELECT 'pg_catalog.pg_ts_template'::regclass, m.oid, m.tmplnamespace, 4
+            FROM pg_catalog.pg_ts_template AS m
+        UNION ALL SELECT 'pg_catalog.pg_publication'::regclass, b.oid, NULL, 4 FROM pg_catalog.pg_publication AS b
+        UNION ALL SELECT 'pg_catalog.pg_foreign_data_wrapper'::regclass, w.oid, NULL, 4
+            FROM pg_catalog.pg_foreign_data_wrapper AS w
+        UNION ALL SELECT 'pg_catalog.pg_foreign_server'::regclass, z.oid, NULL, 4 FROM pg_catalog.pg_foreign_server AS z
+        UNION ALL SELECT 'pg_catalog.pg_user_mapping'::regclass, h.oid, NULL, 4 FROM pg_catalog.pg_user_mapping AS h
+        UNION ALL SELECT 'pg_catalog.pg_language'::regclass, y.oid, NULL, 4 FROM pg_catalog.pg_language AS y
+        UNION ALL SELECT 'pg_catalog.pg_cast'::regclass, x.oid, NULL, 4 FROM pg_catalog.pg_cast AS x
+        UNION ALL SELECT 'pg_catalog.pg_transform'::regclass, j.oid, NULL, 4 FROM pg_catalog.pg_transform AS j
+        UNION ALL SELECT 'pg_catalog.pg_am'::regclass, am.oid, NULL, 4 FROM pg_catalog.pg_am AS am
+        UNION ALL SELECT 'pg_catalog.pg_default_acl'::regclass, da.oid, NULL, 4 FROM pg_catalog.pg_default_acl AS da
+        UNION ALL SELECT 'pg_catalog.pg_largeobject'::regclass, lo.oid, NULL, 4
+            FROM pg_catalog.pg_largeobject_metadata AS lo
+        UNION ALL SELECT 'pg_catalog.pg_extension'::regclass, e.oid, NULL, 5 FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname NOT IN ('spock', 'pglogical', 'dblink', 'zodan', 'plpgsql')) AS o
+ CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.classid, o.objid, 0) AS i
+ WHERE o.objid >= 16384
+   AND coalesce(o.space::regnamespace::text, '') !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+   -- Default privileges hang on their schema, which may have been there before.
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    -- A column may depend on its own table: one of the key of a partitioned table, a generated one.
+                    WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
+                      AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
+                          AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
+ WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
+     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
+     'text search template', 'foreign-data wrapper', 'server')) AS n ON n.name = s.key
+     WHERE s.value IS DISTINCT FROM pg_catalog.md5(n.definition)
+       AND CASE WHEN s.key IS NULL THEN %2$s = 'present' AND NOT pg_catalog.starts_with(n.name, 'extension ')
+                WHEN %2$s = 'copied' THEN s.value IS NOT NULL AND pg_catalog.starts_with(s.key, 'table ')
+                -- What is gone on the source concerns this node only if it belongs to a table that is in its sets.
+                ELSE s.value IS NOT NULL OR EXISTS (
+                    SELECT FROM (SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
+  FROM (SELECT DISTINCT i.relid FROM spock.replication_set_table AS t
+         CROSS JOIN LATERAL (
+            SELECT t.set_reloid::oid UNION ALL
+            SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.set_reloid::oid) AS p) AS i(relid)) AS r
+  JOIN pg_catalog.pg_class AS c ON c.oid = r.relid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace) AS p
+                     WHERE n.name = 'table ' || p.name
+                        OR pg_catalog.right(n.name, pg_catalog.length(p.name) + 4) = ' on ' || p.name) END;
+    IF v_differing IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = CASE %2$s WHEN 'copied' THEN 'ZD304' ELSE 'ZD114' END,
+            MESSAGE = 'the structure here is not that of the source',
+            DETAIL = pg_catalog.array_to_string(v_differing[:10], '; ') || CASE
+                WHEN pg_catalog.cardinality(v_differing) > 10
+                THEN pg_catalog.format('; and %%s more', pg_catalog.cardinality(v_differing) - 10)
+                ELSE '' END || '.',
+            HINT = CASE %2$s WHEN 'joined' THEN 'The source was changed during the join: change this node alike, and resume.'
+                ELSE 'Make the structure equal.' END;
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_result(p_objects), zodan.quote_text(p_stage), zodan.quote_text(p_exact))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_structure IS
+'Fails with ZD114 if the structure of the new node is not that of the source, which zodan.describe_structure has
+described briefly: p_objects is a placeholder for its result. The new node may have more extensions. If p_stage is not
+present, p_objects is what zodan.changed_structure returned, and the new node may have anything else: it fails with
+ZD304 if p_stage is copied and a table of the source is another one here, so that its changes cannot be applied; with
+ZD114 if p_stage is joined and anything that changed there is not the same here.';
+REVOKE ALL ON FUNCTION zodan.prove_structure FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.changed_structure(p_objects text, p_exact text, p_ddl text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(x.name, x.hash), '{}') AS facts
+  FROM (SELECT coalesce(o.name, b.key) AS name, pg_catalog.md5(o.definition) AS hash
+          FROM pg_catalog.jsonb_each_text(%1$s::jsonb) AS b
+          FULL JOIN (
 WITH spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
      WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
@@ -7098,25 +7374,39 @@ SELECT u.type || ' ' || u.identity, 'an object'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
  WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
      'access method', 'text search configuration', 'text search dictionary', 'text search parser',
-     'text search template', 'foreign-data wrapper', 'server')) AS n ON n.name = s.key
-     WHERE s.value IS DISTINCT FROM pg_catalog.md5(n.definition)
-       AND NOT (s.key IS NULL AND pg_catalog.starts_with(n.name, 'extension '));
-    IF v_differing IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD114', MESSAGE = 'the structure here is not that of the source',
-            DETAIL = pg_catalog.array_to_string(v_differing[:10], '; ') || CASE
-                WHEN pg_catalog.cardinality(v_differing) > 10
-                THEN pg_catalog.format('; and %%s more', pg_catalog.cardinality(v_differing) - 10)
-                ELSE '' END || '.',
-            HINT = 'Make the structure equal.';
-    END IF;
-END
-$do$$sql$,
-    zodan.quote_result(p_objects), zodan.quote_text(p_exact))
+     'text search template', 'foreign-data wrapper', 'server')) AS o ON o.name = b.key
+         WHERE b.value IS DISTINCT FROM pg_catalog.md5(o.definition)) AS x
+ WHERE (x.hash IS NULL OR EXISTS (
+    SELECT FROM (SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
+  FROM (SELECT DISTINCT i.relid FROM spock.replication_set_table AS t
+         CROSS JOIN LATERAL (
+            SELECT t.set_reloid::oid UNION ALL
+            SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.set_reloid::oid) AS p) AS i(relid)) AS r
+  JOIN pg_catalog.pg_class AS c ON c.oid = r.relid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace) AS p
+     WHERE x.name = 'table ' || p.name
+        OR pg_catalog.right(x.name, pg_catalog.length(p.name) + 4) = ' on ' || p.name))
+   AND coalesce(nullif(pg_catalog.split_part(%3$s, ' ', 1), '')
+           = pg_catalog.split_part(pg_catalog.concat_ws(' ',
+    CASE WHEN pg_catalog.to_regclass('spock.queue') IS NOT NULL THEN pg_catalog.substring(
+        pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue AS q'
+        ' WHERE q.message #>> ''{}'' !~ ''zodan head''', false, false, '')::text,
+        '<n>(\d+)</n>') END,
+    (SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', t.set_id, t.set_reloid::oid, t.set_att_list,
+                t.set_row_filter::text), ',' ORDER BY t.set_id, t.set_reloid::oid))
+       FROM spock.replication_set_table AS t),
+    (SELECT pg_catalog.md5(pg_catalog.string_agg(i.inhrelid || ' ' || i.inhparent, ','
+                ORDER BY i.inhrelid, i.inhparent))
+       FROM pg_catalog.pg_inherits AS i)), ' ', 1), true)$sql$,
+    zodan.quote_result(p_objects), zodan.quote_text(p_exact), zodan.quote_result(p_ddl))
 $zodan$;
-COMMENT ON FUNCTION zodan.prove_structure IS
-'Fails with ZD114 if the structure of the new node is not that of the source, which zodan.describe_structure has
-described briefly: p_objects is a placeholder for its result. The new node may have more extensions.';
-REVOKE ALL ON FUNCTION zodan.prove_structure FROM PUBLIC;
+COMMENT ON FUNCTION zodan.changed_structure IS
+'Tells, on the source, what has changed of the tables in its replication sets since zodan.describe_structure described
+it briefly, p_objects is a placeholder for that. It returns one row: facts, an object of the name of each object that
+has changed, and a hash of its definition; and those that are gone, of any table, with null. With p_ddl, a placeholder
+for what zodan.note_ddl returned before, it has no object if Spock queued a change of structure since: that may be on
+its way.';
+REVOKE ALL ON FUNCTION zodan.changed_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_filled()
 RETURNS text
@@ -8214,7 +8504,9 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.count(l.*) > 0 AND pg_catalog.bool_and(l.sync_status IN ('r', 'y')) AS ok,
        pg_catalog.concat_ws(' ', pg_catalog.string_agg(l.sync_status::text, ''),
-           pg_catalog.pg_database_size(pg_catalog.current_database())) AS progress,
+           -- A look must not cost what a sum over all files does.
+           pg_catalog.pg_relation_size('pg_catalog.pg_attribute'), pg_catalog.pg_relation_size('pg_catalog.pg_depend'))
+           AS progress,
        EXISTS (SELECT FROM (
 WITH ours AS MATERIALIZED (
     SELECT a.pid, a.backend_start, a.client_addr,
@@ -10171,6 +10463,18 @@ COMMENT ON FUNCTION zodan.plan_roles IS
 drops the roles that were not there before.';
 REVOKE ALL ON FUNCTION zodan.plan_roles FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.is_exact(p_cluster jsonb)
+RETURNS text
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT ((p_cluster -> 'versions' ->> (p_cluster ->> 'source'))::int / 10000
+    = (p_cluster -> 'versions' ->> (p_cluster ->> 'new'))::int / 10000)::text
+$zodan$;
+COMMENT ON FUNCTION zodan.is_exact IS
+'Returns whether source and new node have the same major version of PostgreSQL, so that both describe the texts of
+queries alike: true or false, for p_exact of zodan.describe_structure.';
+REVOKE ALL ON FUNCTION zodan.is_exact FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_present(p_cluster jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -10181,17 +10485,13 @@ counted the queued changes of structure: no change falls between the two. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
-    v_exact text := ((p_cluster #>> ARRAY['versions', v_source])::int / 10000
-        = (p_cluster #>> ARRAY['versions', v_new])::int / 10000)::text;
+    v_exact text := zodan.is_exact(p_cluster);
 BEGIN
-    RETURN NEXT zodan.make_step('copying', v_source, 'note the structure on ' || v_source,
-        p_do := zodan.describe_structure(p_brief => 'true', p_exact => v_exact),
-        p_ref := 'structure', p_group := 'copy', p_object := 'structure');
     RETURN NEXT zodan.make_step('copying', v_new, 'empty the tables on ' || v_new || ' (only on rollback)',
         p_undo := zodan.empty_tables(p_node => v_new, p_identity => zodan.placeholder('result', 'note', 'identity')),
         p_group := 'copy', p_object := 'rows');
     RETURN NEXT zodan.make_step('structured', v_new, pg_catalog.format('compare the structure on %s with that on %s', v_new,
-        v_source), p_do := zodan.prove_structure(p_exact => v_exact,
+        v_source), p_do := zodan.prove_structure(p_stage => 'present', p_exact => v_exact,
             p_objects => zodan.placeholder('result', 'structure', 'facts')),
         p_done := zodan.is_direct(p_slot => p_cluster #>> ARRAY['slots', v_source, v_new], p_subscription => zodan.copy_name(v_new)),
         p_group := 'copy', p_kind := 'verify', p_object := 'structure');
@@ -10242,6 +10542,9 @@ BEGIN
         RETURN NEXT zodan.make_step('copying', v_source, 'drop the empty publication on ' || v_source,
             p_do := zodan.drop_publication(v_head), p_group := 'copy', p_object := v_head);
     END IF;
+    RETURN NEXT zodan.make_step('copying', v_source, 'note the structure on ' || v_source,
+        p_do := zodan.describe_structure(p_brief => 'true', p_exact => zodan.is_exact(p_cluster)),
+        p_ref := 'structure', p_group := 'copy', p_object := 'structure');
     IF v_present THEN
         RETURN QUERY SELECT * FROM zodan.plan_present(p_cluster);
     ELSE
@@ -10369,6 +10672,15 @@ BEGIN
         p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
             p_starts => zodan.placeholder('result', 'life', 'starts')), p_group := 'approach',
             p_kind := 'verify');
+    RETURN NEXT zodan.make_step('streaming', v_source, 'note what changed in the structure on ' || v_source,
+        p_do := zodan.changed_structure(p_exact => zodan.is_exact(p_cluster),
+            p_objects => zodan.placeholder('result', 'structure', 'facts'),
+            p_ddl => zodan.placeholder('result', 'ddl', 'ddl')),
+        p_ref := 'changed early', p_group := 'copy', p_object := 'structure');
+    RETURN NEXT zodan.make_step('sound', v_new, 'confirm that the tables on ' || v_new || ' are those of ' || v_source,
+        p_do := zodan.prove_structure(p_stage => 'copied', p_exact => zodan.is_exact(p_cluster),
+            p_objects => zodan.placeholder('result', 'changed early', 'facts')), p_group := 'approach', p_kind := 'verify',
+        p_object := 'structure');
     RETURN NEXT zodan.make_step('level', v_source, 'send a sync event on ' || v_source,
             p_do := zodan.emit_sync_event(),
             p_ref := 'level', p_group := 'approach');
@@ -10599,6 +10911,8 @@ BEGIN
                 p_subscriptions => zodan.list_subscriptions(p_cluster),
                 p_slot => v_slot),
             p_done := zodan.is_direct(p_slot => v_slot, p_subscription => NULL),
+            -- All at once: of a row that is written on two nodes, one stream alone may bring the second change only.
+            p_undo := zodan.disable_streams(),
             p_budget := p_budget,
             p_group := p_group);
     -- A call that stopped here may be resumed at any time: Spock or a person may have disabled a stream meanwhile.
@@ -10695,6 +11009,15 @@ BEGIN
     FOR v_member, v_place IN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
+        IF v_member = p_cluster ->> 'source' THEN
+            -- Before the sync event: once that has come, the new node has every change that came by the stream.
+            RETURN NEXT zodan.make_step('way_back', v_member, 'note what changed in the structure on ' || v_member,
+                p_do := zodan.changed_structure(p_exact => zodan.is_exact(p_cluster),
+                    p_objects => zodan.placeholder('result', 'structure', 'facts'), p_ddl => ''),
+                p_ref := 'changed', p_policy := 'fresh', p_object := 'structure');
+            RETURN NEXT zodan.make_step('way_back', v_member, 'read the replication sets again on ' || v_member,
+                p_do := zodan.read_sets(zodan.list_sets(p_cluster, v_member)), p_ref := 'sets again', p_policy := 'fresh');
+        END IF;
         RETURN NEXT zodan.make_step('way_back', v_member, 'send a sync event on ' || v_member,
             p_do := zodan.emit_sync_event(), p_ref := 'event' || v_place);
         v_sub := zodan.subscription_name(v_new, v_member);
@@ -10735,12 +11058,6 @@ DECLARE
     v_nodes text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name))
         || v_new;
 BEGIN
-    RETURN NEXT zodan.make_step('sequences', p_cluster ->> 'source', 'read the replication sets again on '
-        || (p_cluster ->> 'source'),
-        p_do := zodan.read_sets(zodan.list_sets(p_cluster, p_cluster ->> 'source')), p_ref := 'sets again');
-    RETURN NEXT zodan.make_step('prove', v_new, 'add what the source added to its replication sets on ' || v_new,
-        p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets again', 'sets'),
-            p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')));
     FOR v_member, v_place IN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
@@ -10770,6 +11087,12 @@ BEGIN
     RETURN NEXT zodan.make_step('prove', v_new, 'send a sync event on ' || v_new,
             p_do := zodan.emit_sync_event(),
             p_ref := 'event');
+    RETURN NEXT zodan.make_step('whole', v_new, 'confirm that the structure changed alike on ' || v_new,
+            p_do := zodan.prove_structure(p_stage => 'joined', p_exact => zodan.is_exact(p_cluster),
+                p_objects => zodan.placeholder('result', 'changed', 'facts')), p_kind := 'verify', p_object := 'structure');
+    RETURN NEXT zodan.make_step('whole', v_new, 'add what the source added to its replication sets on ' || v_new,
+        p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets again', 'sets'),
+            p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')));
     RETURN NEXT zodan.make_step('whole', v_new, 'confirm that nothing was discarded on ' || v_new,
             p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', 'note', 'at'),
                 p_origin => NULL), p_kind := 'verify');

@@ -1163,6 +1163,17 @@ COMMENT ON FUNCTION zodan.drop_subscription IS
 'Drops a subscription if it exists, and with it its origin and its slot on the provider.';
 REVOKE ALL ON FUNCTION zodan.drop_subscription FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.disable_streams()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
+    WHERE s.sub_enabled$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.disable_streams IS
+'Disables every enabled subscription of a node. Tells their workers to end, but does not wait for them.';
+REVOKE ALL ON FUNCTION zodan.disable_streams FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.drop_slot(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -1270,6 +1281,25 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >=
                 SELECT e.error_message FROM spock.exception_log AS e
                  WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
                      '') END AS trouble,
+       -- A worker that fails comes back after some seconds, and fails again.
+       CASE WHEN pg_catalog.bool_or(s.sub_enabled AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))
+           THEN 'the worker of the stream from node ' || %2$s
+               || ' is not running: ' || coalesce((
+    SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+      FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+              FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
+             CROSS JOIN LATERAL (
+                SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
+             -- The text may begin inside a character, so it is read as bytes.
+             CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
+                    l.path, b.begins, 100000, true), 'escape'),
+                    '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
+             GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+    pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp()))
+           END AS blockers,
        pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
@@ -2281,7 +2311,7 @@ CREATE TABLE IF NOT EXISTS zodan.step (
     kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify')),
     group_name text,
     group_tries int,
-    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift')),
+    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh')),
     object_name text,
     units jsonb,
     waiting_for text,
@@ -2313,7 +2343,7 @@ BEGIN
             (18, $column$kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify'))$column$),
             (19, $column$group_name text$column$),
             (20, $column$group_tries int$column$),
-            (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift'))$column$),
+            (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh'))$column$),
             (22, $column$object_name text$column$),
             (23, $column$units jsonb$column$),
             (24, $column$waiting_for text$column$)
@@ -2335,12 +2365,13 @@ them. Statements name connection strings as {dsn:node} and results as {result:or
 ever stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy
 says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
 rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
-tried again. swift: holds others up, so it fails at once if its node is lost, and once done it stands for all steps
-before it. budget is how long until_sql may see no progress. units says of a step whose work is in zodan.unit how it
-is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited;
-lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot
-of; clear_sql, what empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries;
-max_lag, how far a peer may lag behind it. waiting_for is what holds a step up, as far as it is known.';
+tried again. fresh: runs again in each call. swift: holds others up, so it fails at once if its node is lost, and
+once done it stands for all steps before it. budget is how long until_sql may see no progress. units says of a step
+whose work is in zodan.unit how it is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of
+them may read, if that is limited; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that
+each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was lost;
+load_sql, a look at what that node carries; max_lag, how far a peer may lag behind it. waiting_for is what holds a step
+up, as far as it is known.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -3090,6 +3121,22 @@ its undo as the statement to run. Some steps made nothing, so that what has thei
 never began, a step of policy once that did not finish, and a step whose undo needs a result that it never had.';
 REVOKE ALL ON FUNCTION zodan.pick_steps FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.read_results(p_operation bigint, p_steps zodan.step[])
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}')
+  FROM zodan.step AS s
+ WHERE s.operation_id = p_operation AND s.result IS NOT NULL AND EXISTS (
+    SELECT FROM pg_catalog.unnest(p_steps) AS t
+     WHERE pg_catalog.strpos(pg_catalog.concat_ws(' ', t.do_sql, t.done_sql, t.until_sql, t.units),
+               '{result:' || s.ordinal || '.') > 0)
+$zodan$;
+COMMENT ON FUNCTION zodan.read_results IS
+'Returns the results that the statements of p_steps refer to, by the ordinals of the steps that have them. Others are
+left out: a result may be large, and it is passed on at every look.';
+REVOKE ALL ON FUNCTION zodan.read_results FROM PUBLIC;
+
 DO $zodan$
 DECLARE
     v_type pg_catalog.pg_type;
@@ -3248,14 +3295,15 @@ AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
 trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
 budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
-longest rest before the next look, in seconds) and measure (numbers for people, sampled). Returns the step's job; the
-last look is the result of a step that has no other. */
+longest rest before the next look, in seconds), blockers (what holds it up) and measure (numbers for people, sampled).
+Returns the step's job; the last look is the result of a step that has no other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce(p_job.pause, 0.01);
 BEGIN
     p_job.sent := false;
     p_job := zodan.take_sample(p_job, p_seen, v_now);
+    p_job.blockers := zodan.redact_text(p_seen ->> 'blockers');
     IF p_seen ->> 'trouble' IS NOT NULL THEN
         p_job.stage := 'failed';
         -- The text may quote a server's log.
@@ -3264,7 +3312,7 @@ BEGIN
         RETURN p_job;
     ELSIF (p_seen ->> 'ok')::boolean THEN
         p_job.stage := 'done';
-        p_job.result := coalesce(p_job.result, nullif(p_seen - '{ok,trouble,alive,pause}'::text[], '{}'));
+        p_job.result := coalesce(p_job.result, nullif(p_seen - '{ok,trouble,alive,pause,blockers}'::text[], '{}'));
         RETURN p_job;
     ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM p_job.progress THEN
         p_job.progress := p_seen -> 'progress';
@@ -3272,7 +3320,8 @@ BEGIN
     ELSIF v_now > p_job.deadline THEN
         p_job.stage := 'failed';
         p_job.answer := pg_catalog.jsonb_build_object('ok', false, 'sqlstate', 'ZD301',
-            'message', pg_catalog.format('nothing moved for %s, last seen: %s', p_budget, p_seen));
+            'message', pg_catalog.format('nothing moved for %s, last seen: %s%s', p_budget, p_seen - 'blockers',
+                '; ' || p_job.blockers));
         RETURN p_job;
     END IF;
     p_job.next := v_now + pg_catalog.make_interval(secs => v_pause);
@@ -3286,8 +3335,8 @@ COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
 trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
 budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
-longest rest before the next look, in seconds) and measure (numbers for people, sampled). Returns the step''s job; the
-last look is the result of a step that has no other.';
+longest rest before the next look, in seconds), blockers (what holds it up) and measure (numbers for people, sampled).
+Returns the step''s job; the last look is the result of a step that has no other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
@@ -4371,15 +4420,13 @@ the journal, so that it has no open transaction while it waits. */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
     v_jobs zodan.job[];
-    v_results jsonb;
+    v_results jsonb := zodan.read_results(p_operation, v_steps);
     v_busy text[] := '{}'::text[];
     v_open boolean;
     v_before zodan.job;
     v_moved timestamptz := pg_catalog.clock_timestamp();
     v_looked timestamptz;
 BEGIN
-    SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}') INTO v_results
-      FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.result IS NOT NULL;
     FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
         v_jobs[v_index] := zodan.begin_job();
         IF NOT p_undo THEN
@@ -4769,6 +4816,8 @@ BEGIN
         CALL zodan.settle_group(p_operation, v_group, p_dsns, p_verbose, p_failure);
         EXIT WHEN p_failure IS NOT NULL;
     END LOOP;
+    UPDATE zodan.step AS s SET state = 'pending'
+     WHERE s.operation_id = p_operation AND s.policy = 'fresh' AND s.state = 'done';
     SELECT pg_catalog.min(s.phase) INTO v_phase FROM zodan.step AS s WHERE s.operation_id = p_operation;
     WHILE v_phase IS NOT NULL AND p_failure IS NULL LOOP
         SELECT pg_catalog.max(s.group_name) INTO v_group
@@ -5539,6 +5588,25 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
                 SELECT e.error_message FROM spock.exception_log AS e
                  WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
                      '') END AS trouble,
+       -- A worker that fails comes back after some seconds, and fails again.
+       CASE WHEN pg_catalog.bool_or(s.sub_enabled AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))
+           THEN 'the worker of the stream from node ' || %1$s
+               || ' is not running: ' || coalesce((
+    SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+      FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+              FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
+             CROSS JOIN LATERAL (
+                SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
+             -- The text may begin inside a character, so it is read as bytes.
+             CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
+                    l.path, b.begins, 100000, true), 'escape'),
+                    '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
+             GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+    pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp()))
+           END AS blockers,
        pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
@@ -5552,17 +5620,6 @@ COMMENT ON FUNCTION zodan.wait_drained IS
 it, because Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A
 subscription that is gone has been waited for before; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.disable_streams()
-RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT $sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
-    WHERE s.sub_enabled$sql$
-$zodan$;
-COMMENT ON FUNCTION zodan.disable_streams IS
-'Disables every enabled subscription of a node. Tells their workers to end, but does not wait for them.';
-REVOKE ALL ON FUNCTION zodan.disable_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_node(p_target text)
 RETURNS text

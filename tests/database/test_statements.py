@@ -87,7 +87,10 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "stream/is_direct": ({"slot": TRAP, "subscription": TRAP}, {"ok"}),
     "stream/slot_exists": ({"slot": TRAP}, {"ok"}),
     "stream/subscription_exists": ({"subscription": TRAP}, {"ok"}),
-    "stream/wait_applied": ({"lsn": "0/1", "provider": TRAP}, {"ok", "progress", "alive", "trouble", "measure"}),
+    "stream/wait_applied": (
+        {"lsn": "0/1", "provider": TRAP},
+        {"ok", "progress", "alive", "trouble", "blockers", "measure"},
+    ),
     "stream/wait_drained": ({"lsn": "0/1", "provider": TRAP}, {"ok", "progress", "alive", "trouble", "measure"}),
     "stream/wait_replicating": ({"subscriptions": [TRAP]}, {"ok", "progress", "trouble"}),
     "stream/wait_settled": ({"xid": "1"}, {"ok", "progress"}),
@@ -100,7 +103,13 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
 TESTED_APART = {
     *("copy/begin_stream", "remote/open_lane", "remote/copy_unit", "remote/clear_units", "remote/compare_files"),
     *("copy/watch_head", "copy/send_head", "copy/find_head", "remote/open_analysis", "remote/analyze_tables"),
-    *("copy/describe_structure", "copy/prove_structure", "copy/list_filled", "copy/empty_tables"),
+    *(
+        "copy/describe_structure",
+        "copy/prove_structure",
+        "copy/changed_structure",
+        "copy/list_filled",
+        "copy/empty_tables",
+    ),
     *("copy/prove_sound", "copy/refresh_view", "node/drop_node", "node/drop_node_row", "node/level_sequences"),
     *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),
     *("remote/try_references", "remote/try_structure", "stream/confirm_positions", "stream/create_copy_subscription"),

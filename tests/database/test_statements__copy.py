@@ -742,6 +742,36 @@ def check_altered(here: Here, source: Here, session: str, given: dict[str, Any])
                 assert raised.value.sqlstate == sqlstate
 
 
+def check_changed(here: Here, given: dict[str, Any]) -> None:
+    """What changed of a table in a set, and only that, is to be on the new node as well."""
+    assert here.run("changed_structure", **given, ddl="") == {"facts": {}}
+    here.execute(
+        "SELECT spock.repset_add_table('default_insert_only', 'public.made')",
+        "CREATE INDEX made_more ON public.made (more)",
+    )
+    here.execute(f"ALTER EVENT TRIGGER {_ODD} DISABLE", "CREATE TABLE public.nobodys (id int)", "DROP SCHEMA kept")
+    changed = here.run("changed_structure", **given, ddl="")["facts"]
+    assert set(changed) == {"table public.made", "index made_more on public.made", "schema kept"}
+    assert changed["schema kept"] is None
+    now: dict[str, Any] = given | {"results": {"s": {"facts": changed}}, "stage": "joined"}
+    here.run("prove_structure", **now)
+    here.execute("DROP INDEX public.made_more", "CREATE SCHEMA kept", f"ALTER EVENT TRIGGER {_ODD} ENABLE")
+    with pytest.raises(psycopg.Error) as error:
+        here.run("prove_structure", **now)
+    assert (error.value.sqlstate, error.value.diag.message_detail) == (
+        "ZD114",
+        "index made_more on public.made is missing here.",
+    )
+    changed["table public.made"] = None
+    with pytest.raises(psycopg.Error, match="not that of the source") as error:
+        here.run("prove_structure", **now)
+    assert "table public.made is missing on the source" in str(error.value.diag.message_detail)
+    changed["table public.made"] = "another one"
+    with pytest.raises(psycopg.Error, match="not that of the source") as error:
+        here.run("prove_structure", **now | {"stage": "copied"})
+    assert (error.value.sqlstate, error.value.diag.message_detail) == ("ZD304", "table public.made differs.")
+
+
 def test_the_stream_begins_once_where_the_copy_ended(here: Here) -> None:
     here.subscribe()
     slot = here.value("SELECT sub_slot_name FROM spock.subscription")
@@ -844,12 +874,14 @@ def test_a_structure_is_compared_with_itself_and_emptied(here: Here) -> None:
     assert set(full) == set(brief) > set(here.run("describe_structure", brief="true", exact="false")["facts"])
     assert {"schema kept", "table public.made", "view public.v", "query of public.v", "domain public.d"} <= set(full)
     given: dict[str, Any] = {"results": {"s": {"facts": brief}}, "objects": "{result:s.facts}", "exact": "true"}
-    here.run("prove_structure", **given)
+    here.run("prove_structure", **given, stage="present")
+    assert here.run("changed_structure", **given, ddl="") == {"facts": {}}
     here.execute("ALTER TABLE public.made ADD more int")
     with pytest.raises(psycopg.Error) as error:
-        here.run("prove_structure", **given)
+        here.run("prove_structure", **given, stage="present")
     assert error.value.sqlstate == "ZD114"
     assert "table public.made differs" in (error.value.diag.message_detail or "")
+    check_changed(here, given)
     assert here.run("list_filled")["facts"] == [f"{_ODD}.{_ODD}"]
     noted = here.run("note_objects") | {"at": 0}
     emptied: dict[str, Any] = {"results": {"note": noted}, "identity": "{result:note.identity}"}
