@@ -637,6 +637,8 @@ SELECT $sql$SELECT pg_catalog.concat(
          THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
     pg_catalog.set_config('idle_session_timeout', '0', false),
     pg_catalog.set_config('idle_in_transaction_session_timeout', '0', false),
+    -- These statements are long and read little: compiling one takes seconds.
+    pg_catalog.set_config('jit', 'off', false),
     pg_catalog.set_config('standard_conforming_strings', 'on', false),
     -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
     pg_catalog.set_config('quote_all_identifiers', 'off', false),
@@ -6680,10 +6682,10 @@ CREATE FUNCTION zodan.changed_structure(p_objects text, p_exact text, p_ddl text
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(x.name, x.hash), '{}') AS facts
-  FROM (SELECT coalesce(o.name, b.key) AS name, pg_catalog.md5(o.definition) AS hash
-          FROM pg_catalog.jsonb_each_text(%1$s::jsonb) AS b
-          FULL JOIN (
+SELECT pg_catalog.format($sql$WITH changed AS MATERIALIZED (
+    SELECT coalesce(o.name, b.key) AS name, pg_catalog.md5(o.definition) AS hash
+      FROM pg_catalog.jsonb_each_text(%1$s::jsonb) AS b
+      FULL JOIN (
 WITH spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
      WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
@@ -6863,15 +6865,19 @@ SELECT u.type || ' ' || u.identity, 'an object'
  WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
      'access method', 'text search configuration', 'text search dictionary', 'text search parser',
      'text search template', 'foreign-data wrapper', 'server')) AS o ON o.name = b.key
-         WHERE b.value IS DISTINCT FROM pg_catalog.md5(o.definition)) AS x
- WHERE (x.hash IS NULL OR EXISTS (
-    SELECT FROM (SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
+     WHERE b.value IS DISTINCT FROM pg_catalog.md5(o.definition)),
+published AS MATERIALIZED (
+SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
   FROM (SELECT DISTINCT i.relid FROM spock.replication_set_table AS t
          CROSS JOIN LATERAL (
             SELECT t.set_reloid::oid UNION ALL
             SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.set_reloid::oid) AS p) AS i(relid)) AS r
   JOIN pg_catalog.pg_class AS c ON c.oid = r.relid
-  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace) AS p
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace)
+SELECT coalesce(pg_catalog.jsonb_object_agg(x.name, x.hash), '{}') AS facts
+  FROM changed AS x
+ WHERE (x.hash IS NULL OR EXISTS (
+    SELECT FROM published AS p
      WHERE x.name = 'table ' || p.name
         OR pg_catalog.right(x.name, pg_catalog.length(p.name) + 4) = ' on ' || p.name))
    AND coalesce(nullif(pg_catalog.split_part(%3$s, ' ', 1), '')

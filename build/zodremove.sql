@@ -696,6 +696,8 @@ SELECT $sql$SELECT pg_catalog.concat(
          THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
     pg_catalog.set_config('idle_session_timeout', '0', false),
     pg_catalog.set_config('idle_in_transaction_session_timeout', '0', false),
+    -- These statements are long and read little: compiling one takes seconds.
+    pg_catalog.set_config('jit', 'off', false),
     pg_catalog.set_config('standard_conforming_strings', 'on', false),
     -- What changes how functions print or parse: one spelling of a value on every node, whatever is set there.
     pg_catalog.set_config('quote_all_identifiers', 'off', false),
