@@ -6655,6 +6655,10 @@ BEGIN
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %1$s) THEN
         PERFORM pg_catalog.pg_create_logical_replication_slot(%1$s, 'pgoutput', true);
     END IF;
+EXCEPTION WHEN assert_failure THEN
+    -- None is expected: this makes the block a subtransaction. Where other sessions change catalogs while the slot is
+    -- made (temporary tables do), PostgreSQL comes back with the resources of the transaction, not of the statement.
+    RAISE;
 END
 $do$$sql$,
     zodan.quote_text(p_slot))

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -865,6 +866,28 @@ def test_changes_of_structure_are_counted(here: Here) -> None:
     assert here.run("note_ddl")["ddl"] == before or here.server.engine.is_real
     here.execute("SELECT spock.repset_add_table('default', 'public.added')")
     assert here.run("note_ddl")["ddl"] != before
+
+
+def test_transactions_are_watched_while_tables_come_and_go(here: Here) -> None:
+    over = threading.Event()
+
+    def make_tables() -> None:
+        with here.session("tables") as session:
+            while not over.is_set():
+                session.execute(
+                    "CREATE TEMP TABLE t (a int); SELECT pg_sleep(0.02); ALTER TABLE t ADD b int; DROP TABLE t"
+                )
+
+    with ThreadPoolExecutor(3) as pool:
+        sessions = [pool.submit(make_tables) for _ in range(3)]
+        try:
+            for _ in range(20):
+                here.run("watch_head", slot="zodan_head_x")
+        finally:
+            over.set()
+        for session in sessions:
+            session.result()
+    here.execute("SELECT pg_drop_replication_slot('zodan_head_x')")
 
 
 def test_a_structure_is_compared_with_itself_and_emptied(here: Here) -> None:
