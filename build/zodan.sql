@@ -6974,6 +6974,14 @@ BEGIN
     IF v_objects = '{}' AND %2$s <> 'present' THEN
         RETURN;
     END IF;
+    WITH published AS MATERIALIZED (
+SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
+  FROM (SELECT DISTINCT i.relid FROM spock.replication_set_table AS t
+         CROSS JOIN LATERAL (
+            SELECT t.set_reloid::oid UNION ALL
+            SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.set_reloid::oid) AS p) AS i(relid)) AS r
+  JOIN pg_catalog.pg_class AS c ON c.oid = r.relid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace)
     SELECT pg_catalog.array_agg(pg_catalog.format('%%s %%s', coalesce(n.name, s.key), CASE WHEN n.name IS NULL
                THEN 'is missing here' WHEN s.value IS NULL THEN 'is missing on the source' ELSE 'differs' END)
                ORDER BY NOT pg_catalog.starts_with(coalesce(n.name, s.key), 'table '), coalesce(n.name, s.key) COLLATE "C") INTO v_differing
@@ -7162,16 +7170,9 @@ SELECT u.type || ' ' || u.identity, 'an object'
        AND CASE WHEN s.key IS NULL THEN %2$s = 'present' AND NOT pg_catalog.starts_with(n.name, 'extension ')
                 WHEN %2$s = 'copied' THEN s.value IS NOT NULL AND pg_catalog.starts_with(s.key, 'table ')
                 -- What is gone on the source concerns this node only if it belongs to a table that is in its sets.
-                ELSE s.value IS NOT NULL OR EXISTS (
-                    SELECT FROM (SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
-  FROM (SELECT DISTINCT i.relid FROM spock.replication_set_table AS t
-         CROSS JOIN LATERAL (
-            SELECT t.set_reloid::oid UNION ALL
-            SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.set_reloid::oid) AS p) AS i(relid)) AS r
-  JOIN pg_catalog.pg_class AS c ON c.oid = r.relid
-  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace) AS p
-                     WHERE n.name = 'table ' || p.name
-                        OR pg_catalog.right(n.name, pg_catalog.length(p.name) + 4) = ' on ' || p.name) END;
+                ELSE s.value IS NOT NULL OR EXISTS (SELECT FROM published AS p
+     WHERE n.name = 'table ' || p.name
+        OR pg_catalog.right(n.name, pg_catalog.length(p.name) + 4) = ' on ' || p.name) END;
     IF v_differing IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = CASE %2$s WHEN 'copied' THEN 'ZD304' ELSE 'ZD114' END,
             MESSAGE = 'the structure here is not that of the source',
@@ -7390,12 +7391,11 @@ SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
             SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.set_reloid::oid) AS p) AS i(relid)) AS r
   JOIN pg_catalog.pg_class AS c ON c.oid = r.relid
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace)
-SELECT coalesce(pg_catalog.jsonb_object_agg(x.name, x.hash), '{}') AS facts
-  FROM changed AS x
- WHERE (x.hash IS NULL OR EXISTS (
-    SELECT FROM published AS p
-     WHERE x.name = 'table ' || p.name
-        OR pg_catalog.right(x.name, pg_catalog.length(p.name) + 4) = ' on ' || p.name))
+SELECT coalesce(pg_catalog.jsonb_object_agg(n.name, n.hash), '{}') AS facts
+  FROM changed AS n
+ WHERE (n.hash IS NULL OR EXISTS (SELECT FROM published AS p
+     WHERE n.name = 'table ' || p.name
+        OR pg_catalog.right(n.name, pg_catalog.length(p.name) + 4) = ' on ' || p.name))
    AND coalesce(nullif(pg_catalog.split_part(%3$s, ' ', 1), '')
            = pg_catalog.split_part(pg_catalog.concat_ws(' ',
     CASE WHEN pg_catalog.to_regclass('spock.queue') IS NOT NULL THEN pg_catalog.substring(

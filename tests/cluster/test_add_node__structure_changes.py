@@ -15,7 +15,7 @@ from zodan_sql.sandbox import Node
 
 _BEFORE = ("wider", "retyped", "gone", "renamed", "indexed")
 _DDL = "CREATE TABLE {} (id int PRIMARY KEY, v int)"
-#: What is done to each table, and what says whether it is there.
+#: One of every kind.
 _CHANGES = (
     "ALTER TABLE public.wider ADD COLUMN w text DEFAULT 'w'",
     "ALTER TABLE public.retyped ALTER COLUMN v TYPE bigint",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from support.clusters import MakeCluster
 from support.objects import at, everything
 from support.secrets import find
-from support.shell import Ended, run
+from support.shell import Ended, add_by_client, run
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
 from zodan_sql.client.structure import wanted
 from zodan_sql.sandbox import Cluster
@@ -28,10 +26,7 @@ def cluster(make_cluster: MakeCluster) -> Cluster:
 
 
 def _join(cluster: Cluster, *more: str, path: str = "") -> Ended:
-    n1, n3 = cluster["n1"], cluster["n3"]
-    named = ["--src-node-name", "n1", "--src-dsn", n1.dsn(), "--new-node-name", "n3", "--new-node-dsn", n3.dsn()]
-    programs = path or f"{cluster.engine.pg_bin}:{os.environ['PATH']}"
-    return run("add-node", *named, "--structure", "client", *more, PATH=programs)
+    return add_by_client(cluster["n1"], cluster["n3"], *more, path=path)
 
 
 def test_the_client_brings_it_and_the_node_joins(cluster: Cluster) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from support.calls import exceptions, leftovers, remove_node
 from support.clusters import MakeCluster
-from support.shell import run
+from support.shell import add_by_client
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
@@ -23,19 +23,7 @@ def newer(engine: Engine) -> Engine:
 
 
 def _join(cluster: Cluster, new: Node) -> None:
-    n1 = cluster["n1"]
-    named = [
-        "--src-node-name",
-        n1.name,
-        "--src-dsn",
-        n1.dsn(),
-        "--new-node-name",
-        new.name,
-        "--new-node-dsn",
-        new.dsn(),
-    ]
-    # The newer pg_dump reads both.
-    ended = run("add-node", *named, "--structure", "client", PATH=f"{new.engine.pg_bin}:{os.environ['PATH']}")
+    ended = add_by_client(cluster["n1"], new)
     assert ended.code == 0, ended.err
     cluster.members.append(new)
 

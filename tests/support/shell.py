@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from zodan_sql.sandbox import Node
+
 _SCRIPTS = Path(sys.executable).parent
 _BUDGET_S = 120.0
 
@@ -48,3 +50,12 @@ def end(process: subprocess.Popen[str]) -> Ended:
 def run(*arguments: str, script: str = "zodan-sql", **environment: str) -> Ended:
     """Run a command to its end."""
     return end(start(*arguments, script=script, **environment))
+
+
+def add_by_client(source: Node, new: Node, *more: str, path: str = "") -> Ended:
+    """Have a node join whose structure the client's programs bring: those on ``path``, or the new server's own."""
+    named = ["--src-node-name", source.name, "--src-dsn", source.dsn()]
+    named += ["--new-node-name", new.name, "--new-node-dsn", new.dsn()]
+    # A newer pg_dump reads older servers too.
+    programs = path or f"{new.engine.pg_bin}:{os.environ['PATH']}"
+    return run("add-node", *named, "--structure", "client", *more, PATH=programs)
