@@ -517,6 +517,17 @@ COMMENT ON FUNCTION zodan.copy_name IS
 take over.';
 REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
 
+CREATE FUNCTION zodan.clone_name(p_new text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan clone ' || p_new
+$zodan$;
+COMMENT ON FUNCTION zodan.clone_name IS
+'Returns the name of the replication origin by which a new node is known as a physical copy of its source: its position
+is how far the copy goes.';
+REVOKE ALL ON FUNCTION zodan.clone_name FROM PUBLIC;
+
 CREATE FUNCTION zodan.connection_name(p_node text)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT
@@ -4586,7 +4597,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     -- How many sessions copy side by side, and how fast, may change on the way.
-    IF '{"structure": "spock"}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
+    IF '{"structure": "spock", "copy": "rows"}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -6257,6 +6268,90 @@ $zodan$;
 COMMENT ON FUNCTION zodan.note_life IS
 'Notes which life of the new node''s server it is, before its stream begins. It returns one row: starts.';
 REVOKE ALL ON FUNCTION zodan.note_life FROM PUBLIC;
+
+CREATE FUNCTION zodan.confirm_clone_slot(p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT (SELECT r.confirmed_flush_lsn FROM pg_catalog.pg_replication_slots AS r
+         WHERE r.slot_name = %1$s AND r.plugin = 'spock_output' AND NOT r.active
+           AND r.database = pg_catalog.current_database() AND r.wal_status IS DISTINCT FROM 'lost') AS lsn,
+       c.system_identifier::text AS system
+  FROM pg_catalog.pg_control_system() AS c$sql$,
+    zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.confirm_clone_slot IS
+'Confirms, on the source, that p_slot, made before a physical copy, has kept everything since. It returns one row: lsn,
+its position, NULL if it is missing, in use, of another kind or has lost its WAL; and system, the identifier of this
+server, which a copy has too.';
+REVOKE ALL ON FUNCTION zodan.confirm_clone_slot FROM PUBLIC;
+
+CREATE FUNCTION zodan.confirm_clone(p_slot_lsn text, p_mark text, p_system text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_slot CONSTANT pg_lsn := nullif(%1$s, '')::pg_lsn;
+    v_lsn pg_lsn := (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s WHERE s.external_id = %2$s);
+BEGIN
+    IF v_slot IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD205', MESSAGE = 'the slot that was made before the copy is gone, in use or has lost its WAL';
+    ELSIF (SELECT c.system_identifier::text FROM pg_catalog.pg_control_system() AS c) <> %3$s THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD205', MESSAGE = 'the database is no physical copy of the source';
+    ELSIF v_lsn IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD205', MESSAGE = 'the copy does not say how far it goes';
+    ELSIF v_lsn < v_slot THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD205', MESSAGE = pg_catalog.format('the copy goes to %%s only, and its slot began at %%s',
+            v_lsn, v_slot);
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_result(p_slot_lsn), zodan.quote_text(p_mark), zodan.quote_result(p_system))
+$zodan$;
+COMMENT ON FUNCTION zodan.confirm_clone IS
+'Confirms that the new node is a physical copy of the server with identifier p_system, made after the slot that is at
+p_slot_lsn, both placeholders for what zodan.confirm_clone_slot returned: the origin p_mark says how far it goes. Fails
+with ZD205 if it cannot go on from there.';
+REVOKE ALL ON FUNCTION zodan.confirm_clone FROM PUBLIC;
+
+CREATE FUNCTION zodan.read_clone(p_mark text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s WHERE s.external_id = %1$s) AS lsn$sql$,
+    zodan.quote_text(p_mark))
+$zodan$;
+COMMENT ON FUNCTION zodan.read_clone IS
+'Reads, on the new node, how far its physical copy goes by the origin p_mark: lsn, NULL if there is none.';
+REVOKE ALL ON FUNCTION zodan.read_clone FROM PUBLIC;
+
+CREATE FUNCTION zodan.begin_clone_stream(p_subscription text, p_mark text, p_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_sub record;
+BEGIN
+    SELECT s.sub_slot_name, s.sub_enabled INTO STRICT v_sub FROM spock.subscription AS s WHERE s.sub_name = %1$s;
+    IF v_sub.sub_enabled THEN
+        RETURN;
+    ELSIF (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s WHERE s.external_id = %2$s) IS DISTINCT FROM %3$s::pg_lsn THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD205', MESSAGE = 'the stream of the copy had begun, and cannot begin again';
+    END IF;
+    PERFORM pg_catalog.pg_replication_origin_advance(v_sub.sub_slot_name, %3$s::pg_lsn);
+    PERFORM spock.sub_enable(%1$s);
+    PERFORM pg_catalog.pg_replication_origin_drop(%2$s);
+END
+$do$$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_text(p_mark), zodan.quote_result(p_lsn))
+$zodan$;
+COMMENT ON FUNCTION zodan.begin_clone_stream IS
+'Begins, on a new node that is a physical copy, the stream of p_subscription at p_lsn, a placeholder for the position
+that zodan.read_clone read; and drops p_mark, so that no stream begins a second time with the same copy. Harmless if the
+stream has begun; fails with ZD205 if it had, and was taken back.';
+REVOKE ALL ON FUNCTION zodan.begin_clone_stream FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_structure(p_brief text, p_exact text)
 RETURNS text
@@ -8719,7 +8814,9 @@ BEGIN
             ELSE pg_catalog.jsonb_build_object('unread', 'what was tried: ' || (v_answer.value ->> 'message')) END);
     END LOOP;
     IF p_join ->> 'structure' = 'present' THEN
-        v_facts := pg_catalog.jsonb_set(v_facts, ARRAY[v_new, 'present'], zodan.compare_structure(v_facts, p_join, p_dsns));
+        -- A physical copy has the structure and the rows of the source.
+        v_facts := pg_catalog.jsonb_set(v_facts, ARRAY[v_new, 'present'], CASE WHEN (p_join ->> 'clone')::boolean THEN '{}'
+            ELSE zodan.compare_structure(v_facts, p_join, p_dsns) END);
     END IF;
     RETURN v_facts;
 END
@@ -9100,7 +9197,7 @@ SELECT c.key, c.name, p_join ->> 'new', 'fail', c.passed, c.observed, c.required
     ('empty', 'empty', (f.n ->> 'relations')::int = 0
      OR coalesce(p_join ->> 'structure' = 'present', false), (f.n ->> 'relations') || ' relations', 'no user relations',
      'Join an empty database: its structure and data come from the source. If the structure is there, '
-     'give structure => ''present''.'),
+     'give structure => ''present''; if it is a copy that zodan-sql clone has prepared, copy => ''present''.'),
     ('own-server', 'server of its own', f.n ->> 'server' <> f.s ->> 'server', CASE
      WHEN f.n ->> 'server' = f.s ->> 'server' THEN 'the same server as the source' ELSE 'another server' END,
      'another server than the source, whose apply is paused for a moment', 'Use a database on another server.'),
@@ -9859,6 +9956,7 @@ then on what has these names is ours. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
+    v_cloned boolean := coalesce((p_cluster ->> 'clone')::boolean, false);
     v_leave jsonb := pg_catalog.jsonb_build_object('target', v_new, 'subscriptions', (
         SELECT pg_catalog.jsonb_object_agg(x.subscriber, x.streams)
           FROM (SELECT s.key AS subscriber,
@@ -9867,7 +9965,9 @@ DECLARE
                  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(p.value) AS s(key, value)
                  GROUP BY s.key) AS x));
     v_copy jsonb := (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('slot', s.name, 'provider', v_source))
-        FROM (VALUES (p_cluster ->> 'copy_slot'), (p_cluster ->> 'structure_slot')) AS s(name));
+        FROM (VALUES (p_cluster ->> 'copy_slot'), (p_cluster ->> 'structure_slot')) AS s(name)
+        -- That of a physical copy was made before the join.
+       WHERE NOT (v_cloned AND s.name = p_cluster ->> 'copy_slot'));
     v_node text;
     v_origins text[];
     v_slots text[];
@@ -9894,6 +9994,11 @@ BEGIN
         pg_catalog.format('drop slot %s of the structure on %s (only on rollback)', p_cluster ->> 'structure_slot', v_source),
         p_undo := zodan.drop_slot(p_cluster ->> 'structure_slot'), p_group := 'copy',
         p_object := p_cluster ->> 'structure_slot');
+    IF v_cloned THEN
+        RETURN NEXT zodan.make_step('register', v_source,
+            pg_catalog.format('drop slot %s of the copy on %s (only on rollback)', p_cluster ->> 'copy_slot', v_source),
+            p_undo := zodan.drop_slot(p_cluster ->> 'copy_slot'), p_object := p_cluster ->> 'copy_slot');
+    END IF;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_clean IS
@@ -10145,24 +10250,74 @@ of each table afterwards, begin the stream through which the new node catches up
 statistics meanwhile.';
 REVOKE ALL ON FUNCTION zodan.plan_rows FROM PUBLIC;
 
+CREATE FUNCTION zodan.plan_cloned(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that begin the stream on a new node which is a physical copy of the source: it has all that the
+source had up to the position that its mark says, and the slot on the source has kept everything since. Both were made
+before the join. Neither can be made again for this copy: where its stream is broken, another copy has to be made. */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_sub text := zodan.copy_name(v_new);
+    v_slot text := p_cluster ->> 'copy_slot';
+    v_direct text := zodan.is_direct(p_slot => p_cluster #>> ARRAY['slots', v_source, v_new], p_subscription => v_sub);
+BEGIN
+    RETURN NEXT zodan.make_step('note', v_new, 'note the time on ' || v_new, p_do := zodan.note_objects(), p_done := v_direct,
+        p_ref := 'note', p_group := 'copy');
+    RETURN NEXT zodan.make_step('slot', v_source, pg_catalog.format('confirm slot %s of the copy on %s', v_slot, v_source),
+        p_do := zodan.confirm_clone_slot(v_slot), p_ref := 'slot', p_kind := 'verify', p_object := v_slot);
+    RETURN NEXT zodan.make_step('copying', v_new, pg_catalog.format('confirm that %s is a copy of %s', v_new, v_source),
+        p_do := zodan.confirm_clone(p_mark => zodan.clone_name(v_new), p_slot_lsn => zodan.placeholder('result', 'slot', 'lsn'),
+            p_system => zodan.placeholder('result', 'slot', 'system')),
+        p_done := v_direct, p_kind := 'verify', p_object := zodan.clone_name(v_new));
+    RETURN NEXT zodan.make_step('structured', v_new, 'read how far the copy goes on ' || v_new,
+        p_do := zodan.read_clone(zodan.clone_name(v_new)), p_done := v_direct, p_ref := 'cloned', p_object := zodan.clone_name(v_new));
+    RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
+        p_do := zodan.create_subscription(p_slot => v_slot, p_subscription => v_sub, p_provider => v_source,
+            p_sets => zodan.list_sets(p_cluster, v_source), p_forward => '{all}', p_enabled => 'false'),
+        p_done := zodan.copy_continues(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
+        p_undo := zodan.drop_copy(v_sub), p_group := 'copy', p_object := v_sub);
+    RETURN NEXT zodan.make_step('streaming', v_new, 'note the life of the server of ' || v_new, p_do := zodan.note_life(),
+        p_ref := 'life', p_group := 'copy');
+    RETURN NEXT zodan.make_step('streaming', v_new, pg_catalog.format('begin the stream of subscription %s on %s', v_sub, v_new),
+        p_do := zodan.begin_clone_stream(p_subscription => v_sub, p_lsn => zodan.placeholder('result', 'cloned', 'lsn'),
+            p_mark => zodan.clone_name(v_new)),
+        p_done := zodan.is_enabled(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
+        p_undo := zodan.disable_copy(v_sub), p_group := 'copy', p_object := v_sub);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_cloned IS
+'Returns the steps that begin the stream on a new node which is a physical copy of the source: it has all that the
+source had up to the position that its mark says, and the slot on the source has kept everything since. Both were made
+before the join. Neither can be made again for this copy: where its stream is broken, another copy has to be made.';
+REVOKE ALL ON FUNCTION zodan.plan_cloned FROM PUBLIC;
+
 CREATE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Returns the steps that copy structure and data from the source and let the new node catch up through it with
-everybody's changes. p_patience is how long a wait may see no progress. */
+/* Returns the steps that bring structure and data from the source, row by row or, if p_cluster says that it is a clone,
+as a physical copy that is there already, and let the new node catch up through it with everybody's changes. p_patience
+is how long a wait may see no progress. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
     v_sub text := zodan.copy_name(v_new);
     v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
+    v_cloned boolean := coalesce((p_cluster ->> 'clone')::boolean, false);
 BEGIN
-    RETURN NEXT zodan.make_step('note', v_new, 'note the objects on ' || v_new,
-        p_do := zodan.note_objects(), p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
-        p_undo := zodan.drop_copied(p_objects => zodan.placeholder('result', 'note', 'objects'), p_node => v_new,
-            p_identity => zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
-    RETURN QUERY SELECT * FROM zodan.plan_structure(p_cluster, p_patience);
-    RETURN QUERY SELECT * FROM zodan.plan_rows(p_cluster);
+    IF v_cloned THEN
+        RETURN QUERY SELECT * FROM zodan.plan_cloned(p_cluster);
+    ELSE
+        RETURN NEXT zodan.make_step('note', v_new, 'note the objects on ' || v_new,
+            p_do := zodan.note_objects(), p_done := zodan.is_direct(p_slot => v_slot, p_subscription => v_sub),
+            p_undo := zodan.drop_copied(p_objects => zodan.placeholder('result', 'note', 'objects'), p_node => v_new,
+                p_identity => zodan.placeholder('result', 'note', 'identity')), p_ref := 'note', p_group := 'copy');
+        RETURN QUERY SELECT * FROM zodan.plan_structure(p_cluster, p_patience);
+        RETURN QUERY SELECT * FROM zodan.plan_rows(p_cluster);
+    END IF;
     RETURN NEXT zodan.make_step('sound', v_source, 'confirm the slot of the copy on ' || v_source,
         p_do := zodan.prove_copy_slot(p_cluster ->> 'copy_slot'), p_group := 'approach', p_kind := 'verify',
         p_object := p_cluster ->> 'copy_slot');
@@ -10170,15 +10325,17 @@ BEGIN
         p_do := zodan.prove_sound(p_since => zodan.placeholder('result', 'note', 'at'), p_origin => NULL,
             p_starts => zodan.placeholder('result', 'life', 'starts')), p_group := 'approach',
             p_kind := 'verify');
-    RETURN NEXT zodan.make_step('streaming', v_source, 'note what changed in the structure on ' || v_source,
-        p_do := zodan.changed_structure(p_exact => zodan.is_exact(p_cluster),
-            p_objects => zodan.placeholder('result', 'structure', 'facts'),
-            p_ddl => zodan.placeholder('result', 'ddl', 'ddl')),
-        p_ref := 'changed early', p_group := 'copy', p_object := 'structure');
-    RETURN NEXT zodan.make_step('sound', v_new, 'confirm that the tables on ' || v_new || ' are those of ' || v_source,
-        p_do := zodan.prove_structure(p_stage => 'copied', p_exact => zodan.is_exact(p_cluster),
-            p_objects => zodan.placeholder('result', 'changed early', 'facts')), p_group := 'approach', p_kind := 'verify',
-        p_object := 'structure');
+    IF NOT v_cloned THEN
+        RETURN NEXT zodan.make_step('streaming', v_source, 'note what changed in the structure on ' || v_source,
+            p_do := zodan.changed_structure(p_exact => zodan.is_exact(p_cluster),
+                p_objects => zodan.placeholder('result', 'structure', 'facts'),
+                p_ddl => zodan.placeholder('result', 'ddl', 'ddl')),
+            p_ref := 'changed early', p_group := 'copy', p_object := 'structure');
+        RETURN NEXT zodan.make_step('sound', v_new, 'confirm that the tables on ' || v_new || ' are those of ' || v_source,
+            p_do := zodan.prove_structure(p_stage => 'copied', p_exact => zodan.is_exact(p_cluster),
+                p_objects => zodan.placeholder('result', 'changed early', 'facts')), p_group := 'approach', p_kind := 'verify',
+            p_object := 'structure');
+    END IF;
     RETURN NEXT zodan.make_step('level', v_source, 'send a sync event on ' || v_source,
             p_do := zodan.emit_sync_event(),
             p_ref := 'level', p_group := 'approach');
@@ -10193,14 +10350,17 @@ BEGIN
     RETURN NEXT zodan.make_step('levelled', v_source, 'read the replication sets of ' || v_source,
             p_do := zodan.read_sets(zodan.list_sets(p_cluster, v_source)),
             p_ref := 'sets', p_group := 'approach');
-    RETURN NEXT zodan.make_step('prepare', v_new, 'confirm that the stream to ' || v_new || ' began with its first transaction',
-            p_do := zodan.prove_head(p_subscription => v_sub, p_slot => p_cluster ->> 'copy_slot'), p_group := 'approach',
-            p_kind := 'verify');
+    IF NOT v_cloned THEN
+        RETURN NEXT zodan.make_step('prepare', v_new, 'confirm that the stream to ' || v_new || ' began with its first transaction',
+                p_do := zodan.prove_head(p_subscription => v_sub, p_slot => p_cluster ->> 'copy_slot'), p_group := 'approach',
+                p_kind := 'verify');
+    END IF;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_copy IS
-'Returns the steps that copy structure and data from the source and let the new node catch up through it with
-everybody''s changes. p_patience is how long a wait may see no progress.';
+'Returns the steps that bring structure and data from the source, row by row or, if p_cluster says that it is a clone,
+as a physical copy that is there already, and let the new node catch up through it with everybody''s changes. p_patience
+is how long a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.plan_copy FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_mirror(p_cluster jsonb)
@@ -10508,10 +10668,11 @@ BEGIN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
         IF v_member = p_cluster ->> 'source' THEN
-            -- Before the sync event: once that has come, the new node has every change that came by the stream.
+            -- What a physical copy has is compared whole. Before the sync event: once that has come, the new node has every change that came by the stream.
             RETURN NEXT zodan.make_step('way_back', v_member, 'note what changed in the structure on ' || v_member,
                 p_do := zodan.changed_structure(p_exact => zodan.is_exact(p_cluster),
-                    p_objects => zodan.placeholder('result', 'structure', 'facts'), p_ddl => ''),
+                    p_objects => CASE WHEN (p_cluster ->> 'clone')::boolean THEN '{}'
+                        ELSE zodan.placeholder('result', 'structure', 'facts') END, p_ddl => ''),
                 p_ref := 'changed', p_policy := 'fresh', p_object := 'structure');
             RETURN NEXT zodan.make_step('way_back', v_member, 'read the replication sets again on ' || v_member,
                 p_do := zodan.read_sets(zodan.list_sets(p_cluster, v_member)), p_ref := 'sets again', p_policy := 'fresh');
@@ -10611,8 +10772,9 @@ DECLARE
     v_new text := p_cluster ->> 'new';
     v_view text;
 BEGIN
-    -- A copy brings only the definitions of views.
-    FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name) LOOP
+    -- A copy of rows brings only the definitions of views.
+    FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name)
+        WHERE (p_cluster ->> 'clone')::boolean IS NOT TRUE LOOP
         RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view,
             v_new),
             p_do := zodan.refresh_view(p_schema => (pg_catalog.parse_ident(v_view))[1],
@@ -10724,6 +10886,29 @@ $zodan$;
 COMMENT ON FUNCTION zodan.check_structure_choice IS
 'Raises ZD004 for a way to bring the structure that does not exist, or that only the command line has.';
 REVOKE ALL ON FUNCTION zodan.check_structure_choice FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_copy_choice(p_copy text, p_roles boolean)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 for a way to bring the rows that does not exist, or that does not go with the one for the structure. */
+BEGIN
+    IF p_copy IS NULL OR p_copy NOT IN ('rows', 'present') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('copy is "%s"', p_copy),
+            HINT = 'Give rows, or present if the new node is a physical copy that zodan-sql clone has prepared.';
+    ELSIF p_copy = 'present' AND p_roles THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = 'a physical copy has the roles of the source',
+            HINT = 'Leave out roles.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_copy_choice IS
+'Raises ZD004 for a way to bring the rows that does not exist, or that does not go with the one for the structure.';
+REVOKE ALL ON FUNCTION zodan.check_copy_choice FROM PUBLIC;
 
 CREATE FUNCTION zodan.choose_lanes(p_facts jsonb, p_nodes jsonb, p_jobs int)
 RETURNS int
@@ -10943,7 +11128,8 @@ SELECT (SELECT pg_catalog.jsonb_build_object('lanes', coalesce(pg_catalog.max((s
                'max_rate', pg_catalog.max((s.units ->> 'max_rate')::bigint), 'max_lag', pg_catalog.max((s.units ->> 'max_lag')::interval))
           FROM zodan.step AS s WHERE s.operation_id = p_operation)
        || pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 'new', o.node,
-           'structure', coalesce(o.arguments ->> 'structure', 'spock'),
+           'structure', coalesce(nullif(o.arguments ->> 'copy', 'rows'), o.arguments ->> 'structure', 'spock'),
+           'clone', coalesce(o.arguments ->> 'copy' = 'present', false),
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
            'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
                FILTER (WHERE m.name <> o.arguments ->> 'src_node_name'), '[]'))
@@ -11035,6 +11221,7 @@ CREATE FUNCTION zodan.prepare_join(
     p_roles boolean,
     p_jobs int,
     p_structure text,
+    p_copy text,
     p_limits jsonb,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
@@ -11077,7 +11264,7 @@ BEGIN
     END IF;
     v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
         zodan.choose_lanes(v_survey.p_facts, pg_catalog.jsonb_build_array(v_survey.p_join -> 'source', v_survey.p_join -> 'new'),
-            p_jobs), 'structure', p_structure) || p_limits;
+            p_jobs), 'structure', CASE p_copy WHEN 'present' THEN p_copy ELSE p_structure END, 'clone', p_copy = 'present') || p_limits;
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
@@ -11112,7 +11299,8 @@ CREATE FUNCTION zodan.plan_add_node(
     jobs int DEFAULT NULL,
     structure text DEFAULT 'spock',
     max_rate bigint DEFAULT NULL,
-    max_lag interval DEFAULT NULL
+    max_lag interval DEFAULT NULL,
+    copy text DEFAULT 'rows'
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
@@ -11126,10 +11314,11 @@ BEGIN
     PERFORM zodan.check_jobs(jobs);
     PERFORM zodan.check_limits(max_rate, max_lag);
     PERFORM zodan.check_structure_choice(structure);
+    PERFORM zodan.check_copy_choice(copy, roles);
     PERFORM zodan.close_connections();
     SELECT p.p_plan INTO v_plan
       FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country,
-               new_node_info, roles, jobs, structure,
+               new_node_info, roles, jobs, structure, copy,
                pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag), false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
@@ -11192,7 +11381,8 @@ CREATE PROCEDURE spock.add_node(
     jobs int DEFAULT NULL,
     structure text DEFAULT 'spock',
     max_rate bigint DEFAULT NULL,
-    max_lag interval DEFAULT NULL
+    max_lag interval DEFAULT NULL,
+    copy text DEFAULT 'rows'
 )
 LANGUAGE plpgsql
 AS $zodan$
@@ -11203,7 +11393,8 @@ attributes, memberships and password hashes. jobs is how many sessions copy side
 the indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
 8 at most. structure says who brings the structure: spock, or present if it is on the new node
 already; it is then compared with the source's before a row is copied, all tables must be empty, and the new node's
-Spock may be newer than the members'. max_rate is how many bytes of tables a second the copy reads at most, in all
+Spock may be newer than the members'. copy says who brings the rows: rows, or present if the new node is a physical
+copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables a second the copy reads at most, in all
 its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
 NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
 interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors:
@@ -11218,12 +11409,13 @@ DECLARE
     v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
         'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate,
-        'max_lag', max_lag);
+        'max_lag', max_lag, 'copy', copy);
     v_limits jsonb := pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag);
 BEGIN
     PERFORM zodan.check_jobs(jobs);
     PERFORM zodan.check_limits(max_rate, max_lag);
     PERFORM zodan.check_structure_choice(structure);
+    PERFORM zodan.check_copy_choice(copy, roles);
     CALL zodan.require_autocommit('add_node', NOT dry_run, src_dsn, new_node_dsn);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('add_node', new_node_name);
@@ -11238,7 +11430,7 @@ BEGIN
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
-                   new_node_country, new_node_info, roles, jobs, structure, v_limits, NOT dry_run) AS p;
+                   new_node_country, new_node_info, roles, jobs, structure, copy, v_limits, NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
             PERFORM zodan.show_plan(v_plan, verb);
@@ -11262,7 +11454,8 @@ attributes, memberships and password hashes. jobs is how many sessions copy side
 the indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
 8 at most. structure says who brings the structure: spock, or present if it is on the new node
 already; it is then compared with the source''s before a row is copied, all tables must be empty, and the new node''s
-Spock may be newer than the members''. max_rate is how many bytes of tables a second the copy reads at most, in all
+Spock may be newer than the members''. copy says who brings the rows: rows, or present if the new node is a physical
+copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables a second the copy reads at most, in all
 its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
 NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
 interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors:

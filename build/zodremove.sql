@@ -576,6 +576,17 @@ COMMENT ON FUNCTION zodan.copy_name IS
 take over.';
 REVOKE ALL ON FUNCTION zodan.copy_name FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.clone_name(p_new text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT 'zodan clone ' || p_new
+$zodan$;
+COMMENT ON FUNCTION zodan.clone_name IS
+'Returns the name of the replication origin by which a new node is known as a physical copy of its source: its position
+is how far the copy goes.';
+REVOKE ALL ON FUNCTION zodan.clone_name FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.connection_name(p_node text)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT
@@ -5098,7 +5109,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     -- How many sessions copy side by side, and how fast, may change on the way.
-    IF '{"structure": "spock"}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
+    IF '{"structure": "spock", "copy": "rows"}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',

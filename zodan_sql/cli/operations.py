@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
@@ -24,16 +23,21 @@ from zodan_sql.cli.options import (
     Location,
     MaxLag,
     MaxRate,
+    NewNodeDsn,
+    NewNodeName,
     NodeDsns,
     NoInstall,
     Number,
     ProgressMode,
     Roles,
+    SrcDsn,
+    SrcNodeName,
     Structure,
     SurvivorDsn,
     Verbose,
     Way,
     dsn_option,
+    join_arguments,
     parse_size,
     parse_span,
 )
@@ -46,10 +50,6 @@ from zodan_sql.client.operation import PlannedStep
 from zodan_sql.client.structure import bring_structure
 from zodan_sql.errors import caller_error
 
-SrcNodeName = Annotated[str, typer.Option("--src-node-name", help="The member to copy from.")]
-SrcDsn = Annotated[str, dsn_option("--src-dsn", "The member's connection string, valid on every node.")]
-NewNodeName = Annotated[str, typer.Option("--new-node-name", help="The node to add.")]
-NewNodeDsn = Annotated[str, dsn_option("--new-node-dsn", "The new node's connection string, valid on every node.")]
 TargetNodeName = Annotated[str, typer.Option("--target-node-name", help="The node to remove.")]
 TargetDsn = Annotated[str, dsn_option("--target-dsn", "That node's connection string.")]
 DiscardWrites = Annotated[
@@ -79,7 +79,7 @@ def add_node(
 ) -> None:
     """Add a node to a running cluster."""
     with reporting([src_dsn, new_node_dsn, dsn], "add-node" if as_json else None, progress) as screen:
-        arguments = _add_arguments(
+        arguments = join_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
         arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
@@ -153,7 +153,7 @@ def plan(
         adds = (src_node_name, src_dsn, new_node_name, new_node_dsn)
         removes = (target_node_name, target_dsn)
         if all(adds) and not any(removes):
-            arguments = _add_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
+            arguments = join_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
             arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
             if structure is Way.CLIENT:
@@ -272,30 +272,6 @@ def _begin(
     run(screen, called, arguments, switches, verbose)
 
 
-def _add_arguments(
-    src_node_name: str,
-    src_dsn: str,
-    new_node_name: str,
-    new_node_dsn: str,
-    location: str | None,
-    country: str | None,
-    info: str | None,
-) -> dict[str, object]:
-    """Return the given arguments of add_node; the server has defaults for the others."""
-    parse_dsn(src_dsn, "--src-dsn")
-    parse_dsn(new_node_dsn, "--new-node-dsn")
-    arguments: dict[str, object] = {
-        "src_node_name": src_node_name,
-        "src_dsn": src_dsn,
-        "new_node_name": new_node_name,
-        "new_node_dsn": new_node_dsn,
-        "new_node_location": location,
-        "new_node_country": country,
-        "new_node_info": None if info is None else _json_object(info),
-    }
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
 def _copy_arguments(way: Way, *, jobs: int | None, max_rate: str | None, max_lag: str | None) -> dict[str, object]:
     """Return what add_node is to know of the copy; a structure that the client brings is present by then."""
     arguments = {
@@ -339,16 +315,6 @@ def _remove_where(dsn: str | None, target_dsn: str, survivor_dsn: str | None, fo
             "Give --survivor-dsn, the connection string of a member that stays, or --dsn.",
         )
     return where
-
-
-def _json_object(text: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise caller_error("--new-node-info is not a JSON object", """Write it as '{"name": "value"}'.""")
-    return value
 
 
 def _take_up(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from typer.models import OptionInfo
 
 from zodan_sql.cli.progress import Mode
+from zodan_sql.client.connection import parse_dsn
 from zodan_sql.errors import caller_error
 
 _SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d+)?)\s*(?P<unit>B|kB|MB|GB|TB)?", re.IGNORECASE)
@@ -50,6 +52,44 @@ def parse_span(text: str, option: str) -> str:
     return f"{found['number']} {found['unit'] or 's'}"
 
 
+def join_arguments(
+    src_node_name: str,
+    src_dsn: str,
+    new_node_name: str,
+    new_node_dsn: str,
+    location: str | None,
+    country: str | None,
+    info: str | None,
+) -> dict[str, object]:
+    """Return the given arguments of add_node; the server has defaults for the others."""
+    parse_dsn(src_dsn, "--src-dsn")
+    parse_dsn(new_node_dsn, "--new-node-dsn")
+    arguments: dict[str, object] = {
+        "src_node_name": src_node_name,
+        "src_dsn": src_dsn,
+        "new_node_name": new_node_name,
+        "new_node_dsn": new_node_dsn,
+        "new_node_location": location,
+        "new_node_country": country,
+        "new_node_info": None if info is None else _json_object(info),
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise caller_error("--new-node-info is not a JSON object", """Write it as '{"name": "value"}'.""")
+    return value
+
+
+SrcNodeName = Annotated[str, typer.Option("--src-node-name", help="The member to copy from.")]
+SrcDsn = Annotated[str, dsn_option("--src-dsn", "The member's connection string, valid on every node.")]
+NewNodeName = Annotated[str, typer.Option("--new-node-name", help="The node to add.")]
+NewNodeDsn = Annotated[str, dsn_option("--new-node-dsn", "The new node's connection string, valid on every node.")]
 Location = Annotated[str | None, typer.Option("--new-node-location", help="The node's location.", show_default="NY")]
 Country = Annotated[str | None, typer.Option("--new-node-country", help="The node's country.", show_default="USA")]
 Info = Annotated[str | None, typer.Option("--new-node-info", metavar="JSON", help="Any facts about the node.")]

@@ -1,0 +1,35 @@
+"""Physical copies: a place for the new server, and the command that clones into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.shell import Ended, run
+from zodan_sql.sandbox import Cluster, Node
+from zodan_sql.sandbox.os_user import remove_folder
+
+
+def make_place(cluster: Cluster, name: str = "n3") -> Node:
+    """Return a blank of a cluster as a place for a server: its port is free, and its data directory gone."""
+    place = cluster[name]
+    place.stop()
+    remove_folder(place.data_dir)
+    return place
+
+
+def clone_words(source: Node, place: Node, *more: str) -> list[str]:
+    """Return the words that clone ``source`` to ``place``."""
+    words = ["clone", "--src-node-name", source.name, "--src-dsn", source.dsn()]
+    words += ["--new-node-name", place.name, "--new-node-dsn", place.dsn(), "--pgdata", str(place.data_dir)]
+    words += ["--pg-bin", str(place.engine.pg_bin), "--set", f"unix_socket_directories={place.socket_dir}"]
+    return [*words, *more]
+
+
+def clone(source: Node, place: Node, *more: str, **environment: str) -> Ended:
+    """Clone ``source`` to ``place``."""
+    return run(*clone_words(source, place, *more), **environment)
+
+
+def record_of(place: Node) -> Path:
+    """Return the file in which an unfinished clone keeps what it knows."""
+    return place.data_dir.with_name("data.zodan-clone.json")

@@ -1,0 +1,167 @@
+"""The machine of the new node: its server's programs, its data directory, and the user that owns both."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zodan_sql.errors import ZodanError, caller_error, precondition_error
+
+_PROGRAMS = ("postgres", "pg_ctl", "pg_basebackup", "pg_controldata")
+_DEBIAN = "/usr/lib/postgresql/{major}/bin"
+_STOP_S = 600
+
+
+@dataclass(frozen=True)
+class Host:
+    """The programs of one PostgreSQL, and who runs them: nobody else, unless the caller is root."""
+
+    pg_bin: Path
+    user: pwd.struct_passwd | None
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """Return the words that call a program."""
+        return [str(self.pg_bin / name), *arguments]
+
+    def options(self) -> dict[str, Any]:
+        """Return what subprocess needs to start a program as the servers' user."""
+        if self.user is None:
+            return {"cwd": "/"}
+        groups = os.getgrouplist(self.user.pw_name, self.user.pw_gid)
+        return {"cwd": "/", "user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": groups, "umask": 0o077}
+
+    def run(self, name: str, *arguments: str, problem: str) -> str:
+        """Return what a program prints. Raises ZodanError (ZD200) with its last words."""
+        done = subprocess.run(
+            self.command(name, *arguments),
+            env={**os.environ, "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            **self.options(),
+        )
+        if done.returncode != 0:
+            raise ZodanError(problem, sqlstate="ZD200", detail=(done.stderr or done.stdout).strip()[-2000:])
+        return str(done.stdout)
+
+    def version(self) -> int:
+        """Return the major version of the programs."""
+        said = self.run("postgres", "--version", problem=f"{self.pg_bin / 'postgres'} does not run")
+        found = re.search(r"\) (\d+)", said)
+        return int(found[1]) if found else 0
+
+    def give(self, path: Path) -> None:
+        """Make the servers' user the owner of a file or folder."""
+        if self.user is not None:
+            os.chown(path, self.user.pw_uid, self.user.pw_gid)
+
+    def control_data(self, pgdata: Path) -> dict[str, str]:
+        """Return what pg_controldata says of a data directory, by its English names."""
+        said = self.run("pg_controldata", "-D", str(pgdata), problem=f"pg_controldata cannot read {pgdata}")
+        lines = (line.partition(":") for line in said.splitlines())
+        return {name.strip(): value.strip() for name, _, value in lines}
+
+    def is_running(self, pgdata: Path) -> bool:
+        """Return whether a server runs in a data directory."""
+        done = subprocess.run(
+            self.command("pg_ctl", "status", "-D", str(pgdata)), capture_output=True, check=False, **self.options()
+        )
+        return done.returncode == 0
+
+    def stop(self, pgdata: Path) -> None:
+        """Stop the server in a data directory, if one runs there. Raises ZodanError (ZD200)."""
+        if (pgdata / "PG_VERSION").exists() and self.is_running(pgdata):
+            self.run(
+                "pg_ctl",
+                "stop",
+                "-D",
+                str(pgdata),
+                "-m",
+                "fast",
+                "-t",
+                str(_STOP_S),
+                problem="the server does not stop",
+            )
+
+
+def find_host(pg_bin: Path | None, os_user: str | None, pgdata: Path, major: int) -> Host:
+    """Return the host with the programs of a major version. Raises ZodanError: ZD001, or ZD100 if one is missing."""
+    folder = pg_bin or _default_folder(major)
+    missing = [name for name in _PROGRAMS if not os.access(folder / name, os.X_OK)]
+    if missing:
+        raise precondition_error(
+            f"{', '.join(missing)} not found in {folder}",
+            f"Install PostgreSQL {major}'s server and client programs, or give their folder as --pg-bin.",
+        )
+    return Host(folder, _find_user(os_user, pgdata))
+
+
+def _default_folder(major: int) -> Path:
+    debian = Path(_DEBIAN.format(major=major))
+    found = shutil.which("pg_ctl")
+    return debian if debian.is_dir() or found is None else Path(found).resolve().parent
+
+
+def _find_user(os_user: str | None, pgdata: Path) -> pwd.struct_passwd | None:
+    if os.geteuid() != 0:
+        if os_user is not None and os_user != pwd.getpwuid(os.geteuid()).pw_name:
+            raise caller_error("--os-user needs root", f"Run this command as {os_user}, or as root.")
+        return None
+    if os_user is None and pgdata.exists() and pgdata.stat().st_uid != 0:
+        return pwd.getpwuid(pgdata.stat().st_uid)
+    try:
+        found = pwd.getpwnam(os_user or "postgres")
+    except KeyError:
+        raise caller_error(
+            f"there is no operating system user {os_user or 'postgres'}",
+            "Name the one that owns the server: --os-user.",
+        ) from None
+    if found.pw_uid == 0:
+        raise caller_error("PostgreSQL's servers do not run as root", "Give another user as --os-user.")
+    return found
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder does not exist or has nothing in it, but what a file system has of its own."""
+    return not folder.exists() or not any(entry.name != "lost+found" for entry in folder.iterdir())
+
+
+def empty(folder: Path) -> None:
+    """Delete what is in a folder, and keep the folder, which may be where a file system is mounted."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=entry.name == "lost+found")
+        else:
+            entry.unlink()
+
+
+def run_shell(command: str, problem: str) -> None:
+    """Run a command that the caller gave. Raises ZodanError (ZD200) with its last words."""
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        raise ZodanError(problem, sqlstate="ZD200", detail=f"{command}: {(done.stderr or done.stdout).strip()[-2000:]}")
+
+
+def write(path: Path, text: str, host: Host) -> None:
+    """Write a file of the servers' user that others cannot read; a file that is there keeps its owner and mode."""
+    is_new = not path.exists()
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        path.chmod(0o600)
+        host.give(path)
+
+
+def settings_lines(settings: Mapping[str, str]) -> Sequence[str]:
+    """Return the lines of a configuration file."""
+    return ["{} = '{}'".format(name, value.replace("'", "''")) for name, value in settings.items()]
