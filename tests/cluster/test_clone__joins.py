@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from support.calls import exceptions, leftovers, remove_node
-from support.clones import clone, make_place, record_of
+from support.clones import clone, make_place, record_of, take_in
 from support.clusters import MakeCluster
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
@@ -19,10 +19,11 @@ def test_a_copy_joins_under_writers_and_leaves(make_cluster: MakeCluster) -> Non
     with Writers([n1, n2]) as before:
         ended = clone(n1, place)
         assert ended.code == 0, ended.err + ended.out
-        with Writers([*cluster.members, place], series=1) as after:
+        with Writers([n1, n2, place], series=1) as after:
             pass
     assert before.failures == after.failures == []
-    nodes = [*cluster.members, place]
+    take_in(cluster, place)
+    nodes = cluster.members
     wait_level(nodes)
     assert_rows_equal(nodes, TABLES)
     assert exceptions(nodes) == []

@@ -12,9 +12,16 @@ from zodan_sql.sandbox.os_user import remove_folder
 def make_place(cluster: Cluster, name: str = "n3") -> Node:
     """Return a blank of a cluster as a place for a server: its port is free, and its data directory gone."""
     place = cluster[name]
-    place.stop()
+    if place.is_running():
+        place.stop()
     remove_folder(place.data_dir)
     return place
+
+
+def take_in(cluster: Cluster, place: Node) -> None:
+    """Make a server that has joined one of the cluster's members."""
+    cluster.blanks.remove(place)
+    cluster.members.append(place)
 
 
 def clone_words(source: Node, place: Node, *more: str) -> list[str]:

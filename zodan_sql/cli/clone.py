@@ -139,19 +139,27 @@ def clone(
         if dry_run:
             for text in cloned.check():
                 screen.line(text)
-        elif rollback:
-            _roll_back(screen, cloned, new_node_dsn, new_node_name, verbose)
-        elif prepare_only:
-            record = cloned.prepare()
-            screen.fill({"slot": record.slot, "slot_lsn": record.slot_lsn})
-            screen.line(f"make a copy of {record.source} from now on, or restore one to {record.slot_lsn} or later;")
-            screen.line("do not start it, and call again with --restored")
-        else:
-            record = cloned.run()
-            screen.fill({"slot": record.slot, "slot_lsn": record.slot_lsn, "copy_lsn": record.lsn})
-            provide(screen, new_node_dsn, change=True)
-            run(screen, Call(new_node_dsn, "add_node", new_node_name), arguments, {"verb": True}, verbose)
-            cloned.finish()
+            return
+        with cloned.locked():
+            if rollback:
+                _roll_back(screen, cloned, new_node_dsn, new_node_name, verbose)
+            elif prepare_only:
+                record = cloned.prepare()
+                screen.fill({"slot": record.slot, "slot_lsn": record.slot_lsn})
+                screen.line(
+                    f"make a copy of {record.source} from now on, or restore one to {record.slot_lsn} or later;"
+                )
+                screen.line("do not start it, and call again with --restored")
+            else:
+                record = cloned.run()
+                screen.fill({"slot": record.slot, "slot_lsn": record.slot_lsn, "copy_lsn": record.lsn})
+                provide(screen, new_node_dsn, change=True)
+                called = Call(new_node_dsn, "add_node", new_node_name)
+                found = called.find_newest()
+                if found is None or found.state != "done":
+                    run(screen, called, arguments, {"verb": True}, verbose)
+                _hold("join")
+                cloned.finish()
 
 
 def _roll_back(screen: Screen, cloned: Clone, new_dsn: str, new: str, verbose: bool) -> None:

@@ -28,9 +28,10 @@ def copy(
     pgdata: Path,
     mapping: Mapping[str, str],
     max_rate: int | None,
+    lock: int,
     tell: Callable[[str], None],
 ) -> None:
-    """Copy the source's data directory into an empty one. The program is ended with this one.
+    """Copy the source's data directory into an empty one. The program keeps ``lock`` for as long as it writes.
 
     Raises ZodanError: ZD001 for a connection string that the program cannot be given safely, ZD200 if it failed.
     """
@@ -54,6 +55,7 @@ def copy(
         text=True,
         errors="replace",
         env=environment,
+        pass_fds=[lock],
         **host.options(),
     )
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +78,13 @@ class Clone:
         self._file = RecordFile(request.pgdata)
         self._facts: Facts | None = None
         self._host: Host | None = None
+        self._lock = -1
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only call that works at this data directory."""
+        with self._file.locked() as self._lock:
+            yield
 
     @property
     def facts(self) -> Facts:
@@ -202,7 +210,13 @@ class Clone:
             fence.shut(Path(here), self.host)
             Path(here).chmod(0o700)
         base_backup.copy(
-            self.host, self._request.src_dsn, pgdata, self._request.mapping, self._request.max_rate, self._tell
+            self.host,
+            self._request.src_dsn,
+            pgdata,
+            self._request.mapping,
+            self._request.max_rate,
+            self._lock,
+            self._tell,
         )
         fence.fence(pgdata, self.host)
 
@@ -300,13 +314,7 @@ class Clone:
             timeline=self.facts.timeline,
             source_started=self.facts.started,
         )
-        try:
-            self._file.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file.save(record)
-        except OSError as error:
-            raise precondition_error(
-                f"{self._file.path} cannot be written: {error.strerror}", "Let this user write there; it is the record."
-            ) from None
+        self._file.save(record)
         return record
 
     def _check(self) -> str:

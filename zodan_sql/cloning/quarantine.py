@@ -25,7 +25,7 @@ _HBA = "local all all trust\n"
 #: A resource manager that no library of PostgreSQL itself has.
 _NEEDS_LIBRARY = re.compile(r"resource manager with ID \d+ not registered")
 _NOT_YET = re.compile(
-    r"No such file|Connection refused|starting up|not yet accepting|in recovery mode|closed the connection"
+    r"No such file|Connection refused|starting up|not yet accepting|not accepting connections|in recovery mode|closed the connection"
 )
 #: Nothing in the copy's own configuration has an effect here: it is not read, but for postgresql.auto.conf.
 _SETTINGS = {

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zodan_sql.errors import caller_error
+from zodan_sql.errors import ZodanError, caller_error, precondition_error
 
 _SUFFIX = ".zodan-clone.json"
+_LOCK_SUFFIX = ".zodan-clone.lock"
+#: Seconds for which a call waits for the end of one that was killed.
+_LOCK_S = 15.0
+_REST_S = 0.1
 
 
 @dataclass
@@ -44,6 +52,37 @@ class RecordFile:
 
     def __init__(self, pgdata: Path) -> None:
         self.path = pgdata.parent / (pgdata.name + _SUFFIX)
+        self._lock = pgdata.parent / (pgdata.name + _LOCK_SUFFIX)
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Yield the descriptor of a lock that one call has at a time, and the programs that inherit it.
+
+        Raises ZodanError: ZD110 if another call has it, ZD100 if the file cannot be written.
+        """
+        try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            file = self._lock.open("w")
+        except OSError as error:
+            raise precondition_error(
+                f"{self._lock} cannot be written: {error.strerror}",
+                "Let this user write there: the record is kept there.",
+            ) from None
+        with file:
+            until = time.monotonic() + _LOCK_S
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() > until:
+                        raise ZodanError(
+                            "another clone is under way there", sqlstate="ZD110", hint="Wait for its end."
+                        ) from None
+                    time.sleep(_REST_S)
+            yield file.fileno()
+            if not self.path.exists():
+                self._lock.unlink(missing_ok=True)
 
     def load(self) -> Record | None:
         """Return the record; None if there is no file. Raises ZodanError (ZD001) for a file of something else."""
