@@ -4509,12 +4509,13 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Looks, before a copy is undone, for rows that users wrote on the new node, which the undo would delete. Returns
 NULL if there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
-how many rows each; ZD200 if they cannot be counted. */
+how many rows each; ZD200 if they cannot be counted. The undo of a join with a physical copy deletes none. */
 DECLARE
     v_node text;
     v_answer jsonb;
 BEGIN
-    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node';
+    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node'
+        AND o.arguments ->> 'copy' IS DISTINCT FROM 'present';
     IF v_node IS NULL THEN
         RETURN NULL;
     END IF;
@@ -4532,7 +4533,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.find_written IS
 'Looks, before a copy is undone, for rows that users wrote on the new node, which the undo would delete. Returns
 NULL if there are none, else the failure as zodan.describe_failure returns it, with p_hint: ZD111 with the tables and
-how many rows each; ZD200 if they cannot be counted.';
+how many rows each; ZD200 if they cannot be counted. The undo of a join with a physical copy deletes none.';
 REVOKE ALL ON FUNCTION zodan.find_written FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE zodan.undo_phases(

@@ -168,7 +168,7 @@ def _roll_back(screen: Screen, cloned: Clone, new_dsn: str, new: str, verbose: b
     if number is not None:
         called = Call(new_dsn, "rollback", new, number, "zodan")
         run(screen, called, {"p_operation": number}, {}, verbose)
-    cloned.roll_back()
+    cloned.roll_back(had_joined=number is not None)
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, str]:

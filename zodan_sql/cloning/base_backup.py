@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
@@ -20,6 +23,7 @@ from zodan_sql.words import size
 _PROGRESS = re.compile(r"^\s*(\d+)/(\d+) kB")
 _REST_S = 5.0
 _LINES = 8
+_PR_SET_PDEATHSIG = 1
 
 
 def copy(
@@ -51,6 +55,8 @@ def copy(
     process = subprocess.Popen(
         host.command("pg_basebackup", *words, "--dbname", make_conninfo(**settings)),
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=_end_with_parent,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -71,6 +77,12 @@ def copy(
             detail=Redactor([src_dsn])("\n".join(said[-_LINES:])),
             hint="Fix the cause, then call again.",
         )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it is gone, where the kernel can do that."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _follow(process: subprocess.Popen[str], tell: Callable[[str], None]) -> list[str]:

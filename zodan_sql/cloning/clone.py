@@ -30,6 +30,8 @@ STEPS = {
     "join": "join {new}",
 }
 _START_S = 120.0
+#: Seconds for which the source's archiver may take to bring what there is.
+_ARCHIVED_S = 60.0
 _REST_S = 0.2
 _NOTHING = "/bin/false"
 _BEHIND = """
@@ -134,18 +136,30 @@ class Clone:
         return record
 
     def find_join(self, find: Callable[[], int | None]) -> int | None:
-        """Return the number of the join that has begun, if the new server runs; ``find`` looks in its journal."""
+        """Return the number of the join if one has begun; ``find`` looks in the new node's journal.
+
+        Raises ZodanError (ZD101) if its server does not run.
+        """
         record = self._load()
-        if record is None or "start" not in record.done or not self.host.is_running(self._request.pgdata):
+        if record is None or "start" not in record.done:
             return None
+        if not self.host.is_running(self._request.pgdata):
+            raise ZodanError(
+                f"the server of {record.new} does not run, and only there it is known how far the join is",
+                sqlstate="ZD101",
+                hint="Start it, then call again; if it is lost, remove the node: zodan-sql remove-node --force.",
+            )
         return find()
 
     def finish(self) -> None:
         """Forget the clone: the node has joined."""
         self._file.remove()
 
-    def roll_back(self) -> None:
-        """Undo the clone: the source as before, and the copy unable to start, or deleted if this clone made it."""
+    def roll_back(self, *, had_joined: bool) -> None:
+        """Undo the clone: the source as before, and the copy unable to start, or deleted if this clone made it.
+
+        It is never deleted if ``had_joined``: users may have written there.
+        """
         record = self._load()
         if record is None:
             raise caller_error(
@@ -167,7 +181,7 @@ class Clone:
             self._source.drop_slot(record.slot)
             self._tell(f"dropped slot {record.slot} on {record.source}")
         if pgdata.exists() and not is_empty(pgdata):
-            if record.fills and self._request.empties:
+            if record.fills and self._request.empties and not had_joined:
                 empty(pgdata)
                 for here in self._request.mapping.values():
                     if Path(here).exists():
@@ -183,6 +197,8 @@ class Clone:
 
     def _make_slot(self, record: Record) -> None:
         slot = self._source.slot(record.slot)
+        if slot is None and (waits := self._source.open_transactions()):
+            self._tell(f"the slot waits for the end of: {'; '.join(waits)}")
         record.slot_lsn = slot.lsn if slot else self._source.make_slot(record.slot, self.facts.major)
         self._tell(f"slot {record.slot} on {record.source} keeps WAL from {record.slot_lsn} on")
 
@@ -357,9 +373,10 @@ class Clone:
     def _plan_recovery(self, record: Record) -> Recovery:
         pgdata = self._request.pgdata
         command = self._request.restore_command or fence.read_setting(pgdata, "restore_command") or _NOTHING
-        # What is fetched reaches beyond the slot, whenever the copy was made.
-        lsn = "" if record.fills or command == _NOTHING else self._source.current_lsn()
-        return Recovery(record.timeline, command, lsn)
+        if command != _NOTHING:
+            # What is fetched has to reach beyond the slot.
+            self._source.archive(_ARCHIVED_S)
+        return Recovery(record.timeline, command)
 
     def _quarantine(self) -> Quarantine:
         return Quarantine(self.host, self._request.pgdata, self.facts.role, self.facts.dbname, self.facts.settings)

@@ -70,11 +70,15 @@ class Host:
         return {name.strip(): value.strip() for name, _, value in lines}
 
     def is_running(self, pgdata: Path) -> bool:
-        """Return whether a server runs in a data directory."""
-        done = subprocess.run(
-            self.command("pg_ctl", "status", "-D", str(pgdata)), capture_output=True, check=False, **self.options()
-        )
-        return done.returncode == 0
+        """Return whether a server runs in a data directory.
+
+        pg_ctl would believe the lock file of a snapshot, which has the process of the source, and may stop that.
+        """
+        try:
+            pid = int((pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
+            return Path(f"/proc/{pid}/cwd").resolve(strict=True) == pgdata.resolve()
+        except (OSError, ValueError):
+            return False
 
     def stop(self, pgdata: Path) -> None:
         """Stop the server in a data directory, if one runs there. Raises ZodanError (ZD200)."""

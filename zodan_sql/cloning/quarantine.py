@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ _HBA = "local all all trust\n"
 #: A resource manager that no library of PostgreSQL itself has.
 _NEEDS_LIBRARY = re.compile(r"resource manager with ID \d+ not registered")
 _NOT_YET = re.compile(
-    r"No such file|Connection refused|starting up|not yet accepting|not accepting connections|in recovery mode|closed the connection"
+    r"No such file|Connection refused|starting up|not (?:yet )?accepting|in recovery mode|closed the connection"
 )
 #: Nothing in the copy's own configuration has an effect here: it is not read, but for postgresql.auto.conf.
 _SETTINGS = {
@@ -69,7 +69,6 @@ _ALIKE = (
     "max_locks_per_transaction",
     "track_commit_timestamp",
 )
-# Two targets are an error even for a moment: the empty ones come first.
 _TARGETS = (
     "recovery_target_lsn",
     "recovery_target_name",
@@ -86,23 +85,19 @@ _SESSION = (
 
 @dataclass(frozen=True)
 class Recovery:
-    """How the copy becomes a server of its own."""
+    """How the copy becomes a server of its own: it replays what WAL there is, and begins a timeline."""
 
     timeline: int
     #: Brings WAL that the copy does not have; /bin/false if nothing does.
     restore_command: str
-    #: Up to where, if not only as far as the copy needs to be whole.
-    lsn: str = ""
 
     def settings(self) -> dict[str, str]:
-        """Return the settings of the recovery, in an order that PostgreSQL accepts."""
-        target = ("recovery_target_lsn", self.lsn) if self.lsn else ("recovery_target", "immediate")
+        """Return the settings of the recovery."""
         return {
             "restore_command": self.restore_command,
             "recovery_target_action": "promote",
             "recovery_target_timeline": str(self.timeline),
-            **dict.fromkeys((name for name in _TARGETS if name != target[0]), ""),
-            target[0]: target[1],
+            **dict.fromkeys(_TARGETS, ""),
         }
 
 
@@ -121,15 +116,16 @@ class Quarantine:
     def opened(self, recovery: Recovery | None = None, libraries: str = "") -> Iterator[Server]:
         """Yield the running server, recovered and open for statements; stop it afterwards.
 
-        WAL of Spock 6 needs its library to be replayed. Then the server starts with ``libraries``, and has no place
-        for a worker of theirs. Raises ZodanError (ZD200) with what the server's log says.
+        WAL of Spock 6 needs its library to be replayed. Then a single process replays it with ``libraries``, in which
+        no worker can start. Raises ZodanError (ZD200) with what the server's log says.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="zodan-clone-"))
         self._host.give(self._folder)
         try:
-            server = self._start(recovery, "")
+            server = self._start(recovery)
             if server is None:
-                server = self._start(recovery, libraries)
+                self._replay(recovery, libraries)
+                server = self._start(None)
             if server is None:
                 raise self._failed("WAL of the copy cannot be replayed without a library that the source loads")
             try:
@@ -139,8 +135,28 @@ class Quarantine:
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, recovery: Recovery | None, libraries: str) -> Server | None:
+    def _start(self, recovery: Recovery | None) -> Server | None:
         """Start the server; return None if it needs a library that it was not given."""
+        process = self._run([], recovery, {})
+        server = Server(self._folder, self._role, self._dbname)
+        while process.poll() is None:
+            if server.is_open():
+                return server
+            time.sleep(_REST_S)
+        if _NEEDS_LIBRARY.search(self._log.read_text(errors="replace")):
+            return None
+        raise self._failed("the copy's server did not start")
+
+    def _replay(self, recovery: Recovery | None, libraries: str) -> None:
+        """Recover the copy in one process, which ends when that is done."""
+        process = self._run(["--single"], recovery, {"shared_preload_libraries": libraries}, self._dbname)
+        if process.wait() != 0:
+            raise self._failed("the copy could not be recovered")
+        self._log.write_text("")
+
+    def _run(
+        self, words: Sequence[str], recovery: Recovery | None, more: Mapping[str, str], *names: str
+    ) -> subprocess.Popen[Any]:
         write(self._folder / "hba.conf", _HBA, self._host)
         write(self._folder / "ident.conf", "", self._host)
         write(self._folder / "postgresql.conf", "\n".join(settings_lines(self._alike)) + "\n", self._host)
@@ -151,16 +167,14 @@ class Quarantine:
             "unix_socket_directories": str(self._folder),
             **_SETTINGS,
             **self._alike,
+            **(recovery.settings() if recovery else {}),
+            **more,
         }
-        if libraries:
-            settings |= {"shared_preload_libraries": libraries, "max_worker_processes": "0"}
-        if recovery is not None:
-            settings |= recovery.settings()
-        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        given = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
             self._host.give(self._log)
-            process = subprocess.Popen(
-                self._host.command("postgres", "-D", str(self._pgdata), *words),
+            return subprocess.Popen(
+                self._host.command("postgres", *words, "-D", str(self._pgdata), *given, *names),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -168,17 +182,6 @@ class Quarantine:
                 start_new_session=True,
                 **self._host.options(),
             )
-        return self._await(process, bool(libraries))
-
-    def _await(self, process: subprocess.Popen[Any], has_libraries: bool) -> Server | None:
-        server = Server(self._folder, self._role, self._dbname)
-        while process.poll() is None:
-            if server.is_open():
-                return server
-            time.sleep(_REST_S)
-        if not has_libraries and _NEEDS_LIBRARY.search(self._log.read_text(errors="replace")):
-            return None
-        raise self._failed("the copy's server did not start")
 
     @property
     def _log(self) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ _LOCK_SUFFIX = ".zodan-clone.lock"
 #: Seconds for which a call waits for the end of one that was killed.
 _LOCK_S = 15.0
 _REST_S = 0.1
+#: The only program that inherits the lock, as the kernel calls it.
+_PROGRAM = "pg_basebackup"
 
 
 @dataclass
@@ -45,6 +48,21 @@ class Record:
     def note(self, step: str) -> None:
         """Record that a step is done."""
         self.done[step] = datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def end_orphans(lock: Path) -> None:
+    """End the programs that hold ``lock`` for a caller that was killed: they would go on writing."""
+    holders = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if any(each.readlink() == lock for each in (process / "fd").iterdir()):
+                holders.append((int(process.name), (process / "comm").read_text().strip()))
+    own = os.getpid()
+    if all(name == _PROGRAM for pid, name in holders if pid != own):
+        for pid, _ in holders:
+            if pid != own:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 class RecordFile:
@@ -79,6 +97,7 @@ class RecordFile:
                         raise ZodanError(
                             "another clone is under way there", sqlstate="ZD110", hint="Wait for its end."
                         ) from None
+                    end_orphans(self._lock)
                     time.sleep(_REST_S)
             yield file.fileno()
             if not self.path.exists():

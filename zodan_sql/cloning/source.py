@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import psycopg
@@ -41,7 +42,7 @@ SELECT l.node_name::text AS node, pg_catalog.current_setting('server_version_num
           JOIN pg_catalog.pg_extension AS e ON e.oid = m.refobjid AND e.extname = 'spock'
          WHERE d.deptype IN ('n', 'a') AND d.classid <> 'pg_catalog.pg_extension'::regclass
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS o
-                WHERE (o.classid, o.objid) = (d.classid, d.objid) AND o.deptype IN ('e', 'i'))
+                WHERE (o.classid, o.objid) = (d.classid, d.objid) AND o.deptype = 'e')
            AND pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) !~ '\\m(zodan|spock)\\.') AS dependents
   FROM spock.local_node AS n
   JOIN spock.node AS l ON l.node_id = n.node_id
@@ -55,6 +56,14 @@ SELECT r.confirmed_flush_lsn::text, r.active, r.wal_status FROM pg_catalog.pg_re
 """
 # A slot that is marked for failover goes to a standby of the source too.
 _MAKE = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot(%s, 'spock_output'{})"
+_OPEN = """
+SELECT pg_catalog.format('transaction of process %s (%s) since %s', a.pid, a.usename,
+           pg_catalog.date_trunc('second', a.xact_start))
+  FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+UNION ALL
+SELECT pg_catalog.format('prepared transaction %L in database %I since %s', p.gid, p.database,
+           pg_catalog.date_trunc('second', p.prepared)) FROM pg_catalog.pg_prepared_xacts AS p
+"""
 _DROP = """
 SELECT pg_catalog.pg_drop_replication_slot(r.slot_name) FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %s
 """
@@ -62,7 +71,15 @@ _NAME = """
 SELECT spock.spock_gen_slot_name(%(dbname)s::name, %(source)s::name, zodan.copy_name(%(new)s)::name)::text AS name,
        zodan.clone_name(%(new)s) AS mark
 """
+# The name of a file begins with the timeline's; a file of an earlier one does not count.
+_SWITCH = """
+SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_switch_wal()) WHERE pg_catalog.current_setting('archive_mode') <> 'off'
+"""
+_ARCHIVED = "SELECT coalesce(a.last_archived_wal >= %s, false) FROM pg_catalog.pg_stat_archiver AS a"
 _IS_NODE = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'spock')"
+
+
+_REST_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,11 @@ class Source:
                 raise from_database(error) from None
         return str(row[0]) if row else ""
 
+    def open_transactions(self) -> list[str]:
+        """Return the transactions whose end a slot that is made now waits for, in words."""
+        with connect(self.dsn, "--src-dsn") as connection:
+            return [row[0] for row in connection.execute(_OPEN.encode()).fetchall()]
+
     def drop_slot(self, name: str) -> bool:
         """Drop a slot that nobody uses; return whether there was one."""
         with connect(self.dsn, "--src-dsn") as connection:
@@ -154,12 +176,16 @@ class Source:
             except psycopg.Error as error:
                 raise from_database(error) from None
 
-    def current_lsn(self) -> str:
-        """Return the end of the source's WAL, and close the file it is in, so that it goes to an archive."""
+    def archive(self, budget_s: float) -> None:
+        """Close the WAL file that is written to, and wait until the archiver, if there is one, has taken it."""
         with connect(self.dsn, "--src-dsn") as connection:
-            row = connection.execute("SELECT pg_catalog.pg_current_wal_insert_lsn()::text").fetchone()
-            connection.execute("SELECT pg_catalog.pg_switch_wal()")
-        return str(row[0]) if row else ""
+            row = connection.execute(_SWITCH.encode()).fetchone()
+            until = time.monotonic() + budget_s
+            while row and time.monotonic() < until:
+                taken = connection.execute(_ARCHIVED.encode(), [row[0]]).fetchone()
+                if taken is None or taken[0]:
+                    return
+                time.sleep(_REST_S)
 
     def other_nodes(self, databases: list[str]) -> list[str]:
         """Return those of the source's other databases that have Spock."""
