@@ -6794,7 +6794,7 @@ SELECT pg_catalog.format($sql$SELECT (SELECT r.confirmed_flush_lsn FROM pg_catal
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.confirm_clone_slot IS
-'Confirms, on the source, that p_slot, made before a physical copy, has kept everything since. It returns one row: lsn,
+'Confirms on the source that p_slot, made before a physical copy, has kept everything since. It returns one row: lsn,
 its position, NULL if it is missing, in use, of another kind or has lost its WAL; and system, the identifier of this
 server, which a copy has too.';
 REVOKE ALL ON FUNCTION zodan.confirm_clone_slot FROM PUBLIC;
@@ -6863,7 +6863,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.begin_clone_stream IS
 'Begins, on a new node that is a physical copy, the stream of p_subscription at p_lsn, a placeholder for the position
 that zodan.read_clone read; and drops p_mark, so that no stream begins a second time with the same copy. Harmless if the
-stream has begun; fails with ZD205 if it had, and was taken back.';
+stream has begun; fails with ZD205 if it had, and was undone.';
 REVOKE ALL ON FUNCTION zodan.begin_clone_stream FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_structure(p_brief text, p_exact text)
@@ -11181,7 +11181,8 @@ BEGIN
         SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
     LOOP
         IF v_member = p_cluster ->> 'source' THEN
-            -- What a physical copy has is compared whole. Before the sync event: once that has come, the new node has every change that came by the stream.
+            -- What a physical copy has is compared whole. This comes before the sync event: once that has come, the new node
+            -- has every change that came by the stream.
             RETURN NEXT zodan.make_step('way_back', v_member, 'note what changed in the structure on ' || v_member,
                 p_do := zodan.changed_structure(p_exact => zodan.is_exact(p_cluster),
                     p_objects => CASE WHEN (p_cluster ->> 'clone')::boolean THEN '{}'
@@ -11902,17 +11903,18 @@ AS $zodan$
 /* Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name any
 member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that joins;
 location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with their
-attributes, memberships and password hashes. jobs is how many sessions copy side by side, while as many more build
-the indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
+attributes, memberships and password hashes. jobs is how many sessions copy side by side, while as many more build the
+indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
 8 at most. structure says who brings the structure: spock, or present if it is on the new node
 already; it is then compared with the source's before a row is copied, all tables must be empty, and the new node's
 Spock may be newer than the members'. copy says who brings the rows: rows, or present if the new node is a physical
-copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables a second the copy reads at most, in all
-its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
-NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
-interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors:
-ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
-structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget. */
+copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of
+tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
+while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
+changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag
+stay as they were unless given. Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another
+operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -11963,17 +11965,18 @@ COMMENT ON PROCEDURE spock.add_node IS
 'Adds a node to a running Spock cluster while every member keeps accepting writes. src_node_name and src_dsn name any
 member; the structure and the data come from it. new_node_name and new_node_dsn name the empty database that joins;
 location, country and info describe it in spock.node. roles copies the roles that the new server lacks, with their
-attributes, memberships and password hashes. jobs is how many sessions copy side by side, while as many more build
-the indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
+attributes, memberships and password hashes. jobs is how many sessions copy side by side, while as many more build the
+indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
 8 at most. structure says who brings the structure: spock, or present if it is on the new node
 already; it is then compared with the source''s before a row is copied, all tables must be empty, and the new node''s
 Spock may be newer than the members''. copy says who brings the rows: rows, or present if the new node is a physical
-copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables a second the copy reads at most, in all
-its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source;
-NULL means any lag. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
-interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors:
-ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the
-structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget.';
+copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of
+tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
+while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
+changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag
+stay as they were unless given. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another
+operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.health_check(

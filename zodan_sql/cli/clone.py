@@ -79,7 +79,7 @@ def clone(
         typer.Option("--start-command", help="What starts the new server.", show_default="pg_ctl start"),
     ] = None,
     stop_command: Annotated[
-        str | None, typer.Option("--stop-command", help="What stops it, for a rollback.", show_default="pg_ctl stop")
+        str | None, typer.Option("--stop-command", help="What stops it in a rollback.", show_default="pg_ctl stop")
     ] = None,
     os_user: Annotated[
         str | None,
@@ -153,6 +153,7 @@ def clone(
             else:
                 record = cloned.run()
                 screen.fill({"slot": record.slot, "slot_lsn": record.slot_lsn, "copy_lsn": record.lsn})
+                screen.fill({"took_s": record.took})
                 provide(screen, new_node_dsn, change=True)
                 called = Call(new_node_dsn, "add_node", new_node_name)
                 found = called.find_newest()
@@ -163,7 +164,7 @@ def clone(
 
 
 def _roll_back(screen: Screen, cloned: Clone, new_dsn: str, new: str, verbose: bool) -> None:
-    """Take back the join, if it began, then the clone."""
+    """Undo the join, if it began, then the clone."""
     number = cloned.find_join(lambda: journal.find_unfinished(new_dsn, "add_node", new))
     if number is not None:
         called = Call(new_dsn, "rollback", new, number, "zodan")

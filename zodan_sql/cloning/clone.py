@@ -1,4 +1,4 @@
-"""The steps of a clone on the new node's machine, each of which can be done again, and taken back."""
+"""The steps of a clone on the new node's machine, each of which can be repeated and undone."""
 
 from __future__ import annotations
 
@@ -411,8 +411,9 @@ class Clone:
 
     def _do(self, record: Record, step: str, work: Callable[[Record], None]) -> None:
         text = STEPS[step].format(source=record.source, new=record.new, pgdata=self._request.pgdata)
-        self._tell(f"{step}: {text}")
+        self._tell(f"+ {text}")
+        began = time.monotonic()
         work(record)
         self._hold(step)
-        record.note(step)
+        record.note(step, time.monotonic() - began)
         self._file.save(record)

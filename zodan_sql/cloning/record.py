@@ -44,10 +44,13 @@ class Record:
     lsn: str = ""
     #: The steps that are done, and when.
     done: dict[str, str] = field(default_factory=dict)
+    #: How many seconds each took, the last time it was tried.
+    took: dict[str, float] = field(default_factory=dict)
 
-    def note(self, step: str) -> None:
-        """Record that a step is done."""
+    def note(self, step: str, took: float) -> None:
+        """Record that a step is done, and how many seconds it took."""
         self.done[step] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.took[step] = round(took, 2)
 
 
 def end_orphans(lock: Path) -> None:
