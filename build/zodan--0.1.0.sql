@@ -7154,8 +7154,85 @@ BEGIN
     END IF;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_copy_rows(p_name text, p_names text, p_types text, p_table jsonb, p_snapshot text,
-        p_pace jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_prepare(p_what jsonb) RETURNS SETOF jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    v_what jsonb := (SELECT pg_catalog.jsonb_agg(t.item || pg_catalog.jsonb_build_object('table',
+            pg_catalog.format('%%I.%%I', t.item ->> 'schema', t.item ->> 'name')) ORDER BY t.place)
+        FROM pg_catalog.jsonb_array_elements(p_what) WITH ORDINALITY AS t(item, place));
+    v_asked CONSTANT text := pg_catalog.format($query$pg_catalog.jsonb_to_recordset(%%L) AS t(oid oid, "table" text)$query$, (
+        SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', t.item -> 'oid', 'table', t.item -> 'table'))
+          FROM pg_catalog.jsonb_array_elements(v_what) AS t(item)));
+    v_locked text[] := '{}';
+    v_one record;
+BEGIN
+    FOR v_one IN SELECT o.* FROM pg_temp.dblink('zodan_source', 'SELECT t."table", t.oid, pg_catalog.to_regclass(t."table")::oid,'
+            ' pg_catalog.pg_relation_filenode(t.oid) IS NOT NULL,'
+            ' EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = t.oid) FROM ' || v_asked)
+            AS o(name text, oid oid, relid oid, lives boolean, seen boolean) LOOP
+        IF v_one.relid <> v_one.oid OR v_one.relid IS NULL AND v_one.lives THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
+                'table %%s was renamed, or dropped and created again, on the source while it was copied', v_one.name);
+        ELSIF v_one.relid IS NULL AND v_one.seen THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
+                'table %%s was dropped on the source after the snapshot', v_one.name);
+        ELSIF v_one.relid IS NOT NULL THEN
+            v_locked := v_locked || v_one.name;
+        END IF;
+        -- One that was dropped before the snapshot is left out: nothing more will come of it.
+    END LOOP;
+    IF v_locked = '{}' THEN
+        RETURN;
+    END IF;
+    PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.format('LOCK TABLE ONLY %%s IN ACCESS SHARE MODE',
+        pg_catalog.array_to_string(v_locked, ', ONLY ')));
+    FOR v_one IN
+        SELECT t.item, t.item ->> 'table' AS name, f.kept, f.file, f.print AS there, l.names, l.types, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+            pg_catalog.format_type(a.atttypid, a.atttypmod),
+            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
+            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
+               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
+   FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS here
+          FROM pg_catalog.jsonb_array_elements(v_what) WITH ORDINALITY AS t(item, place)
+          JOIN pg_catalog.unnest(v_locked) AS k(name) ON k.name = t.item ->> 'table'
+          LEFT JOIN pg_temp.dblink('zodan_source', $query$SELECT t.oid, c.relfilenode, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+            pg_catalog.format_type(a.atttypid, a.atttypmod),
+            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
+            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
+               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
+   FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+                c.relfilenode = pg_catalog.pg_relation_filenode(c.oid) AND c.oid = pg_catalog.to_regclass(t."table")
+              FROM pg_catalog.pg_class AS c JOIN $query$ || v_asked || ' ON t.oid = c.oid')
+              AS f(oid oid, file oid, print text, kept boolean) ON f.oid = (t.item ->> 'oid')::oid
+          LEFT JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.item ->> 'table')
+          LEFT JOIN LATERAL (
+            SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
+                   pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types
+              FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name,
+                           pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
+                      FROM pg_catalog.pg_attribute AS a
+                     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                       AND (t.item ->> 'columns' IS NULL OR t.item -> 'columns' ? a.attname)) AS w) AS l ON true
+         ORDER BY t.place
+    LOOP
+        IF v_one.kept IS NOT TRUE THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
+                'table %%s was rewritten on the source after the snapshot', v_one.name);
+        ELSIF v_one.there IS DISTINCT FROM v_one.here THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
+                'table %%s was altered on the source while the node was copied: there it has %%s; here %%s', v_one.name,
+                coalesce(v_one.there, 'no column'), coalesce(v_one.here, 'no such table or no column'));
+        END IF;
+        RETURN NEXT v_one.item || pg_catalog.jsonb_build_object('names', v_one.names, 'types', v_one.types,
+            'file', v_one.file::text);
+    END LOOP;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy_rows(p_table jsonb, p_snapshot text, p_pace jsonb) RETURNS bigint
+    LANGUAGE plpgsql AS $function$
 DECLARE
     v_sources text[] := ARRAY['zodan_source'];
     v_begin bigint := (p_table ->> 'begin')::bigint;
@@ -7172,7 +7249,7 @@ BEGIN
         BEGIN
             PERFORM pg_temp.zodan_enter('zodan_ahead', p_snapshot);
             -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
-            PERFORM pg_temp.dblink_exec('zodan_ahead', 'LOCK TABLE ONLY ' || p_name || ' IN ACCESS SHARE MODE NOWAIT');
+            PERFORM pg_temp.dblink_exec('zodan_ahead', 'LOCK TABLE ONLY ' || (p_table ->> 'table') || ' IN ACCESS SHARE MODE NOWAIT');
             v_sources := ARRAY['zodan_source', 'zodan_ahead'];
         EXCEPTION WHEN lock_not_available THEN
             PERFORM pg_temp.dblink_exec('zodan_ahead', 'ROLLBACK');
@@ -7189,14 +7266,14 @@ BEGIN
             END IF;
             v_end := least(v_end, (p_table ->> 'end')::bigint);
             PERFORM pg_temp.dblink_send_query(v_sources[1 + v_asked %% pg_catalog.cardinality(v_sources)],
-                pg_catalog.concat('SELECT ', p_names, ' FROM ONLY ', p_name, ' WHERE ctid >= ''(', v_begin, ',0)''',
-                ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')'));
+                pg_catalog.concat('SELECT ', p_table ->> 'names', ' FROM ONLY ', p_table ->> 'table',
+                ' WHERE ctid >= ''(', v_begin, ',0)''', ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')'));
             v_asked := v_asked + 1;
             v_begin := CASE WHEN v_end < v_last THEN v_end END;
         END LOOP;
         EXIT WHEN v_taken = v_asked;
         EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)',
-            p_name, p_names, p_names, p_types)
+            p_table ->> 'table', p_table ->> 'names', p_table ->> 'names', p_table ->> 'types')
           USING v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)];
         GET DIAGNOSTICS v_rows = ROW_COUNT;
         v_copied := v_copied + v_rows;
@@ -7210,67 +7287,25 @@ BEGIN
     RETURN v_copied;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb, p_snapshot text, p_pace jsonb, OUT copied bigint, OUT file oid)
-    LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_copy_small(p_tables jsonb[]) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
-    v_name text := pg_catalog.format('%%I.%%I', p_table ->> 'schema', p_table ->> 'name');
-    v_there record;
-    v_here record;
+    v_table jsonb;
+    v_rows bigint;
+    v_copied bigint := 0;
 BEGIN
-    copied := 0;
-    SELECT o.relid, o.lives, o.seen INTO v_there FROM pg_temp.dblink('zodan_source', pg_catalog.concat(
-        'SELECT pg_catalog.to_regclass(', pg_catalog.quote_literal(v_name), ')::pg_catalog.oid,'
-        ' pg_catalog.pg_relation_filenode(', p_table ->> 'oid', ') IS NOT NULL,'
-        ' EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = ', p_table ->> 'oid', ')'))
-        AS o(relid oid, lives boolean, seen boolean);
-    IF v_there.relid <> (p_table ->> 'oid')::oid OR v_there.relid IS NULL AND v_there.lives THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
-            'table %%s was renamed, or dropped and created again, on the source while it was copied', v_name);
-    ELSIF v_there.relid IS NULL AND v_there.seen THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
-            'table %%s was dropped on the source after the snapshot', v_name);
-    ELSIF v_there.relid IS NULL THEN
-        -- It was dropped before the snapshot: nothing more will come of it.
-        RETURN;
-    END IF;
-    PERFORM pg_temp.dblink_exec('zodan_source', 'LOCK TABLE ONLY ' || v_name || ' IN ACCESS SHARE MODE');
-    SELECT f.kept, f.print, f.file INTO v_there FROM pg_temp.dblink('zodan_source',
-        $query$SELECT c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
-            pg_catalog.format_type(a.atttypid, a.atttypmod),
-            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
-            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
-               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
-   FROM pg_catalog.pg_attribute AS a
-  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), c.relfilenode
-          FROM pg_catalog.pg_class AS c WHERE c.oid = $query$ || (p_table ->> 'oid')) AS f(kept boolean, print text, file oid);
-    SELECT (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
-            pg_catalog.format_type(a.atttypid, a.atttypmod),
-            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
-            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
-               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
-   FROM pg_catalog.pg_attribute AS a
-  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS print, l.names, l.types INTO v_here
-      FROM pg_catalog.pg_class AS c CROSS JOIN LATERAL (
-        SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
-               pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types
-          FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name,
-                       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
-                  FROM pg_catalog.pg_attribute AS a
-                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-                   AND (p_table ->> 'columns' IS NULL OR p_table -> 'columns' ? a.attname)) AS w) AS l
-     WHERE c.oid = pg_catalog.to_regclass(v_name);
-    IF v_there.kept IS NOT TRUE THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
-            'table %%s was rewritten on the source after the snapshot', v_name);
-    ELSIF v_there.print IS DISTINCT FROM v_here.print THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
-            'table %%s was altered on the source while the node was copied: there it has %%s; here %%s', v_name,
-            coalesce(v_there.print, 'no column'), coalesce(v_here.print, 'no such table or no column'));
-    END IF;
-    copied := pg_temp.zodan_copy_rows(v_name, v_here.names, v_here.types, p_table, p_snapshot, p_pace);
-    file := v_there.file;
+    PERFORM pg_temp.dblink_send_query('zodan_source', (SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ',
+            t.item ->> 'names', ' FROM ONLY ', t.item ->> 'table', ' WHERE ' || (t.item ->> 'filter')), ';' ORDER BY t.place)
+        FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)));
+    FOREACH v_table IN ARRAY p_tables LOOP
+        EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)',
+            v_table ->> 'table', v_table ->> 'names', v_table ->> 'names', v_table ->> 'types')
+          USING 'zodan_source'::text;
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        v_copied := v_copied + v_rows;
+    END LOOP;
+    -- The session is free for the next query only after an empty answer has been taken.
+    PERFORM * FROM pg_temp.dblink_get_result('zodan_source') AS r(done text);
+    RETURN v_copied;
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_copy(p_number text, p_what jsonb, p_snapshot text, p_lsn text, p_ddl text,
@@ -7279,7 +7314,10 @@ END
 DECLARE
     v_sub oid := (SELECT s.sub_id FROM spock.subscription AS s WHERE s.sub_name = %1$s);
     v_table jsonb;
-    v_one record;
+    v_tables jsonb[];
+    -- Those that one piece holds, if no pace is to be kept between them.
+    v_small jsonb[] := '{}';
+    v_blocks bigint;
     v_ddl text;
     -- The pace of the unit, if there is one: blocks a second, when it began, and how many blocks it has behind it.
     v_pace jsonb := (SELECT pg_catalog.jsonb_build_object('rate', nullif(p_rate, '0')::float8 * nullif(pg_catalog.sum(
@@ -7315,14 +7353,23 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = 'the structure of the source was changed while it was copied';
     END IF;
     copied := 0;
-    files := '{}';
-    FOR v_table IN SELECT t.item FROM pg_catalog.jsonb_array_elements(p_what) AS t(item) LOOP
-        SELECT c.copied, c.file INTO v_one FROM pg_temp.zodan_copy_table(v_table, p_snapshot, v_pace) AS c;
-        copied := copied + v_one.copied;
-        files := files || pg_catalog.jsonb_build_object(v_table ->> 'oid', v_one.file);
-        v_pace := v_pace || pg_catalog.jsonb_build_object('blocks', (v_pace ->> 'blocks')::bigint
-            + coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint);
+    v_tables := ARRAY(SELECT p.prepared FROM pg_temp.zodan_prepare(p_what) AS p(prepared));
+    files := (SELECT pg_catalog.jsonb_object_agg(t.item ->> 'oid', c.item -> 'file')
+        FROM pg_catalog.jsonb_array_elements(p_what) AS t(item)
+        LEFT JOIN pg_catalog.unnest(v_tables) AS c(item) ON c.item ->> 'oid' = t.item ->> 'oid');
+    FOREACH v_table IN ARRAY v_tables LOOP
+        v_blocks := coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint;
+        IF v_blocks <= (v_table ->> 'step')::bigint AND v_table ->> 'end' IS NULL AND v_table ->> 'begin' = '0'
+           AND v_pace ->> 'rate' IS NULL THEN
+            v_small := v_small || v_table;
+        ELSE
+            copied := copied + pg_temp.zodan_copy_rows(v_table, p_snapshot, v_pace);
+            v_pace := v_pace || pg_catalog.jsonb_build_object('blocks', (v_pace ->> 'blocks')::bigint + v_blocks);
+        END IF;
     END LOOP;
+    IF v_small <> '{}' THEN
+        copied := copied + pg_temp.zodan_copy_small(v_small);
+    END IF;
     PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
     -- The source's locks are gone by now.
     PERFORM pg_temp.zodan_keep_pace(v_pace, 0);
