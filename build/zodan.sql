@@ -3949,7 +3949,7 @@ COMMENT ON FUNCTION zodan.list_positions IS
 'Lists the tables that a step has copied, an array of schema, name and lsn, the position of the snapshot they are from.';
 REVOKE ALL ON FUNCTION zodan.list_positions FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb)
+CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb, p_due boolean)
 RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
@@ -3957,23 +3957,26 @@ SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state 
            'rows', pg_catalog.sum(u.rows), 'lsn', coalesce(pg_catalog.max(u.lsn), '0/0'),
            'tables', CASE WHEN pg_catalog.bool_and(u.state = 'done') AND pg_catalog.min(u.lsn) <> pg_catalog.max(u.lsn)
                THEN zodan.list_positions(p_step) ELSE '[]' END,
-           'measure', pg_catalog.jsonb_build_object('stage', p_step.units ->> 'stage',
+           'measure', CASE WHEN coalesce(pg_catalog.bool_and(d.is_due), true) THEN pg_catalog.jsonb_build_object(
+               'stage', p_step.units ->> 'stage',
                'tables_done', coalesce(pg_catalog.sum(u.tables) FILTER (WHERE u.state = 'done'), 0),
                'tables_total', coalesce(pg_catalog.sum(u.tables), 0),
                'bytes_done', greatest((p_seen ->> 'bytes')::bigint,
                    pg_catalog.sum(u.bytes) FILTER (WHERE u.state = 'done'), 0),
-               'bytes_total', CASE WHEN NOT coalesce(pg_catalog.bool_or(pg_catalog.jsonb_path_exists(u.what,
-                   '$[*] ? (@.filter != null || @.columns != null)')), false)
+               'bytes_total', CASE WHEN NOT coalesce(pg_catalog.bool_or(CASE WHEN d.is_due THEN pg_catalog.jsonb_path_exists(
+                   u.what, '$[*] ? (@.filter != null || @.columns != null)') END), false)
                    THEN coalesce(pg_catalog.sum(u.bytes), 0) END,
-               'table', pg_catalog.min(u.title) FILTER (WHERE u.state = 'running')))
-  FROM zodan.unit AS u
+               'table', pg_catalog.min(u.title) FILTER (WHERE u.state = 'running')) END)
+  FROM zodan.unit AS u CROSS JOIN (
+       SELECT p_due OR NOT EXISTS (SELECT FROM zodan.unit AS o WHERE o.operation_id = p_step.operation_id
+           AND o.phase_name = p_step.phase_name AND o.state <> 'done') AS is_due) AS d
  WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
 $zodan$;
 COMMENT ON FUNCTION zodan.measure_units IS
 'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the latest position that they
-are at; tables, the positions of all tables, none if they are the same; and measure, as zodan.sample has it. p_seen is
-what a look at the node saw: bytes of its tables. How many are to come is not known where a row filter or a column list
-leaves something out.';
+are at; tables, the positions of all tables, none if they are the same; and measure, as zodan.sample has it, if p_due or
+all are done: to look into every unit costs more than a look at them may. p_seen is what a look at the node saw: bytes of
+its tables. How many are to come is not known where a row filter or a column list leaves something out.';
 REVOKE ALL ON FUNCTION zodan.measure_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.look_at_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
@@ -4243,8 +4246,9 @@ BEGIN
     END LOOP;
     p_job.blockers := coalesce(p_job.load ->> 'paused',
         pg_catalog.jsonb_path_query_first(p_job.lanes, '$[*] ? (@.stage != "free").blockers ? (@ != null)') #>> '{}');
-    v_units := zodan.measure_units(p_step, p_job.progress);
-    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', (v_units -> 'measure')
+    v_units := zodan.measure_units(p_step => p_step, p_seen => p_job.progress,
+        p_due => v_now >= coalesce(p_job.sample_due, v_now));
+    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', nullif(v_units -> 'measure', 'null')
         || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
        AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
@@ -6806,11 +6810,11 @@ columns AS MATERIALIZED (
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
                        || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
               FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
               LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
-             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
-     GROUP BY w.attrelid)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
 UNION ALL
 SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
@@ -6896,8 +6900,7 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
                        pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
               FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
   FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
-  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
- WHERE p.oid >= 16384
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384
    -- The functions of a range type are made with it, under other names from version to version.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
@@ -6952,9 +6955,10 @@ SELECT u.type || ' ' || u.identity, 'an object'
                     WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
- WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
-     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
-     'text search template', 'foreign-data wrapper', 'server')) AS o$sql$,
+ WHERE u.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
+       'pg_catalog.pg_proc'::regclass)
+   AND (u.type LIKE 'operator%%' OR u.type LIKE 'text search %%' OR u.type IN ('collation', 'conversion', 'cast',
+       'transform', 'access method', 'foreign-data wrapper', 'server'))) AS o$sql$,
     zodan.quote_text(p_brief), zodan.quote_text(p_exact))
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_structure IS
@@ -7017,11 +7021,11 @@ columns AS MATERIALIZED (
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
                        || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
               FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
               LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
-             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
-     GROUP BY w.attrelid)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
 UNION ALL
 SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
@@ -7107,8 +7111,7 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
                        pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
               FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
   FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
-  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
- WHERE p.oid >= 16384
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384
    -- The functions of a range type are made with it, under other names from version to version.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
@@ -7163,9 +7166,10 @@ SELECT u.type || ' ' || u.identity, 'an object'
                     WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
- WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
-     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
-     'text search template', 'foreign-data wrapper', 'server')) AS n ON n.name = s.key
+ WHERE u.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
+       'pg_catalog.pg_proc'::regclass)
+   AND (u.type LIKE 'operator%%' OR u.type LIKE 'text search %%' OR u.type IN ('collation', 'conversion', 'cast',
+       'transform', 'access method', 'foreign-data wrapper', 'server'))) AS n ON n.name = s.key
      WHERE s.value IS DISTINCT FROM pg_catalog.md5(n.definition)
        AND CASE WHEN s.key IS NULL THEN %2$s = 'present' AND NOT pg_catalog.starts_with(n.name, 'extension ')
                 WHEN %2$s = 'copied' THEN s.value IS NOT NULL AND pg_catalog.starts_with(s.key, 'table ')
@@ -7233,11 +7237,11 @@ columns AS MATERIALIZED (
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
                        || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
               FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
               LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
-             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
-     GROUP BY w.attrelid)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
 UNION ALL
 SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
@@ -7323,8 +7327,7 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
                        pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
               FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
   FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
-  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
- WHERE p.oid >= 16384
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384
    -- The functions of a range type are made with it, under other names from version to version.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
@@ -7379,9 +7382,10 @@ SELECT u.type || ' ' || u.identity, 'an object'
                     WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
- WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
-     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
-     'text search template', 'foreign-data wrapper', 'server')) AS o ON o.name = b.key
+ WHERE u.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
+       'pg_catalog.pg_proc'::regclass)
+   AND (u.type LIKE 'operator%%' OR u.type LIKE 'text search %%' OR u.type IN ('collation', 'conversion', 'cast',
+       'transform', 'access method', 'foreign-data wrapper', 'server'))) AS o ON o.name = b.key
      WHERE b.value IS DISTINCT FROM pg_catalog.md5(o.definition)),
 published AS MATERIALIZED (
 SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
@@ -10229,27 +10233,35 @@ AS $zodan$
 /* Returns every precondition of a join, one row per check and node, over the facts that zodan.gather_facts,
 zodan.gather_more and zodan.probe_pairs returned; without a new node, only those of the members. Reads nothing else
 and changes nothing. */
+DECLARE
+    -- The lists of all tables are nearly all of the facts, and most checks do not look at them.
+    v_brief jsonb := coalesce((SELECT pg_catalog.jsonb_object_agg(f.key, f.value
+            || CASE WHEN f.value ? 'tables' THEN pg_catalog.jsonb_build_object('tables',
+                   (f.value -> 'tables') - '{tables,rows,small,needed,unkeyed}'::text[]) ELSE '{}' END
+            || CASE WHEN f.value ? 'streams' THEN pg_catalog.jsonb_build_object('streams',
+                   (f.value -> 'streams') - 'tables'::text) ELSE '{}' END)
+        FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)), '{}');
 BEGIN
     -- One statement per check: in a single statement the planner would copy the facts of thousands of tables hundreds
     -- of times.
-    RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
-    RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_new_node(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_reachable(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_readable(v_brief);
+    RETURN QUERY SELECT * FROM zodan.check_versions(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_settings(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sessions(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_alike(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_clocks(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_new_node(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_new_server(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_structure(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_copyable(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_members(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_replicating(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_premises(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_capacity(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_load(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_capacity(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_slots(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_load(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
     RETURN QUERY SELECT * FROM zodan.check_tables(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sequences(p_facts, p_join);
