@@ -3448,7 +3448,7 @@ COMMENT ON FUNCTION zodan.list_positions IS
 'Lists the tables that a step has copied, an array of schema, name and lsn, the position of the snapshot they are from.';
 REVOKE ALL ON FUNCTION zodan.list_positions FROM PUBLIC;
 
-CREATE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb)
+CREATE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb, p_due boolean)
 RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
@@ -3456,23 +3456,26 @@ SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state 
            'rows', pg_catalog.sum(u.rows), 'lsn', coalesce(pg_catalog.max(u.lsn), '0/0'),
            'tables', CASE WHEN pg_catalog.bool_and(u.state = 'done') AND pg_catalog.min(u.lsn) <> pg_catalog.max(u.lsn)
                THEN zodan.list_positions(p_step) ELSE '[]' END,
-           'measure', pg_catalog.jsonb_build_object('stage', p_step.units ->> 'stage',
+           'measure', CASE WHEN coalesce(pg_catalog.bool_and(d.is_due), true) THEN pg_catalog.jsonb_build_object(
+               'stage', p_step.units ->> 'stage',
                'tables_done', coalesce(pg_catalog.sum(u.tables) FILTER (WHERE u.state = 'done'), 0),
                'tables_total', coalesce(pg_catalog.sum(u.tables), 0),
                'bytes_done', greatest((p_seen ->> 'bytes')::bigint,
                    pg_catalog.sum(u.bytes) FILTER (WHERE u.state = 'done'), 0),
-               'bytes_total', CASE WHEN NOT coalesce(pg_catalog.bool_or(pg_catalog.jsonb_path_exists(u.what,
-                   '$[*] ? (@.filter != null || @.columns != null)')), false)
+               'bytes_total', CASE WHEN NOT coalesce(pg_catalog.bool_or(CASE WHEN d.is_due THEN pg_catalog.jsonb_path_exists(
+                   u.what, '$[*] ? (@.filter != null || @.columns != null)') END), false)
                    THEN coalesce(pg_catalog.sum(u.bytes), 0) END,
-               'table', pg_catalog.min(u.title) FILTER (WHERE u.state = 'running')))
-  FROM zodan.unit AS u
+               'table', pg_catalog.min(u.title) FILTER (WHERE u.state = 'running')) END)
+  FROM zodan.unit AS u CROSS JOIN (
+       SELECT p_due OR NOT EXISTS (SELECT FROM zodan.unit AS o WHERE o.operation_id = p_step.operation_id
+           AND o.phase_name = p_step.phase_name AND o.state <> 'done') AS is_due) AS d
  WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
 $zodan$;
 COMMENT ON FUNCTION zodan.measure_units IS
 'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the latest position that they
-are at; tables, the positions of all tables, none if they are the same; and measure, as zodan.sample has it. p_seen is
-what a look at the node saw: bytes of its tables. How many are to come is not known where a row filter or a column list
-leaves something out.';
+are at; tables, the positions of all tables, none if they are the same; and measure, as zodan.sample has it, if p_due or
+all are done: to look into every unit costs more than a look at them may. p_seen is what a look at the node saw: bytes of
+its tables. How many are to come is not known where a row filter or a column list leaves something out.';
 REVOKE ALL ON FUNCTION zodan.measure_units FROM PUBLIC;
 
 CREATE FUNCTION zodan.look_at_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
@@ -3742,8 +3745,9 @@ BEGIN
     END LOOP;
     p_job.blockers := coalesce(p_job.load ->> 'paused',
         pg_catalog.jsonb_path_query_first(p_job.lanes, '$[*] ? (@.stage != "free").blockers ? (@ != null)') #>> '{}');
-    v_units := zodan.measure_units(p_step, p_job.progress);
-    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', (v_units -> 'measure')
+    v_units := zodan.measure_units(p_step => p_step, p_seen => p_job.progress,
+        p_due => v_now >= coalesce(p_job.sample_due, v_now));
+    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', nullif(v_units -> 'measure', 'null')
         || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
        AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
@@ -6390,11 +6394,11 @@ columns AS MATERIALIZED (
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
                        || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
               FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
               LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
-             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
-     GROUP BY w.attrelid)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
 UNION ALL
 SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
@@ -6480,8 +6484,7 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
                        pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
               FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
   FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
-  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
- WHERE p.oid >= 16384
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384
    -- The functions of a range type are made with it, under other names from version to version.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
@@ -6536,9 +6539,10 @@ SELECT u.type || ' ' || u.identity, 'an object'
                     WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
- WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
-     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
-     'text search template', 'foreign-data wrapper', 'server')) AS o$sql$,
+ WHERE u.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
+       'pg_catalog.pg_proc'::regclass)
+   AND (u.type LIKE 'operator%%' OR u.type LIKE 'text search %%' OR u.type IN ('collation', 'conversion', 'cast',
+       'transform', 'access method', 'foreign-data wrapper', 'server'))) AS o$sql$,
     zodan.quote_text(p_brief), zodan.quote_text(p_exact))
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_structure IS
@@ -6601,11 +6605,11 @@ columns AS MATERIALIZED (
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
                        || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
               FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
               LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
-             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
-     GROUP BY w.attrelid)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
 UNION ALL
 SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
@@ -6691,8 +6695,7 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
                        pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
               FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
   FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
-  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
- WHERE p.oid >= 16384
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384
    -- The functions of a range type are made with it, under other names from version to version.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
@@ -6747,9 +6750,10 @@ SELECT u.type || ' ' || u.identity, 'an object'
                     WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
- WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
-     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
-     'text search template', 'foreign-data wrapper', 'server')) AS n ON n.name = s.key
+ WHERE u.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
+       'pg_catalog.pg_proc'::regclass)
+   AND (u.type LIKE 'operator%%' OR u.type LIKE 'text search %%' OR u.type IN ('collation', 'conversion', 'cast',
+       'transform', 'access method', 'foreign-data wrapper', 'server'))) AS n ON n.name = s.key
      WHERE s.value IS DISTINCT FROM pg_catalog.md5(n.definition)
        AND CASE WHEN s.key IS NULL THEN %2$s = 'present' AND NOT pg_catalog.starts_with(n.name, 'extension ')
                 WHEN %2$s = 'copied' THEN s.value IS NOT NULL AND pg_catalog.starts_with(s.key, 'table ')
@@ -6817,11 +6821,11 @@ columns AS MATERIALIZED (
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
                        || ' ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid)) AS words
               FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
               LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
-             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w
-     GROUP BY w.attrelid)
+             WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
 UNION ALL
 SELECT 'extension ' || pg_catalog.quote_ident(e.extname), 'an extension' FROM pg_catalog.pg_extension AS e
@@ -6907,8 +6911,7 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
                        pg_catalog.format_type(a.aggtranstype, NULL), a.agginitval)
               FROM pg_catalog.pg_aggregate AS a WHERE a.aggfnoid = p.oid))
   FROM pg_catalog.pg_proc AS p JOIN spaces AS s ON s.oid = p.pronamespace
-  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
- WHERE p.oid >= 16384
+  JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang WHERE p.oid >= 16384
    -- The functions of a range type are made with it, under other names from version to version.
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
@@ -6963,9 +6966,10 @@ SELECT u.type || ' ' || u.identity, 'an object'
                     WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
                       AND (d.deptype IN ('e', 'i') OR d.deptype = 'a'
                           AND d.classid <> 'pg_catalog.pg_default_acl'::regclass))) AS u
- WHERE u.type IN ('operator', 'operator class', 'operator family', 'collation', 'conversion', 'cast', 'transform',
-     'access method', 'text search configuration', 'text search dictionary', 'text search parser',
-     'text search template', 'foreign-data wrapper', 'server')) AS o ON o.name = b.key
+ WHERE u.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
+       'pg_catalog.pg_proc'::regclass)
+   AND (u.type LIKE 'operator%%' OR u.type LIKE 'text search %%' OR u.type IN ('collation', 'conversion', 'cast',
+       'transform', 'access method', 'foreign-data wrapper', 'server'))) AS o ON o.name = b.key
      WHERE b.value IS DISTINCT FROM pg_catalog.md5(o.definition)),
 published AS MATERIALIZED (
 SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
@@ -7250,8 +7254,85 @@ BEGIN
     END IF;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_copy_rows(p_name text, p_names text, p_types text, p_table jsonb, p_snapshot text,
-        p_pace jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_prepare(p_what jsonb) RETURNS SETOF jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    v_what jsonb := (SELECT pg_catalog.jsonb_agg(t.item || pg_catalog.jsonb_build_object('table',
+            pg_catalog.format('%%I.%%I', t.item ->> 'schema', t.item ->> 'name')) ORDER BY t.place)
+        FROM pg_catalog.jsonb_array_elements(p_what) WITH ORDINALITY AS t(item, place));
+    v_asked CONSTANT text := pg_catalog.format($query$pg_catalog.jsonb_to_recordset(%%L) AS t(oid oid, "table" text)$query$, (
+        SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', t.item -> 'oid', 'table', t.item -> 'table'))
+          FROM pg_catalog.jsonb_array_elements(v_what) AS t(item)));
+    v_locked text[] := '{}';
+    v_one record;
+BEGIN
+    FOR v_one IN SELECT o.* FROM pg_temp.dblink('zodan_source', 'SELECT t."table", t.oid, pg_catalog.to_regclass(t."table")::oid,'
+            ' pg_catalog.pg_relation_filenode(t.oid) IS NOT NULL,'
+            ' EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = t.oid) FROM ' || v_asked)
+            AS o(name text, oid oid, relid oid, lives boolean, seen boolean) LOOP
+        IF v_one.relid <> v_one.oid OR v_one.relid IS NULL AND v_one.lives THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
+                'table %%s was renamed, or dropped and created again, on the source while it was copied', v_one.name);
+        ELSIF v_one.relid IS NULL AND v_one.seen THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
+                'table %%s was dropped on the source after the snapshot', v_one.name);
+        ELSIF v_one.relid IS NOT NULL THEN
+            v_locked := v_locked || v_one.name;
+        END IF;
+        -- One that was dropped before the snapshot is left out: nothing more will come of it.
+    END LOOP;
+    IF v_locked = '{}' THEN
+        RETURN;
+    END IF;
+    PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.format('LOCK TABLE ONLY %%s IN ACCESS SHARE MODE',
+        pg_catalog.array_to_string(v_locked, ', ONLY ')));
+    FOR v_one IN
+        SELECT t.item, t.item ->> 'table' AS name, f.kept, f.file, f.print AS there, l.names, l.types, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+            pg_catalog.format_type(a.atttypid, a.atttypmod),
+            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
+            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
+               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
+   FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS here
+          FROM pg_catalog.jsonb_array_elements(v_what) WITH ORDINALITY AS t(item, place)
+          JOIN pg_catalog.unnest(v_locked) AS k(name) ON k.name = t.item ->> 'table'
+          LEFT JOIN pg_temp.dblink('zodan_source', $query$SELECT t.oid, c.relfilenode, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+            pg_catalog.format_type(a.atttypid, a.atttypmod),
+            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
+            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
+               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
+   FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+                c.relfilenode = pg_catalog.pg_relation_filenode(c.oid) AND c.oid = pg_catalog.to_regclass(t."table")
+              FROM pg_catalog.pg_class AS c JOIN $query$ || v_asked || ' ON t.oid = c.oid')
+              AS f(oid oid, file oid, print text, kept boolean) ON f.oid = (t.item ->> 'oid')::oid
+          LEFT JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.item ->> 'table')
+          LEFT JOIN LATERAL (
+            SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
+                   pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types
+              FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name,
+                           pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
+                      FROM pg_catalog.pg_attribute AS a
+                     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                       AND (t.item ->> 'columns' IS NULL OR t.item -> 'columns' ? a.attname)) AS w) AS l ON true
+         ORDER BY t.place
+    LOOP
+        IF v_one.kept IS NOT TRUE THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
+                'table %%s was rewritten on the source after the snapshot', v_one.name);
+        ELSIF v_one.there IS DISTINCT FROM v_one.here THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
+                'table %%s was altered on the source while the node was copied: there it has %%s; here %%s', v_one.name,
+                coalesce(v_one.there, 'no column'), coalesce(v_one.here, 'no such table or no column'));
+        END IF;
+        RETURN NEXT v_one.item || pg_catalog.jsonb_build_object('names', v_one.names, 'types', v_one.types,
+            'file', v_one.file::text);
+    END LOOP;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy_rows(p_table jsonb, p_snapshot text, p_pace jsonb) RETURNS bigint
+    LANGUAGE plpgsql AS $function$
 DECLARE
     v_sources text[] := ARRAY['zodan_source'];
     v_begin bigint := (p_table ->> 'begin')::bigint;
@@ -7268,7 +7349,7 @@ BEGIN
         BEGIN
             PERFORM pg_temp.zodan_enter('zodan_ahead', p_snapshot);
             -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
-            PERFORM pg_temp.dblink_exec('zodan_ahead', 'LOCK TABLE ONLY ' || p_name || ' IN ACCESS SHARE MODE NOWAIT');
+            PERFORM pg_temp.dblink_exec('zodan_ahead', 'LOCK TABLE ONLY ' || (p_table ->> 'table') || ' IN ACCESS SHARE MODE NOWAIT');
             v_sources := ARRAY['zodan_source', 'zodan_ahead'];
         EXCEPTION WHEN lock_not_available THEN
             PERFORM pg_temp.dblink_exec('zodan_ahead', 'ROLLBACK');
@@ -7285,14 +7366,14 @@ BEGIN
             END IF;
             v_end := least(v_end, (p_table ->> 'end')::bigint);
             PERFORM pg_temp.dblink_send_query(v_sources[1 + v_asked %% pg_catalog.cardinality(v_sources)],
-                pg_catalog.concat('SELECT ', p_names, ' FROM ONLY ', p_name, ' WHERE ctid >= ''(', v_begin, ',0)''',
-                ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')'));
+                pg_catalog.concat('SELECT ', p_table ->> 'names', ' FROM ONLY ', p_table ->> 'table',
+                ' WHERE ctid >= ''(', v_begin, ',0)''', ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')'));
             v_asked := v_asked + 1;
             v_begin := CASE WHEN v_end < v_last THEN v_end END;
         END LOOP;
         EXIT WHEN v_taken = v_asked;
         EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)',
-            p_name, p_names, p_names, p_types)
+            p_table ->> 'table', p_table ->> 'names', p_table ->> 'names', p_table ->> 'types')
           USING v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)];
         GET DIAGNOSTICS v_rows = ROW_COUNT;
         v_copied := v_copied + v_rows;
@@ -7306,67 +7387,25 @@ BEGIN
     RETURN v_copied;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_copy_table(p_table jsonb, p_snapshot text, p_pace jsonb, OUT copied bigint, OUT file oid)
-    LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_copy_small(p_tables jsonb[]) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
-    v_name text := pg_catalog.format('%%I.%%I', p_table ->> 'schema', p_table ->> 'name');
-    v_there record;
-    v_here record;
+    v_table jsonb;
+    v_rows bigint;
+    v_copied bigint := 0;
 BEGIN
-    copied := 0;
-    SELECT o.relid, o.lives, o.seen INTO v_there FROM pg_temp.dblink('zodan_source', pg_catalog.concat(
-        'SELECT pg_catalog.to_regclass(', pg_catalog.quote_literal(v_name), ')::pg_catalog.oid,'
-        ' pg_catalog.pg_relation_filenode(', p_table ->> 'oid', ') IS NOT NULL,'
-        ' EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = ', p_table ->> 'oid', ')'))
-        AS o(relid oid, lives boolean, seen boolean);
-    IF v_there.relid <> (p_table ->> 'oid')::oid OR v_there.relid IS NULL AND v_there.lives THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
-            'table %%s was renamed, or dropped and created again, on the source while it was copied', v_name);
-    ELSIF v_there.relid IS NULL AND v_there.seen THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
-            'table %%s was dropped on the source after the snapshot', v_name);
-    ELSIF v_there.relid IS NULL THEN
-        -- It was dropped before the snapshot: nothing more will come of it.
-        RETURN;
-    END IF;
-    PERFORM pg_temp.dblink_exec('zodan_source', 'LOCK TABLE ONLY ' || v_name || ' IN ACCESS SHARE MODE');
-    SELECT f.kept, f.print, f.file INTO v_there FROM pg_temp.dblink('zodan_source',
-        $query$SELECT c.relfilenode = pg_catalog.pg_relation_filenode(c.oid), (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
-            pg_catalog.format_type(a.atttypid, a.atttypmod),
-            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
-            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
-               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
-   FROM pg_catalog.pg_attribute AS a
-  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), c.relfilenode
-          FROM pg_catalog.pg_class AS c WHERE c.oid = $query$ || (p_table ->> 'oid')) AS f(kept boolean, print text, file oid);
-    SELECT (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
-            pg_catalog.format_type(a.atttypid, a.atttypmod),
-            CASE WHEN a.attgenerated <> '' THEN 'generated' END,
-            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
-               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
-   FROM pg_catalog.pg_attribute AS a
-  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS print, l.names, l.types INTO v_here
-      FROM pg_catalog.pg_class AS c CROSS JOIN LATERAL (
-        SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
-               pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types
-          FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name,
-                       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
-                  FROM pg_catalog.pg_attribute AS a
-                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-                   AND (p_table ->> 'columns' IS NULL OR p_table -> 'columns' ? a.attname)) AS w) AS l
-     WHERE c.oid = pg_catalog.to_regclass(v_name);
-    IF v_there.kept IS NOT TRUE THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD307', MESSAGE = pg_catalog.format(
-            'table %%s was rewritten on the source after the snapshot', v_name);
-    ELSIF v_there.print IS DISTINCT FROM v_here.print THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = pg_catalog.format(
-            'table %%s was altered on the source while the node was copied: there it has %%s; here %%s', v_name,
-            coalesce(v_there.print, 'no column'), coalesce(v_here.print, 'no such table or no column'));
-    END IF;
-    copied := pg_temp.zodan_copy_rows(v_name, v_here.names, v_here.types, p_table, p_snapshot, p_pace);
-    file := v_there.file;
+    PERFORM pg_temp.dblink_send_query('zodan_source', (SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ',
+            t.item ->> 'names', ' FROM ONLY ', t.item ->> 'table', ' WHERE ' || (t.item ->> 'filter')), ';' ORDER BY t.place)
+        FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)));
+    FOREACH v_table IN ARRAY p_tables LOOP
+        EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)',
+            v_table ->> 'table', v_table ->> 'names', v_table ->> 'names', v_table ->> 'types')
+          USING 'zodan_source'::text;
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        v_copied := v_copied + v_rows;
+    END LOOP;
+    -- The session is free for the next query only after an empty answer has been taken.
+    PERFORM * FROM pg_temp.dblink_get_result('zodan_source') AS r(done text);
+    RETURN v_copied;
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_copy(p_number text, p_what jsonb, p_snapshot text, p_lsn text, p_ddl text,
@@ -7375,7 +7414,10 @@ END
 DECLARE
     v_sub oid := (SELECT s.sub_id FROM spock.subscription AS s WHERE s.sub_name = %1$s);
     v_table jsonb;
-    v_one record;
+    v_tables jsonb[];
+    -- Those that one piece holds, if no pace is to be kept between them.
+    v_small jsonb[] := '{}';
+    v_blocks bigint;
     v_ddl text;
     -- The pace of the unit, if there is one: blocks a second, when it began, and how many blocks it has behind it.
     v_pace jsonb := (SELECT pg_catalog.jsonb_build_object('rate', nullif(p_rate, '0')::float8 * nullif(pg_catalog.sum(
@@ -7411,14 +7453,23 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = 'the structure of the source was changed while it was copied';
     END IF;
     copied := 0;
-    files := '{}';
-    FOR v_table IN SELECT t.item FROM pg_catalog.jsonb_array_elements(p_what) AS t(item) LOOP
-        SELECT c.copied, c.file INTO v_one FROM pg_temp.zodan_copy_table(v_table, p_snapshot, v_pace) AS c;
-        copied := copied + v_one.copied;
-        files := files || pg_catalog.jsonb_build_object(v_table ->> 'oid', v_one.file);
-        v_pace := v_pace || pg_catalog.jsonb_build_object('blocks', (v_pace ->> 'blocks')::bigint
-            + coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint);
+    v_tables := ARRAY(SELECT p.prepared FROM pg_temp.zodan_prepare(p_what) AS p(prepared));
+    files := (SELECT pg_catalog.jsonb_object_agg(t.item ->> 'oid', c.item -> 'file')
+        FROM pg_catalog.jsonb_array_elements(p_what) AS t(item)
+        LEFT JOIN pg_catalog.unnest(v_tables) AS c(item) ON c.item ->> 'oid' = t.item ->> 'oid');
+    FOREACH v_table IN ARRAY v_tables LOOP
+        v_blocks := coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint;
+        IF v_blocks <= (v_table ->> 'step')::bigint AND v_table ->> 'end' IS NULL AND v_table ->> 'begin' = '0'
+           AND v_pace ->> 'rate' IS NULL THEN
+            v_small := v_small || v_table;
+        ELSE
+            copied := copied + pg_temp.zodan_copy_rows(v_table, p_snapshot, v_pace);
+            v_pace := v_pace || pg_catalog.jsonb_build_object('blocks', (v_pace ->> 'blocks')::bigint + v_blocks);
+        END IF;
     END LOOP;
+    IF v_small <> '{}' THEN
+        copied := copied + pg_temp.zodan_copy_small(v_small);
+    END IF;
     PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
     -- The source's locks are gone by now.
     PERFORM pg_temp.zodan_keep_pace(v_pace, 0);
@@ -9768,27 +9819,35 @@ AS $zodan$
 /* Returns every precondition of a join, one row per check and node, over the facts that zodan.gather_facts,
 zodan.gather_more and zodan.probe_pairs returned; without a new node, only those of the members. Reads nothing else
 and changes nothing. */
+DECLARE
+    -- The lists of all tables are nearly all of the facts, and most checks do not look at them.
+    v_brief jsonb := coalesce((SELECT pg_catalog.jsonb_object_agg(f.key, f.value
+            || CASE WHEN f.value ? 'tables' THEN pg_catalog.jsonb_build_object('tables',
+                   (f.value -> 'tables') - '{tables,rows,small,needed,unkeyed}'::text[]) ELSE '{}' END
+            || CASE WHEN f.value ? 'streams' THEN pg_catalog.jsonb_build_object('streams',
+                   (f.value -> 'streams') - 'tables'::text) ELSE '{}' END)
+        FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)), '{}');
 BEGIN
     -- One statement per check: in a single statement the planner would copy the facts of thousands of tables hundreds
     -- of times.
-    RETURN QUERY SELECT * FROM zodan.check_reachable(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_readable(p_facts);
-    RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_new_node(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_reachable(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_readable(v_brief);
+    RETURN QUERY SELECT * FROM zodan.check_versions(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_settings(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_sessions(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_alike(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_clocks(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_new_node(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_new_server(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_structure(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_copyable(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_members(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_replicating(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_premises(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_capacity(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
-    RETURN QUERY SELECT * FROM zodan.check_load(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_capacity(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_slots(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_load(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
     RETURN QUERY SELECT * FROM zodan.check_tables(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sequences(p_facts, p_join);

@@ -3960,7 +3960,7 @@ COMMENT ON FUNCTION zodan.list_positions IS
 'Lists the tables that a step has copied, an array of schema, name and lsn, the position of the snapshot they are from.';
 REVOKE ALL ON FUNCTION zodan.list_positions FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb)
+CREATE OR REPLACE FUNCTION zodan.measure_units(p_step zodan.step, p_seen jsonb, p_due boolean)
 RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
@@ -3968,23 +3968,26 @@ SELECT pg_catalog.jsonb_build_object('ok', coalesce(pg_catalog.bool_and(u.state 
            'rows', pg_catalog.sum(u.rows), 'lsn', coalesce(pg_catalog.max(u.lsn), '0/0'),
            'tables', CASE WHEN pg_catalog.bool_and(u.state = 'done') AND pg_catalog.min(u.lsn) <> pg_catalog.max(u.lsn)
                THEN zodan.list_positions(p_step) ELSE '[]' END,
-           'measure', pg_catalog.jsonb_build_object('stage', p_step.units ->> 'stage',
+           'measure', CASE WHEN coalesce(pg_catalog.bool_and(d.is_due), true) THEN pg_catalog.jsonb_build_object(
+               'stage', p_step.units ->> 'stage',
                'tables_done', coalesce(pg_catalog.sum(u.tables) FILTER (WHERE u.state = 'done'), 0),
                'tables_total', coalesce(pg_catalog.sum(u.tables), 0),
                'bytes_done', greatest((p_seen ->> 'bytes')::bigint,
                    pg_catalog.sum(u.bytes) FILTER (WHERE u.state = 'done'), 0),
-               'bytes_total', CASE WHEN NOT coalesce(pg_catalog.bool_or(pg_catalog.jsonb_path_exists(u.what,
-                   '$[*] ? (@.filter != null || @.columns != null)')), false)
+               'bytes_total', CASE WHEN NOT coalesce(pg_catalog.bool_or(CASE WHEN d.is_due THEN pg_catalog.jsonb_path_exists(
+                   u.what, '$[*] ? (@.filter != null || @.columns != null)') END), false)
                    THEN coalesce(pg_catalog.sum(u.bytes), 0) END,
-               'table', pg_catalog.min(u.title) FILTER (WHERE u.state = 'running')))
-  FROM zodan.unit AS u
+               'table', pg_catalog.min(u.title) FILTER (WHERE u.state = 'running')) END)
+  FROM zodan.unit AS u CROSS JOIN (
+       SELECT p_due OR NOT EXISTS (SELECT FROM zodan.unit AS o WHERE o.operation_id = p_step.operation_id
+           AND o.phase_name = p_step.phase_name AND o.state <> 'done') AS is_due) AS d
  WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name
 $zodan$;
 COMMENT ON FUNCTION zodan.measure_units IS
 'Measures the units of a step: ok, whether all are done; rows, how many were copied; lsn, the latest position that they
-are at; tables, the positions of all tables, none if they are the same; and measure, as zodan.sample has it. p_seen is
-what a look at the node saw: bytes of its tables. How many are to come is not known where a row filter or a column list
-leaves something out.';
+are at; tables, the positions of all tables, none if they are the same; and measure, as zodan.sample has it, if p_due or
+all are done: to look into every unit costs more than a look at them may. p_seen is what a look at the node saw: bytes of
+its tables. How many are to come is not known where a row filter or a column list leaves something out.';
 REVOKE ALL ON FUNCTION zodan.measure_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.look_at_units(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
@@ -4254,8 +4257,9 @@ BEGIN
     END LOOP;
     p_job.blockers := coalesce(p_job.load ->> 'paused',
         pg_catalog.jsonb_path_query_first(p_job.lanes, '$[*] ? (@.stage != "free").blockers ? (@ != null)') #>> '{}');
-    v_units := zodan.measure_units(p_step, p_job.progress);
-    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', (v_units -> 'measure')
+    v_units := zodan.measure_units(p_step => p_step, p_seen => p_job.progress,
+        p_due => v_now >= coalesce(p_job.sample_due, v_now));
+    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', nullif(v_units -> 'measure', 'null')
         || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
        AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
