@@ -15,14 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import breaking, copying, health, joins, memory, verifying, waiting
+from bench import breaking, cloning, copying, health, joins, memory, verifying, waiting
 from bench.filling import BYTES, FOUR, LITTLE, MANY, ONE, Data, filled, sizes
 from bench.report import Report
 from zodan_sql.sandbox import Cluster, Engine, detect_engine
 
 _REPEAT = int(os.environ.get("ZODAN_BENCH_REPEAT", "1"))
 _WIDTH = 160
-_KINDS = ("joins", "health", "copying", "waiting", "breaking", "memory", "verifying")
+_KINDS = ("joins", "health", "copying", "waiting", "breaking", "memory", "cloning", "verifying")
 
 
 def main() -> None:
@@ -83,6 +83,7 @@ def _list_copies(data: Data, report: Report) -> list[tuple[str, Callable[[Cluste
         if variant.data is data
     ]
     if data is FOUR:
+        every.append(("cloning", lambda cluster: cloning.measure(cluster, data, report)))
         every.append(("waiting", lambda cluster: waiting.measure(cluster, data, report)))
     if data in (FOUR, ONE):
         every.append(("breaking", lambda cluster: breaking.measure(cluster, data, report)))

@@ -134,6 +134,8 @@ def _control_log(place: Node) -> str:
 def test_an_unstripped_copy_does_not_start(cluster: Cluster) -> None:
     place = make_place(cluster)
     _kill_at(cluster, place, "recover")
+    # The server in quarantine does not outlive its caller.
+    wait_until(lambda: "it runs" if place.is_running() else "", 30, "its end")
     with (place.data_dir / "postgresql.conf").open("a") as file:
         file.write(f"port = {place.port}\n")
     with pytest.raises(SandboxError):

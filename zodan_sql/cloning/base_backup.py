@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
 
 from zodan_sql.client.connection import parse_dsn
 from zodan_sql.client.redaction import Redactor, secret_settings
-from zodan_sql.cloning.host import Host
+from zodan_sql.cloning.host import Host, end_with_parent
 from zodan_sql.errors import ZodanError, caller_error
 from zodan_sql.words import size
 
 _PROGRESS = re.compile(r"^\s*(\d+)/(\d+) kB")
 _REST_S = 5.0
 _LINES = 8
-_PR_SET_PDEATHSIG = 1
 
 
 def copy(
@@ -32,10 +30,14 @@ def copy(
     pgdata: Path,
     mapping: Mapping[str, str],
     max_rate: int | None,
-    lock: int,
     tell: Callable[[str], None],
+    *,
+    lock: int,
+    syncs: bool,
 ) -> None:
     """Copy the source's data directory into an empty one. The program keeps ``lock`` for as long as it writes.
+
+    What it writes is on disk at the end if ``syncs``.
 
     Raises ZodanError: ZD001 for a connection string that the program cannot be given safely, ZD200 if it failed.
     """
@@ -51,12 +53,13 @@ def copy(
     environment = {**os.environ, "LC_ALL": "C", **({"PGPASSWORD": password} if password is not None else {})}
     words = ["--pgdata", str(pgdata), "--checkpoint", "fast", "--wal-method", "stream", "--progress", "--no-password"]
     words += [f"--tablespace-mapping={there}={here}" for there, here in mapping.items()]
+    words += [] if syncs else ["--no-sync"]
     words += [f"--max-rate={max(max_rate // 1024, 32)}"] if max_rate else []
     process = subprocess.Popen(
         host.command("pg_basebackup", *words, "--dbname", make_conninfo(**settings)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM),
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -77,12 +80,6 @@ def copy(
             detail=Redactor([src_dsn])("\n".join(said[-_LINES:])),
             hint="Fix the cause, then call again.",
         )
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process when the one that started it is gone, where the kernel can do that."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _follow(process: subprocess.Popen[str], tell: Callable[[str], None]) -> list[str]:

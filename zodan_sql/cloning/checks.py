@@ -8,9 +8,8 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from zodan_sql.client import checks
+from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.connection import parse_dsn
-from zodan_sql.client.install import borrowed
 from zodan_sql.cloning.host import Host, is_empty
 from zodan_sql.cloning.source import Facts
 from zodan_sql.errors import ZodanError, precondition_error
@@ -58,10 +57,8 @@ def check_source(facts: Facts, source: str, new: str, slot_is_there: bool, other
         )
 
 
-def check_members(source: str, src_dsn: str) -> Iterator[Finding]:
+def check_members(found: list[CheckResult]) -> Iterator[Finding]:
     """Yield which checks of a join fail among the members."""
-    with borrowed(src_dsn) as lent:
-        found = checks.examine(lent, {"check_type": "pre", "src_node_name": source, "src_dsn": src_dsn})
     for each in found:
         if each.verdict == "FAIL":
             yield f"{each.scope}: {each.name}: {each.observed}, must be {each.required}", each.hint

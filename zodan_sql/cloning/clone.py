@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import psycopg
 from zodan_sql.client.connection import connect, parse_dsn
 from zodan_sql.cloning import base_backup, checks, fence, strip
 from zodan_sql.cloning.host import Host, empty, find_host, is_empty, run_shell
-from zodan_sql.cloning.quarantine import Quarantine, Recovery
+from zodan_sql.cloning.quarantine import Quarantine, Recovery, Server
 from zodan_sql.cloning.record import Record, RecordFile
-from zodan_sql.cloning.source import Facts, Source
+from zodan_sql.cloning.source import Facts, Names, Source
 from zodan_sql.errors import ZodanError, caller_error, precondition_error
 
 #: The steps, in order, with what they do.
@@ -81,6 +81,8 @@ class Clone:
         self._facts: Facts | None = None
         self._host: Host | None = None
         self._lock = -1
+        self._open = ExitStack()
+        self._server: Server | None = None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -124,15 +126,16 @@ class Clone:
     def run(self) -> Record:
         """Do all steps up to the join, or those that an earlier call did not. Raises ZodanError."""
         record = self.prepare()
-        for step, work in (
-            ("copy", self._copy),
-            ("recover", self._recover),
-            ("strip", self._strip),
-            ("settle", self._settle),
-            ("start", self._start),
-        ):
-            if step not in record.done:
-                self._do(record, step, work)
+        with self._open:
+            for step, work in (
+                ("copy", self._copy),
+                ("recover", self._recover),
+                ("strip", self._strip),
+                ("settle", self._settle),
+                ("start", self._start),
+            ):
+                if step not in record.done:
+                    self._do(record, step, work)
         return record
 
     def find_join(self, find: Callable[[], int | None]) -> int | None:
@@ -231,8 +234,9 @@ class Clone:
             pgdata,
             self._request.mapping,
             self._request.max_rate,
-            self._lock,
             self._tell,
+            lock=self._lock,
+            syncs=self.facts.settings["fsync"] == "on",
         )
         fence.fence(pgdata, self.host)
 
@@ -250,8 +254,9 @@ class Clone:
             signal = pgdata / "recovery.signal"
             signal.touch()
             self.host.give(signal)
-        with self._quarantine().opened(recovery, self.facts.libraries) as server:
-            record.lsn = strip.read_end(server, record.timeline)
+        # The next step goes on with the same server.
+        self._server = self._open.enter_context(self._quarantine().opened(recovery, self.facts.libraries))
+        record.lsn = strip.read_end(self._server, record.timeline)
         with connect(self._request.src_dsn) as connection:
             row = connection.execute(_BEHIND, [record.lsn, record.slot_lsn]).fetchone()
         if row and row[0]:
@@ -263,11 +268,13 @@ class Clone:
         self._tell(f"the copy has everything up to {record.lsn}")
 
     def _strip(self, record: Record) -> None:
-        self._confirm_fence()
-        self.host.stop(self._request.pgdata)
-        with self._quarantine().opened() as server:
-            strip.strip(server)
-            strip.mark(server, self._mark(record), record.lsn)
+        if self._server is None:
+            self._confirm_fence()
+            self.host.stop(self._request.pgdata)
+            self._server = self._open.enter_context(self._quarantine().opened())
+        strip.strip(self._server)
+        strip.mark(self._server, record.mark, record.lsn)
+        self._open.close()
         # What Spock keeps there is the source's.
         shutil.rmtree(self._request.pgdata / "spock", ignore_errors=True)
 
@@ -324,7 +331,8 @@ class Clone:
         record = Record(
             source=given.source,
             new=given.new,
-            slot=names,
+            slot=names.name,
+            mark=names.mark,
             fills=not given.restored,
             system=self.facts.system,
             timeline=self.facts.timeline,
@@ -333,15 +341,15 @@ class Clone:
         self._file.save(record)
         return record
 
-    def _check(self) -> str:
-        """Check everything, and return the name of the slot."""
+    def _check(self) -> Names:
+        """Check everything, and return the names to use."""
         given = self._request
         facts = self.facts
-        slot = self._source.names(given.source, given.new, given.new_dsn).name
+        names, of_members = self._source.names(given.source, given.new, given.new_dsn)
         others = [] if given.strips_others else self._source.other_nodes(facts.databases)
         found = [
-            *checks.check_source(facts, given.source, given.new, self._source.slot(slot) is not None, others),
-            *checks.check_members(given.source, given.src_dsn),
+            *checks.check_source(facts, given.source, given.new, self._source.slot(names.name) is not None, others),
+            *checks.check_members(of_members),
             *checks.check_host(
                 self.host,
                 facts,
@@ -355,7 +363,7 @@ class Clone:
         checks.refuse(found)
         if facts.databases:
             self._tell(f"the copy has the source's other databases too: {', '.join(facts.databases)}")
-        return slot
+        return names
 
     def _confirm_slot(self, record: Record) -> None:
         slot = self._source.slot(record.slot)
@@ -381,16 +389,13 @@ class Clone:
     def _quarantine(self) -> Quarantine:
         return Quarantine(self.host, self._request.pgdata, self.facts.role, self.facts.dbname, self.facts.settings)
 
-    def _mark(self, record: Record) -> str:
-        return self._source.names(record.source, record.new, self._request.new_dsn).mark
-
     def _await_new(self, record: Record) -> None:
         """Wait until the new node's connection string leads to the copy, and its server loads Spock."""
         until = time.monotonic() + _START_S
         while True:
             try:
                 with connect(self._request.new_dsn, "--new-node-dsn") as connection:
-                    row = connection.execute(_STARTED, [self._mark(record)]).fetchone()
+                    row = connection.execute(_STARTED, [record.mark]).fetchone()
                 break
             except ZodanError as error:
                 if time.monotonic() > until or not error.sqlstate.startswith(("08", "57P03")):

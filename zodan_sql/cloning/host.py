@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from zodan_sql.errors import ZodanError, caller_error, precondition_error
 _PROGRAMS = ("postgres", "pg_ctl", "pg_basebackup", "pg_controldata")
 _DEBIAN = "/usr/lib/postgresql/{major}/bin"
 _STOP_S = 600
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,12 @@ def _find_user(os_user: str | None, pgdata: Path) -> pwd.struct_passwd | None:
     if found.pw_uid == 0:
         raise caller_error("PostgreSQL's servers do not run as root", "Give another user as --os-user.")
     return found
+
+
+def end_with_parent(by: signal.Signals) -> None:
+    """Have the kernel end this process when the one that started it is gone, where the kernel can do that."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
 
 
 def is_empty(folder: Path) -> bool:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from zodan_sql.cloning.host import Host, settings_lines, write
+from zodan_sql.cloning.host import Host, end_with_parent, settings_lines, write
 from zodan_sql.errors import ZodanError, from_database
 
 _REST_S = 0.1
@@ -68,6 +70,8 @@ _ALIKE = (
     "max_prepared_transactions",
     "max_locks_per_transaction",
     "track_commit_timestamp",
+    # Who does not need the source on disk does not need the copy there either.
+    "fsync",
 )
 _TARGETS = (
     "recovery_target_lsn",
@@ -180,6 +184,8 @@ class Quarantine:
                 stderr=log,
                 env={**os.environ, "LC_ALL": "C"},
                 start_new_session=True,
+                # A fast shutdown.
+                preexec_fn=partial(end_with_parent, signal.SIGINT),
                 **self._host.options(),
             )
 

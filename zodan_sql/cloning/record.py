@@ -31,6 +31,8 @@ class Record:
     source: str
     new: str
     slot: str
+    #: The origin in the copy that says how far it goes.
+    mark: str
     #: Whether the data directory was filled by this clone, and not restored by somebody else.
     fills: bool
     #: The source's slot was there before the copy began, and has kept everything since.

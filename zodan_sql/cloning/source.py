@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import psycopg
 
+from zodan_sql.client import checks
+from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.connection import connect, parse_dsn, read_rows
 from zodan_sql.client.install import borrowed
 from zodan_sql.errors import ZodanError, from_database
@@ -24,7 +26,7 @@ SELECT l.node_name::text AS node, pg_catalog.current_setting('server_version_num
          WHERE s.name IN ('archive_mode', 'synchronous_standby_names', 'primary_conninfo', 'listen_addresses',
              'max_connections', 'max_worker_processes', 'max_wal_senders', 'max_replication_slots',
              'max_prepared_transactions', 'max_locks_per_transaction', 'track_commit_timestamp', 'wal_level',
-             'max_slot_wal_keep_size', 'max_active_replication_origins')) AS settings,
+             'max_slot_wal_keep_size', 'max_active_replication_origins', 'fsync')) AS settings,
        (SELECT pg_catalog.sum(pg_catalog.pg_database_size(d.oid)) FROM pg_catalog.pg_database AS d)::bigint AS bytes,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots)::int AS slots,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender')::int
@@ -140,12 +142,13 @@ class Source:
             )
         return found[0]
 
-    def names(self, source: str, new: str, new_dsn: str) -> Names:
-        """Return the names that Zodan's join uses."""
+    def names(self, source: str, new: str, new_dsn: str) -> tuple[Names, list[CheckResult]]:
+        """Return the names that Zodan's join uses, and the checks of a join among the members."""
         settings = parse_dsn(new_dsn, "--new-node-dsn")
         given = {"dbname": settings.get("dbname") or settings.get("user") or "", "source": source, "new": new}
         with borrowed(self.dsn) as lent:
-            return read_rows(lent, _NAME, given, Names)[0]
+            found = checks.examine(lent, {"check_type": "pre", "src_node_name": source, "src_dsn": self.dsn})
+            return read_rows(lent, _NAME, given, Names)[0], found
 
     def slot(self, name: str) -> Slot | None:
         """Return a slot, if there is one of this name."""
