@@ -33,6 +33,8 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/drop_ended": ({"subscription": TRAP}, {"ok"}),
     "copy/end_sessions": ({"subscription": TRAP}, {"ended"}),
     "copy/build_index": ({"index": 'public."a b"'}, set()),
+    "copy/confirm_clone_slot": ({"slot": TRAP}, {"lsn", "system"}),
+    "copy/read_clone": ({"mark": TRAP}, {"lsn"}),
     "copy/copy_continues": ({"subscription": TRAP, "slot": TRAP}, {"ok"}),
     "copy/drop_lanes": ({"subscription": TRAP}, set()),
     "copy/is_enabled": ({"subscription": TRAP, "slot": TRAP}, {"ok"}),
@@ -114,7 +116,7 @@ TESTED_APART = {
     *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),
     *("remote/try_references", "remote/try_structure", "stream/confirm_positions", "stream/create_copy_subscription"),
     *("stream/create_failover_slot", "stream/create_slot", "stream/create_subscription", "stream/drop_slot_of"),
-    "copy/prove_copy_slot",
+    *("copy/prove_copy_slot", "copy/confirm_clone", "copy/begin_clone_stream"),
     *(
         "verify/describe_tables",
         "verify/hash_range",

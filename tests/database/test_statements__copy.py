@@ -269,6 +269,48 @@ def test_a_copy_whose_slot_is_gone_has_to_start_over(here: Here) -> None:
         assert raised.value.sqlstate == "ZD304"
 
 
+def test_a_physical_copy_says_how_far_it_goes(here: Here) -> None:
+    mark = "zodan clone " + ODD
+    origin = "'" + mark.replace("'", "''") + "'"
+    found = here.run("confirm_clone_slot", slot="spk_clone")
+    assert found["lsn"] is None
+    names = {"mark": mark, "slot_lsn": "{result:slot.lsn}", "system": "{result:slot.system}"}
+
+    def confirm(words: str, lsn: str | None, **others: Any) -> None:
+        with pytest.raises(psycopg.Error, match=words) as raised:
+            here.run("confirm_clone", {"slot": found | {"lsn": lsn} | others}, **names)
+        assert raised.value.sqlstate == "ZD205"
+
+    confirm("is gone, in use or has lost its WAL", None)
+    confirm("does not say how far it goes", "0/1")
+    confirm("no physical copy of the source", "0/1", system="1")
+    here.execute(f"SELECT pg_replication_origin_create({origin})")
+    confirm("does not say how far it goes", "0/1")
+    here.execute(f"SELECT pg_replication_origin_advance({origin}, '0/20')")
+    confirm("goes to 0/20 only", "0/21")
+    here.run("confirm_clone", {"slot": found | {"lsn": "0/20"}}, **names)
+    assert here.run("read_clone", mark=mark) == {"lsn": "0/20"}
+
+
+def test_the_stream_of_a_physical_copy_begins_once(here: Here) -> None:
+    here.subscribe()
+    mark = "zodan clone " + ODD
+    origin = "'" + mark.replace("'", "''") + "'"
+    slot = here.value("SELECT sub_slot_name FROM spock.subscription")
+    here.execute(f"SELECT pg_replication_origin_create({origin})")
+    here.execute(f"SELECT pg_replication_origin_advance({origin}, '0/20')")
+    with pytest.raises(psycopg.Error, match="had begun") as raised:
+        here.run("begin_clone_stream", subscription=_SUBSCRIPTION, lsn="0/21", mark=mark)
+    assert raised.value.sqlstate == "ZD205"
+    for _ in range(2):
+        here.run("begin_clone_stream", subscription=_SUBSCRIPTION, lsn="0/20", mark=mark)
+    assert here.value("SELECT pg_replication_origin_progress(%s, false) >= '0/20'", slot) is True
+    assert here.run("read_clone", mark=mark) == {"lsn": None}
+    here.run("disable_copy", subscription=_SUBSCRIPTION)
+    with pytest.raises(psycopg.Error, match="cannot begin again"):
+        here.run("begin_clone_stream", subscription=_SUBSCRIPTION, lsn="0/20", mark=mark)
+
+
 def test_another_life_of_the_server_is_a_fault_where_spock_is_older_than_6(here: Here) -> None:
     is_old = here.value("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = %s", "spock")
     if is_old:

@@ -137,7 +137,9 @@ def clone(
         )
         cloned = Clone(request, screen.line, _hold)
         if dry_run:
-            for text in cloned.check():
+            steps = cloned.check()
+            screen.fill({"clone_steps": steps})
+            for text in steps:
                 screen.line(text)
             return
         with cloned.locked():

@@ -273,6 +273,18 @@ class VerifyDocument(Envelope, total=False):
     undecided: int
 
 
+class CloneDocument(CallDocument, total=False):
+    """clone; the keys of a call once the join has begun."""
+
+    #: The steps that are to do; only with --dry-run.
+    clone_steps: list[str]
+    slot: str
+    slot_lsn: str
+    copy_lsn: str
+    #: Seconds of each step on this machine.
+    took_s: dict[str, float]
+
+
 class RescanDocument(CallDocument, total=False):
     """rescan; leftovers lists what was found, before --fix removed it."""
 
