@@ -6278,16 +6278,16 @@ CREATE FUNCTION zodan.confirm_clone_slot(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT (SELECT r.confirmed_flush_lsn FROM pg_catalog.pg_replication_slots AS r
+SELECT pg_catalog.format($sql$SELECT coalesce((SELECT r.confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots AS r
          WHERE r.slot_name = %1$s AND r.plugin = 'spock_output' AND NOT r.active
-           AND r.database = pg_catalog.current_database() AND r.wal_status IS DISTINCT FROM 'lost') AS lsn,
+           AND r.database = pg_catalog.current_database() AND r.wal_status IS DISTINCT FROM 'lost'), '') AS lsn,
        c.system_identifier::text AS system
   FROM pg_catalog.pg_control_system() AS c$sql$,
     zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.confirm_clone_slot IS
 'Confirms on the source that p_slot, made before a physical copy, has kept everything since. It returns one row: lsn,
-its position, NULL if it is missing, in use, of another kind or has lost its WAL; and system, the identifier of this
+its position, empty if it is missing, in use, of another kind or has lost its WAL; and system, the identifier of this
 server, which a copy has too.';
 REVOKE ALL ON FUNCTION zodan.confirm_clone_slot FROM PUBLIC;
 
@@ -6298,7 +6298,8 @@ AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_slot CONSTANT pg_lsn := nullif(%1$s, '')::pg_lsn;
-    v_lsn pg_lsn := (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s WHERE s.external_id = %2$s);
+    v_lsn pg_lsn := (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s
+    WHERE s.external_id = %2$s);
 BEGIN
     IF v_slot IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD205', MESSAGE = 'the slot that was made before the copy is gone, in use or has lost its WAL';
@@ -6324,7 +6325,8 @@ CREATE FUNCTION zodan.read_clone(p_mark text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s WHERE s.external_id = %1$s) AS lsn$sql$,
+SELECT pg_catalog.format($sql$SELECT (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s
+    WHERE s.external_id = %1$s) AS lsn$sql$,
     zodan.quote_text(p_mark))
 $zodan$;
 COMMENT ON FUNCTION zodan.read_clone IS
@@ -6342,7 +6344,8 @@ BEGIN
     SELECT s.sub_slot_name, s.sub_enabled INTO STRICT v_sub FROM spock.subscription AS s WHERE s.sub_name = %1$s;
     IF v_sub.sub_enabled THEN
         RETURN;
-    ELSIF (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s WHERE s.external_id = %2$s) IS DISTINCT FROM %3$s::pg_lsn THEN
+    ELSIF (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s
+    WHERE s.external_id = %2$s) IS DISTINCT FROM %3$s::pg_lsn THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD205', MESSAGE = 'the stream of the copy had begun, and cannot begin again';
     END IF;
     PERFORM pg_catalog.pg_replication_origin_advance(v_sub.sub_slot_name, %3$s::pg_lsn);
