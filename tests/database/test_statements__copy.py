@@ -294,7 +294,7 @@ def test_a_physical_copy_says_how_far_it_goes(here: Here) -> None:
 
 def test_the_stream_of_a_physical_copy_begins_once(here: Here) -> None:
     here.subscribe()
-    mark = "zodan clone " + ODD
+    mark = "zodan clone 2 " + ODD
     origin = "'" + mark.replace("'", "''") + "'"
     slot = here.value("SELECT sub_slot_name FROM spock.subscription")
     here.execute(f"SELECT pg_replication_origin_create({origin})")
