@@ -6536,7 +6536,7 @@ tables AS MATERIALIZED (
          coalesce(pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast) AS s),
 sizes AS MATERIALIZED (
     SELECT least(268435456, greatest(8388608,
-               pg_catalog.sum(t.bytes) / (4 * %2$s::bigint)))::bigint AS part
+               pg_catalog.sum(t.bytes) / (8 * %2$s::bigint)))::bigint AS part
       FROM tables AS t),
 parts AS MATERIALIZED (
     SELECT t.*, z.part, greatest(least(pg_catalog.ceil(t.bytes::numeric / z.part), t.blocks), 1)::bigint AS parts,
