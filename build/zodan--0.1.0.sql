@@ -559,6 +559,16 @@ COMMENT ON FUNCTION zodan.snapshot_name IS
 'Returns the name of the connection that holds the snapshot of a step, p_phase_name, of an operation.';
 REVOKE ALL ON FUNCTION zodan.snapshot_name FROM PUBLIC;
 
+CREATE FUNCTION zodan.keeper_name(p_snapshot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT p_snapshot || '_kept'
+$zodan$;
+COMMENT ON FUNCTION zodan.keeper_name IS
+'Returns the name of the connection to the session that keeps the snapshot of zodan.snapshot_name.';
+REVOKE ALL ON FUNCTION zodan.keeper_name FROM PUBLIC;
+
 CREATE FUNCTION zodan.head_name(p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT
@@ -708,6 +718,85 @@ COMMENT ON FUNCTION zodan.find_waits IS
 processes and prepared transactions that hold a lock, or an event. It returns one row: found; none where there is no
 such session.';
 REVOKE ALL ON FUNCTION zodan.find_waits FROM PUBLIC;
+
+CREATE FUNCTION zodan.set_keeper()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.concat(pg_catalog.set_config('client_connection_check_interval', '0', false),
+    CASE WHEN pg_catalog.current_setting('is_superuser') = 'on'
+         THEN pg_catalog.set_config('log_min_messages', 'panic', false) END)$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.set_keeper IS
+'Makes a session on the source one that can keep a snapshot when its caller is gone: it does not look for it. Nobody
+needs to read in the server''s log that it was ended.';
+REVOKE ALL ON FUNCTION zodan.set_keeper FROM PUBLIC;
+
+CREATE FUNCTION zodan.keep_snapshot(p_subscription text, p_lsn text, p_kept text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT e.snapshot, pg_catalog.set_config('application_name', pg_catalog.concat_ws(' ',
+           'zodan snapshot', pg_catalog.right(%1$s, 8), e.snapshot, %2$s), false) AS name
+  FROM (SELECT pg_catalog.pg_export_snapshot() AS snapshot) AS e
+ WHERE pg_catalog.length(%3$s) = 0 OR EXISTS (
+       SELECT FROM pg_catalog.pg_stat_get_activity(NULL) AS a
+        WHERE a.datid = (SELECT o.datid FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS o)
+          AND a.application_name = pg_catalog.concat_ws(' ',
+              'zodan snapshot', pg_catalog.right(%1$s, 8), %3$s, %2$s))$sql$,
+    zodan.quote_text(p_subscription), zodan.quote_text(p_lsn), zodan.quote_text(p_kept))
+$zodan$;
+COMMENT ON FUNCTION zodan.keep_snapshot IS
+'Exports, in a session that keeps a snapshot of the source for the copy p_subscription, the snapshot of its
+transaction, which is at p_lsn, and names the session after all three. p_kept is the snapshot that the transaction was
+given, if the journal has it from a session that kept it before; '''' if it is the caller''s own. It returns one row:
+snapshot and name; none if that session has ended: after a crash of the server, another snapshot may have the same
+name. No table is read here, as the transaction would hold a lock on it.';
+REVOKE ALL ON FUNCTION zodan.keep_snapshot FROM PUBLIC;
+
+CREATE FUNCTION zodan.outlive_caller(p_caller text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '600 s';
+BEGIN
+    WHILE pg_catalog.clock_timestamp() < v_until LOOP
+        PERFORM pg_catalog.pg_sleep(1);
+        PERFORM pg_catalog.pg_stat_clear_snapshot();
+        IF EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) AS a
+                    WHERE a.pid <> pg_catalog.pg_backend_pid()
+                      AND pg_catalog.right(a.application_name, pg_catalog.length(%1$s)) = %1$s) THEN
+            v_until := pg_catalog.clock_timestamp() + interval '600 s';
+        END IF;
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_text(p_caller))
+$zodan$;
+COMMENT ON FUNCTION zodan.outlive_caller IS
+'Keeps the transaction of a session open as long as its caller, p_caller as zodan.name_caller names it, has another
+session on this server, and 600 s longer.';
+REVOKE ALL ON FUNCTION zodan.outlive_caller FROM PUBLIC;
+
+CREATE FUNCTION zodan.end_snapshots(p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(a.pid)) AS ended
+  FROM pg_catalog.pg_stat_get_activity(NULL) AS a
+ WHERE a.pid <> pg_catalog.pg_backend_pid()
+   AND a.datid = (SELECT o.datid FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS o)
+   AND pg_catalog.starts_with(a.application_name, pg_catalog.concat('zodan snapshot ',
+       pg_catalog.right(%1$s, 8), ' '))
+   AND pg_catalog.pg_has_role(a.usesysid, 'USAGE')$sql$,
+    zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.end_snapshots IS
+'Ends the other sessions that keep a snapshot of this database for the copy p_subscription, and returns how many. No
+table is read here either, see zodan.keep_snapshot.';
+REVOKE ALL ON FUNCTION zodan.end_snapshots FROM PUBLIC;
 
 CREATE FUNCTION zodan.probe(p_targets text)
 RETURNS text
@@ -1176,13 +1265,18 @@ CREATE FUNCTION zodan.forget_node(p_target text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped
+SELECT pg_catalog.format($sql$SELECT spock.node_drop(node_name := %1$s, ifexists := true) AS dropped,
+       (SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(a.pid)) FROM pg_catalog.pg_stat_activity AS a
+         WHERE a.datname = pg_catalog.current_database() AND pg_catalog.pg_has_role(a.usesysid, 'USAGE')
+           AND pg_catalog.starts_with(a.application_name, pg_catalog.concat('zodan snapshot ',
+               pg_catalog.left(pg_catalog.md5(%1$s), 8), ' '))) AS ended
     WHERE NOT EXISTS (SELECT FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id
     WHERE n.node_name = %1$s)$sql$,
     zodan.quote_text(p_target))
 $zodan$;
 COMMENT ON FUNCTION zodan.forget_node IS
-'Makes a member forget node p_target, of which nothing but its row is left there.';
+'Makes a member forget node p_target, of which nothing but its row is left there, and ends the sessions that keep the
+snapshot of its copy, if its join was never finished.';
 REVOKE ALL ON FUNCTION zodan.forget_node FROM PUBLIC;
 
 CREATE FUNCTION zodan.prove_gone(p_target text, p_origins text[], p_slots text[])
@@ -1851,14 +1945,41 @@ result, as zodan.fetch_result returns it; for a query cancelled because it took 
 for.';
 REVOKE ALL ON FUNCTION zodan.query_nodes FROM PUBLIC;
 
+CREATE FUNCTION zodan.leave_snapshot(p_snapshot text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes the connections to the sessions that hold a snapshot. One that keeps it, see zodan.open_keeper, goes on for a
+while; harmless if there is none. */
+BEGIN
+    PERFORM zodan.disconnect(p_snapshot);
+    PERFORM zodan.disconnect(zodan.keeper_name(p_snapshot));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.leave_snapshot IS
+'Closes the connections to the sessions that hold a snapshot. One that keeps it, see zodan.open_keeper, goes on for a
+while; harmless if there is none.';
+REVOKE ALL ON FUNCTION zodan.leave_snapshot FROM PUBLIC;
+
 CREATE FUNCTION zodan.close_snapshot(p_snapshot text)
 RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 AS $zodan$
-SELECT zodan.disconnect(p_snapshot)
+/* Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot, or the session that keeps it; harmless if
+there is none. */
+DECLARE
+    v_keeper text := zodan.keeper_name(p_snapshot);
+BEGIN
+    IF v_keeper = ANY (coalesce(dblink_get_connections(), '{}')) THEN
+        -- It would not notice that the connection is closed.
+        PERFORM dblink_cancel_query(v_keeper);
+    END IF;
+    PERFORM zodan.leave_snapshot(p_snapshot);
+END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_snapshot IS
-'Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot; harmless if there is none.';
+'Lets a snapshot go that zodan.open_snapshot asked for, and with it its slot, or the session that keeps it; harmless if
+there is none.';
 REVOKE ALL ON FUNCTION zodan.close_snapshot FROM PUBLIC;
 
 CREATE FUNCTION zodan.open_snapshot(p_node text, p_snapshot text, p_dsns jsonb)
@@ -1922,6 +2043,55 @@ COMMENT ON FUNCTION zodan.fetch_snapshot IS
 true, snapshot, lsn} or {ok: false, sqlstate, message}, free of the secrets of p_dsns. A cancel of the caller passes
 through.';
 REVOKE ALL ON FUNCTION zodan.fetch_snapshot FROM PUBLIC;
+
+CREATE FUNCTION zodan.open_keeper(
+    p_node text,
+    p_snapshot text,
+    p_dsns jsonb,
+    p_subscription text,
+    p_exported text,
+    p_lsn text,
+    p_is_kept boolean
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Opens a session on a node that keeps the snapshot p_exported of the copy p_subscription, at p_lsn, in place of the
+session that p_snapshot names. It lives 600 s longer than the caller, and its own name says what
+it keeps. p_is_kept says that an earlier caller's session has kept the snapshot until now; that one ends. Returns {ok:
+true, snapshot}, the name of the snapshot from now on; or {ok: false}, and the old one is as it was. */
+DECLARE
+    v_keeper text := zodan.keeper_name(p_snapshot);
+    v_caller text := zodan.name_caller(pg_catalog.pg_backend_pid());
+    v_kept text;
+BEGIN
+    PERFORM zodan.disconnect(v_keeper);
+    IF NOT (zodan.connect(v_keeper, p_node, p_dsns, 'zodan keeper', '{}') ->> 'ok')::boolean THEN
+        RETURN '{"ok": false}';
+    END IF;
+    PERFORM * FROM dblink(v_keeper, zodan.set_keeper()) AS s(done text);
+    PERFORM dblink_exec(v_keeper, pg_catalog.format(
+        'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L', p_exported));
+    SELECT k.snapshot INTO STRICT v_kept FROM dblink(v_keeper, zodan.keep_snapshot(p_subscription => p_subscription,
+        p_lsn => p_lsn, p_kept => CASE WHEN p_is_kept THEN p_exported ELSE '' END)) AS k(snapshot text, name text);
+    PERFORM * FROM dblink(v_keeper, zodan.end_snapshots(p_subscription)) AS e(ended bigint);
+    IF dblink_send_query(v_keeper, zodan.outlive_caller(v_caller)) <> 1 THEN
+        PERFORM zodan.disconnect(v_keeper);
+        RETURN '{"ok": false}';
+    END IF;
+    PERFORM zodan.disconnect(p_snapshot);
+    RETURN pg_catalog.jsonb_build_object('ok', true, 'snapshot', v_kept);
+EXCEPTION WHEN OTHERS THEN
+    PERFORM zodan.disconnect(v_keeper);
+    RETURN '{"ok": false}';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.open_keeper IS
+'Opens a session on a node that keeps the snapshot p_exported of the copy p_subscription, at p_lsn, in place of the
+session that p_snapshot names. It lives 600 s longer than the caller, and its own name says what
+it keeps. p_is_kept says that an earlier caller''s session has kept the snapshot until now; that one ends. Returns {ok:
+true, snapshot}, the name of the snapshot from now on; or {ok: false}, and the old one is as it was.';
+REVOKE ALL ON FUNCTION zodan.open_keeper FROM PUBLIC;
 
 DO $zodan$ BEGIN PERFORM zodan.find_dblink(); END $zodan$;
 
@@ -2997,13 +3167,16 @@ its budget, and, if the connection was lost, sends the statement again once the 
 is swift.';
 REVOKE ALL ON FUNCTION zodan.advance_sent FROM PUBLIC;
 
-CREATE FUNCTION zodan.begin_units(p_step zodan.step, p_marks jsonb)
+CREATE FUNCTION zodan.begin_units(p_step zodan.step, p_marks jsonb, p_kept jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done. A bundle begins again that is not done under one snapshot, or
-that was copied later than it was known that the tables copied before it are not rewritten. */
+has, whatever the journal says. The others are to be done, under the snapshot p_kept, if zodan.regain_snapshot has one. A
+bundle begins again that is not done under one snapshot, unless what is done is under p_kept; or that was copied later
+than it was known that the tables copied before it are not rewritten. */
+DECLARE
+    v_lsn pg_lsn := (p_kept ->> 'lsn')::pg_lsn;
 BEGIN
     WITH looked AS (
         SELECT u.number, u.bundle, CASE WHEN p_marks IS NULL THEN u.lsn ELSE (p_marks ->> u.number::text)::pg_lsn END AS lsn,
@@ -3013,27 +3186,93 @@ BEGIN
     bundles AS (
         SELECT l.bundle, pg_catalog.bool_and(l.done) AND pg_catalog.count(DISTINCT l.lsn) <= 1 AS whole,
                pg_catalog.bool_or(l.done) AS begun, pg_catalog.max(l.lsn) AS lsn,
+               coalesce(pg_catalog.bool_and(l.lsn = v_lsn) FILTER (WHERE l.done), false) AS current,
                CASE WHEN pg_catalog.bool_and(l.known) THEN pg_catalog.min(l.proved) ELSE pg_catalog.max(l.lsn) END AS proved
           FROM looked AS l GROUP BY l.bundle),
+    judged AS (
+        SELECT b.bundle, b.begun, b.proved, b.whole, b.whole OR b.current AS sound, p_marks IS NULL
+                   OR coalesce(b.lsn <= pg_catalog.min(b.proved) FILTER (WHERE b.whole) OVER (), true) AS timely
+          FROM bundles AS b),
     kept AS (
-        SELECT b.bundle, b.begun, b.proved, b.whole AND (p_marks IS NULL OR b.lsn <= pg_catalog.min(b.proved)
-                   FILTER (WHERE b.whole) OVER ()) AS kept
-          FROM bundles AS b)
+        SELECT l.number, l.known, l.lsn, l.done AND j.sound AND j.timely AS kept, j.begun AND NOT (j.sound AND j.timely) AS spoiled,
+               CASE WHEN j.whole THEN j.proved ELSE l.lsn END AS proved
+          FROM looked AS l JOIN judged AS j ON j.bundle = l.bundle)
     UPDATE zodan.unit AS u
        SET state = CASE WHEN k.kept THEN 'done' ELSE 'pending' END, lane = CASE WHEN k.kept THEN u.lane END,
-           snapshot = NULL, due = NULL, error = NULL,
-           lsn = CASE WHEN k.kept THEN l.lsn END, spoiled = k.begun AND NOT k.kept,
-           files = CASE WHEN k.kept AND l.known THEN u.files END,
+           snapshot = CASE WHEN NOT k.kept THEN p_kept ->> 'snapshot' END, due = NULL, error = NULL,
+           lsn = CASE WHEN k.kept THEN k.lsn ELSE v_lsn END, spoiled = k.spoiled,
+           files = CASE WHEN k.kept AND k.known THEN u.files END,
            proved = CASE WHEN k.kept THEN k.proved END
-      FROM looked AS l JOIN kept AS k ON k.bundle = l.bundle
-     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.number = l.number;
+      FROM kept AS k
+     WHERE u.operation_id = p_step.operation_id AND u.phase_name = p_step.phase_name AND u.number = k.number;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.begin_units IS
 'Prepares the units of a step to be worked at: p_marks, an object of unit and position, says which of them the node
-has, whatever the journal says. The others are to be done. A bundle begins again that is not done under one snapshot, or
-that was copied later than it was known that the tables copied before it are not rewritten.';
+has, whatever the journal says. The others are to be done, under the snapshot p_kept, if zodan.regain_snapshot has one. A
+bundle begins again that is not done under one snapshot, unless what is done is under p_kept; or that was copied later
+than it was known that the tables copied before it are not rewritten.';
 REVOKE ALL ON FUNCTION zodan.begin_units FROM PUBLIC;
+
+CREATE FUNCTION zodan.receive_snapshot(p_step zodan.step, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Checks whether the snapshot of a step's units is there, as zodan.fetch_snapshot does. If a bundle has several units, a
+session then keeps it, so that a caller which dies among them leaves it to the next one. Where there can be none, the
+copy goes on without. */
+DECLARE
+    v_name text := zodan.snapshot_name(p_step.operation_id, p_step.phase_name);
+    v_answer jsonb := zodan.fetch_snapshot(v_name, p_dsns);
+BEGIN
+    IF (v_answer ->> 'ok')::boolean AND EXISTS (
+        SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name)
+         GROUP BY u.bundle HAVING pg_catalog.count(*) > 1 AND NOT pg_catalog.bool_and(u.state = 'done'))
+    THEN
+        v_answer := v_answer || zodan.open_keeper(p_step.units ->> 'snapshot', v_name, p_dsns, p_step.object_name,
+            v_answer ->> 'snapshot', v_answer ->> 'lsn', false) || '{"ok": true}';
+    END IF;
+    RETURN v_answer;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.receive_snapshot IS
+'Checks whether the snapshot of a step''s units is there, as zodan.fetch_snapshot does. If a bundle has several units, a
+session then keeps it, so that a caller which dies among them leaves it to the next one. Where there can be none, the
+copy goes on without.';
+REVOKE ALL ON FUNCTION zodan.receive_snapshot FROM PUBLIC;
+
+CREATE FUNCTION zodan.regain_snapshot(p_step zodan.step, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes over the snapshot under which an earlier caller, or this one before its connections were lost, copied the units
+of a step, if a session on the source still keeps it. Returns {ok, snapshot, lsn}, or NULL if there is none. One that
+was given up, because a table was rewritten after it, never comes back: then the journal has a unit without. */
+DECLARE
+    v_last record;
+    v_answer jsonb;
+BEGIN
+    SELECT pg_catalog.min(u.snapshot) AS snapshot, pg_catalog.min(u.lsn)::text AS lsn INTO v_last
+      FROM zodan.unit AS u
+     WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name) AND u.state <> 'done'
+    HAVING pg_catalog.bool_and(u.snapshot IS NOT NULL) AND pg_catalog.count(DISTINCT (u.snapshot, u.lsn)) = 1;
+    IF v_last.snapshot IS NULL OR NOT p_step.units ? 'snapshot' THEN
+        RETURN NULL;
+    END IF;
+    v_answer := zodan.open_keeper(p_step.units ->> 'snapshot', zodan.snapshot_name(p_step.operation_id,
+        p_step.phase_name), p_dsns, p_step.object_name, v_last.snapshot, v_last.lsn, true);
+    IF NOT (v_answer ->> 'ok')::boolean THEN
+        RETURN NULL;
+    END IF;
+    RAISE NOTICE 'the copy goes on with its snapshot';
+    RETURN v_answer || pg_catalog.jsonb_build_object('lsn', v_last.lsn);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.regain_snapshot IS
+'Takes over the snapshot under which an earlier caller, or this one before its connections were lost, copied the units
+of a step, if a session on the source still keeps it. Returns {ok, snapshot, lsn}, or NULL if there is none. One that
+was given up, because a table was rewritten after it, never comes back: then the journal has a unit without.';
+REVOKE ALL ON FUNCTION zodan.regain_snapshot FROM PUBLIC;
 
 CREATE FUNCTION zodan.pick_unit(p_step zodan.step)
 RETURNS zodan.unit
@@ -3141,11 +3380,16 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Records which of the units that were copied before the snapshot of p_unit are still of use: not those of a bundle with
-a table that is in p_rewritten, an array of oids, or of which nobody knows the files. They are copied again. */
+a table that is in p_rewritten, an array of oids, or of which nobody knows the file. They are copied again. */
 BEGIN
     WITH bundles AS (
-        SELECT u.bundle, pg_catalog.bool_and(u.files IS NOT NULL
-                   AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_object_keys(u.files) AS f(oid) WHERE p_rewritten ? f.oid)) AS kept
+        SELECT u.bundle, pg_catalog.bool_and(NOT EXISTS (
+                   SELECT FROM pg_catalog.jsonb_array_elements(u.what) AS w(item)
+                    WHERE p_rewritten ? (w.item ->> 'oid') OR NOT EXISTS (
+                          -- Another part of the table is of the same snapshot.
+                          SELECT FROM zodan.unit AS o
+                           WHERE (o.operation_id, o.phase_name, o.bundle) = (u.operation_id, u.phase_name, u.bundle)
+                             AND o.state = 'done' AND o.files ? (w.item ->> 'oid')))) AS kept
           FROM zodan.unit AS u
          WHERE (u.operation_id, u.phase_name) = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done'
            AND u.proved < p_unit.lsn
@@ -3161,7 +3405,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.keep_units IS
 'Records which of the units that were copied before the snapshot of p_unit are still of use: not those of a bundle with
-a table that is in p_rewritten, an array of oids, or of which nobody knows the files. They are copied again.';
+a table that is in p_rewritten, an array of oids, or of which nobody knows the file. They are copied again.';
 REVOKE ALL ON FUNCTION zodan.keep_units FROM PUBLIC;
 
 CREATE FUNCTION zodan.settle_unit(p_lane jsonb, p_step zodan.step, p_unit zodan.unit, p_answer jsonb)
@@ -3241,27 +3485,29 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a failed answer means for the unit of a lane, closes the lane's connection, and returns the lane. The
 unit is tried again if a connection was lost, a server was busy, or somebody held or changed the table. If its
-snapshot is lost or too old, all units of its bundle begin again. Otherwise failure stays in the lane: trying again
-would not help. */
+snapshot is gone or too old, all units of its bundle begin again; a lost connection does not mean that it is. Otherwise
+failure stays in the lane: trying again would not help. */
 DECLARE
     v_node text := zodan.lane_name(p_step.node, p_number);
     v_state text := p_answer ->> 'sqlstate';
     v_is_lost boolean := NOT zodan.is_connected(v_node);
-    -- The table was altered, renamed or rewritten, or the snapshot is gone: a later one is needed.
-    v_is_stale boolean := v_state IN ('ZD307', '42P01', '42703', '42704', '22023', '55000');
+    -- The snapshot is gone, on PostgreSQL 17 and later by 42704, which names it.
+    v_is_gone boolean := v_state IN ('22023', '55000')
+        OR v_state = '42704' AND coalesce(pg_catalog.strpos(p_answer ->> 'message', p_unit.snapshot) > 0, false);
+    -- The same, or the table was altered, renamed or rewritten: a later one is needed.
+    v_is_stale boolean := v_is_gone OR v_state IN ('ZD307', '42P01', '42703', '42704');
     -- Of two sessions with one unit, the one that was thought lost has copied it.
     v_is_double boolean := v_state = '23505' AND p_answer ->> 'message' ~ 'local_sync_status';
     v_is_passing boolean := (v_is_lost OR v_is_stale OR v_is_double OR v_state ~ '^(08|57P|40)'
         OR v_state IN ('53300', '53400', '55P03'))
-        AND (v_is_stale AND p_unit.attempts >= 5) IS NOT TRUE;
-    v_keeps boolean := v_is_lost OR v_is_double OR v_state IN ('55P03', '40P01');
+        AND (v_is_stale AND NOT v_is_gone AND p_unit.attempts >= 5) IS NOT TRUE;
 BEGIN
     PERFORM zodan.close_connection(v_node);
     UPDATE zodan.unit AS u
        SET state = CASE WHEN v_is_passing THEN 'pending' ELSE 'failed' END, lane = NULL, error = p_answer ->> 'message',
            due = pg_catalog.clock_timestamp() + interval '1 s', finished_at = pg_catalog.clock_timestamp()
      WHERE (u.operation_id, u.phase_name, u.number) = (p_unit.operation_id, p_unit.phase_name, p_unit.number);
-    IF NOT v_keeps AND p_unit.snapshot IS NOT DISTINCT FROM p_lane ->> 'snapshot' THEN
+    IF (v_is_stale OR p_unit.snapshot IS NULL) AND p_unit.snapshot IS NOT DISTINCT FROM p_lane ->> 'snapshot' THEN
         PERFORM zodan.lose_snapshot(p_step);
     END IF;
     p_lane := p_lane || '{"stage": "free", "open": false}';
@@ -3276,8 +3522,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.fail_unit IS
 'Decides what a failed answer means for the unit of a lane, closes the lane''s connection, and returns the lane. The
 unit is tried again if a connection was lost, a server was busy, or somebody held or changed the table. If its
-snapshot is lost or too old, all units of its bundle begin again. Otherwise failure stays in the lane: trying again
-would not help.';
+snapshot is gone or too old, all units of its bundle begin again; a lost connection does not mean that it is. Otherwise
+failure stays in the lane: trying again would not help.';
 REVOKE ALL ON FUNCTION zodan.fail_unit FROM PUBLIC;
 
 CREATE FUNCTION zodan.watch_snapshot(p_lane jsonb, p_step zodan.step, p_dsns jsonb)
@@ -3378,8 +3624,7 @@ BEGIN
             v_answer := NULL;
         ELSE
             v_answer := CASE WHEN p_lane ->> 'stage' <> 'snapshot' THEN zodan.fetch_result(v_node, p_dsns)
-                ELSE zodan.fetch_snapshot(zodan.snapshot_name(p_step.operation_id,
-                    p_step.phase_name), p_dsns) END;
+                ELSE zodan.receive_snapshot(p_step, p_dsns) END;
             IF v_answer IS NULL THEN
                 p_lane := zodan.watch_lane(p_lane, p_number, p_step, p_dsns);
                 v_answer := p_lane -> 'overdue';
@@ -3423,16 +3668,16 @@ CREATE FUNCTION zodan.close_lanes(p_step zodan.step, p_lanes int)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Closes the lanes of a step, the snapshot of its units, and the session that looks at the source. */
+/* Closes the lanes of a step, the connection to the snapshot of its units, and the session that looks at the source. */
 BEGIN
     PERFORM zodan.close_connection(zodan.lane_name(p_step.units ->> 'snapshot', 0));
     PERFORM zodan.close_connection(zodan.lane_name(p_step.node, l.number))
        FROM zodan.list_lanes(p_step, p_lanes) AS l(number);
-    PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
+    PERFORM zodan.leave_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.close_lanes IS
-'Closes the lanes of a step, the snapshot of its units, and the session that looks at the source.';
+'Closes the lanes of a step, the connection to the snapshot of its units, and the session that looks at the source.';
 REVOKE ALL ON FUNCTION zodan.close_lanes FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_positions(p_step zodan.step)
@@ -3508,7 +3753,7 @@ BEGIN
     END IF;
     IF p_job.lanes IS NULL AND (v_answer IS NOT NULL OR p_step.until_sql IS NULL) THEN
         PERFORM zodan.close_lanes(p_step, (p_step.units ->> 'lanes')::int);
-        PERFORM zodan.begin_units(p_step, v_answer #> '{value,marks}');
+        PERFORM zodan.begin_units(p_step, v_answer #> '{value,marks}', zodan.regain_snapshot(p_step, p_dsns));
         p_job.deadline := v_now + zodan.read_patience();
         SELECT pg_catalog.jsonb_agg('{"stage": "free", "open": false}'::jsonb) INTO p_job.lanes
           FROM pg_catalog.generate_series(1, (p_step.units ->> 'lanes')::int);
@@ -3751,6 +3996,7 @@ BEGIN
         || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
        AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
+        PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name)) WHERE p_job.answer IS NULL;
         PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
         p_job.stage := CASE WHEN p_job.answer IS NULL THEN 'done' ELSE 'failed' END;
         p_job.result := v_units - '{ok,measure}'::text[];
@@ -6040,7 +6286,7 @@ tables AS MATERIALIZED (
          coalesce(pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), 0) AS toast) AS s),
 sizes AS MATERIALIZED (
     SELECT least(268435456, greatest(8388608,
-               pg_catalog.sum(t.bytes) / (4 * %2$s::bigint)))::bigint AS part
+               pg_catalog.sum(t.bytes) / (8 * %2$s::bigint)))::bigint AS part
       FROM tables AS t),
 parts AS MATERIALIZED (
     SELECT t.*, z.part, greatest(least(pg_catalog.ceil(t.bytes::numeric / z.part), t.blocks), 1)::bigint AS parts,
@@ -10270,6 +10516,8 @@ BEGIN
         p_done := v_direct, p_group := 'copy');
     RETURN NEXT zodan.make_step('aside', v_new, 'list these indexes on ' || v_new, p_do := zodan.list_indexes(),
         p_group := 'copy', p_object := 'indexes');
+    RETURN NEXT zodan.make_step('aside', v_source, pg_catalog.format('end the session that keeps the snapshot on %s (only on rollback)',
+        v_source), p_undo := zodan.end_snapshots(v_sub), p_group := 'copy');
     RETURN NEXT zodan.make_step('copied', v_new, 'copy the rows to ' || v_new,
         p_do := zodan.drop_lanes(v_sub), p_until := zodan.look_at_copy(v_sub), p_done := v_direct,
         p_undo := zodan.drop_lanes(v_sub), p_group := 'copy',
@@ -10291,6 +10539,8 @@ BEGIN
         p_object := v_sub, p_kind := 'wait', p_units := pg_catalog.jsonb_build_object('stage', 'indexes', 'beside', 'copied',
             'lanes', (p_cluster ->> 'lanes')::int, 'lane_sql', zodan.prepare_build(),
             'unit_sql', zodan.build_index(zodan.placeholder('result', 'unit', 'what'))));
+    RETURN NEXT zodan.make_step('streaming', v_source, 'make sure that no session keeps the snapshot on ' || v_source,
+        p_do := zodan.end_snapshots(v_sub), p_group := 'copy');
     RETURN NEXT zodan.make_step('streaming', v_new, 'note the life of the server of ' || v_new, p_do := zodan.note_life(),
         p_ref := 'life', p_group := 'copy');
     RETURN NEXT zodan.make_step('streaming', v_new, 'list the tables to analyze on ' || v_new, p_do := zodan.list_analyzed(),

@@ -25,15 +25,21 @@ _BYTES = """
 SELECT coalesce(sum(pg_relation_size(c.oid)), 0)::bigint FROM pg_class AS c
  WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
 """
-# Of a unit that was broken off, not all had come.
+# What the journal counts, whole units: of a unit that was broken off, not all had come.
 _AGAIN = """
 SELECT (sum((attempts - 1) * bytes) / sum(bytes))::float, (max(bytes) / 1e6)::float
   FROM zodan.unit WHERE phase_name = 'copied'
 """
+# What was written: it counts rows of transactions that were broken off, and those that were emptied again.
+_WRITTEN = """
+SELECT (sum(s.n_tup_ins) / sum(c.reltuples) - 1)::float
+  FROM pg_stat_user_tables AS s JOIN pg_class AS c ON c.oid = s.relid
+ WHERE s.schemaname = 'public' AND c.reltuples > 0
+"""
 
 
 def measure(cluster: Cluster, data: Data, report: Report) -> None:
-    """Kill the caller's session, call again, and take from the journal what was copied more than once."""
+    """Kill the caller's session, call again, and see in the journal and the tables what was copied more than once."""
     source = cluster["n1"]
     with Proxy(source.port, LIMITED) as proxy, new_server(cluster) as new:
         arguments = join_arguments(source, new, proxy.port, 4)
@@ -44,6 +50,7 @@ def measure(cluster: Cluster, data: Data, report: Report) -> None:
         call(new, "spock.add_node", **arguments)
         took = time.monotonic() - began
         again, largest = new.execute(_AGAIN)[0]
+        written = new.execute(_WRITTEN)[0][0]
         end_join(cluster, new, data)
     report.add(
         _KIND,
@@ -51,6 +58,7 @@ def measure(cluster: Cluster, data: Data, report: Report) -> None:
         {
             "there when killed %": 100 * came,
             "copied again %": 100 * again,
+            "rows written again %": 100 * written,
             "largest unit MB": largest,
             "first call s": killed_after,
             "second call s": took,

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from psycopg.types.json import Jsonb
 
-from support.calls import exceptions, load_zodan, remove_node
+from support.calls import call, exceptions, load_zodan, remove_node
 from support.clusters import MakeCluster
-from support.crash import HeldCall, wait_unlocked
+from support.crash import HeldCall, keepers, wait_unlocked
 from support.joins import planned
 from support.tables import TABLES, add_to_sets, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
-from zodan_sql.sandbox import Cluster, Node
+from zodan_sql.sandbox import Cluster, Node, wait_until
 
 #: One in three parts, then one after the other, the larger ones first.
 _DDL = """
@@ -90,14 +91,37 @@ def _changing(node: Node) -> Iterator[None]:
     assert failures == []
 
 
-def _held(cluster: Cluster, point: str) -> HeldCall:
+def _held(cluster: Cluster, point: str, jobs: int = 2) -> HeldCall:
     arguments = planned(cluster["n1"], cluster["n3"])[0]
-    return HeldCall(cluster["n3"], point, "spock.add_node", arguments | {"jobs": 2})
+    return HeldCall(cluster["n3"], point, "spock.add_node", arguments | {"jobs": jobs})
+
+
+def _call_again(cluster: Cluster) -> list[str]:
+    arguments = planned(cluster["n1"], cluster["n3"])[0]
+    return call(cluster["n3"], "spock.add_node", **arguments, jobs=2)
 
 
 def _done(cluster: Cluster) -> dict[str, str]:
     """Return the units that are done, and their positions."""
     return {str(title): str(lsn) for title, lsn in cluster["n3"].execute(_UNITS)}
+
+
+def _end_keeper(node: Node) -> None:
+    """End the session that keeps the snapshot, as a restart of the server would."""
+    ended = node.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name ~ '^zodan snapshot '"
+    )
+    assert ended == [(True,)]
+
+
+def _attempts(cluster: Cluster) -> dict[str, int]:
+    """Return how often each unit was begun in the last operation."""
+    return dict(
+        cluster["n3"].execute(
+            "SELECT title, attempts FROM zodan.unit WHERE phase_name = 'copied'"
+            " AND operation_id = (SELECT max(operation_id) FROM zodan.operation)"
+        )
+    )
 
 
 def _check(cluster: Cluster) -> None:
@@ -113,6 +137,7 @@ def test_every_snapshot_that_is_lost(cluster: Cluster) -> None:
     with Writers(cluster.members) as writers, _changing(n1):
         _held(cluster, "copied done 5").kill()
         wait_unlocked(cluster.nodes)
+        _end_keeper(n1)
         first = _done(cluster)
         assert "public.parted, part 1 of 3" in first, first
         n1.execute("TRUNCATE emptied")
@@ -141,6 +166,7 @@ def test_a_stream_that_breaks_before_it_has_passed_them_all(cluster: Cluster) ->
     with Writers(cluster.members) as writers, _changing(n1):
         _held(cluster, "copied done 5").kill()
         wait_unlocked(cluster.nodes)
+        _end_keeper(n1)
         held = _held(cluster, f"before {plan.at('levelled', 'n3')}")
         positions = set(_done(cluster).values())
         n3.execute(
@@ -152,7 +178,80 @@ def test_a_stream_that_breaks_before_it_has_passed_them_all(cluster: Cluster) ->
         held.let_go()
         assert held.error is None, held.error
     assert writers.failures == []
-    assert len(positions) == 2
+    assert len(positions) == 2, positions
     # The copy has begun again, with one snapshot.
     assert len(set(_done(cluster).values())) == 1
     _check(cluster)
+
+
+def test_a_snapshot_that_outlives_its_caller(cluster: Cluster) -> None:
+    n1 = cluster["n1"]
+    with Writers(cluster.members) as writers, _changing(n1):
+        _held(cluster, "copied done 2", 1).kill()
+        wait_unlocked(cluster.nodes)
+        (first,) = keepers(n1)
+        copied = _done(cluster)
+        assert 0 < len([title for title in copied if "parted" in title]) < 3, copied
+        # The next caller dies too, and what it takes over is the first snapshot.
+        held = _held(cluster, "copied copying 4", 1)
+        (second,) = keepers(n1)
+        assert second != first
+        assert second.split()[-1] == first.split()[-1]
+        held.kill()
+        wait_unlocked(cluster.nodes)
+        copied |= _done(cluster)
+        before = _attempts(cluster)
+        _call_again(cluster)
+    assert writers.failures == []
+    assert not keepers(n1)
+    assert copied.items() <= _done(cluster).items()
+    assert len(set(_done(cluster).values())) == 1
+    assert {title: before[title] for title in copied} == {title: _attempts(cluster)[title] for title in copied}
+    _check(cluster)
+
+
+def test_a_snapshot_that_is_kept_no_longer(cluster: Cluster) -> None:
+    n1 = cluster["n1"]
+    with Writers(cluster.members) as writers, _changing(n1):
+        _held(cluster, "copied done 2", 1).kill()
+        wait_unlocked(cluster.nodes)
+        first = _done(cluster)
+        parts = {title for title in first if "parted" in title}
+        _end_keeper(n1)
+        _call_again(cluster)
+    assert writers.failures == []
+    assert not keepers(n1)
+    attempts = _attempts(cluster)
+    assert parts
+    assert all(attempts[title] == 2 for title in parts), attempts
+    assert not {first[title] for title in parts} & set(_done(cluster).values())
+    _check(cluster)
+
+
+def test_a_snapshot_whose_table_was_rewritten_comes_back_no_more(cluster: Cluster) -> None:
+    n1 = cluster["n1"]
+    with Writers(cluster.members) as writers:
+        _held(cluster, "copied done 2", 1).kill()
+        wait_unlocked(cluster.nodes)
+        first = _done(cluster)
+        n1.execute("TRUNCATE kept")
+        n1.execute(_FILL.format("kept", 1, 10))
+        # All but this table go on from the snapshot; then there is another, which nobody takes for the first.
+        _call_again(cluster)
+    assert writers.failures == []
+    assert not keepers(n1)
+    last = _done(cluster)
+    (kept,) = (lsn for title, lsn in last.items() if "kept" in title)
+    assert kept not in first.values()
+    assert {title: lsn for title, lsn in first.items() if "parted" in title}.items() <= last.items(), (first, last)
+    _check(cluster)
+
+
+def test_a_rollback_ends_what_keeps_the_snapshot(cluster: Cluster) -> None:
+    n1, n3 = cluster["n1"], cluster["n3"]
+    _held(cluster, "copied done 2", 1).kill()
+    wait_unlocked(cluster.nodes)
+    assert keepers(n1)
+    dsns = {node.name: node.dsn() for node in cluster.members}
+    call(n3, "zodan.rollback", p_operation=1, p_dsns=Jsonb(dsns))
+    wait_until(lambda: ", ".join(keepers(n1)), 10, "the session to end")

@@ -14,7 +14,7 @@ import pytest
 
 from support.calls import state
 from support.clusters import MakeCluster
-from support.crash import ENDINGS, Ending, HeldCall, Stage, wait_unlocked
+from support.crash import ENDINGS, Ending, HeldCall, Stage, keepers, wait_unlocked
 from support.tables import add_to_sets, wait_level
 
 #: In three parts, and with indexes that are built afterwards.
@@ -111,6 +111,7 @@ class Units(Stage):
                 self.rollback()
                 letter = "B"
         assert not writers.failures, writers.failures
+        assert not keepers(self.source), "the snapshot is still kept"
         if letter == "B":
             assert state(self.cluster.nodes) == self._blank_state
             return letter

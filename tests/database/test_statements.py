@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 from psycopg import sql
 
 from zodan_sql.building import render
+from zodan_sql.building.render import read_default
 from zodan_sql.sandbox import Node
 from zodan_sql.sandbox.waiting import wait_until
 
@@ -32,6 +34,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/end_structure": ({"subscription": TRAP}, set()),
     "copy/drop_ended": ({"subscription": TRAP}, {"ok"}),
     "copy/end_sessions": ({"subscription": TRAP}, {"ended"}),
+    "session/end_snapshots": ({"subscription": TRAP}, {"ended"}),
     "copy/build_index": ({"index": 'public."a b"'}, set()),
     "copy/confirm_clone_slot": ({"slot": TRAP}, {"lsn", "system"}),
     "copy/read_clone": ({"mark": TRAP}, {"lsn"}),
@@ -77,7 +80,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "node/drop_empty_schema": ({}, set()),
     "node/drop_roles": ({"node": TRAP, "brought": [TRAP], "before": "[]"}, set()),
     "node/emit_sync_event": ({}, {"lsn", "at"}),
-    "node/forget_node": ({"target": TRAP}, {"dropped"}),
+    "node/forget_node": ({"target": TRAP}, {"dropped", "ended"}),
     "node/is_unpublished": ({}, {"ok"}),
     "node/prove_gone": ({"target": TRAP, "origins": [TRAP], "slots": [TRAP]}, set()),
     "node/unpublish": ({}, {"removed"}),
@@ -125,7 +128,8 @@ TESTED_APART = {
         "verify/list_replicated",
     ),
     *("verify/measure_blocks", "verify/read_applied", "verify/read_rows", "verify/set_reader", "verify/tally_blocks"),
-    *("session/find_waits", "session/set_session"),
+    *("session/find_waits", "session/set_session", "session/set_keeper", "session/keep_snapshot"),
+    "session/outlive_caller",
     *("stream/prove_slots", "stream/read_positions", "stream/start_streams", "stream/switch_streams"),
 }
 
@@ -304,6 +308,62 @@ def test_a_session_prints_and_waits_as_every_other_one(node: Connection, server:
         run(session, written(node, "set_session", {}))
         for name, value in (("DateStyle", "ISO, YMD"), ("statement_timeout", "0"), ("search_path", "pg_catalog")):
             assert session.execute("SELECT current_setting(%s)", [name]).fetchone() == (value,)
+
+
+def test_a_session_keeps_a_snapshot_and_another_takes_it_over(node: Connection, server: Node) -> None:
+    name, subscription = str(node.info.dbname), "zodan_copy_1234abcd"
+    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'"
+
+    def keep(session: Connection, snapshot: str, lsn: str, kept: str) -> dict[str, Any]:
+        run(session, written(node, "set_keeper", {}))
+        session.execute(begin.format(snapshot).encode())
+        parameters = {"subscription": subscription, "lsn": lsn, "kept": kept}
+        return run(session, written(node, "keep_snapshot", parameters))
+
+    first, second, other = (server.connect(dbname=name) for _ in range(3))
+    with closing(first), closing(second), closing(other):
+        with node.transaction():
+            node.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            (exported,) = node.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
+            kept = str(keep(first, exported, "0/1A", "")["snapshot"])
+        assert kept != exported
+        locks = node.execute("SELECT locktype FROM pg_locks WHERE pid = %s", [first.info.backend_pid]).fetchall()
+        assert {kind for (kind,) in locks} == {"virtualxid"}
+        assert keep(second, kept, "0/1A", kept)["name"].startswith("zodan snapshot 1234abcd ")
+        # What it says of itself is not what is asked for.
+        assert not keep(other, kept, "0/1B", kept)
+        other.execute("ROLLBACK")
+        assert run(node, written(node, "end_snapshots", {"subscription": "zodan_copy_1234abce"})) == {"ended": 0}
+        assert run(node, written(node, "end_snapshots", {"subscription": subscription})) == {"ended": 2}
+        wait_until(lambda: _is_gone(node, kept), 30, "the sessions to end")
+
+
+def _is_gone(node: Connection, snapshot: str) -> str:
+    try:
+        with node.transaction():
+            node.execute(
+                f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{snapshot}'".encode()
+            )
+    except psycopg.Error:
+        return ""
+    return "the snapshot is there"
+
+
+def test_a_session_that_keeps_a_snapshot_ends_after_its_caller(node: Connection, server: Node) -> None:
+    name = str(node.info.dbname)
+    waits = written(node, "outlive_caller", {"caller": "%s $do$"})
+    seconds = read_default("keep_seconds", int)
+    short = waits.replace(f"'{seconds} s'", "'1 s'")
+    assert short != waits
+    with server.connect(dbname=name) as keeper, server.connect(dbname=name) as caller:
+        caller.execute("SELECT set_config('application_name', %s, false)", ["zodan add by %s $do$"])
+        runs = threading.Thread(target=run, args=(keeper, short))
+        runs.start()
+        runs.join(3)
+        assert runs.is_alive()
+        caller.close()
+        runs.join(30)
+        assert not runs.is_alive()
 
 
 def test_what_a_statement_waits_for_is_named(node: Connection, server: Node) -> None:

@@ -21,6 +21,9 @@ PARTS = 2
 EPOCH = -1
 """The time of rows that were copied: before any commit."""
 
+STRANGERS = 3
+"""How many snapshots others export when a server has been started again."""
+
 
 class Stream(NamedTuple):
     """Provider and subscriber, and a name where a second stream is between them.
@@ -324,14 +327,17 @@ class Worker:
 
 @dataclass(eq=False)
 class Snapshot:
-    """A snapshot that a caller's session holds on a node.
+    """A snapshot that a session holds on a node: a caller's, or one that keeps it when the caller is gone.
 
-    It is of what was committed before lsn, and finds nothing in a file of a table that is younger than itself.
+    It is of what was committed before lsn, and finds nothing in a file of a table that is younger than itself. After a
+    crash of the node, another one may have the same name.
     """
 
     lsn: int
     data: Database
     files: dict[Table, int]
+    name: int
+    is_kept: bool = False
 
 
 class Stage(Enum):
@@ -411,6 +417,9 @@ class Node:
         self.pending: list[Pending] = []
         self.starts = 1
         self.snapshots: list[Snapshot] = []
+        # Those of others, and how many there were.
+        self.strangers: list[Snapshot] = []
+        self.exported = 0
         # Where a caller's session began to watch the transactions.
         self.watched: int | None = None
         # Streams whose origin went back in a crash, and the data did not: Spock 5.
@@ -518,6 +527,11 @@ class Cluster:
         node.begun.clear()
         node.starts += 1
         node.snapshots.clear()
+        # Somebody else exports some at once.
+        node.exported = STRANGERS
+        node.strangers = [
+            Snapshot(len(node.wal), node.live.clone(), dict(node.live.files), name + 1) for name in range(STRANGERS)
+        ]
         node.watched = None
         for session in [session for session in self.sessions if session.copy.subscriber == name]:
             self._end_session(session, Trouble.LOST)
@@ -769,7 +783,7 @@ class Cluster:
         elif any(other.unit.number == number and other.stage is not Stage.SENT for other in self.sessions):
             was_blocked, session.is_blocked = session.is_blocked, True
             return not was_blocked
-        elif session.asked not in source.snapshots:
+        elif session.asked not in source.snapshots + source.strangers:
             self._end_session(session, Trouble.STALE)
         else:
             session.starts = source.starts
@@ -836,8 +850,33 @@ class Cluster:
         """Export a snapshot on a node, with its LSN: what is before that is flushed."""
         self.flush(name)
         node = self.nodes[name]
-        node.snapshots.append(Snapshot(len(node.wal), node.live.clone(), dict(node.live.files)))
+        node.exported += 1
+        node.snapshots.append(Snapshot(len(node.wal), node.live.clone(), dict(node.live.files), node.exported))
         return node.snapshots[-1]
+
+    def keep_snapshot(self, name: str, snapshot: Snapshot) -> Snapshot:
+        """Have a session keep a snapshot, in place of whoever holds it."""
+        node = self.nodes[name]
+        self.close_snapshot(name, snapshot)
+        self.end_keepers(name)
+        node.exported += 1
+        node.snapshots.append(replace(snapshot, name=node.exported, is_kept=True))
+        return node.snapshots[-1]
+
+    def find_snapshot(self, name: str, exported: int, lsn: int | None) -> Snapshot | None:
+        """Return the snapshot of a name that a session keeps for an LSN, or that anybody holds."""
+        node = self.nodes[name]
+        found = [
+            snapshot
+            for snapshot in node.snapshots + node.strangers
+            if snapshot.name == exported and (lsn is None or (snapshot.is_kept and snapshot.lsn == lsn))
+        ]
+        return found[0] if found else None
+
+    def end_keepers(self, name: str) -> None:
+        """End the sessions on a node that keep a snapshot."""
+        node = self.nodes[name]
+        node.snapshots = [snapshot for snapshot in node.snapshots if not snapshot.is_kept]
 
     def watch(self, name: str) -> None:
         """Watch the transactions of a node from here on."""
@@ -870,9 +909,12 @@ class Cluster:
             self._end_session(session, Trouble.LOST)
 
     def forget_caller(self) -> None:
-        """Let a caller be gone, and with it its snapshots; its sessions go on with what they were told."""
+        """Let a caller be gone, and with it its snapshots, but not those that are kept.
+
+        Its sessions go on with what they were told.
+        """
         for node in self.nodes.values():
-            node.snapshots.clear()
+            node.snapshots = [snapshot for snapshot in node.snapshots if snapshot.is_kept]
             node.watched = None
         for session in self.sessions:
             self.orphan(session)

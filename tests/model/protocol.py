@@ -101,6 +101,9 @@ class Variant(Settings):
     stream_from_snapshot: bool = True
     begun_stream_seen: bool = True
     bundle_whole: bool = True
+    keeper_known: bool = True
+    kept_positions: bool = True
+    keepers_ended: bool = True
     files_compared: bool = True
     head_sent: bool = True
     head_before_snapshots: bool = True
@@ -520,6 +523,10 @@ def plan_copy(source: str, new: str, copy: Stream, variant: Variant, layout: int
         if variant.lanes_ended:
             cluster.end_sessions(new)
 
+    def end_keepers(cluster: Cluster, results: Results) -> None:
+        if variant.keepers_ended:
+            cluster.end_keepers(source)
+
     def send_head(cluster: Cluster, results: Results) -> None:
         if variant.head_sent:
             cluster.commit(source, head_of=copy)
@@ -576,7 +583,9 @@ def plan_copy(source: str, new: str, copy: Stream, variant: Variant, layout: int
         ),
         Step("units", new, f"drop subscription {structure}", do=lambda c, r: c.drop_subscription(structure)),
         Step("aside", new, "set the indexes of large tables aside", do=set_aside),
+        Step("aside", source, "end what keeps the snapshot", undo=end_keepers),
         Step("copied", new, "copy the rows", do=end_lanes, done=is_direct, undo=end_lanes, units=copy, ref="copied"),
+        Step("streaming", source, "see that nothing keeps the snapshot", do=end_keepers),
         Step(
             "streaming",
             new,
@@ -830,6 +839,7 @@ class Operation:
     status: str = "planned"
     tasks: list[Task] = field(default_factory=list)
     snapshot: Snapshot | None = None
+    kept_lsn: int | None = None
     failure: StepFailed | None = None
     done: set[int] = field(default_factory=set)
     attempted: set[int] = field(default_factory=set)
@@ -1066,8 +1076,25 @@ class Operation:
         numbers = dict.fromkeys(task.unit.bundle for task in self.tasks)
         return [[task for task in self.tasks if task.unit.bundle == number] for number in numbers]
 
-    def _begin_units(self, marks: dict[int, int]) -> None:
+    def _regain_snapshot(self, copy: Stream) -> None:
+        """Take over the snapshot of an earlier caller, if a session keeps it that was not given up."""
+        last = {
+            (task.snapshot.name, task.lsn) if task.snapshot else None for task in self.tasks if task.state != "done"
+        }
+        self.snapshot = None
+        if len(last) == 1 and (known := last.pop()) is not None:
+            lsn = known[1] if self.variant.keeper_known else None
+            found = self.cluster.find_snapshot(copy.provider, known[0], lsn)
+            if found is not None and found.is_kept:
+                self.snapshot = self.cluster.keep_snapshot(copy.provider, found)
+            elif found is not None:
+                self.snapshot = found
+            self.kept_lsn = known[1]
+
+    def _begin_units(self, copy: Stream, marks: dict[int, int]) -> None:
         """Find out what is still to be done: what the new node has counts, not what the journal says."""
+        self._regain_snapshot(copy)
+        current = self.kept_lsn if self.snapshot is not None else None
         found = {task.unit.number: marks.get(task.unit.number) for task in self.tasks}
         proved: dict[int, int] = {}
         for bundle in self._bundles():
@@ -1081,15 +1108,18 @@ class Operation:
         for bundle in self._bundles():
             number = bundle[0].unit.bundle
             lsn = max((found[task.unit.number] or 0 for task in bundle), default=0)
+            done = {found[task.unit.number] for task in bundle} - {None}
+            is_current = current is not None and bool(done) and (done == {current} or not self.variant.kept_positions)
             # What was copied later than it was known that nothing before was rewritten begins again too.
-            is_kept = number in proved and (lsn <= min(proved.values()) or not self.variant.files_compared)
-            is_begun = any(found[task.unit.number] is not None for task in bundle)
+            is_timely = lsn <= min(proved.values(), default=lsn) or not self.variant.files_compared
+            is_kept = (number in proved or is_current) and is_timely
+            is_begun = bool(done)
             for task in bundle:
                 mark = found[task.unit.number]
                 is_known = task.state == "done" and task.lsn == mark
-                is_done = is_kept or (mark is not None and not self.variant.bundle_whole)
-                task.state, task.snapshot = "done" if is_done else "pending", None
-                task.lsn = (mark or 0) if is_done else 0
+                is_done = mark is not None and (is_kept or not self.variant.bundle_whole)
+                task.state, task.snapshot = "done" if is_done else "pending", None if is_done else self.snapshot
+                task.lsn = (mark or 0) if is_done else current or 0
                 task.spoiled = is_begun and not is_kept and self.variant.bundle_whole
                 task.files = task.files if is_done and is_known else None
                 task.proved = proved.get(number, lsn) if is_done else 0
@@ -1098,7 +1128,7 @@ class Operation:
         """Work at the units in several lanes, until all are done or one of them cannot be; give their positions."""
         copy, node = step.units, self.cluster.nodes[step.node]
         assert copy is not None and step.do is not None
-        self._begin_units(node.live.marks)
+        self._begin_units(copy, node.live.marks)
         self.failure = None
         lanes = [self._run_lane(copy) for _ in range(LANES)]
         while lanes:
@@ -1107,7 +1137,7 @@ class Operation:
                 self._reach(step)
                 self.cluster.forget_caller()
                 step.do(self.cluster, self.results)
-                self._begin_units(node.live.marks)
+                self._begin_units(copy, node.live.marks)
                 lanes = [self._run_lane(copy) for _ in range(LANES)]
             for lane in [lanes[(self.pick + number) % len(lanes)] for number in range(len(lanes))]:
                 has_moved = next(lane, None)
@@ -1120,9 +1150,11 @@ class Operation:
                 self.impatient = False
                 self.failure = StepFailed("no unit was done in time")
             yield
-        self.cluster.close_snapshot(copy.provider, self.snapshot)
         if self.failure is not None:
+            if self.snapshot is not None and not self.snapshot.is_kept:
+                self.cluster.close_snapshot(copy.provider, self.snapshot)
             raise self.failure
+        self.cluster.close_snapshot(copy.provider, self.snapshot)
         lsns = {task.lsn for task in self.tasks}
         tables: dict[Table, int] = {}
         for task in self.tasks if len(lsns) > 1 else ():
@@ -1195,11 +1227,15 @@ class Operation:
         return [task for task in self.tasks if task.state == "done" and task.proved < lsn]
 
     def _keep_units(self, task: Task, files: dict[Table, int]) -> None:
-        """Have those bundles copied again of which a table has another file in the snapshot of a unit."""
+        """Have those bundles copied again of which a table has another file in the snapshot of a unit.
+
+        What is known of one part of a table holds for the others.
+        """
         unproved = self._unproved(task.lsn)
         for number in {other.unit.bundle for other in unproved}:
             looked_at = [other for other in unproved if other.unit.bundle == number]
-            is_kept = all(other.files is not None and other.files.items() <= files.items() for other in looked_at)
+            known = {table: file for other in looked_at for table, file in (other.files or {}).items()}
+            is_kept = all(known.get(table) == files[table] for other in looked_at for table in other.unit.tables)
             for other in [o for o in self.tasks if o.unit.bundle == number and o.state == "done"]:
                 other.proved, other.spoiled = task.lsn, not is_kept
                 if not is_kept:
@@ -1212,6 +1248,9 @@ class Operation:
             yield True
         self.cluster.close_snapshot(copy.provider, self.snapshot)
         snapshot = self.snapshot = self.cluster.open_snapshot(copy.provider)
+        # There may be no session to be had.
+        if self.pick % 2:
+            snapshot = self.snapshot = self.cluster.keep_snapshot(copy.provider, snapshot)
         yield True
         for bundle in self._bundles():
             if all(other.state == "done" for other in bundle):
@@ -1239,7 +1278,7 @@ class Operation:
         """Have a unit tried again, under another snapshot if this one is of no use; or fail."""
         task.state = "failed" if trouble is Trouble.FAILED else "pending"
         task.is_resting = True
-        if trouble not in (Trouble.LOST, Trouble.DOUBLE) and task.snapshot is asked:
+        if trouble is Trouble.STALE and task.snapshot is asked:
             self._lose_snapshot(copy)
         if trouble is Trouble.FAILED:
             self.failure = StepFailed("a unit cannot be copied")

@@ -343,6 +343,30 @@ def test_a_part_whose_session_is_lost_after_its_snapshot_takes_the_others_along(
         machine.teardown()
 
 
+@pytest.mark.parametrize(("variant", "ends"), _with_and_without(Lost, "kept_positions"))
+def test_a_part_of_the_snapshot_before_the_kept_one_is_copied_again(variant: Variant, ends: Ends) -> None:
+    """The caller lost the first snapshot with one part copied, and died when it had another one."""
+    with ends:
+        machine = AdditionMachine(variant, phases=["copied"])
+        machine.call(peers=1, phase=0, rolls_back=False, rows=2)
+        cluster, operation = machine.cluster, machine.operation
+        _send_units(machine, 0, 1)
+        (lost,) = {session.asked for session in cluster.sessions}
+        _copy(machine, 0)
+        while operation.tasks[0].state != "done":
+            machine.go_on(1, 0, helped=False)
+        cluster.close_snapshot(SOURCE, lost)
+        _copy(machine, 1)
+        for _ in range(2):
+            cluster.insert(SOURCE, Table.LOG)
+        while operation.tasks[1].snapshot in (None, lost):
+            machine.go_on(1, 1, helped=False)
+        assert operation.tasks[1].spoiled
+        operation.kill()
+        operation.call()
+        machine.teardown()
+
+
 @pytest.mark.parametrize("variant", [RIGHT])
 def test_a_copy_that_lost_sight_of_its_head_has_one_snapshot(variant: Variant) -> None:
     """Nobody knows then where the stream could begin, so that all rows are copied again."""

@@ -21,6 +21,7 @@ COPYING = ["snapshot_lsn", "rewrites_seen", "old_times", "unit_marked", "copy_em
 #: Those that only several snapshots need.
 BUNDLES = ["head_sent", "head_before_snapshots", "head_proved", "stream_from_head", "stream_before_snapshots"]
 BUNDLES += ["stream_before_last", "own_positions", "files_compared", "bundle_whole", "parted_cleared"]
+BUNDLES += ["keeper_known"]
 
 FOCUS = {
     "origins_cleared": ["mark", "switch"],
@@ -40,6 +41,7 @@ FOCUS = {
     "approach_again": ["mark", "caught_up"],
     "copy_takes_all_back": ["detached", "confirm"],
     "begun_stream_seen": ["detach", "detached"],
+    "keepers_ended": ["copied"],
     **{safeguard: ["copied"] for safeguard in [*COPYING, *BUNDLES]},
 }
 
@@ -104,6 +106,8 @@ GAP = (Lost, Dangling, Different)
         (AdditionMachine, ["files_compared"], (Torn, *GAP)),
         (AdditionMachine, ["bundle_whole", "parted_cleared"], (Doubled, *GAP)),
         (AdditionMachine, ["parted_cleared"], GAP),
+        (AdditionMachine, ["keeper_known"], (Doubled, *GAP)),
+        (AdditionMachine, ["keepers_ended"], (Leftover,)),
         (AdditionMachine, ["begun_stream_seen"], (Stuck, Doubled, *GAP)),
         (AdditionMachine, ["restarts_seen"], GAP),
         (AdditionMachine, ["slots_seen"], (Stuck,)),

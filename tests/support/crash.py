@@ -136,7 +136,7 @@ class Case:
 
 
 def wait_unlocked(nodes: Sequence[Node]) -> None:
-    """Wait until the sessions of a dead caller are gone from all nodes; they end when they notice."""
+    """Wait until the sessions of a dead caller are gone from all nodes, except for one that keeps its snapshot."""
 
     def held() -> str:
         return ", ".join(
@@ -144,12 +144,22 @@ def wait_unlocked(nodes: Sequence[Node]) -> None:
             for node in nodes
             if node.is_running()
             and node.execute(
-                "SELECT 1 FROM pg_stat_activity WHERE application_name ~ '^zodan[ _]'"
+                "SELECT 1 FROM pg_stat_activity WHERE application_name ~ '^zodan[ _](?!snapshot )'"
                 " AND backend_type = 'client backend'"
             )
         )
 
     wait_until(held, _BUDGET_S, "the dead caller's sessions to end")
+
+
+def keepers(node: Node) -> list[str]:
+    """Return the sessions that keep a snapshot on a node."""
+    return [
+        str(name)
+        for (name,) in node.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE application_name ~ '^zodan snapshot '"
+        )
+    ]
 
 
 class Stage:
