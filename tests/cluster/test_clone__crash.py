@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from support.calls import exceptions, remove_node
+from support.calls import call, exceptions, load_zodan, remove_node
 from support.clones import clone, clone_words, make_place, record_of, take_in
 from support.clusters import MakeCluster
+from support.crash import HeldCall
 from support.shell import end, start
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
+from zodan_sql.client.connection import parse_dsn
 from zodan_sql.cloning.clone import STEPS
 from zodan_sql.sandbox import Cluster, Node, SandboxError, wait_until
 
@@ -87,18 +93,65 @@ def test_killed_after_any_step_it_is_taken_back(cluster: Cluster, step: str) -> 
     assert not place.is_running()
 
 
-def test_a_join_that_was_killed_is_taken_back_with_its_clone(cluster: Cluster) -> None:
+def _join_by_hand(cluster: Cluster, place: Node) -> dict[str, Any]:
+    """Return the arguments of a call in psql that goes on where a clone has stopped."""
+    load_zodan(place)
+    n1 = cluster["n1"]
+    named = {"src_node_name": n1.name, "src_dsn": n1.dsn(), "new_node_name": place.name, "new_node_dsn": place.dsn()}
+    return {**named, "copy": "present"}
+
+
+def test_a_call_in_psql_goes_on_from_there(cluster: Cluster) -> None:
+    place = make_place(cluster)
+    _kill_at(cluster, place, "start")
+    arguments = _join_by_hand(cluster, place)
+    with pytest.raises(psycopg.Error) as raised:
+        call(place, "spock.add_node", **arguments | {"copy": "rows"})
+    assert "copy => 'present'" in str(raised.value.diag.message_hint)
+    call(place, "spock.add_node", **arguments)
+    # The clone learns that it is done.
+    ended = clone(cluster["n1"], place)
+    assert ended.code == 0, ended.err
+    assert not record_of(place).exists()
+    _leave(cluster, place)
+
+
+def _break_join(cluster: Cluster, point: str, ending: str) -> None:
     place = make_place(cluster)
     before = _streams(cluster)
-    held = start(*clone_words(cluster["n1"], place), hook="mark")
-    wait_until(lambda: "" if _is_held(place) else "it has not come there", 60, "the join to be held")
-    held.send_signal(signal.SIGKILL)
-    end(held)
-    ended = clone(cluster["n1"], place, "--rollback")
-    assert ended.code == 0, ended.err
-    assert _streams(cluster) == before
-    with pytest.raises(SandboxError):
-        place.start()
+    _kill_at(cluster, place, "start")
+    HeldCall(place, point, "spock.add_node", _join_by_hand(cluster, place)).kill()
+    if ending == "resume":
+        ended = clone(cluster["n1"], place)
+        assert ended.code == 0, ended.err
+        _leave(cluster, place)
+    else:
+        ended = clone(cluster["n1"], place, "--rollback")
+        assert ended.code == 0, ended.err
+        with pytest.raises(SandboxError):
+            place.start()
+        assert _streams(cluster) == before
+
+
+@pytest.mark.parametrize(("point", "ending"), [("after 10", "rollback"), ("before 17", "resume")])
+def test_a_join_that_is_killed(cluster: Cluster, point: str, ending: str) -> None:
+    _break_join(cluster, point, ending)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("ending", ["resume", "rollback"])
+def test_a_join_that_is_killed_at_every_step(cluster: Cluster, ending: str) -> None:
+    place = make_place(cluster)
+    _kill_at(cluster, place, "start")
+    with place.connect() as connection:
+        arguments = _join_by_hand(cluster, place)
+        names = ", ".join(f"{name} => %({name})s" for name in arguments)
+        query = f"SELECT ordinal FROM zodan.plan_add_node({names}) WHERE do_sql IS NOT NULL ORDER BY ordinal"
+        steps = [row[0] for row in connection.execute(query.encode(), arguments).fetchall()]
+    assert clone(cluster["n1"], place, "--rollback", "--empty-pgdata").code == 0
+    for step in steps[:: int(os.environ.get("ZODAN_CLONE_EVERY", "3"))]:
+        _break_join(cluster, f"after {step}", ending)
 
 
 def test_killed_while_it_copies_it_copies_again(cluster: Cluster) -> None:
@@ -107,6 +160,7 @@ def test_killed_while_it_copies_it_copies_again(cluster: Cluster) -> None:
     copying = start(*clone_words(cluster["n1"], place, "--max-rate", "4MB"))
     wait_until(lambda: "" if (place.data_dir / "base").exists() else "nothing there", 60, "the copy to begin")
     time.sleep(0.5)
+    assert _seen_by_others(place) == []
     copying.send_signal(signal.SIGKILL)
     end(copying)
     # What has come so far starts under nobody's hands.
@@ -120,11 +174,16 @@ def test_killed_while_it_copies_it_copies_again(cluster: Cluster) -> None:
     assert _streams(cluster) == before
 
 
-def _is_held(place: Node) -> bool:
-    try:
-        return place.execute("SELECT state FROM zodan.step WHERE phase_name = 'mark' LIMIT 1") == [("running",)]
-    except Exception:
-        return False
+def _seen_by_others(place: Node) -> list[str]:
+    """Return the servers' and the copying processes' command lines that have the password."""
+    words = [bytes(part, "utf-8") for part in parse_dsn(place.dsn(), "")["password"].split()]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            line = path.read_bytes()
+            if b"pg_basebackup" in line.split(b"\0")[0] and any(word in line for word in words):
+                found.append(line.decode(errors="replace"))
+    return found
 
 
 def _control_log(place: Node) -> str:

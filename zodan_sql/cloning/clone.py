@@ -38,8 +38,7 @@ _BEHIND = """
 SELECT pg_catalog.pg_wal_lsn_diff(%s::pg_lsn, %s::pg_lsn) < 0
 """
 _STARTED = """
-SELECT c.system_identifier::text, pg_catalog.current_setting('shared_preload_libraries'),
-       (SELECT s.remote_lsn::text FROM pg_catalog.pg_replication_origin_status AS s WHERE s.external_id = %s)
+SELECT c.system_identifier::text, pg_catalog.floor(extract(epoch FROM pg_catalog.pg_postmaster_start_time()))::bigint
   FROM pg_catalog.pg_control_system() AS c
 """
 
@@ -346,9 +345,9 @@ class Clone:
         given = self._request
         facts = self.facts
         names, of_members = self._source.names(given.source, given.new, given.new_dsn)
-        others = [] if given.strips_others else self._source.other_nodes(facts.databases)
+        nodes = [] if given.strips_others else self._source.other_nodes(facts.databases)
         found = [
-            *checks.check_source(facts, given.source, given.new, self._source.slot(names.name) is not None, others),
+            *checks.check_source(facts, given.source, given.new, self._source.slot(names.name) is not None, nodes),
             *checks.check_members(of_members),
             *checks.check_host(
                 self.host,
@@ -361,6 +360,9 @@ class Clone:
             ),
         ]
         checks.refuse(found)
+        others = [name for name in facts.libraries.replace(" ", "").split(",") if name not in ("", "spock")]
+        if others:
+            self._tell(f"the new server loads what the source loads, and does its jobs too: {', '.join(others)}")
         if facts.databases:
             self._tell(f"the copy has the source's other databases too: {', '.join(facts.databases)}")
         return names
@@ -395,7 +397,7 @@ class Clone:
         while True:
             try:
                 with connect(self._request.new_dsn, "--new-node-dsn") as connection:
-                    row = connection.execute(_STARTED, [record.mark]).fetchone()
+                    row = connection.execute(_STARTED).fetchone()
                 break
             except ZodanError as error:
                 if time.monotonic() > until or not error.sqlstate.startswith(("08", "57P03")):
@@ -403,7 +405,8 @@ class Clone:
                 time.sleep(_REST_S)
             except psycopg.OperationalError:
                 time.sleep(_REST_S)
-        if row is None or row[0] != record.system or row[2] != record.lsn:
+        # A server's lock file has the second in which it started.
+        if row is None or row[0] != record.system or abs(row[1] - self.host.started(self._request.pgdata)) > 1:
             raise ZodanError(
                 "--new-node-dsn does not lead to the copy",
                 sqlstate="ZD003",

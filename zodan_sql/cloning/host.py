@@ -84,6 +84,13 @@ class Host:
         except (OSError, ValueError):
             return False
 
+    def started(self, pgdata: Path) -> int:
+        """Return when the server in a data directory started, in seconds; 0 if none runs there."""
+        try:
+            return int((pgdata / "postmaster.pid").read_text().splitlines()[2])
+        except (OSError, ValueError, IndexError):
+            return 0
+
     def stop(self, pgdata: Path) -> None:
         """Stop the server in a data directory, if one runs there. Raises ZodanError (ZD200)."""
         if (pgdata / "PG_VERSION").exists() and self.is_running(pgdata):
