@@ -2126,7 +2126,7 @@ DECLARE
 BEGIN
     PERFORM zodan.disconnect(v_keeper);
     IF NOT (zodan.connect(v_keeper, p_node, p_dsns, 'zodan keeper', '{}') ->> 'ok')::boolean THEN
-        RETURN '{"ok": false}';
+        RETURN '{"ok": false}'::jsonb;
     END IF;
     PERFORM * FROM dblink(v_keeper, zodan.set_keeper()) AS s(done text);
     PERFORM dblink_exec(v_keeper, pg_catalog.format(
@@ -2136,13 +2136,13 @@ BEGIN
     PERFORM * FROM dblink(v_keeper, zodan.end_snapshots(p_subscription)) AS e(ended bigint);
     IF dblink_send_query(v_keeper, zodan.outlive_caller(v_caller)) <> 1 THEN
         PERFORM zodan.disconnect(v_keeper);
-        RETURN '{"ok": false}';
+        RETURN '{"ok": false}'::jsonb;
     END IF;
     PERFORM zodan.disconnect(p_snapshot);
     RETURN pg_catalog.jsonb_build_object('ok', true, 'snapshot', v_kept);
 EXCEPTION WHEN OTHERS THEN
     PERFORM zodan.disconnect(v_keeper);
-    RETURN '{"ok": false}';
+    RETURN '{"ok": false}'::jsonb;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_keeper IS
