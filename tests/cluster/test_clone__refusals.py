@@ -11,6 +11,7 @@ from support.clusters import MakeCluster
 from support.objects import at
 from support.tables import create_tables, fill, wait_level
 from zodan_sql.sandbox import Cluster
+from zodan_sql.sandbox.mesh import wait_replicating
 from zodan_sql.sandbox.os_user import copy_folder, make_folder
 
 _SLOTS = "SELECT count(*) FROM pg_replication_slots"
@@ -66,6 +67,8 @@ def test_a_dry_run_lists_the_steps_and_changes_nothing(cluster: Cluster) -> None
 def test_what_is_no_untouched_copy_is_refused(cluster: Cluster, kind: str) -> None:
     n1, n2, place = cluster["n1"], cluster["n2"], cluster["n3"]
     shutil.rmtree(place.data_dir, ignore_errors=True)
+    # The case before stopped a member.
+    wait_replicating(cluster.members)
     assert clone(n1, place, "--restored", "--prepare-only").code == 0
     source = n2 if kind == "other server" else n1
     source.stop("fast" if kind == "shut down" else "immediate")
@@ -90,6 +93,7 @@ def test_what_is_no_untouched_copy_is_refused(cluster: Cluster, kind: str) -> No
 def test_a_wrong_address_of_the_new_node_is_found(cluster: Cluster) -> None:
     n1, place = cluster["n1"], cluster["n3"]
     shutil.rmtree(place.data_dir, ignore_errors=True)
+    wait_replicating(cluster.members)
     ended = clone(n1, place, ZODAN_CLONE_HOOK="start")
     assert ended.code == 9, ended.err
     ended = clone(n1, place, "--new-node-dsn", cluster["n2"].dsn())
