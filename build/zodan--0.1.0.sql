@@ -7535,7 +7535,8 @@ BEGIN
     PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.format('LOCK TABLE ONLY %%s IN ACCESS SHARE MODE',
         pg_catalog.array_to_string(v_locked, ', ONLY ')));
     FOR v_one IN
-        SELECT t.item, t.item ->> 'table' AS name, f.kept, f.file, f.print AS there, l.names, l.types, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+        SELECT t.item, t.item ->> 'table' AS name, f.kept, f.file, f.blocks, f.print AS there,
+               l.names, l.types, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
             (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
@@ -7545,7 +7546,8 @@ BEGIN
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS here
           FROM pg_catalog.jsonb_array_elements(v_what) WITH ORDINALITY AS t(item, place)
           JOIN pg_catalog.unnest(v_locked) AS k(name) ON k.name = t.item ->> 'table'
-          LEFT JOIN pg_temp.dblink('zodan_source', $query$SELECT t.oid, c.relfilenode, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+          LEFT JOIN pg_temp.dblink('zodan_source', $query$SELECT t.oid, c.relfilenode,
+                pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
             (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
@@ -7555,7 +7557,7 @@ BEGIN
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
                 c.relfilenode = pg_catalog.pg_relation_filenode(c.oid) AND c.oid = pg_catalog.to_regclass(t."table")
               FROM pg_catalog.pg_class AS c JOIN $query$ || v_asked || ' ON t.oid = c.oid')
-              AS f(oid oid, file oid, print text, kept boolean) ON f.oid = (t.item ->> 'oid')::oid
+              AS f(oid oid, file oid, blocks bigint, print text, kept boolean) ON f.oid = (t.item ->> 'oid')::oid
           LEFT JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.item ->> 'table')
           LEFT JOIN LATERAL (
             SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
@@ -7576,7 +7578,7 @@ BEGIN
                 coalesce(v_one.there, 'no column'), coalesce(v_one.here, 'no such table or no column'));
         END IF;
         RETURN NEXT v_one.item || pg_catalog.jsonb_build_object('names', v_one.names, 'types', v_one.types,
-            'file', v_one.file::text);
+            'file', v_one.file::text, 'last', greatest(v_one.blocks, (v_one.item ->> 'last')::bigint));
     END LOOP;
 END
     $function$;
