@@ -39,13 +39,13 @@ def cluster(make_module_cluster: MakeCluster) -> Cluster:
     return cluster
 
 
-def _back_up(source: Node, place: Node) -> None:
+def _back_up(source: Node, place: Node, wal: str) -> None:
     run(
         [
             "env",
             f"PGPASSFILE={_pass_file(source, place.folder)}",
             str(source.engine.pg_bin / "pg_basebackup"),
-            *("-D", str(place.data_dir), "-c", "fast", "-X", "none", "-d", source.dsn(password=False)),
+            *("-D", str(place.data_dir), "-c", "fast", "-X", wal, "-d", source.dsn(password=False)),
         ]
     )
 
@@ -80,7 +80,7 @@ def test_an_old_copy_and_the_archive_of_a_source_that_was_restarted(cluster: Clu
     n1 = cluster["n1"]
     place = make_place(cluster)
     with Writers(cluster.members) as writers:
-        _back_up(n1, place)
+        _back_up(n1, place, "none")
         with writers.excused(n1):
             # Spock 6 writes at its end what only Spock can read.
             n1.restart()
@@ -95,14 +95,7 @@ def test_an_old_copy_and_the_archive_of_a_source_that_was_restarted(cluster: Clu
 def test_a_copy_that_ends_before_the_slot_is_refused(cluster: Cluster) -> None:
     n1 = cluster["n1"]
     place = make_place(cluster)
-    run(
-        [
-            "env",
-            f"PGPASSFILE={_pass_file(n1, place.folder)}",
-            str(n1.engine.pg_bin / "pg_basebackup"),
-            *("-D", str(place.data_dir), "-c", "fast", "-X", "stream", "-d", n1.dsn(password=False)),
-        ]
-    )
+    _back_up(n1, place, "stream")
     at(n1, "INSERT INTO app_keyed SELECT -i - 100000, 'later', 0, 'x' FROM generate_series(1, 100) AS i")
     ended = clone(n1, place, _RESTORED)
     assert ended.code == 4, ended.err

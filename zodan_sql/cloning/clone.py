@@ -109,11 +109,7 @@ class Clone:
         record = self._load()
         if record is None:
             self._check()
-        return [
-            text.format(source=self._request.source, new=self._request.new, pgdata=self._request.pgdata)
-            for step, text in STEPS.items()
-            if record is None or step not in record.done
-        ]
+        return [self._describe(step) for step in STEPS if record is None or step not in record.done]
 
     def prepare(self) -> Record:
         """Make the slot that keeps what a copy made from now on will not have; return the record with its position."""
@@ -184,10 +180,7 @@ class Clone:
             self._tell(f"dropped slot {record.slot} on {record.source}")
         if pgdata.exists() and not is_empty(pgdata):
             if record.fills and self._request.empties and not had_joined:
-                empty(pgdata)
-                for here in self._request.mapping.values():
-                    if Path(here).exists():
-                        empty(Path(here))
+                self._empty()
                 pgdata.chmod(0o700)
                 self._tell(f"emptied {pgdata}")
             elif (pgdata / "PG_VERSION").exists():
@@ -219,10 +212,7 @@ class Clone:
                     f"{pgdata} has part of a copy, which pg_basebackup cannot continue",
                     "Give --empty-pgdata to have it deleted and made again.",
                 )
-            empty(pgdata)
-            for here in self._request.mapping.values():
-                if Path(here).exists():
-                    empty(Path(here))
+            self._empty()
         fence.shut(pgdata, self.host)
         for here in self._request.mapping.values():
             fence.shut(Path(here), self.host)
@@ -413,13 +403,22 @@ class Clone:
                 hint="Give the connection string of the server that was started here.",
             )
 
+    def _empty(self) -> None:
+        """Delete what this clone has copied."""
+        for folder in (self._request.pgdata, *map(Path, self._request.mapping.values())):
+            if folder.exists():
+                empty(folder)
+
+    def _describe(self, step: str) -> str:
+        given = self._request
+        return STEPS[step].format(source=given.source, new=given.new, pgdata=given.pgdata)
+
     def _stop(self) -> None:
         if self._request.stop_command is not None and self.host.is_running(self._request.pgdata):
             run_shell(self._request.stop_command, "the server of the new node does not stop")
 
     def _do(self, record: Record, step: str, work: Callable[[Record], None]) -> None:
-        text = STEPS[step].format(source=record.source, new=record.new, pgdata=self._request.pgdata)
-        self._tell(f"+ {text}")
+        self._tell(f"+ {self._describe(step)}")
         began = time.monotonic()
         work(record)
         self._hold(step)

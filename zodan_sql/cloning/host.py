@@ -93,7 +93,7 @@ class Host:
 
     def stop(self, pgdata: Path) -> None:
         """Stop the server in a data directory, if one runs there. Raises ZodanError (ZD200)."""
-        if (pgdata / "PG_VERSION").exists() and self.is_running(pgdata):
+        if self.is_running(pgdata):
             self.run(
                 "pg_ctl",
                 "stop",
