@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import LiteralString
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from zodan_sql.building import render
-from zodan_sql.client.connection import connect, describe, parse_dsn
-from zodan_sql.client.redaction import Redactor, secret_settings
-from zodan_sql.errors import ZodanError, caller_error, from_database, precondition_error
+from zodan_sql.client.connection import connect, describe
+from zodan_sql.client.programs import connect_by
+from zodan_sql.client.redaction import Redactor
+from zodan_sql.errors import ZodanError, from_database, precondition_error
 
 #: Schemas that every node has by itself.
 _OWN_SCHEMAS = ("spock", "pglogical", "zodan")
@@ -118,18 +117,8 @@ def _program(name: str, dsn: str, option: str, redact: Redactor) -> _Program:
             f"{name} is not on this machine",
             "Install PostgreSQL's client programs, or add their folder to PATH.",
         )
-    settings = parse_dsn(dsn, option)
-    password = settings.pop("password", None)
-    if secret := next((key for key in secret_settings() if key in settings), None):
-        raise caller_error(
-            f"{option} has {secret}, which {name} can only get where other users of this machine see it",
-            f"Put {secret} into a service file, and give service=... in {option}.",
-        )
-    environment = {**os.environ, "LC_MESSAGES": "C"}
-    if password is not None:
-        environment["PGPASSWORD"] = password
-    settings.setdefault("application_name", "zodan-sql structure")
-    return _Program(path, environment, make_conninfo(**settings), redact)
+    target, environment = connect_by(name, dsn, option, "zodan-sql structure")
+    return _Program(path, {**environment, "LC_MESSAGES": "C"}, target, redact)
 
 
 def _check_versions(dump: _Program, restore: _Program, server: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -11,12 +10,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from psycopg.conninfo import make_conninfo
-
-from zodan_sql.client.connection import parse_dsn
-from zodan_sql.client.redaction import Redactor, secret_settings
+from zodan_sql.client.programs import connect_by
+from zodan_sql.client.redaction import Redactor
 from zodan_sql.cloning.host import Host, end_with_parent
-from zodan_sql.errors import ZodanError, caller_error
+from zodan_sql.errors import ZodanError
 from zodan_sql.words import size
 
 _PROGRESS = re.compile(r"^\s*(\d+)/(\d+) kB")
@@ -41,29 +38,20 @@ def copy(
 
     Raises ZodanError: ZD001 for a connection string that the program cannot be given safely, ZD200 if it failed.
     """
-    settings = parse_dsn(src_dsn, "--src-dsn")
-    password = settings.pop("password", None)
-    if secret := next((key for key in secret_settings() if key in settings), None):
-        raise caller_error(
-            f"--src-dsn has {secret}, which pg_basebackup can only get where other users of this machine see it",
-            f"Put {secret} into a service file, and give service=... in --src-dsn.",
-        )
-    # It connects to no database, but libpq may look for one in a password file.
-    settings.setdefault("application_name", "zodan-sql clone")
-    environment = {**os.environ, "LC_ALL": "C", **({"PGPASSWORD": password} if password is not None else {})}
+    target, environment = connect_by("pg_basebackup", src_dsn, "--src-dsn", "zodan-sql clone")
     words = ["--pgdata", str(pgdata), "--checkpoint", "fast", "--wal-method", "stream", "--progress", "--no-password"]
     words += [f"--tablespace-mapping={there}={here}" for there, here in mapping.items()]
     words += [] if syncs else ["--no-sync"]
     words += [f"--max-rate={max(max_rate // 1024, 32)}"] if max_rate else []
     process = subprocess.Popen(
-        host.command("pg_basebackup", *words, "--dbname", make_conninfo(**settings)),
+        host.command("pg_basebackup", *words, "--dbname", target),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         preexec_fn=partial(end_with_parent, signal.SIGTERM),
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=environment,
+        env={**environment, "LC_ALL": "C"},
         pass_fds=[lock],
         **host.options(),
     )
