@@ -6580,7 +6580,8 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %1$s
     AND o.remote_lsn <> '0/0')
-       OR EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_name = %2$s) AS ok$sql$,
+       OR EXISTS (SELECT FROM spock.subscription AS s
+                   WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %2$s) AS ok$sql$,
     zodan.quote_text(p_slot), zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.is_direct IS
@@ -6667,7 +6668,7 @@ SELECT pg_catalog.format($sql$SELECT pg_catalog.count(a.*) = 0 AS ok, pg_catalog
   FROM spock.subscription AS s
   LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.datname = pg_catalog.current_database()
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
- WHERE s.sub_name = %1$s$sql$,
+ WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_worker_gone IS
@@ -6676,7 +6677,7 @@ REVOKE ALL ON FUNCTION zodan.wait_worker_gone FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.switch_streams(
     p_positions text,
-    p_copy text,
+    p_subscription text,
     p_peers text[],
     p_subscriptions text[],
     p_slot text
@@ -6691,7 +6692,7 @@ DECLARE
     v_slot text;
     v_source pg_catalog.pg_lsn;
 BEGIN
-    SELECT s.sub_slot_name INTO STRICT v_slot FROM spock.subscription AS s WHERE s.sub_name = %2$s;
+    SELECT s.sub_slot_name INTO STRICT v_slot FROM spock.subscription AS s WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %2$s;
     -- Only a session that holds the origin for itself reads a position that no worker still moves.
     PERFORM pg_catalog.pg_replication_origin_session_setup(v_slot);
     v_source := pg_catalog.pg_replication_origin_session_progress(true);
@@ -6699,7 +6700,7 @@ BEGIN
     FOREACH v_peer IN ARRAY %3$s LOOP
         SELECT s.sub_slot_name INTO STRICT v_slot
           FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
-         WHERE n.node_name = v_peer AND s.sub_name <> %2$s;
+         WHERE n.node_name = v_peer AND NOT pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %2$s;
         IF v_positions ->> v_peer IS NULL THEN
             RAISE EXCEPTION 'the position in the stream of node %% is not known', v_peer;
         END IF;
@@ -6713,16 +6714,16 @@ BEGIN
     PERFORM pg_catalog.pg_replication_origin_advance(%5$s, v_source);
 END
 $do$$sql$,
-    zodan.quote_result(p_positions), zodan.quote_text(p_copy), zodan.quote_list(p_peers), zodan.quote_list(p_subscriptions), zodan.quote_text(p_slot))
+    zodan.quote_result(p_positions), zodan.quote_text(p_subscription), zodan.quote_list(p_peers), zodan.quote_list(p_subscriptions), zodan.quote_text(p_slot))
 $zodan$;
 COMMENT ON FUNCTION zodan.switch_streams IS
 'Sets, on the new node, where each direct stream starts, and enables them all. The source''s stream starts at the
-position of the copy''s subscription p_copy, a peer''s at the position that the source has applied (p_positions); an
-unknown position stops the statement, because none is ever guessed. PostgreSQL sets a position at once and does not
-undo that with the transaction. So the source''s (p_slot) comes last, when all others are right: that is the turn, and
-zodan.is_direct looks for it. The copy''s subscription does not become the source''s stream but is left behind: its
-worker may have been stopped inside a transaction, and Spock would take that for the failure of a transaction of this
-subscription and discard the transaction when it comes again.';
+position of the copy''s subscription p_subscription, a peer''s at the position that the source has applied
+(p_positions); an unknown position stops the statement, because none is ever guessed. PostgreSQL sets a position at
+once and does not undo that with the transaction. So the source''s (p_slot) comes last, when all others are right: that
+is the turn, and zodan.is_direct looks for it. The copy''s subscription does not become the source''s stream but is left
+behind: its worker may have been stopped inside a transaction, and Spock would take that for the failure of a
+transaction of this subscription and discard the transaction when it comes again.';
 REVOKE ALL ON FUNCTION zodan.switch_streams FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.enable_streams(p_subscriptions text[])
@@ -7097,26 +7098,48 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
+    v_until timestamptz := pg_catalog.clock_timestamp() + interval '30 s';
     v_sub record;
 BEGIN
-    SELECT s.sub_slot_name, s.sub_enabled INTO STRICT v_sub FROM spock.subscription AS s WHERE s.sub_name = %1$s;
+    SELECT s.sub_id, s.sub_name, s.sub_slot_name, s.sub_enabled INTO STRICT v_sub
+      FROM spock.subscription AS s WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s;
     IF v_sub.sub_enabled THEN
         RETURN;
     ELSIF (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s
-    WHERE s.external_id = %2$s) IS DISTINCT FROM %3$s::pg_lsn THEN
+    WHERE s.external_id = %2$s) = %3$s::pg_lsn THEN
+        PERFORM pg_catalog.pg_replication_origin_advance(v_sub.sub_slot_name, %3$s::pg_lsn);
+        PERFORM spock.sub_enable(v_sub.sub_name);
+        PERFORM pg_catalog.pg_replication_origin_drop(%2$s);
+        RETURN;
+    ELSIF (SELECT nullif(s.remote_lsn, '0/0') FROM pg_catalog.pg_replication_origin_status AS s
+    WHERE s.external_id = %2$s) IS NOT NULL OR NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o
+        WHERE o.external_id = v_sub.sub_slot_name AND o.remote_lsn >= %3$s::pg_lsn) THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD205', MESSAGE = 'the stream of the copy had begun, and cannot begin again';
     END IF;
-    PERFORM pg_catalog.pg_replication_origin_advance(v_sub.sub_slot_name, %3$s::pg_lsn);
-    PERFORM spock.sub_enable(%1$s);
-    PERFORM pg_catalog.pg_replication_origin_drop(%2$s);
+    WHILE EXISTS (
+        SELECT FROM spock.subscription AS s JOIN pg_catalog.pg_stat_activity AS a ON a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+         WHERE s.sub_id = v_sub.sub_id) LOOP
+        IF pg_catalog.clock_timestamp() > v_until THEN
+            RAISE EXCEPTION 'the worker of the disabled subscription %% does not end', v_sub.sub_name;
+        END IF;
+        PERFORM pg_catalog.pg_sleep(0.02);
+        PERFORM pg_catalog.pg_stat_clear_snapshot();
+    END LOOP;
+    UPDATE spock.subscription AS s
+       SET sub_name = pg_catalog.concat_ws(' ', pg_catalog.pg_current_xact_id(), %1$s)
+     WHERE s.sub_id = v_sub.sub_id RETURNING s.sub_name INTO v_sub.sub_name;
+    PERFORM spock.sub_enable(v_sub.sub_name);
 END
 $do$$sql$,
     zodan.quote_text(p_subscription), zodan.quote_text(p_mark), zodan.quote_result(p_lsn))
 $zodan$;
 COMMENT ON FUNCTION zodan.begin_clone_stream IS
 'Begins, on a new node that is a physical copy, the stream of p_subscription at p_lsn, a placeholder for the position
-that zodan.read_clone read; and drops p_mark, so that no stream begins a second time with the same copy. Harmless if the
-stream has begun; fails with ZD205 if it had, and was undone.';
+that zodan.read_clone read; and drops p_mark, so that no stream begins a second time with the same copy. If the stream
+had begun and was disabled it goes on from where it is, under a name of its own: Spock remembers the transaction in
+which the worker of a name was stopped, and would discard it. Spock 5 takes a name for another that begins with it.
+Harmless if the stream is enabled; fails with ZD205 if it had begun, and was undone.';
 REVOKE ALL ON FUNCTION zodan.begin_clone_stream FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_structure(p_brief text, p_exact text)
@@ -8563,7 +8586,9 @@ CREATE OR REPLACE FUNCTION zodan.is_enabled(p_subscription text, p_slot text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s AND s.sub_enabled)
+SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription AS s
+                WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s
+                  AND s.sub_enabled)
        OR EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %2$s
     AND o.remote_lsn <> '0/0') AS ok$sql$,
     zodan.quote_text(p_subscription), zodan.quote_text(p_slot))
@@ -8578,7 +8603,8 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT EXISTS (SELECT FROM spock.subscription AS s
-                WHERE s.sub_name = %1$s AND (s.sub_enabled OR NOT EXISTS (
+                WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s
+                  AND (s.sub_enabled OR NOT EXISTS (
                       SELECT FROM pg_catalog.pg_replication_origin_status AS o
                        WHERE o.external_id = s.sub_slot_name AND o.remote_lsn <> '0/0')))
        OR EXISTS (SELECT FROM pg_catalog.pg_replication_origin_status AS o WHERE o.external_id = %2$s
@@ -8923,7 +8949,7 @@ WITH ours AS MATERIALIZED (
      WHERE a.datname = pg_catalog.current_database()
        AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
             SELECT FROM spock.subscription AS s
-             WHERE s.sub_name = %1$s
+             WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s
                AND a.datname = pg_catalog.current_database()
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))))
 SELECT a.*
@@ -9185,7 +9211,7 @@ WITH ours AS MATERIALIZED (
      WHERE a.datname = pg_catalog.current_database()
        AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
             SELECT FROM spock.subscription AS s
-             WHERE s.sub_name = %1$s
+             WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s
                AND a.datname = pg_catalog.current_database()
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))))
 SELECT a.*
@@ -9206,7 +9232,7 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled FROM spock.subscription AS s
-    WHERE s.sub_name = %1$s$sql$,
+    WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.disable_copy IS
@@ -9225,7 +9251,7 @@ BEGIN
     WHILE pg_catalog.clock_timestamp() < v_until AND EXISTS (
         SELECT FROM spock.subscription AS s JOIN pg_catalog.pg_stat_activity AS a ON a.datname = pg_catalog.current_database()
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
-         WHERE s.sub_name = %1$s)
+         WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s)
     LOOP
         PERFORM pg_catalog.pg_terminate_backend(c.pid) FROM (
 WITH ours AS MATERIALIZED (
@@ -9235,7 +9261,7 @@ WITH ours AS MATERIALIZED (
      WHERE a.datname = pg_catalog.current_database()
        AND (pg_catalog.starts_with(a.application_name, %1$s) OR EXISTS (
             SELECT FROM spock.subscription AS s
-             WHERE s.sub_name = %1$s
+             WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s
                AND a.datname = pg_catalog.current_database()
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)'))))
 SELECT a.*
@@ -9249,7 +9275,7 @@ SELECT a.*
         -- Within a transaction pg_stat_activity is read once.
         PERFORM pg_catalog.pg_stat_clear_snapshot();
     END LOOP;
-    PERFORM spock.sub_drop(subscription_name := %1$s, ifexists := true);
+    PERFORM spock.sub_drop(subscription_name := s.sub_name, ifexists := true) FROM spock.subscription AS s WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s;
 END
 $do$$sql$,
     zodan.quote_text(p_subscription))
@@ -9304,16 +9330,17 @@ CREATE OR REPLACE FUNCTION zodan.drop_ended(p_subscription text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT CASE
-       WHEN NOT EXISTS (SELECT FROM spock.subscription AS s WHERE s.sub_name = %1$s) THEN true
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.bool_and(CASE
        WHEN EXISTS (SELECT FROM pg_catalog.pg_locks AS l
         WHERE l.relation = 'spock.local_node'::regclass AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
           AND l.pid <> pg_catalog.pg_backend_pid()
           AND EXISTS (SELECT FROM pg_catalog.pg_database AS d
                        WHERE d.oid = l.database AND d.datname = pg_catalog.current_database()))
-       THEN NOT (spock.sub_add_repset(%1$s, 'zodan_wake')
-           AND spock.sub_remove_repset(%1$s, 'zodan_wake'))
-       ELSE spock.sub_drop(subscription_name := %1$s, ifexists := true) IS NOT NULL END AS ok$sql$,
+       THEN NOT (spock.sub_add_repset(s.sub_name, 'zodan_wake')
+           AND spock.sub_remove_repset(s.sub_name, 'zodan_wake'))
+       ELSE spock.sub_drop(subscription_name := s.sub_name, ifexists := true) IS NOT NULL END), true) AS ok
+  FROM spock.subscription AS s
+ WHERE pg_catalog.regexp_replace(s.sub_name::text, '^[0-9]+ ', '') = %1$s$sql$,
     zodan.quote_text(p_subscription))
 $zodan$;
 COMMENT ON FUNCTION zodan.drop_ended IS
@@ -11104,8 +11131,7 @@ BEGIN
     RETURN NEXT zodan.make_step('units', v_new, pg_catalog.format('create subscription %s on %s, disabled', v_sub, v_new),
         p_do := zodan.create_subscription(p_slot => v_slot, p_subscription => v_sub, p_provider => v_source,
             p_sets => zodan.list_sets(p_cluster, v_source), p_forward => '{all}', p_enabled => 'false'),
-        p_done := zodan.copy_continues(p_subscription => v_sub, p_slot => p_cluster #>> ARRAY['slots', v_source, v_new]),
-        p_undo := zodan.drop_copy(v_sub), p_group := 'copy', p_object := v_sub);
+        p_done := v_direct, p_undo := zodan.drop_copy(v_sub), p_group := 'copy', p_object := v_sub);
     RETURN NEXT zodan.make_step('streaming', v_new, 'note the life of the server of ' || v_new, p_do := zodan.note_life(),
         p_ref := 'life', p_group := 'copy');
     RETURN NEXT zodan.make_step('streaming', v_new, pg_catalog.format('begin the stream of subscription %s on %s', v_sub, v_new),
@@ -11390,7 +11416,7 @@ BEGIN
     RETURN QUERY SELECT * FROM zodan.plan_see_slots(p_cluster, 'confirm', p_budget, p_group);
     RETURN NEXT zodan.make_step('switch', v_new, 'switch to the direct streams on ' || v_new,
             p_do := zodan.switch_streams(p_positions => zodan.placeholder('result', 'flip', 'positions'),
-                p_copy => v_sub,
+                p_subscription => v_sub,
                 p_peers => ARRAY(SELECT m.name
                     FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') AS m(name)),
                 p_subscriptions => zodan.list_subscriptions(p_cluster),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -24,6 +25,7 @@ from zodan_sql.cloning.clone import STEPS
 from zodan_sql.sandbox import Cluster, Node, SandboxError, wait_until
 
 _KILLED = 9
+_SERIES = itertools.count(100)
 _STREAMS = """
 SELECT array_agg(slot_name::text ORDER BY slot_name), (SELECT count(*)::int FROM spock.subscription WHERE sub_enabled),
        (SELECT array_agg(roname ORDER BY roname) FROM pg_replication_origin),
@@ -119,15 +121,15 @@ def test_a_call_in_psql_goes_on_from_there(cluster: Cluster) -> None:
 def _break_join(cluster: Cluster, point: str, ending: str) -> None:
     place = make_place(cluster)
     before = _streams(cluster)
-    _kill_at(cluster, place, "start")
-    HeldCall(place, point, "spock.add_node", _join_by_hand(cluster, place)).kill()
+    with Writers(cluster.members, series=next(_SERIES), pause_s=0) as writers:
+        _kill_at(cluster, place, "start")
+        HeldCall(place, point, "spock.add_node", _join_by_hand(cluster, place)).kill()
+        ended = clone(cluster["n1"], place, *(["--rollback"] if ending == "rollback" else []))
+        assert ended.code == 0, f"{point}: {ended.err}"
+    assert writers.failures == []
     if ending == "resume":
-        ended = clone(cluster["n1"], place)
-        assert ended.code == 0, ended.err
         _leave(cluster, place)
     else:
-        ended = clone(cluster["n1"], place, "--rollback")
-        assert ended.code == 0, ended.err
         with pytest.raises(SandboxError):
             place.start()
         assert _streams(cluster) == before
@@ -136,6 +138,27 @@ def _break_join(cluster: Cluster, point: str, ending: str) -> None:
 @pytest.mark.parametrize(("point", "ending"), [("after 10", "rollback"), ("before 17", "resume")])
 def test_a_join_that_is_killed(cluster: Cluster, point: str, ending: str) -> None:
     _break_join(cluster, point, ending)
+
+
+def _find_step(cluster: Cluster, place: Node, phase: str) -> int:
+    """Return the number of the first step of a phase of the join of a copy that has been started."""
+    with place.connect() as connection:
+        arguments = _join_by_hand(cluster, place)
+        names = ", ".join(f"{name} => %({name})s" for name in arguments)
+        query = f"SELECT min(ordinal) FROM zodan.plan_add_node({names}) WHERE phase_name = %(phase)s"
+        row = connection.execute(query.encode(), arguments | {"phase": phase}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_killed_within_the_flip_its_stream_goes_on(cluster: Cluster) -> None:
+    """It is disabled then, perhaps within a transaction, and there is no second copy."""
+    place = make_place(cluster)
+    _kill_at(cluster, place, "start")
+    step = _find_step(cluster, place, "switch")
+    assert clone(cluster["n1"], place, "--rollback", "--empty-pgdata").code == 0
+    for _ in range(int(os.environ.get("ZODAN_CLONE_TIMES", "1"))):
+        _break_join(cluster, f"before {step}", "resume")
 
 
 @pytest.mark.slow

@@ -307,8 +307,37 @@ def test_the_stream_of_a_physical_copy_begins_once(here: Here) -> None:
     assert here.value("SELECT pg_replication_origin_progress(%s, false) >= '0/20'", slot) is True
     assert here.run("read_clone", mark=mark) == {"lsn": None}
     here.run("disable_copy", subscription=_SUBSCRIPTION)
-    with pytest.raises(psycopg.Error, match="cannot begin again"):
+    wait_until(lambda: here.run("wait_worker_gone", subscription=_SUBSCRIPTION)["progress"] or "", 10, "its end")
+    here.execute(f"SELECT pg_replication_origin_drop('{slot}')")
+    with pytest.raises(psycopg.Error, match="cannot begin again") as raised:
         here.run("begin_clone_stream", subscription=_SUBSCRIPTION, lsn="0/20", mark=mark)
+    assert raised.value.sqlstate == "ZD205"
+
+
+def test_a_stream_of_a_physical_copy_goes_on_under_a_new_name_each_time(here: Here) -> None:
+    here.subscribe()
+    slot = here.value("SELECT sub_slot_name FROM spock.subscription")
+    here.execute(
+        "SELECT pg_replication_origin_create('zodan clone 3')", "SELECT pg_replication_origin_advance('zodan clone 3', '0/20')"
+    )
+    begin = {"subscription": _SUBSCRIPTION, "lsn": "0/20", "mark": "zodan clone 3"}
+    here.run("begin_clone_stream", **begin)
+    names = [here.value("SELECT sub_name::text FROM spock.subscription")]
+    assert names == [_SUBSCRIPTION]
+    for _ in range(2):
+        assert here.run("disable_copy", subscription=_SUBSCRIPTION) == {"disabled": 1}
+        assert not here.run("is_enabled", subscription=_SUBSCRIPTION, slot="no_such_slot")["ok"]
+        for _ in range(2):
+            here.run("begin_clone_stream", **begin)
+        assert here.run("is_enabled", subscription=_SUBSCRIPTION, slot="no_such_slot")["ok"]
+        assert here.run("is_direct", subscription=_SUBSCRIPTION, slot="no_such_slot")["ok"]
+        names.append(here.value("SELECT sub_name::text FROM spock.subscription"))
+        assert here.value("SELECT sub_slot_name FROM spock.subscription") == slot
+    # Spock 5 takes one for the other if a name begins with the other.
+    assert not [(one, other) for one in names for other in names if one is not other and one.startswith(other)]
+    here.run("disable_copy", subscription=_SUBSCRIPTION)
+    wait_until(lambda: "" if here.run("drop_ended", subscription=_SUBSCRIPTION)["ok"] else "held", 10, "the drop")
+    assert here.value("SELECT count(*) FROM spock.subscription") == 0
 
 
 def test_another_life_of_the_server_is_a_fault_where_spock_is_older_than_6(here: Here) -> None:

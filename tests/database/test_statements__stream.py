@@ -686,7 +686,7 @@ def _turn(nodes: Nodes, slot: str, positions: dict[str, str], copy: str = "sub_c
         "switch_streams",
         results={"flip": {"positions": positions}},
         positions="{result:flip.positions}",
-        copy=copy,
+        subscription=copy,
         peers=[_PEER],
         subscriptions=["sub_direct", "sub_peer", ODD],
         slot=slot,

@@ -31,16 +31,18 @@ SELECT s.sub_id,
   LEFT JOIN spock._subscription_extra e ON e.sub_id = s.sub_id
   LEFT JOIN spock._paused p ON p.sub_id = s.sub_id;
 
--- Spock 5.0 has no function to change forward_origins: people UPDATE the catalog instead.
+-- Spock 5.0 has no function to change forward_origins: people UPDATE the catalog instead. No Spock has one to change
+-- the name.
 CREATE FUNCTION spock._subscription_update() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF (to_jsonb(NEW) - '{sub_forward_origins,sub_skip_schema}'::text[])
-       IS DISTINCT FROM (to_jsonb(OLD) - '{sub_forward_origins,sub_skip_schema}'::text[]) THEN
-        RAISE EXCEPTION 'the stand-in for Spock can update sub_forward_origins and sub_skip_schema only'
+    IF (to_jsonb(NEW) - '{sub_name,sub_forward_origins,sub_skip_schema}'::text[])
+       IS DISTINCT FROM (to_jsonb(OLD) - '{sub_name,sub_forward_origins,sub_skip_schema}'::text[]) THEN
+        RAISE EXCEPTION 'the stand-in for Spock can update sub_name, sub_forward_origins and sub_skip_schema only'
             USING ERRCODE = 'feature_not_supported';
     END IF;
-    UPDATE pglogical.subscription SET sub_forward_origins = NEW.sub_forward_origins WHERE sub_id = OLD.sub_id;
+    UPDATE pglogical.subscription SET sub_name = NEW.sub_name, sub_forward_origins = NEW.sub_forward_origins
+     WHERE sub_id = OLD.sub_id;
     UPDATE spock._subscription_extra
        SET skip_schema = coalesce(NEW.sub_skip_schema, '{}') WHERE sub_id = OLD.sub_id;
     RETURN NEW;
