@@ -4921,6 +4921,10 @@ BEGIN
             UPDATE zodan.step AS s SET state = 'done'
              WHERE s.operation_id = p_operation AND s.ordinal <= v_step.ordinal
                  AND (s.group_name = p_group OR v_step.policy = 'swift');
+            -- What the cluster shows as not done is done again, whatever was done earlier.
+            UPDATE zodan.step AS s SET state = 'pending'
+             WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.ordinal > v_step.ordinal
+                 AND s.done_sql IS NOT NULL AND s.state = 'done';
             FOREACH v_phase IN ARRAY ARRAY(SELECT DISTINCT s.phase FROM zodan.step AS s
                 WHERE s.operation_id = p_operation AND s.group_name = p_group AND s.ordinal > v_step.ordinal
                     ORDER BY s.phase)

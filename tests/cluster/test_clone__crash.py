@@ -26,6 +26,7 @@ from zodan_sql.sandbox import Cluster, Node, SandboxError, wait_until
 
 _KILLED = 9
 _SERIES = itertools.count(100)
+_APPLIED = "SELECT max(remote_lsn) FROM pg_replication_origin_status"
 _STREAMS = """
 SELECT array_agg(slot_name::text ORDER BY slot_name), (SELECT count(*)::int FROM spock.subscription WHERE sub_enabled),
        (SELECT array_agg(roname ORDER BY roname) FROM pg_replication_origin),
@@ -159,6 +160,26 @@ def test_killed_within_the_flip_its_stream_goes_on(cluster: Cluster) -> None:
     assert clone(cluster["n1"], place, "--rollback", "--empty-pgdata").code == 0
     for _ in range(int(os.environ.get("ZODAN_CLONE_TIMES", "1"))):
         _break_join(cluster, f"before {step}", "resume")
+
+
+def test_a_flip_that_fails_is_tried_again_with_the_same_copy(cluster: Cluster) -> None:
+    """The pause of the source ends too early, after the stream of the copy was disabled."""
+    place = make_place(cluster)
+    source = cluster["n1"]
+    _kill_at(cluster, place, "start")
+    step = _find_step(cluster, place, "confirm")
+    with Writers(cluster.members, series=next(_SERIES)) as writers:
+        held = HeldCall(place, f"before {step}", "spock.add_node", _join_by_hand(cluster, place))
+        applied = source.execute(_APPLIED)
+        wait_until(lambda: "" if source.execute(_APPLIED) != applied else "paused", 60, "the pause to end")
+        held.let_go()
+    assert held.error is None
+    assert writers.failures == []
+    assert place.execute("SELECT min(s.attempts) FROM zodan.step s WHERE s.phase_name = 'switch'") == [(1,)]
+    assert place.execute("SELECT min(s.attempts) FROM zodan.step s WHERE s.phase_name = 'pause'") == [(2,)]
+    assert place.execute("SELECT min(s.attempts) FROM zodan.step s WHERE s.phase_name = 'note'") == [(1,)]
+    assert clone(source, place).code == 0
+    _leave(cluster, place)
 
 
 @pytest.mark.slow
