@@ -63,6 +63,24 @@ def test_a_dry_run_lists_the_steps_and_changes_nothing(cluster: Cluster) -> None
     assert not place.data_dir.exists()
 
 
+@pytest.mark.parametrize("name", ["block_size", "segment_size"])
+def test_programs_that_were_built_otherwise_are_refused(cluster: Cluster, name: str) -> None:
+    n1, place = cluster["n1"], cluster["n3"]
+    folder = place.engine.pg_bin
+    made = place.folder / f"programs {name}"
+    made.mkdir()
+    made.chmod(0o755)
+    for program in ("pg_ctl", "pg_basebackup", "pg_controldata"):
+        (made / program).symlink_to(folder / program)
+    postgres = made / "postgres"
+    postgres.write_text(f'#!/bin/sh\n[ "$2" = {name} ] && echo 12345 || exec {folder}/postgres "$@"\n')
+    postgres.chmod(0o755)
+    ended = clone(n1, place, "--dry-run", "--pg-bin", str(made))
+    assert ended.code == 3
+    assert f"has {name} 12345, the source " in ended.err
+    assert clone(n1, place, "--dry-run").code == 0
+
+
 @pytest.mark.parametrize("kind", ["other server", "shut down", "snapshot of another life", "running"])
 def test_what_is_no_untouched_copy_is_refused(cluster: Cluster, kind: str) -> None:
     n1, n2, place = cluster["n1"], cluster["n2"], cluster["n3"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from zodan_sql.sandbox.os_user import copy_folder, make_folder, run
 
 _RESTORED = "--restored"
 _RESOURCE_MANAGER = 144
+#: How old the old copy is, at least.
+_AGE_S = float(os.environ.get("ZODAN_CLONE_AGE_S", "0"))
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,7 @@ def test_an_old_copy_and_the_archive_of_a_source_that_was_restarted(cluster: Clu
     place = make_place(cluster)
     with Writers(cluster.members) as writers:
         _back_up(n1, place, "none")
+        time.sleep(_AGE_S)
         with writers.excused(n1):
             # Spock 6 writes at its end what only Spock can read.
             n1.restart()

@@ -318,7 +318,8 @@ def test_a_stream_of_a_physical_copy_goes_on_under_a_new_name_each_time(here: He
     here.subscribe()
     slot = here.value("SELECT sub_slot_name FROM spock.subscription")
     here.execute(
-        "SELECT pg_replication_origin_create('zodan clone 3')", "SELECT pg_replication_origin_advance('zodan clone 3', '0/20')"
+        "SELECT pg_replication_origin_create('zodan clone 3')",
+        "SELECT pg_replication_origin_advance('zodan clone 3', '0/20')",
     )
     begin = {"subscription": _SUBSCRIPTION, "lsn": "0/20", "mark": "zodan clone 3"}
     here.run("begin_clone_stream", **begin)

@@ -20,6 +20,8 @@ _SENDERS = 3
 #: What the server of a physical copy may have been when the copy was made. It was never a server of its own since.
 _UNTOUCHED = ("in production", "in archive recovery", "shut down in recovery")
 _ROOM = 1.1
+#: Sizes that are part of a server's files.
+_COMPILED = ("block_size", "wal_block_size", "segment_size")
 
 Finding = tuple[str, str]
 
@@ -73,6 +75,12 @@ def check_host(
             f"{host.pg_bin} is PostgreSQL {host.version()}, the source {facts.major}",
             f"Give the folder of PostgreSQL {facts.major} as --pg-bin.",
         )
+    for name in _COMPILED:
+        if (built := host.compiled(name)) != facts.settings[name]:
+            yield (
+                f"{host.pg_bin} has {name} {built}, the source {facts.settings[name]}",
+                "Use programs that were built with the same sizes.",
+            )
     if platform.machine() not in facts.version:
         yield (
             f"this machine is {platform.machine()}, the source runs {facts.version}",

@@ -350,6 +350,10 @@ class Clone:
             ),
         ]
         checks.refuse(found)
+        self._tell(f"the copy has data checksums {facts.settings['data_checksums']}, as {given.source} has them")
+        limit = int(facts.settings["max_slot_wal_keep_size"])
+        kept = "without limit" if limit < 0 else f"{limit} MB at most; beyond that the slot is lost and the clone fails"
+        self._tell(f"{given.source} keeps its WAL until the new node has it: {kept} (max_slot_wal_keep_size)")
         others = [name for name in facts.libraries.replace(" ", "").split(",") if name not in ("", "spock")]
         if others:
             self._tell(f"the new server loads what the source loads, and does its jobs too: {', '.join(others)}")

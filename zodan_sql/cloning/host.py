@@ -62,6 +62,12 @@ class Host:
         found = re.search(r"\) (\d+)", said)
         return int(found[1]) if found else 0
 
+    def compiled(self, name: str) -> str:
+        """Return a setting that the programs were built with, such as block_size, as pg_settings has it."""
+        # Any folder does: the server says it before it looks for its files there.
+        words = ("-C", name, "-D", "/", "-c", "config_file=/dev/null")
+        return self.run("postgres", *words, problem=f"{self.pg_bin / 'postgres'} does not tell {name}").strip()
+
     def give(self, path: Path) -> None:
         """Make the servers' user the owner of a file or folder."""
         if self.user is not None:

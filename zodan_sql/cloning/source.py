@@ -26,7 +26,8 @@ SELECT l.node_name::text AS node, pg_catalog.current_setting('server_version_num
          WHERE s.name IN ('archive_mode', 'synchronous_standby_names', 'primary_conninfo',
              'max_connections', 'max_worker_processes', 'max_wal_senders', 'max_replication_slots',
              'max_prepared_transactions', 'max_locks_per_transaction', 'track_commit_timestamp',
-             'max_active_replication_origins', 'fsync')) AS settings,
+             'max_active_replication_origins', 'fsync', 'block_size', 'wal_block_size', 'segment_size',
+             'data_checksums', 'max_slot_wal_keep_size')) AS settings,
        (SELECT pg_catalog.sum(pg_catalog.pg_database_size(d.oid)) FROM pg_catalog.pg_database AS d)::bigint AS bytes,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots)::int AS slots,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'walsender')::int
