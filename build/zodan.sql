@@ -8116,7 +8116,10 @@ BEGIN
                 'table %%s was altered on the source while the node was copied: there it has %%s; here %%s', v_one.name,
                 coalesce(v_one.there, 'no column'), coalesce(v_one.here, 'no such table or no column'));
         END IF;
-        RETURN NEXT v_one.item || pg_catalog.jsonb_build_object('names', v_one.names, 'types', v_one.types,
+        -- Of a table without a column to copy, only how many rows it has.
+        RETURN NEXT v_one.item || pg_catalog.jsonb_build_object('names', coalesce(v_one.names, 'true'),
+            'types', coalesce(v_one.types, 'nothing boolean'),
+            'into', coalesce('(' || v_one.names || ') OVERRIDING SYSTEM VALUE SELECT ' || v_one.names, 'SELECT'),
             'file', v_one.file::text, 'last', greatest(v_one.blocks, (v_one.item ->> 'last')::bigint));
     END LOOP;
 END
@@ -8162,8 +8165,8 @@ BEGIN
             v_begin := CASE WHEN v_end < v_last THEN v_end END;
         END LOOP;
         EXIT WHEN v_taken = v_asked;
-        EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)',
-            p_table ->> 'table', p_table ->> 'names', p_table ->> 'names', p_table ->> 'types')
+        EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
+            p_table ->> 'into', p_table ->> 'types')
           USING v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)];
         GET DIAGNOSTICS v_rows = ROW_COUNT;
         v_copied := v_copied + v_rows;
@@ -8187,8 +8190,8 @@ BEGIN
             t.item ->> 'names', ' FROM ONLY ', t.item ->> 'table', ' WHERE ' || (t.item ->> 'filter')), ';' ORDER BY t.place)
         FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)));
     FOREACH v_table IN ARRAY p_tables LOOP
-        EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)',
-            v_table ->> 'table', v_table ->> 'names', v_table ->> 'names', v_table ->> 'types')
+        EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', v_table ->> 'table',
+            v_table ->> 'into', v_table ->> 'types')
           USING 'zodan_source'::text;
         GET DIAGNOSTICS v_rows = ROW_COUNT;
         v_copied := v_copied + v_rows;

@@ -51,6 +51,12 @@ ALTER TABLE dropped ADD COLUMN d text DEFAULT 'later';
 CREATE TABLE keyless (v text);
 INSERT INTO keyless SELECT 'same' FROM generate_series(1, 40);
 CREATE TABLE empty (id int PRIMARY KEY);
+CREATE TABLE bare ();
+INSERT INTO bare DEFAULT VALUES;
+INSERT INTO bare DEFAULT VALUES;
+CREATE TABLE bared (a int);
+INSERT INTO bared SELECT i FROM generate_series(1, 60000) i;
+ALTER TABLE bared DROP COLUMN a;
 CREATE TABLE parted (id int, k text, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
 CREATE TABLE parted_a PARTITION OF parted FOR VALUES IN ('a') PARTITION BY RANGE (id);
 CREATE TABLE parted_a1 PARTITION OF parted_a FOR VALUES FROM (0) TO (50);
@@ -87,6 +93,8 @@ _TABLES = (
     "dropped",
     "keyless",
     "empty",
+    "bare",
+    "bared",
     "parted",
     "parted_a1",
     "parted_a2",
@@ -121,7 +129,7 @@ def _make(make_cluster: MakeCluster) -> Cluster:
         if not _generates(cluster["n1"]):
             connection.execute("ALTER TABLE made ALTER twice DROP EXPRESSION")
     for table in _TABLES:
-        set_name = "default_insert_only" if table == "keyless" else "default"
+        set_name = "default_insert_only" if table in {"keyless", "bare", "bared"} else "default"
         cluster["n1"].execute(
             "SELECT spock.repset_add_table(%(set)s, %(table)s) WHERE NOT EXISTS"
             " (SELECT FROM spock.tables WHERE relid = %(table)s::regclass AND set_name = %(set)s)",
@@ -143,7 +151,8 @@ def _analyzed(node: Node) -> list[str]:
             "SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema|spock|pglogical|zodan)'"
             " AND c.relname <> 'empty' AND (c.reltuples <= 0 OR NOT EXISTS (SELECT FROM pg_statistic s"
-            " WHERE s.starelid = c.oid)) ORDER BY 1"
+            " WHERE s.starelid = c.oid) AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid"
+            " AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY 1"
         )
     ]
 
@@ -172,6 +181,8 @@ def test_every_kind(make_cluster: MakeCluster, jobs: int) -> None:
     assert _analyzed(n2) == []
     copied = n2.execute("SELECT sum(rows) FROM zodan.unit WHERE phase_name = 'copied'")[0][0]
     assert copied == sum(n1.execute(f"SELECT count(*) FROM ONLY {table}")[0][0] for table in _TABLES)
+    found = n2.execute("SELECT table_name, result, why FROM zodan.verify(%(dsn)s)", {"dsn": n1.dsn()})
+    assert [each for each in found if each[1] != "equal"] == []
     # What came keeps moving, in both directions, whatever key it has.
     n1.execute("UPDATE large SET a = -1 WHERE id < 100")
     n2.execute("DELETE FROM parted WHERE id < 20")

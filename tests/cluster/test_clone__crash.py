@@ -122,7 +122,7 @@ def test_a_call_in_psql_goes_on_from_there(cluster: Cluster) -> None:
 def _break_join(cluster: Cluster, point: str, ending: str) -> None:
     place = make_place(cluster)
     before = _streams(cluster)
-    with Writers(cluster.members, series=next(_SERIES), pause_s=0) as writers:
+    with Writers(cluster.members, series=next(_SERIES)) as writers:
         _kill_at(cluster, place, "start")
         HeldCall(place, point, "spock.add_node", _join_by_hand(cluster, place)).kill()
         ended = clone(cluster["n1"], place, *(["--rollback"] if ending == "rollback" else []))
