@@ -136,9 +136,42 @@ def _break_join(cluster: Cluster, point: str, ending: str) -> None:
         assert _streams(cluster) == before
 
 
-@pytest.mark.parametrize(("point", "ending"), [("after 10", "rollback"), ("before 17", "resume")])
+@pytest.mark.parametrize(("point", "ending"), [("after 27", "rollback"), ("before 17", "resume")])
 def test_a_join_that_is_killed(cluster: Cluster, point: str, ending: str) -> None:
     _break_join(cluster, point, ending)
+
+
+def test_a_clone_that_has_joined_is_not_taken_back(cluster: Cluster) -> None:
+    place = make_place(cluster)
+    _kill_at(cluster, place, "join")
+    for stopped in (False, True):
+        if stopped:
+            place.stop()
+        ended = clone(cluster["n1"], place, "--rollback", "--empty-pgdata")
+        assert ended.code != 0
+        assert ("does not run" if stopped else "n3 has joined") in ended.err
+    place.start()
+    assert clone(cluster["n1"], place).code == 0
+    assert not record_of(place).exists()
+    _leave(cluster, place)
+
+
+def test_a_server_that_was_started_may_have_joined_since(cluster: Cluster) -> None:
+    place = make_place(cluster)
+    before = _streams(cluster)
+    _kill_at(cluster, place, "start")
+    place.stop()
+    ended = clone(cluster["n1"], place, "--rollback")
+    assert ended.code != 0
+    assert "does not run" in ended.err
+    place.start()
+    assert clone(cluster["n1"], place, "--rollback", "--empty-pgdata").code == 0
+    assert _streams(cluster) == before
+    # One that never came up has not.
+    ended = clone(cluster["n1"], place, "--start-command", "exit 1")
+    assert ended.code != 0
+    assert clone(cluster["n1"], place, "--rollback", "--empty-pgdata").code == 0
+    assert _streams(cluster) == before
 
 
 def _find_step(cluster: Cluster, place: Node, phase: str) -> int:

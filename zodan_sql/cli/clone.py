@@ -29,7 +29,7 @@ from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.client import journal
 from zodan_sql.cloning.clone import Clone, Request
-from zodan_sql.errors import caller_error
+from zodan_sql.errors import ZodanError, caller_error
 
 _HOOK = "ZODAN_CLONE_HOOK"
 
@@ -166,12 +166,18 @@ def clone(
 
 
 def _roll_back(screen: Screen, cloned: Clone, new_dsn: str, new: str, verbose: bool) -> None:
-    """Undo the join, if it began, then the clone."""
-    number = cloned.find_join(lambda: journal.find_unfinished(new_dsn, "add_node", new))
-    if number is not None:
-        called = Call(new_dsn, "rollback", new, number, "zodan")
-        run(screen, called, {"p_operation": number}, {}, verbose)
-    cloned.roll_back(had_joined=number is not None)
+    """Undo the join, if it began, then the clone. Raises ZodanError (ZD007) if the join is done."""
+    found = cloned.find_join(lambda: journal.find_newest(new_dsn, "add_node", new))
+    if found is not None and found.state == "done":
+        raise ZodanError(
+            f"{new} has joined",
+            sqlstate="ZD007",
+            hint="Call again without --rollback to end the clone; then remove the node: zodan-sql remove-node.",
+        )
+    if found is not None and not found.has_ended:
+        called = Call(new_dsn, "rollback", new, found.number, "zodan")
+        run(screen, called, {"p_operation": found.number}, {}, verbose)
+    cloned.roll_back(had_joined=found is not None)
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, str]:

@@ -62,6 +62,11 @@ class Operation:
     took_s: float | None
     error: str | None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it can neither go on nor be rolled back."""
+        return self.state in ("done", "rolled back", "given up")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -120,6 +125,15 @@ def steps(dsn: str, number: int) -> list[Step]:
 def units(dsn: str, number: int) -> list[Unit]:
     """Return what an operation copied, built and analyzed, in the order of its plan."""
     return read_rows(dsn, _UNITS, {"number": number}, Unit)
+
+
+def find_newest(dsn: str, kind: str, node: str) -> Operation | None:
+    """Return the last operation of a kind on a node, whatever became of it; None if there is none, or no journal."""
+    with connect(dsn) as connection:
+        if connection.execute("SELECT pg_catalog.to_regclass('zodan.operation') IS NULL").fetchone() == (True,):
+            return None
+        found = [each for each in read_operations(connection) if (each.kind, each.node) == (kind, node)]
+    return found[-1] if found else None
 
 
 def find_unfinished(dsn: str, kind: str, node: str) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 
 from zodan_sql.client.connection import connect, parse_dsn
+from zodan_sql.client.journal import Operation
 from zodan_sql.cloning import base_backup, checks, fence, strip
 from zodan_sql.cloning.host import Host, empty, find_host, is_empty, run_shell
 from zodan_sql.cloning.quarantine import Quarantine, Recovery, Server
@@ -133,15 +134,18 @@ class Clone:
                     self._do(record, step, work)
         return record
 
-    def find_join(self, find: Callable[[], int | None]) -> int | None:
-        """Return the number of the join if one has begun; ``find`` looks in the new node's journal.
+    def find_join(self, find: Callable[[], Operation | None]) -> Operation | None:
+        """Return the join, if one has begun or was made since; ``find`` looks in the new node's journal.
 
-        Raises ZodanError (ZD101) if its server does not run.
+        Raises ZodanError (ZD101) if its server has run and does not run now.
         """
         record = self._load()
-        if record is None or "start" not in record.done:
+        if record is None or "settle" not in record.done:
             return None
         if not self.host.is_running(self._request.pgdata):
+            # Whoever started it may have called the join too.
+            if "start" not in record.done and self._read_rest() == record.rested:
+                return None
             raise ZodanError(
                 f"the server of {record.new} does not run, and only there it is known how far the join is",
                 sqlstate="ZD101",
@@ -282,6 +286,7 @@ class Clone:
             if fence.read_setting(self._request.pgdata, name):
                 settings[name] = ""
         fence.settle(self._request.pgdata, settings | dict(self._request.settings), self.host)
+        record.rested = self._read_rest()
 
     def _start(self, record: Record) -> None:
         if not self.host.is_running(self._request.pgdata):
@@ -381,6 +386,11 @@ class Clone:
             # What is fetched has to reach beyond the slot.
             self._source.archive(_ARCHIVED_S)
         return Recovery(record.timeline, command)
+
+    def _read_rest(self) -> str:
+        """Return where the copy's server was last shut down; something else while it runs, or if it crashed."""
+        control = self.host.control_data(self._request.pgdata)
+        return f"{control.get('Database cluster state')} at {control.get('Latest checkpoint location')}"
 
     def _quarantine(self) -> Quarantine:
         return Quarantine(self.host, self._request.pgdata, self.facts.role, self.facts.dbname, self.facts.settings)

@@ -44,6 +44,8 @@ class Record:
     source_started: int = 0
     #: How far the copy goes.
     lsn: str = ""
+    #: Where the copy's server was last shut down, before it is started as a server of its own.
+    rested: str = ""
     #: The steps that are done, and when.
     done: dict[str, str] = field(default_factory=dict)
     #: How many seconds each took, the last time it was tried.
