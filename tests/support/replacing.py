@@ -78,7 +78,7 @@ def note_replaced(cluster: Cluster, old: Node, new: Node) -> None:
 
 
 def check_replaced(cluster: Cluster, *old: Node) -> None:
-    """Check that all members have the same rows, that nothing is left of the old nodes, and that nothing was discarded."""
+    """Check that members have equal rows, that nothing is left of the old nodes, and that nothing was discarded."""
     cluster.wait_replicating()
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, TABLES)

@@ -14,7 +14,9 @@ IN_SPOCK = ("add_node", "remove_node", "health_check")
 ONE_OF_EACH_SCRIPT = ("add_node", "remove_node")
 
 #: The functions of schema zodan with the documented parameters, without p_. Lint allows no others there.
-WITH_DOCUMENTED_PARAMETERS = frozenset({"plan_add_node", "plan_remove_node", "plan_replace_node", "checks", "topology", "verify"})
+WITH_DOCUMENTED_PARAMETERS = frozenset(
+    {"plan_add_node", "plan_remove_node", "plan_replace_node", "checks", "topology", "verify"}
+)
 
 #: What the reference explains one by one, by heading: every routine that a person has a reason to call.
 FOR_PEOPLE = {

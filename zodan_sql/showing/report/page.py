@@ -19,7 +19,12 @@ from zodan_sql.showing.report.axis import Axis
 from zodan_sql.showing.report.record import Record, RecordedStep
 from zodan_sql.words import size, span
 
-_KINDS = {"add_node": "Adding node {}", "remove_node": "Removing node {}", "mend": "Removing leftovers from the {}"}
+_KINDS = {
+    "add_node": "Adding node {}",
+    "remove_node": "Removing node {}",
+    "replace_node": "Replacing a node by {}",
+    "mend": "Removing leftovers from the {}",
+}
 
 
 def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream] | None = None, why: str = "") -> str:
