@@ -57,10 +57,10 @@ BEGIN
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
     -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
-    -- the number of this one, and no samples or no units.
+    -- the number of this one, and no samples, no units or nothing compared.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
-            OR pg_catalog.to_regclass('zodan.unit') IS NULL THEN
+            OR pg_catalog.to_regclass('zodan.unit') IS NULL OR pg_catalog.to_regclass('zodan.compared') IS NULL THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -2542,20 +2542,20 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
 'The journal: the plan of each operation, one row per step, with its progress. Steps of one phase run at the same
-time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that
-it concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword
-them. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is
-ever stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy
-says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
-rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
-tried again. fresh: runs again in each call. swift: holds others up, so it fails at once if its node is lost, and
-once done it stands for all steps before it. passed: once all steps of this policy are done, a resume runs none before
-them again. budget is how long until_sql may see no progress. units says of a step
-whose work is in zodan.unit how it is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of
-them may read, if that is limited; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that
-each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was lost;
-load_sql, a look at what that node carries; max_lag, how far a peer may lag behind it. waiting_for is what holds a step
-up, as far as it is known.';
+time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that it
+concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword them.
+Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever
+stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy says what
+is special about a step. once: not repeated after it is done. final: from there on the operation cannot be rolled back.
+guarded: not undone if users have written on the new node. again: runs again before a later group is tried again. fresh:
+runs again in each call. swift: holds others up, so it fails at once if its node is lost, and once done it stands for
+all steps before it. passed: once all steps of this policy are done, a resume runs none before them again. budget is how
+long until_sql may see no progress. units says of a step whose work is in zodan.unit how it is done: lanes, how many
+sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited; lane_sql, what prepares
+one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot of; clear_sql, what
+empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries; max_lag, how far a
+peer may lag behind it. Of a step that compares rows, what it found is in zodan.compared, and units says: compare, the
+nodes; sets, the replication sets; lanes and max_lag. waiting_for is what holds a step up, as far as it is known.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2666,6 +2666,62 @@ again. files is an object of the tables'' oids and the numbers of their files on
 the last snapshot in which they were the same. follows is the bundle of the phase beside it that has to be done
 first.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
+
+CREATE TABLE IF NOT EXISTS zodan.compared (
+    operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE,
+    phase_name text NOT NULL,
+    table_name text NOT NULL,
+    number int NOT NULL,
+    row_key jsonb,
+    result text NOT NULL CHECK (result IN ('equal', 'different', 'undecided')),
+    compared bigint,
+    equal bigint,
+    different bigint,
+    undecided bigint,
+    seconds numeric,
+    why text,
+    nodes jsonb,
+    print text,
+    compared_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (operation_id, phase_name, table_name, number)
+);
+DO $zodan$
+DECLARE
+    v_column text;
+BEGIN
+    FOR v_column IN
+        SELECT c.column FROM (VALUES
+            (1, $column$operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE$column$),
+            (2, $column$phase_name text NOT NULL$column$),
+            (3, $column$table_name text NOT NULL$column$),
+            (4, $column$number int NOT NULL$column$),
+            (5, $column$row_key jsonb$column$),
+            (6, $column$result text NOT NULL CHECK (result IN ('equal', 'different', 'undecided'))$column$),
+            (7, $column$compared bigint$column$),
+            (8, $column$equal bigint$column$),
+            (9, $column$different bigint$column$),
+            (10, $column$undecided bigint$column$),
+            (11, $column$seconds numeric$column$),
+            (12, $column$why text$column$),
+            (13, $column$nodes jsonb$column$),
+            (14, $column$print text$column$),
+            (15, $column$compared_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()$column$)
+        ) AS c(place, "column")
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                            WHERE a.attrelid = 'zodan.compared'::regclass
+                                AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+         ORDER BY c.place
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE zodan.compared ADD COLUMN %s', v_column);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON TABLE zodan.compared IS
+'What the steps that compare rows found, by operation, the name of the step''s phase, and table. The row of number 0 is
+about the table, the others about rows that are different or undecided; the other columns are those of zodan.verify.
+print is a digest of what was compared: the nodes and how each has the table. A call that resumes the operation does not
+compare a table again that was equal 1 day ago or less, while its print is the same.';
+REVOKE ALL ON TABLE zodan.compared FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
     p_kind text,
@@ -2829,8 +2885,8 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
-pending, because the cluster and not the journal says what is done; results stay.
-Not repeated once they are done: a step of policy once, and all up to the last of policy passed. */
+pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
+step of policy once, and all up to the last of policy passed. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
@@ -2841,8 +2897,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
 'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
-pending, because the cluster and not the journal says what is done; results stay.
-Not repeated once they are done: a step of policy once, and all up to the last of policy passed.';
+pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
+step of policy once, and all up to the last of policy passed.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replace_rest(
@@ -2970,14 +3026,16 @@ CREATE OR REPLACE FUNCTION zodan.set_limits(p_operation bigint, p_limits jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null. */
+/* Sets the limits of a copy or a comparison that goes on, p_limits as zodan.prepare_join has them, except those that
+are null. */
 BEGIN
     UPDATE zodan.step AS s SET units = s.units || pg_catalog.jsonb_strip_nulls(p_limits)
-     WHERE s.operation_id = p_operation AND s.units ? 'snapshot';
+     WHERE s.operation_id = p_operation AND s.units ?| '{snapshot,compare}';
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.set_limits IS
-'Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null.';
+'Sets the limits of a copy or a comparison that goes on, p_limits as zodan.prepare_join has them, except those that
+are null.';
 REVOKE ALL ON FUNCTION zodan.set_limits FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_wait(p_operation bigint, p_ordinal int, p_waiting_for text)
@@ -3100,6 +3158,63 @@ COMMENT ON FUNCTION zodan.gather_cluster IS
 until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing
 is read again; what p_known says of a node goes before what others say. The connections stay open.';
 REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_pause(
+    p_load jsonb,
+    p_seen jsonb,
+    p_max_lag interval,
+    p_source text,
+    p_at timestamptz
+)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
+paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
+80 per cent, and until it is below 70; the copy's own slot only gets free by
+going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
+which trail remembers: PostgreSQL learns nothing of a peer that does not answer. */
+DECLARE
+    v_at float8 := extract(epoch FROM p_at);
+    v_lag float8 := extract(epoch FROM p_max_lag);
+    v_trail jsonb := coalesce(p_load -> 'trail', '[]');
+    v_then pg_lsn;
+    v_found record;
+BEGIN
+    IF v_lag IS NOT NULL THEN
+        IF coalesce((v_trail #>> '{-1,at}')::float8 + v_lag / 20 <= v_at, true) THEN
+            v_trail := v_trail || pg_catalog.jsonb_build_object('at', v_at, 'lsn', p_seen -> 'lsn');
+        END IF;
+        WHILE (v_trail #>> '{1,at}')::float8 <= v_at - v_lag LOOP
+            v_trail := v_trail - 0;
+        END LOOP;
+        v_then := CASE WHEN (v_trail #>> '{0,at}')::float8 <= v_at - v_lag THEN (v_trail #>> '{0,lsn}')::pg_lsn END;
+    END IF;
+    SELECT f.* INTO v_found FROM (
+        SELECT 1 AS place, s.part, 'slot ' || s.name AS holder, pg_catalog.format(
+                   'slot "%s" on node "%s", which holds %s %% of max_slot_wal_keep_size%s', s.name, p_source, s.part,
+                   CASE WHEN NOT s.active THEN ', and which nobody reads' ELSE '' END) AS what
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'slots') AS s(name text, own boolean, active boolean, part numeric)
+         WHERE NOT s.own AND (s.part > 80
+               OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name)
+        UNION ALL
+        SELECT 2, p.lag::numeric, 'peer ' || p.name, pg_catalog.format(
+                   'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
+                   pg_catalog.pg_size_pretty((p_seen ->> 'lsn')::pg_lsn - p.lsn))
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'peers') AS p(name text, lsn pg_lsn, lag float8)
+         WHERE p.lsn < v_then OR p.lag > v_lag) AS f
+     ORDER BY f.place, f.part DESC NULLS LAST, f.holder
+     LIMIT 1;
+    RETURN p_load || pg_catalog.jsonb_build_object('paused', v_found.what, 'by', v_found.holder, 'trail', v_trail);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_pause IS
+'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
+paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
+80 per cent, and until it is below 70; the copy''s own slot only gets free by
+going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
+which trail remembers: PostgreSQL learns nothing of a peer that does not answer.';
+REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
 RETURNS zodan.check_result
@@ -3435,6 +3550,8 @@ DECLARE
         (17, 'lanes',
             'jsonb'),
         (18, 'load',
+            'jsonb'),
+        (19, 'compared',
             'jsonb')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
@@ -3490,7 +3607,7 @@ BEGIN
     CREATE TYPE zodan.job AS (
         stage text, sent boolean, found boolean, cancelled boolean, deadline timestamptz, next timestamptz, pause float8,
     since timestamptz, progress jsonb, sample jsonb, sample_due timestamptz, result jsonb, answer jsonb, blockers text,
-    told_due timestamptz, told_after interval, lanes jsonb, load jsonb);
+    told_due timestamptz, told_after interval, lanes jsonb, load jsonb, compared jsonb);
 END
 $zodan$;
 COMMENT ON TYPE zodan.job IS
@@ -3499,7 +3616,7 @@ the node (sent), whether the step turned out to be done already (found), whether
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
 what holds it up, when to report that next and after how long, and, if its work is in zodan.unit, its lanes and what
-zodan.judge_load knows of the source.';
+zodan.judge_load knows of the source; of a comparison of rows, its state.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -4354,63 +4471,6 @@ COMMENT ON FUNCTION zodan.look_at_units IS
 without until_sql at once. What it saw is the progress of the step''s job.';
 REVOKE ALL ON FUNCTION zodan.look_at_units FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.find_pause(
-    p_load jsonb,
-    p_seen jsonb,
-    p_max_lag interval,
-    p_source text,
-    p_at timestamptz
-)
-RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE
-AS $zodan$
-/* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
-paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
-80 per cent, and until it is below 70; the copy's own slot only gets free by
-going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
-which trail remembers: PostgreSQL learns nothing of a peer that does not answer. */
-DECLARE
-    v_at float8 := extract(epoch FROM p_at);
-    v_lag float8 := extract(epoch FROM p_max_lag);
-    v_trail jsonb := coalesce(p_load -> 'trail', '[]');
-    v_then pg_lsn;
-    v_found record;
-BEGIN
-    IF v_lag IS NOT NULL THEN
-        IF coalesce((v_trail #>> '{-1,at}')::float8 + v_lag / 20 <= v_at, true) THEN
-            v_trail := v_trail || pg_catalog.jsonb_build_object('at', v_at, 'lsn', p_seen -> 'lsn');
-        END IF;
-        WHILE (v_trail #>> '{1,at}')::float8 <= v_at - v_lag LOOP
-            v_trail := v_trail - 0;
-        END LOOP;
-        v_then := CASE WHEN (v_trail #>> '{0,at}')::float8 <= v_at - v_lag THEN (v_trail #>> '{0,lsn}')::pg_lsn END;
-    END IF;
-    SELECT f.* INTO v_found FROM (
-        SELECT 1 AS place, s.part, 'slot ' || s.name AS holder, pg_catalog.format(
-                   'slot "%s" on node "%s", which holds %s %% of max_slot_wal_keep_size%s', s.name, p_source, s.part,
-                   CASE WHEN NOT s.active THEN ', and which nobody reads' ELSE '' END) AS what
-          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'slots') AS s(name text, own boolean, active boolean, part numeric)
-         WHERE NOT s.own AND (s.part > 80
-               OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name)
-        UNION ALL
-        SELECT 2, p.lag::numeric, 'peer ' || p.name, pg_catalog.format(
-                   'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
-                   pg_catalog.pg_size_pretty((p_seen ->> 'lsn')::pg_lsn - p.lsn))
-          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'peers') AS p(name text, lsn pg_lsn, lag float8)
-         WHERE p.lsn < v_then OR p.lag > v_lag) AS f
-     ORDER BY f.place, f.part DESC NULLS LAST, f.holder
-     LIMIT 1;
-    RETURN p_load || pg_catalog.jsonb_build_object('paused', v_found.what, 'by', v_found.holder, 'trail', v_trail);
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.find_pause IS
-'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
-paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
-80 per cent, and until it is below 70; the copy''s own slot only gets free by
-going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
-which trail remembers: PostgreSQL learns nothing of a peer that does not answer.';
-REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.tell_waiters(p_load jsonb, p_seen jsonb, p_step zodan.step)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -4608,9 +4668,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_job(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
-its own it may take as long as a wait may see no progress. */
+/* Moves a step on by one notch, and returns its job; only a comparison of rows, alone in its phase, takes about a
+second. A step whose done_sql says so is done; otherwise its statement runs, then until_sql is polled. A statement past
+its budget is cancelled; without a budget of its own it may take as long as a wait may see no progress. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_budget interval := coalesce(p_step.budget, zodan.read_patience());
@@ -4618,7 +4678,9 @@ DECLARE
         ELSE p_step.until_sql END;
     v_answer jsonb;
 BEGIN
-    IF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
+    IF p_step.units ? 'compare' AND p_job.stage = 'until' THEN
+        RETURN zodan.advance_compared(p_job, p_step, p_dsns);
+    ELSIF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
         RETURN zodan.advance_units(p_job, p_step, p_dsns, p_results);
     ELSIF p_job.sent THEN
         RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
@@ -4642,9 +4704,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
-'Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
-its own it may take as long as a wait may see no progress.';
+'Moves a step on by one notch, and returns its job; only a comparison of rows, alone in its phase, takes about a
+second. A step whose done_sql says so is done; otherwise its statement runs, then until_sql is polled. A statement past
+its budget is cancelled; without a budget of its own it may take as long as a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
@@ -4792,7 +4854,8 @@ BEGIN
             v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
             v_before := v_jobs[v_index];
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
-            IF (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
+            IF v_jobs[v_index].compared IS NOT NULL
+               OR (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
                 v_moved := pg_catalog.clock_timestamp();
             END IF;
             v_jobs[v_index] := zodan.record_look(v_steps[v_index], v_before, v_jobs[v_index]);
@@ -5485,7 +5548,7 @@ BEGIN
     -- How many sessions copy side by side, and how fast, may change on the way.
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(p_arguments - c_free) AS a(key, value)
                 WHERE a.value <> 'null' AND a.value IS DISTINCT FROM
-                      ('{"structure": "spock", "copy": "rows"}' || v_operation.arguments) -> a.key) THEN
+                      ('{"structure": "spock", "copy": "rows", "verify": false}' || v_operation.arguments) -> a.key) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -11763,6 +11826,28 @@ COMMENT ON FUNCTION zodan.plan_prove IS
 both directions: a sync event on every node, applied at the other end. Those of the members were sent before.';
 REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.plan_verify(p_cluster jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the step that compares the rows of all members and the new node, in a phase of its own: it fails with ZD404 if
+rows are different, with ZD405 if rows are undecided. p_cluster has source, new, members, sets, lanes and max_lag. */
+DECLARE
+    v_nodes jsonb := (p_cluster -> 'members') || (p_cluster -> 'new');
+BEGIN
+    RETURN NEXT zodan.make_step('verify', p_cluster ->> 'new', pg_catalog.format('compare the rows of %s',
+            (SELECT pg_catalog.string_agg(n.name, ', ' ORDER BY n.place)
+               FROM pg_catalog.jsonb_array_elements_text(v_nodes) WITH ORDINALITY AS n(name, place))),
+        p_kind := 'verify', p_units := pg_catalog.jsonb_build_object('stage', 'verify', 'compare', v_nodes,
+            'sets', pg_catalog.to_jsonb(zodan.list_sets(p_cluster, p_cluster ->> 'source')),
+            'lanes', (p_cluster ->> 'lanes')::int, 'max_lag', p_cluster ->> 'max_lag'));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_verify IS
+'Returns the step that compares the rows of all members and the new node, in a phase of its own: it fails with ZD404 if
+rows are different, with ZD405 if rows are undecided. p_cluster has source, new, members, sets, lanes and max_lag.';
+REVOKE ALL ON FUNCTION zodan.plan_verify FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_finish(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -11817,9 +11902,10 @@ BEGIN
         UNION ALL SELECT * FROM zodan.plan_flip(p_cluster)
         UNION ALL SELECT * FROM zodan.plan_return(p_cluster, p_patience)
         UNION ALL SELECT * FROM zodan.plan_prove(p_cluster, p_patience)
+        UNION ALL SELECT * FROM zodan.plan_verify(p_cluster) WHERE (p_cluster ->> 'verify')::boolean
         UNION ALL SELECT * FROM zodan.plan_finish(p_cluster, p_patience)) AS s;
     RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
-        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,analyzed,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,tidy}') AS n);
+        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,analyzed,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,verify,tidy}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
@@ -12131,6 +12217,7 @@ SELECT (SELECT pg_catalog.jsonb_build_object('lanes', coalesce(pg_catalog.max((s
        || pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 'new', o.node,
            'structure', coalesce(nullif(o.arguments ->> 'copy', 'rows'), o.arguments ->> 'structure', 'spock'),
            'clone', coalesce(o.arguments ->> 'copy' = 'present', false),
+           'verify', coalesce((o.arguments ->> 'verify')::boolean, false),
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
            'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
                FILTER (WHERE m.name <> o.arguments ->> 'src_node_name'), '[]'))
@@ -12152,9 +12239,9 @@ CREATE OR REPLACE FUNCTION zodan.replan_join(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Plans an unfinished join, or a replacement whose new node has not joined, again without the members of p_gone.
-Undoes at once what was made for them on nodes that were reached; what was done for the others stays done, and its results are kept. Errors: ZD113 the source is gone;
-ZD200 something could not be undone. */
+/* Plans an unfinished join, or a replacement whose new node has not joined, again without the members of p_gone. Undoes
+at once what was made for them on nodes that were reached; what was done for the others stays done, and its results are
+kept. Errors: ZD113 the source is gone; ZD200 something could not be undone. */
 DECLARE
     v_operation zodan.operation;
     v_join jsonb;
@@ -12210,9 +12297,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replan_join IS
-'Plans an unfinished join, or a replacement whose new node has not joined, again without the members of p_gone.
-Undoes at once what was made for them on nodes that were reached; what was done for the others stays done, and its results are kept. Errors: ZD113 the source is gone;
-ZD200 something could not be undone.';
+'Plans an unfinished join, or a replacement whose new node has not joined, again without the members of p_gone. Undoes
+at once what was made for them on nodes that were reached; what was done for the others stays done, and its results are
+kept. Errors: ZD113 the source is gone; ZD200 something could not be undone.';
 REVOKE ALL ON FUNCTION zodan.replan_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.examine_join(
@@ -12225,6 +12312,7 @@ CREATE OR REPLACE FUNCTION zodan.examine_join(
     p_structure text,
     p_copy text,
     p_limits jsonb,
+    p_verify boolean,
     p_lock boolean,
     OUT p_facts jsonb,
     OUT p_cluster jsonb,
@@ -12234,9 +12322,9 @@ CREATE OR REPLACE FUNCTION zodan.examine_join(
 LANGUAGE plpgsql
 AS $zodan$
 /* Surveys the cluster for a join, takes its lock if asked to and runs the preconditions. p_limits has what the copy is
-to keep to: max_rate, max_lag. Returns everybody's facts, the cluster as zodan.plan_join needs it described, the
-connection strings and the checks. Leaves the connections open. Errors: those of zodan.survey_join, zodan.lock_members
-and zodan.judge_checks. */
+to keep to: max_rate, max_lag; p_verify adds the comparison of rows. Returns everybody's facts, the cluster as
+zodan.plan_join needs it described, the connection strings and the checks. Leaves the connections open. Errors: those of
+zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
     v_members jsonb;
@@ -12260,7 +12348,8 @@ BEGIN
     END IF;
     v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
         zodan.choose_lanes(v_survey.p_facts, pg_catalog.jsonb_build_array(v_survey.p_join -> 'source', v_survey.p_join -> 'new'),
-            p_jobs), 'structure', CASE p_copy WHEN 'present' THEN p_copy ELSE p_structure END, 'clone', p_copy = 'present') || p_limits;
+            p_jobs), 'structure', CASE p_copy WHEN 'present' THEN p_copy ELSE p_structure END, 'clone', p_copy = 'present',
+        'verify', p_verify) || p_limits;
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
@@ -12277,9 +12366,9 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.examine_join IS
 'Surveys the cluster for a join, takes its lock if asked to and runs the preconditions. p_limits has what the copy is
-to keep to: max_rate, max_lag. Returns everybody''s facts, the cluster as zodan.plan_join needs it described, the
-connection strings and the checks. Leaves the connections open. Errors: those of zodan.survey_join, zodan.lock_members
-and zodan.judge_checks.';
+to keep to: max_rate, max_lag; p_verify adds the comparison of rows. Returns everybody''s facts, the cluster as
+zodan.plan_join needs it described, the connection strings and the checks. Leaves the connections open. Errors: those of
+zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.examine_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_join(
@@ -12295,6 +12384,7 @@ CREATE OR REPLACE FUNCTION zodan.prepare_join(
     p_structure text,
     p_copy text,
     p_limits jsonb,
+    p_verify boolean,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
     OUT p_dsns jsonb,
@@ -12316,7 +12406,7 @@ BEGIN
         END IF;
     END IF;
     SELECT * INTO v_found FROM zodan.examine_join(p_source, p_source_dsn, p_new, p_new_dsn, p_roles, p_jobs, p_structure,
-        p_copy, p_limits, p_lock);
+        p_copy, p_limits, p_verify, p_lock);
     p_dsns := v_found.p_dsns;
     p_checks := v_found.p_checks;
     p_plan := zodan.plan_join(v_found.p_cluster, p_location, p_country, p_info, zodan.read_patience());
@@ -12341,7 +12431,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_add_node(
     structure text DEFAULT 'spock',
     max_rate bigint DEFAULT NULL,
     max_lag interval DEFAULT NULL,
-    copy text DEFAULT 'rows'
+    copy text DEFAULT 'rows',
+    verify boolean DEFAULT false
 )
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql
@@ -12360,7 +12451,7 @@ BEGIN
     SELECT p.p_plan INTO v_plan
       FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country,
                new_node_info, roles, jobs, structure, copy,
-               pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag), false) AS p;
+               pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag), verify, false) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
@@ -12423,7 +12514,8 @@ CREATE OR REPLACE PROCEDURE spock.add_node(
     structure text DEFAULT 'spock',
     max_rate bigint DEFAULT NULL,
     max_lag interval DEFAULT NULL,
-    copy text DEFAULT 'rows'
+    copy text DEFAULT 'rows',
+    verify boolean DEFAULT false
 )
 LANGUAGE plpgsql
 AS $zodan$
@@ -12435,13 +12527,15 @@ indexes of what is copied; by default as many as source and new node have proces
 8 at most. structure says who brings the structure: spock, or present if it is on the new node
 already; it is then compared with the source's before a row is copied, all tables must be empty, and the new node's
 Spock may be newer than the members'. copy says who brings the rows: rows, or present if the new node is a physical
-copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of
-tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
-while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
-changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag
-stay as they were unless given. Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110 another
-operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
-budget. */
+copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables
+a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a
+peer lags further behind the source; NULL means any lag. verify compares the rows of all nodes at the end, as
+zodan.verify does, also with jobs sessions on each, and pausing for max_lag; what it finds is in zodan.compared. verb
+prints every step; dry_run prints the plan and changes nothing. When called again after an interruption, it continues
+where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors: ZD0nn caller's mistake, ZD100
+preconditions not met (all named), ZD110 another operation is under way, ZD114 the structures differ, ZD2nn a step
+failed on a node, ZD3nn a wait ran out of its budget, ZD4nn the node has joined, and something is left, such as ZD404:
+rows are different. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -12451,7 +12545,7 @@ DECLARE
     v_arguments jsonb := pg_catalog.jsonb_build_object('src_node_name', src_node_name,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
         'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate,
-        'max_lag', max_lag, 'copy', copy);
+        'max_lag', max_lag, 'copy', copy, 'verify', verify);
     v_limits jsonb := pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag);
 BEGIN
     PERFORM zodan.check_jobs(jobs);
@@ -12472,7 +12566,7 @@ BEGIN
     ELSE
         SELECT p.p_plan, p.p_dsns, p.p_checks INTO v_plan, v_dsns, v_checks
           FROM zodan.prepare_join(src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location,
-                   new_node_country, new_node_info, roles, jobs, structure, copy, v_limits, NOT dry_run) AS p;
+                   new_node_country, new_node_info, roles, jobs, structure, copy, v_limits, verify, NOT dry_run) AS p;
         IF dry_run THEN
             PERFORM zodan.close_connections();
             PERFORM zodan.show_plan(v_plan, verb);
@@ -12497,13 +12591,15 @@ indexes of what is copied; by default as many as source and new node have proces
 8 at most. structure says who brings the structure: spock, or present if it is on the new node
 already; it is then compared with the source''s before a row is copied, all tables must be empty, and the new node''s
 Spock may be newer than the members''. copy says who brings the rows: rows, or present if the new node is a physical
-copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of
-tables a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy
-while a peer lags further behind the source; NULL means any lag. verb prints every step; dry_run prints the plan and
-changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and max_lag
-stay as they were unless given. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110 another
-operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
-budget.';
+copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables
+a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a
+peer lags further behind the source; NULL means any lag. verify compares the rows of all nodes at the end, as
+zodan.verify does, also with jobs sessions on each, and pausing for max_lag; what it finds is in zodan.compared. verb
+prints every step; dry_run prints the plan and changes nothing. When called again after an interruption, it continues
+where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors: ZD0nn caller''s mistake, ZD100
+preconditions not met (all named), ZD110 another operation is under way, ZD114 the structures differ, ZD2nn a step
+failed on a node, ZD3nn a wait ran out of its budget, ZD4nn the node has joined, and something is left, such as ZD404:
+rows are different.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE OR REPLACE PROCEDURE spock.health_check(
@@ -12989,38 +13085,6 @@ COMMENT ON TYPE zodan.verify_result IS
 'What a comparison of rows found, as zodan.verify returns it: about a table, where row_key is NULL, or about a row that
 is different or undecided.';
 
-CREATE OR REPLACE FUNCTION zodan.ask_nodes(p_query text, p_dsns jsonb)
-RETURNS jsonb
-LANGUAGE plpgsql
-AS $zodan$
-/* Runs one query, which returns one row, on every node of p_dsns over the open connections, and returns the rows by
-node. Errors: ZD200 it fails on a node. */
-DECLARE
-    v_answers jsonb;
-    v_node text;
-    v_answer jsonb;
-BEGIN
-    v_answers := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(k.node, p_query)
-        FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node)), p_dsns);
-    SELECT a.key, a.value INTO v_node, v_answer
-      FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) WHERE NOT (a.value ->> 'ok')::boolean LIMIT 1;
-    IF v_node IS NOT NULL THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD200',
-            MESSAGE = pg_catalog.format('could not read the tables of node "%s"', v_node),
-            DETAIL = pg_catalog.format('%s: %s', v_answer ->> 'sqlstate', v_answer ->> 'message'),
-            HINT = 'Fix what DETAIL says, then call again.';
-    END IF;
-    RETURN (SELECT pg_catalog.jsonb_object_agg(a.key, a.value -> 'value')
-        FROM pg_catalog.jsonb_each(v_answers) AS a(key, value));
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.ask_nodes IS
-'Runs one query, which returns one row, on every node of p_dsns over the open connections, and returns the rows by
-node. Errors: ZD200 it fails on a node.';
-REVOKE ALL ON FUNCTION zodan.ask_nodes FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.choose_compared(p_facts jsonb, p_nodes text[])
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -13130,8 +13194,9 @@ CREATE OR REPLACE FUNCTION zodan.choose_tables(p_tables text[], p_published json
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Returns the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of p_tables,
-or all. Errors: ZD004 a name is malformed, ZD120 no node replicates a table, ZD121 tables cannot be compared. */
+/* Returns tables, the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of
+p_tables, or all; or failure, what a caller sees, with sqlstate ZD120, no node replicates a table, or ZD121, tables cannot
+be compared. Errors: PostgreSQL's own if a name is malformed. */
 DECLARE
     v_tables jsonb;
     v_problems text;
@@ -13153,21 +13218,21 @@ BEGIN
              WHERE t.name NOT IN (SELECT m.wanted FROM compared AS m))
       INTO v_tables, v_problems, v_odd FROM compared AS c;
     IF v_odd IS NULL AND v_problems IS NULL AND v_tables <> '[]' THEN
-        RETURN v_tables;
+        RETURN pg_catalog.jsonb_build_object('tables', v_tables);
     END IF;
-    PERFORM zodan.close_connections();
-    RAISE EXCEPTION USING
-        ERRCODE = CASE WHEN v_odd IS NULL AND v_problems IS NOT NULL THEN 'ZD121' ELSE 'ZD120' END,
-        MESSAGE = CASE WHEN v_odd IS NOT NULL THEN pg_catalog.format('the nodes replicate no table "%s"', v_odd)
+    RETURN pg_catalog.jsonb_build_object('failure', pg_catalog.jsonb_build_object(
+        'sqlstate', CASE WHEN v_odd IS NULL AND v_problems IS NOT NULL THEN 'ZD121' ELSE 'ZD120' END,
+        'message', CASE WHEN v_odd IS NOT NULL THEN pg_catalog.format('the nodes replicate no table "%s"', v_odd)
             WHEN v_problems IS NOT NULL THEN 'tables cannot be compared' ELSE 'the nodes replicate no table' END,
-        DETAIL = coalesce(v_problems, 'Only tables in replication sets that the nodes take from one another are compared.'),
-        HINT = CASE WHEN v_odd IS NULL AND v_problems IS NOT NULL THEN 'Make the tables alike, or name those to compare.'
-            ELSE 'Name tables with their schema, as in public.orders.' END;
+        'detail', coalesce(v_problems, 'Only tables in replication sets that the nodes take from one another are compared.'),
+        'hint', CASE WHEN v_odd IS NULL AND v_problems IS NOT NULL THEN 'Make the tables alike, or name those to compare.'
+            ELSE 'Name tables with their schema, as in public.orders.' END));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.choose_tables IS
-'Returns the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of p_tables,
-or all. Errors: ZD004 a name is malformed, ZD120 no node replicates a table, ZD121 tables cannot be compared.';
+'Returns tables, the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of
+p_tables, or all; or failure, what a caller sees, with sqlstate ZD120, no node replicates a table, or ZD121, tables cannot
+be compared. Errors: PostgreSQL''s own if a name is malformed.';
 REVOKE ALL ON FUNCTION zodan.choose_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_lanes(p_nodes jsonb, p_jobs int, p_dsns jsonb)
@@ -13213,6 +13278,121 @@ only read. Returns an object of lane and connection string: the statements of a 
 string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
 node and message.';
 REVOKE ALL ON FUNCTION zodan.open_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.close_readers(p_nodes jsonb, p_jobs int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Closes the sessions of a comparison, and no others. */
+BEGIN
+    PERFORM zodan.close_connection(zodan.lane_name(n.name, l.number))
+       FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
+      CROSS JOIN pg_catalog.generate_series(0, p_jobs) AS l(number);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.close_readers IS
+'Closes the sessions of a comparison, and no others.';
+REVOKE ALL ON FUNCTION zodan.close_readers FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.describe_lost(p_lost jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('sqlstate', 'ZD101', 'lost', true, 'node', p_lost -> 'node',
+           'message', pg_catalog.format('node "%s" cannot be reached', p_lost ->> 'node'), 'detail', p_lost -> 'message',
+           'hint', 'Start it, or name the nodes to compare without it.')
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_lost IS
+'Returns what a caller sees of a node that a comparison cannot reach: p_lost has the node and the message.';
+REVOKE ALL ON FUNCTION zodan.describe_lost FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.ask_nodes(p_query text, p_nodes jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs one query, which returns one row, on every node of p_nodes over the sessions of p_lanes, as zodan.open_lanes
+returns them. Returns answers, the rows by node; or failure, what a caller sees: sqlstate, message, detail, hint; and lost,
+whether a session was lost, which can be opened again. */
+DECLARE
+    v_answers jsonb;
+    v_failure jsonb;
+BEGIN
+    v_answers := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 0), p_query)
+        FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)), p_lanes);
+    SELECT pg_catalog.jsonb_object_agg(n.name, v_answers -> zodan.lane_name(n.name, 0)) INTO v_answers
+      FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name);
+    v_failure := zodan.find_failure(v_answers);
+    IF v_failure IS NOT NULL THEN
+        RETURN pg_catalog.jsonb_build_object('failure', v_failure || pg_catalog.jsonb_build_object('sqlstate', 'ZD200',
+            'message', pg_catalog.format('could not read the tables of node "%s"', v_failure ->> 'node'),
+            'detail', pg_catalog.concat_ws(': ', v_answers #>> ARRAY[v_failure ->> 'node', 'sqlstate'], v_failure ->> 'message'),
+            'hint', 'Fix what DETAIL says, then call again.'));
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('answers', (SELECT pg_catalog.jsonb_object_agg(a.key, a.value -> 'value')
+        FROM pg_catalog.jsonb_each(v_answers) AS a(key, value)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.ask_nodes IS
+'Runs one query, which returns one row, on every node of p_nodes over the sessions of p_lanes, as zodan.open_lanes
+returns them. Returns answers, the rows by node; or failure, what a caller sees: sqlstate, message, detail, hint; and lost,
+whether a session was lost, which can be opened again.';
+REVOKE ALL ON FUNCTION zodan.ask_nodes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.begin_comparison(
+    p_nodes jsonb,
+    p_sets text[],
+    p_tables text[],
+    p_jobs int,
+    p_most int,
+    p_max_lag interval,
+    p_dsns jsonb
+)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Finds out which tables the nodes of p_nodes replicate in p_sets: all, or those of p_tables (a table, or the
+partitioned table above it). Returns the state of a comparison, which zodan.compare_rows takes on; or failure, what a caller
+sees, as zodan.ask_nodes returns it: ZD101 a node cannot be reached, ZD120 no such table, ZD121 tables cannot be
+compared, ZD200. It opens a session on each node, which stays open. */
+DECLARE
+    v_lanes jsonb;
+    v_published jsonb;
+    v_described jsonb;
+    v_tables jsonb;
+BEGIN
+    v_lanes := zodan.open_lanes(p_nodes, 0, p_dsns);
+    IF v_lanes ? 'failure' THEN
+        RETURN pg_catalog.jsonb_build_object('failure', zodan.describe_lost(v_lanes -> 'failure'));
+    END IF;
+    v_published := zodan.ask_nodes(zodan.list_replicated(p_sets), p_nodes, v_lanes);
+    IF v_published ? 'failure' THEN
+        RETURN v_published;
+    END IF;
+    v_published := v_published -> 'answers';
+    v_described := zodan.ask_nodes(zodan.describe_tables(ARRAY(
+        SELECT DISTINCT t.name FROM pg_catalog.jsonb_each(v_published) AS n(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(n.value -> 'tables') AS t(name))), p_nodes, v_lanes);
+    IF v_described ? 'failure' THEN
+        RETURN v_described;
+    END IF;
+    v_tables := zodan.choose_tables(p_tables, v_published, v_described -> 'answers', (
+        SELECT pg_catalog.count(DISTINCT pg_catalog.concat_ws(' ', n.value ->> 'encoding', n.value ->> 'probe')) > 1
+          FROM pg_catalog.jsonb_each(v_published) AS n(key, value)));
+    IF v_tables ? 'failure' THEN
+        RETURN v_tables;
+    END IF;
+    RETURN v_tables || pg_catalog.jsonb_build_object('nodes', p_nodes, 'jobs', p_jobs, 'most',
+        coalesce(p_most, 1000), 'max_lag', p_max_lag, 'open', '{}'::jsonb, 'tasks', '[]'::jsonb,
+        'suspects', '[]'::jsonb, 'trial', NULL, 'found', '[]'::jsonb, 'done', '[]'::jsonb,
+        'total', pg_catalog.jsonb_array_length(v_tables -> 'tables'));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.begin_comparison IS
+'Finds out which tables the nodes of p_nodes replicate in p_sets: all, or those of p_tables (a table, or the
+partitioned table above it). Returns the state of a comparison, which zodan.compare_rows takes on; or failure, what a caller
+sees, as zodan.ask_nodes returns it: ZD101 a node cannot be reached, ZD120 no such table, ZD121 tables cannot be
+compared, ZD200. It opens a session on each node, which stays open.';
+REVOKE ALL ON FUNCTION zodan.begin_comparison FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_source(p_item jsonb)
 RETURNS text
@@ -14032,13 +14212,59 @@ COMMENT ON FUNCTION zodan.settle_tables IS
 which too much was under suspicion at once is read again, a bounded number of times.';
 REVOKE ALL ON FUNCTION zodan.settle_tables FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.advance_verify(p_state jsonb, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.judge_lag(p_state jsonb, p_lanes jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a comparison on for about a second, and returns its state, with finished when there is nothing left to do. The
-state holds no secret and no session: any session may go on with it. Errors: ZD101 a node cannot be reached for as long
-as zodan.sync_timeout allows. */
+/* Decides, every 1 s, whether a comparison has to pause because a peer lags behind one of its
+nodes by more than max_lag. Returns the state with paused, what it waits for, NULL if it may go on. Reports that it pauses,
+and that it goes on. */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_answers jsonb;
+    v_loads jsonb;
+    v_failure jsonb;
+    v_paused text;
+    v_by text;
+BEGIN
+    IF p_state ->> 'max_lag' IS NULL OR v_now < (p_state ->> 'load_due')::timestamptz THEN
+        RETURN p_state;
+    END IF;
+    v_answers := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 0),
+            zodan.read_load(p_subscription => 'zodan verify', p_slot => ''))
+        FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)), p_lanes);
+    SELECT pg_catalog.jsonb_object_agg(n.name, CASE WHEN (a.item ->> 'ok')::boolean THEN
+               -- It holds no WAL, and empties no slot by pausing.
+               zodan.find_pause(l.item, (a.item -> 'value') - 'slots', (p_state ->> 'max_lag')::interval, n.name, v_now)
+               ELSE l.item END),
+           zodan.find_failure(pg_catalog.jsonb_object_agg(n.name, a.item)) INTO v_loads, v_failure
+      FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
+     CROSS JOIN LATERAL (SELECT v_answers -> zodan.lane_name(n.name, 0) AS item) AS a
+     CROSS JOIN LATERAL (SELECT coalesce(p_state #> ARRAY['loads', n.name], '{}') AS item) AS l;
+    SELECT l.value ->> 'paused', pg_catalog.concat_ws(' ', l.key, l.value ->> 'by') INTO v_paused, v_by
+      FROM pg_catalog.jsonb_each(v_loads) AS l(key, value) WHERE l.value ->> 'paused' IS NOT NULL ORDER BY l.key LIMIT 1;
+    IF v_by IS DISTINCT FROM p_state ->> 'paused_by' THEN
+        RAISE NOTICE '%', coalesce('the comparison pauses, waiting for ' || v_paused, 'the comparison goes on');
+    END IF;
+    RETURN p_state || pg_catalog.jsonb_build_object('loads', v_loads, 'paused', v_paused, 'paused_by', v_by,
+            'load_due', v_now + interval '1 s')
+        || CASE WHEN (v_failure ->> 'lost')::boolean THEN pg_catalog.jsonb_build_object('lost', v_failure) ELSE '{}' END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_lag IS
+'Decides, every 1 s, whether a comparison has to pause because a peer lags behind one of its
+nodes by more than max_lag. Returns the state with paused, what it waits for, NULL if it may go on. Reports that it pauses,
+and that it goes on.';
+REVOKE ALL ON FUNCTION zodan.judge_lag FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.compare_rows(p_state jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes a comparison on for about a second, or until a table is done, and returns its state: with finished when there is
+nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail, hint), if a node could not be
+reached for as long as zodan.sync_timeout allows. The state holds no secret and no session: any session may go on with
+it. */
 DECLARE
     v_state jsonb := p_state - 'lost';
     v_begun timestamptz := pg_catalog.clock_timestamp();
@@ -14050,11 +14276,18 @@ BEGIN
     IF v_lanes ? 'failure' THEN
         v_state := v_state || pg_catalog.jsonb_build_object('lost', v_lanes -> 'failure');
     END IF;
-    WHILE NOT v_state ? 'lost' AND pg_catalog.clock_timestamp() < v_begun + interval '1 s' LOOP
-        v_state := zodan.begin_tables(v_state);
+    WHILE NOT v_state ? 'lost' AND pg_catalog.clock_timestamp() < v_begun + interval '1 s'
+          AND pg_catalog.jsonb_array_length(v_state -> 'done') = pg_catalog.jsonb_array_length(p_state -> 'done') LOOP
+        v_state := zodan.judge_lag(v_state, v_lanes);
+        EXIT WHEN v_state ? 'lost';
+        IF v_state ->> 'paused' IS NULL THEN
+            v_state := zodan.begin_tables(v_state);
+        END IF;
         IF v_state ->> 'trial' IS NOT NULL OR v_state -> 'suspects' <> '[]' AND (v_state -> 'tasks' = '[]'
                 OR pg_catalog.jsonb_array_length(v_state -> 'suspects') >= 1000) THEN
             v_state := zodan.judge_suspects(v_state, v_lanes);
+        ELSIF v_state ->> 'paused' IS NOT NULL THEN
+            PERFORM zodan.wait_a_moment(v_begun);
         ELSIF v_state -> 'tasks' <> '[]' THEN
             SELECT * INTO v_state, v_tasks FROM zodan.choose_tasks(v_state);
             IF v_tasks <> '{}' THEN
@@ -14071,24 +14304,46 @@ BEGIN
         RETURN v_state || pg_catalog.jsonb_build_object('lost_since', NULL,
             'finished', v_state -> 'open' = '{}' AND v_state -> 'tables' = '[]');
     END IF;
-    PERFORM zodan.close_connections();
+    PERFORM zodan.close_readers(v_state -> 'nodes', (v_state ->> 'jobs')::int);
     v_state := v_state || pg_catalog.jsonb_build_object('lost_since', coalesce((v_state ->> 'lost_since')::numeric,
         extract(epoch FROM v_begun)), 'finished', false);
     IF extract(epoch FROM pg_catalog.clock_timestamp() - zodan.read_patience()) > (v_state ->> 'lost_since')::numeric THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD101',
-            MESSAGE = pg_catalog.format('node "%s" cannot be reached', v_state #>> '{lost,node}'),
-            DETAIL = v_state #>> '{lost,message}',
-            HINT = 'Start it, or name the nodes to compare without it.';
+        RETURN v_state || pg_catalog.jsonb_build_object('failure', zodan.describe_lost(v_state -> 'lost'));
     END IF;
     PERFORM pg_catalog.pg_sleep(1);
     RETURN v_state;
 END
 $zodan$;
+COMMENT ON FUNCTION zodan.compare_rows IS
+'Takes a comparison on for about a second, or until a table is done, and returns its state: with finished when there is
+nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail, hint), if a node could not be
+reached for as long as zodan.sync_timeout allows. The state holds no secret and no session: any session may go on with
+it.';
+REVOKE ALL ON FUNCTION zodan.compare_rows FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.advance_verify(p_state jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Takes a comparison on, as zodan.compare_rows does, and returns its state. Errors: ZD101 a node cannot be reached for
+as long as zodan.sync_timeout allows. */
+DECLARE
+    v_state jsonb := zodan.compare_rows(p_state, p_dsns);
+BEGIN
+    IF v_state ? 'failure' THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = v_state #>> '{failure,sqlstate}',
+            MESSAGE = v_state #>> '{failure,message}',
+            DETAIL = v_state #>> '{failure,detail}',
+            HINT = v_state #>> '{failure,hint}';
+    END IF;
+    RETURN v_state;
+END
+$zodan$;
 COMMENT ON FUNCTION zodan.advance_verify IS
-'Takes a comparison on for about a second, and returns its state, with finished when there is nothing left to do. The
-state holds no secret and no session: any session may go on with it. Errors: ZD101 a node cannot be reached for as long
-as zodan.sync_timeout allows.';
+'Takes a comparison on, as zodan.compare_rows does, and returns its state. Errors: ZD101 a node cannot be reached for
+as long as zodan.sync_timeout allows.';
 REVOKE ALL ON FUNCTION zodan.advance_verify FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.report_verify(p_state jsonb)
@@ -14138,11 +14393,184 @@ SELECT pg_catalog.format('~ %s of %s tables, %s rows compared', pg_catalog.jsonb
        || CASE WHEN p_state ->> 'trial' IS NOT NULL THEN pg_catalog.format(', %s rows under suspicion',
            pg_catalog.jsonb_array_length(p_state #> '{trial,suspects}') + pg_catalog.jsonb_array_length(p_state -> 'suspects'))
           ELSE '' END
+       || coalesce(', paused, waiting for ' || (p_state ->> 'paused'), '')
        || coalesce(', waiting for node ' || (p_state #>> '{lost,node}'), '')
 $zodan$;
 COMMENT ON FUNCTION zodan.tell_verify IS
 'Says in a line how far a comparison has come.';
 REVOKE ALL ON FUNCTION zodan.tell_verify FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.record_compared(
+    p_operation bigint,
+    p_phase_name text,
+    p_table text,
+    p_print text,
+    p_results zodan.verify_result[]
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Writes to the journal what a comparison found of a table: its row, and those of its rows that are not equal, in place
+of what an earlier call found. */
+BEGIN
+    DELETE FROM zodan.compared AS c
+     WHERE c.operation_id = p_operation AND c.phase_name = p_phase_name AND c.table_name = p_table;
+    INSERT INTO zodan.compared (operation_id, phase_name, table_name, number, row_key, result, compared, equal, different,
+        undecided, seconds, why, nodes, print)
+    SELECT p_operation, p_phase_name, r.table_name,
+           pg_catalog.row_number() OVER (ORDER BY r.row_key NULLS FIRST) - 1, r.row_key, r.result, r.compared, r.equal,
+           r.different, r.undecided, r.seconds, r.why, r.nodes, CASE WHEN r.row_key IS NULL THEN p_print END
+      FROM pg_catalog.unnest(p_results) AS r WHERE r.table_name = p_table;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.record_compared IS
+'Writes to the journal what a comparison found of a table: its row, and those of its rows that are not equal, in place
+of what an earlier call found.';
+REVOKE ALL ON FUNCTION zodan.record_compared FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.print_compared(p_item jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.md5((p_item - '{rows,notes}'::text[])::text)
+$zodan$;
+COMMENT ON FUNCTION zodan.print_compared IS
+'Returns a digest of what of a table is compared on which nodes; p_item describes it as zodan.list_compared does.';
+REVOKE ALL ON FUNCTION zodan.print_compared FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.keep_equal(p_step zodan.step, p_state jsonb)
+RETURNS jsonb
+LANGUAGE sql STABLE
+AS $zodan$
+WITH tables AS MATERIALIZED (
+    SELECT t.item, t.place, c.item AS kept
+      FROM pg_catalog.jsonb_array_elements(p_state -> 'tables') WITH ORDINALITY AS t(item, place)
+      LEFT JOIN LATERAL (
+            SELECT pg_catalog.jsonb_build_object('name', c.table_name, 'compared', c.compared, 'different', 0, 'undecided', 0,
+                       'why', NULL, 'key', '[]'::jsonb, 'seconds', c.seconds) AS item
+              FROM zodan.compared AS c
+             WHERE c.operation_id = p_step.operation_id AND c.phase_name = p_step.phase_name AND c.number = 0
+               AND c.table_name = t.item ->> 'name' AND c.result = 'equal' AND c.print = zodan.print_compared(t.item)
+               AND c.compared_at > pg_catalog.clock_timestamp() - interval '1 day') AS c ON true)
+SELECT p_state || pg_catalog.jsonb_build_object(
+    'tables', coalesce(pg_catalog.jsonb_agg(t.item ORDER BY t.place) FILTER (WHERE t.kept IS NULL), '[]'),
+    'done', coalesce(pg_catalog.jsonb_agg(t.kept ORDER BY t.place) FILTER (WHERE t.kept IS NOT NULL), '[]'),
+    'kept', pg_catalog.count(t.kept), 'recorded', pg_catalog.count(t.kept),
+    'prints', pg_catalog.jsonb_object_agg(t.item ->> 'name', zodan.print_compared(t.item)))
+  FROM tables AS t
+$zodan$;
+COMMENT ON FUNCTION zodan.keep_equal IS
+'Takes those tables out of what a comparison is to compare that an earlier call of the same operation found equal,
+1 day ago or less, on the same nodes and with the same columns, key and filter. Returns the state,
+where they are done; kept says how many that are.';
+REVOKE ALL ON FUNCTION zodan.keep_equal FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.measure_compared(p_state jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('stage', 'verify', 'tables_done', pg_catalog.jsonb_array_length(p_state -> 'done'),
+    'tables_total', p_state -> 'total', 'paused', p_state -> 'paused', 'table', (
+        SELECT pg_catalog.min(k.name) FROM pg_catalog.jsonb_object_keys(p_state -> 'open') AS k(name)))
+$zodan$;
+COMMENT ON FUNCTION zodan.measure_compared IS
+'Measures how far a comparison of rows has come, as zodan.sample has it.';
+REVOKE ALL ON FUNCTION zodan.measure_compared FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.judge_compared(p_state jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH tables AS MATERIALIZED (
+    SELECT r.* FROM zodan.report_verify(p_state || '{"found": []}') AS r),
+counts AS MATERIALIZED (
+    SELECT pg_catalog.count(*) AS tables, coalesce(pg_catalog.sum(t.compared), 0) AS rows,
+           coalesce(pg_catalog.sum(t.different), 0) AS different, coalesce(pg_catalog.sum(t.undecided), 0) AS undecided,
+           CASE WHEN pg_catalog.bool_or(t.result = 'different') THEN 'different'
+               WHEN pg_catalog.bool_or(t.result = 'undecided') THEN 'undecided' END AS verdict
+      FROM tables AS t)
+SELECT pg_catalog.jsonb_build_object('ok', c.verdict IS NULL, 'value', pg_catalog.jsonb_build_object('tables', c.tables,
+           'rows', c.rows, 'different', c.different, 'undecided', c.undecided))
+       || CASE WHEN c.verdict IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object(
+           'sqlstate', CASE c.verdict WHEN 'different' THEN 'ZD404' ELSE 'ZD405' END,
+           'message', CASE c.verdict WHEN 'different' THEN 'rows are different on the nodes: '
+               ELSE 'it could not be decided whether rows are equal: ' END || (
+               SELECT zodan.name_some(pg_catalog.jsonb_agg(CASE WHEN t.result = 'different' THEN
+                          pg_catalog.format('%s (%s rows)', t.table_name, t.different)
+                          ELSE pg_catalog.format('%s (%s)', t.table_name, coalesce(t.why, t.undecided || ' rows')) END
+                          ORDER BY t.different + t.undecided DESC, t.table_name))
+                 FROM tables AS t WHERE t.result = c.verdict),
+           'hint', CASE c.verdict WHEN 'different' THEN 'zodan.compared has each row by its key: repair them, then resume.'
+               ELSE 'zodan.compared says why: resume to compare these tables again.' END) END
+  FROM counts AS c
+$zodan$;
+COMMENT ON FUNCTION zodan.judge_compared IS
+'Returns what a finished comparison means for its step: ok, and the result; or the error that fails the step, with
+sqlstate ZD404 if rows are different, ZD405 if none is, and some are undecided.';
+REVOKE ALL ON FUNCTION zodan.judge_compared FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.advance_compared(p_job zodan.job, p_step zodan.step, p_dsns jsonb)
+RETURNS zodan.job
+LANGUAGE plpgsql
+AS $zodan$
+/* Moves a step on that compares the rows of nodes, for about a second, and returns its job. Writes what was found of a
+table to the journal when the table is done, so that a resumed call goes on with the others. */
+DECLARE
+    v_now timestamptz := pg_catalog.clock_timestamp();
+    v_state jsonb := p_job.compared;
+    v_count int;
+    v_answer jsonb;
+BEGIN
+    IF v_now < p_job.next THEN
+        RETURN p_job;
+    ELSIF v_state IS NULL THEN
+        PERFORM zodan.close_readers(p_step.units -> 'compare', (p_step.units ->> 'lanes')::int);
+        v_state := zodan.begin_comparison(p_step.units -> 'compare', ARRAY(
+            SELECT s.name FROM pg_catalog.jsonb_array_elements_text(p_step.units -> 'sets') AS s(name)), NULL,
+            (p_step.units ->> 'lanes')::int, NULL, (p_step.units ->> 'max_lag')::interval, p_dsns);
+        p_job.deadline := coalesce(p_job.deadline, v_now + zodan.read_patience());
+        IF (v_state #>> '{failure,lost}')::boolean AND v_now < p_job.deadline THEN
+            p_job.blockers := v_state #>> '{failure,message}';
+            p_job.next := v_now + interval '1 s';
+            RETURN p_job;
+        ELSIF NOT v_state ? 'failure' THEN
+            v_state := zodan.keep_equal(p_step, v_state);
+        END IF;
+    END IF;
+    PERFORM zodan.meet_test_hook(p_step.phase_name || ' done', n.number)
+       FROM pg_catalog.generate_series((v_state ->> 'hooked')::int + 1, (v_state ->> 'recorded')::int) AS n(number);
+    IF NOT v_state ? 'failure' THEN
+        v_state := zodan.compare_rows(v_state || pg_catalog.jsonb_build_object('hooked', v_state -> 'recorded'), p_dsns);
+        v_count := (v_state ->> 'recorded')::int;
+        PERFORM zodan.record_compared(p_step.operation_id, p_step.phase_name, t.item ->> 'name',
+                    v_state #>> ARRAY['prints', t.item ->> 'name'], ARRAY(
+                    SELECT r FROM zodan.report_verify(v_state || pg_catalog.jsonb_build_object('done',
+                        pg_catalog.jsonb_build_array(t.item))) AS r))
+           FROM pg_catalog.jsonb_array_elements(v_state -> 'done') WITH ORDINALITY AS t(item, place) WHERE t.place > v_count;
+        v_state := v_state || pg_catalog.jsonb_build_object('recorded', pg_catalog.jsonb_array_length(v_state -> 'done'));
+    END IF;
+    p_job.compared := v_state;
+    p_job.blockers := coalesce(v_state ->> 'paused', v_state #>> '{lost,message}');
+    p_job := zodan.take_sample(p_job, pg_catalog.jsonb_build_object('ok', coalesce((v_state ->> 'finished')::boolean, false),
+        'measure', zodan.measure_compared(v_state)), v_now);
+    IF v_state ? 'failure' THEN
+        v_answer := (v_state -> 'failure') || '{"ok": false}';
+    ELSIF (v_state ->> 'finished')::boolean THEN
+        v_answer := zodan.judge_compared(v_state);
+    ELSE
+        RETURN p_job;
+    END IF;
+    PERFORM zodan.close_readers(p_step.units -> 'compare', (p_step.units ->> 'lanes')::int);
+    p_job.stage := CASE WHEN (v_answer ->> 'ok')::boolean THEN 'done' ELSE 'failed' END;
+    p_job.answer := CASE WHEN p_job.stage = 'failed' THEN v_answer END;
+    p_job.result := v_answer -> 'value';
+    RETURN p_job;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_compared IS
+'Moves a step on that compares the rows of nodes, for about a second, and returns its job. Writes what was found of a
+table to the journal when the table is done, so that a resumed call goes on with the others.';
+REVOKE ALL ON FUNCTION zodan.advance_compared FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.begin_verify(
     p_dsn text,
@@ -14150,6 +14578,7 @@ CREATE OR REPLACE FUNCTION zodan.begin_verify(
     p_nodes text[],
     p_jobs int,
     p_most int,
+    p_max_lag interval,
     OUT p_state jsonb,
     OUT p_dsns jsonb
 )
@@ -14158,36 +14587,24 @@ AS $zodan$
 /* Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
 replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
 Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes' connection strings, which are
-secret. Errors: ZD001, ZD003, ZD004 p_nodes or p_jobs make no sense, ZD101 a node cannot be reached, ZD120 no such
-table, ZD121 tables cannot be compared. */
+secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
+such table, ZD121 tables cannot be compared. */
 DECLARE
     v_found record;
     v_nodes jsonb;
-    v_published jsonb;
-    v_described jsonb;
-    v_exact boolean;
     v_note text;
 BEGIN
     PERFORM zodan.hide_statement(p_dsn);
     PERFORM zodan.check_jobs(p_jobs);
+    PERFORM zodan.check_limits(NULL, p_max_lag);
     PERFORM zodan.close_connections();
     SELECT * INTO v_found FROM zodan.find_members(p_dsn, 'zodan verify');
     v_nodes := zodan.choose_compared(v_found.p_facts, p_nodes);
     SELECT pg_catalog.jsonb_object_agg(n.name, v_found.p_dsns -> n.name) INTO p_dsns
       FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name);
-    v_published := zodan.ask_nodes(zodan.list_replicated(zodan.list_exchanged(v_found.p_facts,
-        pg_catalog.jsonb_build_object('members', v_nodes))), p_dsns);
-    v_described := zodan.ask_nodes(zodan.describe_tables(ARRAY(
-        SELECT DISTINCT t.name FROM pg_catalog.jsonb_each(v_published) AS n(key, value)
-         CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(n.value -> 'tables') AS t(name))), p_dsns);
-    SELECT pg_catalog.count(DISTINCT pg_catalog.concat_ws(' ', n.value ->> 'encoding', n.value ->> 'probe')) > 1 INTO v_exact
-      FROM pg_catalog.jsonb_each(v_published) AS n(key, value);
-    p_state := pg_catalog.jsonb_build_object('nodes', v_nodes, 'jobs', zodan.choose_lanes(v_found.p_facts, v_nodes, p_jobs),
-        'most', coalesce(p_most, 1000),
-        'tables', zodan.choose_tables(p_tables, v_published, v_described, v_exact),
-        'open', '{}'::jsonb, 'tasks', '[]'::jsonb, 'suspects', '[]'::jsonb, 'trial', NULL, 'found', '[]'::jsonb,
-        'done', '[]'::jsonb, 'failed', 0);
-    p_state := p_state || pg_catalog.jsonb_build_object('total', pg_catalog.jsonb_array_length(p_state -> 'tables'));
+    p_state := zodan.begin_comparison(v_nodes, zodan.list_exchanged(v_found.p_facts, pg_catalog.jsonb_build_object('members',
+        v_nodes)), p_tables, zodan.choose_lanes(v_found.p_facts, v_nodes, p_jobs), p_most, p_max_lag, p_dsns);
+    PERFORM zodan.raise_failure(p_state -> 'failure');
     FOR v_note IN SELECT pg_catalog.format('table %s: %s', t.item ->> 'name', t.item ->> 'notes')
                     FROM pg_catalog.jsonb_array_elements(p_state -> 'tables') AS t(item) WHERE t.item ->> 'notes' IS NOT NULL
     LOOP
@@ -14200,8 +14617,8 @@ COMMENT ON FUNCTION zodan.begin_verify IS
 'Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
 replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
 Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes'' connection strings, which are
-secret. Errors: ZD001, ZD003, ZD004 p_nodes or p_jobs make no sense, ZD101 a node cannot be reached, ZD120 no such
-table, ZD121 tables cannot be compared.';
+secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
+such table, ZD121 tables cannot be compared.';
 REVOKE ALL ON FUNCTION zodan.begin_verify FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.verify(
@@ -14209,25 +14626,26 @@ CREATE OR REPLACE FUNCTION zodan.verify(
     tables text[] DEFAULT NULL,
     nodes text[] DEFAULT NULL,
     jobs int DEFAULT NULL,
-    most int DEFAULT NULL
+    most int DEFAULT NULL,
+    max_lag interval DEFAULT NULL
 )
 RETURNS SETOF zodan.verify_result
 LANGUAGE plpgsql
 AS $zodan$
-/* Compares the rows of every replicated table on all members, found through the connection string of one of them, while
-they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of sessions that
-read side by side on each node. most is the number of different or undecided rows after which a table is compared no
-further. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or
-undecided, with the key, and in nodes what each node has: the columns that differ, when that version was committed and
-the node that it came from; null if the row is missing there. result is equal, different (proven: no change that is
-still on its way can make it equal) or undecided, and why says why. Errors: ZD001, ZD003, ZD004, ZD101, ZD120, ZD121,
-ZD200. */
+/* Compares the rows of every replicated table on all members, found through the connection string of one of them,
+while they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of
+sessions that read side by side on each node. most is the number of different or undecided rows after which a table is
+compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
+lag. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or undecided,
+with the key, and in nodes what each node has: the columns that differ, when that version was committed and the node
+that it came from; null if the row is missing there. result is equal, different (proven: no change that is still on its
+way can make it equal) or undecided, and why says why. Errors: ZD001, ZD003, ZD004, ZD101, ZD120, ZD121, ZD200. */
 DECLARE
     v_state jsonb;
     v_dsns jsonb;
     v_told timestamptz := pg_catalog.clock_timestamp();
 BEGIN
-    SELECT b.p_state, b.p_dsns INTO v_state, v_dsns FROM zodan.begin_verify(dsn, tables, nodes, jobs, most) AS b;
+    SELECT b.p_state, b.p_dsns INTO v_state, v_dsns FROM zodan.begin_verify(dsn, tables, nodes, jobs, most, max_lag) AS b;
     WHILE v_state ->> 'finished' IS DISTINCT FROM 'true' LOOP
         v_state := zodan.advance_verify(v_state, v_dsns);
         IF pg_catalog.clock_timestamp() > v_told + interval '10 s' THEN
@@ -14240,14 +14658,14 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.verify IS
-'Compares the rows of every replicated table on all members, found through the connection string of one of them, while
-they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of sessions that
-read side by side on each node. most is the number of different or undecided rows after which a table is compared no
-further. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or
-undecided, with the key, and in nodes what each node has: the columns that differ, when that version was committed and
-the node that it came from; null if the row is missing there. result is equal, different (proven: no change that is
-still on its way can make it equal) or undecided, and why says why. Errors: ZD001, ZD003, ZD004, ZD101, ZD120, ZD121,
-ZD200.';
+'Compares the rows of every replicated table on all members, found through the connection string of one of them,
+while they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of
+sessions that read side by side on each node. most is the number of different or undecided rows after which a table is
+compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
+lag. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or undecided,
+with the key, and in nodes what each node has: the columns that differ, when that version was committed and the node
+that it came from; null if the row is missing there. result is equal, different (proven: no change that is still on its
+way can make it equal) or undecided, and why says why. Errors: ZD001, ZD003, ZD004, ZD101, ZD120, ZD121, ZD200.';
 REVOKE ALL ON FUNCTION zodan.verify FROM PUBLIC;
 
 
@@ -15370,8 +15788,8 @@ CREATE OR REPLACE FUNCTION zodan.prepare_replace(
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Everything before the first change of a replacement: examines the join of the new node and the removal of the old, and
-plans both. p_arguments are those of zodan.replace_node that the journal keeps; what they say nothing of, location,
+/* Everything before the first change of a replacement: examines the join of the new node and the removal of the old,
+and plans both. p_arguments are those of zodan.replace_node that the journal keeps; what they say nothing of, location,
 country and info, is the old node's, and is added. Without the lock, and where a call was interrupted, it returns that
 call's plan as it stands. Leaves the connections open. Errors: ZD002 names missing or equal, ZD003 a connection string
 leads to another node, those of zodan.examine_join. */
@@ -15400,7 +15818,8 @@ BEGIN
     PERFORM zodan.check_old_node(v_old, p_old_dsn);
     SELECT * INTO v_found FROM zodan.examine_join(v_source, p_source_dsn, p_new, p_new_dsn, (p_arguments ->> 'roles')::boolean,
         (p_arguments ->> 'jobs')::int, p_arguments ->> 'structure', p_arguments ->> 'copy',
-        pg_catalog.jsonb_build_object('max_rate', p_arguments -> 'max_rate', 'max_lag', p_arguments -> 'max_lag'), p_lock);
+        pg_catalog.jsonb_build_object('max_rate', p_arguments -> 'max_rate', 'max_lag', p_arguments -> 'max_lag'),
+        (p_arguments ->> 'verify')::boolean, p_lock);
     -- What is in the way of the removal is found before anything is changed, and looked for again before the removal.
     v_leave := zodan.describe_leave(v_found.p_facts - p_new, v_old);
     SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO v_checks
@@ -15417,8 +15836,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_replace IS
-'Everything before the first change of a replacement: examines the join of the new node and the removal of the old, and
-plans both. p_arguments are those of zodan.replace_node that the journal keeps; what they say nothing of, location,
+'Everything before the first change of a replacement: examines the join of the new node and the removal of the old,
+and plans both. p_arguments are those of zodan.replace_node that the journal keeps; what they say nothing of, location,
 country and info, is the old node''s, and is added. Without the lock, and where a call was interrupted, it returns that
 call''s plan as it stands. Leaves the connections open. Errors: ZD002 names missing or equal, ZD003 a connection string
 leads to another node, those of zodan.examine_join.';
@@ -15496,6 +15915,7 @@ CREATE OR REPLACE FUNCTION zodan.plan_replace_node(
     max_rate bigint DEFAULT NULL,
     max_lag interval DEFAULT NULL,
     copy text DEFAULT 'rows',
+    verify boolean DEFAULT true,
     src_node_name text DEFAULT NULL,
     src_dsn text DEFAULT NULL,
     soak interval DEFAULT NULL,
@@ -15522,7 +15942,7 @@ BEGIN
                new_node_name, new_node_dsn, false, pg_catalog.jsonb_build_object('old_node_name', old_node_name,
                    'src_node_name', v_source, 'new_node_location', new_node_location, 'new_node_country', new_node_country,
                    'new_node_info', new_node_info, 'roles', roles, 'jobs', jobs, 'structure', structure,
-                   'max_rate', max_rate, 'max_lag', max_lag, 'copy', copy, 'soak', soak, 'quiet', quiet)) AS p;
+                   'max_rate', max_rate, 'max_lag', max_lag, 'copy', copy, 'verify', verify, 'soak', soak, 'quiet', quiet)) AS p;
     PERFORM zodan.close_connections();
     RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
 END
@@ -15548,6 +15968,7 @@ CREATE OR REPLACE PROCEDURE zodan.replace_node(
     max_rate bigint DEFAULT NULL,
     max_lag interval DEFAULT NULL,
     copy text DEFAULT 'rows',
+    verify boolean DEFAULT true,
     src_node_name text DEFAULT NULL,
     src_dsn text DEFAULT NULL,
     soak interval DEFAULT NULL,
@@ -15558,18 +15979,19 @@ CREATE OR REPLACE PROCEDURE zodan.replace_node(
 LANGUAGE plpgsql
 AS $zodan$
 /* Replaces a member of a Spock cluster by another server while every member keeps accepting writes: the new node joins,
-lives beside the old one, and then the old one is removed. One operation with one plan, which can be rolled back until
-the removal begins. old_node_name and old_node_dsn name the member to replace; new_node_name and new_node_dsn the empty
-database that joins, under another name. Structure and data come from the old node, or from the member that
-src_node_name and src_dsn name. location, country and info of the new node are by default those of the old one. soak is
-how long both live beside each other before the removal, with every stream of the new node watched. quiet is how long
-nothing that users wrote on the old node may have come before its removal begins: move your application meanwhile; 0
-means that the removal does not wait. force goes on without an old node that cannot be reached any longer, once the new
-one has joined, and accept_divergence is as for spock.remove_node. roles, jobs, structure, max_rate, max_lag and copy
-are as for spock.add_node. verb prints every step; dry_run prints the plan and changes nothing. When called again after
-an interruption, it continues where it stopped; jobs, max_rate, max_lag, soak and quiet stay as they were unless given.
-Errors: ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed
-on a node, ZD3nn a wait ran out of its budget, ZD401 something is left. */
+the rows of all nodes are compared, both live beside each other, and then the old one is removed. One operation with one
+plan, which can be rolled back until the removal begins. old_node_name and old_node_dsn name the member to replace;
+new_node_name and new_node_dsn the empty database that joins, under another name. Structure and data come from the old
+node, or from the member that src_node_name and src_dsn name. location, country and info of the new node are by default
+those of the old one. soak is how long both live beside each other before the removal, with every stream of the new node
+watched. Then the call waits until nothing that users wrote on the old node has come for as long as quiet says, by
+default 5 s: move your application meanwhile; 0 means that the removal does not wait. force goes on
+without an old node that cannot be reached any longer, once the new one has joined, and accept_divergence is as for
+spock.remove_node. roles, jobs, structure, max_rate, max_lag, copy and verify are as for spock.add_node. verb prints
+every step; dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it
+stopped; jobs, max_rate, max_lag, soak and quiet stay as they were unless given. Errors: ZD0nn caller's mistake, ZD100
+preconditions not met, ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget, ZD4nn something is left, such as ZD404: rows are different. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -15580,7 +16002,7 @@ DECLARE
     v_source_dsn text := CASE WHEN v_source = old_node_name THEN old_node_dsn ELSE src_dsn END;
     v_arguments jsonb := pg_catalog.jsonb_build_object('old_node_name', old_node_name, 'src_node_name', v_source,
         'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
-        'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate, 'max_lag', max_lag, 'copy', copy,
+        'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate, 'max_lag', max_lag, 'copy', copy, 'verify', verify,
         'soak', soak, 'quiet', quiet, 'force', nullif(force, false), 'accept_divergence', nullif(accept_divergence, false));
 BEGIN
     PERFORM zodan.check_jobs(jobs);
@@ -15619,18 +16041,19 @@ END
 $zodan$;
 COMMENT ON PROCEDURE zodan.replace_node IS
 'Replaces a member of a Spock cluster by another server while every member keeps accepting writes: the new node joins,
-lives beside the old one, and then the old one is removed. One operation with one plan, which can be rolled back until
-the removal begins. old_node_name and old_node_dsn name the member to replace; new_node_name and new_node_dsn the empty
-database that joins, under another name. Structure and data come from the old node, or from the member that
-src_node_name and src_dsn name. location, country and info of the new node are by default those of the old one. soak is
-how long both live beside each other before the removal, with every stream of the new node watched. quiet is how long
-nothing that users wrote on the old node may have come before its removal begins: move your application meanwhile; 0
-means that the removal does not wait. force goes on without an old node that cannot be reached any longer, once the new
-one has joined, and accept_divergence is as for spock.remove_node. roles, jobs, structure, max_rate, max_lag and copy
-are as for spock.add_node. verb prints every step; dry_run prints the plan and changes nothing. When called again after
-an interruption, it continues where it stopped; jobs, max_rate, max_lag, soak and quiet stay as they were unless given.
-Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another operation is under way, ZD2nn a step failed
-on a node, ZD3nn a wait ran out of its budget, ZD401 something is left.';
+the rows of all nodes are compared, both live beside each other, and then the old one is removed. One operation with one
+plan, which can be rolled back until the removal begins. old_node_name and old_node_dsn name the member to replace;
+new_node_name and new_node_dsn the empty database that joins, under another name. Structure and data come from the old
+node, or from the member that src_node_name and src_dsn name. location, country and info of the new node are by default
+those of the old one. soak is how long both live beside each other before the removal, with every stream of the new node
+watched. Then the call waits until nothing that users wrote on the old node has come for as long as quiet says, by
+default 5 s: move your application meanwhile; 0 means that the removal does not wait. force goes on
+without an old node that cannot be reached any longer, once the new one has joined, and accept_divergence is as for
+spock.remove_node. roles, jobs, structure, max_rate, max_lag, copy and verify are as for spock.add_node. verb prints
+every step; dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it
+stopped; jobs, max_rate, max_lag, soak and quiet stay as they were unless given. Errors: ZD0nn caller''s mistake, ZD100
+preconditions not met, ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget, ZD4nn something is left, such as ZD404: rows are different.';
 REVOKE ALL ON PROCEDURE zodan.replace_node FROM PUBLIC;
 
 

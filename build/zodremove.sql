@@ -57,10 +57,10 @@ BEGIN
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
     -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
-    -- the number of this one, and no samples or no units.
+    -- the number of this one, and no samples, no units or nothing compared.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
-            OR pg_catalog.to_regclass('zodan.unit') IS NULL THEN
+            OR pg_catalog.to_regclass('zodan.unit') IS NULL OR pg_catalog.to_regclass('zodan.compared') IS NULL THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -2542,20 +2542,20 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
 'The journal: the plan of each operation, one row per step, with its progress. Steps of one phase run at the same
-time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that
-it concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword
-them. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is
-ever stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy
-says what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be
-rolled back. guarded: not undone if users have written on the new node. again: runs again before a later group is
-tried again. fresh: runs again in each call. swift: holds others up, so it fails at once if its node is lost, and
-once done it stands for all steps before it. passed: once all steps of this policy are done, a resume runs none before
-them again. budget is how long until_sql may see no progress. units says of a step
-whose work is in zodan.unit how it is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of
-them may read, if that is limited; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that
-each bundle of units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was lost;
-load_sql, a look at what that node carries; max_lag, how far a peer may lag behind it. waiting_for is what holds a step
-up, as far as it is known.';
+time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that it
+concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword them.
+Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever
+stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy says what
+is special about a step. once: not repeated after it is done. final: from there on the operation cannot be rolled back.
+guarded: not undone if users have written on the new node. again: runs again before a later group is tried again. fresh:
+runs again in each call. swift: holds others up, so it fails at once if its node is lost, and once done it stands for
+all steps before it. passed: once all steps of this policy are done, a resume runs none before them again. budget is how
+long until_sql may see no progress. units says of a step whose work is in zodan.unit how it is done: lanes, how many
+sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited; lane_sql, what prepares
+one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot of; clear_sql, what
+empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries; max_lag, how far a
+peer may lag behind it. Of a step that compares rows, what it found is in zodan.compared, and units says: compare, the
+nodes; sets, the replication sets; lanes and max_lag. waiting_for is what holds a step up, as far as it is known.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2666,6 +2666,62 @@ again. files is an object of the tables'' oids and the numbers of their files on
 the last snapshot in which they were the same. follows is the bundle of the phase beside it that has to be done
 first.';
 REVOKE ALL ON TABLE zodan.unit FROM PUBLIC;
+
+CREATE TABLE IF NOT EXISTS zodan.compared (
+    operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE,
+    phase_name text NOT NULL,
+    table_name text NOT NULL,
+    number int NOT NULL,
+    row_key jsonb,
+    result text NOT NULL CHECK (result IN ('equal', 'different', 'undecided')),
+    compared bigint,
+    equal bigint,
+    different bigint,
+    undecided bigint,
+    seconds numeric,
+    why text,
+    nodes jsonb,
+    print text,
+    compared_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (operation_id, phase_name, table_name, number)
+);
+DO $zodan$
+DECLARE
+    v_column text;
+BEGIN
+    FOR v_column IN
+        SELECT c.column FROM (VALUES
+            (1, $column$operation_id bigint NOT NULL REFERENCES zodan.operation ON DELETE CASCADE$column$),
+            (2, $column$phase_name text NOT NULL$column$),
+            (3, $column$table_name text NOT NULL$column$),
+            (4, $column$number int NOT NULL$column$),
+            (5, $column$row_key jsonb$column$),
+            (6, $column$result text NOT NULL CHECK (result IN ('equal', 'different', 'undecided'))$column$),
+            (7, $column$compared bigint$column$),
+            (8, $column$equal bigint$column$),
+            (9, $column$different bigint$column$),
+            (10, $column$undecided bigint$column$),
+            (11, $column$seconds numeric$column$),
+            (12, $column$why text$column$),
+            (13, $column$nodes jsonb$column$),
+            (14, $column$print text$column$),
+            (15, $column$compared_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()$column$)
+        ) AS c(place, "column")
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                            WHERE a.attrelid = 'zodan.compared'::regclass
+                                AND a.attname = pg_catalog.split_part(c.column, ' ', 1) AND NOT a.attisdropped)
+         ORDER BY c.place
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE zodan.compared ADD COLUMN %s', v_column);
+    END LOOP;
+END
+$zodan$;
+COMMENT ON TABLE zodan.compared IS
+'What the steps that compare rows found, by operation, the name of the step''s phase, and table. The row of number 0 is
+about the table, the others about rows that are different or undecided; the other columns are those of zodan.verify.
+print is a digest of what was compared: the nodes and how each has the table. A call that resumes the operation does not
+compare a table again that was equal 1 day ago or less, while its print is the same.';
+REVOKE ALL ON TABLE zodan.compared FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
     p_kind text,
@@ -2829,8 +2885,8 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
-pending, because the cluster and not the journal says what is done; results stay.
-Not repeated once they are done: a step of policy once, and all up to the last of policy passed. */
+pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
+step of policy once, and all up to the last of policy passed. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
@@ -2841,8 +2897,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
 'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
-pending, because the cluster and not the journal says what is done; results stay.
-Not repeated once they are done: a step of policy once, and all up to the last of policy passed.';
+pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
+step of policy once, and all up to the last of policy passed.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replace_rest(
@@ -2970,14 +3026,16 @@ CREATE OR REPLACE FUNCTION zodan.set_limits(p_operation bigint, p_limits jsonb)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null. */
+/* Sets the limits of a copy or a comparison that goes on, p_limits as zodan.prepare_join has them, except those that
+are null. */
 BEGIN
     UPDATE zodan.step AS s SET units = s.units || pg_catalog.jsonb_strip_nulls(p_limits)
-     WHERE s.operation_id = p_operation AND s.units ? 'snapshot';
+     WHERE s.operation_id = p_operation AND s.units ?| '{snapshot,compare}';
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.set_limits IS
-'Sets the limits of a copy that goes on, p_limits as zodan.prepare_join has them, except those that are null.';
+'Sets the limits of a copy or a comparison that goes on, p_limits as zodan.prepare_join has them, except those that
+are null.';
 REVOKE ALL ON FUNCTION zodan.set_limits FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_wait(p_operation bigint, p_ordinal int, p_waiting_for text)
@@ -3100,6 +3158,63 @@ COMMENT ON FUNCTION zodan.gather_cluster IS
 until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing
 is read again; what p_known says of a node goes before what others say. The connections stay open.';
 REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_pause(
+    p_load jsonb,
+    p_seen jsonb,
+    p_max_lag interval,
+    p_source text,
+    p_at timestamptz
+)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
+paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
+80 per cent, and until it is below 70; the copy's own slot only gets free by
+going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
+which trail remembers: PostgreSQL learns nothing of a peer that does not answer. */
+DECLARE
+    v_at float8 := extract(epoch FROM p_at);
+    v_lag float8 := extract(epoch FROM p_max_lag);
+    v_trail jsonb := coalesce(p_load -> 'trail', '[]');
+    v_then pg_lsn;
+    v_found record;
+BEGIN
+    IF v_lag IS NOT NULL THEN
+        IF coalesce((v_trail #>> '{-1,at}')::float8 + v_lag / 20 <= v_at, true) THEN
+            v_trail := v_trail || pg_catalog.jsonb_build_object('at', v_at, 'lsn', p_seen -> 'lsn');
+        END IF;
+        WHILE (v_trail #>> '{1,at}')::float8 <= v_at - v_lag LOOP
+            v_trail := v_trail - 0;
+        END LOOP;
+        v_then := CASE WHEN (v_trail #>> '{0,at}')::float8 <= v_at - v_lag THEN (v_trail #>> '{0,lsn}')::pg_lsn END;
+    END IF;
+    SELECT f.* INTO v_found FROM (
+        SELECT 1 AS place, s.part, 'slot ' || s.name AS holder, pg_catalog.format(
+                   'slot "%s" on node "%s", which holds %s %% of max_slot_wal_keep_size%s', s.name, p_source, s.part,
+                   CASE WHEN NOT s.active THEN ', and which nobody reads' ELSE '' END) AS what
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'slots') AS s(name text, own boolean, active boolean, part numeric)
+         WHERE NOT s.own AND (s.part > 80
+               OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name)
+        UNION ALL
+        SELECT 2, p.lag::numeric, 'peer ' || p.name, pg_catalog.format(
+                   'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
+                   pg_catalog.pg_size_pretty((p_seen ->> 'lsn')::pg_lsn - p.lsn))
+          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'peers') AS p(name text, lsn pg_lsn, lag float8)
+         WHERE p.lsn < v_then OR p.lag > v_lag) AS f
+     ORDER BY f.place, f.part DESC NULLS LAST, f.holder
+     LIMIT 1;
+    RETURN p_load || pg_catalog.jsonb_build_object('paused', v_found.what, 'by', v_found.holder, 'trail', v_trail);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.find_pause IS
+'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
+paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
+80 per cent, and until it is below 70; the copy''s own slot only gets free by
+going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
+which trail remembers: PostgreSQL learns nothing of a peer that does not answer.';
+REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
 RETURNS zodan.check_result
@@ -3435,6 +3550,8 @@ DECLARE
         (17, 'lanes',
             'jsonb'),
         (18, 'load',
+            'jsonb'),
+        (19, 'compared',
             'jsonb')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
@@ -3490,7 +3607,7 @@ BEGIN
     CREATE TYPE zodan.job AS (
         stage text, sent boolean, found boolean, cancelled boolean, deadline timestamptz, next timestamptz, pause float8,
     since timestamptz, progress jsonb, sample jsonb, sample_due timestamptz, result jsonb, answer jsonb, blockers text,
-    told_due timestamptz, told_after interval, lanes jsonb, load jsonb);
+    told_due timestamptz, told_after interval, lanes jsonb, load jsonb, compared jsonb);
 END
 $zodan$;
 COMMENT ON TYPE zodan.job IS
@@ -3499,7 +3616,7 @@ the node (sent), whether the step turned out to be done already (found), whether
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
 what holds it up, when to report that next and after how long, and, if its work is in zodan.unit, its lanes and what
-zodan.judge_load knows of the source.';
+zodan.judge_load knows of the source; of a comparison of rows, its state.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -4354,63 +4471,6 @@ COMMENT ON FUNCTION zodan.look_at_units IS
 without until_sql at once. What it saw is the progress of the step''s job.';
 REVOKE ALL ON FUNCTION zodan.look_at_units FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.find_pause(
-    p_load jsonb,
-    p_seen jsonb,
-    p_max_lag interval,
-    p_source text,
-    p_at timestamptz
-)
-RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE
-AS $zodan$
-/* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
-paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
-80 per cent, and until it is below 70; the copy's own slot only gets free by
-going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
-which trail remembers: PostgreSQL learns nothing of a peer that does not answer. */
-DECLARE
-    v_at float8 := extract(epoch FROM p_at);
-    v_lag float8 := extract(epoch FROM p_max_lag);
-    v_trail jsonb := coalesce(p_load -> 'trail', '[]');
-    v_then pg_lsn;
-    v_found record;
-BEGIN
-    IF v_lag IS NOT NULL THEN
-        IF coalesce((v_trail #>> '{-1,at}')::float8 + v_lag / 20 <= v_at, true) THEN
-            v_trail := v_trail || pg_catalog.jsonb_build_object('at', v_at, 'lsn', p_seen -> 'lsn');
-        END IF;
-        WHILE (v_trail #>> '{1,at}')::float8 <= v_at - v_lag LOOP
-            v_trail := v_trail - 0;
-        END LOOP;
-        v_then := CASE WHEN (v_trail #>> '{0,at}')::float8 <= v_at - v_lag THEN (v_trail #>> '{0,lsn}')::pg_lsn END;
-    END IF;
-    SELECT f.* INTO v_found FROM (
-        SELECT 1 AS place, s.part, 'slot ' || s.name AS holder, pg_catalog.format(
-                   'slot "%s" on node "%s", which holds %s %% of max_slot_wal_keep_size%s', s.name, p_source, s.part,
-                   CASE WHEN NOT s.active THEN ', and which nobody reads' ELSE '' END) AS what
-          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'slots') AS s(name text, own boolean, active boolean, part numeric)
-         WHERE NOT s.own AND (s.part > 80
-               OR s.part >= 70 AND p_load ->> 'by' = 'slot ' || s.name)
-        UNION ALL
-        SELECT 2, p.lag::numeric, 'peer ' || p.name, pg_catalog.format(
-                   'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
-                   pg_catalog.pg_size_pretty((p_seen ->> 'lsn')::pg_lsn - p.lsn))
-          FROM pg_catalog.jsonb_to_recordset(p_seen -> 'peers') AS p(name text, lsn pg_lsn, lag float8)
-         WHERE p.lsn < v_then OR p.lag > v_lag) AS f
-     ORDER BY f.place, f.part DESC NULLS LAST, f.holder
-     LIMIT 1;
-    RETURN p_load || pg_catalog.jsonb_build_object('paused', v_found.what, 'by', v_found.holder, 'trail', v_trail);
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.find_pause IS
-'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
-paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
-80 per cent, and until it is below 70; the copy''s own slot only gets free by
-going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
-which trail remembers: PostgreSQL learns nothing of a peer that does not answer.';
-REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.tell_waiters(p_load jsonb, p_seen jsonb, p_step zodan.step)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -4608,9 +4668,9 @@ CREATE OR REPLACE FUNCTION zodan.advance_job(
 RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
-its own it may take as long as a wait may see no progress. */
+/* Moves a step on by one notch, and returns its job; only a comparison of rows, alone in its phase, takes about a
+second. A step whose done_sql says so is done; otherwise its statement runs, then until_sql is polled. A statement past
+its budget is cancelled; without a budget of its own it may take as long as a wait may see no progress. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_budget interval := coalesce(p_step.budget, zodan.read_patience());
@@ -4618,7 +4678,9 @@ DECLARE
         ELSE p_step.until_sql END;
     v_answer jsonb;
 BEGIN
-    IF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
+    IF p_step.units ? 'compare' AND p_job.stage = 'until' THEN
+        RETURN zodan.advance_compared(p_job, p_step, p_dsns);
+    ELSIF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
         RETURN zodan.advance_units(p_job, p_step, p_dsns, p_results);
     ELSIF p_job.sent THEN
         RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
@@ -4642,9 +4704,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_job IS
-'Moves a step on by one notch without ever blocking, and returns its job. A step whose done_sql says so is done;
-otherwise its statement runs, then until_sql is polled. A statement past its budget is cancelled; without a budget of
-its own it may take as long as a wait may see no progress.';
+'Moves a step on by one notch, and returns its job; only a comparison of rows, alone in its phase, takes about a
+second. A step whose done_sql says so is done; otherwise its statement runs, then until_sql is polled. A statement past
+its budget is cancelled; without a budget of its own it may take as long as a wait may see no progress.';
 REVOKE ALL ON FUNCTION zodan.advance_job FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_failure(p_step zodan.step, p_answer jsonb)
@@ -4792,7 +4854,8 @@ BEGIN
             v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
             v_before := v_jobs[v_index];
             v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
-            IF (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
+            IF v_jobs[v_index].compared IS NOT NULL
+               OR (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
                 v_moved := pg_catalog.clock_timestamp();
             END IF;
             v_jobs[v_index] := zodan.record_look(v_steps[v_index], v_before, v_jobs[v_index]);
@@ -5485,7 +5548,7 @@ BEGIN
     -- How many sessions copy side by side, and how fast, may change on the way.
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(p_arguments - c_free) AS a(key, value)
                 WHERE a.value <> 'null' AND a.value IS DISTINCT FROM
-                      ('{"structure": "spock", "copy": "rows"}' || v_operation.arguments) -> a.key) THEN
+                      ('{"structure": "spock", "copy": "rows", "verify": false}' || v_operation.arguments) -> a.key) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',

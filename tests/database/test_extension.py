@@ -137,7 +137,7 @@ def test_cascade_brings_what_it_needs_and_drop_leaves_nothing(make_database: Mak
         connection.execute("CREATE EXTENSION zodan")
         assert (
             "routine spock.add_node(text,text,text,text,boolean,text,text,jsonb,boolean,boolean,integer,text,bigint,"
-            "interval,text)",
+            "interval,text,boolean)",
         ) in rows(connection, _ALL) - before
         connection.execute("DROP EXTENSION zodan")
         assert rows(connection, _ALL) == before

@@ -22,6 +22,7 @@ from zodan_sql.cli.options import (
     SrcDsn,
     SrcNodeName,
     Verbose,
+    Verify,
     join_arguments,
     parse_size,
 )
@@ -101,6 +102,7 @@ def clone(
         ),
     ] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Undo an unfinished clone.")] = False,
+    verify: Verify = False,
     new_node_location: Location = None,
     new_node_country: Country = None,
     new_node_info: Info = None,
@@ -160,7 +162,7 @@ def clone(
                 called = Call(new_node_dsn, "add_node", new_node_name)
                 found = called.find_newest()
                 if found is None or found.state != "done":
-                    run(screen, called, arguments, {"verb": True}, verbose)
+                    run(screen, called, arguments, {"verb": True, "verify": verify}, verbose)
                 _hold("join")
                 cloned.finish()
 

@@ -35,6 +35,7 @@ from zodan_sql.cli.options import (
     Structure,
     SurvivorDsn,
     Verbose,
+    Verify,
     Way,
     check_client,
     copy_arguments,
@@ -71,6 +72,7 @@ def add_node(
     max_rate: MaxRate = None,
     max_lag: MaxLag = None,
     structure: Structure = Way.SPOCK,
+    verify: Verify = False,
     verbose: Verbose = False,
     dry_run: DryRun = False,
     dsn: Annotated[str | None, dsn_option("--dsn", "The database to call in; by default the new node's.")] = None,
@@ -90,7 +92,7 @@ def add_node(
             provide(screen, called.dsn, change=not no_install)
             if journal.find_unfinished(called.dsn, called.procedure, called.node) is None:
                 screen.line(bring_structure(src_dsn, new_node_dsn))
-        begin(screen, called, arguments, {"roles": roles}, "verb", verbose, dry_run, no_install)
+        begin(screen, called, arguments, {"roles": roles, "verify": verify}, "verb", verbose, dry_run, no_install)
 
 
 def remove_node(
@@ -133,6 +135,7 @@ def plan(
     max_rate: MaxRate = None,
     max_lag: MaxLag = None,
     structure: Structure = Way.SPOCK,
+    verify: Verify = False,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
     target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: the node's connection string.")] = None,
     force: Force = False,
@@ -159,7 +162,7 @@ def plan(
             arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
             if structure is Way.CLIENT:
                 check_client(dry_run=True, roles=roles)
-            switches = {"roles": roles}
+            switches = {"roles": roles, "verify": verify}
         elif all(removes) and not any(adds):
             where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
             arguments = _remove_arguments(str(target_node_name), str(target_dsn), survivor_dsn)

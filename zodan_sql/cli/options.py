@@ -170,6 +170,9 @@ MaxLag = Annotated[
         show_default="any lag",
     ),
 ]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Compare the rows of all nodes at the end, as zodan-sql verify does.")
+]
 Structure = Annotated[
     Way,
     typer.Option(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zodan_sql.cli.documents import verify_entries
-from zodan_sql.cli.options import Json, MemberDsn, ProgressMode
+from zodan_sql.cli.options import Json, MemberDsn, ProgressMode, parse_span
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
 from zodan_sql.client import verify as comparison
@@ -60,6 +60,15 @@ def verify(
             show_default="1000",
         ),
     ] = None,
+    max_lag: Annotated[
+        str | None,
+        typer.Option(
+            "--max-lag",
+            metavar="TIME",
+            help="Pause while a peer lags further behind a node, such as 30s.",
+            show_default="any lag",
+        ),
+    ] = None,
     progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
@@ -71,7 +80,13 @@ def verify(
     with reporting([dsn], "verify" if as_json else None) as screen:
         parse_dsn(dsn, "--dsn")
         named = [name.strip() for listed in nodes or [] for name in listed.split(",")]
-        arguments = {"tables": tables or None, "nodes": named or None, "jobs": jobs, "most": most}
+        arguments = {
+            "tables": tables or None,
+            "nodes": named or None,
+            "jobs": jobs,
+            "most": most,
+            "max_lag": None if max_lag is None else parse_span(max_lag, "--max-lag"),
+        }
         shown = _Progress(screen, progress)
         try:
             results = comparison.verify(dsn, arguments, screen.message, shown.take)

@@ -20,7 +20,8 @@ _LOAN_S = 20.0
 
 _BEGIN = """
 SELECT b.p_state, b.p_dsns
-  FROM zodan.begin_verify(%(dsn)s, %(tables)s::text[], %(nodes)s::text[], %(jobs)s::int, %(most)s::int) AS b
+  FROM zodan.begin_verify(%(dsn)s, %(tables)s::text[], %(nodes)s::text[], %(jobs)s::int, %(most)s::int,
+       %(max_lag)s::interval) AS b
 """
 _ADVANCE = "SELECT a.state, zodan.tell_verify(a.state) FROM zodan.advance_verify(%(state)s, %(dsns)s) AS a(state)"
 _REPORT = """
@@ -55,8 +56,9 @@ def verify(
 ) -> list[VerifyResult]:
     """Compare rows, and return what zodan.verify returns. ``on_progress`` gets a line about every second.
 
-    ``arguments`` has tables, nodes, jobs and most, or None. If Zodan is not installed in the database, it is loaded in
-    a transaction that is rolled back, and again after a while: no transaction stays open for long. Raises ZodanError.
+    ``arguments`` has tables, nodes, jobs, most and max_lag, or None. If Zodan is not installed in the database, it is
+    loaded in a transaction that is rolled back, and again after a while: no transaction stays open for long. Raises
+    ZodanError.
     """
     state: dict[str, Any] | None = None
     dsns: dict[str, Any] = {}
