@@ -9423,7 +9423,8 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
     ('same-postgresql-major', 'same PostgreSQL major version', 'warn',
      (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
      f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
-         'Install the PostgreSQL version of the source, unless this join is how the cluster is upgraded.'),
+         'Install the PostgreSQL version of the source, unless this is how the cluster is upgraded. Meanwhile change the structure '
+         'only with syntax that the oldest server knows: Spock may replicate the statement to it.'),
     ('same-postgresql-minor', 'same PostgreSQL minor version', 'warn',
      f.value -> 'version_num' = f.source -> 'version_num',
      f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',

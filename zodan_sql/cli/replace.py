@@ -60,6 +60,9 @@ def replace_node(
     max_rate: MaxRate = None,
     max_lag: MaxLag = None,
     structure: Structure = Way.SPOCK,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare the rows of all nodes before the old one goes.")
+    ] = True,
     soak: Soak = None,
     quiet: Quiet = None,
     force: Annotated[
@@ -91,7 +94,7 @@ def replace_node(
         )
         arguments |= {"old_node_name": old_node_name, "old_node_dsn": old_node_dsn}
         arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
-        arguments |= beside_arguments(soak, quiet)
+        arguments |= beside_arguments(soak, quiet) | ({} if verify else {"verify": False})
         called = Call(dsn or new_node_dsn, "replace_node", new_node_name, schema="zodan")
         if structure is Way.CLIENT:
             check_client(dry_run=dry_run, roles=roles)
