@@ -2886,19 +2886,22 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
 pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
-step of policy once, and all up to the last of policy passed. */
+step of policy once, all up to the last of policy passed, and after the first of policy final has begun, all before it. */
 BEGIN
     UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
     UPDATE zodan.step SET state = 'pending', error = NULL
      WHERE operation_id = p_operation AND p_dsns ? node AND NOT (state = 'done' AND (policy IS NOT DISTINCT FROM 'once'
-       OR zodan.has_joined(p_operation) AND phase <= (SELECT pg_catalog.max(j.phase) FROM zodan.step AS j
-           WHERE j.operation_id = p_operation AND j.policy = 'passed')));
+       OR zodan.has_joined(p_operation) AND phase < (
+           SELECT pg_catalog.min(l.phase) FROM zodan.step AS l WHERE l.operation_id = p_operation AND CASE
+               WHEN zodan.is_final(p_operation) THEN l.policy = 'final'
+               ELSE l.phase > (SELECT pg_catalog.max(j.phase) FROM zodan.step AS j
+                                WHERE j.operation_id = p_operation AND j.policy = 'passed') END)));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.reopen_operation IS
 'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
 pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
-step of policy once, and all up to the last of policy passed.';
+step of policy once, all up to the last of policy passed, and after the first of policy final has begun, all before it.';
 REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.replace_rest(
