@@ -197,8 +197,8 @@ def _replace(
     verbose: bool,
 ) -> None:
     """Replace a node, or go on where an earlier call stopped."""
-    number = _unfinished(pair)
-    if number is None and _is_done(pair, members):
+    is_done, number = _is_done(pair, members), _unfinished(pair)
+    if is_done and number is None:
         pair.state = "replaced before"
         screen.line("  it has taken its place already")
         return
