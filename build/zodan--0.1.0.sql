@@ -12145,21 +12145,22 @@ empty text, and no two rows have the same texts in a row: what may hold a separa
 the hash is the same on servers of another byte order or encoding, too, and takes three times as long.';
 REVOKE ALL ON FUNCTION zodan.write_digest FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_shown(p_columns jsonb)
+CREATE FUNCTION zodan.write_shown(p_columns jsonb, p_whole boolean DEFAULT false)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format('pg_catalog.jsonb_object(%s, ARRAY[%s]::pg_catalog.text[])',
        zodan.quote_list(pg_catalog.array_agg(c.item ->> 'name' ORDER BY c.place)),
-       pg_catalog.string_agg(pg_catalog.format('CASE WHEN pg_catalog.length(%1$s::pg_catalog.text) > %2$s '
+       pg_catalog.string_agg(pg_catalog.format(CASE WHEN p_whole THEN '%1$s::pg_catalog.text'
+           ELSE 'CASE WHEN pg_catalog.length(%1$s::pg_catalog.text) > %2$s '
            'THEN pg_catalog.left(%1$s::pg_catalog.text, %2$s) || ''... ('' || pg_catalog.length(%1$s::pg_catalog.text)'
-           ' || '' characters, md5 '' || pg_catalog.md5(%1$s::pg_catalog.text) || '')'' ELSE %1$s::pg_catalog.text END',
+           ' || '' characters, md5 '' || pg_catalog.md5(%1$s::pg_catalog.text) || '')'' ELSE %1$s::pg_catalog.text END' END,
            't.' || zodan.quote_name(c.item ->> 'name'), 100), ', ' ORDER BY c.place))
   FROM pg_catalog.jsonb_array_elements(p_columns) WITH ORDINALITY AS c(item, place)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_shown IS
-'Writes the expression that shows a row t to people: an object of column and text, long ones shortened, with their
-length and hash, so that a difference beyond the end shows too.';
+'Writes the expression that shows a row t to people: an object of column and text; unless p_whole, long ones are
+shortened, with their length and hash, so that a difference beyond the end shows too.';
 REVOKE ALL ON FUNCTION zodan.write_shown FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_key(p_key jsonb)
@@ -12274,6 +12275,9 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
                                'interval'::regtype, 'uuid'::regtype))), '[]')
                          FROM pg_catalog.pg_attribute AS a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+           'generated', (SELECT coalesce(pg_catalog.jsonb_agg(a.attname ORDER BY a.attname), '[]')
+                           FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped),
            -- Only where pg_catalog has the operators: nothing else can be found in every node's search_path.
            'key', (SELECT CASE WHEN pg_catalog.bool_and(y.typnamespace = 'pg_catalog'::regnamespace OR y.typtype = 'e')
                        THEN pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
@@ -12295,7 +12299,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.describe_tables IS
 'Describes, on a node, those of p_tables that are there, so that their rows can be compared. It returns one row:
 tables, an object of name and an object of schema, table, columns (name, type, and whether its text can hold no
-separator: plain), key (the columns of the replica identity, none where there is no usable one), rows (estimated),
+separator: plain), generated (the columns that nobody can write), key (the columns of the replica identity, none where there is no usable one), rows (estimated),
 readable.';
 REVOKE ALL ON FUNCTION zodan.describe_tables FROM PUBLIC;
 
@@ -12460,6 +12464,121 @@ COMMENT ON FUNCTION zodan.read_applied IS
 an object of position and enabled.';
 REVOKE ALL ON FUNCTION zodan.read_applied FROM PUBLIC;
 
+CREATE FUNCTION zodan.open_repair(p_node text, p_origins text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_node text;
+    v_name text;
+    v_number bigint;
+BEGIN
+    IF (SELECT n.node_name::text FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id)
+           IS DISTINCT FROM %1$s THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD003', MESSAGE = pg_catalog.format('this is not node "%%s"', %1$s),
+            HINT = 'Run these statements on that node.';
+    END IF;
+    -- What a session left that ended before it was done.
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o
+      WHERE o.roname ~ '^zodan repair \d+ ' AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+          WHERE a.pid = pg_catalog.split_part(o.roname, ' ', 3)::int);
+    FOREACH v_node IN ARRAY %2$s LOOP
+        v_name := pg_catalog.format('zodan repair %%s %%s', pg_catalog.pg_backend_pid(), v_node);
+        CONTINUE WHEN EXISTS (SELECT FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = v_name);
+        v_number := (SELECT n.node_id FROM spock.node AS n WHERE n.node_name::text = v_node);
+        IF v_number BETWEEN 1 AND 65534 AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = v_number) THEN
+            INSERT INTO pg_catalog.pg_replication_origin (roident, roname) VALUES (v_number, v_name);
+        ELSE
+            PERFORM pg_catalog.pg_replication_origin_create(v_name);
+        END IF;
+    END LOOP;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog', false),
+            pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
+            pg_catalog.set_config('IntervalStyle', 'postgres', false),
+            pg_catalog.set_config('TimeZone', 'UTC', false),
+            pg_catalog.set_config('extra_float_digits', '1', false),
+            pg_catalog.set_config('bytea_output', 'hex', false),
+            pg_catalog.set_config('xmloption', 'content', false),
+            pg_catalog.set_config('lc_monetary', 'C', false),
+            pg_catalog.set_config('array_nulls', 'on', false),
+            pg_catalog.set_config('row_security', 'off', false),
+            pg_catalog.set_config('default_transaction_read_only', 'off', false),
+            pg_catalog.set_config('session_replication_role', 'replica', false),
+            pg_catalog.set_config('lock_timeout', '2s', false);
+END
+$do$$sql$,
+    zodan.quote_text(p_node), zodan.quote_list(p_origins))
+$zodan$;
+COMMENT ON FUNCTION zodan.open_repair IS
+'Prepares a session on a node to repair rows: it prints and reads values as the session did that wrote the statements,
+and has a replication origin for each of p_origins, nodes that rows come from. Where Spock commits a change under the id
+of the node that it came from, an origin has that number, which pg_replication_origin_create would not choose.';
+REVOKE ALL ON FUNCTION zodan.open_repair FROM PUBLIC;
+
+CREATE FUNCTION zodan.repair_row(
+    p_node text,
+    p_origin text,
+    p_committed text,
+    p_check text,
+    p_write text,
+    p_rows text
+)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_rows bigint := 0;
+BEGIN
+    IF (SELECT n.node_name::text FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id)
+           IS DISTINCT FROM %1$s THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD003', MESSAGE = pg_catalog.format('this is not node "%%s"', %1$s);
+    END IF;
+    IF pg_catalog.pg_replication_origin_session_is_setup() THEN
+        PERFORM pg_catalog.pg_replication_origin_session_reset();
+    END IF;
+    PERFORM pg_catalog.pg_replication_origin_session_setup(
+        pg_catalog.format('zodan repair %%s %%s', pg_catalog.pg_backend_pid(), %2$s));
+    PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0',
+        coalesce(%3$s::timestamptz, pg_catalog.clock_timestamp()));
+    IF %4$s THEN
+        %5$s;
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+    END IF;
+    IF v_rows <> %6$s::bigint THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD206', MESSAGE = 'the row is no longer what it was: it was left alone';
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_node), zodan.quote_text(p_origin), zodan.quote_text(p_committed), p_check, p_write, zodan.quote_text(p_rows))
+$zodan$;
+COMMENT ON FUNCTION zodan.repair_row IS
+'Writes a row on node p_node as another node has it, in a transaction that has the origin and the commit timestamp
+that the row has there (p_origin, a node; p_committed, NULL for now): no stream sends it on. Fails with ZD206, and
+changes nothing, if the row is no longer what was proven different: p_check says so, or p_write, which looks at the
+version that it locks, does not write p_rows rows. The session was prepared by zodan.open_repair.';
+REVOKE ALL ON FUNCTION zodan.repair_row FROM PUBLIC;
+
+CREATE FUNCTION zodan.close_repair()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$DO $do$
+BEGIN
+    IF pg_catalog.pg_replication_origin_session_is_setup() THEN
+        PERFORM pg_catalog.pg_replication_origin_session_reset();
+    END IF;
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o
+      WHERE pg_catalog.starts_with(o.roname, pg_catalog.format('zodan repair %s ', pg_catalog.pg_backend_pid()));
+END
+$do$$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.close_repair IS
+'Ends the repair of rows in a session: drops its replication origins.';
+REVOKE ALL ON FUNCTION zodan.close_repair FROM PUBLIC;
+
 CREATE TYPE zodan.verify_result AS (
     table_name text, row_key jsonb, result text, compared bigint, equal bigint, different bigint, undecided bigint,
         seconds numeric, why text, nodes jsonb
@@ -12467,6 +12586,14 @@ CREATE TYPE zodan.verify_result AS (
 COMMENT ON TYPE zodan.verify_result IS
 'What a comparison of rows found, as zodan.verify returns it: about a table, where row_key is NULL, or about a row that
 is different or undecided.';
+
+CREATE TYPE zodan.repair AS (
+    node text, table_name text, row_key jsonb, action text, statement text, outcome text, place int
+);
+COMMENT ON TYPE zodan.repair IS
+'What makes a row of a node as another node has it: the node that the statement runs on, the table, the row''s key as
+zodan.verify returns it, what happens to the row (insert, update or delete), and the statement. outcome is NULL before
+it has run, then repaired, or why the row was left alone; place finds the row in the comparison.';
 
 CREATE FUNCTION zodan.choose_compared(p_facts jsonb, p_nodes text[])
 RETURNS jsonb
@@ -13175,7 +13302,7 @@ BEGIN
         SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, l.number), CASE WHEN p_mask IS NULL THEN
                    zodan.read_rows(p_key => pg_catalog.format('pg_catalog.jsonb_build_array((%s)::pg_catalog.text)',
                            p_item ->> 'digest'), p_digest => p_item ->> 'digest',
-                       p_shown => zodan.write_shown(p_item -> 'columns'),
+                       p_shown => zodan.write_shown(p_item -> 'columns', (p_item ->> 'whole')::boolean),
                        p_source => zodan.write_source(i.item),
                        p_condition => c.condition || ' AND ' || p_condition, p_most => '2000000')
                    ELSE zodan.tally_blocks(p_mask => p_mask, p_digest => p_item ->> 'digest',
@@ -13316,7 +13443,7 @@ BEGIN
     v_answers := zodan.query_nodes((
         SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 1), zodan.read_rows(
                    p_key => zodan.write_key(i.item -> 'key'), p_digest => p_item ->> 'digest',
-                   p_shown => zodan.write_shown(p_item -> 'columns'),
+                   p_shown => zodan.write_shown(p_item -> 'columns', (p_item ->> 'whole')::boolean),
                    p_source => zodan.write_source(i.item),
                    p_condition => coalesce('(' || (i.item ->> 'filter') || ') AND ', '')
                        || zodan.write_keys(i.item -> 'key', p_keys),
@@ -13581,7 +13708,7 @@ BEGIN
             v_item := v_item || '{"why": "too many rows changed while it was read"}';
         END IF;
         v_state['done'] := v_state -> 'done' || (pg_catalog.jsonb_build_object('name', v_table, 'compared', v_item -> 'compared',
-            'different', v_item -> 'different', 'undecided', v_item -> 'undecided', 'why', v_item -> 'why', 'key',
+            'item', CASE WHEN (v_item ->> 'different')::bigint > 0 THEN v_item END, 'different', v_item -> 'different', 'undecided', v_item -> 'undecided', 'why', v_item -> 'why', 'key',
             CASE WHEN (v_item ->> 'keyed')::boolean THEN pg_catalog.jsonb_path_query_array(
                 v_item #> ARRAY['nodes', p_state #>> '{nodes,0}'], '$.key[*].name') ELSE '[]' END,
             'seconds', extract(epoch FROM pg_catalog.clock_timestamp()) - (v_item ->> 'began')::numeric));
@@ -13728,6 +13855,235 @@ COMMENT ON FUNCTION zodan.advance_verify IS
 'Takes a comparison on, as zodan.compare_rows does, and returns its state. Errors: ZD101 a node cannot be reached for
 as long as zodan.sync_timeout allows.';
 REVOKE ALL ON FUNCTION zodan.advance_verify FROM PUBLIC;
+
+CREATE FUNCTION zodan.write_repair(
+    p_item jsonb,
+    p_node text,
+    p_key jsonb,
+    p_wanted jsonb,
+    p_there jsonb,
+    OUT action text,
+    OUT condition text,
+    OUT write text,
+    OUT rows bigint
+)
+LANGUAGE plpgsql IMMUTABLE
+AS $zodan$
+/* Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
+the row's key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
+(all columns, whole) and, without a key, rows; NULL where it is missing. Returns action, insert, update or delete; check, a
+condition; write, the statement; and rows, how many it writes. */
+DECLARE
+    v_table jsonb := p_item #> ARRAY['nodes', p_node];
+    v_source text := zodan.write_source(v_table);
+    v_names text;
+    v_texts text;
+    v_sets text;
+    v_same text;
+    v_wanted bigint := CASE WHEN p_wanted IS NULL THEN 0 ELSE coalesce((p_wanted ->> 'rows')::bigint, 1) END;
+    v_there bigint := CASE WHEN p_there IS NULL THEN 0 ELSE coalesce((p_there ->> 'rows')::bigint, 1) END;
+BEGIN
+    SELECT pg_catalog.string_agg(zodan.quote_name(c.item ->> 'name'), ', ' ORDER BY c.place),
+           pg_catalog.string_agg(zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name')), ', ' ORDER BY c.place),
+           pg_catalog.string_agg(pg_catalog.format('%s = %s', zodan.quote_name(c.item ->> 'name'),
+               zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name'))), ', ' ORDER BY c.place)
+               FILTER (WHERE NOT pg_catalog.jsonb_path_exists(v_table -> 'key', '$[*] ? (@.name == $name)',
+                   pg_catalog.jsonb_build_object('name', c.item ->> 'name')))
+      INTO v_names, v_texts, v_sets
+      FROM pg_catalog.jsonb_array_elements(p_item -> 'columns') WITH ORDINALITY AS c(item, place)
+     WHERE NOT v_table -> 'generated' ? (c.item ->> 'name');
+    rows := pg_catalog.abs(v_wanted - v_there);
+    action := CASE WHEN v_wanted > v_there THEN 'insert' WHEN v_wanted < v_there THEN 'delete' ELSE 'update' END;
+    condition := 'true';
+    IF NOT (p_item ->> 'keyed')::boolean THEN
+        v_same := pg_catalog.concat('(' || (v_table ->> 'filter') || ') AND ', pg_catalog.format('(%s) = %s::bigint',
+            p_item ->> 'digest', zodan.quote_text(p_key ->> 0)));
+        condition := pg_catalog.format('(SELECT pg_catalog.count(*) FROM %s AS t WHERE %s) = %s', v_source, v_same, v_there);
+        write := CASE action WHEN 'delete' THEN pg_catalog.format('DELETE FROM %1$s AS t WHERE t.ctid = ANY (ARRAY('
+                'SELECT t.ctid FROM %1$s AS t WHERE %2$s LIMIT %3$s FOR UPDATE))', v_source, v_same, rows)
+            ELSE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s',
+                pg_catalog.substr(v_source, 6), v_names,
+                pg_catalog.rtrim(pg_catalog.repeat(pg_catalog.format('(%s), ', v_texts), rows::int), ', ')) END;
+        RETURN;
+    ELSIF action = 'insert' THEN
+        -- If the key has come meanwhile, this fails.
+        write := pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s)', pg_catalog.substr(v_source, 6),
+            v_names, v_texts);
+        RETURN;
+    END IF;
+    v_same := pg_catalog.format('%s AND (%s) = %s::bigint AND t.xmin = %s::xid AND t.ctid = %s::tid',
+        zodan.write_keys(v_table -> 'key', pg_catalog.jsonb_build_array(p_key)), p_item ->> 'digest',
+        zodan.quote_text(p_there ->> 'hash'), zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 2)),
+        zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 3)));
+    IF action = 'delete' THEN
+        write := pg_catalog.format('DELETE FROM %s AS t WHERE %s', v_source, v_same);
+    ELSE
+        rows := 1;
+        write := pg_catalog.format('UPDATE %s AS t SET %s WHERE %s', v_source, v_sets, v_same);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.write_repair IS
+'Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
+the row''s key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
+(all columns, whole) and, without a key, rows; NULL where it is missing. Returns action, insert, update or delete; check, a
+condition; write, the statement; and rows, how many it writes.';
+REVOKE ALL ON FUNCTION zodan.write_repair FROM PUBLIC;
+
+CREATE FUNCTION zodan.read_whole(p_item jsonb, p_keys jsonb, p_state jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Reads rows of a table on every node with all their columns, whole: those of p_keys, in a table without a key the hashes
+of rows. Returns an object of key, as text, and of node, and the row; or failure, as zodan.find_failure returns it. */
+DECLARE
+    v_item jsonb := p_item || '{"whole": true}';
+    v_found jsonb;
+BEGIN
+    IF (v_item ->> 'keyed')::boolean THEN
+        RETURN zodan.read_keys(v_item, p_keys, p_state -> 'nodes', p_lanes);
+    END IF;
+    v_found := zodan.scan_blocks(v_item, p_state, p_lanes, NULL, pg_catalog.format('(%s) IN (%s)', v_item ->> 'digest',
+        (SELECT pg_catalog.string_agg(zodan.quote_text(k.key ->> 0) || '::bigint', ', ')
+           FROM pg_catalog.jsonb_array_elements(p_keys) AS k(key))));
+    IF v_found ? 'failure' THEN
+        RETURN v_found;
+    END IF;
+    RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.jsonb_build_array(g.key)::text, g.value), '{}')
+              FROM pg_catalog.jsonb_each(zodan.group_rows(v_found)) AS g(key, value));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.read_whole IS
+'Reads rows of a table on every node with all their columns, whole: those of p_keys, in a table without a key the hashes
+of rows. Returns an object of key, as text, and of node, and the row; or failure, as zodan.find_failure returns it.';
+REVOKE ALL ON FUNCTION zodan.read_whole FROM PUBLIC;
+
+CREATE FUNCTION zodan.plan_repairs(p_state jsonb, p_like text, p_dsns jsonb)
+RETURNS SETOF zodan.repair
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns what would make the other nodes of a finished comparison as p_like has the rows that are proven different: a
+statement for each row and node, in the order of the nodes. A row that has changed on p_like since has no statement, and
+outcome says so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read. */
+DECLARE
+    v_lanes jsonb := zodan.open_lanes(p_state -> 'nodes', 1, p_dsns);
+    v_item jsonb;
+    v_keys jsonb;
+    v_found jsonb := v_lanes;
+BEGIN
+    FOR v_item, v_keys IN
+        SELECT t.item -> 'item', pg_catalog.jsonb_agg(f.item -> 'key')
+          FROM pg_catalog.jsonb_array_elements(p_state -> 'done') AS t(item)
+          JOIN LATERAL (SELECT f.item, pg_catalog.row_number() OVER () / 250 AS batch
+                          FROM pg_catalog.jsonb_array_elements(p_state -> 'found') AS f(item)
+                         WHERE f.item ->> 'table' = t.item ->> 'name' AND f.item ->> 'verdict' = 'different') AS f ON true
+         GROUP BY t.item, f.batch
+    LOOP
+        EXIT WHEN v_found ? 'failure';
+        v_found := zodan.read_whole(v_item, v_keys, p_state || '{"jobs": 1}', v_lanes);
+        RETURN QUERY
+            SELECT n.name, v_item ->> 'name', CASE WHEN (v_item ->> 'keyed')::boolean THEN (
+                       SELECT pg_catalog.jsonb_object_agg(k.item ->> 'name', f.item -> 'key' -> (k.place - 1)::int)
+                         FROM pg_catalog.jsonb_array_elements(v_item #> ARRAY['nodes', n.name, 'key']) WITH ORDINALITY AS k(item, place))
+                       ELSE pg_catalog.jsonb_build_object('hash', f.item #> '{key,0}') END, w.action,
+                   CASE WHEN s.same THEN zodan.repair_row(p_node => n.name, p_origin => CASE
+                       WHEN p_state -> 'members' ? (l.row ->> 'origin') THEN l.row ->> 'origin' ELSE p_like END,
+                       p_committed => l.row ->> 'at', p_check => w.condition, p_write => w.write, p_rows => w.rows::text) END,
+                   CASE WHEN NOT s.same THEN pg_catalog.format('the row has changed on node %s', p_like) END, f.place::int
+              FROM pg_catalog.jsonb_array_elements(p_state -> 'found') WITH ORDINALITY AS f(item, place)
+             CROSS JOIN pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
+             CROSS JOIN LATERAL (SELECT v_found #> ARRAY[(f.item -> 'key')::text, p_like] AS row) AS l
+             CROSS JOIN LATERAL (SELECT l.row ->> 'version' IS NOT DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'version']
+                 AS same) AS s
+             CROSS JOIN LATERAL zodan.write_repair(v_item, n.name, f.item -> 'key', l.row, f.item #> ARRAY['seen', n.name]) AS w
+             WHERE f.item ->> 'table' = v_item ->> 'name' AND f.item ->> 'verdict' = 'different' AND v_keys @> pg_catalog.jsonb_build_array(f.item -> 'key')
+               AND f.item #>> ARRAY['seen', n.name, 'hash'] IS DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'hash']
+               AND NOT v_found ? 'failure'
+             ORDER BY n.name, f.place;
+    END LOOP;
+    PERFORM zodan.close_readers(p_state -> 'nodes', 1);
+    IF v_found ? 'failure' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD200',
+            MESSAGE = pg_catalog.format('could not read rows of node "%s"', v_found #>> '{failure,node}'),
+            DETAIL = v_found #>> '{failure,message}',
+            HINT = 'Fix what DETAIL says, then call again.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_repairs IS
+'Returns what would make the other nodes of a finished comparison as p_like has the rows that are proven different: a
+statement for each row and node, in the order of the nodes. A row that has changed on p_like since has no statement, and
+outcome says so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read.';
+REVOKE ALL ON FUNCTION zodan.plan_repairs FROM PUBLIC;
+
+CREATE FUNCTION zodan.apply_repairs(p_state jsonb, p_repairs jsonb, p_dsns jsonb)
+RETURNS SETOF zodan.repair
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs repairs that zodan.plan_repairs returned, p_repairs, an array of them, each in a transaction of its own, and returns
+them with their outcome. A row is left alone if it is no longer what was proven different, or if writing it fails. */
+DECLARE
+    v_repair zodan.repair;
+    v_lanes jsonb;
+    v_opened jsonb;
+    v_answer jsonb;
+    v_lane text;
+BEGIN
+    v_lanes := zodan.open_lanes(p_state -> 'nodes', 0, p_dsns);
+    IF NOT v_lanes ? 'failure' THEN
+        v_opened := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 0), zodan.open_repair(
+                p_node => n.name, p_origins => ARRAY(SELECT m.name
+                    FROM pg_catalog.jsonb_array_elements_text(p_state -> 'members') AS m(name))))
+            FROM (SELECT DISTINCT r.item ->> 'node' AS name FROM pg_catalog.jsonb_array_elements(p_repairs) AS r(item)) AS n), v_lanes);
+    END IF;
+    FOR v_repair IN SELECT r.* FROM pg_catalog.jsonb_populate_recordset(NULL::zodan.repair, p_repairs) AS r LOOP
+        v_lane := zodan.lane_name(v_repair.node, 0);
+        v_answer := CASE WHEN v_lanes ? 'failure' THEN v_lanes -> 'failure' ELSE v_opened -> v_lane END;
+        IF v_repair.statement IS NOT NULL AND (v_answer ->> 'ok')::boolean THEN
+            v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_lane, v_repair.statement), v_lanes) -> v_lane;
+        END IF;
+        IF v_repair.outcome IS NULL THEN
+            v_repair.outcome := CASE WHEN (v_answer ->> 'ok')::boolean THEN 'repaired' ELSE v_answer ->> 'message' END;
+        END IF;
+        RETURN NEXT v_repair;
+    END LOOP;
+    IF NOT v_lanes ? 'failure' THEN
+        v_answer := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(o.key, zodan.close_repair())
+            FROM pg_catalog.jsonb_each(v_opened) AS o(key, value)), v_lanes);
+    END IF;
+    PERFORM zodan.close_readers(p_state -> 'nodes', 0);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.apply_repairs IS
+'Runs repairs that zodan.plan_repairs returned, p_repairs, an array of them, each in a transaction of its own, and returns
+them with their outcome. A row is left alone if it is no longer what was proven different, or if writing it fails.';
+REVOKE ALL ON FUNCTION zodan.apply_repairs FROM PUBLIC;
+
+CREATE FUNCTION zodan.look_again(p_state jsonb, p_repairs jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+WITH rows AS MATERIALIZED (
+    SELECT f.item, f.place FROM pg_catalog.jsonb_array_elements(p_state -> 'found') WITH ORDINALITY AS f(item, place)
+     WHERE pg_catalog.jsonb_path_exists(p_repairs, '$[*] ? (@.place == $place && @.statement != null)',
+         pg_catalog.jsonb_build_object('place', f.place))),
+tables AS MATERIALIZED (
+    SELECT t.item -> 'item' AS item, t.item ->> 'name' AS name, pg_catalog.count(*) AS compared
+      FROM pg_catalog.jsonb_array_elements(p_state -> 'done') AS t(item)
+      JOIN rows AS r ON r.item ->> 'table' = t.item ->> 'name' GROUP BY 1, 2)
+SELECT p_state || pg_catalog.jsonb_build_object('finished', false, 'found', '[]'::jsonb, 'done', '[]'::jsonb,
+    'total', (SELECT pg_catalog.count(*) FROM tables AS t),
+    'suspects', (SELECT coalesce(pg_catalog.jsonb_agg((r.item - '{verdict,failed,stable}'::text[]) || '{"stable": 0}'
+        ORDER BY r.place), '[]') FROM rows AS r),
+    'open', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.item || pg_catalog.jsonb_build_object('compared', t.compared,
+        'different', 0, 'undecided', 0, 'why', NULL, 'partial', false,
+        'began', extract(epoch FROM pg_catalog.clock_timestamp()))), '{}') FROM tables AS t))
+$zodan$;
+COMMENT ON FUNCTION zodan.look_again IS
+'Returns the state of a comparison of those rows only for which p_repairs has a statement; p_state is the state of the
+one that found them. zodan.advance_verify takes it on: the rows are read, across marks, as rows under suspicion are.';
+REVOKE ALL ON FUNCTION zodan.look_again FROM PUBLIC;
 
 CREATE FUNCTION zodan.report_verify(p_state jsonb)
 RETURNS SETOF zodan.verify_result
@@ -13988,6 +14344,8 @@ BEGIN
     p_state := zodan.begin_comparison(v_nodes, zodan.list_exchanged(v_found.p_facts, pg_catalog.jsonb_build_object('members',
         v_nodes)), p_tables, zodan.choose_lanes(v_found.p_facts, v_nodes, p_jobs), p_most, p_max_lag, p_dsns);
     PERFORM zodan.raise_failure(p_state -> 'failure');
+    p_state := p_state || pg_catalog.jsonb_build_object('members', (SELECT pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C")
+        FROM pg_catalog.jsonb_object_keys(v_found.p_facts) AS k(node)));
     FOR v_note IN SELECT pg_catalog.format('table %s: %s', t.item ->> 'name', t.item ->> 'notes')
                     FROM pg_catalog.jsonb_array_elements(p_state -> 'tables') AS t(item) WHERE t.item ->> 'notes' IS NOT NULL
     LOOP

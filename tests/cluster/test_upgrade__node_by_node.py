@@ -140,7 +140,7 @@ class Application:
 def _kill_points(kills: int) -> Iterator[int]:
     """Return after how many more steps each run is killed."""
     chance = random.Random(kills)
-    return iter([chance.randrange(1, 25) for _ in range(kills)])
+    return iter([chance.randrange(10, 60) for _ in range(kills)])
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])

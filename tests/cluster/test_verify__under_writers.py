@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from support.calls import load_zodan
 from support.clusters import MakeCluster
@@ -24,6 +27,9 @@ _FILLED = 20_000
 #: Rows that all nodes change, so that changes of two nodes meet.
 _HOT = 2000
 _REST_S = 0.005
+#: How long the long test lasts; ZODAN_VERIFY_S names another time.
+_LONG_S = 3600.0
+_BUDGET_S = 60.0
 
 
 @contextmanager
@@ -112,6 +118,66 @@ def test_a_lost_session_is_opened_again(cluster: Cluster) -> None:
         killer.join()
     assert kills, "no session was ended while it read rows"
     assert (set(results.values()), rows) == ({"equal"}, [])
+
+
+def test_it_pauses_while_a_peer_lags(cluster: Cluster) -> None:
+    n1, n3 = cluster["n1"], cluster["n3"]
+    held = psycopg.connect(n3.dsn())
+    with n1.connect() as connection:
+        held.execute("LOCK TABLE app_chain IN ACCESS EXCLUSIVE MODE")
+        n1.execute("INSERT INTO app_chain VALUES (-1, 'n1', NULL)")
+        began = "SELECT b.p_state, b.p_dsns FROM zodan.begin_verify(%s, '{app_keyed}', NULL, 1, NULL, '0.5 s') AS b"
+        state, dsns = connection.execute(began, [n1.dsn()]).fetchone() or (None, None)
+
+        def advance(state: Any) -> Any:
+            (row,) = connection.execute("SELECT zodan.advance_verify(%s, %s)", [Jsonb(state), Jsonb(dsns)]).fetchall()
+            return row[0]
+
+        # Without a table to compare, it only looks.
+        looked = state | {"tables": []}
+        until = time.monotonic() + _BUDGET_S
+        while not looked.get("paused"):
+            assert time.monotonic() < until, "it does not pause"
+            looked = advance(looked)
+        assert 'peer "sub_n1_n3", which lags behind node "n1" by more than 00:00:00.5' in looked["paused"]
+        state |= {name: looked[name] for name in ("loads", "load_due", "paused", "paused_by")}
+        state = advance(advance(state))
+        assert (state["open"], state["done"], state["finished"]) == ({}, [], False)
+        told = connection.execute("SELECT zodan.tell_verify(%s)", [Jsonb(state)]).fetchone()
+        assert told is not None
+        assert "paused, waiting for peer" in told[0]
+        held.close()
+        while not state["finished"]:
+            assert time.monotonic() < until, "it does not go on"
+            state = advance(state)
+        assert state.get("paused") is None
+        rows = connection.execute("SELECT result FROM zodan.report_verify(%s)", [Jsonb(state)]).fetchall()
+        assert rows == [("equal",)]
+        connection.execute("SELECT zodan.close_connections()")
+    wait_level(cluster.members)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_no_false_alarm_in_a_long_time(cluster: Cluster) -> None:
+    lasts = float(os.environ.get("ZODAN_VERIFY_S", str(_LONG_S)))
+    compared = undecided = 0
+    with Writers(cluster.members) as writers, conflicts(cluster.members):
+        until = time.monotonic() + lasts
+        while time.monotonic() < until:
+            results, rows = verify(cluster)
+            assert set(results) == {f"public.{table}" for table in TABLES}
+            assert [row for row in rows if row[2] == "different"] == []
+            compared += 1
+            undecided += len(rows)
+    assert not writers.failures, writers.failures[:3]
+    print(
+        f"{compared} comparisons in {lasts:.0f} s of {writers.writes} writes: 0 rows different, {undecided} undecided"
+    )
+    wait_level(cluster.members)
+    results, rows = verify(cluster)
+    assert set(results.values()) == {"equal"}, rows
+    assert_rows_equal(cluster.members)
 
 
 def test_no_false_alarm_and_the_planted_rows_found(cluster: Cluster) -> None:

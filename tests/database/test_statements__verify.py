@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from support.statements import ODD, forgotten, run, value
+from zodan_sql.sandbox import Node
 
 _ODD = sql.Identifier(ODD).as_string()
 _SETTINGS = {
@@ -199,3 +200,48 @@ def test_what_a_database_without_streams_publishes(
     found = run(zodan, "list_replicated", on=database, sets=["default", ODD])
     assert (found["tables"], found["encoding"]) == ({}, "UTF8")
     assert run(zodan, "read_applied", on=database)["streams"] == {}
+
+
+@pytest.fixture
+def member(database: psycopg.Connection[Any], server: Node) -> psycopg.Connection[Any]:
+    """Return the database as a Spock node with a table and a row."""
+    database.execute(
+        "SELECT spock.node_create(node_name := 'n1', dsn := %s)", [server.dsn(dbname=database.info.dbname)]
+    )
+    database.execute("CREATE TABLE public.mended (k int PRIMARY KEY, v text)")
+    database.execute("INSERT INTO public.mended VALUES (1, 'old')")
+    return database
+
+
+def test_a_row_is_repaired_once_and_looks_as_it_does_elsewhere(
+    zodan: psycopg.Connection[Any], member: psycopg.Connection[Any]
+) -> None:
+    given = {"node": "n1", "origin": "n1", "committed": "2020-02-03 04:05:06+00", "check": "true", "rows": "1"}
+    write = f"UPDATE ONLY public.mended AS t SET v = {value(zodan, 'SELECT zodan.quote_text(%s)', ODD)} WHERE v = 'old'"
+    for _ in range(2):
+        run(zodan, "open_repair", on=member, node="n1", origins=["n1", ODD])
+    run(zodan, "repair_row", on=member, **given, write=write)
+    for check in ("true", "false"):
+        with pytest.raises(psycopg.Error) as raised:
+            run(zodan, "repair_row", on=member, **given | {"check": check}, write=write)
+        assert raised.value.sqlstate == "ZD206"
+    for _ in range(2):
+        run(zodan, "close_repair", on=member)
+    assert value(member, "SELECT v FROM public.mended") == ODD
+    at = "SELECT extract(year FROM pg_catalog.pg_xact_commit_timestamp(t.xmin)) FROM public.mended AS t"
+    assert value(member, at) == 2020
+    assert value(member, "SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'zodan repair%'") == 0
+
+
+def test_rows_of_another_node_are_not_repaired(zodan: psycopg.Connection[Any], member: psycopg.Connection[Any]) -> None:
+    for name, given in (
+        ("open_repair", {"origins": ["n1"]}),
+        (
+            "repair_row",
+            {"origin": "n1", "committed": None, "check": "true", "rows": "1", "write": "DELETE FROM mended"},
+        ),
+    ):
+        with pytest.raises(psycopg.Error) as raised:
+            run(zodan, name, on=member, node=ODD, **given)
+        assert raised.value.sqlstate == "ZD003"
+    assert value(member, "SELECT v FROM public.mended") == "old"

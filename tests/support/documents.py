@@ -29,7 +29,7 @@ def differences(value: Any, kind: Any, where: str) -> typing.Iterator[str]:
         hints = typing.get_type_hints(kind)
         wanted = kind.__required_keys__ if value.get("error") and "command" in value else set(hints)
         if kind is documents.RescanDocument and value.keys().isdisjoint({"operation"}):
-            wanted = wanted - {"operation", "steps", "checks", "samples"}
+            wanted = wanted - {"operation", "steps", "checks", "samples", "compared"}
         yield from (f"{where} has no {name}" for name in wanted - value.keys())
         yield from (f"{where} has {name}" for name in value.keys() - hints.keys())
         for name in value.keys() & hints.keys():

@@ -522,3 +522,9 @@ def test_a_lag_that_makes_no_sense_is_refused(run: Run, calls: list[tuple[Any, .
     assert code == 2
     assert f'--max-lag is "{text}"' in err
     assert calls == []
+
+
+def test_the_comparison_of_a_join_is_passed_on(run: Run, calls: list[tuple[Any, ...]]) -> None:
+    run("add-node", *ADD, "--verify")
+    run("add-node", *ADD)
+    assert [call[2].get("verify") for call in calls] == [True, None]

@@ -98,6 +98,11 @@ def after(seconds: float, bytes_done: int | None, stage: str = "data") -> Sample
             None,
             "copy: 12 of 12 tables, building indexes and constraints, now public.t[1]",
         ),
+        (
+            replace(COPY, stage="verify", tables_done=2, bytes_done=None, bytes_total=None, table="public.t"),
+            None,
+            "comparison: 2 of 12 tables, comparing rows, now public.t",
+        ),
         (LAG, None, "12 MB behind"),
         (replace(LAG, lag_bytes=0), None, "0 B behind"),
         (replace(LAG, lag_bytes=None), None, "an unknown amount behind"),

@@ -16,6 +16,7 @@ from zodan_sql.client.journal import Unit
 from zodan_sql.client.redaction import Redactor
 from zodan_sql.client.samples import Sample
 from zodan_sql.client.topology import Stream
+from zodan_sql.client.verify import VerifyResult
 from zodan_sql.showing.report import chart, draw, lanes
 from zodan_sql.showing.report.axis import Axis
 from zodan_sql.showing.report.timeline import bars
@@ -217,3 +218,26 @@ def test_the_page_shows_what_was_measured_and_examined() -> None:
         assert fact in said
     level = " ".join(Page(draw(replace(record, samples=lags[1:]), Redactor())).words)
     assert "1 wait for a stream: nothing was missing when Zodan first looked" in level
+
+
+def compared(table: str, key: dict[str, str] | None, result: str, nodes: dict[str, Any] | None = None) -> VerifyResult:
+    counts = (None, None, None, None, None) if key else (5, 4, int(result == "different"), 0, 1.5)
+    return VerifyResult(table, key, result, *counts, None, nodes)
+
+
+def test_what_was_compared_is_shown_with_the_rows_that_differ() -> None:
+    has = {"row": {"v": "<old> s3cret"}, "committed": "2026-01-01T10:00:00+00:00", "origin": "n2", "rows": None}
+    rows = [
+        compared("public.a", None, "different"),
+        compared("public.a", {"id": "7"}, "different", {"n1": has, "n3": None}),
+        compared("public.b", None, "equal"),
+        *(compared("public.b", {"id": str(number)}, "undecided", {}) for number in range(300)),
+    ]
+    redact = Redactor(["host=a password=s3cret"])
+    said = " ".join(" ".join(Page(draw(replace(RECORD, compared=rows), redact)).words).split())
+    assert "s3cret" not in said
+    for fact in ("Rows compared", 'public.a {"id": "7"}', "<old>", "from n2", "missing", "101 more rows"):
+        assert fact in said
+    assert "Rows compared" not in draw(RECORD, Redactor())
+    step = replace(STEPS[0], kind="verify", state="done", result={"tables": 2, "rows": 12000, "different": 0})
+    assert "12,000 rows of 2 tables" in draw(replace(RECORD, steps=[step]), Redactor())

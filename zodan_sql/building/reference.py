@@ -64,6 +64,7 @@ MEANINGS = {
     "ZD202": "a wait cannot succeed: the subscription is gone or disabled, or its copy broke off",
     "ZD203": "Zodan lost the connection to a node in the middle of a step",
     "ZD204": "a node could not report the names of its slots",
+    "ZD206": "a row is no longer what was proven different; the repair has left it alone",
     "ZD205": "a physical copy cannot become this node; roll back and make another copy",
     "ZD301": "a wait saw no progress for as long as zodan.sync_timeout allows",
     "ZD302": "a statement took longer than its budget and Zodan cancelled it, or somebody cancelled it on the node",

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 import psycopg
 import typer
 
-from zodan_sql.cli.documents import check_entries, operation_entry, plan_entries, sample_entries, step_entries
+from zodan_sql.cli.documents import (
+    check_entries,
+    operation_entry,
+    plan_entries,
+    sample_entries,
+    step_entries,
+    verify_entries,
+)
 from zodan_sql.cli.screen import Screen
-from zodan_sql.client import checks, journal, operation, samples
+from zodan_sql.client import checks, journal, operation, samples, verify
 from zodan_sql.client import install as installer
 from zodan_sql.client.connection import describe
 from zodan_sql.client.samples import Watch
@@ -115,6 +122,7 @@ def read_journal(dsn: str, found: journal.Operation) -> dict[str, object]:
         "steps": step_entries(journal.steps(dsn, found.number)),
         "checks": check_entries(checks.recorded(dsn, found.number)),
         "samples": sample_entries(samples.read(dsn, found.number)),
+        "compared": verify_entries(verify.recorded(dsn, found.number)),
     }
 
 

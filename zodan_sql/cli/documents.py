@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from zodan_sql.client import journal, operation, topology
 from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.samples import Sample
-from zodan_sql.client.verify import VerifyResult
+from zodan_sql.client.verify import Repair, VerifyResult
 from zodan_sql.errors import ZodanError
 
 if TYPE_CHECKING:
@@ -208,6 +208,19 @@ class VerifyTableEntry(TypedDict):
     rows: list[VerifyRowEntry]
 
 
+class RepairEntry(TypedDict):
+    """What makes a row of a node as another node has it; outcome is null before its statement has run.
+
+    --output has the statements: masked, they would write other values.
+    """
+
+    node: str
+    table: str
+    key: dict[str, str]
+    action: str
+    outcome: str | None
+
+
 class CallDocument(Envelope, total=False):
     """add-node, remove-node, replace-node, resume, rollback, rescan --fix.
 
@@ -218,6 +231,7 @@ class CallDocument(Envelope, total=False):
     steps: list[StepEntry]
     checks: list[CheckEntry]
     samples: list[SampleEntry]
+    compared: list[VerifyTableEntry]
 
 
 class HealthDocument(Envelope, total=False):
@@ -274,6 +288,9 @@ class VerifyDocument(Envelope, total=False):
     equal: int
     different: int
     undecided: int
+    repairs: list[RepairEntry]
+    #: The rows that were to be repaired, as they are afterwards; null if no repair has run.
+    again: list[VerifyTableEntry] | None
 
 
 class CloneDocument(CallDocument, total=False):
@@ -419,3 +436,17 @@ def verify_entries(results: Iterable[VerifyResult]) -> list[VerifyTableEntry]:
             row = {"key": each.row_key, "result": each.result, "why": each.why, "nodes": each.nodes}
             tables[each.table_name]["rows"].append(row)
     return cast(list[VerifyTableEntry], list(tables.values()))
+
+
+def repair_entries(repairs: Iterable[Repair]) -> list[RepairEntry]:
+    """Return repairs in the form of a document."""
+    return [
+        {
+            "node": each.node,
+            "table": each.table_name,
+            "key": each.row_key,
+            "action": each.action,
+            "outcome": each.outcome,
+        }
+        for each in repairs
+    ]

@@ -163,27 +163,30 @@ class PhaseProgress:
         return True
 
     def measured(self, sample: Sample, bytes_per_s: float | None) -> None:
-        """Show a sample in its own bar: of a copy at once, of a stream only after a while."""
+        """Show a sample in its own bar: of a copy or a comparison at once, of a stream only after a while."""
         with self._lock:
             self._measured(sample, bytes_per_s)
 
     def _measured(self, sample: Sample, bytes_per_s: float | None) -> None:
         # The sample may be older than the line that reported its step done.
-        if sample.ordinal in self._done or (not sample.is_copy and (sample.waited_s or 0.0) < _PATIENCE_S):
+        if sample.ordinal in self._done or (sample.is_stream and (sample.waited_s or 0.0) < _PATIENCE_S):
             return
         if sample.ordinal not in self._waits:
-            for other in [] if sample.is_copy else list(self._waits):
+            for other in list(self._waits) if sample.is_stream else []:
                 self._end_wait(other)
             self._waits[sample.ordinal] = self._bar.add_task(
-                "copying" if sample.is_copy else "waiting", total=None, count="", title=""
+                "waiting" if sample.is_stream else "copying" if sample.is_copy else "comparing",
+                total=None,
+                count="",
+                title="",
             )
         self._bar.update(
             self._waits[sample.ordinal],
             # Without a total, the bar shows only that something is going on.
             total=sample.bytes_total if sample.stage == DATA else None,
             completed=min(sample.bytes_done or 0, sample.bytes_total or 0),
-            count=describe_tables(sample) if sample.is_copy else describe(sample),
-            title=_unmarked(describe_bytes(sample, bytes_per_s) if sample.is_copy else ""),
+            count=describe(sample) if sample.is_stream else describe_tables(sample),
+            title=_unmarked("" if sample.is_stream else describe_bytes(sample, bytes_per_s)),
         )
 
     def _end_wait(self, ordinal: int) -> None:

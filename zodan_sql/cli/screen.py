@@ -78,6 +78,19 @@ class Screen:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
             self.line("  ".join([*cells, row[-1]]).rstrip())
 
+    def keep_stdout(self) -> None:
+        """Print on stderr what is for people, because stdout gets something for a program."""
+        self._out = self._err
+
+    @property
+    def stdout_is_kept(self) -> bool:
+        """Whether what is for people goes to stderr."""
+        return self.as_json or self._out is self._err
+
+    def raw(self, text: str) -> None:
+        """Print on stdout as it is, without masking: a statement with another value would write another value."""
+        typer.echo(text, nl=False)
+
     def line(self, text: str = "", style: str | None = None) -> None:
         """Print a line on stdout."""
         self._out.print(self.redact(text), style=style)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from zodan_sql.cli.documents import verify_entries
+from zodan_sql.cli import repairs
+from zodan_sql.cli.documents import repair_entries, verify_entries
 from zodan_sql.cli.options import Json, MemberDsn, ProgressMode, parse_span
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
 from zodan_sql.client import verify as comparison
 from zodan_sql.client.connection import parse_dsn
-from zodan_sql.client.verify import VerifyResult
+from zodan_sql.client.verify import Outcome, VerifyResult, Wish
+from zodan_sql.errors import caller_error
 
 #: Exit code of a result that is neither equal nor different.
 EXIT_UNDECIDED = 2
@@ -28,6 +32,12 @@ _PLAIN_WIDTH = 160
 _SHOWN = 20
 #: Seconds between two lines of progress if stderr is no terminal.
 _REST_S = 10.0
+
+
+class Repairing(StrEnum):
+    """What --repair does."""
+
+    PLAN = "plan"
 
 
 def verify(
@@ -69,16 +79,36 @@ def verify(
             show_default="any lag",
         ),
     ] = None,
+    repair: Annotated[
+        Repairing | None,
+        typer.Option(
+            "--repair", help="plan: write the statements that make the other nodes as the node of --like has the rows."
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option("--like", metavar="NODE", help="With --repair: the node that has the rows as they should be."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FOLDER", help="With --repair: write a file for each node there, instead of to stdout."
+        ),
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="With --repair plan: also run these statements, and compare the rows again.")
+    ] = False,
     progress: ProgressMode = Mode.AUTO,
     as_json: Json = False,
 ) -> None:
     """Compare the rows of all nodes, while they are written to, and name each row that is proven different.
 
-    Changes nothing, and needs nothing installed. Exits with 0 if all rows are equal, 1 if rows are different, and 2 if
-    rows are undecided and none is different.
+    Changes nothing without --apply, and needs nothing installed. Exits with 0 if all rows are equal, 1 if rows are
+    different, and 2 if rows are undecided and none is different; with --apply, as they are afterwards.
     """
     with reporting([dsn], "verify" if as_json else None) as screen:
         parse_dsn(dsn, "--dsn")
+        wish = _wish(repair, like, output, apply)
         named = [name.strip() for listed in nodes or [] for name in listed.split(",")]
         arguments = {
             "tables": tables or None,
@@ -89,24 +119,75 @@ def verify(
         }
         shown = _Progress(screen, progress)
         try:
-            results = comparison.verify(dsn, arguments, screen.message, shown.take)
+            outcome = comparison.verify(dsn, arguments, screen.message, shown.take, wish)
         finally:
             shown.close()
-        of_tables = [each for each in results if each.row_key is None]
-        counts = {name: sum(each.result == name for each in of_tables) for name in _STYLES}
+        results = outcome.results
+        of_tables = _tables(results)
+        counts = _count(of_tables)
+        # With statements on stdout, all else goes to stderr.
+        if wish is not None and output is None and not wish.apply:
+            screen.keep_stdout()
         if as_json:
             screen.fill({"tables": verify_entries(results), **counts})
+            screen.fill({"repairs": repair_entries(outcome.repairs)})
+            screen.fill({"again": None if outcome.again is None else verify_entries(outcome.again)})
         else:
             _print(screen, results)
-            total = sum(each.compared or 0 for each in of_tables)
-            screen.line(
-                f"{len(of_tables)} tables, {total} rows: "
-                + ", ".join(f"{count} {name}" for name, count in counts.items())
-            )
+            _summarize(screen, of_tables)
+        if wish is not None and not as_json:
+            repairs.show(screen, outcome, wish, output)
+        elif wish is not None and output is not None:
+            repairs.write(screen, outcome, wish, output)
+        if outcome.again is not None:
+            if not as_json:
+                screen.line("after the repair:")
+                _print(screen, outcome.again)
+            counts = _count([*_after(of_tables, outcome), *_tables(outcome.again)])
         if counts["different"]:
             raise typer.Exit(EXIT_FOUND)
         if counts["undecided"]:
             raise typer.Exit(EXIT_UNDECIDED)
+
+
+def _wish(repair: Repairing | None, like: str | None, output: Path | None, apply: bool) -> Wish | None:
+    """Return what to do about rows that are different, None for nothing."""
+    given = [
+        name
+        for name, is_on in (("--like", like), ("--output", output), ("--apply", apply))
+        if is_on not in (None, False)
+    ]
+    if repair is None:
+        if given:
+            raise caller_error(f"{given[0]} needs --repair plan", "Add --repair plan, or leave the option out.")
+        return None
+    if like is None:
+        raise caller_error("--repair needs --like", "Name the node that has the rows as they should be.")
+    return Wish(like, apply)
+
+
+def _tables(results: list[VerifyResult]) -> list[VerifyResult]:
+    return [each for each in results if each.row_key is None]
+
+
+def _count(tables: list[VerifyResult]) -> dict[str, int]:
+    return {name: sum(each.result == name for each in tables) for name in _STYLES}
+
+
+def _after(tables: list[VerifyResult], outcome: Outcome) -> list[VerifyResult]:
+    """Return the tables that are not equal after a repair, apart from the rows that were compared again."""
+    alone = {each.table_name for each in outcome.repairs if each.statement is None}
+    return [
+        each
+        for each in tables
+        if each.result != "equal" and (each.table_name in alone or each.undecided or each.why is not None)
+    ]
+
+
+def _summarize(screen: Screen, tables: list[VerifyResult]) -> None:
+    total = sum(each.compared or 0 for each in tables)
+    counts = ", ".join(f"{count} {name}" for name, count in _count(tables).items())
+    screen.line(f"{len(tables)} tables, {total} rows: {counts}")
 
 
 class _Progress:
@@ -146,7 +227,7 @@ def _print(screen: Screen, results: list[VerifyResult]) -> None:
             numbers = [str(number) for number in (each.compared, each.equal, each.different, each.undecided)]
             cells = (each.table_name, each.result, *numbers, f"{each.seconds or 0:.1f}", each.why or "")
             table.add_row(*map(screen.redact, cells), style=_STYLES[each.result])
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, stderr=screen.stdout_is_kept)
     console.print(table, width=console.width if console.is_terminal else _PLAIN_WIDTH)
     shown: dict[str, int] = {}
     for each in results:

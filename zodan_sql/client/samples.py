@@ -18,7 +18,9 @@ from zodan_sql.words import size, span
 DATA = "data"
 #: The stage after them that gathers statistics.
 STATISTICS = "statistics"
-_STAGES = {"indexes": "building indexes and constraints", STATISTICS: "gathering statistics"}
+#: The stage of a comparison of rows, which is no copy.
+VERIFY = "verify"
+_STAGES = {"indexes": "building indexes and constraints", STATISTICS: "gathering statistics", VERIFY: "comparing rows"}
 #: A rate covers the newest stretch of the first length. Over less than the second length, the rate is unknown.
 _STRETCH = timedelta(seconds=10)
 _SHORTEST = timedelta(seconds=1)
@@ -68,8 +70,13 @@ class Sample:
 
     @property
     def is_copy(self) -> bool:
-        """Whether the sample is of a copy, and not of a stream."""
-        return self.stage is not None
+        """Whether the sample is of a copy, and not of a stream or a comparison."""
+        return self.stage not in (None, VERIFY)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the sample is of a stream."""
+        return self.stage is None
 
 
 def read(dsn: str, number: int) -> list[Sample]:
@@ -166,8 +173,9 @@ def describe_bytes(sample: Sample, bytes_per_s: float | None) -> str:
 
 def describe(sample: Sample, bytes_per_s: float | None = None) -> str:
     """Return a sample in one line."""
-    if sample.is_copy:
-        return f"copy: {describe_tables(sample)}, {describe_bytes(sample, bytes_per_s)}"
+    if not sample.is_stream:
+        what = "copy" if sample.is_copy else "comparison"
+        return f"{what}: {describe_tables(sample)}, {describe_bytes(sample, bytes_per_s)}"
     return f"{size(sample.lag_bytes) or 'an unknown amount'} behind"
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, LiteralString
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from zodan_sql.client.connection import Connection, OnMessage, connect, listen, read_rows
 from zodan_sql.client.install import borrowed
-from zodan_sql.errors import from_database
+from zodan_sql.errors import ZodanError, from_database
 
 #: Seconds after which a transaction that has loaded Zodan is rolled back and another one goes on.
 _LOAN_S = 20.0
+#: Repairs that one transaction runs.
+_AT_ONCE = 100
+
+Row = TypeVar("Row")
 
 _BEGIN = """
 SELECT b.p_state, b.p_dsns
@@ -28,6 +32,16 @@ _REPORT = """
 SELECT r.table_name, r.row_key, r.result, r.compared, r.equal, r.different, r.undecided, r.seconds::float8 AS seconds,
        r.why, r.nodes
   FROM zodan.report_verify(%(state)s) AS r ORDER BY r.table_name, r.row_key NULLS FIRST
+"""
+_REPAIRS = "r.node, r.table_name, r.row_key, r.action, r.statement, r.outcome, r.place"
+_PLAN = f"SELECT {_REPAIRS} FROM zodan.plan_repairs(%(state)s, %(like)s, %(dsns)s) AS r"
+_APPLY = f"SELECT {_REPAIRS} FROM zodan.apply_repairs(%(state)s, %(repairs)s, %(dsns)s) AS r"
+_AGAIN = "SELECT zodan.look_again(%(state)s, %(repairs)s), NULL"
+_FRAME = "SELECT zodan.open_repair(p_node => %(node)s, p_origins => %(origins)s::text[]), zodan.close_repair()"
+_RECORDED = """
+SELECT c.table_name, c.row_key, c.result, c.compared, c.equal, c.different, c.undecided, c.seconds::float8 AS seconds,
+       c.why, c.nodes
+  FROM zodan.compared AS c WHERE c.operation_id = %(number)s ORDER BY c.phase_name, c.table_name, c.number
 """
 _CLOSE = "SELECT zodan.close_connections()"
 
@@ -48,39 +62,146 @@ class VerifyResult:
     nodes: dict[str, Any] | None
 
 
+@dataclass(frozen=True)
+class Repair:
+    """What makes a row of a node as another node has it; outcome is None before the statement has run."""
+
+    node: str
+    table_name: str
+    row_key: dict[str, str]
+    action: str
+    statement: str | None
+    outcome: str | None
+    #: Finds the row in the comparison.
+    place: int
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to do about rows that are different: make them as ``like`` has them; ``apply`` does so, and looks again."""
+
+    like: str
+    apply: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a comparison found, and the repairs if somebody wished for them."""
+
+    results: list[VerifyResult]
+    repairs: list[Repair]
+    #: What the rows that were to be repaired are afterwards; None if no repair has run.
+    again: list[VerifyResult] | None = None
+    #: The statements that begin and end a session which repairs rows, by node.
+    frames: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
 def verify(
     dsn: str,
     arguments: Mapping[str, object],
     on_message: OnMessage,
     on_progress: Callable[[str], None],
-) -> list[VerifyResult]:
+    wish: Wish | None = None,
+) -> Outcome:
     """Compare rows, and return what zodan.verify returns. ``on_progress`` gets a line about every second.
 
     ``arguments`` has tables, nodes, jobs, most and max_lag, or None. If Zodan is not installed in the database, it is
     loaded in a transaction that is rolled back, and again after a while: no transaction stays open for long. Raises
     ZodanError.
     """
-    state: dict[str, Any] | None = None
-    dsns: dict[str, Any] = {}
-    while True:
+    session = _Session(dsn, on_message)
+    with session.opened():
+        state, dsns = session.ask(_BEGIN, {"dsn": dsn, **arguments})
+        if wish is not None and wish.like not in state["nodes"]:
+            raise ZodanError(
+                f'"{wish.like}" is not one of the nodes compared',
+                sqlstate="ZD004",
+                detail=f"They are {', '.join(state['nodes'])}.",
+                hint="Name one of these with --like.",
+            )
+    state = _compare(session, state, dsns, on_progress)
+    with session.opened():
+        results = session.rows(_REPORT, {"state": Jsonb(state)}, VerifyResult)
+    if wish is None:
+        return Outcome(results, [])
+    with session.opened():
+        given: dict[str, object] = {"state": Jsonb(state), "like": wish.like, "dsns": Jsonb(dsns)}
+        repairs = session.rows(_PLAN, given, Repair)
+        names = sorted({repair.node for repair in repairs})
+        frames = {}
+        for name in names:
+            frames[name] = session.ask(_FRAME, {"node": name, "origins": state["members"]})
+    if not wish.apply:
+        return Outcome(results, repairs, None, frames)
+    applied: list[Repair] = []
+    for first in range(0, len(repairs), _AT_ONCE):
+        with session.opened():
+            batch = Jsonb([asdict(repair) for repair in repairs[first : first + _AT_ONCE]])
+            applied += session.rows(_APPLY, {"state": Jsonb(state), "repairs": batch, "dsns": Jsonb(dsns)}, Repair)
+        on_progress(f"~ {len(applied)} of {len(repairs)} repairs done")
+    with session.opened():
+        named = Jsonb([{"place": each.place, "statement": each.statement} for each in applied])
+        looked, _ = session.ask(_AGAIN, {"state": Jsonb(state), "repairs": named})
+    state = _compare(session, looked, dsns, on_progress)
+    with session.opened():
+        return Outcome(results, applied, session.rows(_REPORT, {"state": Jsonb(state)}, VerifyResult), frames)
+
+
+def _compare(
+    session: _Session, state: dict[str, Any], dsns: dict[str, Any], on_progress: Callable[[str], None]
+) -> dict[str, Any]:
+    while not state.get("finished"):
+        with session.opened():
+            while not state.get("finished") and not session.is_due():
+                state, line = session.ask(_ADVANCE, {"state": Jsonb(state), "dsns": Jsonb(dsns)})
+                on_progress(line)
+            session.execute(_CLOSE)
+    return state
+
+
+class _Session:
+    """A session with Zodan: the database's own, or one that has it in a transaction that is rolled back."""
+
+    def __init__(self, dsn: str, on_message: OnMessage) -> None:
+        self._dsn = dsn
+        self._on_message = on_message
+        self._connection: Connection | None = None
+        self._until: float | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Open it; what a server raises comes as ZodanError."""
         with ExitStack() as stack:
-            where = stack.enter_context(borrowed(dsn))
-            connection = stack.enter_context(connect(where)) if isinstance(where, str) else where
-            until = None if isinstance(where, str) else time.monotonic() + _LOAN_S
+            where = stack.enter_context(borrowed(self._dsn))
+            self._connection = stack.enter_context(connect(where)) if isinstance(where, str) else where
+            self._until = None if isinstance(where, str) else time.monotonic() + _LOAN_S
+            listen(self._connection, self._on_message)
             try:
-                if state is None:
-                    listen(connection, on_message)
-                    state, dsns = _ask(connection, _BEGIN, {"dsn": dsn, **arguments})
-                while not state.get("finished") and (until is None or time.monotonic() < until):
-                    state, line = _ask(connection, _ADVANCE, {"state": Jsonb(state), "dsns": Jsonb(dsns)})
-                    on_progress(line)
-                connection.execute(_CLOSE)
-                if state.get("finished"):
-                    return read_rows(connection, _REPORT, {"state": Jsonb(state)}, VerifyResult)
+                yield
             except psycopg.Error as error:
                 raise from_database(error) from None
 
+    def is_due(self) -> bool:
+        """Return whether its transaction has been open for long enough."""
+        return self._until is not None and time.monotonic() > self._until
 
-def _ask(connection: Connection, query: LiteralString, parameters: Mapping[str, object]) -> tuple[Any, Any]:
-    (row,) = connection.execute(query, parameters).fetchall()
-    return row[0], row[1]
+    def ask(self, query: LiteralString, parameters: Mapping[str, object]) -> tuple[Any, Any]:
+        """Return the one row of a query with two columns."""
+        assert self._connection is not None
+        (row,) = self._connection.execute(query, parameters).fetchall()
+        return row[0], row[1]
+
+    def execute(self, query: LiteralString) -> None:
+        """Run a query."""
+        assert self._connection is not None
+        self._connection.execute(query)
+
+    def rows(self, query: LiteralString, parameters: dict[str, object], kind: type[Row]) -> list[Row]:
+        """Return the rows of a query as ``kind``."""
+        assert self._connection is not None
+        return read_rows(self._connection, query, parameters, kind)
+
+
+def recorded(dsn: str, number: int) -> list[VerifyResult]:
+    """Return what an operation found when it compared rows; nothing if it did not. Raises ZodanError."""
+    return read_rows(dsn, _RECORDED, {"number": number}, VerifyResult)

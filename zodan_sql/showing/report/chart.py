@@ -55,7 +55,7 @@ def copy_rate(samples: Sequence[Sample], first: datetime) -> list[Point]:
 
 def lags(samples: Iterable[Sample], titles: Mapping[int, str], first: datetime) -> list[Series]:
     """Return the lag of the stream that each step waited for, one series for each step."""
-    streams = sorted((sample for sample in samples if not sample.is_copy), key=lambda each: each.ordinal)
+    streams = sorted((sample for sample in samples if sample.is_stream), key=lambda each: each.ordinal)
     found = []
     for ordinal, members in groupby(streams, key=lambda each: each.ordinal):
         points: list[Point] = []

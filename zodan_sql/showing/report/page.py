@@ -19,6 +19,8 @@ from zodan_sql.showing.report.axis import Axis
 from zodan_sql.showing.report.record import Record, RecordedStep
 from zodan_sql.words import size, span
 
+#: Rows that are not equal, as many as the page shows.
+_ROWS = 200
 _KINDS = {
     "add_node": "Adding node {}",
     "remove_node": "Removing node {}",
@@ -70,6 +72,10 @@ def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream]
         failed=[step for step in record.steps if step.state == "failed"],
         again=[step for step in record.steps if step.attempts > 1],
         verified=[(step, _found(step)) for step in record.steps if step.kind == "verify"],
+        compared=[each for each in record.compared if each.row_key is None],
+        unequal=[each for each in record.compared if each.row_key is not None][:_ROWS],
+        left_out=max(0, sum(each.row_key is not None for each in record.compared) - _ROWS),
+        json=lambda value: json.dumps(value, ensure_ascii=False),
         marks=marks,
         noted=[check for check in record.checks if check.verdict != "PASS"],
         passed=[check for check in record.checks if check.verdict == "PASS"],
@@ -111,7 +117,8 @@ def _found(step: RecordedStep) -> str:
     """Return what a step that only checks found at the end."""
     result = step.result or {}
     lag = (result.get("measure") or {}).get("lag_bytes")
-    facts = (result.get("progress"), None if lag is None else f"{size(lag)} behind")
+    rows = f"{result['rows']:,} rows of {result['tables']} tables" if {"rows", "tables"} <= result.keys() else None
+    facts = (result.get("progress"), None if lag is None else f"{size(lag)} behind", rows)
     return ", ".join(str(fact) for fact in facts if fact is not None)
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from zodan_sql.client import checks, journal, samples
+from zodan_sql.client import checks, journal, samples, verify
 from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.connection import describe, read_rows
 from zodan_sql.client.journal import Unit
 from zodan_sql.client.operation import PlannedStep
 from zodan_sql.client.samples import Sample
+from zodan_sql.client.verify import VerifyResult
 from zodan_sql.errors import caller_error
 
 _OPERATION = """
@@ -84,6 +85,8 @@ class Record(_Row):
     checks: list[CheckResult] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
+    #: What a comparison of rows found: tables, and rows that are not equal.
+    compared: list[VerifyResult] = field(default_factory=list)
 
 
 def read(dsn: str, number: int) -> Record:
@@ -104,4 +107,5 @@ def read(dsn: str, number: int) -> Record:
         checks=checks.recorded(dsn, number),
         samples=samples.read(dsn, number),
         units=journal.units(dsn, number),
+        compared=verify.recorded(dsn, number),
     )
