@@ -15572,7 +15572,8 @@ BEGIN
         #> ARRAY[v_source, 'value'];
     p_arguments := pg_catalog.jsonb_build_object('new_node_location', v_described -> 'location', 'new_node_country',
         v_described -> 'country', 'new_node_info', v_described -> 'info') || (
-        SELECT pg_catalog.jsonb_object_agg(a.key, a.value) FROM pg_catalog.jsonb_each(p_arguments) AS a(key, value) WHERE a.value <> 'null');
+        SELECT pg_catalog.jsonb_object_agg(a.key, a.value)
+          FROM pg_catalog.jsonb_each(p_arguments) AS a(key, value) WHERE a.value <> 'null');
     p_plan := zodan.plan_replace(v_found.p_cluster, v_leave, p_arguments, zodan.read_patience());
 END
 $zodan$;

@@ -30,7 +30,10 @@ from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
 
 _BUDGET_S = 300.0
 _REST_S = 0.1
-_STEPS = "SELECT count(*) FILTER (WHERE state = 'done'), bool_or(phase_name = 'quiet' AND state <> 'pending') FROM zodan.step"
+_STEPS = (
+    "SELECT count(*) FILTER (WHERE state = 'done'), bool_or(phase_name = 'quiet' AND state <> 'pending')"
+    " FROM zodan.step"
+)
 _END_CALLS = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
     " WHERE application_name = 'zodan-sql' AND pid <> pg_backend_pid()"
