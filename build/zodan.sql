@@ -2429,7 +2429,7 @@ COMMENT ON TYPE zodan.check_result IS
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
     operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'mend')),
+    kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'replace_node', 'mend')),
     node text NOT NULL,
     arguments jsonb NOT NULL,
     members jsonb NOT NULL,
@@ -2447,7 +2447,7 @@ BEGIN
     FOR v_column IN
         SELECT c.column FROM (VALUES
             (1, $column$operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY$column$),
-            (2, $column$kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'mend'))$column$),
+            (2, $column$kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'replace_node', 'mend'))$column$),
             (3, $column$node text NOT NULL$column$),
             (4, $column$arguments jsonb NOT NULL$column$),
             (5, $column$members jsonb NOT NULL$column$),
@@ -2494,7 +2494,7 @@ CREATE TABLE IF NOT EXISTS zodan.step (
     kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify')),
     group_name text,
     group_tries int,
-    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh')),
+    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh', 'passed')),
     object_name text,
     units jsonb,
     waiting_for text,
@@ -2526,7 +2526,7 @@ BEGIN
             (18, $column$kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify'))$column$),
             (19, $column$group_name text$column$),
             (20, $column$group_tries int$column$),
-            (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh'))$column$),
+            (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh', 'passed'))$column$),
             (22, $column$object_name text$column$),
             (23, $column$units jsonb$column$),
             (24, $column$waiting_for text$column$)
@@ -2542,20 +2542,20 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
 'The journal: the plan of each operation, one row per step, with its progress. Steps of one phase run at the same
-time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that
-it concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword
-them. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever
-stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy says
-what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be rolled
-back. guarded: not undone if users have written on the new node. again: runs again before a later group is tried again.
-fresh: runs again in each call. swift: holds others up, so it fails at once if its node is lost, and once done it
-stands for all steps before it. budget is how long until_sql may see no progress. units says of a step whose work is in
-zodan.unit how it is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of them may read,
-if that is limited; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that each bundle of
-units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was lost; load_sql, a look at
-what that node carries; max_lag, how far a peer may lag behind it. Of a step that compares rows, what it found is in
-zodan.compared, and units says: compare, the nodes; sets, the replication sets; lanes and max_lag. waiting_for is what
-holds a step up, as far as it is known.';
+time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that it
+concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword them.
+Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever
+stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy says what
+is special about a step. once: not repeated after it is done. final: from there on the operation cannot be rolled back.
+guarded: not undone if users have written on the new node. again: runs again before a later group is tried again. fresh:
+runs again in each call. swift: holds others up, so it fails at once if its node is lost, and once done it stands for
+all steps before it. passed: once all steps of this policy are done, a resume runs none before them again. budget is how
+long until_sql may see no progress. units says of a step whose work is in zodan.unit how it is done: lanes, how many
+sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited; lane_sql, what prepares
+one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot of; clear_sql, what
+empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries; max_lag, how far a
+peer may lag behind it. Of a step that compares rows, what it found is in zodan.compared, and units says: compare, the
+nodes; sets, the replication sets; lanes and max_lag. waiting_for is what holds a step up, as far as it is known.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2765,25 +2765,6 @@ COMMENT ON FUNCTION zodan.start_operation IS
 p_dsns and the earlier checks are stored without secrets.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
-RETURNS void
-LANGUAGE plpgsql
-AS $zodan$
-/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
-pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
-repeated after it was done. */
-BEGIN
-    UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
-    UPDATE zodan.step SET state = 'pending', error = NULL
-     WHERE operation_id = p_operation AND p_dsns ? node AND NOT (policy IS NOT DISTINCT FROM 'once' AND state = 'done');
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.reopen_operation IS
-'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
-pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
-repeated after it was done.';
-REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
 RETURNS bigint
 LANGUAGE sql STABLE
@@ -2854,7 +2835,8 @@ AS $zodan$
 /* Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
 object, matched in order, keeps its state, attempts and result. */
 BEGIN
-    DELETE FROM zodan.step WHERE operation_id = p_operation;
+    DELETE FROM zodan.step AS s USING pg_catalog.unnest(p_before) AS b
+     WHERE s.operation_id = p_operation AND b.ordinal = s.ordinal;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
         object_name, title,
         do_sql, done_sql, undo_sql, until_sql, budget, units, state, attempts, result)
@@ -2877,6 +2859,96 @@ COMMENT ON FUNCTION zodan.replace_plan IS
 'Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
 object, matched in order, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.has_joined(p_operation bigint)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.bool_and(s.state = 'done'), false)
+  FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.policy = 'passed'
+$zodan$;
+COMMENT ON FUNCTION zodan.has_joined IS
+'Returns whether an operation has passed all its steps of policy passed: in a replacement, the new node has joined.';
+REVOKE ALL ON FUNCTION zodan.has_joined FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_final(p_operation bigint)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.policy = 'final' AND s.attempts > 0)
+$zodan$;
+COMMENT ON FUNCTION zodan.is_final IS
+'Returns whether an operation has begun a step of policy final, and can only be finished.';
+REVOKE ALL ON FUNCTION zodan.is_final FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
+step of policy once, all up to the last of policy passed, and after the first of policy final has begun, all before it. */
+BEGIN
+    UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
+    UPDATE zodan.step SET state = 'pending', error = NULL
+     WHERE operation_id = p_operation AND p_dsns ? node AND NOT (state = 'done' AND (policy IS NOT DISTINCT FROM 'once'
+       OR zodan.has_joined(p_operation) AND phase < (
+           SELECT pg_catalog.min(l.phase) FROM zodan.step AS l WHERE l.operation_id = p_operation AND CASE
+               WHEN zodan.is_final(p_operation) THEN l.policy = 'final'
+               ELSE l.phase > (SELECT pg_catalog.max(j.phase) FROM zodan.step AS j
+                                WHERE j.operation_id = p_operation AND j.policy = 'passed') END)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.reopen_operation IS
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
+step of policy once, all up to the last of policy passed, and after the first of policy final has begun, all before it.';
+REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.replace_rest(
+    p_operation bigint,
+    p_plan zodan.plan_step[],
+    p_before zodan.step[]
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
+cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever. */
+DECLARE
+    v_final boolean := zodan.is_final(p_operation);
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.unnest(p_plan) AS p
+             FULL JOIN pg_catalog.unnest(p_before) AS b ON (b.ordinal, b.phase, b.node, b.title) = (p.ordinal, p.phase, p.node, p.title)
+               AND (b.do_sql, b.undo_sql, b.until_sql) IS NOT DISTINCT FROM (p.do_sql, p.undo_sql, p.until_sql)
+             WHERE b.ordinal IS NULL OR p.ordinal IS NULL) THEN
+        RETURN;
+    END IF;
+    PERFORM zodan.replace_plan(p_operation, p_plan, p_before);
+    UPDATE zodan.step AS s SET attempts = greatest(s.attempts, 1)
+     WHERE s.operation_id = p_operation AND s.policy = 'final' AND v_final
+       AND s.phase = (SELECT pg_catalog.min(f.phase) FROM zodan.step AS f
+                       WHERE f.operation_id = p_operation AND f.policy = 'final');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.replace_rest IS
+'Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
+cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever.';
+REVOKE ALL ON FUNCTION zodan.replace_rest FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.set_arguments(p_operation bigint, p_arguments jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Changes arguments of an operation that goes on: those of p_arguments that are not null. */
+BEGIN
+    UPDATE zodan.operation SET arguments = arguments || pg_catalog.jsonb_strip_nulls(p_arguments)
+     WHERE operation_id = p_operation;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_arguments IS
+'Changes arguments of an operation that goes on: those of p_arguments that are not null.';
+REVOKE ALL ON FUNCTION zodan.set_arguments FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_step(
     p_operation bigint,
@@ -3214,13 +3286,18 @@ means for a step, and p_policy for a step without a group. Unless given, p_kind 
 act. p_units is as zodan.step has it.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
+CREATE OR REPLACE FUNCTION zodan.number_steps(
+    p_steps zodan.plan_step[],
+    p_phases text[],
+    p_after zodan.plan_step DEFAULT NULL
+)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases (those that run beside one
 another as one) and steps from 1, and turns the names by which steps refer to one another's results into those numbers.
-Errors: ZD902 for a step of a phase that p_phases does not have. */
+With p_after, the last step of another plan, both numbers go on from there. Errors: ZD902 for a step of a phase that
+p_phases does not have. */
 DECLARE
     v_steps zodan.plan_step[] := ARRAY(
         SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
@@ -3240,11 +3317,11 @@ BEGIN
                     v_step.phase_name),
                 HINT = 'Report this with the statement that you called.';
         END IF;
-        v_step.ordinal := v_index;
-        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name
+        v_step.ordinal := coalesce(p_after.ordinal, 0) + v_index;
+        v_step.phase := coalesce(v_before.phase, p_after.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name
             AND (v_step.units ->> 'beside' = v_before.phase_name) IS NOT TRUE)::int;
         IF v_step.ref IS NOT NULL THEN
-            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
+            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_step.ordinal);
         END IF;
         v_steps[v_index] := v_step;
         v_before := v_step;
@@ -3265,7 +3342,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
 'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases (those that run beside one
 another as one) and steps from 1, and turns the names by which steps refer to one another''s results into those numbers.
-Errors: ZD902 for a step of a phase that p_phases does not have.';
+With p_after, the last step of another plan, both numbers go on from there. Errors: ZD902 for a step of a phase that
+p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
@@ -4829,7 +4907,8 @@ DECLARE
     v_node text;
     v_answer jsonb;
 BEGIN
-    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node'
+    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation 
+        AND o.kind IN ('add_node', 'replace_node')
         AND o.arguments ->> 'copy' IS DISTINCT FROM 'present';
     IF v_node IS NULL THEN
         RETURN NULL;
@@ -5126,13 +5205,14 @@ CREATE OR REPLACE PROCEDURE zodan.run_operation(
     p_operation bigint,
     p_dsns jsonb,
     p_verbose boolean,
-    INOUT p_failure jsonb
+    INOUT p_failure jsonb,
+    p_last int DEFAULT NULL
 )
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
 done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
-stopped; the journal says the same. */
+stopped; the journal says the same. With p_last, it runs up to that phase, and the operation stays open. */
 DECLARE
     v_phase int;
     v_group text;
@@ -5143,16 +5223,16 @@ BEGIN
         -- The later group first: a turn that happened stands for everything before it.
         SELECT s.group_name FROM zodan.step AS s
          WHERE s.operation_id = p_operation AND s.group_tries IS NOT NULL
-         GROUP BY s.group_name HAVING pg_catalog.max(s.attempts) > 0
+         GROUP BY s.group_name HAVING pg_catalog.max(s.attempts) > 0 AND pg_catalog.bool_or(s.state <> 'done')
          ORDER BY pg_catalog.min(s.ordinal) DESC
     LOOP
         CALL zodan.settle_group(p_operation, v_group, p_dsns, p_verbose, p_failure);
         EXIT WHEN p_failure IS NOT NULL;
     END LOOP;
     UPDATE zodan.step AS s SET state = 'pending'
-     WHERE s.operation_id = p_operation AND s.policy = 'fresh' AND s.state = 'done';
+     WHERE s.operation_id = p_operation AND s.policy = 'fresh' AND s.state = 'done' AND NOT zodan.has_joined(p_operation);
     SELECT pg_catalog.min(s.phase) INTO v_phase FROM zodan.step AS s WHERE s.operation_id = p_operation;
-    WHILE v_phase IS NOT NULL AND p_failure IS NULL LOOP
+    WHILE v_phase <= coalesce(p_last, v_phase) AND p_failure IS NULL LOOP
         SELECT pg_catalog.max(s.group_name) INTO v_group
           FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase = v_phase;
         CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
@@ -5166,6 +5246,9 @@ BEGIN
         SELECT pg_catalog.min(s.phase) INTO v_phase
           FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase > v_phase;
     END LOOP;
+    IF p_failure IS NULL AND p_last IS NOT NULL THEN
+        RETURN;
+    END IF;
     PERFORM zodan.finish_operation(p_operation, CASE WHEN p_failure IS NULL THEN 'done' ELSE 'failed' END,
         pg_catalog.concat_ws(' ', p_failure ->> 'message', p_failure ->> 'detail'));
     COMMIT;
@@ -5174,7 +5257,7 @@ $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
 'Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
 done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
-stopped; the journal says the same.';
+stopped; the journal says the same. With p_last, it runs up to that phase, and the operation stays open.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.raise_failure(p_failure jsonb)
@@ -5197,6 +5280,25 @@ COMMENT ON FUNCTION zodan.raise_failure IS
 'Raises the failure that zodan.describe_failure returned, if any, after closing the connections.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.describe_checks(p_checks zodan.check_result[], p_state text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('sqlstate', 'ZD100',
+           'message', pg_catalog.format('%s of %s preconditions are not met, %s; first: %s on "%s": %s',
+               pg_catalog.cardinality(f.failed), pg_catalog.cardinality(p_checks), p_state, f.failed[1].name, f.failed[1].scope,
+               f.failed[1].observed),
+           'detail', (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', c.name, c.scope, c.observed,
+                          c.required), E'\n') FROM pg_catalog.unnest(f.failed) AS c),
+           'hint', f.failed[1].hint)
+  FROM (SELECT pg_catalog.array_agg(c) AS failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL') AS f
+ WHERE f.failed IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_checks IS
+'Returns NULL if no check failed, else the failure as zodan.describe_failure returns it: ZD100, with all failures in
+detail and the hint of the first. p_state says what that means for the cluster.';
+REVOKE ALL ON FUNCTION zodan.describe_checks FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
@@ -5205,21 +5307,8 @@ AS $zodan$
 that warn. Errors: ZD100. */
 DECLARE
     v_check zodan.check_result;
-    v_failed zodan.check_result[];
 BEGIN
-    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL';
-    IF v_failed IS NOT NULL THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD100',
-            MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
-                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name,
-                            v_failed[1].scope, v_failed[1].observed),
-            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
-                f.observed, f.required), E'\n')
-                        FROM pg_catalog.unnest(v_failed) AS f),
-            HINT = v_failed[1].hint;
-    END IF;
+    PERFORM zodan.raise_failure(zodan.describe_checks(p_checks, 'nothing was changed'));
     FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
         IF v_check.verdict = 'WARN' THEN
             RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
@@ -5278,7 +5367,11 @@ LANGUAGE sql STABLE
 AS $zodan$
 SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
   FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS m(name)
- WHERE o.operation_id = p_operation AND o.kind IN ('add_node', 'remove_node') AND m.name <> o.node
+ WHERE o.operation_id = p_operation AND o.kind IN ('add_node', 'remove_node', 'replace_node')
+   AND m.name <> o.node
+   -- The old node leaves by the operation itself: it is gone before only if it is no node either.
+   AND NOT (o.kind = 'replace_node' AND m.name = o.arguments ->> 'old_node_name'
+       AND (zodan.is_final(o.operation_id) OR p_facts #>> ARRAY[m.name, 'spock', 'node'] = m.name))
    AND EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
                 WHERE f.key NOT IN (m.name, o.node) AND o.members ? f.key AND f.value #>> '{spock,node}' = f.key)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -5315,11 +5408,14 @@ CREATE OR REPLACE FUNCTION zodan.pass_over(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Continues without members that have left. A resumed join is planned again; in any other operation their steps count
-as done or, in a rollback, as never begun. Errors: those of zodan.replan_join. */
+/* Continues without members that have left. A resumed join is planned again, and zodan.carry_on does so with what
+follows the join in a replacement; in any other operation their steps count as done or, in a rollback, as never begun.
+Errors: those of zodan.replan_join. */
 BEGIN
-    IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
-        AND o.kind = 'add_node') THEN
+    IF p_resumes AND zodan.has_joined(p_operation) THEN
+        RETURN;
+    ELSIF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
+        AND o.kind IN ('add_node', 'replace_node')) THEN
         PERFORM zodan.replan_join(p_operation, p_gone, p_facts, p_dsns);
     ELSE
         UPDATE zodan.step SET state = 'done', attempts = CASE WHEN p_resumes THEN attempts ELSE 0 END
@@ -5328,9 +5424,37 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pass_over IS
-'Continues without members that have left. A resumed join is planned again; in any other operation their steps count
-as done or, in a rollback, as never begun. Errors: those of zodan.replan_join.';
+'Continues without members that have left. A resumed join is planned again, and zodan.carry_on does so with what
+follows the join in a replacement; in any other operation their steps count as done or, in a rollback, as never begun.
+Errors: those of zodan.replan_join.';
 REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.may_be_away(p_operation bigint, p_node text)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT (o.kind = 'remove_node' OR o.kind = 'replace_node' AND o.node <> p_node AND zodan.has_joined(p_operation))
+       AND (NOT EXISTS (SELECT FROM zodan.step AS s
+                         WHERE s.operation_id = p_operation AND s.node = p_node AND s.state <> 'done')
+            OR o.kind = 'replace_node' AND coalesce((o.arguments ->> 'force')::boolean, false))
+  FROM zodan.operation AS o WHERE o.operation_id = p_operation
+$zodan$;
+COMMENT ON FUNCTION zodan.may_be_away IS
+'Returns whether an interrupted operation can continue without a node that cannot be reached: a removal that is done
+with it; and in a replacement whose new node has joined, another node that it is done with, or any but the new one with
+force.';
+REVOKE ALL ON FUNCTION zodan.may_be_away FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.may_be_blank(p_operation bigint, p_node text)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT p_node = CASE WHEN zodan.has_joined(p_operation) THEN o.arguments ->> 'old_node_name' ELSE o.node END
+  FROM zodan.operation AS o WHERE o.operation_id = p_operation
+$zodan$;
+COMMENT ON FUNCTION zodan.may_be_blank IS
+'Returns whether a node of an interrupted operation may be no Spock node: the one that is joining or leaving.';
+REVOKE ALL ON FUNCTION zodan.may_be_blank FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
 RETURNS jsonb
@@ -5364,7 +5488,8 @@ BEGIN
     v_found.p_facts := v_found.p_facts - v_gone;
     v_found.p_dsns := v_found.p_dsns - v_gone;
     v_came := zodan.find_came(p_operation, v_found.p_facts);
-    IF v_came <> '{}' AND p_resumes AND v_operation.kind = 'add_node' THEN
+    IF v_came <> '{}' AND p_resumes AND (v_operation.kind = 'add_node'
+        OR v_operation.kind = 'replace_node' AND NOT zodan.has_joined(p_operation)) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD112',
@@ -5373,20 +5498,20 @@ BEGIN
             HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again.', p_operation);
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
-                WHERE f.value ? 'error' AND NOT (v_operation.kind = 'remove_node' AND NOT EXISTS (
-                      SELECT FROM zodan.step AS s
-                       WHERE s.operation_id = p_operation AND s.node = f.key AND s.state <> 'done'))) THEN
+                WHERE f.value ? 'error' AND NOT zodan.may_be_away(p_operation, f.key)) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD101',
             MESSAGE = 'a node of the interrupted operation cannot be reached',
             DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('node "%s": %s', f.key, f.value ->> 'error'), '; ')
                         FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error'),
-            HINT = 'Bring the node back, or give its connection string, then call again.';
+            HINT = CASE WHEN zodan.has_joined(p_operation)
+                THEN 'Bring the node back; if it is gone for good, call zodan.replace_node again with force => true.'
+                ELSE 'Bring the node back, or give its connection string, then call again.' END;
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
                 WHERE NOT f.value ? 'error' AND f.value #>> '{spock,node}' IS DISTINCT FROM f.key
-                  AND NOT (f.key = v_operation.node AND f.value #>> '{spock,node}' IS NULL)) THEN
+                  AND NOT (f.value #>> '{spock,node}' IS NULL AND zodan.may_be_blank(p_operation, f.key))) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD003',
@@ -5422,14 +5547,16 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
-did. */
+did. What is null in p_arguments is not asked for. */
 DECLARE
     v_operation zodan.operation;
-    c_free CONSTANT text[] := ARRAY['jobs', 'max_rate', 'max_lag'];
+    c_free CONSTANT text[] := ARRAY['jobs', 'max_rate', 'max_lag', 'soak', 'quiet', 'force', 'accept_divergence'];
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     -- How many sessions copy side by side, and how fast, may change on the way.
-    IF '{"structure": "spock", "copy": "rows", "verify": false}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
+    IF EXISTS (SELECT FROM pg_catalog.jsonb_each(p_arguments - c_free) AS a(key, value)
+                WHERE a.value <> 'null' AND a.value IS DISTINCT FROM
+                      ('{"structure": "spock", "copy": "rows", "verify": false}' || v_operation.arguments) -> a.key) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -5443,7 +5570,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_same_call IS
 'Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
-did.';
+did. What is null in p_arguments is not asked for.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
@@ -5466,6 +5593,53 @@ COMMENT ON FUNCTION zodan.show_plan IS
 'Prints a plan as NOTICEs, one line per step; with p_verbose its statements too.';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
+CREATE OR REPLACE PROCEDURE zodan.carry_on(
+    p_operation bigint,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs the plan of an operation that was begun or reopened. A replacement stops once the new node has joined, and again
+before the removal of the old one: what follows is planned and judged again from the facts of then. So it is where a
+node that it needs was not reached. Returns NULL in p_failure, or why it stopped. */
+DECLARE
+    v_dsns jsonb := p_dsns;
+    v_policy text;
+    v_last int;
+    v_policies text[] := (SELECT CASE WHEN o.kind = 'replace_node' THEN '{passed,final}' ELSE '{}' END
+        FROM zodan.operation AS o WHERE o.operation_id = p_operation);
+BEGIN
+    FOREACH v_policy IN ARRAY v_policies LOOP
+        CONTINUE WHEN zodan.is_final(p_operation) AND NOT EXISTS (SELECT FROM zodan.step AS s
+            WHERE s.operation_id = p_operation AND s.state <> 'done' AND NOT v_dsns ? s.node);
+        IF NOT zodan.has_joined(p_operation) OR v_policy = 'final' AND NOT zodan.is_final(p_operation) THEN
+            SELECT pg_catalog.min(s.phase) - (v_policy = 'final')::int INTO v_last FROM zodan.step AS s
+             WHERE s.operation_id = p_operation AND s.policy = v_policy;
+            CALL zodan.run_operation(p_operation, v_dsns, p_verbose, p_failure, v_last);
+            IF p_failure IS NOT NULL THEN
+                RETURN;
+            END IF;
+        END IF;
+        SELECT r.p_dsns, r.p_failure INTO v_dsns, p_failure FROM zodan.replan_rest(p_operation, v_dsns) AS r;
+        IF p_failure IS NOT NULL THEN
+            PERFORM zodan.finish_operation(p_operation, 'failed',
+                pg_catalog.concat_ws(' ', p_failure ->> 'message', p_failure ->> 'detail'));
+            COMMIT;
+            RETURN;
+        END IF;
+        COMMIT;
+    END LOOP;
+    CALL zodan.run_operation(p_operation, v_dsns, p_verbose, p_failure);
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.carry_on IS
+'Runs the plan of an operation that was begun or reopened. A replacement stops once the new node has joined, and again
+before the removal of the old one: what follows is planned and judged again from the facts of then. So it is where a
+node that it needs was not reached. Returns NULL in p_failure, or why it stopped.';
+REVOKE ALL ON PROCEDURE zodan.carry_on FROM PUBLIC;
+
 CREATE OR REPLACE PROCEDURE zodan.resume(
     p_operation bigint,
     p_dsns jsonb DEFAULT '{}',
@@ -5485,7 +5659,7 @@ BEGIN
     v_dsns := zodan.reopen(p_operation, p_dsns, true);
     PERFORM zodan.reopen_operation(p_operation, v_dsns);
     COMMIT;
-    CALL zodan.run_operation(p_operation, v_dsns, p_verbose, v_failure);
+    CALL zodan.carry_on(p_operation, v_dsns, p_verbose, v_failure);
     PERFORM zodan.raise_failure(v_failure);
     PERFORM zodan.close_connections();
     RAISE NOTICE 'operation % is done', p_operation;
@@ -5516,20 +5690,21 @@ DECLARE
 BEGIN
     CALL zodan.require_autocommit('zodan.rollback', true, p_dsns::text);
     PERFORM zodan.close_connections();
-    IF EXISTS (SELECT FROM zodan.operation AS o JOIN zodan.step AS s ON s.operation_id = o.operation_id
-                WHERE o.operation_id = p_operation AND s.policy = 'final' AND s.attempts > 0) THEN
+    IF zodan.is_final(p_operation) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD007',
             MESSAGE = pg_catalog.format('operation %s can no longer be rolled back', p_operation),
-            DETAIL = 'The node has stopped publishing. The others would lose what users have written there since.',
+            DETAIL = 'The node that leaves has stopped publishing. The others would lose what users have written there since.',
             HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
     END IF;
     v_dsns := zodan.reopen(p_operation, p_dsns, false);
     IF NOT p_discard_writes THEN
         PERFORM zodan.raise_failure(zodan.find_written(p_operation, v_dsns, pg_catalog.format(
             'Finish the join: CALL zodan.resume(%1$s); or give the rows up: '
-            'CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
+            'CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation) || CASE
+            WHEN zodan.has_joined(p_operation)
+            THEN ' Or take the new node out by spock.remove_node, which loses nothing and ends this operation.' ELSE '' END));
     END IF;
     CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
     PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
@@ -9831,7 +10006,8 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
     ('same-postgresql-major', 'same PostgreSQL major version', 'warn',
      (f.value ->> 'version_num')::int / 10000 = (f.source ->> 'version_num')::int / 10000,
      f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
-         'Install the PostgreSQL version of the source, unless this join is how the cluster is upgraded.'),
+         'Install the PostgreSQL version of the source, unless this is how the cluster is upgraded. Meanwhile change the structure '
+         'only with syntax that the oldest server knows: Spock may replicate the statement to it.'),
     ('same-postgresql-minor', 'same PostgreSQL minor version', 'warn',
      f.value -> 'version_num' = f.source -> 'version_num',
      f.value ->> 'version', coalesce(f.source ->> 'version', '?') || ', as on the source',
@@ -12101,12 +12277,13 @@ CREATE OR REPLACE FUNCTION zodan.replan_join(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Plans an unfinished join again without the members of p_gone. Undoes at once what was made for them on nodes that
-were reached; what was done for the others stays done, and its results are kept. Errors: ZD113 the source is gone;
-ZD200 something could not be undone. */
+/* Plans an unfinished join, or a replacement whose new node has not joined, again without the members of p_gone. Undoes
+at once what was made for them on nodes that were reached; what was done for the others stays done, and its results are
+kept. Errors: ZD113 the source is gone; ZD200 something could not be undone. */
 DECLARE
     v_operation zodan.operation;
     v_join jsonb;
+    v_cluster jsonb;
     v_plan zodan.plan_step[];
     v_before zodan.step[];
     v_step zodan.step;
@@ -12122,12 +12299,15 @@ BEGIN
             HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again with another source.', p_operation);
     END IF;
     v_join := zodan.join_without(p_operation, p_gone);
-    v_plan := zodan.plan_join(zodan.describe_cluster(p_facts, v_join, p_dsns)
+    v_cluster := zodan.describe_cluster(p_facts, v_join, p_dsns)
             || pg_catalog.jsonb_build_object('copy', zodan.size_copy(v_join ->> 'source', p_dsns)) || CASE
             WHEN (v_operation.arguments ->> 'roles')::boolean THEN pg_catalog.jsonb_build_object('roles',
-                p_facts #> ARRAY[v_join ->> 'source', 'roles']) ELSE '{}' END,
-        v_operation.arguments ->> 'new_node_location', v_operation.arguments ->> 'new_node_country',
-            v_operation.arguments -> 'new_node_info', zodan.read_patience());
+                p_facts #> ARRAY[v_join ->> 'source', 'roles']) ELSE '{}' END;
+    v_plan := CASE WHEN v_operation.kind = 'replace_node' THEN zodan.plan_replace(v_cluster,
+            zodan.describe_leave(p_facts - v_operation.node, v_operation.arguments ->> 'old_node_name'), v_operation.arguments,
+            zodan.read_patience())
+        ELSE zodan.plan_join(v_cluster, v_operation.arguments ->> 'new_node_location',
+            v_operation.arguments ->> 'new_node_country', v_operation.arguments -> 'new_node_info', zodan.read_patience()) END;
     SELECT pg_catalog.array_agg(s ORDER BY s.ordinal) INTO v_before FROM zodan.step AS s
         WHERE s.operation_id = p_operation;
     FOR v_step IN
@@ -12155,19 +12335,16 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replan_join IS
-'Plans an unfinished join again without the members of p_gone. Undoes at once what was made for them on nodes that
-were reached; what was done for the others stays done, and its results are kept. Errors: ZD113 the source is gone;
-ZD200 something could not be undone.';
+'Plans an unfinished join, or a replacement whose new node has not joined, again without the members of p_gone. Undoes
+at once what was made for them on nodes that were reached; what was done for the others stays done, and its results are
+kept. Errors: ZD113 the source is gone; ZD200 something could not be undone.';
 REVOKE ALL ON FUNCTION zodan.replan_join FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.prepare_join(
+CREATE OR REPLACE FUNCTION zodan.examine_join(
     p_source text,
     p_source_dsn text,
     p_new text,
     p_new_dsn text,
-    p_location text,
-    p_country text,
-    p_info jsonb,
     p_roles boolean,
     p_jobs int,
     p_structure text,
@@ -12175,27 +12352,21 @@ CREATE OR REPLACE FUNCTION zodan.prepare_join(
     p_limits jsonb,
     p_verify boolean,
     p_lock boolean,
-    OUT p_plan zodan.plan_step[],
+    OUT p_facts jsonb,
+    OUT p_cluster jsonb,
     OUT p_dsns jsonb,
     OUT p_checks zodan.check_result[]
 )
 LANGUAGE plpgsql
 AS $zodan$
-/* Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan. p_limits has what the copy is to keep to: max_rate, max_lag. p_verify adds the comparison of rows.
-Without the lock, and where a call was interrupted, it returns that call's plan as it stands. Leaves the connections
-open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
+/* Surveys the cluster for a join, takes its lock if asked to and runs the preconditions. p_limits has what the copy is
+to keep to: max_rate, max_lag; p_verify adds the comparison of rows. Returns everybody's facts, the cluster as
+zodan.plan_join needs it described, the connection strings and the checks. Leaves the connections open. Errors: those of
+zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
     v_members jsonb;
 BEGIN
-    IF NOT p_lock THEN
-        -- What a call would continue, if one was interrupted.
-        p_plan := zodan.read_plan('add_node', p_new);
-        IF p_plan IS NOT NULL THEN
-            RETURN;
-        END IF;
-    END IF;
     SELECT * INTO v_survey FROM zodan.survey_join(p_source, p_source_dsn, p_new, p_new_dsn);
     -- Two names for one database fail a check below; its lock cannot be taken twice.
     IF p_lock AND NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')
@@ -12225,18 +12396,64 @@ BEGIN
     END IF;
     PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
-    p_plan := zodan.plan_join(zodan.describe_cluster(v_survey.p_facts, v_survey.p_join, p_dsns)
-            || pg_catalog.jsonb_build_object('copy', zodan.size_copy(p_source, p_dsns)) || CASE
-            WHEN p_roles THEN pg_catalog.jsonb_build_object('roles', v_survey.p_facts #> ARRAY[p_source, 'roles'])
-                ELSE '{}' END,
-        p_location, p_country, p_info, zodan.read_patience());
+    p_facts := v_survey.p_facts;
+    p_cluster := zodan.describe_cluster(p_facts, v_survey.p_join, p_dsns)
+        || pg_catalog.jsonb_build_object('copy', zodan.size_copy(p_source, p_dsns))
+        || CASE WHEN p_roles THEN pg_catalog.jsonb_build_object('roles', p_facts #> ARRAY[p_source, 'roles']) ELSE '{}' END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.examine_join IS
+'Surveys the cluster for a join, takes its lock if asked to and runs the preconditions. p_limits has what the copy is
+to keep to: max_rate, max_lag; p_verify adds the comparison of rows. Returns everybody''s facts, the cluster as
+zodan.plan_join needs it described, the connection strings and the checks. Leaves the connections open. Errors: those of
+zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
+REVOKE ALL ON FUNCTION zodan.examine_join FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prepare_join(
+    p_source text,
+    p_source_dsn text,
+    p_new text,
+    p_new_dsn text,
+    p_location text,
+    p_country text,
+    p_info jsonb,
+    p_roles boolean,
+    p_jobs int,
+    p_structure text,
+    p_copy text,
+    p_limits jsonb,
+    p_verify boolean,
+    p_lock boolean,
+    OUT p_plan zodan.plan_step[],
+    OUT p_dsns jsonb,
+    OUT p_checks zodan.check_result[]
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Everything before the first change: zodan.examine_join, which has its parameters, then the plan. Without the lock, and
+where a call was interrupted, it returns that call's plan as it stands. Leaves the connections open. Errors: those of
+zodan.examine_join. */
+DECLARE
+    v_found record;
+BEGIN
+    IF NOT p_lock THEN
+        -- What a call would continue, if one was interrupted.
+        p_plan := zodan.read_plan('add_node', p_new);
+        IF p_plan IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT * INTO v_found FROM zodan.examine_join(p_source, p_source_dsn, p_new, p_new_dsn, p_roles, p_jobs, p_structure,
+        p_copy, p_limits, p_verify, p_lock);
+    p_dsns := v_found.p_dsns;
+    p_checks := v_found.p_checks;
+    p_plan := zodan.plan_join(v_found.p_cluster, p_location, p_country, p_info, zodan.read_patience());
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_join IS
-'Everything before the first change: surveys the cluster, takes its lock if asked to, runs the preconditions and
-makes the plan. p_limits has what the copy is to keep to: max_rate, max_lag. p_verify adds the comparison of rows.
-Without the lock, and where a call was interrupted, it returns that call''s plan as it stands. Leaves the connections
-open. Errors: those of zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
+'Everything before the first change: zodan.examine_join, which has its parameters, then the plan. Without the lock, and
+where a call was interrupted, it returns that call''s plan as it stands. Leaves the connections open. Errors: those of
+zodan.examine_join.';
 REVOKE ALL ON FUNCTION zodan.prepare_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_add_node(
@@ -15172,6 +15389,1145 @@ COMMENT ON FUNCTION zodan.node_drop IS
 gone. Returns whether the node existed. Example: SELECT zodan.node_drop(''host=10.0.0.4 dbname=app'', ''n4''). Errors:
 those of zodan.run_on.';
 REVOKE ALL ON FUNCTION zodan.node_drop FROM PUBLIC;
+
+
+CREATE OR REPLACE FUNCTION zodan.is_unpublished()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT NOT EXISTS (SELECT FROM spock.replication_set_table AS t
+                     JOIN spock.replication_set AS r ON r.set_id = t.set_id
+                     JOIN spock.local_node AS l ON l.node_id = r.set_nodeid) AS ok$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.is_unpublished IS
+'Returns whether a node no longer publishes any table; for done_sql.';
+REVOKE ALL ON FUNCTION zodan.is_unpublished FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.unpublish()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.count(spock.repset_remove_table(t.set_name, t.set_reloid, false)) AS removed
+  FROM (SELECT r.set_name, t.set_reloid
+          FROM spock.replication_set_table AS t
+          JOIN spock.replication_set AS r ON r.set_id = t.set_id
+          JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+         OFFSET 0) AS t$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.unpublish IS
+'Takes every table out of every replication set of a node.';
+REVOKE ALL ON FUNCTION zodan.unpublish FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_drained(p_provider text, p_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok,
+       w.progress, w.alive, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble
+  FROM (SELECT a.*, NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
+                                 WHERE n.node_name = %1$s) AS gone
+          FROM (
+SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
+       pg_catalog.max(o.remote_lsn) AS progress,
+       coalesce(pg_catalog.bool_or(EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+              AND a.xact_start IS NOT NULL
+    AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s
+                || ' is disabled' || coalesce(': ' || (
+                SELECT e.error_message FROM spock.exception_log AS e
+                 WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
+                     '') END AS trouble,
+       -- A worker that fails comes back after some seconds, and fails again.
+       CASE WHEN pg_catalog.bool_or(s.sub_enabled AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity AS a
+            WHERE a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))
+           THEN 'the worker of the stream from node ' || %1$s
+               || ' is not running: ' || coalesce((
+    SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
+      FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
+              FROM (SELECT pg_catalog.pg_current_logfile('stderr') AS path) AS l
+             CROSS JOIN LATERAL (
+                SELECT greatest(f.size - 100000, 0) AS begins FROM pg_catalog.pg_stat_file(l.path) AS f) AS b
+             -- The text may begin inside a character, so it is read as bytes.
+             CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.encode(pg_catalog.pg_read_binary_file(
+                    l.path, b.begins, 100000, true), 'escape'),
+                    '(?:ERROR|FATAL):  ([^\n]*)', 'g') WITH ORDINALITY AS m(found, place)
+             GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
+    pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp()))
+           END AS blockers,
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+           - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
+  FROM spock.node AS n
+  JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+  LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+ WHERE n.node_name = %1$s) AS a) AS w$sql$,
+    zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_drained IS
+'Returns, on a member, whether it has applied everything that p_provider committed before p_lsn, and then flushes
+it, because Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A
+subscription that is gone has been waited for before; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_node(p_target text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_subscription name;
+BEGIN
+    FOR v_subscription IN SELECT s.sub_name FROM spock.subscription AS s ORDER BY s.sub_name LOOP
+        PERFORM spock.sub_drop(v_subscription, true);
+    END LOOP;
+    PERFORM spock.node_drop(%1$s, true);
+END
+$do$$sql$,
+    zodan.quote_text(p_target))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_node IS
+'Drops, on the node that goes, all its subscriptions and then the node itself, with its replication sets, in one
+transaction: until that commits the node still knows the others, so that an interrupted removal finds them.';
+REVOKE ALL ON FUNCTION zodan.drop_node FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_settled(p_xid text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(*) = 0 AS ok, pg_catalog.string_agg(o.what, ', ') AS progress
+  FROM (SELECT 'process ' || a.pid AS what FROM pg_catalog.pg_stat_activity AS a
+         WHERE a.datname = pg_catalog.current_database()
+             AND pg_catalog.age(a.backend_xid) > pg_catalog.age(%1$s::xid8::xid)
+        UNION ALL
+        SELECT 'prepared transaction ' || p.gid FROM pg_catalog.pg_prepared_xacts AS p
+         WHERE p.database = pg_catalog.current_database()
+             AND pg_catalog.age(p.transaction) > pg_catalog.age(%1$s::xid8::xid)) AS o$sql$,
+    zodan.quote_result(p_xid))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_settled IS
+'Returns whether every transaction of this database that was open when p_xid (a placeholder) began has ended,
+prepared ones too; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_settled FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_slot_of(p_provider text, p_subscription text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_tail text := pg_catalog.substr(spock.spock_gen_slot_name('x', %1$s, %2$s)::text, 6);
+    v_slot record;
+BEGIN
+    FOR v_slot IN
+        SELECT r.slot_name, r.active_pid FROM pg_catalog.pg_replication_slots AS r
+         WHERE r.database = pg_catalog.current_database() AND pg_catalog.left(r.slot_name, 4) = 'spk_'
+           AND pg_catalog.right(r.slot_name, pg_catalog.length(v_tail)) = v_tail
+    LOOP
+        -- The dead node's connection may linger until the network notices.
+        WHILE EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = v_slot.slot_name
+            AND r.active) LOOP
+            PERFORM pg_catalog.pg_terminate_backend(r.active_pid) FROM pg_catalog.pg_replication_slots AS r
+                WHERE r.slot_name = v_slot.slot_name;
+            PERFORM pg_catalog.pg_sleep(0.05);
+        END LOOP;
+        PERFORM pg_catalog.pg_drop_replication_slot(v_slot.slot_name);
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_text(p_provider), zodan.quote_text(p_subscription))
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_slot_of IS
+'Drops, on a provider, the slot of a subscription whose node can no longer be asked for the slot''s name. The name is
+known except for the subscriber''s database name in its middle.';
+REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.describe_leave(p_facts jsonb, p_target text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('target', p_target, 'dead', p_facts #>> ARRAY[p_target, 'spock', 'node'] IS NULL,
+    'members', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]')
+                  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                 WHERE NOT f.value ? 'error' AND f.key <> p_target),
+    'missing', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]')
+                  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                 WHERE f.value ? 'error' AND f.key <> p_target),
+    'let_go', (SELECT pg_catalog.bool_or(NOT f.value #> '{spock,nodes}' ? p_target)
+                 FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.key <> p_target AND f.value ? 'spock'),
+    'subscriptions', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce((
+                          SELECT pg_catalog.jsonb_agg(s.item)
+                            FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
+                           WHERE f.key = p_target OR s.item ->> 'provider' = p_target), '[]'))
+                        FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)))
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_leave IS
+'Describes the removal of p_target by what zodan.gather_facts reported: target, whether it is dead, members, those
+that could not be reached (missing), whether a member has dropped the target already (let_go), and the subscriptions:
+of each member those from the target, of the target all.';
+REVOKE ALL ON FUNCTION zodan.describe_leave FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
+RETURNS boolean
+LANGUAGE sql
+AS $zodan$
+SELECT (zodan.open_connection(p_node, pg_catalog.jsonb_build_object(p_node, zodan.canonical_dsn(p_dsn)),
+    'zodan remove_node ' || p_node) ->> 'ok')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.is_reachable IS
+'Returns whether a node can be connected to; the connection stays open. Errors: ZD001.';
+REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+    coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
+       CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first
+           THEN 'other members have dropped its stream before, and may have applied more'
+            WHEN p.place IS NULL THEN 'its position in the stream of the dead node is unknown'
+            ELSE pg_catalog.format(
+                'it has applied the stream of the dead node up to %s, %s bytes less than another member',
+                p.place, p.first - p.place) END,
+       'the same position in the stream of the dead node on every member',
+       'Call with accept_divergence => true to remove it anyway; rows of the dead node then differ between members.'
+  FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
+               pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
+          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
+         WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS p
+ WHERE (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_survivors IS
+'Checks that the members have applied the same amount of a dead target''s stream, or p_accept is given.';
+REVOKE ALL ON FUNCTION zodan.check_survivors FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_outsiders(p_facts jsonb, p_leave jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'outside-subscribers', 'no outside subscriber', p_leave ->> 'target', CASE WHEN o.active THEN 'fail'
+    ELSE 'warn' END, false, o.list,
+       'no replication slot but those of the members', CASE WHEN o.active
+           THEN 'End what reads from these slots, and drop them, or let it read from another node.'
+               ELSE 'Drop these slots there: they hold WAL for nobody.' END
+  FROM (SELECT (s.item ->> 'active')::boolean AS active, pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
+          FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_leave ->> 'target', 'spock', 'slots']) AS s(item)
+         WHERE NOT pg_catalog.jsonb_path_exists(p_facts, '$.*.spock.subscriptions[*] ? (@.slot == $slot)',
+             pg_catalog.jsonb_build_object('slot', s.item -> 'name'))
+         GROUP BY 1) AS o
+ WHERE NOT (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_outsiders IS
+'Checks that only members read from the target: a subscriber outside the cluster would lose its stream.';
+REVOKE ALL ON FUNCTION zodan.check_outsiders FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_leave(
+    p_facts jsonb,
+    p_leave jsonb,
+    p_force boolean,
+    p_accept boolean
+)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT r.key, r.name, r.scope, CASE WHEN p_force THEN 'warn' ELSE 'fail' END, r.passed, r.observed, r.required,
+       CASE WHEN r.scope = p_leave ->> 'target'
+            THEN 'Bring the node back; if it is gone for good, call on a member with force => true.'
+            ELSE 'Bring the node back, or call with force => true and again once it is back.' END
+  FROM zodan.check_reachable(p_facts, p_leave) AS r
+UNION ALL
+SELECT 'member-found', 'a member', p_leave ->> 'target', 'fail', p_leave -> 'members' <> '[]',
+    'no member can be reached through it', 'a member to remove it from',
+       'Call on a member, or give the connection string of one as survivor_dsn.'
+ WHERE (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'is-a-node', 'is a node', f.key, 'fail', coalesce(f.value #>> '{spock,node}' = f.key,
+    f.key = p_leave ->> 'target' AND pg_catalog.jsonb_path_exists(
+           p_facts - f.key, '$.*.spock.nodes.keyvalue() ? (@.key == $node)',
+               pg_catalog.jsonb_build_object('node', f.key)), false),
+       coalesce('it is node "' || (f.value #>> '{spock,node}') || '"', f.value ->> 'spock_error', 'no node'), 'node "'
+           || f.key || '"',
+       'Check the name and the connection string; a node that was never created needs no removal.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE NOT f.value ? 'error'
+UNION ALL
+SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || m.name, CASE WHEN p_accept
+    AND NOT (s.item ->> 'enabled')::boolean THEN 'warn' ELSE 'fail' END,
+       (s.item ->> 'enabled')::boolean AND s.item ->> 'status' <> 'down',
+       CASE WHEN (s.item ->> 'enabled')::boolean THEN s.item ->> 'status' ELSE 'disabled' END,
+       'a subscription that is enabled and runs, so that nothing committed on the target is lost',
+       pg_catalog.format(CASE WHEN (s.item ->> 'enabled')::boolean
+           THEN 'Fix what stops subscription "%s" on node "%s" first: its server log and spock.exception_log say it. '
+           'Or disable the subscription, and call with accept_divergence => true.'
+           ELSE 'Fix and enable subscription "%s" on node "%s" first, or call with accept_divergence => true.' END,
+               s.item ->> 'name', m.name)
+  FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
+ WHERE NOT (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+    false,
+       'it cannot be reached, and would never get what is on its way to it',
+           'a member that gets everything that was committed on the target',
+       'Bring the member back first; or call with accept_divergence => true, and again once it is back.'
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ WHERE f.value ? 'error' AND f.key <> p_leave ->> 'target' AND NOT (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT o.* FROM zodan.check_outsiders(p_facts, p_leave) AS o
+UNION ALL
+SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept) AS s
+$zodan$;
+COMMENT ON FUNCTION zodan.check_leave IS
+'Returns every precondition of a removal. Every node can be reached, or p_force is given and at least one member
+can; each is the node that it should be. The others can wait for what they receive from the target or, if the target
+is dead, all have applied the same amount of it, or p_accept is given.';
+REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that make every member hold the same commits of the target. One transaction takes the target's
+tables out of its replication sets: that ends what it publishes at one point of its stream for every reader, and lets
+its writers go on. Then comes a sync event after that point, applied by every member and flushed to its disk. From
+here on the removal can only be finished: what is written on the target now reaches nobody. */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+BEGIN
+    RETURN NEXT zodan.make_step('unpublish', v_target, 'stop publishing on ' || v_target,
+        p_do := zodan.unpublish(), p_done := zodan.is_unpublished(), p_policy := 'final');
+    -- A transaction that began before publishes what it wrote before: the last event must come after all of those.
+    RETURN NEXT zodan.make_step('mark', v_target, 'note the open transactions on ' || v_target,
+        p_do := 'SELECT pg_catalog.pg_current_xact_id() AS xid', p_ref := 'mark');
+    RETURN NEXT zodan.make_step('settled', v_target,
+        'wait for these transactions to end on ' || v_target,
+        p_until := zodan.wait_settled(zodan.placeholder('result', 'mark', 'xid')), p_budget := p_patience);
+    RETURN NEXT zodan.make_step('drain', v_target, 'send a sync event on ' || v_target,
+        p_do := zodan.emit_sync_event(), p_ref := 'drain');
+    FOR v_member IN
+        SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+         WHERE pg_catalog.jsonb_path_exists(p_leave #> ARRAY['subscriptions', m.name], '$[*] ? (@.enabled == true)')
+    LOOP
+        -- Never again once it is done: a member that crashes while it drops its subscription gets that back, but not
+        -- the slot.
+        RETURN NEXT zodan.make_step('drained', v_member,
+            pg_catalog.format('wait until %s has applied and flushed everything of %s', v_member, v_target),
+            p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
+                p_provider => v_target), p_budget := p_patience,
+            p_policy := 'once');
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_drain IS
+'Returns the steps that make every member hold the same commits of the target. One transaction takes the target''s
+tables out of its replication sets: that ends what it publishes at one point of its stream for every reader, and lets
+its writers go on. Then comes a sync event after that point, applied by every member and flushed to its disk. From
+here on the removal can only be finished: what is written on the target now reaches nobody.';
+REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_withdraw(p_leave jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that take the target out: its subscribers drop their subscriptions all at once, and its own
+subscriptions are disabled; then the members drop whatever they still have of it, and a step proves that; last go its
+subscriptions, its sets and its node row. Until then it knows the others, so that an interrupted removal finds them
+through it. */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+    v_item jsonb;
+BEGIN
+    FOR v_member, v_item IN
+        SELECT m.name, s.item FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+         CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
+    LOOP
+        RETURN NEXT zodan.make_step('leave', v_member,
+            pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
+            p_do := zodan.drop_subscription(v_item ->> 'name'), p_object := v_item ->> 'name');
+    END LOOP;
+    -- All its workers are told to end before the first subscription is dropped, so that they end side by side.
+    RETURN NEXT zodan.make_step('leave', v_target, 'disable every subscription on ' || v_target,
+        p_do := zodan.disable_streams());
+    FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions',
+        v_target]) AS s(item) LOOP
+        IF p_leave -> 'members' ? (v_item ->> 'provider') THEN
+            RETURN NEXT zodan.make_step('forget', v_item ->> 'provider',
+                pg_catalog.format('drop slot %s on %s', v_item ->> 'slot', v_item ->> 'provider'),
+                p_do := zodan.drop_slot(v_item ->> 'slot'), p_object := v_item ->> 'slot');
+        END IF;
+    END LOOP;
+    -- A member that cannot be reached does not drop its own.
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'missing') AS m(name) LOOP
+        RETURN NEXT zodan.make_step('forget', v_target, pg_catalog.format('drop the slot that %s used on %s', v_member,
+            v_target),
+            p_do := zodan.drop_slot_of(p_provider => v_target, p_subscription => zodan.subscription_name(v_target,
+                v_member)), p_object := zodan.subscription_name(v_target, v_member));
+    END LOOP;
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
+        RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+            p_do := zodan.forget_node(v_target), p_object := v_target);
+        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
+            v_target, v_member),
+            p_do := zodan.prove_gone(p_target => v_target,
+                p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
+                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
+    END LOOP;
+    RETURN NEXT zodan.make_step('drop', v_target,
+        pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target),
+            p_do := zodan.drop_node(v_target));
+    RETURN NEXT zodan.make_step('proven', v_target, 'prove that nothing is left on ' || v_target,
+        p_do := zodan.prove_gone(p_target => v_target,
+            p_origins => zodan.list_stream_names(p_leave, v_target, 'subscriber'),
+            p_slots => zodan.list_stream_names(p_leave, v_target, 'provider')), p_kind := 'verify');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_withdraw IS
+'Returns the steps that take the target out: its subscribers drop their subscriptions all at once, and its own
+subscriptions are disabled; then the members drop whatever they still have of it, and a step proves that; last go its
+subscriptions, its sets and its node row. Until then it knows the others, so that an interrupted removal finds them
+through it.';
+REVOKE ALL ON FUNCTION zodan.plan_withdraw FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_bury(p_leave jsonb)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
+then drop the slot that it used there and its row; a last step proves that they are gone. */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_member text;
+    v_item jsonb;
+BEGIN
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
+        FOR v_item IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions',
+            v_member]) AS s(item) LOOP
+            RETURN NEXT zodan.make_step('leave', v_member,
+                pg_catalog.format('drop subscription %s on %s', v_item ->> 'name', v_member),
+                p_do := zodan.drop_subscription(v_item ->> 'name'), p_policy := 'final', p_object := v_item ->> 'name');
+        END LOOP;
+        RETURN NEXT zodan.make_step('forget', v_member,
+            pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
+            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member,
+                v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
+        -- A join that never finished used this slot.
+        RETURN NEXT zodan.make_step('forget', v_member,
+            pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
+            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)),
+                p_policy := 'final', p_object := zodan.copy_name(v_target));
+        RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
+            p_do := zodan.forget_node(v_target), p_policy := 'final', p_object := v_target);
+        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
+            v_target, v_member),
+            p_do := zodan.prove_gone(p_target => v_target,
+                p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
+                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_bury IS
+'Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
+then drop the slot that it used there and its row; a last step proves that they are gone.';
+REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_removal(p_leave jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
+or, if the target is dead, without it. */
+BEGIN
+    IF (p_leave ->> 'dead')::boolean THEN
+        RETURN QUERY SELECT * FROM zodan.plan_bury(p_leave);
+    ELSE
+        RETURN QUERY SELECT * FROM zodan.plan_drain(p_leave, p_patience);
+        RETURN QUERY SELECT * FROM zodan.plan_withdraw(p_leave);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_removal IS
+'Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
+or, if the target is dead, without it.';
+REVOKE ALL ON FUNCTION zodan.plan_removal FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
+RETURNS zodan.plan_step[]
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the whole plan of a removal for a cluster as zodan.describe_leave describes it. */
+DECLARE
+    v_steps zodan.plan_step[];
+BEGIN
+    SELECT pg_catalog.array_agg(s::zodan.plan_step) INTO v_steps FROM zodan.plan_removal(p_leave, p_patience) AS s;
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
+        '{unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}') AS n);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_leave IS
+'Returns the whole plan of a removal for a cluster as zodan.describe_leave describes it.';
+REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.survey_leave(
+    p_target text,
+    p_target_dsn text,
+    p_survivor_dsn text,
+    OUT p_facts jsonb,
+    OUT p_leave jsonb,
+    OUT p_dsns jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
+new one, and reads everybody's facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
+from this database if it is one. Returns the facts by node; target, members and their subscriptions; and the
+connection strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+the target is another node. */
+DECLARE
+    c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
+    v_found text;
+    v_known jsonb := '{}'::jsonb;
+BEGIN
+    IF coalesce(p_target, '') = '' THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD002',
+            MESSAGE = 'the name of the node is missing',
+            HINT = 'Give the name of the node to remove.';
+    END IF;
+    p_dsns := pg_catalog.jsonb_build_object(p_target, zodan.canonical_dsn(p_target_dsn));
+    p_facts := zodan.gather_facts(p_dsns, c_purpose);
+    v_found := p_facts #>> ARRAY[p_target, 'spock', 'node'];
+    IF v_found <> p_target THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = pg_catalog.format('the connection string does not lead to node "%s"', p_target),
+            DETAIL = pg_catalog.format('It leads to node "%s".', v_found),
+            HINT = 'Give the name and the connection string of the same node.';
+    END IF;
+    -- A database that answers but is no longer a node names nobody either: an earlier removal did not reach every
+    -- member.
+    IF v_found IS NULL THEN
+        v_known := zodan.local_dsns() || CASE WHEN p_survivor_dsn IS NULL THEN '{}' ELSE zodan.known_dsns(
+            zodan.gather_facts(pg_catalog.jsonb_build_object('a survivor', p_survivor_dsn), c_purpose)) END;
+    END IF;
+    SELECT g.p_dsns, g.p_facts INTO p_dsns, p_facts
+      FROM zodan.gather_cluster(v_known, NULL, c_purpose, p_dsns, p_facts) AS g;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
+      FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
+    p_leave := zodan.describe_leave(p_facts, p_target);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.survey_leave IS
+'Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
+new one, and reads everybody''s facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
+from this database if it is one. Returns the facts by node; target, members and their subscriptions; and the
+connection strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+the target is another node.';
+REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prepare_leave(
+    p_target text,
+    p_target_dsn text,
+    p_survivor_dsn text,
+    p_force boolean,
+    p_accept boolean,
+    p_lock boolean,
+    OUT p_plan zodan.plan_step[],
+    OUT p_dsns jsonb,
+    OUT p_checks zodan.check_result[]
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
+preconditions and makes the plan. Without the lock, and where a call was interrupted, it returns that call's plan as
+it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
+zodan.judge_checks. */
+DECLARE
+    v_survey record;
+BEGIN
+    IF NOT p_lock THEN
+        -- What a call would continue, if one was interrupted.
+        p_plan := zodan.read_plan('remove_node', p_target);
+        IF p_plan IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
+    IF p_lock AND (p_force OR NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')) THEN
+        PERFORM zodan.lock_members(v_survey.p_dsns);
+        SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
+    END IF;
+    SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO p_checks
+      FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept) AS f;
+    PERFORM zodan.judge_checks(p_checks);
+    p_dsns := v_survey.p_dsns;
+    p_plan := zodan.plan_leave(v_survey.p_leave, zodan.read_patience());
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.prepare_leave IS
+'Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
+preconditions and makes the plan. Without the lock, and where a call was interrupted, it returns that call''s plan as
+it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
+zodan.judge_checks.';
+REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
+
+
+CREATE OR REPLACE FUNCTION zodan.node_facts(p_node text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT n.location, n.country, n.info FROM spock.node AS n WHERE n.node_name = %1$s$sql$,
+    zodan.quote_text(p_node))
+$zodan$;
+COMMENT ON FUNCTION zodan.node_facts IS
+'Returns how Spock describes a node that it knows: location, country and info.';
+REVOKE ALL ON FUNCTION zodan.node_facts FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_clock()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.clock_timestamp() AS at$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.read_clock IS
+'Returns the time on a node.';
+REVOKE ALL ON FUNCTION zodan.read_clock FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_beside(p_soak text, p_subscriptions text[], p_since text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT t.replicate AND t.passed >= %1$s::interval AS ok, t.states AS progress, t.trouble, t.replicate AS alive,
+       CASE WHEN t.replicate THEN pg_catalog.format('the end of %%s, of which %%s have passed', %1$s,
+           pg_catalog.date_trunc('second', t.passed)) ELSE coalesce(t.states, 'a lost subscription') END AS blockers
+  FROM (SELECT coalesce(pg_catalog.count(*) = pg_catalog.cardinality(%2$s)
+                   AND pg_catalog.bool_and(s.status = 'replicating'), false) AS replicate,
+               pg_catalog.string_agg(s.subscription_name || ' ' || s.status, ', ' ORDER BY s.subscription_name)
+                   AS states,
+               pg_catalog.string_agg(pg_catalog.format('subscription %%s is disabled',
+                   pg_catalog.quote_ident(s.subscription_name)), ', ')
+                   FILTER (WHERE s.status = 'disabled') AS trouble,
+               pg_catalog.clock_timestamp() - %3$s::timestamptz AS passed
+          FROM spock.sub_show_status() AS s
+         WHERE s.subscription_name::text = ANY (%2$s)) AS t$sql$,
+    zodan.quote_text(p_soak), zodan.quote_list(p_subscriptions), zodan.quote_result(p_since))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_beside IS
+'Returns, on a subscriber, whether all of p_subscriptions replicate and p_soak has passed there since p_since; for
+until_sql. As long as they replicate, the step may take as long as it wants.';
+REVOKE ALL ON FUNCTION zodan.wait_beside FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_quiet(p_quiet text, p_node text, p_origin text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT q.since >= %1$s::interval AS ok,
+       pg_catalog.format('the end of writing on node %%s: the last transaction came %%s ago',
+           pg_catalog.quote_ident(%2$s), pg_catalog.date_trunc('milliseconds', q.since)) AS blockers
+  FROM (SELECT pg_catalog.clock_timestamp() - (pg_catalog.set_config('zodan.quiet', pg_catalog.jsonb_build_object(
+                   'low', t.low, 'count', t.running, 'since',
+                   CASE WHEN t.seen > coalesce((t.before ->> 'count')::bigint, -1) THEN pg_catalog.clock_timestamp()
+                        ELSE (t.before ->> 'since')::timestamptz END)::text, false)::jsonb ->> 'since')::timestamptz
+                   AS since
+          FROM (SELECT l.low, l.before, pg_catalog.count(c.roident) AS seen,
+                       pg_catalog.count(c.roident) FILTER (WHERE x.xid >= l.low) AS running
+                  FROM (SELECT pg_catalog.pg_snapshot_xmin(s.now)::text::bigint AS low,
+                               pg_catalog.pg_snapshot_xmax(s.now)::text::bigint AS high,
+                               nullif(pg_catalog.current_setting('zodan.quiet', true), '')::jsonb AS before
+                          FROM pg_catalog.pg_current_snapshot() AS s(now)) AS l
+                  LEFT JOIN LATERAL pg_catalog.generate_series(coalesce((l.before ->> 'low')::bigint, l.low),
+                      l.high - 1) AS x(xid) ON true
+                  LEFT JOIN LATERAL (
+                    SELECT i.roident
+                      FROM pg_catalog.pg_xact_commit_timestamp_origin((CASE WHEN x.xid %% 4294967296 > 2
+                               THEN x.xid %% 4294967296 END)::text::xid) AS i
+                      JOIN pg_catalog.pg_replication_origin AS o
+                          ON o.roident = i.roident AND o.roname = %3$s) AS c ON true
+                 GROUP BY l.low, l.before) AS t) AS q$sql$,
+    zodan.quote_text(p_quiet), zodan.quote_text(p_node), zodan.quote_text(p_origin))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_quiet IS
+'Returns, on a subscriber, whether no transaction of p_node, the provider of the stream with the origin p_origin, has
+been applied there for p_quiet; for until_sql. What is applied has its origin in its commit timestamp. The session keeps
+what the last look saw in the setting zodan.quiet: the oldest transaction that was still running, how many from that one
+on were of the provider, and since when it has been quiet.';
+REVOKE ALL ON FUNCTION zodan.wait_quiet FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.add_newcomer(p_leave jsonb, p_cluster jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT p_leave || pg_catalog.jsonb_build_object(
+    'members', (SELECT pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
+                  FROM pg_catalog.jsonb_array_elements_text((p_leave -> 'members') || (p_cluster -> 'new')) AS m(name)),
+    'subscriptions', (p_leave -> 'subscriptions') || pg_catalog.jsonb_build_object(
+        n.target, (p_leave #> ARRAY['subscriptions', n.target]) || pg_catalog.jsonb_build_object(
+            'name', zodan.subscription_name(n.new, n.target), 'provider', n.new, 'enabled', true,
+            'slot', p_cluster #> ARRAY['slots', n.new, n.target]),
+        n.new, pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(
+            'name', zodan.subscription_name(n.target, n.new), 'provider', n.target, 'enabled', true,
+            'slot', p_cluster #> ARRAY['slots', n.target, n.new]))))
+  FROM (SELECT p_leave ->> 'target' AS target, p_cluster ->> 'new' AS new) AS n
+$zodan$;
+COMMENT ON FUNCTION zodan.add_newcomer IS
+'Adds to p_leave, which describes a removal before the new node of p_cluster has joined, that node and its streams
+from and to the target.';
+REVOKE ALL ON FUNCTION zodan.add_newcomer FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.describe_replace(p_leave jsonb, p_new text, p_arguments jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('new', p_new, 'soak', p_arguments -> 'soak', 'quiet', coalesce(p_arguments ->> 'quiet',
+    '5 s'),
+    'origin', (SELECT s.item -> 'slot'
+                 FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', p_new]) AS s(item)
+                WHERE s.item ->> 'provider' = p_leave ->> 'target' LIMIT 1))
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_replace IS
+'Returns what zodan.plan_beside needs to know of a replacement: new, soak, quiet, and origin, the name of the stream
+from the old node to the new one.';
+REVOKE ALL ON FUNCTION zodan.describe_replace FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_beside(p_replace jsonb, p_leave jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps between the join of the new node and the removal of the old: both live beside each other for the
+time of the soak, or for as long as it takes to see that every stream of the new node replicates; then users have to
+have ended to write on the old node, unless that is dead or nobody asks for it. p_replace has new, the members without
+it, soak, quiet, and origin, the name of the stream from the old node to the new one. */
+DECLARE
+    v_new text := p_replace ->> 'new';
+    v_old text := p_leave ->> 'target';
+    v_members text[] := ARRAY(SELECT m.name
+        FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') WITH ORDINALITY AS m(name, place)
+       WHERE m.name <> v_new ORDER BY m.place) || CASE WHEN NOT (p_leave ->> 'dead')::boolean THEN v_old END;
+    v_node text;
+    v_place bigint;
+    v_soak text := coalesce(p_replace ->> 'soak', '0');
+BEGIN
+    v_members := pg_catalog.array_remove(v_members, NULL);
+    FOR v_node, v_place IN
+        SELECT n.name, n.place FROM pg_catalog.unnest(v_members || v_new) WITH ORDINALITY AS n(name, place)
+    LOOP
+        RETURN NEXT zodan.make_step('joined', v_node, pg_catalog.format('note the time on %s, where %s is a member', v_node, v_new),
+            p_do := zodan.read_clock(), p_ref := 'joined' || v_place, p_policy := 'passed', p_object := v_new);
+        RETURN NEXT zodan.make_step('beside', v_node, CASE WHEN v_soak::interval > interval '0'
+                THEN pg_catalog.format('watch the streams of %s for %s on %s', v_new, v_soak, v_node)
+                ELSE pg_catalog.format('see that the streams of %s replicate on %s', v_new, v_node) END,
+            p_until := zodan.wait_beside(p_soak => v_soak, p_since => zodan.placeholder('result', 'joined' || v_place, 'at'),
+                p_subscriptions => CASE WHEN v_node <> v_new THEN ARRAY[zodan.subscription_name(v_new, v_node)]
+                    ELSE ARRAY(SELECT zodan.subscription_name(m.name, v_new) FROM pg_catalog.unnest(v_members) AS m(name)) END),
+            p_budget := p_patience, p_kind := 'verify', p_object := v_new);
+    END LOOP;
+    IF NOT (p_leave ->> 'dead')::boolean AND (p_replace ->> 'quiet')::interval > interval '0' THEN
+        RETURN NEXT zodan.make_step('quiet', v_new, 'wait until users no longer write on ' || v_old,
+            p_until := zodan.wait_quiet(p_node => v_old, p_quiet => p_replace ->> 'quiet', p_origin => p_replace ->> 'origin'),
+            p_budget := p_patience, p_object := v_old);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_beside IS
+'Returns the steps between the join of the new node and the removal of the old: both live beside each other for the
+time of the soak, or for as long as it takes to see that every stream of the new node replicates; then users have to
+have ended to write on the old node, unless that is dead or nobody asks for it. p_replace has new, the members without
+it, soak, quiet, and origin, the name of the stream from the old node to the new one.';
+REVOKE ALL ON FUNCTION zodan.plan_beside FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_rest(
+    p_replace jsonb,
+    p_leave jsonb,
+    p_patience interval,
+    p_after zodan.plan_step
+)
+RETURNS zodan.plan_step[]
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns what follows the join in a replacement: the steps of zodan.plan_beside and the removal of the old node, as
+p_leave describes it, numbered after p_after, the last step of the join. */
+DECLARE
+    v_steps zodan.plan_step[];
+BEGIN
+    SELECT pg_catalog.array_agg(s::zodan.plan_step) INTO v_steps FROM (
+        SELECT * FROM zodan.plan_beside(p_replace, p_leave, p_patience)
+        UNION ALL SELECT * FROM zodan.plan_removal(p_leave, p_patience)) AS s;
+    RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
+        '{joined,beside,quiet,unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}', p_after) AS n);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_rest IS
+'Returns what follows the join in a replacement: the steps of zodan.plan_beside and the removal of the old node, as
+p_leave describes it, numbered after p_after, the last step of the join.';
+REVOKE ALL ON FUNCTION zodan.plan_rest FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_replace(
+    p_cluster jsonb,
+    p_leave jsonb,
+    p_arguments jsonb,
+    p_patience interval
+)
+RETURNS zodan.plan_step[]
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the whole plan of a replacement: the join of the new node of p_cluster, then the rest, for p_leave, which
+describes the removal as it is before the join. */
+DECLARE
+    v_join zodan.plan_step[] := zodan.plan_join(p_cluster, p_arguments ->> 'new_node_location',
+        p_arguments ->> 'new_node_country', p_arguments -> 'new_node_info', p_patience);
+    v_leave jsonb := zodan.add_newcomer(p_leave, p_cluster);
+BEGIN
+    RETURN v_join || zodan.plan_rest(zodan.describe_replace(v_leave, p_cluster ->> 'new', p_arguments), v_leave, p_patience,
+        v_join[pg_catalog.cardinality(v_join)]);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_replace IS
+'Returns the whole plan of a replacement: the join of the new node of p_cluster, then the rest, for p_leave, which
+describes the removal as it is before the join.';
+REVOKE ALL ON FUNCTION zodan.plan_replace FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_soak(p_soak interval, p_quiet interval)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 for a time beside each other or without writing that makes no sense. */
+BEGIN
+    IF least(p_soak, p_quiet) < interval '0' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format(CASE WHEN p_soak < interval '0' THEN 'soak is %s' ELSE 'quiet is %s' END,
+                least(p_soak, p_quiet)),
+            HINT = 'Give an interval such as 1 h, or leave it out.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_soak IS
+'Raises ZD004 for a time beside each other or without writing that makes no sense.';
+REVOKE ALL ON FUNCTION zodan.check_soak FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_old_node(p_old text, p_old_dsn text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Connects to the old node of a replacement and raises ZD003 if its connection string leads to another node. Errors:
+ZD001, ZD101 it cannot be reached. */
+DECLARE
+    v_facts jsonb := zodan.gather_facts(pg_catalog.jsonb_build_object(p_old, zodan.canonical_dsn(p_old_dsn)),
+        'zodan replace_node') -> p_old;
+BEGIN
+    IF v_facts ? 'error' THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD101',
+            MESSAGE = pg_catalog.format('the old node "%s" cannot be reached', p_old),
+            DETAIL = v_facts ->> 'error',
+            HINT = 'Bring it back; if it is gone for good, remove it with spock.remove_node and force => true, then call '
+                'spock.add_node.';
+    ELSIF v_facts #>> '{spock,node}' IS DISTINCT FROM p_old THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD003',
+            MESSAGE = pg_catalog.format('the old node''s connection string does not lead to node "%s"', p_old),
+            DETAIL = coalesce('It leads to node "' || (v_facts #>> '{spock,node}') || '".', 'The database there is no Spock node.'),
+            HINT = 'Give the name and the connection string of the member to replace.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_old_node IS
+'Connects to the old node of a replacement and raises ZD003 if its connection string leads to another node. Errors:
+ZD001, ZD101 it cannot be reached.';
+REVOKE ALL ON FUNCTION zodan.check_old_node FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prepare_replace(
+    p_old_dsn text,
+    p_source_dsn text,
+    p_new text,
+    p_new_dsn text,
+    p_lock boolean,
+    INOUT p_arguments jsonb,
+    OUT p_plan zodan.plan_step[],
+    OUT p_dsns jsonb,
+    OUT p_checks zodan.check_result[]
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Everything before the first change of a replacement: examines the join of the new node and the removal of the old,
+and plans both. p_arguments are those of zodan.replace_node that the journal keeps; what they say nothing of, location,
+country and info, is the old node's, and is added. Without the lock, and where a call was interrupted, it returns that
+call's plan as it stands. Leaves the connections open. Errors: ZD002 names missing or equal, ZD003 a connection string
+leads to another node, those of zodan.examine_join. */
+DECLARE
+    v_old text := p_arguments ->> 'old_node_name';
+    v_source text := p_arguments ->> 'src_node_name';
+    v_found record;
+    v_leave jsonb;
+    v_checks zodan.check_result[];
+    v_described jsonb;
+BEGIN
+    IF NOT p_lock THEN
+        -- What a call would continue, if one was interrupted.
+        p_plan := zodan.read_plan('replace_node', p_new);
+        IF p_plan IS NOT NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    IF coalesce(v_old, '') = '' OR coalesce(p_new, '') = '' OR v_old = p_new THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD002',
+            MESSAGE = pg_catalog.format('the old node "%s" and the new node "%s" must be two nodes', v_old, p_new),
+            HINT = 'Name the member to replace, and a new name for the new node.';
+    END IF;
+    PERFORM zodan.check_old_node(v_old, p_old_dsn);
+    SELECT * INTO v_found FROM zodan.examine_join(v_source, p_source_dsn, p_new, p_new_dsn, (p_arguments ->> 'roles')::boolean,
+        (p_arguments ->> 'jobs')::int, p_arguments ->> 'structure', p_arguments ->> 'copy',
+        pg_catalog.jsonb_build_object('max_rate', p_arguments -> 'max_rate', 'max_lag', p_arguments -> 'max_lag'),
+        (p_arguments ->> 'verify')::boolean, p_lock);
+    -- What is in the way of the removal is found before anything is changed, and looked for again before the removal.
+    v_leave := zodan.describe_leave(v_found.p_facts - p_new, v_old);
+    SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO v_checks
+      FROM zodan.check_leave(v_found.p_facts - p_new, v_leave, false, false) AS f;
+    PERFORM zodan.judge_checks(v_checks);
+    p_checks := v_found.p_checks || v_checks;
+    p_dsns := v_found.p_dsns;
+    v_described := zodan.query_nodes(pg_catalog.jsonb_build_object(v_source, zodan.node_facts(v_old)), p_dsns)
+        #> ARRAY[v_source, 'value'];
+    p_arguments := pg_catalog.jsonb_build_object('new_node_location', v_described -> 'location', 'new_node_country',
+        v_described -> 'country', 'new_node_info', v_described -> 'info') || (
+        SELECT pg_catalog.jsonb_object_agg(a.key, a.value)
+          FROM pg_catalog.jsonb_each(p_arguments) AS a(key, value) WHERE a.value <> 'null');
+    p_plan := zodan.plan_replace(v_found.p_cluster, v_leave, p_arguments, zodan.read_patience());
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.prepare_replace IS
+'Everything before the first change of a replacement: examines the join of the new node and the removal of the old,
+and plans both. p_arguments are those of zodan.replace_node that the journal keeps; what they say nothing of, location,
+country and info, is the old node''s, and is added. Without the lock, and where a call was interrupted, it returns that
+call''s plan as it stands. Leaves the connections open. Errors: ZD002 names missing or equal, ZD003 a connection string
+leads to another node, those of zodan.examine_join.';
+REVOKE ALL ON FUNCTION zodan.prepare_replace FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.replan_rest(p_operation bigint, INOUT p_dsns jsonb, OUT p_failure jsonb)
+LANGUAGE plpgsql
+AS $zodan$
+/* Plans what follows the join in a replacement again, from the facts of now, and judges the removal by them: before it
+begins, and where a node that it needs has gone. A step that is in the new plan too keeps its state and its result.
+Takes the lock of members that have come. p_dsns are the connection strings of the nodes that were reached. Returns
+NULL, or the failure as zodan.describe_failure returns it: ZD100, what is in the way of the removal. */
+DECLARE
+    v_operation zodan.operation;
+    v_before zodan.step[];
+    v_join zodan.plan_step;
+    v_survey record;
+    v_checks zodan.check_result[];
+    v_plan zodan.plan_step[];
+    v_old text;
+BEGIN
+    SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
+    v_old := v_operation.arguments ->> 'old_node_name';
+    SELECT * INTO v_survey FROM zodan.survey_leave(v_old, coalesce(p_dsns ->> v_old, v_operation.members ->> v_old),
+        p_dsns ->> v_operation.node);
+    PERFORM zodan.lock_members(v_survey.p_dsns);
+    IF NOT v_survey.p_leave -> 'members' ? v_operation.node THEN
+        p_failure := pg_catalog.jsonb_build_object('sqlstate', 'ZD003', 'message', pg_catalog.format(
+            'the new node "%s" is no member', v_operation.node), 'hint', pg_catalog.format('CALL zodan.rollback(%s).', p_operation));
+        RETURN;
+    END IF;
+    SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO v_checks
+      FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, coalesce((v_operation.arguments ->> 'force')::boolean, false),
+          coalesce((v_operation.arguments ->> 'accept_divergence')::boolean, false)) AS f
+     -- Somebody has removed it already: what follows proves that nothing is left of it.
+     WHERE (v_survey.p_leave ->> 'dead')::boolean IS FALSE
+        OR pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.spock.nodes.keyvalue() ? (@.key == $node)',
+               pg_catalog.jsonb_build_object('node', v_old));
+    p_failure := zodan.describe_checks(v_checks, pg_catalog.format('node "%s" stays a member', v_old));
+    IF p_failure IS NOT NULL THEN
+        RETURN;
+    END IF;
+    SELECT pg_catalog.array_agg(s ORDER BY s.ordinal) INTO v_before FROM zodan.step AS s
+     WHERE s.operation_id = p_operation AND s.phase >= (SELECT pg_catalog.min(j.phase) FROM zodan.step AS j
+           WHERE j.operation_id = p_operation AND j.policy = 'passed');
+    v_join.ordinal := v_before[1].ordinal - 1;
+    v_join.phase := v_before[1].phase - 1;
+    v_plan := zodan.plan_rest(zodan.describe_replace(v_survey.p_leave, v_operation.node, v_operation.arguments),
+        v_survey.p_leave, zodan.read_patience(), v_join);
+    PERFORM zodan.replace_rest(p_operation, v_plan, v_before);
+    p_dsns := p_dsns || v_survey.p_dsns;
+    UPDATE zodan.operation SET members = members || (
+        SELECT pg_catalog.jsonb_object_agg(d.key, zodan.redact_dsn(d.value)) FROM pg_catalog.jsonb_each_text(p_dsns) AS d(key, value))
+     WHERE operation_id = p_operation;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.replan_rest IS
+'Plans what follows the join in a replacement again, from the facts of now, and judges the removal by them: before it
+begins, and where a node that it needs has gone. A step that is in the new plan too keeps its state and its result.
+Takes the lock of members that have come. p_dsns are the connection strings of the nodes that were reached. Returns
+NULL, or the failure as zodan.describe_failure returns it: ZD100, what is in the way of the removal.';
+REVOKE ALL ON FUNCTION zodan.replan_rest FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.plan_replace_node(
+    old_node_name text,
+    old_node_dsn text,
+    new_node_name text,
+    new_node_dsn text,
+    new_node_location text DEFAULT NULL,
+    new_node_country text DEFAULT NULL,
+    new_node_info jsonb DEFAULT NULL,
+    roles boolean DEFAULT false,
+    jobs int DEFAULT NULL,
+    structure text DEFAULT 'spock',
+    max_rate bigint DEFAULT NULL,
+    max_lag interval DEFAULT NULL,
+    copy text DEFAULT 'rows',
+    verify boolean DEFAULT true,
+    src_node_name text DEFAULT NULL,
+    src_dsn text DEFAULT NULL,
+    soak interval DEFAULT NULL,
+    quiet interval DEFAULT NULL
+)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns the plan that zodan.replace_node would run, as rows; changes nothing. Takes the arguments of
+zodan.replace_node. Errors: ZD0nn bad input, ZD100 preconditions not met. */
+DECLARE
+    v_plan zodan.plan_step[];
+    v_source text := coalesce(src_node_name, old_node_name);
+BEGIN
+    PERFORM zodan.hide_statement(old_node_dsn, new_node_dsn, src_dsn);
+    PERFORM zodan.check_jobs(jobs);
+    PERFORM zodan.check_limits(max_rate, max_lag);
+    PERFORM zodan.check_structure_choice(structure);
+    PERFORM zodan.check_copy_choice(copy, roles);
+    PERFORM zodan.check_soak(soak, quiet);
+    PERFORM zodan.close_connections();
+    SELECT p.p_plan INTO v_plan
+      FROM zodan.prepare_replace(old_node_dsn, CASE WHEN v_source = old_node_name THEN old_node_dsn ELSE src_dsn END,
+               new_node_name, new_node_dsn, false, pg_catalog.jsonb_build_object('old_node_name', old_node_name,
+                   'src_node_name', v_source, 'new_node_location', new_node_location, 'new_node_country', new_node_country,
+                   'new_node_info', new_node_info, 'roles', roles, 'jobs', jobs, 'structure', structure,
+                   'max_rate', max_rate, 'max_lag', max_lag, 'copy', copy, 'verify', verify, 'soak', soak, 'quiet', quiet)) AS p;
+    PERFORM zodan.close_connections();
+    RETURN QUERY SELECT * FROM pg_catalog.unnest(v_plan);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_replace_node IS
+'Returns the plan that zodan.replace_node would run, as rows; changes nothing. Takes the arguments of
+zodan.replace_node. Errors: ZD0nn bad input, ZD100 preconditions not met.';
+REVOKE ALL ON FUNCTION zodan.plan_replace_node FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.replace_node(
+    old_node_name text,
+    old_node_dsn text,
+    new_node_name text,
+    new_node_dsn text,
+    verb boolean DEFAULT false,
+    new_node_location text DEFAULT NULL,
+    new_node_country text DEFAULT NULL,
+    new_node_info jsonb DEFAULT NULL,
+    dry_run boolean DEFAULT false,
+    roles boolean DEFAULT false,
+    jobs int DEFAULT NULL,
+    structure text DEFAULT 'spock',
+    max_rate bigint DEFAULT NULL,
+    max_lag interval DEFAULT NULL,
+    copy text DEFAULT 'rows',
+    verify boolean DEFAULT true,
+    src_node_name text DEFAULT NULL,
+    src_dsn text DEFAULT NULL,
+    soak interval DEFAULT NULL,
+    quiet interval DEFAULT NULL,
+    force boolean DEFAULT false,
+    accept_divergence boolean DEFAULT false
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Replaces a member of a Spock cluster by another server while every member keeps accepting writes: the new node joins,
+the rows of all nodes are compared, both live beside each other, and then the old one is removed. One operation with one
+plan, which can be rolled back until the removal begins. old_node_name and old_node_dsn name the member to replace;
+new_node_name and new_node_dsn the empty database that joins, under another name. Structure and data come from the old
+node, or from the member that src_node_name and src_dsn name. location, country and info of the new node are by default
+those of the old one. soak is how long both live beside each other before the removal, with every stream of the new node
+watched. Then the call waits until nothing that users wrote on the old node has come for as long as quiet says, by
+default 5 s: move your application meanwhile; 0 means that the removal does not wait. force goes on
+without an old node that cannot be reached any longer, once the new one has joined, and accept_divergence is as for
+spock.remove_node. roles, jobs, structure, max_rate, max_lag, copy and verify are as for spock.add_node. verb prints
+every step; dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it
+stopped; jobs, max_rate, max_lag, soak and quiet stay as they were unless given. Errors: ZD0nn caller's mistake, ZD100
+preconditions not met, ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget, ZD4nn something is left, such as ZD404: rows are different. */
+DECLARE
+    v_operation bigint;
+    v_plan zodan.plan_step[];
+    v_dsns jsonb;
+    v_checks zodan.check_result[];
+    v_failure jsonb;
+    v_source text := coalesce(src_node_name, old_node_name);
+    v_source_dsn text := CASE WHEN v_source = old_node_name THEN old_node_dsn ELSE src_dsn END;
+    v_arguments jsonb := pg_catalog.jsonb_build_object('old_node_name', old_node_name, 'src_node_name', v_source,
+        'new_node_location', new_node_location, 'new_node_country', new_node_country, 'new_node_info', new_node_info,
+        'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate, 'max_lag', max_lag, 'copy', copy, 'verify', verify,
+        'soak', soak, 'quiet', quiet, 'force', nullif(force, false), 'accept_divergence', nullif(accept_divergence, false));
+BEGIN
+    PERFORM zodan.check_jobs(jobs);
+    PERFORM zodan.check_limits(max_rate, max_lag);
+    PERFORM zodan.check_structure_choice(structure);
+    PERFORM zodan.check_copy_choice(copy, roles);
+    PERFORM zodan.check_soak(soak, quiet);
+    CALL zodan.require_autocommit('zodan.replace_node', NOT dry_run, old_node_dsn, new_node_dsn, src_dsn);
+    PERFORM zodan.close_connections();
+    v_operation := zodan.find_interrupted('replace_node', new_node_name);
+    IF v_operation IS NOT NULL AND NOT dry_run THEN
+        PERFORM zodan.check_same_call(v_operation, v_arguments);
+        PERFORM zodan.set_arguments(v_operation, v_arguments);
+        v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(old_node_name, old_node_dsn, v_source, v_source_dsn,
+            new_node_name, new_node_dsn), true);
+        PERFORM zodan.reopen_operation(v_operation, v_dsns);
+        PERFORM zodan.set_lanes(v_operation, jobs);
+        PERFORM zodan.set_limits(v_operation, pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag));
+        RAISE NOTICE 'operation % continues where it stopped', v_operation;
+    ELSE
+        SELECT p.p_arguments, p.p_plan, p.p_dsns, p.p_checks INTO v_arguments, v_plan, v_dsns, v_checks
+          FROM zodan.prepare_replace(old_node_dsn, v_source_dsn, new_node_name, new_node_dsn, NOT dry_run, v_arguments) AS p;
+        IF dry_run THEN
+            PERFORM zodan.close_connections();
+            PERFORM zodan.show_plan(v_plan, verb);
+            RETURN;
+        END IF;
+        v_operation := zodan.start_operation('replace_node', new_node_name, v_arguments, v_dsns, v_plan, v_checks);
+    END IF;
+    COMMIT;
+    CALL zodan.carry_on(v_operation, v_dsns, verb, v_failure);
+    PERFORM zodan.raise_failure(v_failure);
+    PERFORM zodan.close_connections();
+    RAISE NOTICE 'node "%" has replaced node "%", operation %', new_node_name, old_node_name, v_operation;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.replace_node IS
+'Replaces a member of a Spock cluster by another server while every member keeps accepting writes: the new node joins,
+the rows of all nodes are compared, both live beside each other, and then the old one is removed. One operation with one
+plan, which can be rolled back until the removal begins. old_node_name and old_node_dsn name the member to replace;
+new_node_name and new_node_dsn the empty database that joins, under another name. Structure and data come from the old
+node, or from the member that src_node_name and src_dsn name. location, country and info of the new node are by default
+those of the old one. soak is how long both live beside each other before the removal, with every stream of the new node
+watched. Then the call waits until nothing that users wrote on the old node has come for as long as quiet says, by
+default 5 s: move your application meanwhile; 0 means that the removal does not wait. force goes on
+without an old node that cannot be reached any longer, once the new one has joined, and accept_divergence is as for
+spock.remove_node. roles, jobs, structure, max_rate, max_lag, copy and verify are as for spock.add_node. verb prints
+every step; dry_run prints the plan and changes nothing. When called again after an interruption, it continues where it
+stopped; jobs, max_rate, max_lag, soak and quiet stay as they were unless given. Errors: ZD0nn caller''s mistake, ZD100
+preconditions not met, ZD110 another operation is under way, ZD2nn a step failed on a node, ZD3nn a wait ran out of its
+budget, ZD4nn something is left, such as ZD404: rows are different.';
+REVOKE ALL ON PROCEDURE zodan.replace_node FROM PUBLIC;
 
 
 DO $zodan$

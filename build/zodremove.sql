@@ -2429,7 +2429,7 @@ COMMENT ON TYPE zodan.check_result IS
 
 CREATE TABLE IF NOT EXISTS zodan.operation (
     operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'mend')),
+    kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'replace_node', 'mend')),
     node text NOT NULL,
     arguments jsonb NOT NULL,
     members jsonb NOT NULL,
@@ -2447,7 +2447,7 @@ BEGIN
     FOR v_column IN
         SELECT c.column FROM (VALUES
             (1, $column$operation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY$column$),
-            (2, $column$kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'mend'))$column$),
+            (2, $column$kind text NOT NULL CHECK (kind IN ('add_node', 'remove_node', 'replace_node', 'mend'))$column$),
             (3, $column$node text NOT NULL$column$),
             (4, $column$arguments jsonb NOT NULL$column$),
             (5, $column$members jsonb NOT NULL$column$),
@@ -2494,7 +2494,7 @@ CREATE TABLE IF NOT EXISTS zodan.step (
     kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify')),
     group_name text,
     group_tries int,
-    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh')),
+    policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh', 'passed')),
     object_name text,
     units jsonb,
     waiting_for text,
@@ -2526,7 +2526,7 @@ BEGIN
             (18, $column$kind text NOT NULL DEFAULT 'act' CHECK (kind IN ('act', 'wait', 'verify'))$column$),
             (19, $column$group_name text$column$),
             (20, $column$group_tries int$column$),
-            (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh'))$column$),
+            (21, $column$policy text CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh', 'passed'))$column$),
             (22, $column$object_name text$column$),
             (23, $column$units jsonb$column$),
             (24, $column$waiting_for text$column$)
@@ -2542,20 +2542,20 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
 'The journal: the plan of each operation, one row per step, with its progress. Steps of one phase run at the same
-time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that
-it concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword
-them. Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever
-stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy says
-what is special about a step. once: not repeated after it is done. final: from there on the operation cannot be rolled
-back. guarded: not undone if users have written on the new node. again: runs again before a later group is tried again.
-fresh: runs again in each call. swift: holds others up, so it fails at once if its node is lost, and once done it
-stands for all steps before it. budget is how long until_sql may see no progress. units says of a step whose work is in
-zodan.unit how it is done: lanes, how many sessions at a time; max_rate, how many bytes a second all of them may read,
-if that is limited; lane_sql, what prepares one; unit_sql, what does one unit; snapshot, the node that each bundle of
-units needs a snapshot of; clear_sql, what empties the tables of a bundle whose snapshot was lost; load_sql, a look at
-what that node carries; max_lag, how far a peer may lag behind it. Of a step that compares rows, what it found is in
-zodan.compared, and units says: compare, the nodes; sets, the replication sets; lanes and max_lag. waiting_for is what
-holds a step up, as far as it is known.';
+time. phase_name and kind (act, wait or verify) say what a step is for; object_name names the object of the node that it
+concerns, where a phase has several. Programs rely on these: titles are for people, and a later version may reword them.
+Statements name connection strings as {dsn:node} and results as {result:ordinal.field}, so that no secret is ever
+stored. The steps of a group_name are undone and tried again as a whole, group_tries times in one call. policy says what
+is special about a step. once: not repeated after it is done. final: from there on the operation cannot be rolled back.
+guarded: not undone if users have written on the new node. again: runs again before a later group is tried again. fresh:
+runs again in each call. swift: holds others up, so it fails at once if its node is lost, and once done it stands for
+all steps before it. passed: once all steps of this policy are done, a resume runs none before them again. budget is how
+long until_sql may see no progress. units says of a step whose work is in zodan.unit how it is done: lanes, how many
+sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited; lane_sql, what prepares
+one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot of; clear_sql, what
+empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries; max_lag, how far a
+peer may lag behind it. Of a step that compares rows, what it found is in zodan.compared, and units says: compare, the
+nodes; sets, the replication sets; lanes and max_lag. waiting_for is what holds a step up, as far as it is known.';
 REVOKE ALL ON TABLE zodan.step FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.sample (
@@ -2765,25 +2765,6 @@ COMMENT ON FUNCTION zodan.start_operation IS
 p_dsns and the earlier checks are stored without secrets.';
 REVOKE ALL ON FUNCTION zodan.start_operation FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
-RETURNS void
-LANGUAGE plpgsql
-AS $zodan$
-/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
-pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
-repeated after it was done. */
-BEGIN
-    UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
-    UPDATE zodan.step SET state = 'pending', error = NULL
-     WHERE operation_id = p_operation AND p_dsns ? node AND NOT (policy IS NOT DISTINCT FROM 'once' AND state = 'done');
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.reopen_operation IS
-'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
-pending, because the cluster and not the journal says what is done; results stay. Only a step of policy once is not
-repeated after it was done.';
-REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.find_interrupted(p_kind text, p_node text)
 RETURNS bigint
 LANGUAGE sql STABLE
@@ -2854,7 +2835,8 @@ AS $zodan$
 /* Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
 object, matched in order, keeps its state, attempts and result. */
 BEGIN
-    DELETE FROM zodan.step WHERE operation_id = p_operation;
+    DELETE FROM zodan.step AS s USING pg_catalog.unnest(p_before) AS b
+     WHERE s.operation_id = p_operation AND b.ordinal = s.ordinal;
     INSERT INTO zodan.step (operation_id, phase, phase_name, ordinal, kind, group_name, group_tries, policy, node,
         object_name, title,
         do_sql, done_sql, undo_sql, until_sql, budget, units, state, attempts, result)
@@ -2877,6 +2859,96 @@ COMMENT ON FUNCTION zodan.replace_plan IS
 'Replaces p_before with another plan in the journal of an operation. A step of the same node, phase, kind and
 object, matched in order, keeps its state, attempts and result.';
 REVOKE ALL ON FUNCTION zodan.replace_plan FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.has_joined(p_operation bigint)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.bool_and(s.state = 'done'), false)
+  FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.policy = 'passed'
+$zodan$;
+COMMENT ON FUNCTION zodan.has_joined IS
+'Returns whether an operation has passed all its steps of policy passed: in a replacement, the new node has joined.';
+REVOKE ALL ON FUNCTION zodan.has_joined FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_final(p_operation bigint)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT EXISTS (SELECT FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.policy = 'final' AND s.attempts > 0)
+$zodan$;
+COMMENT ON FUNCTION zodan.is_final IS
+'Returns whether an operation has begun a step of policy final, and can only be finished.';
+REVOKE ALL ON FUNCTION zodan.is_final FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.reopen_operation(p_operation bigint, p_dsns jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
+step of policy once, all up to the last of policy passed, and after the first of policy final has begun, all before it. */
+BEGIN
+    UPDATE zodan.operation SET state = 'running', error = NULL, finished_at = NULL WHERE operation_id = p_operation;
+    UPDATE zodan.step SET state = 'pending', error = NULL
+     WHERE operation_id = p_operation AND p_dsns ? node AND NOT (state = 'done' AND (policy IS NOT DISTINCT FROM 'once'
+       OR zodan.has_joined(p_operation) AND phase < (
+           SELECT pg_catalog.min(l.phase) FROM zodan.step AS l WHERE l.operation_id = p_operation AND CASE
+               WHEN zodan.is_final(p_operation) THEN l.policy = 'final'
+               ELSE l.phase > (SELECT pg_catalog.max(j.phase) FROM zodan.step AS j
+                                WHERE j.operation_id = p_operation AND j.policy = 'passed') END)));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.reopen_operation IS
+'Makes an interrupted operation ready to run again: every step on the nodes of p_dsns, which were reached, becomes
+pending, because the cluster and not the journal says what is done; results stay. Not repeated once they are done: a
+step of policy once, all up to the last of policy passed, and after the first of policy final has begun, all before it.';
+REVOKE ALL ON FUNCTION zodan.reopen_operation FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.replace_rest(
+    p_operation bigint,
+    p_plan zodan.plan_step[],
+    p_before zodan.step[]
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
+cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever. */
+DECLARE
+    v_final boolean := zodan.is_final(p_operation);
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.unnest(p_plan) AS p
+             FULL JOIN pg_catalog.unnest(p_before) AS b ON (b.ordinal, b.phase, b.node, b.title) = (p.ordinal, p.phase, p.node, p.title)
+               AND (b.do_sql, b.undo_sql, b.until_sql) IS NOT DISTINCT FROM (p.do_sql, p.undo_sql, p.until_sql)
+             WHERE b.ordinal IS NULL OR p.ordinal IS NULL) THEN
+        RETURN;
+    END IF;
+    PERFORM zodan.replace_plan(p_operation, p_plan, p_before);
+    UPDATE zodan.step AS s SET attempts = greatest(s.attempts, 1)
+     WHERE s.operation_id = p_operation AND s.policy = 'final' AND v_final
+       AND s.phase = (SELECT pg_catalog.min(f.phase) FROM zodan.step AS f
+                       WHERE f.operation_id = p_operation AND f.policy = 'final');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.replace_rest IS
+'Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
+cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever.';
+REVOKE ALL ON FUNCTION zodan.replace_rest FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.set_arguments(p_operation bigint, p_arguments jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Changes arguments of an operation that goes on: those of p_arguments that are not null. */
+BEGIN
+    UPDATE zodan.operation SET arguments = arguments || pg_catalog.jsonb_strip_nulls(p_arguments)
+     WHERE operation_id = p_operation;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_arguments IS
+'Changes arguments of an operation that goes on: those of p_arguments that are not null.';
+REVOKE ALL ON FUNCTION zodan.set_arguments FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.record_step(
     p_operation bigint,
@@ -3214,13 +3286,18 @@ means for a step, and p_policy for a step without a group. Unless given, p_kind 
 act. p_units is as zodan.step has it.';
 REVOKE ALL ON FUNCTION zodan.make_step FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.number_steps(p_steps zodan.plan_step[], p_phases text[])
+CREATE OR REPLACE FUNCTION zodan.number_steps(
+    p_steps zodan.plan_step[],
+    p_phases text[],
+    p_after zodan.plan_step DEFAULT NULL
+)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases (those that run beside one
 another as one) and steps from 1, and turns the names by which steps refer to one another's results into those numbers.
-Errors: ZD902 for a step of a phase that p_phases does not have. */
+With p_after, the last step of another plan, both numbers go on from there. Errors: ZD902 for a step of a phase that
+p_phases does not have. */
 DECLARE
     v_steps zodan.plan_step[] := ARRAY(
         SELECT p_steps[i.place] FROM pg_catalog.generate_subscripts(p_steps, 1) AS i(place)
@@ -3240,11 +3317,11 @@ BEGIN
                     v_step.phase_name),
                 HINT = 'Report this with the statement that you called.';
         END IF;
-        v_step.ordinal := v_index;
-        v_step.phase := coalesce(v_before.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name
+        v_step.ordinal := coalesce(p_after.ordinal, 0) + v_index;
+        v_step.phase := coalesce(v_before.phase, p_after.phase, 0) + (v_step.phase_name IS DISTINCT FROM v_before.phase_name
             AND (v_step.units ->> 'beside' = v_before.phase_name) IS NOT TRUE)::int;
         IF v_step.ref IS NOT NULL THEN
-            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_index);
+            v_refs := v_refs || pg_catalog.jsonb_build_object(v_step.ref, v_step.ordinal);
         END IF;
         v_steps[v_index] := v_step;
         v_before := v_step;
@@ -3265,7 +3342,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.number_steps IS
 'Finishes a plan: orders the steps by their phases in the order of p_phases, numbers phases (those that run beside one
 another as one) and steps from 1, and turns the names by which steps refer to one another''s results into those numbers.
-Errors: ZD902 for a step of a phase that p_phases does not have.';
+With p_after, the last step of another plan, both numbers go on from there. Errors: ZD902 for a step of a phase that
+p_phases does not have.';
 REVOKE ALL ON FUNCTION zodan.number_steps FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_stream_names(p_leave jsonb, p_node text, p_role text)
@@ -4829,7 +4907,8 @@ DECLARE
     v_node text;
     v_answer jsonb;
 BEGIN
-    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation AND o.kind = 'add_node'
+    SELECT o.node INTO v_node FROM zodan.operation AS o WHERE o.operation_id = p_operation 
+        AND o.kind IN ('add_node', 'replace_node')
         AND o.arguments ->> 'copy' IS DISTINCT FROM 'present';
     IF v_node IS NULL THEN
         RETURN NULL;
@@ -5126,13 +5205,14 @@ CREATE OR REPLACE PROCEDURE zodan.run_operation(
     p_operation bigint,
     p_dsns jsonb,
     p_verbose boolean,
-    INOUT p_failure jsonb
+    INOUT p_failure jsonb,
+    p_last int DEFAULT NULL
 )
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
 done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
-stopped; the journal says the same. */
+stopped; the journal says the same. With p_last, it runs up to that phase, and the operation stays open. */
 DECLARE
     v_phase int;
     v_group text;
@@ -5143,16 +5223,16 @@ BEGIN
         -- The later group first: a turn that happened stands for everything before it.
         SELECT s.group_name FROM zodan.step AS s
          WHERE s.operation_id = p_operation AND s.group_tries IS NOT NULL
-         GROUP BY s.group_name HAVING pg_catalog.max(s.attempts) > 0
+         GROUP BY s.group_name HAVING pg_catalog.max(s.attempts) > 0 AND pg_catalog.bool_or(s.state <> 'done')
          ORDER BY pg_catalog.min(s.ordinal) DESC
     LOOP
         CALL zodan.settle_group(p_operation, v_group, p_dsns, p_verbose, p_failure);
         EXIT WHEN p_failure IS NOT NULL;
     END LOOP;
     UPDATE zodan.step AS s SET state = 'pending'
-     WHERE s.operation_id = p_operation AND s.policy = 'fresh' AND s.state = 'done';
+     WHERE s.operation_id = p_operation AND s.policy = 'fresh' AND s.state = 'done' AND NOT zodan.has_joined(p_operation);
     SELECT pg_catalog.min(s.phase) INTO v_phase FROM zodan.step AS s WHERE s.operation_id = p_operation;
-    WHILE v_phase IS NOT NULL AND p_failure IS NULL LOOP
+    WHILE v_phase <= coalesce(p_last, v_phase) AND p_failure IS NULL LOOP
         SELECT pg_catalog.max(s.group_name) INTO v_group
           FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase = v_phase;
         CALL zodan.run_phase(p_operation, v_phase, false, p_dsns, p_verbose, p_failure);
@@ -5166,6 +5246,9 @@ BEGIN
         SELECT pg_catalog.min(s.phase) INTO v_phase
           FROM zodan.step AS s WHERE s.operation_id = p_operation AND s.phase > v_phase;
     END LOOP;
+    IF p_failure IS NULL AND p_last IS NOT NULL THEN
+        RETURN;
+    END IF;
     PERFORM zodan.finish_operation(p_operation, CASE WHEN p_failure IS NULL THEN 'done' ELSE 'failed' END,
         pg_catalog.concat_ws(' ', p_failure ->> 'message', p_failure ->> 'detail'));
     COMMIT;
@@ -5174,7 +5257,7 @@ $zodan$;
 COMMENT ON PROCEDURE zodan.run_operation IS
 'Runs the plan of an operation from its first phase to its last, and believes the cluster about what is already
 done. Undoes a failed flip and tries it again, and copies again where a copy is not whole. Returns NULL, or why it
-stopped; the journal says the same.';
+stopped; the journal says the same. With p_last, it runs up to that phase, and the operation stays open.';
 REVOKE ALL ON PROCEDURE zodan.run_operation FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.raise_failure(p_failure jsonb)
@@ -5197,6 +5280,25 @@ COMMENT ON FUNCTION zodan.raise_failure IS
 'Raises the failure that zodan.describe_failure returned, if any, after closing the connections.';
 REVOKE ALL ON FUNCTION zodan.raise_failure FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.describe_checks(p_checks zodan.check_result[], p_state text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('sqlstate', 'ZD100',
+           'message', pg_catalog.format('%s of %s preconditions are not met, %s; first: %s on "%s": %s',
+               pg_catalog.cardinality(f.failed), pg_catalog.cardinality(p_checks), p_state, f.failed[1].name, f.failed[1].scope,
+               f.failed[1].observed),
+           'detail', (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', c.name, c.scope, c.observed,
+                          c.required), E'\n') FROM pg_catalog.unnest(f.failed) AS c),
+           'hint', f.failed[1].hint)
+  FROM (SELECT pg_catalog.array_agg(c) AS failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL') AS f
+ WHERE f.failed IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_checks IS
+'Returns NULL if no check failed, else the failure as zodan.describe_failure returns it: ZD100, with all failures in
+detail and the hint of the first. p_state says what that means for the cluster.';
+REVOKE ALL ON FUNCTION zodan.describe_checks FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.judge_checks(p_checks zodan.check_result[])
 RETURNS void
 LANGUAGE plpgsql
@@ -5205,21 +5307,8 @@ AS $zodan$
 that warn. Errors: ZD100. */
 DECLARE
     v_check zodan.check_result;
-    v_failed zodan.check_result[];
 BEGIN
-    SELECT pg_catalog.array_agg(c) INTO v_failed FROM pg_catalog.unnest(p_checks) AS c WHERE c.verdict = 'FAIL';
-    IF v_failed IS NOT NULL THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD100',
-            MESSAGE = pg_catalog.format('%s of %s preconditions are not met, nothing was changed; first: %s on "%s": %s',
-                        pg_catalog.cardinality(v_failed), pg_catalog.cardinality(p_checks), v_failed[1].name,
-                            v_failed[1].scope, v_failed[1].observed),
-            DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('%s on "%s": %s; needed: %s.', f.name, f.scope,
-                f.observed, f.required), E'\n')
-                        FROM pg_catalog.unnest(v_failed) AS f),
-            HINT = v_failed[1].hint;
-    END IF;
+    PERFORM zodan.raise_failure(zodan.describe_checks(p_checks, 'nothing was changed'));
     FOREACH v_check IN ARRAY coalesce(p_checks, '{}') LOOP
         IF v_check.verdict = 'WARN' THEN
             RAISE WARNING '% on "%": %', v_check.name, v_check.scope, v_check.observed USING HINT = v_check.hint;
@@ -5278,7 +5367,11 @@ LANGUAGE sql STABLE
 AS $zodan$
 SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
   FROM zodan.operation AS o CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS m(name)
- WHERE o.operation_id = p_operation AND o.kind IN ('add_node', 'remove_node') AND m.name <> o.node
+ WHERE o.operation_id = p_operation AND o.kind IN ('add_node', 'remove_node', 'replace_node')
+   AND m.name <> o.node
+   -- The old node leaves by the operation itself: it is gone before only if it is no node either.
+   AND NOT (o.kind = 'replace_node' AND m.name = o.arguments ->> 'old_node_name'
+       AND (zodan.is_final(o.operation_id) OR p_facts #>> ARRAY[m.name, 'spock', 'node'] = m.name))
    AND EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
                 WHERE f.key NOT IN (m.name, o.node) AND o.members ? f.key AND f.value #>> '{spock,node}' = f.key)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -5315,11 +5408,14 @@ CREATE OR REPLACE FUNCTION zodan.pass_over(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Continues without members that have left. A resumed join is planned again; in any other operation their steps count
-as done or, in a rollback, as never begun. Errors: those of zodan.replan_join. */
+/* Continues without members that have left. A resumed join is planned again, and zodan.carry_on does so with what
+follows the join in a replacement; in any other operation their steps count as done or, in a rollback, as never begun.
+Errors: those of zodan.replan_join. */
 BEGIN
-    IF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
-        AND o.kind = 'add_node') THEN
+    IF p_resumes AND zodan.has_joined(p_operation) THEN
+        RETURN;
+    ELSIF p_resumes AND EXISTS (SELECT FROM zodan.operation AS o WHERE o.operation_id = p_operation
+        AND o.kind IN ('add_node', 'replace_node')) THEN
         PERFORM zodan.replan_join(p_operation, p_gone, p_facts, p_dsns);
     ELSE
         UPDATE zodan.step SET state = 'done', attempts = CASE WHEN p_resumes THEN attempts ELSE 0 END
@@ -5328,9 +5424,37 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.pass_over IS
-'Continues without members that have left. A resumed join is planned again; in any other operation their steps count
-as done or, in a rollback, as never begun. Errors: those of zodan.replan_join.';
+'Continues without members that have left. A resumed join is planned again, and zodan.carry_on does so with what
+follows the join in a replacement; in any other operation their steps count as done or, in a rollback, as never begun.
+Errors: those of zodan.replan_join.';
 REVOKE ALL ON FUNCTION zodan.pass_over FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.may_be_away(p_operation bigint, p_node text)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT (o.kind = 'remove_node' OR o.kind = 'replace_node' AND o.node <> p_node AND zodan.has_joined(p_operation))
+       AND (NOT EXISTS (SELECT FROM zodan.step AS s
+                         WHERE s.operation_id = p_operation AND s.node = p_node AND s.state <> 'done')
+            OR o.kind = 'replace_node' AND coalesce((o.arguments ->> 'force')::boolean, false))
+  FROM zodan.operation AS o WHERE o.operation_id = p_operation
+$zodan$;
+COMMENT ON FUNCTION zodan.may_be_away IS
+'Returns whether an interrupted operation can continue without a node that cannot be reached: a removal that is done
+with it; and in a replacement whose new node has joined, another node that it is done with, or any but the new one with
+force.';
+REVOKE ALL ON FUNCTION zodan.may_be_away FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.may_be_blank(p_operation bigint, p_node text)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT p_node = CASE WHEN zodan.has_joined(p_operation) THEN o.arguments ->> 'old_node_name' ELSE o.node END
+  FROM zodan.operation AS o WHERE o.operation_id = p_operation
+$zodan$;
+COMMENT ON FUNCTION zodan.may_be_blank IS
+'Returns whether a node of an interrupted operation may be no Spock node: the one that is joining or leaving.';
+REVOKE ALL ON FUNCTION zodan.may_be_blank FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
 RETURNS jsonb
@@ -5364,7 +5488,8 @@ BEGIN
     v_found.p_facts := v_found.p_facts - v_gone;
     v_found.p_dsns := v_found.p_dsns - v_gone;
     v_came := zodan.find_came(p_operation, v_found.p_facts);
-    IF v_came <> '{}' AND p_resumes AND v_operation.kind = 'add_node' THEN
+    IF v_came <> '{}' AND p_resumes AND (v_operation.kind = 'add_node'
+        OR v_operation.kind = 'replace_node' AND NOT zodan.has_joined(p_operation)) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD112',
@@ -5373,20 +5498,20 @@ BEGIN
             HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again.', p_operation);
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
-                WHERE f.value ? 'error' AND NOT (v_operation.kind = 'remove_node' AND NOT EXISTS (
-                      SELECT FROM zodan.step AS s
-                       WHERE s.operation_id = p_operation AND s.node = f.key AND s.state <> 'done'))) THEN
+                WHERE f.value ? 'error' AND NOT zodan.may_be_away(p_operation, f.key)) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD101',
             MESSAGE = 'a node of the interrupted operation cannot be reached',
             DETAIL = (SELECT pg_catalog.string_agg(pg_catalog.format('node "%s": %s', f.key, f.value ->> 'error'), '; ')
                         FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value) WHERE f.value ? 'error'),
-            HINT = 'Bring the node back, or give its connection string, then call again.';
+            HINT = CASE WHEN zodan.has_joined(p_operation)
+                THEN 'Bring the node back; if it is gone for good, call zodan.replace_node again with force => true.'
+                ELSE 'Bring the node back, or give its connection string, then call again.' END;
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
                 WHERE NOT f.value ? 'error' AND f.value #>> '{spock,node}' IS DISTINCT FROM f.key
-                  AND NOT (f.key = v_operation.node AND f.value #>> '{spock,node}' IS NULL)) THEN
+                  AND NOT (f.value #>> '{spock,node}' IS NULL AND zodan.may_be_blank(p_operation, f.key))) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD003',
@@ -5422,14 +5547,16 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
-did. */
+did. What is null in p_arguments is not asked for. */
 DECLARE
     v_operation zodan.operation;
-    c_free CONSTANT text[] := ARRAY['jobs', 'max_rate', 'max_lag'];
+    c_free CONSTANT text[] := ARRAY['jobs', 'max_rate', 'max_lag', 'soak', 'quiet', 'force', 'accept_divergence'];
 BEGIN
     SELECT * INTO STRICT v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     -- How many sessions copy side by side, and how fast, may change on the way.
-    IF '{"structure": "spock", "copy": "rows", "verify": false}' || v_operation.arguments - c_free <> p_arguments - c_free THEN
+    IF EXISTS (SELECT FROM pg_catalog.jsonb_each(p_arguments - c_free) AS a(key, value)
+                WHERE a.value <> 'null' AND a.value IS DISTINCT FROM
+                      ('{"structure": "spock", "copy": "rows", "verify": false}' || v_operation.arguments) -> a.key) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -5443,7 +5570,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.check_same_call IS
 'Raises ZD004 when a call that resumes an interrupted operation asks for something other than the interrupted call
-did.';
+did. What is null in p_arguments is not asked for.';
 REVOKE ALL ON FUNCTION zodan.check_same_call FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.show_plan(p_plan zodan.plan_step[], p_verbose boolean)
@@ -5466,6 +5593,53 @@ COMMENT ON FUNCTION zodan.show_plan IS
 'Prints a plan as NOTICEs, one line per step; with p_verbose its statements too.';
 REVOKE ALL ON FUNCTION zodan.show_plan FROM PUBLIC;
 
+CREATE OR REPLACE PROCEDURE zodan.carry_on(
+    p_operation bigint,
+    p_dsns jsonb,
+    p_verbose boolean,
+    INOUT p_failure jsonb
+)
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs the plan of an operation that was begun or reopened. A replacement stops once the new node has joined, and again
+before the removal of the old one: what follows is planned and judged again from the facts of then. So it is where a
+node that it needs was not reached. Returns NULL in p_failure, or why it stopped. */
+DECLARE
+    v_dsns jsonb := p_dsns;
+    v_policy text;
+    v_last int;
+    v_policies text[] := (SELECT CASE WHEN o.kind = 'replace_node' THEN '{passed,final}' ELSE '{}' END
+        FROM zodan.operation AS o WHERE o.operation_id = p_operation);
+BEGIN
+    FOREACH v_policy IN ARRAY v_policies LOOP
+        CONTINUE WHEN zodan.is_final(p_operation) AND NOT EXISTS (SELECT FROM zodan.step AS s
+            WHERE s.operation_id = p_operation AND s.state <> 'done' AND NOT v_dsns ? s.node);
+        IF NOT zodan.has_joined(p_operation) OR v_policy = 'final' AND NOT zodan.is_final(p_operation) THEN
+            SELECT pg_catalog.min(s.phase) - (v_policy = 'final')::int INTO v_last FROM zodan.step AS s
+             WHERE s.operation_id = p_operation AND s.policy = v_policy;
+            CALL zodan.run_operation(p_operation, v_dsns, p_verbose, p_failure, v_last);
+            IF p_failure IS NOT NULL THEN
+                RETURN;
+            END IF;
+        END IF;
+        SELECT r.p_dsns, r.p_failure INTO v_dsns, p_failure FROM zodan.replan_rest(p_operation, v_dsns) AS r;
+        IF p_failure IS NOT NULL THEN
+            PERFORM zodan.finish_operation(p_operation, 'failed',
+                pg_catalog.concat_ws(' ', p_failure ->> 'message', p_failure ->> 'detail'));
+            COMMIT;
+            RETURN;
+        END IF;
+        COMMIT;
+    END LOOP;
+    CALL zodan.run_operation(p_operation, v_dsns, p_verbose, p_failure);
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.carry_on IS
+'Runs the plan of an operation that was begun or reopened. A replacement stops once the new node has joined, and again
+before the removal of the old one: what follows is planned and judged again from the facts of then. So it is where a
+node that it needs was not reached. Returns NULL in p_failure, or why it stopped.';
+REVOKE ALL ON PROCEDURE zodan.carry_on FROM PUBLIC;
+
 CREATE OR REPLACE PROCEDURE zodan.resume(
     p_operation bigint,
     p_dsns jsonb DEFAULT '{}',
@@ -5485,7 +5659,7 @@ BEGIN
     v_dsns := zodan.reopen(p_operation, p_dsns, true);
     PERFORM zodan.reopen_operation(p_operation, v_dsns);
     COMMIT;
-    CALL zodan.run_operation(p_operation, v_dsns, p_verbose, v_failure);
+    CALL zodan.carry_on(p_operation, v_dsns, p_verbose, v_failure);
     PERFORM zodan.raise_failure(v_failure);
     PERFORM zodan.close_connections();
     RAISE NOTICE 'operation % is done', p_operation;
@@ -5516,20 +5690,21 @@ DECLARE
 BEGIN
     CALL zodan.require_autocommit('zodan.rollback', true, p_dsns::text);
     PERFORM zodan.close_connections();
-    IF EXISTS (SELECT FROM zodan.operation AS o JOIN zodan.step AS s ON s.operation_id = o.operation_id
-                WHERE o.operation_id = p_operation AND s.policy = 'final' AND s.attempts > 0) THEN
+    IF zodan.is_final(p_operation) THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING
             ERRCODE = 'ZD007',
             MESSAGE = pg_catalog.format('operation %s can no longer be rolled back', p_operation),
-            DETAIL = 'The node has stopped publishing. The others would lose what users have written there since.',
+            DETAIL = 'The node that leaves has stopped publishing. The others would lose what users have written there since.',
             HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
     END IF;
     v_dsns := zodan.reopen(p_operation, p_dsns, false);
     IF NOT p_discard_writes THEN
         PERFORM zodan.raise_failure(zodan.find_written(p_operation, v_dsns, pg_catalog.format(
             'Finish the join: CALL zodan.resume(%1$s); or give the rows up: '
-            'CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation)));
+            'CALL zodan.rollback(%1$s, p_discard_writes => true).', p_operation) || CASE
+            WHEN zodan.has_joined(p_operation)
+            THEN ' Or take the new node out by spock.remove_node, which loses nothing and ends this operation.' ELSE '' END));
     END IF;
     CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
     PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
@@ -6026,6 +6201,31 @@ COMMENT ON FUNCTION zodan.drop_slot_of IS
 known except for the subscriber''s database name in its middle.';
 REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.describe_leave(p_facts jsonb, p_target text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_build_object('target', p_target, 'dead', p_facts #>> ARRAY[p_target, 'spock', 'node'] IS NULL,
+    'members', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]')
+                  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                 WHERE NOT f.value ? 'error' AND f.key <> p_target),
+    'missing', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]')
+                  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                 WHERE f.value ? 'error' AND f.key <> p_target),
+    'let_go', (SELECT pg_catalog.bool_or(NOT f.value #> '{spock,nodes}' ? p_target)
+                 FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.key <> p_target AND f.value ? 'spock'),
+    'subscriptions', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce((
+                          SELECT pg_catalog.jsonb_agg(s.item)
+                            FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
+                           WHERE f.key = p_target OR s.item ->> 'provider' = p_target), '[]'))
+                        FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)))
+$zodan$;
+COMMENT ON FUNCTION zodan.describe_leave IS
+'Describes the removal of p_target by what zodan.gather_facts reported: target, whether it is dead, members, those
+that could not be reached (missing), whether a member has dropped the target already (let_go), and the subscriptions:
+of each member those from the target, of the target all.';
+REVOKE ALL ON FUNCTION zodan.describe_leave FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.is_reachable(p_node text, p_dsn text)
 RETURNS boolean
 LANGUAGE sql
@@ -6293,26 +6493,41 @@ COMMENT ON FUNCTION zodan.plan_bury IS
 then drop the slot that it used there and its row; a last step proves that they are gone.';
 REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.plan_removal(p_leave jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
+or, if the target is dead, without it. */
+BEGIN
+    IF (p_leave ->> 'dead')::boolean THEN
+        RETURN QUERY SELECT * FROM zodan.plan_bury(p_leave);
+    ELSE
+        RETURN QUERY SELECT * FROM zodan.plan_drain(p_leave, p_patience);
+        RETURN QUERY SELECT * FROM zodan.plan_withdraw(p_leave);
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_removal IS
+'Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
+or, if the target is dead, without it.';
+REVOKE ALL ON FUNCTION zodan.plan_removal FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
 RETURNS zodan.plan_step[]
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Returns the whole plan of a removal for a cluster as zodan.survey_leave describes it: with the drain or, if the
-target is dead, without it. */
+/* Returns the whole plan of a removal for a cluster as zodan.describe_leave describes it. */
 DECLARE
     v_steps zodan.plan_step[];
 BEGIN
-    SELECT pg_catalog.array_agg(s::zodan.plan_step) INTO v_steps FROM (
-        SELECT * FROM zodan.plan_bury(p_leave) WHERE (p_leave ->> 'dead')::boolean
-        UNION ALL SELECT * FROM zodan.plan_drain(p_leave, p_patience) WHERE NOT (p_leave ->> 'dead')::boolean
-        UNION ALL SELECT * FROM zodan.plan_withdraw(p_leave) WHERE NOT (p_leave ->> 'dead')::boolean) AS s;
+    SELECT pg_catalog.array_agg(s::zodan.plan_step) INTO v_steps FROM zodan.plan_removal(p_leave, p_patience) AS s;
     RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
         '{unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS
-'Returns the whole plan of a removal for a cluster as zodan.survey_leave describes it: with the drain or, if the
-target is dead, without it.';
+'Returns the whole plan of a removal for a cluster as zodan.describe_leave describes it.';
 REVOKE ALL ON FUNCTION zodan.plan_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.survey_leave(
@@ -6363,20 +6578,7 @@ BEGIN
       FROM zodan.gather_cluster(v_known, NULL, c_purpose, p_dsns, p_facts) AS g;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
-    p_leave := pg_catalog.jsonb_build_object('target', p_target, 'dead',
-        p_facts #>> ARRAY[p_target, 'spock', 'node'] IS NULL,
-        'members', (SELECT coalesce(pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C"), '[]')
-                      FROM pg_catalog.jsonb_object_keys(p_dsns) AS k(node) WHERE k.node <> p_target),
-        'missing', (SELECT coalesce(pg_catalog.jsonb_agg(f.key ORDER BY f.key COLLATE "C"), '[]')
-            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-                     WHERE f.value ? 'error' AND f.key <> p_target),
-        'let_go', (SELECT pg_catalog.bool_or(NOT f.value #> '{spock,nodes}' ? p_target)
-            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value) WHERE f.key <> p_target AND f.value ? 'spock'),
-        'subscriptions', (SELECT pg_catalog.jsonb_object_agg(f.key, coalesce((
-                              SELECT pg_catalog.jsonb_agg(s.item)
-                                  FROM pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS s(item)
-                               WHERE f.key = p_target OR s.item ->> 'provider' = p_target), '[]'))
-                            FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)));
+    p_leave := zodan.describe_leave(p_facts, p_target);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_leave IS
@@ -6432,6 +6634,7 @@ preconditions and makes the plan. Without the lock, and where a call was interru
 it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
 zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
+
 
 CREATE OR REPLACE FUNCTION zodan.plan_remove_node(
     target_node_name text,

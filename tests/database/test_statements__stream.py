@@ -470,6 +470,50 @@ def test_a_stream_that_is_disabled_or_unknown_does_not_replicate(nodes: Nodes) -
     assert not nodes.run("wait_replicating", subscriptions=[ODD])["ok"]
 
 
+def test_a_soak_lasts_while_the_streams_replicate(nodes: Nodes) -> None:
+    nodes.subscribe("sub_a", enabled=True)
+    nodes.run("start_streams", subscriptions=["sub_a"])
+    now = str(value(nodes.here, "SELECT clock_timestamp()"))
+    row = nodes.run("wait_beside", subscriptions=["sub_a"], since=now, soak="1 h")
+    assert (row["ok"], row["alive"], row["trouble"]) == (False, True, None)
+    assert row["blockers"].startswith("the end of 1 h, of which 00:00:0")
+    assert nodes.run("wait_beside", subscriptions=["sub_a"], since=now, soak="0")["ok"]
+    # One of two is missing: the time that has passed does not count.
+    row = nodes.run("wait_beside", subscriptions=["sub_a", ODD], since=now, soak="0")
+    assert (row["ok"], row["alive"]) == (False, False)
+    nodes.run("disable_streams")
+    row = nodes.run("wait_beside", subscriptions=["sub_a"], since=now, soak="0")
+    assert (row["ok"], row["alive"], row["trouble"]) == (False, False, "subscription sub_a is disabled")
+
+
+def test_who_writes_on_the_provider_is_seen(nodes: Nodes) -> None:
+    for node in (nodes.here, nodes.there):
+        node.execute("CREATE TABLE public.written (id int PRIMARY KEY)")
+    nodes.there.execute("SELECT spock.repset_add_table('default', 'public.written')")
+    slot = nodes.subscribe("sub_a", enabled=True)
+    nodes.run("start_streams", subscriptions=["sub_a"])
+
+    def look(quiet: str = "0.3 s") -> dict[str, Any]:
+        return nodes.run("wait_quiet", quiet=quiet, node=ODD, origin=slot)
+
+    assert not look()["ok"], "the first look has seen nothing yet"
+    wait_until(lambda: "" if look()["ok"] else "not quiet", 30, "quiet")
+    # A transaction of this node itself is none of the provider.
+    nodes.here.execute("INSERT INTO public.written VALUES (0)")
+    assert look()["ok"]
+    nodes.there.execute("INSERT INTO public.written VALUES (1)")
+    count = "SELECT count(*) FROM public.written WHERE id = 1"
+    wait_until(lambda: "" if value(nodes.here, count) else "nothing came", 30, "the row")
+    row = look("1 min")
+    assert not row["ok"]
+    assert row["blockers"].startswith("the end of writing on node ")
+    assert row["blockers"].endswith("the last transaction came 00:00:00 ago")
+    wait_until(lambda: "" if look()["ok"] else "not quiet", 30, "quiet")
+    nodes.here.execute("DROP TABLE public.written")
+    nodes.there.execute("SELECT spock.repset_remove_table('default', 'public.written')")
+    nodes.there.execute("DROP TABLE public.written")
+
+
 def test_positions_are_read_and_confirmed_while_the_source_is_paused(nodes: Nodes) -> None:
     nodes.subscribe(enabled=True)
     nodes.run("start_streams", subscriptions=["sub_a"])

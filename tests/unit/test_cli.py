@@ -51,6 +51,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         "uninstall",
         "add-node",
         "remove-node",
+        "replace-node",
+        "upgrade",
         "health-check",
         "plan",
         "resume",
@@ -162,6 +164,21 @@ def test_add_node_passes_everything_that_was_given(run: Run, calls: list[tuple[A
     }
     assert arguments["new_node_info"] == {"rack": 1}
     assert arguments["verb"] is arguments["dry_run"] is True
+
+
+def test_replace_node_passes_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:
+    given = ["--old-node-name", "n1", "--old-node-dsn", SRC, "--new-node-name", "n4", "--new-node-dsn", NEW]
+    assert run("replace-node", *given)[0] == 0
+    more = ["--src-node-name", "n2", "--src-dsn", OTHER, "--soak", "1h", "--quiet", "0", "--no-verify", "--force"]
+    assert run("replace-node", *given, *more)[0] == 0
+    named = {"old_node_name": "n1", "old_node_dsn": SRC, "new_node_name": "n4", "new_node_dsn": NEW, "verb": True}
+    switches = {"soak": "1 h", "quiet": "0 s", "verify": False, "force": True}
+    assert calls == [
+        (NEW, "zodan.replace_node", named | {"src_node_name": "n1", "src_dsn": SRC}),
+        (NEW, "zodan.replace_node", named | {"src_node_name": "n2", "src_dsn": OTHER} | switches),
+    ]
+    code, _, err = run("replace-node", *given, "--src-node-name", "n2")
+    assert (code, "only one of --src-node-name and --src-dsn" in err) == (2, True)
 
 
 def test_remove_node_passes_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:

@@ -282,4 +282,4 @@ def test_a_drawing_has_colours_for_dark_pages_and_numbers_that_the_page_explains
 def test_the_protocol_page_names_every_phase() -> None:
     page = (_DOCS / "explanation" / "protocol.md").read_text(encoding="utf-8")
     phases = render.read_phases()
-    assert [name for kind in ("add", "remove") for name in phases[kind] if f"`{name}`" not in page] == []
+    assert [name for kind in ("add", "remove", "replace") for name in phases[kind] if f"`{name}`" not in page] == []

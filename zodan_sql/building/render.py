@@ -82,9 +82,12 @@ def read_default(name: str, kind: type[Value]) -> Value:
 
 
 def read_phases() -> dict[str, list[str]]:
-    """Return the names of the phases of each plan, in order, by the plan: those of an addition, a removal, a repair."""
+    """Return the names of the phases of each plan, in order, by the plan.
+
+    The phases of a replacement are those between its two halves.
+    """
     module = _constants("phases")
-    return {plan: list(getattr(module, plan)) for plan in ("add", "remove", "mend")}
+    return {plan: list(getattr(module, plan)) for plan in ("add", "remove", "replace", "mend")}
 
 
 def read_groups() -> dict[str, int]:

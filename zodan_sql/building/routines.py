@@ -14,14 +14,17 @@ IN_SPOCK = ("add_node", "remove_node", "health_check")
 ONE_OF_EACH_SCRIPT = ("add_node", "remove_node")
 
 #: The functions of schema zodan with the documented parameters, without p_. Lint allows no others there.
-WITH_DOCUMENTED_PARAMETERS = frozenset({"plan_add_node", "plan_remove_node", "checks", "topology", "verify"})
+WITH_DOCUMENTED_PARAMETERS = frozenset(
+    {"plan_add_node", "plan_remove_node", "plan_replace_node", "checks", "topology", "verify"}
+)
 
 #: What the reference explains one by one, by heading: every routine that a person has a reason to call.
 FOR_PEOPLE = {
-    "Adding, removing, checking": ("spock.add_node", "spock.remove_node", "spock.health_check"),
+    "Adding, removing, checking": ("spock.add_node", "spock.remove_node", "zodan.replace_node", "spock.health_check"),
     "Inspecting": (
         "zodan.plan_add_node",
         "zodan.plan_remove_node",
+        "zodan.plan_replace_node",
         "zodan.checks",
         "zodan.topology",
         "zodan.rescan",

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from zodan_sql.building.render import RenderError
-from zodan_sql.cli import clone, cluster, databases, develop, health, operations, report, sandbox, verify
+from zodan_sql.cli import (
+    clone,
+    cluster,
+    databases,
+    develop,
+    health,
+    operations,
+    replace,
+    report,
+    sandbox,
+    upgrade,
+    verify,
+)
 from zodan_sql.cli.screen import EXIT_BUG, EXIT_USAGE, Screen
 from zodan_sql.client.install import own_version
 
@@ -30,6 +42,8 @@ app.command("uninstall")(databases.uninstall)
 app.command("add-node")(operations.add_node)
 app.command("clone")(clone.clone)
 app.command("remove-node")(operations.remove_node)
+app.command("replace-node")(replace.replace_node)
+app.command("upgrade")(upgrade.upgrade)
 app.command("health-check")(health.health_check)
 app.command("plan")(operations.plan)
 app.command("resume")(operations.resume)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ import typer
 from zodan_sql.cli.documents import (
     check_entries,
     operation_entry,
+    plan_entries,
     sample_entries,
     step_entries,
     verify_entries,
@@ -40,6 +41,7 @@ class Call:
         doing = {
             "add_node": f"adding {self.node}",
             "remove_node": f"removing {self.node}",
+            "replace_node": f"replacing a node by {self.node}",
             "mend": "removing leftovers",
         }
         return doing.get(self.procedure, f"{self.procedure} of operation {self.number}")
@@ -72,14 +74,35 @@ class Call:
         return []
 
 
+def begin(
+    screen: Screen,
+    called: Call,
+    arguments: dict[str, object],
+    ways: Mapping[str, bool],
+    line_a_step: str,
+    verbose: bool,
+    dry_run: bool,
+    no_install: bool,
+) -> None:
+    """Call an operation. With --dry-run and --json, read the plan that the call would only print."""
+    provide(screen, called.dsn, change=not (no_install or dry_run))
+    if dry_run and screen.as_json:
+        chosen = {name: True for name, on in ways.items() if on}
+        screen.fill({"plan": plan_entries(operation.plan(called.dsn, f"plan_{called.procedure}", arguments | chosen))})
+        return
+    # The server's verbose mode prints a line for each step; ours adds the statements.
+    switches = {line_a_step: verbose or not dry_run, **ways, "dry_run": dry_run}
+    run(screen, called, arguments, switches, verbose)
+
+
 def run(screen: Screen, called: Call, arguments: dict[str, object], switches: dict[str, bool], verbose: bool) -> None:
     """Call the procedure and show progress. With --json, the document gets its journal, however the call ends."""
     if not screen.as_json:
-        _run(screen, called, arguments, switches, verbose)
+        show_call(screen, called, arguments, switches, verbose)
         return
     before = called.find_newest()
     try:
-        _run(screen, called, arguments, switches, verbose)
+        show_call(screen, called, arguments, switches, verbose)
     finally:
         with suppress(ZodanError, psycopg.Error):
             _fill(screen, called, before)
@@ -103,7 +126,10 @@ def read_journal(dsn: str, found: journal.Operation) -> dict[str, object]:
     }
 
 
-def _run(screen: Screen, called: Call, arguments: dict[str, object], switches: dict[str, bool], verbose: bool) -> None:
+def show_call(
+    screen: Screen, called: Call, arguments: dict[str, object], switches: dict[str, bool], verbose: bool
+) -> None:
+    """Call the procedure and show progress."""
     given = {**arguments, **{name: True for name, on in switches.items() if on}}
     try:
         with screen.working(called.title, called.read_plan, called.watch()):

@@ -222,7 +222,10 @@ class RepairEntry(TypedDict):
 
 
 class CallDocument(Envelope, total=False):
-    """add-node, remove-node, resume, rollback, rescan --fix; no keys if the call failed before an operation began."""
+    """add-node, remove-node, replace-node, resume, rollback, rescan --fix.
+
+    No keys if the call failed before an operation began.
+    """
 
     operation: OperationEntry
     steps: list[StepEntry]
@@ -241,7 +244,7 @@ class HealthDocument(Envelope, total=False):
 
 
 class PlanDocument(Envelope, total=False):
-    """plan, and add-node and remove-node with --dry-run."""
+    """plan, and add-node, remove-node and replace-node with --dry-run."""
 
     plan: list[PlannedStepEntry]
 
@@ -300,6 +303,28 @@ class CloneDocument(CallDocument, total=False):
     copy_lsn: str
     #: Seconds of each step on this machine.
     took_s: dict[str, float]
+
+
+class PairEntry(TypedDict, total=False):
+    """A node and the one that takes its place.
+
+    state is pending, replaced, replaced before, failed, or planned with --dry-run.
+    """
+
+    old: str
+    new: str
+    state: str
+    #: Who brings the structure: spock, client or present; null if nothing was done.
+    structure: str | None
+    operation: OperationEntry
+    #: Only with --dry-run; null if the plan cannot be made before the client has brought the structure.
+    plan: list[PlannedStepEntry] | None
+
+
+class UpgradeDocument(Envelope, total=False):
+    """upgrade; no keys if the command failed before it read the cluster."""
+
+    pairs: list[PairEntry]
 
 
 class RescanDocument(CallDocument, total=False):

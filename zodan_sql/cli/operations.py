@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zodan_sql.cli.calling import Call, need, provide, read_journal, run
+from zodan_sql.cli.calling import Call, begin, need, provide, read_journal, run
 from zodan_sql.cli.documents import operation_entry, plan_entries
 from zodan_sql.cli.options import (
     AcceptDivergence,
@@ -37,10 +37,11 @@ from zodan_sql.cli.options import (
     Verbose,
     Verify,
     Way,
+    check_client,
+    copy_arguments,
     dsn_option,
     join_arguments,
-    parse_size,
-    parse_span,
+    parse_node_dsns,
 )
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import Screen, reporting
@@ -84,14 +85,14 @@ def add_node(
         arguments = join_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
-        arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
+        arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
         if structure is Way.CLIENT:
-            _check_client(dry_run=dry_run, roles=roles)
+            check_client(dry_run=dry_run, roles=roles)
             provide(screen, called.dsn, change=not no_install)
             if journal.find_unfinished(called.dsn, called.procedure, called.node) is None:
                 screen.line(bring_structure(src_dsn, new_node_dsn))
-        _begin(screen, called, arguments, {"roles": roles, "verify": verify}, "verb", verbose, dry_run, no_install)
+        begin(screen, called, arguments, {"roles": roles, "verify": verify}, "verb", verbose, dry_run, no_install)
 
 
 def remove_node(
@@ -116,7 +117,7 @@ def remove_node(
         arguments = _remove_arguments(target_node_name, target_dsn, survivor_dsn)
         ways = {"force": force, "accept_divergence": accept_divergence}
         called = Call(where, "remove_node", target_node_name)
-        _begin(screen, called, arguments, ways, "verbose_mode", verbose, dry_run, no_install)
+        begin(screen, called, arguments, ways, "verbose_mode", verbose, dry_run, no_install)
 
 
 def plan(
@@ -158,9 +159,9 @@ def plan(
         if all(adds) and not any(removes):
             arguments = join_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
-            arguments |= _copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
+            arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
             if structure is Way.CLIENT:
-                _check_client(dry_run=True, roles=roles)
+                check_client(dry_run=True, roles=roles)
             switches = {"roles": roles, "verify": verify}
         elif all(removes) and not any(adds):
             where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
@@ -254,52 +255,6 @@ def steps(number: Number, dsn: JournalDsn, as_json: Json = False) -> None:
         )
 
 
-def _begin(
-    screen: Screen,
-    called: Call,
-    arguments: dict[str, object],
-    ways: Mapping[str, bool],
-    line_a_step: str,
-    verbose: bool,
-    dry_run: bool,
-    no_install: bool,
-) -> None:
-    """Call add_node or remove_node. With --dry-run and --json, read the plan that the call would only print."""
-    provide(screen, called.dsn, change=not (no_install or dry_run))
-    if dry_run and screen.as_json:
-        chosen = {name: True for name, on in ways.items() if on}
-        screen.fill({"plan": plan_entries(operation.plan(called.dsn, f"plan_{called.procedure}", arguments | chosen))})
-        return
-    # The server's verbose mode prints a line for each step; ours adds the statements.
-    switches = {line_a_step: verbose or not dry_run, **ways, "dry_run": dry_run}
-    run(screen, called, arguments, switches, verbose)
-
-
-def _copy_arguments(way: Way, *, jobs: int | None, max_rate: str | None, max_lag: str | None) -> dict[str, object]:
-    """Return what add_node is to know of the copy; a structure that the client brings is present by then."""
-    arguments = {
-        "jobs": jobs,
-        "max_rate": None if max_rate is None else parse_size(max_rate, "--max-rate"),
-        "max_lag": None if max_lag is None else parse_span(max_lag, "--max-lag"),
-        "structure": None if way is Way.SPOCK else Way.PRESENT.value,
-    }
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _check_client(*, dry_run: bool, roles: bool) -> None:
-    """Refuse what does not go with a structure that the client brings."""
-    if dry_run:
-        raise caller_error(
-            "a plan cannot be made for --structure client: it compares a structure that is not there yet",
-            "Make the plan with --structure spock, or bring the structure and give --structure present.",
-        )
-    if roles:
-        raise caller_error(
-            "--structure client needs the roles before the join copies them",
-            "Bring them first, for example with pg_dumpall --roles-only, and leave out --with-roles.",
-        )
-
-
 def _remove_arguments(name: str, target_dsn: str, survivor_dsn: str | None) -> dict[str, object]:
     parse_dsn(target_dsn, "--target-dsn")
     arguments: dict[str, object] = {"target_node_name": name, "target_node_dsn": target_dsn}
@@ -331,15 +286,11 @@ def _take_up(
     ways: Mapping[str, bool] = MappingProxyType({}),
 ) -> None:
     """Call zodan.resume or zodan.rollback."""
-    pairs = [given.partition("=") for given in node_dsns]
-    with reporting([dsn, *(pair[2] for pair in pairs)], procedure if as_json else None, progress) as screen:
-        for node, _, node_dsn in pairs:
-            if not node:
-                raise caller_error("--node-dsn names no node", "Write it as --node-dsn 'n1=host=... dbname=...'.")
-            parse_dsn(node_dsn, "the part of --node-dsn after NODE=")
+    hidden = (given.partition("=")[2] for given in node_dsns)
+    with reporting([dsn, *hidden], procedure if as_json else None, progress) as screen:
         arguments: dict[str, object] = {"p_operation": number}
-        if pairs:
-            arguments["p_dsns"] = {node: node_dsn for node, _, node_dsn in pairs}
+        if node_dsns:
+            arguments["p_dsns"] = parse_node_dsns(node_dsns)
         need(dsn)
         called = Call(dsn, procedure, number=number, schema="zodan")
         run(screen, called, arguments, {"p_verbose": True, **ways}, verbose)

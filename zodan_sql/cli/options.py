@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -52,6 +53,25 @@ def parse_span(text: str, option: str) -> str:
     return f"{found['number']} {found['unit'] or 's'}"
 
 
+def parse_node_dsns(given: Sequence[str]) -> dict[str, str]:
+    """Return the connection strings of --node-dsn by node."""
+    pairs = [each.partition("=") for each in given]
+    for node, _, dsn in pairs:
+        if not node:
+            raise caller_error("--node-dsn names no node", "Write it as --node-dsn 'n1=host=... dbname=...'.")
+        parse_dsn(dsn, "the part of --node-dsn after NODE=")
+    return {node: dsn for node, _, dsn in pairs}
+
+
+def beside_arguments(soak: str | None, quiet: str | None) -> dict[str, object]:
+    """Return what replace_node is to know of the time before the removal."""
+    arguments = {
+        "soak": None if soak is None else parse_span(soak, "--soak"),
+        "quiet": None if quiet is None else parse_span(quiet, "--quiet"),
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def join_arguments(
     src_node_name: str,
     src_dsn: str,
@@ -74,6 +94,31 @@ def join_arguments(
         "new_node_info": None if info is None else _json_object(info),
     }
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def copy_arguments(way: Way, *, jobs: int | None, max_rate: str | None, max_lag: str | None) -> dict[str, object]:
+    """Return what add_node is to know of the copy; a structure that the client brings is present by then."""
+    arguments = {
+        "jobs": jobs,
+        "max_rate": None if max_rate is None else parse_size(max_rate, "--max-rate"),
+        "max_lag": None if max_lag is None else parse_span(max_lag, "--max-lag"),
+        "structure": None if way is Way.SPOCK else Way.PRESENT.value,
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def check_client(*, dry_run: bool, roles: bool) -> None:
+    """Refuse what does not go with a structure that the client brings."""
+    if dry_run:
+        raise caller_error(
+            "a plan cannot be made for --structure client: it compares a structure that is not there yet",
+            "Make the plan with --structure spock, or bring the structure and give --structure present.",
+        )
+    if roles:
+        raise caller_error(
+            "--structure client needs the roles before the join copies them",
+            "Bring them first, for example with pg_dumpall --roles-only, and leave out --with-roles.",
+        )
 
 
 def _json_object(text: str) -> dict[str, object]:
@@ -133,6 +178,26 @@ Structure = Annotated[
     typer.Option(
         "--structure",
         help="Who brings the structure: Spock; or pg_dump and pg_restore of this machine; or it is present already.",
+    ),
+]
+OldNodeName = Annotated[str, typer.Option("--old-node-name", help="The member to replace.")]
+OldNodeDsn = Annotated[str, dsn_option("--old-node-dsn", "That member's connection string, valid on every node.")]
+Soak = Annotated[
+    str | None,
+    typer.Option(
+        "--soak",
+        metavar="TIME",
+        help="How long the new node lives beside the old one before the removal, such as 1h; its streams are watched.",
+        show_default="no longer than it takes to check them",
+    ),
+]
+Quiet = Annotated[
+    str | None,
+    typer.Option(
+        "--quiet",
+        metavar="TIME",
+        help="How long nobody must have written on the old node before its removal begins; 0 does not wait for that.",
+        show_default="5s",
     ),
 ]
 Force = Annotated[

@@ -36,17 +36,21 @@ class Redactor:
     """Masks passwords in text: those in any connection string, and those of the given DSNs wherever they are."""
 
     def __init__(self, dsns: Iterable[str | None] = ()) -> None:
+        self._known = {os.environ.get("PGPASSWORD", "")}
         self._secrets: list[re.Pattern[str]] = []
-        secrets = {os.environ.get("PGPASSWORD", "")}
+        self.add(dsns)
+
+    def add(self, dsns: Iterable[str | None]) -> None:
+        """Mask the passwords of more connection strings from now on."""
         for dsn in filter(None, dsns):
             try:
                 settings = parse_dsn(dsn, "")
             except ZodanError:
                 continue
-            secrets.update(settings.get(name, "") for name in secret_settings())
+            self._known.update(settings.get(name, "") for name in secret_settings())
         spellings = {
             spelling
-            for secret in secrets
+            for secret in self._known
             for spelling in (
                 secret,
                 quote(secret, safe=""),
@@ -55,6 +59,7 @@ class Redactor:
                 secret.replace("'", "''"),
             )
         }
+        self._secrets = []
         for spelling in sorted(spellings - {""}, key=len, reverse=True):
             pattern = re.escape(spelling)
             if len(spelling) < _SHORT:

@@ -99,6 +99,11 @@ def bring_structure(src_dsn: str, new_node_dsn: str) -> str:
     return f"brought the structure to {describe(new_node_dsn)}; it stays there if the join fails or is rolled back"
 
 
+def has_relations(dsn: str) -> bool:
+    """Tell whether a database has a relation of a user. Raises ZodanError."""
+    return bool(_read(dsn, "--new-node-dsn", _RELATIONS))
+
+
 def wanted(contents: Sequence[str], present: Collection[str]) -> list[str]:
     """Return the entries of an archive to restore: no extension that every node has, no schema that is there."""
     own_extensions = render.read_default("own_extensions", list)

@@ -21,7 +21,12 @@ from zodan_sql.words import size, span
 
 #: Rows that are not equal, as many as the page shows.
 _ROWS = 200
-_KINDS = {"add_node": "Adding node {}", "remove_node": "Removing node {}", "mend": "Removing leftovers from the {}"}
+_KINDS = {
+    "add_node": "Adding node {}",
+    "remove_node": "Removing node {}",
+    "replace_node": "Replacing a node by {}",
+    "mend": "Removing leftovers from the {}",
+}
 
 
 def draw(record: Record, redact: Callable[[str], str], streams: Sequence[Stream] | None = None, why: str = "") -> str:

@@ -1,0 +1,213 @@
+"""A cluster is replaced node by node by `zodan-sql upgrade`, under writers, and the command is killed on the way.
+
+The new servers are those of ZODAN_PG_BIN_NEW, if that is set; without it they have the version of the members.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from support.calls import state
+from support.clusters import MakeCluster
+from support.crash import ChainWatch, wait_unlocked
+from support.replacing import check_replaced, note_replaced
+from support.shell import Ended, end, start
+from support.tables import create_tables, fill, wait_level
+from support.writers import Writers
+from zodan_sql.client.verify import verify
+from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
+
+_BUDGET_S = 300.0
+_REST_S = 0.1
+_STEPS = (
+    "SELECT count(*) FILTER (WHERE state = 'done'), bool_or(phase_name = 'quiet' AND state <> 'pending')"
+    " FROM zodan.step"
+)
+_END_CALLS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE application_name = 'zodan-sql' AND pid <> pg_backend_pid()"
+)
+
+
+@pytest.fixture
+def newer(engine: Engine) -> Engine:
+    """Return the server of the nodes that join; without the setting it is that of the members."""
+    pg_bin = os.environ.get("ZODAN_PG_BIN_NEW")
+    return detect_engine(Path(pg_bin)) if pg_bin else engine
+
+
+class Upgrade:
+    """Old nodes, those that take their places, and the command that does it."""
+
+    def __init__(self, make_cluster: MakeCluster, newer: Engine, size: int) -> None:
+        self.cluster: Cluster = make_cluster(members=size, blanks=0)
+        self.new = make_cluster(members=0, blanks=[f"n{size + 1 + i}" for i in range(size)], engine=newer).blanks
+        self.old = list(self.cluster.members)
+        create_tables(self.cluster)
+        fill(self.old[0], 2000)
+        wait_level(self.old)
+        self.arguments = ["--dsn", self.old[-1].dsn(), "--quiet", "1s"]
+        for old, new in zip(self.old, self.new, strict=True):
+            self.arguments += ["--map", f"{old.name}={new.name}:{new.dsn()}", "--node-dsn", f"{old.name}={old.dsn()}"]
+        self.path = f"{newer.pg_bin}:{os.environ['PATH']}"
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        """Start the command."""
+        return start("upgrade", *self.arguments, *more, PATH=self.path)
+
+    def run(self, *more: str) -> Ended:
+        """Run it to its end."""
+        return end(self.start(*more))
+
+    def progress(self, new: Node) -> tuple[int, bool]:
+        """Return how many steps the journal of a new node has as done, and whether writers may leave the old node."""
+        with suppress(psycopg.Error):
+            done, may_leave = new.execute(_STEPS)[0]
+            return int(done), bool(may_leave)
+        return 0, False
+
+    def done(self) -> int:
+        """Return how many steps are done, of all replacements."""
+        return sum(self.progress(new)[0] for new in self.new)
+
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill the command and the session that it calls in."""
+        process.kill()
+        process.communicate()
+        for node in self.new:
+            node.execute(_END_CALLS)
+        wait_unlocked([*self.old, *self.new])
+
+
+class Application:
+    """Writers on all members, which leave an old node when the replacement waits for that."""
+
+    def __init__(self, upgrade: Upgrade) -> None:
+        self._upgrade = upgrade
+        self._nodes = list(upgrade.old)
+        self._series = 0
+        self.failures: list[str] = []
+        self.writes = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._error: BaseException | None = None
+
+    def _begin(self) -> Writers:
+        self._series += 1
+        watch = ChainWatch([*self._upgrade.old, *self._upgrade.new], inserter=self._nodes[-1])
+        writers = Writers(self._nodes, series=self._series, pause_s=0.02, may_hand_over=watch.has_come)
+        writers.start()
+        return writers
+
+    def _end(self, writers: Writers) -> None:
+        writers.stop()
+        self.failures += writers.failures
+        self.writes += writers.writes
+
+    def _follow(self) -> None:
+        try:
+            writers = self._begin()
+            for place, new in enumerate(self._upgrade.new):
+                while not self._upgrade.progress(new)[1]:
+                    if self._over.wait(_REST_S):
+                        break
+                self._nodes[place] = new
+                before, writers = writers, self._begin()
+                self._end(before)
+            self._over.wait(_BUDGET_S)
+            self._end(writers)
+        except BaseException as error:
+            self._error = error
+
+    def __enter__(self) -> Application:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+        assert self._error is None, self._error
+
+
+def _kill_points(kills: int) -> Iterator[int]:
+    """Return after how many more steps each run is killed."""
+    chance = random.Random(kills)
+    return iter([chance.randrange(10, 60) for _ in range(kills)])
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_all_members_are_replaced_under_writers(make_cluster: MakeCluster, newer: Engine, kills: int) -> None:
+    upgrade = Upgrade(make_cluster, newer, size=3 if kills > 2 else 2)
+    began = time.monotonic()
+    killed: list[int] = []
+    with Application(upgrade) as application:
+        for more in _kill_points(kills):
+            process = upgrade.start()
+            goal = upgrade.done() + more
+            while process.poll() is None and upgrade.done() < goal:
+                time.sleep(_REST_S)
+            assert process.poll() is None, process.communicate()
+            killed.append(upgrade.done())
+            upgrade.kill(process)
+        ended = upgrade.run()
+        assert ended.code == 0, ended.err + ended.out
+    print(f"killed after {killed} steps, {application.writes} writes, {time.monotonic() - began:.0f} s")
+    assert application.failures == []
+    for old, new in zip(upgrade.old, upgrade.new, strict=True):
+        note_replaced(upgrade.cluster, old, new)
+    check_replaced(upgrade.cluster, *upgrade.old)
+    results = verify(
+        upgrade.new[0].dsn(),
+        dict.fromkeys(("tables", "nodes", "jobs", "most", "max_lag")),
+        lambda *_: None,
+        lambda _: None,
+    )
+    assert {each.result for each in results} == {"equal"}
+    # Called once more, it finds that all is done.
+    again = upgrade.run("--json")
+    assert again.code == 0, again.err
+    assert {pair["state"] for pair in json.loads(again.out)["pairs"]} == {"replaced before"}
+
+
+def test_a_dry_run_shows_every_plan_and_changes_nothing(make_cluster: MakeCluster, engine: Engine) -> None:
+    upgrade = Upgrade(make_cluster, engine, size=2)
+    before = state([*upgrade.old, *upgrade.new])
+    ended = upgrade.run("--dry-run", "--json")
+    assert ended.code == 0, ended.err
+    pairs = json.loads(ended.out)["pairs"]
+    assert [(pair["old"], pair["new"], pair["state"]) for pair in pairs] == [
+        ("n1", "n3", "planned"),
+        ("n2", "n4", "planned"),
+    ]
+    for pair in pairs:
+        phases = [step["phase_name"] for step in pair["plan"]]
+        assert phases.index("switch") < phases.index("verify") < phases.index("joined") < phases.index("unpublish")
+    assert state([*upgrade.old, *upgrade.new]) == before
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        (["n1=n3"], "OLD=NEW:DSN"),
+        (["n1=n3:host=127.0.0.1 dbname=x", "n1=n4:host=127.0.0.1 dbname=y"], "names n1 twice"),
+        (["n9=n8:host=127.0.0.1 dbname=x"], 'neither "n9" nor "n8" is a member'),
+    ],
+)
+def test_bad_maps_change_nothing(make_cluster: MakeCluster, pairs: list[str], words: str) -> None:
+    cluster = make_cluster(members=2, blanks=0)
+    before = state(cluster.nodes)
+    ended = end(start("upgrade", "--dsn", cluster["n1"].dsn(), *(part for pair in pairs for part in ("--map", pair))))
+    assert ended.code in (2, 3), ended.err
+    assert words in ended.err
+    assert state(cluster.nodes) == before
