@@ -3031,6 +3031,26 @@ until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to
 is read again; what p_known says of a node goes before what others say. The connections stay open.';
 REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
+           (SELECT coalesce(pg_catalog.array_agg(DISTINCT t.name ORDER BY t.name), '{}')
+              FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
+                 'subscriptions']) AS s(item)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(s.item -> 'sets') AS t(name)
+             WHERE p_join -> 'members' ? (s.item ->> 'provider'))
+       ELSE (SELECT coalesce(pg_catalog.array_agg(t.name ORDER BY t.name), '{}')
+               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock',
+                   'sets']) AS t(name)) END
+$zodan$;
+COMMENT ON FUNCTION zodan.list_exchanged IS
+'Returns the names of the replication sets that the members'' subscriptions take from one another; of a cluster of
+one, all its sets. A set that only an outside consumer takes is not among them.';
+REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
 RETURNS zodan.check_result
 LANGUAGE sql IMMUTABLE
@@ -9492,26 +9512,6 @@ COMMENT ON FUNCTION zodan.probe_pairs IS
 member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
 connection, identity and replication, with the fault, NULL where it worked. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
-
-CREATE OR REPLACE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
-           (SELECT coalesce(pg_catalog.array_agg(DISTINCT t.name ORDER BY t.name), '{}')
-              FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
-                 'subscriptions']) AS s(item)
-             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(s.item -> 'sets') AS t(name)
-             WHERE p_join -> 'members' ? (s.item ->> 'provider'))
-       ELSE (SELECT coalesce(pg_catalog.array_agg(t.name ORDER BY t.name), '{}')
-               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock',
-                   'sets']) AS t(name)) END
-$zodan$;
-COMMENT ON FUNCTION zodan.list_exchanged IS
-'Returns the names of the replication sets that the members'' subscriptions take from one another; of a cluster of
-one, all its sets. A set that only an outside consumer takes is not among them.';
-REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
 RETURNS text[]
