@@ -7185,16 +7185,18 @@ found through it. Everything committed there before the call first reaches every
 with the same rows. The database keeps its tables; Spock's node, subscriptions, slots and origins are dropped, and a
 check at the end proves that they are gone. force removes a node that cannot be reached: call it on a member, or with
 the connection string of a member in survivor_dsn. If members have applied different amounts of that node's changes,
-accept_divergence is required too. force also skips members that cannot be reached: call again once they are back.
+accept_divergence is required too; or level, which first brings their
+rows level with those of the member that has applied most. force also skips members that cannot be reached: call again once they are back.
 verbose_mode prints every step; dry_run prints the plan and changes nothing. When called again after an interruption,
 it continues where it stopped. Errors: ZD0nn caller's mistake, ZD100 preconditions not met, ZD110 another operation is
-under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left. */
+under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left, ZD404 rows cannot be levelled. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
     v_dsns jsonb;
     v_checks zodan.check_result[];
     v_failure jsonb;
+    v_step zodan.step;
 BEGIN
     CALL zodan.require_autocommit('remove_node', NOT dry_run, target_node_dsn, survivor_dsn);
     PERFORM zodan.close_connections();
@@ -7224,6 +7226,15 @@ BEGIN
     CALL zodan.run_operation(v_operation, v_dsns, verbose_mode, v_failure);
     PERFORM zodan.raise_failure(v_failure);
     PERFORM zodan.close_connections();
+    FOR v_step IN SELECT s.* FROM zodan.step AS s WHERE s.operation_id = v_operation AND s.phase_name = 'level'
+        AND s.result ->> 'furthest' <> s.node ORDER BY s.ordinal LOOP
+        RAISE NOTICE 'node "%" was brought level with node "%": % rows inserted, % updated, % deleted', v_step.node,
+            v_step.result ->> 'furthest', v_step.result ->> 'inserted', v_step.result ->> 'updated', v_step.result ->> 'deleted';
+        IF (v_step.result ->> 'left')::bigint > 0 THEN
+            RAISE WARNING 'node "%" has % rows that differ from those of node "%": %', v_step.node, v_step.result ->> 'left',
+                v_step.result ->> 'furthest', v_step.result ->> 'rows' USING HINT = 'Reconcile these rows yourself.';
+        END IF;
+    END LOOP;
     RAISE NOTICE 'node "%" has been removed: % members are left, operation %', target_node_name,
         (SELECT pg_catalog.count(*) FROM zodan.operation AS o
             CROSS JOIN LATERAL pg_catalog.jsonb_object_keys(o.members) AS k(node)
@@ -7236,10 +7247,11 @@ found through it. Everything committed there before the call first reaches every
 with the same rows. The database keeps its tables; Spock''s node, subscriptions, slots and origins are dropped, and a
 check at the end proves that they are gone. force removes a node that cannot be reached: call it on a member, or with
 the connection string of a member in survivor_dsn. If members have applied different amounts of that node''s changes,
-accept_divergence is required too. force also skips members that cannot be reached: call again once they are back.
+accept_divergence is required too; or level, which first brings their
+rows level with those of the member that has applied most. force also skips members that cannot be reached: call again once they are back.
 verbose_mode prints every step; dry_run prints the plan and changes nothing. When called again after an interruption,
 it continues where it stopped. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met, ZD110 another operation is
-under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left.';
+under way, ZD2nn a step failed, ZD3nn a wait ran out, ZD401 something is left, ZD404 rows cannot be levelled.';
 REVOKE ALL ON PROCEDURE spock.remove_node FROM PUBLIC;
 
 

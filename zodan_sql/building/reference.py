@@ -75,6 +75,7 @@ MEANINGS = {
     "ZD401": "the check at the end found leftovers; the message lists them",
     "ZD402": "the new node has joined, but a node has discarded changes; the message names them",
     "ZD403": "the new node has joined, but a node that joined in the meantime has no stream to the new node",
+    "ZD404": "rows of a member could not be brought level with another member; the message names them and says why",
     "ZD900": "the scripts ran, but something that they create is missing",
     "ZD901": "a statement names a connection string or a result that nobody provided",
     "ZD902": "a step is in a phase that its plan does not have",

@@ -139,6 +139,12 @@ Force = Annotated[
 AcceptDivergence = Annotated[
     bool, typer.Option("--accept-divergence", help="Remove the node even if its rows may then differ between members.")
 ]
+Level = Annotated[
+    bool,
+    typer.Option(
+        "--level", help="With --force: first bring the members' rows level with the one that has most of them."
+    ),
+]
 SurvivorDsn = Annotated[
     str | None, dsn_option("--survivor-dsn", "With --force: the connection string of a member that stays.")
 ]
