@@ -6499,7 +6499,8 @@ BEGIN
         ' WHERE w.id = ANY ($3)', p_table ->> 'values', p_table ->> 'typed')
       USING pg_temp.zodan_peer(p_state ->> 'furthest'), pg_catalog.format(
           'SELECT %%s, pg_catalog.concat_ws('' '', %%s, t.xmin, t.ctid), %%s FROM ONLY %%s AS t WHERE %%s', p_table ->> 'key',
-          p_table ->> 'hash', p_table ->> 'values', p_table ->> 'name', pg_temp.zodan_among(p_table, ARRAY(SELECT w.key FROM pg_temp.zodan_level_row AS w
+          p_table ->> 'hash', p_table ->> 'values', p_table ->> 'name', pg_temp.zodan_among(p_table, ARRAY(
+              SELECT w.key FROM pg_temp.zodan_level_row AS w
               WHERE w.id = ANY (p_ids) AND w.verdict IN ('inserted', 'updated')) || CASE WHEN NOT EXISTS (
                   SELECT FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict IN ('inserted', 'updated'))
               THEN ARRAY(SELECT w.key FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) LIMIT 1) ELSE '{}' END)), p_ids;
@@ -6507,11 +6508,11 @@ BEGIN
     FOR v_group IN
         -- What was deleted may have held a value that what was inserted has now.
         SELECT w.verdict, coalesce(CASE WHEN w.verdict <> 'deleted' THEN w.there_origin END, %3$s) AS origin,
-               CASE WHEN w.verdict <> 'deleted' THEN w.there_at ELSE pg_catalog.clock_timestamp() END AS at,
+               CASE WHEN w.verdict <> 'deleted' THEN w.there_at ELSE pg_catalog.now() END AS at,
                pg_catalog.array_agg(w.id) AS ids
           FROM pg_temp.zodan_level_row AS w
          WHERE w.id = ANY (p_ids) AND w.verdict IS NOT NULL
-         GROUP BY 1, 2, CASE WHEN w.verdict <> 'deleted' THEN w.there_at END, 3 ORDER BY 1, 2, 3
+         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
     LOOP
         IF p_state ->> 'origin' IS DISTINCT FROM v_group.origin THEN
             PERFORM pg_temp.zodan_origin(v_group.origin);

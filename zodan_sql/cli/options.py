@@ -141,9 +141,7 @@ AcceptDivergence = Annotated[
 ]
 Level = Annotated[
     bool,
-    typer.Option(
-        "--level", help="With --force: first bring the members' rows level with the one that has most of them."
-    ),
+    typer.Option("--level", help="With --force: first bring members that are behind level with the others."),
 ]
 SurvivorDsn = Annotated[
     str | None, dsn_option("--survivor-dsn", "With --force: the connection string of a member that stays.")
