@@ -3220,6 +3220,26 @@ going on. A peer is too far behind if PostgreSQL says so, or if it has not yet a
 which trail remembers: PostgreSQL learns nothing of a peer that does not answer.';
 REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
+           (SELECT coalesce(pg_catalog.array_agg(DISTINCT t.name ORDER BY t.name), '{}')
+              FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
+                 'subscriptions']) AS s(item)
+             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(s.item -> 'sets') AS t(name)
+             WHERE p_join -> 'members' ? (s.item ->> 'provider'))
+       ELSE (SELECT coalesce(pg_catalog.array_agg(t.name ORDER BY t.name), '{}')
+               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock',
+                   'sets']) AS t(name)) END
+$zodan$;
+COMMENT ON FUNCTION zodan.list_exchanged IS
+'Returns the names of the replication sets that the members'' subscriptions take from one another; of a cluster of
+one, all its sets. A set that only an outside consumer takes is not among them.';
+REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.give_verdict(p_finding zodan.finding)
 RETURNS zodan.check_result
 LANGUAGE sql IMMUTABLE
@@ -9767,26 +9787,6 @@ member each uses the connection string that it knows itself. Returns an object o
 connection, identity and replication, with the fault, NULL where it worked. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
-RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $zodan$
-SELECT CASE WHEN pg_catalog.jsonb_array_length(p_join -> 'members') > 1 THEN
-           (SELECT coalesce(pg_catalog.array_agg(DISTINCT t.name ORDER BY t.name), '{}')
-              FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock',
-                 'subscriptions']) AS s(item)
-             CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(s.item -> 'sets') AS t(name)
-             WHERE p_join -> 'members' ? (s.item ->> 'provider'))
-       ELSE (SELECT coalesce(pg_catalog.array_agg(t.name ORDER BY t.name), '{}')
-               FROM pg_catalog.jsonb_array_elements_text(p_facts #> ARRAY[p_join ->> 'source', 'spock',
-                   'sets']) AS t(name)) END
-$zodan$;
-COMMENT ON FUNCTION zodan.list_exchanged IS
-'Returns the names of the replication sets that the members'' subscriptions take from one another; of a cluster of
-one, all its sets. A set that only an outside consumer takes is not among them.';
-REVOKE ALL ON FUNCTION zodan.list_exchanged FROM PUBLIC;
-
 CREATE OR REPLACE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
 RETURNS text[]
 LANGUAGE sql IMMUTABLE
@@ -15546,6 +15546,709 @@ COMMENT ON FUNCTION zodan.drop_slot_of IS
 known except for the subscriber''s database name in its middle.';
 REVOKE ALL ON FUNCTION zodan.drop_slot_of FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.stop_stream(p_provider text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(spock.sub_disable(s.sub_name, false)) AS disabled
+  FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
+ WHERE n.node_name = %1$s AND s.sub_enabled$sql$,
+    zodan.quote_text(p_provider))
+$zodan$;
+COMMENT ON FUNCTION zodan.stop_stream IS
+'Disables the subscription of a member from p_provider, if there is one that is enabled: whatever becomes of the
+provider, its stream goes no further.';
+REVOKE ALL ON FUNCTION zodan.stop_stream FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.wait_stopped(p_provider text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.count(a.*) = 0 AND pg_catalog.bool_and(NOT s.sub_enabled) IS NOT FALSE AS ok,
+       pg_catalog.string_agg(a.pid::text, ', ') AS progress,
+       CASE WHEN pg_catalog.bool_or(s.sub_enabled)
+            THEN 'somebody has enabled the subscription from node ' || %1$s END AS trouble
+  FROM spock.subscription AS s
+  JOIN spock.node AS n ON n.node_id = s.sub_origin
+  LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.datname = pg_catalog.current_database()
+    AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
+ WHERE n.node_name = %1$s$sql$,
+    zodan.quote_text(p_provider))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_stopped IS
+'Returns, on a member, whether its subscription from p_provider is disabled and no worker of it still runs; for
+until_sql.';
+REVOKE ALL ON FUNCTION zodan.wait_stopped FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prove_level(p_provider text, p_lsn text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+BEGIN
+    IF EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
+                 LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+                WHERE n.node_name = %1$s
+                  AND (s.sub_enabled OR coalesce(o.remote_lsn, '0/0') <> %2$s::pg_catalog.pg_lsn)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD406', MESSAGE = pg_catalog.format('the stream of node %%s is not at %%s here',
+            %1$s, %2$s);
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_level IS
+'Fails with ZD406 unless a member has the stream of p_provider up to p_lsn, and nothing goes on with it.';
+REVOKE ALL ON FUNCTION zodan.prove_level FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.drop_level_origins()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT pg_catalog.count(pg_catalog.pg_replication_origin_drop(o.roname)) AS dropped
+  FROM pg_catalog.pg_replication_origin AS o
+ WHERE pg_catalog.starts_with(o.roname, (SELECT pg_catalog.concat('zodan level ', d.oid, ' ')
+    FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()))$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.drop_level_origins IS
+'Drops, on a member, the replication origins that a levelling has left there.';
+REVOKE ALL ON FUNCTION zodan.drop_level_origins FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.open_level(
+    p_session text,
+    p_sets text[],
+    p_target text,
+    p_members text[],
+    p_accept text
+)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_function text;
+BEGIN
+    FOREACH v_function IN ARRAY ARRAY['connect(text, text) RETURNS text', 'get_connections() RETURNS text[]'] LOOP
+        EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION pg_temp.dblink_%%s LANGUAGE c AS ''$libdir/dblink'', %%L', v_function,
+            'dblink_' || pg_catalog.split_part(v_function, '(', 1));
+    END LOOP;
+    CREATE OR REPLACE FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_record';
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_peer(p_node text) RETURNS text LANGUAGE plpgsql AS $function$
+DECLARE
+    v_dsn text;
+    v_name text := 'zodan ' || pg_catalog.md5(p_node);
+BEGIN
+    IF NOT v_name = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
+        SELECT i.if_dsn INTO v_dsn
+          FROM spock.subscription AS s
+          JOIN spock.node AS n ON n.node_id = s.sub_origin
+          JOIN spock.node_interface AS i ON i.if_id = s.sub_origin_if
+         WHERE n.node_name::text = p_node LIMIT 1;
+        IF v_dsn IS NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD202', MESSAGE = pg_catalog.format('there is no subscription from node %%s', p_node);
+        END IF;
+        PERFORM pg_temp.dblink_connect(v_name, 'connect_timeout=10'
+            ' keepalives_idle=10'
+            ' keepalives_interval=5 keepalives_count=2 ' || v_dsn);
+        PERFORM * FROM pg_temp.dblink(v_name, %1$s) AS s(done text);
+    END IF;
+    RETURN v_name;
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_origin(p_node text) RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+    v_name text := pg_catalog.concat('zodan level ', (SELECT d.oid FROM pg_catalog.pg_database AS d
+        WHERE d.datname = pg_catalog.current_database()), ' ' || p_node);
+    v_number oid := (SELECT n.node_id FROM spock.node AS n WHERE n.node_name::text = p_node);
+BEGIN
+    IF pg_catalog.pg_replication_origin_session_is_setup() THEN
+        PERFORM pg_catalog.pg_replication_origin_session_reset();
+    END IF;
+    IF p_node IS NULL THEN
+        RETURN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = v_name) THEN
+        IF EXISTS (SELECT FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = v_number) THEN
+            PERFORM pg_catalog.pg_replication_origin_create(v_name);
+        ELSE
+            INSERT INTO pg_catalog.pg_replication_origin (roident, roname) VALUES (v_number, v_name);
+        END IF;
+    END IF;
+    PERFORM pg_catalog.pg_replication_origin_session_setup(v_name);
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_query(p_table jsonb, p_condition text) RETURNS text LANGUAGE plpgsql AS $function$
+BEGIN
+    RETURN pg_catalog.format($query$
+        SELECT r.key, pg_catalog.concat_ws(' ', r.hash, r.xid, r.place) AS version, c.timestamp AS at,
+               CASE WHEN c.roident = 0 THEN (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id)
+                    ELSE coalesce((SELECT n.node_name FROM pg_catalog.pg_replication_origin AS o
+                        JOIN spock.subscription AS s ON s.sub_slot_name::text = o.roname
+                        JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE o.roident = c.roident LIMIT 1),
+                   (SELECT n.node_name FROM spock.node AS n WHERE n.node_id = c.roident)) END::text AS origin
+          FROM (SELECT %%s AS key, %%s AS hash, t.xmin AS xid, t.ctid AS place FROM ONLY %%s AS t WHERE %%s) AS r
+         CROSS JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin(r.xid) AS c$query$,
+        p_table ->> 'key', p_table ->> 'hash', p_table ->> 'name',
+        coalesce(nullif(pg_catalog.concat_ws(' AND ', '(' || (p_table ->> 'filter') || ')', p_condition), ''), 'true'));
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_range(p_table jsonb, p_from jsonb, p_to jsonb) RETURNS text LANGUAGE plpgsql AS $function$
+BEGIN
+    RETURN coalesce((SELECT pg_catalog.string_agg(pg_catalog.format('ROW(%%s) %%s ROW(%%s)', p_table ->> 'keys', b.operator, v.texts), ' AND ')
+      FROM (VALUES ('>', p_from), ('<=', p_to)) AS b(operator, key)
+     CROSS JOIN LATERAL (
+        SELECT pg_catalog.string_agg(pg_catalog.format('%%L::%%s', e.item, p_table -> 'types' ->> (e.place - 1)::int), ', ' ORDER BY e.place)
+          FROM pg_catalog.jsonb_array_elements_text(b.key) WITH ORDINALITY AS e(item, place)) AS v(texts)
+     WHERE b.key IS NOT NULL), 'true');
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_among(p_table jsonb, p_keys jsonb[]) RETURNS text LANGUAGE plpgsql AS $function$
+BEGIN
+    RETURN pg_catalog.format('(%%s) IN (VALUES %%s)', p_table ->> 'keys', (
+        SELECT pg_catalog.string_agg(pg_catalog.format('(%%s)', v.texts), ', ')
+          FROM pg_catalog.unnest(p_keys) AS k(key)
+         CROSS JOIN LATERAL (
+            SELECT pg_catalog.string_agg(pg_catalog.format('%%L::%%s', e.item, p_table -> 'types' ->> (e.place - 1)::int), ', '
+                   ORDER BY e.place)
+              FROM pg_catalog.jsonb_array_elements_text(k.key) WITH ORDINALITY AS e(item, place)) AS v(texts)));
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_list(p_furthest text) RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+    v_odd text;
+BEGIN
+    INSERT INTO pg_temp.zodan_level_table (number, item)
+    SELECT pg_catalog.row_number() OVER (ORDER BY f.name COLLATE "C"), pg_catalog.jsonb_build_object('name', f.name, 'filter', f.filter,
+               'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'types', k.types, 'key', k.key,
+               'hash', pg_catalog.format('pg_catalog.hashtextextended(ROW(%%s)::text COLLATE pg_catalog."C", 0)', c.values),
+               'names', c.names, 'typed', c.typed, 'values', c.values, 'set', c.set, 'merges', c.merges,
+               'missing', CASE WHEN c.count IS DISTINCT FROM pg_catalog.jsonb_array_length(f.columns) THEN true END,
+               'clause', CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                   WHERE i.indrelid = pg_catalog.to_regclass(f.name) AND i.indisunique AND NOT i.indimmediate)
+                   THEN ' ON CONFLICT DO NOTHING' ELSE '' END)
+      FROM pg_temp.dblink(pg_temp.zodan_peer(p_furthest), pg_catalog.format($query$
+WITH published AS MATERIALIZED (
+    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_or(t.set_att_list IS NULL) AS has_all,
+           pg_catalog.array_agg(t.set_att_list::text) FILTER (WHERE t.set_att_list IS NOT NULL) AS lists,
+           CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
+               DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter,
+           pg_catalog.bool_or(r.replicate_insert AND r.replicate_update AND r.replicate_delete) AS whole
+      FROM spock.replication_set_table AS t
+      JOIN spock.replication_set AS r ON r.set_id = t.set_id
+      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%%1$L::text[])
+     GROUP BY t.set_reloid),
+leaves AS MATERIALIZED (
+    SELECT p.* FROM published AS p
+    UNION ALL
+    SELECT i.relid, p.has_all, p.lists, p.filter, p.whole
+      FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o))
+SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole,
+       (SELECT pg_catalog.jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+           AND (l.has_all OR EXISTS (SELECT FROM pg_catalog.unnest(l.lists) AS w(list)
+               WHERE a.attname::text = ANY (w.list::text[]))))
+  FROM leaves AS l
+  JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$query$, %2$s)) AS f(name text, filter text, whole boolean, columns jsonb)
+      LEFT JOIN LATERAL (
+        SELECT pg_catalog.string_agg('t.' || w.name, ', ' ORDER BY w.place) AS keys, pg_catalog.jsonb_agg(w.type ORDER BY w.place) AS types,
+               pg_catalog.format('pg_catalog.jsonb_build_array(%%s)', pg_catalog.string_agg('t.' || w.name || '::text', ', '
+                   ORDER BY w.place)) AS key, pg_catalog.array_agg(w.number) AS numbers
+          FROM (SELECT pg_catalog.quote_ident(a.attname) AS name, pg_catalog.format_type(a.atttypid, -1) AS type, k.place,
+                       a.attnum AS number
+                  FROM pg_catalog.pg_class AS r
+                  JOIN pg_catalog.pg_index AS i ON i.indrelid = r.oid
+                 CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
+                  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = k.number
+                 WHERE r.oid = pg_catalog.to_regclass(f.name) AND k.place <= i.indnkeyatts AND i.indisvalid
+                   AND CASE WHEN r.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END) AS w
+         HAVING pg_catalog.count(*) > 0) AS k ON true
+      LEFT JOIN LATERAL (
+        SELECT pg_catalog.count(*) AS count, pg_catalog.string_agg(w.name, ', ' ORDER BY w.place) AS names,
+               pg_catalog.string_agg('t.' || w.name, ', ' ORDER BY w.place) AS values,
+               pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.place) AS typed,
+               pg_catalog.string_agg(w.name || ' = n.' || w.name, ', ' ORDER BY w.place) FILTER (
+                   WHERE w.identity <> 'a' AND NOT w.number = ANY (coalesce(k.numbers, '{}'))) AS set,
+               pg_catalog.bool_or(w.merges) AS merges
+          FROM (SELECT pg_catalog.quote_ident(a.attname) AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, e.place,
+                       a.attnum AS number, a.attidentity AS identity, coalesce(a.attoptions::text ~ 'log_old_value|delta', false) AS merges
+                  FROM pg_catalog.jsonb_array_elements_text(f.columns) WITH ORDINALITY AS e(name, place)
+                  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = pg_catalog.to_regclass(f.name) AND a.attname::text = e.name
+                       AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS w) AS c ON true;
+    SELECT pg_catalog.string_agg(t.item ->> 'name', ', ') INTO v_odd FROM pg_temp.zodan_level_table AS t
+     WHERE t.item ->> 'missing' IS NOT NULL;
+    IF v_odd IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD121', MESSAGE = pg_catalog.format(
+            'tables lack a column here that they have on node %%s: %%s', p_furthest, v_odd);
+    END IF;
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_begin() RETURNS jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    c_self CONSTANT text := (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id);
+    c_query CONSTANT text := pg_catalog.format('SELECT pg_catalog.max(coalesce(o.remote_lsn, ''0/0'')) FROM spock.subscription AS s'
+        ' JOIN spock.node AS n ON n.node_id = s.sub_origin LEFT JOIN pg_catalog.pg_replication_origin_status AS o'
+        ' ON o.external_id = s.sub_slot_name WHERE n.node_name = %%L AND NOT s.sub_enabled', %3$s);
+    v_member text;
+    v_place pg_lsn;
+    v_own pg_lsn;
+    v_furthest text := c_self;
+    v_most pg_lsn;
+BEGIN
+    EXECUTE c_query INTO v_own;
+    v_most := v_own;
+    FOREACH v_member IN ARRAY pg_catalog.array_remove(%4$s, c_self) LOOP
+        SELECT p.place INTO v_place FROM pg_temp.dblink(pg_temp.zodan_peer(v_member), c_query) AS p(place pg_lsn);
+        IF v_place IS NULL OR v_own IS NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD202', MESSAGE = pg_catalog.format(
+                'the subscription of node %%s from node %%s is gone or was enabled meanwhile',
+                CASE WHEN v_own IS NULL THEN c_self ELSE v_member END, %3$s);
+        END IF;
+        IF v_place > v_most THEN
+            v_furthest := v_member;
+            v_most := v_place;
+        END IF;
+    END LOOP;
+    IF v_furthest <> c_self THEN
+        PERFORM pg_temp.zodan_list(v_furthest);
+    END IF;
+    RETURN pg_catalog.jsonb_build_object('stage', CASE WHEN v_furthest = c_self THEN 'done' ELSE 'scan' END,
+        'furthest', v_furthest, 'self', c_self, 'lsn', v_most, 'sweep', 1, 'round', 0, 'tab', 1, 'wrote', 0,
+        'inserted', 0, 'updated', 0, 'deleted', 0);
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_scan(p_state jsonb) RETURNS jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    v_state jsonb := p_state;
+    v_furthest CONSTANT text := pg_temp.zodan_peer(p_state ->> 'furthest');
+    v_table jsonb;
+    v_from jsonb := nullif(p_state -> 'from', 'null');
+    v_there record;
+    v_to jsonb;
+    v_rows bigint;
+    v_total numeric;
+    v_condition text;
+BEGIN
+    SELECT t.item INTO v_table FROM pg_temp.zodan_level_table AS t WHERE t.number = (p_state ->> 'tab')::int;
+    IF NOT FOUND THEN
+        RETURN v_state || pg_catalog.jsonb_build_object('stage',
+            CASE WHEN EXISTS (SELECT FROM pg_temp.zodan_level_row) THEN 'mark' ELSE 'swept' END);
+    ELSIF NOT (v_table ->> 'whole')::boolean THEN
+        RETURN v_state || pg_catalog.jsonb_build_object('stage', 'bag', 'bag', 'here', 'block', 0, 'newest', NULL, 'blocks', NULL);
+    END IF;
+    v_condition := pg_catalog.concat_ws(' AND ', '(' || (v_table ->> 'filter') || ')', pg_temp.zodan_range(v_table, v_from, NULL));
+    SELECT f.* INTO v_there FROM pg_temp.dblink(v_furthest, pg_catalog.format(
+        'SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(h.hash), 0), (pg_catalog.array_agg(h.key))[pg_catalog.count(*)]'
+        ' FROM (SELECT %%s AS hash, %%s AS key FROM ONLY %%s AS t WHERE %%s ORDER BY %%s LIMIT 5000) AS h',
+        v_table ->> 'hash', v_table ->> 'key', v_table ->> 'name', v_condition, v_table ->> 'keys'))
+        AS f(rows bigint, total numeric, last jsonb);
+    v_to := CASE WHEN v_there.rows = 5000 THEN v_there.last END;
+    v_condition := pg_temp.zodan_range(v_table, v_from, v_to);
+    EXECUTE pg_catalog.format('SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(%%s), 0) FROM ONLY %%s AS t WHERE %%s', v_table ->> 'hash',
+        v_table ->> 'name', pg_catalog.concat_ws(' AND ', '(' || (v_table ->> 'filter') || ')', v_condition)) INTO v_rows, v_total;
+    IF v_rows <> v_there.rows OR v_total <> v_there.total THEN
+        EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_row (tab, key, there, here)'
+            ' SELECT $1, coalesce(f.key, l.key), f.version, l.version'
+            ' FROM pg_temp.dblink($2, $3) AS f(key jsonb, version text, at timestamptz, origin text) FULL JOIN (%%s) AS l ON l.key = f.key'
+            ' WHERE pg_catalog.split_part(f.version, '' '', 1) IS DISTINCT FROM pg_catalog.split_part(l.version, '' '', 1)'
+            ' ON CONFLICT DO NOTHING', pg_temp.zodan_query(v_table, v_condition))
+          USING (p_state ->> 'tab')::int, v_furthest, pg_temp.zodan_query(v_table, v_condition);
+    END IF;
+    RETURN v_state || CASE WHEN v_to IS NOT NULL THEN pg_catalog.jsonb_build_object('from', v_to)
+        ELSE pg_catalog.jsonb_build_object('from', NULL, 'tab', (p_state ->> 'tab')::int + 1) END;
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_bag(p_state jsonb) RETURNS jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    v_state jsonb := p_state;
+    v_table jsonb;
+    v_peer CONSTANT text := pg_temp.zodan_peer(p_state ->> 'furthest');
+    v_query text;
+    v_newest timestamptz := (p_state ->> 'newest')::timestamptz;
+    c_size CONSTANT text := 'SELECT pg_catalog.pg_relation_size(%%L::regclass) / pg_catalog.current_setting(''block_size'')::bigint';
+    c_of CONSTANT text := pg_catalog.format('(SELECT n.node_id FROM spock.node AS n WHERE n.node_name = %%1$L UNION ALL SELECT o.roident'
+        ' FROM pg_catalog.pg_replication_origin AS o JOIN spock.subscription AS s ON s.sub_slot_name::text = o.roname'
+        ' JOIN spock.node AS n ON n.node_id = s.sub_origin WHERE n.node_name = %%1$L)', %3$s);
+BEGIN
+    SELECT t.item INTO v_table FROM pg_temp.zodan_level_table AS t WHERE t.number = (p_state ->> 'tab')::int;
+    IF p_state ->> 'blocks' IS NULL THEN
+        IF p_state ->> 'bag' = 'here' THEN
+            TRUNCATE pg_temp.zodan_level_bag;
+            EXECUTE pg_catalog.format(c_size, v_table ->> 'name') INTO v_query;
+        ELSE
+            DROP TABLE IF EXISTS pg_temp.zodan_level_new;
+            EXECUTE pg_catalog.format('CREATE TEMPORARY TABLE zodan_level_new AS SELECT 0::bigint AS "zodan id", ''-infinity''::timestamptz'
+                ' AS "zodan at", %%s FROM ONLY %%s AS t WHERE false', v_table ->> 'values', v_table ->> 'name');
+            SELECT f.size INTO v_query FROM pg_temp.dblink(v_peer, pg_catalog.format(c_size, v_table ->> 'name')) AS f(size text);
+        END IF;
+        v_state := v_state || pg_catalog.jsonb_build_object('blocks', v_query::bigint, 'block', 0);
+    END IF;
+    v_query := pg_catalog.format('SELECT %%s, c.timestamp%%s FROM ONLY %%s AS t CROSS JOIN LATERAL'
+        ' pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) AS c WHERE t.ctid >= ''(%%s,0)''%%s AND c.roident IN %%s%%s', v_table ->> 'hash',
+        CASE WHEN p_state ->> 'bag' = 'there' THEN ', ' || (v_table ->> 'values') ELSE '' END, v_table ->> 'name', v_state ->> 'block',
+        CASE WHEN (v_state ->> 'block')::bigint + 500 <= (v_state ->> 'blocks')::bigint THEN pg_catalog.format(
+            ' AND t.ctid < ''(%%s,0)''', (v_state ->> 'block')::bigint + 500) ELSE '' END, c_of,
+        coalesce(' AND (' || (v_table ->> 'filter') || ')', ''));
+    IF p_state ->> 'bag' = 'here' THEN
+        EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_bag (hash, at) SELECT q.* FROM (%%s) AS q(hash, at)'
+            ' WHERE $1 IS NULL OR q.at >= $1', v_query) USING v_newest;
+        SELECT pg_catalog.max(b.at) INTO v_newest FROM pg_temp.zodan_level_bag AS b;
+        DELETE FROM pg_temp.zodan_level_bag AS b WHERE b.at < v_newest;
+    ELSE
+        EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_new SELECT q.* FROM pg_temp.dblink($1, $2) AS q("zodan id" bigint,'
+            ' "zodan at" timestamptz, %%s)', v_table ->> 'typed') USING v_peer, pg_catalog.concat(v_query,
+            ' AND c.timestamp >= ' || pg_catalog.quote_literal(v_newest), ' AND c.timestamp > ' || pg_catalog.quote_literal((
+                SELECT pg_catalog.max(l.commit_timestamp) FROM spock.lag_tracker AS l
+                 WHERE l.origin_name = %3$s AND l.receiver_name = p_state ->> 'self')));
+    END IF;
+    v_state := v_state || pg_catalog.jsonb_build_object('newest', v_newest,
+        'block', (v_state ->> 'block')::bigint + 500);
+    IF (v_state ->> 'block')::bigint <= (v_state ->> 'blocks')::bigint THEN
+        RETURN v_state;
+    ELSIF p_state ->> 'bag' = 'here' THEN
+        RETURN v_state || '{"bag": "there", "blocks": null}';
+    END IF;
+    DELETE FROM pg_temp.zodan_level_new AS n
+     USING (SELECT o.ctid AS place, o."zodan id" AS hash, o."zodan at" AS at, pg_catalog.row_number() OVER (
+                PARTITION BY o."zodan id", o."zodan at") AS number FROM pg_temp.zodan_level_new AS o) AS k
+     WHERE n.ctid = k.place
+       AND k.number <= (SELECT pg_catalog.count(*) FROM pg_temp.zodan_level_bag AS b WHERE b.hash = k.hash AND b.at = k.at);
+    RETURN v_state || '{"stage": "pour"}';
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_mark(p_state jsonb) RETURNS jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    v_marks jsonb := '{}'::jsonb;
+    v_member text;
+    v_mark text;
+BEGIN
+    FOREACH v_member IN ARRAY %4$s::text[] LOOP
+        IF v_member = p_state ->> 'self' THEN
+            v_mark := spock.sync_event(false);
+        ELSE
+            SELECT m.mark INTO v_mark FROM pg_temp.dblink(pg_temp.zodan_peer(v_member), 'SELECT spock.sync_event(false)') AS m(mark text);
+        END IF;
+        v_marks := v_marks || pg_catalog.jsonb_build_object(v_member, v_mark);
+    END LOOP;
+    RETURN p_state || pg_catalog.jsonb_build_object('stage', 'wait', 'marks', v_marks, 'round', (p_state ->> 'round')::int + 1);
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_wait(p_state jsonb) RETURNS jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    c_query CONSTANT text := $query$SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, pg_catalog.jsonb_build_object(
+        'position', coalesce(o.remote_lsn, '0/0'), 'enabled', s.sub_enabled)), '{}')
+        FROM spock.node AS n JOIN spock.subscription AS s ON s.sub_origin = n.node_id
+        LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name$query$;
+    v_member text;
+    v_streams jsonb;
+    v_passed boolean := true;
+    v_trouble text;
+    v_places text := '';
+BEGIN
+    FOREACH v_member IN ARRAY %4$s::text[] LOOP
+        IF v_member = p_state ->> 'self' THEN
+            EXECUTE c_query INTO v_streams;
+        ELSE
+            SELECT q.streams INTO v_streams FROM pg_temp.dblink(pg_temp.zodan_peer(v_member), c_query) AS q(streams jsonb);
+        END IF;
+        SELECT v_passed AND coalesce(pg_catalog.bool_and((v_streams #>> ARRAY[m.key, 'position'])::pg_lsn >= m.value::pg_lsn), true),
+               coalesce(v_trouble, pg_catalog.min(pg_catalog.format('the subscription of node %%s from node %%s is gone or disabled',
+                   v_member, m.key)) FILTER (WHERE (v_streams #>> ARRAY[m.key, 'enabled'])::boolean IS NOT TRUE)),
+               v_places || coalesce(pg_catalog.string_agg(v_streams #>> ARRAY[m.key, 'position'], ' '), '')
+          INTO v_passed, v_trouble, v_places
+          FROM pg_catalog.jsonb_each_text(p_state -> 'marks') AS m(key, value) WHERE m.key <> v_member;
+    END LOOP;
+    IF v_trouble IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD202', MESSAGE = v_trouble;
+    END IF;
+    RETURN p_state || pg_catalog.jsonb_build_object('stage', CASE WHEN v_passed THEN 'look' ELSE 'wait' END, 'places',
+        pg_catalog.md5(v_places));
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_doubt(p_state jsonb, p_table jsonb, p_ids bigint[]) RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+    v_first timestamptz;
+    v_peer CONSTANT text := pg_temp.zodan_peer(p_state ->> 'furthest');
+BEGIN
+    IF EXISTS (SELECT FROM pg_temp.zodan_level_row AS w
+                WHERE w.id = ANY (p_ids) AND w.verdict = 'deleted' AND w.here_origin = p_state ->> 'self') THEN
+        SELECT f.at INTO v_first FROM pg_temp.dblink(v_peer, pg_catalog.format(
+            'SELECT pg_catalog.min(r.at) FROM (%%s) AS r WHERE r.origin = %%L AND r.at > ''1970-01-02''',
+            pg_temp.zodan_query(p_table, NULL), p_state ->> 'self')) AS f(at timestamptz);
+    END IF;
+    UPDATE pg_temp.zodan_level_row AS w SET verdict = 'odd'
+     WHERE w.id = ANY (p_ids) AND w.verdict = 'deleted'
+       AND (w.here_at > '1970-01-02' AND w.here_origin IS NOT NULL AND (w.here_origin <> p_state ->> 'self' OR v_first <= w.here_at))
+           IS NOT TRUE;
+    UPDATE pg_temp.zodan_level_row AS w SET verdict = 'odd'
+      FROM pg_temp.dblink(v_peer, pg_catalog.format(
+          'SELECT DISTINCT e.remote_commit_ts FROM spock.exception_log AS e WHERE e.remote_commit_ts = ANY (%%L::timestamptz[])',
+          ARRAY(SELECT o.here_at FROM pg_temp.zodan_level_row AS o WHERE o.id = ANY (p_ids) AND o.verdict = 'deleted')))
+          AS e(at timestamptz)
+     WHERE w.id = ANY (p_ids) AND w.verdict = 'deleted' AND w.here_at = e.at;
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_put(p_table jsonb, p_verdict text, p_ids bigint[]) RETURNS bigint LANGUAGE plpgsql AS $function$
+DECLARE
+    v_rows bigint;
+    v_trouble text;
+    c_rows CONSTANT text := pg_catalog.format('WITH l AS MATERIALIZED (SELECT w.id, t.ctid AS place'
+        ' FROM pg_temp.zodan_level_row AS w JOIN ONLY %%s AS t ON t.ctid = pg_catalog.split_part(w.here, '' '', 3)::tid'
+        ' AND t.xmin = pg_catalog.split_part(w.here, '' '', 2)::xid WHERE w.id = ANY ($1) FOR UPDATE OF t SKIP LOCKED) ',
+        p_table ->> 'name');
+BEGIN
+    -- As an apply worker does.
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+    PERFORM pg_catalog.set_config('lock_timeout', '500ms', true);
+    IF p_verdict = 'deleted' THEN
+        EXECUTE pg_catalog.format('%%s DELETE FROM ONLY %%s AS t USING l WHERE t.ctid = l.place', c_rows, p_table ->> 'name') USING p_ids;
+    ELSIF p_verdict = 'inserted' THEN
+        EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.zodan_level_new AS t'
+            ' WHERE t."zodan id" = ANY ($1)%%s', p_table ->> 'name', p_table ->> 'names', p_table ->> 'values',
+            p_table ->> 'clause') USING p_ids;
+    ELSIF p_table ->> 'set' IS NOT NULL THEN
+        EXECUTE pg_catalog.format('%%s UPDATE ONLY %%s AS t SET %%s FROM l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
+            ' WHERE t.ctid = l.place', c_rows, p_table ->> 'name', p_table ->> 'set') USING p_ids;
+    END IF;
+    GET DIAGNOSTICS v_rows = ROW_COUNT;
+    RETURN coalesce(v_rows, 0);
+EXCEPTION WHEN integrity_constraint_violation OR lock_not_available THEN
+    v_trouble := SQLERRM;
+    UPDATE pg_temp.zodan_level_row AS w SET why = v_trouble WHERE w.id = ANY (p_ids);
+    RETURN 0;
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_finish(p_state jsonb) RETURNS jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    v_left bigint;
+    v_rows text;
+    v_slot text;
+BEGIN
+    IF (p_state ->> 'wrote')::bigint > 0 AND (p_state ->> 'sweep')::int < 5 THEN
+        TRUNCATE pg_temp.zodan_level_odd;
+        RETURN p_state || pg_catalog.jsonb_build_object('stage', 'scan', 'tab', 1, 'from', NULL, 'wrote', 0,
+            'sweep', (p_state ->> 'sweep')::int + 1);
+    END IF;
+    SELECT pg_catalog.count(*), pg_catalog.string_agg(pg_catalog.format('%%s %%s: %%s', w.name, w.key, w.why), '; ' ORDER BY w.name, w.key)
+               FILTER (WHERE w.number <= 10)
+      INTO v_left, v_rows
+      FROM (SELECT t.item ->> 'name' AS name, o.key, o.why, pg_catalog.row_number() OVER (ORDER BY o.tab, o.key) AS number
+              FROM pg_temp.zodan_level_odd AS o JOIN pg_temp.zodan_level_table AS t ON t.number = o.tab) AS w;
+    IF v_left > 0 AND NOT %5$s::boolean THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD406', MESSAGE = pg_catalog.format(
+            '%%s rows differ from those of node %%s, and cannot be levelled: %%s', v_left, p_state ->> 'furthest', v_rows);
+    END IF;
+    SELECT s.sub_slot_name INTO STRICT v_slot FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
+     WHERE n.node_name = %3$s;
+    PERFORM pg_catalog.pg_replication_origin_advance(v_slot, (p_state ->> 'lsn')::pg_lsn);
+    PERFORM pg_catalog.pg_replication_origin_drop(o.roname) FROM pg_catalog.pg_replication_origin AS o
+      WHERE pg_catalog.starts_with(o.roname, (SELECT pg_catalog.concat('zodan level ', d.oid, ' ')
+          FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()));
+    -- A transaction of its own, so that the commit flushes it and what came before.
+    PERFORM pg_catalog.set_config('synchronous_commit', 'on', true), pg_catalog.pg_current_xact_id();
+    RETURN p_state || pg_catalog.jsonb_build_object('stage', 'done', 'left', v_left, 'rows', v_rows);
+END
+    $function$;
+    CREATE OR REPLACE PROCEDURE pg_temp.zodan_write(INOUT p_state jsonb, p_table jsonb, p_ids bigint[]) LANGUAGE plpgsql AS $function$
+DECLARE
+    v_group record;
+    v_rows bigint;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict IS NOT NULL) THEN
+        RETURN;
+    END IF;
+    DROP TABLE IF EXISTS pg_temp.zodan_level_new;
+    EXECUTE pg_catalog.format('CREATE TEMPORARY TABLE zodan_level_new AS SELECT 0::bigint AS "zodan id", %%s FROM ONLY %%s AS t WHERE false',
+        p_table ->> 'values', p_table ->> 'name');
+    EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_new SELECT w.id, %%s FROM pg_temp.dblink($1, $2) AS t("zodan key" jsonb,'
+        ' "zodan version" text, %%s) JOIN pg_temp.zodan_level_row AS w ON w.key = t."zodan key" AND w.there = t."zodan version"'
+        ' WHERE w.id = ANY ($3)', p_table ->> 'values', p_table ->> 'typed')
+      USING pg_temp.zodan_peer(p_state ->> 'furthest'), pg_catalog.format(
+          'SELECT %%s, pg_catalog.concat_ws('' '', %%s, t.xmin, t.ctid), %%s FROM ONLY %%s AS t WHERE %%s', p_table ->> 'key',
+          p_table ->> 'hash', p_table ->> 'values', p_table ->> 'name', pg_temp.zodan_among(p_table, ARRAY(
+              SELECT w.key FROM pg_temp.zodan_level_row AS w
+              WHERE w.id = ANY (p_ids) AND w.verdict IN ('inserted', 'updated')) || CASE WHEN NOT EXISTS (
+                  SELECT FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict IN ('inserted', 'updated'))
+              THEN ARRAY(SELECT w.key FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) LIMIT 1) ELSE '{}' END)), p_ids;
+    COMMIT;
+    FOR v_group IN
+        -- What was deleted may have held a value that what was inserted has now.
+        SELECT w.verdict, coalesce(CASE WHEN w.verdict <> 'deleted' THEN w.there_origin END, %3$s) AS origin,
+               CASE WHEN w.verdict <> 'deleted' THEN w.there_at ELSE pg_catalog.now() END AS at,
+               pg_catalog.array_agg(w.id) AS ids
+          FROM pg_temp.zodan_level_row AS w
+         WHERE w.id = ANY (p_ids) AND w.verdict IS NOT NULL
+         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    LOOP
+        IF p_state ->> 'origin' IS DISTINCT FROM v_group.origin THEN
+            PERFORM pg_temp.zodan_origin(v_group.origin);
+            p_state := p_state || pg_catalog.jsonb_build_object('origin', v_group.origin);
+        END IF;
+        PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(v_group.at, '1970-01-01 00:00:00+00'));
+        v_rows := pg_temp.zodan_put(p_table, v_group.verdict, v_group.ids);
+        UPDATE pg_temp.zodan_level_row AS w SET stable = 0, absent = 0, there = NULL, here = NULL WHERE w.id = ANY (v_group.ids);
+        COMMIT;
+        p_state := p_state || pg_catalog.jsonb_build_object('wrote', (p_state ->> 'wrote')::bigint + v_rows,
+            v_group.verdict, (p_state ->> v_group.verdict)::bigint + v_rows);
+    END LOOP;
+    PERFORM pg_temp.zodan_origin(NULL);
+    p_state := p_state - 'origin';
+END
+    $function$;
+    CREATE OR REPLACE PROCEDURE pg_temp.zodan_look(INOUT p_state jsonb) LANGUAGE plpgsql AS $function$
+DECLARE
+    v_table jsonb;
+    v_tab int;
+    v_ids bigint[];
+    v_keys jsonb[];
+BEGIN
+    SELECT r.tab, pg_catalog.array_agg(r.id), pg_catalog.array_agg(r.key) INTO v_tab, v_ids, v_keys
+      FROM (SELECT w.tab, w.id, w.key FROM pg_temp.zodan_level_row AS w
+             WHERE w.round < (p_state ->> 'round')::int
+               AND w.tab = (SELECT pg_catalog.min(o.tab) FROM pg_temp.zodan_level_row AS o WHERE o.round < (p_state ->> 'round')::int)
+             ORDER BY w.id LIMIT 300) AS r
+     GROUP BY r.tab;
+    IF v_tab IS NULL THEN
+        WITH gone AS (DELETE FROM pg_temp.zodan_level_row AS w
+            WHERE (p_state ->> 'round')::int - w.since > 12 RETURNING w.*)
+        INSERT INTO pg_temp.zodan_level_odd (tab, key, why)
+        SELECT g.tab, g.key, coalesce(g.why, 'it kept changing') FROM gone AS g;
+        p_state := p_state || pg_catalog.jsonb_build_object('stage',
+            CASE WHEN EXISTS (SELECT FROM pg_temp.zodan_level_row) THEN 'mark' ELSE 'swept' END);
+        RETURN;
+    END IF;
+    SELECT t.item INTO v_table FROM pg_temp.zodan_level_table AS t WHERE t.number = v_tab;
+    EXECUTE pg_catalog.format('UPDATE pg_temp.zodan_level_row AS w SET round = $1, verdict = NULL, since = coalesce(w.since, $1),'
+        ' stable = CASE WHEN (w.there, w.here) IS NOT DISTINCT FROM (n.there, n.here) THEN w.stable + 1 ELSE 0 END,'
+        ' absent = CASE WHEN w.here IS NULL AND n.here IS NULL AND n.there IS NOT NULL THEN w.absent + 1 ELSE 0 END,'
+        ' there = n.there, there_at = n.there_at, there_origin = n.there_origin, here = n.here, here_at = n.here_at,'
+        ' here_origin = n.here_origin'
+        ' FROM (SELECT k.key, f.version AS there, f.at AS there_at, f.origin AS there_origin, l.version AS here, l.at AS here_at,'
+        '              l.origin AS here_origin'
+        '         FROM pg_catalog.unnest($2) AS k(key)'
+        '         LEFT JOIN pg_temp.dblink($3, $4) AS f(key jsonb, version text, at timestamptz, origin text) ON f.key = k.key'
+        '         LEFT JOIN (%%s) AS l ON l.key = k.key) AS n'
+        ' WHERE w.tab = $5 AND w.key = n.key', pg_temp.zodan_query(v_table, pg_temp.zodan_among(v_table, v_keys)))
+      USING (p_state ->> 'round')::int, v_keys, pg_temp.zodan_peer(p_state ->> 'furthest'),
+          pg_temp.zodan_query(v_table, pg_temp.zodan_among(v_table, v_keys)), v_tab;
+    DELETE FROM pg_temp.zodan_level_row AS w
+     WHERE w.id = ANY (v_ids)
+       AND pg_catalog.split_part(w.there, ' ', 1) IS NOT DISTINCT FROM pg_catalog.split_part(w.here, ' ', 1);
+    UPDATE pg_temp.zodan_level_row AS w
+       SET verdict = CASE WHEN w.here IS NULL THEN 'inserted'
+                          WHEN w.there IS NULL THEN 'deleted'
+                          WHEN w.there_at > coalesce(w.here_at, '-infinity')
+                               OR w.there_at = w.here_at AND w.there_origin = w.here_origin THEN 'updated' ELSE 'odd' END
+     WHERE w.id = ANY (v_ids) AND (w.stable >= 2
+           OR w.absent >= 2 * 2 AND NOT coalesce((v_table ->> 'merges')::boolean, false));
+    PERFORM pg_temp.zodan_doubt(p_state, v_table, v_ids);
+    WITH gone AS (DELETE FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (v_ids) AND w.verdict = 'odd' RETURNING w.*)
+    INSERT INTO pg_temp.zodan_level_odd (tab, key, why)
+    SELECT g.tab, g.key, CASE WHEN g.there IS NULL THEN 'only here, and whether anybody deleted it cannot be known'
+               ELSE 'the version here is not the older one' END FROM gone AS g;
+    CALL pg_temp.zodan_write(p_state, v_table, v_ids);
+END
+    $function$;
+    CREATE OR REPLACE PROCEDURE pg_temp.zodan_pour(INOUT p_state jsonb) LANGUAGE plpgsql AS $function$
+DECLARE
+    v_table jsonb;
+    v_at timestamptz;
+    v_rows bigint;
+    v_end timestamptz := pg_catalog.clock_timestamp() + interval '1 s';
+BEGIN
+    SELECT t.item INTO v_table FROM pg_temp.zodan_level_table AS t WHERE t.number = (p_state ->> 'tab')::int;
+    PERFORM pg_temp.zodan_origin(%3$s);
+    LOOP
+        SELECT pg_catalog.min(n."zodan at") INTO v_at FROM pg_temp.zodan_level_new AS n;
+        EXIT WHEN v_at IS NULL OR pg_catalog.clock_timestamp() > v_end;
+        PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', v_at);
+        PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+        PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
+        EXECUTE pg_catalog.format('WITH t AS (DELETE FROM pg_temp.zodan_level_new AS n WHERE n.ctid = ANY (ARRAY(SELECT o.ctid'
+            ' FROM pg_temp.zodan_level_new AS o WHERE o."zodan at" = $1 LIMIT 5000)) RETURNING n.*)'
+            ' INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM t%%s', v_table ->> 'name', v_table ->> 'names',
+            v_table ->> 'values', v_table ->> 'clause') USING v_at;
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        COMMIT;
+        p_state := p_state || pg_catalog.jsonb_build_object('wrote', (p_state ->> 'wrote')::bigint + v_rows,
+            'inserted', (p_state ->> 'inserted')::bigint + v_rows);
+    END LOOP;
+    PERFORM pg_temp.zodan_origin(NULL);
+    IF v_at IS NULL THEN
+        p_state := p_state || pg_catalog.jsonb_build_object('stage', 'scan', 'from', NULL, 'tab', (p_state ->> 'tab')::int + 1);
+    END IF;
+END
+    $function$;
+    CREATE OR REPLACE PROCEDURE pg_temp.zodan_level(INOUT p_seen text) LANGUAGE plpgsql AS $function$
+DECLARE
+    v_state jsonb := coalesce(nullif(pg_catalog.current_setting('zodan.level', true), ''), '{"stage": "begin"}')::jsonb;
+    v_end timestamptz := pg_catalog.clock_timestamp() + interval '1 s';
+BEGIN
+    LOOP
+        IF v_state ->> 'stage' = 'begin' THEN
+            v_state := pg_temp.zodan_begin();
+        ELSIF v_state ->> 'stage' = 'scan' THEN
+            v_state := pg_temp.zodan_scan(v_state);
+        ELSIF v_state ->> 'stage' = 'bag' THEN
+            v_state := pg_temp.zodan_bag(v_state);
+        ELSIF v_state ->> 'stage' = 'pour' THEN
+            CALL pg_temp.zodan_pour(v_state);
+        ELSIF v_state ->> 'stage' = 'mark' THEN
+            v_state := pg_temp.zodan_mark(v_state);
+        ELSIF v_state ->> 'stage' = 'wait' THEN
+            v_state := pg_temp.zodan_wait(v_state);
+        ELSIF v_state ->> 'stage' = 'look' THEN
+            CALL pg_temp.zodan_look(v_state);
+        ELSIF v_state ->> 'stage' = 'swept' THEN
+            v_state := pg_temp.zodan_finish(v_state);
+        END IF;
+        PERFORM pg_catalog.set_config('zodan.level', v_state::text, false);
+        COMMIT;
+        EXIT WHEN v_state ->> 'stage' IN ('done', 'wait') OR pg_catalog.clock_timestamp() > v_end;
+    END LOOP;
+    p_seen := pg_catalog.jsonb_build_object('ok', v_state ->> 'stage' = 'done', 'progress', pg_catalog.md5(v_state::text),
+        'lsn', v_state -> 'lsn', 'furthest', v_state -> 'furthest', 'inserted', v_state -> 'inserted', 'updated', v_state -> 'updated',
+        'deleted', v_state -> 'deleted', 'left', v_state -> 'left', 'rows', v_state -> 'rows', 'measure', pg_catalog.jsonb_build_object(
+            'sweep', v_state -> 'sweep', 'tables', (SELECT pg_catalog.count(*) FROM pg_temp.zodan_level_table),
+            'table', v_state -> 'tab', 'suspects', (SELECT pg_catalog.count(*) FROM pg_temp.zodan_level_row),
+            'written', (v_state ->> 'inserted')::bigint + (v_state ->> 'updated')::bigint + (v_state ->> 'deleted')::bigint))::text;
+END
+    $function$;
+    PERFORM pg_temp.zodan_origin(NULL);
+    PERFORM pg_catalog.set_config('zodan.level', '', false);
+    CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_table (number int PRIMARY KEY, item jsonb NOT NULL);
+    CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_row (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tab int NOT NULL,
+        key jsonb NOT NULL, there text, there_at timestamptz, there_origin text, here text, here_at timestamptz, here_origin text,
+        round int NOT NULL DEFAULT 0, since int, stable int NOT NULL DEFAULT 0, absent int NOT NULL DEFAULT 0, verdict text, why text,
+        UNIQUE (tab, key));
+    CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_odd (tab int NOT NULL, key jsonb NOT NULL, why text);
+    CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_bag (hash bigint NOT NULL, at timestamptz);
+    TRUNCATE pg_temp.zodan_level_table, pg_temp.zodan_level_row, pg_temp.zodan_level_odd, pg_temp.zodan_level_bag;
+END
+$do$$sql$,
+    zodan.quote_text(p_session), zodan.quote_list(p_sets), zodan.quote_text(p_target), zodan.quote_list(p_members), zodan.quote_text(p_accept))
+$zodan$;
+COMMENT ON FUNCTION zodan.open_level IS
+'Prepares a session on a member to level its rows of the dead node p_target with those of the member that has that
+node''s stream furthest: makes dblink''s functions and those that compare and write, which go with the session. p_members
+are the members; p_sets what they take from one another; p_accept whether rows may be left that differ; p_session is
+zodan.set_session(), which prepares the sessions on the other members. No statement has a connection string: Spock''s
+catalog does.';
+REVOKE ALL ON FUNCTION zodan.open_level FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.level_rows()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$CALL pg_temp.zodan_level(NULL)$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.level_rows IS
+'Takes the levelling on for about a second, in a session that zodan.open_level prepared; for until_sql.';
+REVOKE ALL ON FUNCTION zodan.level_rows FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.describe_leave(p_facts jsonb, p_target text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
@@ -15582,29 +16285,36 @@ COMMENT ON FUNCTION zodan.is_reachable IS
 'Returns whether a node can be connected to; the connection stays open. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean)
+CREATE OR REPLACE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean, p_level boolean)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
-    coalesce(p.place = p.first, false) AND NOT coalesce((p_leave ->> 'let_go')::boolean, false),
-       CASE WHEN coalesce((p_leave ->> 'let_go')::boolean, false) AND p.place = p.first
+SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept OR p.can_level AND p_level THEN 'warn' ELSE 'fail' END,
+    coalesce(p.place = p.first, false) AND NOT p.let_go,
+       CASE WHEN p.let_go AND p.place = p.first
            THEN 'other members have dropped its stream before, and may have applied more'
             WHEN p.place IS NULL THEN 'its position in the stream of the dead node is unknown'
             ELSE pg_catalog.format(
                 'it has applied the stream of the dead node up to %s, %s bytes less than another member',
                 p.place, p.first - p.place) END,
        'the same position in the stream of the dead node on every member',
-       'Call with accept_divergence => true to remove it anyway; rows of the dead node then differ between members.'
-  FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place,
-               pg_catalog.max((s.item ->> 'position')::pg_catalog.pg_lsn) OVER () AS first
-          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-          LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
-         WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS p
+       CASE WHEN p.can_level AND p_level THEN 'Its rows are brought level with those of that member.'
+            WHEN p.can_level AND p_level IS NULL THEN 'Remove it with spock.remove_node, force => true and level => true, then '
+                'resume; or call with accept_divergence => true: rows of the dead node then differ between members.'
+            WHEN p.can_level THEN 'Call with level => true to bring the members level first; or with accept_divergence => true to '
+                'remove it anyway: rows of the dead node then differ between members.'
+            ELSE 'Call with accept_divergence => true to remove it anyway; rows of the dead node then differ between members.' END
+  FROM (SELECT m.*, pg_catalog.max(m.place) OVER () AS first, coalesce((p_leave ->> 'let_go')::boolean, false) AS let_go,
+               pg_catalog.bool_and(m.place IS NOT NULL) OVER () AND NOT coalesce((p_leave ->> 'let_go')::boolean, false) AS can_level
+          FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place
+                  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                  LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
+                 WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS m) AS p
  WHERE (p_leave ->> 'dead')::boolean
 $zodan$;
 COMMENT ON FUNCTION zodan.check_survivors IS
-'Checks that the members have applied the same amount of a dead target''s stream, or p_accept is given.';
+'Checks that the members have applied the same amount of a dead target''s stream, or that they can be and are to be
+brought level (p_level, NULL if the call cannot be asked to), or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_survivors FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_outsiders(p_facts jsonb, p_leave jsonb)
@@ -15631,7 +16341,8 @@ CREATE OR REPLACE FUNCTION zodan.check_leave(
     p_facts jsonb,
     p_leave jsonb,
     p_force boolean,
-    p_accept boolean
+    p_accept boolean,
+    p_level boolean
 )
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
@@ -15681,12 +16392,12 @@ SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN 
 UNION ALL
 SELECT o.* FROM zodan.check_outsiders(p_facts, p_leave) AS o
 UNION ALL
-SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept) AS s
+SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept, p_level) AS s
 $zodan$;
 COMMENT ON FUNCTION zodan.check_leave IS
 'Returns every precondition of a removal. Every node can be reached, or p_force is given and at least one member
 can; each is the node that it should be. The others can wait for what they receive from the target or, if the target
-is dead, all have applied the same amount of it, or p_accept is given.';
+is dead, all have applied the same amount of it, or p_level or p_accept is given.';
 REVOKE ALL ON FUNCTION zodan.check_leave FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_drain(p_leave jsonb, p_patience interval)
@@ -15823,6 +16534,9 @@ BEGIN
             pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
             p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)),
                 p_policy := 'final', p_object := zodan.copy_name(v_target));
+        RETURN NEXT zodan.make_step('forget', v_member,
+            pg_catalog.format('drop the origins that the levelling used on %s', v_member),
+            p_do := zodan.drop_level_origins(), p_policy := 'final', p_object := 'zodan level');
         RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
             p_do := zodan.forget_node(v_target), p_policy := 'final', p_object := v_target);
         RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
@@ -15838,14 +16552,56 @@ COMMENT ON FUNCTION zodan.plan_bury IS
 then drop the slot that it used there and its row; a last step proves that they are gone.';
 REVOKE ALL ON FUNCTION zodan.plan_bury FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.plan_level(p_leave jsonb, p_patience interval)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that bring every member level with the one that has a dead node's stream furthest: all members end
+that stream; each finds out who is furthest, compares its rows with those there, and writes what it lacks; at last the
+positions of the stream say that they are level, and a step proves that. p_leave has level, sets and accept. */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_members text[] := ARRAY(SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name));
+    v_member text;
+BEGIN
+    IF (p_leave ->> 'level')::boolean IS NOT TRUE THEN
+        RETURN;
+    END IF;
+    FOREACH v_member IN ARRAY v_members LOOP
+        RETURN NEXT zodan.make_step('halt', v_member, pg_catalog.format('disable the subscription to %s on %s', v_target, v_member),
+            p_do := zodan.stop_stream(v_target), p_policy := 'final');
+        RETURN NEXT zodan.make_step('halted', v_member,
+            pg_catalog.format('wait until %s applies nothing of %s', v_member, v_target),
+            p_until := zodan.wait_stopped(v_target), p_budget := p_patience);
+        RETURN NEXT zodan.make_step('level', v_member,
+            pg_catalog.format('bring the rows of %s level with the member that has most of %s', v_member, v_target),
+            p_do := zodan.open_level(p_target => v_target, p_members => v_members,
+                p_sets => ARRAY(SELECT s.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'sets') AS s(name)),
+                p_accept => p_leave ->> 'accept', p_session => zodan.set_session()),
+            p_until := zodan.level_rows(), p_budget := p_patience,
+            p_ref := 'level' || pg_catalog.array_position(v_members, v_member), p_policy := 'final');
+        RETURN NEXT zodan.make_step('levelled', v_member,
+            pg_catalog.format('prove that %s has as much of %s as every other member', v_member, v_target),
+            p_do := zodan.prove_level(p_provider => v_target,
+                p_lsn => zodan.placeholder('result', 'level1', 'lsn')), p_kind := 'verify');
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_level IS
+'Returns the steps that bring every member level with the one that has a dead node''s stream furthest: all members end
+that stream; each finds out who is furthest, compares its rows with those there, and writes what it lacks; at last the
+positions of the stream say that they are level, and a step proves that. p_leave has level, sets and accept.';
+REVOKE ALL ON FUNCTION zodan.plan_level FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_removal(p_leave jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
-or, if the target is dead, without it. */
+or, if the target is dead, without it, and with the levelling of the members if that was asked for. */
 BEGIN
     IF (p_leave ->> 'dead')::boolean THEN
+        RETURN QUERY SELECT * FROM zodan.plan_level(p_leave, p_patience);
         RETURN QUERY SELECT * FROM zodan.plan_bury(p_leave);
     ELSE
         RETURN QUERY SELECT * FROM zodan.plan_drain(p_leave, p_patience);
@@ -15855,7 +16611,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_removal IS
 'Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
-or, if the target is dead, without it.';
+or, if the target is dead, without it, and with the levelling of the members if that was asked for.';
 REVOKE ALL ON FUNCTION zodan.plan_removal FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
@@ -15868,7 +16624,7 @@ DECLARE
 BEGIN
     SELECT pg_catalog.array_agg(s::zodan.plan_step) INTO v_steps FROM zodan.plan_removal(p_leave, p_patience) AS s;
     RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
-        '{unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}') AS n);
+        '{unpublish,mark,settled,drain,drained,halt,halted,level,levelled,leave,forget,prove,drop,proven}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_leave IS
@@ -15940,6 +16696,7 @@ CREATE OR REPLACE FUNCTION zodan.prepare_leave(
     p_survivor_dsn text,
     p_force boolean,
     p_accept boolean,
+    p_level boolean,
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
     OUT p_dsns jsonb,
@@ -15967,10 +16724,11 @@ BEGIN
         SELECT * INTO v_survey FROM zodan.survey_leave(p_target, p_target_dsn, p_survivor_dsn);
     END IF;
     SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO p_checks
-      FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept) AS f;
+      FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept, p_level) AS f;
     PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
-    p_plan := zodan.plan_leave(v_survey.p_leave, zodan.read_patience());
+    p_plan := zodan.plan_leave(v_survey.p_leave || pg_catalog.jsonb_build_object('level', p_level, 'accept', p_accept,
+        'sets', zodan.list_exchanged(v_survey.p_facts, v_survey.p_leave)), zodan.read_patience());
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_leave IS
@@ -16162,7 +16920,7 @@ BEGIN
         SELECT * FROM zodan.plan_beside(p_replace, p_leave, p_patience)
         UNION ALL SELECT * FROM zodan.plan_removal(p_leave, p_patience)) AS s;
     RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
-        '{joined,beside,quiet,unpublish,mark,settled,drain,drained,leave,forget,prove,drop,proven}', p_after) AS n);
+        '{joined,beside,quiet,unpublish,mark,settled,drain,drained,halt,halted,level,levelled,leave,forget,prove,drop,proven}', p_after) AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_rest IS
@@ -16295,7 +17053,7 @@ BEGIN
     -- What is in the way of the removal is found before anything is changed, and looked for again before the removal.
     v_leave := zodan.describe_leave(v_found.p_facts - p_new, v_old);
     SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO v_checks
-      FROM zodan.check_leave(v_found.p_facts - p_new, v_leave, false, false) AS f;
+      FROM zodan.check_leave(v_found.p_facts - p_new, v_leave, false, false, NULL) AS f;
     PERFORM zodan.judge_checks(v_checks);
     p_checks := v_found.p_checks || v_checks;
     p_dsns := v_found.p_dsns;
@@ -16344,7 +17102,7 @@ BEGIN
     END IF;
     SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO v_checks
       FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, coalesce((v_operation.arguments ->> 'force')::boolean, false),
-          coalesce((v_operation.arguments ->> 'accept_divergence')::boolean, false)) AS f
+          coalesce((v_operation.arguments ->> 'accept_divergence')::boolean, false), NULL) AS f
      -- Somebody has removed it already: what follows proves that nothing is left of it.
      WHERE (v_survey.p_leave ->> 'dead')::boolean IS FALSE
         OR pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.spock.nodes.keyvalue() ? (@.key == $node)',

@@ -87,6 +87,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "node/prove_gone": ({"target": TRAP, "origins": [TRAP], "slots": [TRAP]}, set()),
     "node/unpublish": ({}, {"removed"}),
     "stream/disable_streams": ({}, {"disabled"}),
+    "stream/stop_stream": ({"provider": TRAP}, {"disabled"}),
     "stream/drop_origin": ({"origin": TRAP}, {"dropped"}),
     "stream/drop_slot": ({"slot": TRAP}, set()),
     "stream/drop_subscription": ({"subscription": TRAP}, {"dropped"}),
@@ -108,6 +109,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "stream/wait_settled": ({"xid": "1"}, {"ok", "progress"}),
     "stream/wait_slot_free": ({"slot": TRAP}, {"ok"}),
     "stream/wait_still": ({"peers": [TRAP]}, set()),
+    "stream/wait_stopped": ({"provider": TRAP}, {"ok", "progress", "trouble"}),
     "stream/wait_unbusy": ({}, {"ok", "progress"}),
     "stream/wait_worker_gone": ({"subscription": TRAP}, {"ok", "progress"}),
 }
@@ -136,7 +138,13 @@ TESTED_APART = {
     ),
     *("verify/measure_blocks", "verify/read_applied", "verify/read_rows", "verify/set_reader", "verify/tally_blocks"),
     *("session/find_waits", "session/set_session", "session/set_keeper", "session/keep_snapshot"),
-    "session/outlive_caller",
+    *(
+        "session/outlive_caller",
+        "remote/open_level",
+        "remote/level_rows",
+        "stream/prove_level",
+        "node/drop_level_origins",
+    ),
     *("stream/prove_slots", "stream/read_positions", "stream/start_streams", "stream/switch_streams"),
 }
 

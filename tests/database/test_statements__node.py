@@ -358,3 +358,14 @@ def _subscribe(node: Blank, zodan: psycopg.Connection[Any]) -> str:
     zodan.execute("SELECT pg_create_logical_replication_slot(%s, 'spock_output')", [slot])
     node.connection.execute("SELECT spock.sub_create('sub_a', %s, enabled := false)", [dsn])
     return slot
+
+
+def test_origins_of_a_levelling_are_dropped(node: Blank) -> None:
+    (oid,) = node.column("SELECT oid FROM pg_database WHERE datname = current_database()")
+    origins = [f"zodan level {oid} {ODD}", f"zodan level {int(oid) + 1} {ODD}", "zodan levels"]
+    for origin in origins:
+        node.value("SELECT pg_replication_origin_create(%s)", origin)
+    assert node.run("drop_level_origins")["dropped"] == 1
+    assert node.run("drop_level_origins")["dropped"] == 0
+    for origin in origins[1:]:
+        node.value("SELECT pg_replication_origin_drop(%s)", origin)

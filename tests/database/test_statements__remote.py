@@ -321,3 +321,27 @@ def test_what_a_copy_would_fail_at_is_told(zodan: psycopg.Connection[Any], datab
     assert set(answer["extensions"]) == {ODD, "hstore"}
     assert answer["extensions"]["hstore"] == f'schema "x{ODD}" does not exist'
     assert answer["extension_rows"][f"public.{_ODD}"].startswith("1 ")
+
+
+# --- levelling
+
+
+def test_levelling_finds_nobody_further(zodan: psycopg.Connection[Any], server: Node) -> None:
+    dbname = "level_alone"
+    with server.connect(dbname="postgres") as admin:
+        admin.execute(f"CREATE DATABASE {dbname}".encode())
+    with server.connect(dbname=dbname) as alone:
+        alone.execute("CREATE EXTENSION spock CASCADE")
+        alone.execute("SELECT spock.node_create(%s, %s)", [ODD, server.dsn(dbname=dbname)])
+        given: dict[str, Any] = {"target": "dead " + ODD, "members": [ODD], "sets": [ODD]}
+        given |= {"accept": "false", "session": "SELECT 1::text"}
+        for _ in range(2):
+            run(zodan, "open_level", on=alone, **given)
+            seen = json.loads(run(zodan, "level_rows", on=alone)["p_seen"])
+            assert (seen["ok"], seen["furthest"]) == (True, ODD)
+        # Another member that Spock's catalog does not know cannot be asked.
+        run(zodan, "open_level", on=alone, **(given | {"members": [ODD, "other " + ODD]}))
+        with pytest.raises(psycopg.Error) as unknown:
+            run(zodan, "level_rows", on=alone)
+        assert unknown.value.sqlstate == "ZD202"
+        alone.execute("SELECT spock.node_drop(%s)", [ODD])

@@ -450,6 +450,28 @@ def test_streams_are_disabled_and_enabled(nodes: Nodes) -> None:
     assert nodes.here.execute(query.encode()).fetchall() == [("sub_b",)]
 
 
+def test_one_stream_is_stopped(nodes: Nodes) -> None:
+    slot = nodes.subscribe("sub_a", enabled=True)
+    nodes.subscribe("sub_p", enabled=True, provider=_PEER)
+    waiting = nodes.run("wait_stopped", provider=_PROVIDER)
+    assert not waiting["ok"]
+    assert "somebody has enabled" in waiting["trouble"]
+    assert nodes.run("stop_stream", provider=_PROVIDER)["disabled"] == 1
+    assert nodes.run("stop_stream", provider=_PROVIDER)["disabled"] == 0
+    query = "SELECT sub_name FROM spock.subscription WHERE sub_enabled"
+    assert nodes.here.execute(query.encode()).fetchall() == [("sub_p",)]
+    wait_until(
+        lambda: "" if nodes.run("wait_stopped", provider=_PROVIDER)["ok"] else "not yet", 30, "the worker to end"
+    )
+    with nodes.worker("sub_a"):
+        assert not nodes.run("wait_stopped", provider=_PROVIDER)["ok"]
+    nodes.advance(slot, "0/7777777")
+    nodes.run("prove_level", provider=_PROVIDER, lsn="0/7777777")
+    with pytest.raises(psycopg.Error) as behind:
+        nodes.run("prove_level", provider=_PROVIDER, lsn="0/7777778")
+    assert behind.value.sqlstate == "ZD406"
+
+
 # --- streams
 
 

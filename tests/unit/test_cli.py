@@ -182,11 +182,11 @@ def test_replace_node_passes_what_was_given(run: Run, calls: list[tuple[Any, ...
 
 
 def test_remove_node_passes_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:
-    more = ["--accept-divergence", "--dry-run", "--survivor-dsn", SRC]
+    more = ["--accept-divergence", "--level", "--dry-run", "--survivor-dsn", SRC]
     assert run("remove-node", *REMOVE)[0] == 0
     assert run("remove-node", *REMOVE, "--force", *more, "--dsn", OTHER)[0] == 0
     named = {"target_node_name": "n4", "target_node_dsn": NEW}
-    switches = {"force": True, "accept_divergence": True, "dry_run": True, "survivor_dsn": SRC}
+    switches = {"force": True, "accept_divergence": True, "level": True, "dry_run": True, "survivor_dsn": SRC}
     assert calls == [
         (NEW, "spock.remove_node", {**named, "verbose_mode": True}),
         (OTHER, "spock.remove_node", named | switches),
@@ -449,11 +449,11 @@ def test_plan_prints_the_steps_by_phase(
     assert asked[0][:2] == (NEW, "plan_add_node")
     assert asked[0][2]["new_node_info"] == {"a": 1}
     assert asked[0][2]["roles"] is True
-    _, out, _ = run("plan", *REMOVE, "--force", "--accept-divergence", "--survivor-dsn", SRC, "--verbose")
+    _, out, _ = run("plan", *REMOVE, "--force", "--accept-divergence", "--level", "--survivor-dsn", SRC, "--verbose")
     assert "undo: SELECT 3" in out
     assert "until: SELECT 4  within 00:01:00" in out
     named = {"target_node_name": "n4", "target_node_dsn": NEW}
-    named |= {"survivor_dsn": SRC, "force": True, "accept_divergence": True}
+    named |= {"survivor_dsn": SRC, "force": True, "accept_divergence": True, "level": True}
     assert asked[1] == (SRC, "plan_remove_node", named)
 
 

@@ -20,6 +20,7 @@ from zodan_sql.cli.options import (
     Jobs,
     JournalDsn,
     Json,
+    Level,
     Location,
     MaxLag,
     MaxRate,
@@ -101,6 +102,7 @@ def remove_node(
     verbose: Verbose = False,
     force: Force = False,
     accept_divergence: AcceptDivergence = False,
+    level: Level = False,
     survivor_dsn: SurvivorDsn = None,
     dry_run: DryRun = False,
     dsn: Annotated[
@@ -115,7 +117,7 @@ def remove_node(
     with reporting([target_dsn, survivor_dsn, dsn], "remove-node" if as_json else None, progress) as screen:
         where = _remove_where(dsn, target_dsn, survivor_dsn, force)
         arguments = _remove_arguments(target_node_name, target_dsn, survivor_dsn)
-        ways = {"force": force, "accept_divergence": accept_divergence}
+        ways = {"force": force, "accept_divergence": accept_divergence, "level": level}
         called = Call(where, "remove_node", target_node_name)
         begin(screen, called, arguments, ways, "verbose_mode", verbose, dry_run, no_install)
 
@@ -140,6 +142,7 @@ def plan(
     target_dsn: Annotated[str | None, dsn_option("--target-dsn", "To remove: the node's connection string.")] = None,
     force: Force = False,
     accept_divergence: AcceptDivergence = False,
+    level: Level = False,
     survivor_dsn: SurvivorDsn = None,
     verbose: Verbose = False,
     dsn: Annotated[
@@ -166,7 +169,7 @@ def plan(
         elif all(removes) and not any(adds):
             where, function = _remove_where(dsn, str(target_dsn), survivor_dsn, force), "plan_remove_node"
             arguments = _remove_arguments(str(target_node_name), str(target_dsn), survivor_dsn)
-            switches = {"force": force, "accept_divergence": accept_divergence}
+            switches = {"force": force, "accept_divergence": accept_divergence, "level": level}
         else:
             raise caller_error(
                 "the options are neither those of add-node nor those of remove-node",

@@ -207,6 +207,10 @@ Force = Annotated[
 AcceptDivergence = Annotated[
     bool, typer.Option("--accept-divergence", help="Remove the node even if its rows may then differ between members.")
 ]
+Level = Annotated[
+    bool,
+    typer.Option("--level", help="With --force: first bring members that are behind level with the others."),
+]
 SurvivorDsn = Annotated[
     str | None, dsn_option("--survivor-dsn", "With --force: the connection string of a member that stays.")
 ]

@@ -1,0 +1,327 @@
+"""A dead node that not all members have followed equally far: ``level`` brings their rows level first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.calls import call, leftovers, load_zodan, remove_node
+from support.clusters import MakeCluster
+from support.tables import KEYED, KEYLESS, TABLES, assert_rows_equal, create_tables, wait_level
+from support.writers import Writers
+from zodan_sql.sandbox import Cluster, Node, wait_until
+
+_BUDGET_S = 120.0
+
+
+@pytest.fixture
+def cluster(make_cluster: MakeCluster) -> Cluster:
+    cluster = make_cluster(members=3, blanks=0)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    load_zodan(cluster["n1"])
+    return cluster
+
+
+@contextmanager
+def behind(cluster: Cluster, *names: str, target: str = "n3") -> Iterator[None]:
+    """What the target commits meanwhile does not come to the members ``names``; at the end it dies."""
+    wait_level(cluster.members)
+    for name in names:
+        cluster[name].execute("SELECT spock.sub_disable(%(sub)s, true)", {"sub": f"sub_{target}_{name}"})
+        wait_until(lambda name=name: _working(cluster[name], target), _BUDGET_S, f"{name} to stop")
+    yield
+    kill(cluster, target)
+
+
+def _working(node: Node, provider: str) -> str:
+    """Name the slot that is still read from."""
+    return "".join(
+        str(row[0])
+        for row in node.execute(
+            "SELECT o.external_id FROM spock.subscription s JOIN spock.node n ON n.node_id = s.sub_origin"
+            " JOIN pg_stat_activity a ON concat_ws(' ', a.backend_type, a.application_name)"
+            " ~ ('apply .*:' || s.sub_id || '( |$)')"
+            " JOIN pg_replication_origin_status o ON o.external_id = s.sub_slot_name"
+            " WHERE n.node_name = %(provider)s",
+            {"provider": provider},
+        )
+    )
+
+
+def kill(cluster: Cluster, target: str = "n3") -> None:
+    """Wait until those who still follow the target have all that it committed, and stop it for good."""
+    node = cluster[target]
+    mark = node.execute("SELECT spock.sync_event(true)")[0][0]
+    survivors = [member for member in cluster.members if member is not node]
+    wait_until(lambda: _waiting(survivors, target, mark), _BUDGET_S, "somebody to have all of the target")
+    node.stop("immediate")
+    cluster.members.remove(node)
+
+
+def _waiting(nodes: list[Node], provider: str, mark: str) -> str:
+    found = [
+        row[0]
+        for node in nodes
+        for row in node.execute(
+            "SELECT o.remote_lsn >= %(mark)s::pg_lsn FROM spock.subscription s"
+            " JOIN spock.node n ON n.node_id = s.sub_origin"
+            " JOIN pg_replication_origin_status o ON o.external_id = s.sub_slot_name"
+            " WHERE n.node_name = %(provider)s AND s.sub_enabled",
+            {"mark": mark, "provider": provider},
+        )
+    ]
+    return "" if found and all(found) else f"{found} at {mark}"
+
+
+def remove(cluster: Cluster, at: str = "n1", target: str = "n3", **options: Any) -> list[str]:
+    given = {"level": True} | options
+    return call(
+        cluster[at],
+        "spock.remove_node",
+        target_node_name=target,
+        target_node_dsn="host=127.0.0.1 port=1 dbname=app connect_timeout=1",
+        force=True,
+        **given,
+    )
+
+
+def same(cluster: Cluster, *tables: str) -> None:
+    """Check that the survivors have the same rows, that nothing of the target is left, and that they go on."""
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, tables or TABLES)
+    assert leftovers(cluster.members, "n3") == []
+    for node in cluster.members:
+        assert node.execute("SELECT roname FROM pg_replication_origin WHERE roname LIKE 'zodan%'") == []
+
+
+def test_ten_thousand_rows_behind_under_writers(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    n3.execute(f"INSERT INTO {KEYED} SELECT i, 'n3', 0, 'x' FROM generate_series(1, 2000) i")
+    n1.execute(f"INSERT INTO {KEYED} SELECT i, 'n1', 0, 'x' FROM generate_series(10001, 12000) i")
+    n2.execute(f"INSERT INTO {KEYED} SELECT i, 'n2', 0, 'x' FROM generate_series(20001, 22000) i")
+    wait_level(cluster.members)
+    with Writers([n1, n2]) as writers:
+        with behind(cluster, "n2"):
+            with n3.connect() as connection:
+                for i in range(2000):
+                    connection.execute(f"INSERT INTO {KEYED} VALUES (%s, 'n3', 0, repeat('y', 100))", [100_000 + i])
+            n3.execute(f"INSERT INTO {KEYED} SELECT i, 'n3', 0, 'z' FROM generate_series(200001, 205000) i")
+            n3.execute(f"INSERT INTO {KEYLESS} SELECT 'n3', i / 2, 'z' FROM generate_series(1, 3000) i")
+            n3.execute(f"UPDATE {KEYED} SET value = 7 WHERE id BETWEEN 1001 AND 1500 OR id BETWEEN 11001 AND 11500")
+            n3.execute(f"UPDATE {KEYED} SET value = 8 WHERE id BETWEEN 21001 AND 21500")
+            n3.execute(f"DELETE FROM {KEYED} WHERE id BETWEEN 1501 AND 2000 OR id BETWEEN 11501 AND 12000")
+            n3.execute(f"DELETE FROM {KEYED} WHERE id BETWEEN 21501 AND 22000")
+        # Of what n2 lacks, some is changed on n1 meanwhile.
+        n1.execute(f"UPDATE {KEYED} SET value = value + 1 WHERE id BETWEEN 100000 AND 100010")
+        remove(cluster)
+    assert writers.failures == []
+    same(cluster)
+
+
+_KINDS = """
+CREATE TABLE wide (id bigint PRIMARY KEY, value integer, long text);
+ALTER TABLE wide ALTER long SET STORAGE EXTERNAL;
+CREATE TABLE parts (id bigint, day date, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+CREATE TABLE parts_a PARTITION OF parts FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+CREATE TABLE parts_b PARTITION OF parts FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+CREATE TABLE odd ("a key" text, "B" uuid, twice integer GENERATED ALWAYS AS (n * 2) STORED, n integer,
+    at timestamptz DEFAULT now(), PRIMARY KEY ("B", "a key"));
+CREATE TABLE parents (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, code text UNIQUE);
+CREATE TABLE children (id bigint PRIMARY KEY, parent bigint NOT NULL REFERENCES parents);
+CREATE TABLE listed (id bigint PRIMARY KEY, shown text, hidden text);
+CREATE TABLE filtered (id bigint PRIMARY KEY, region text);
+"""
+_KINDS_KEYED = ("wide", "parts", "odd", "parents", "children")
+
+
+def test_every_kind_of_table_and_of_change(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    for node in cluster.members:
+        with node.connect() as connection:
+            connection.execute(_KINDS)
+            for table in _KINDS_KEYED:
+                connection.execute(
+                    "SELECT spock.repset_add_table('default', %(table)s::regclass) WHERE NOT EXISTS"
+                    " (SELECT FROM spock.tables WHERE relid = %(table)s::regclass AND set_name = 'default')",
+                    {"table": table},
+                )
+            for table, more in (("listed", "'{id,shown}'"), ("filtered", "NULL, 'region = ''eu'''")):
+                connection.execute(
+                    f"SELECT spock.repset_remove_table(set_name, '{table}') FROM spock.tables"
+                    f" WHERE relid = '{table}'::regclass AND set_name IS NOT NULL".encode()
+                )
+                connection.execute(f"SELECT spock.repset_add_table('default', '{table}', false, {more})".encode())
+    wait_level(cluster.members)
+    n3.execute("INSERT INTO wide SELECT i, 0, repeat('a', 5000) FROM generate_series(1, 20) i")
+    n2.execute("INSERT INTO wide SELECT i, 0, repeat('b', 5000) FROM generate_series(21, 40) i")
+    n3.execute("INSERT INTO parts SELECT i, '2020-05-05', 'x' FROM generate_series(1, 20) i")
+    n3.execute("INSERT INTO parents (code) VALUES ('one'), ('two'), ('three')")
+    n3.execute("INSERT INTO children VALUES (1, 3)")
+    with behind(cluster, "n2"):
+        n3.execute("UPDATE wide SET long = repeat('c', 6000) WHERE id IN (1, 2, 3, 21, 22)")
+        n3.execute("DELETE FROM wide WHERE id IN (5, 25)")
+        n3.execute("INSERT INTO wide VALUES (50, 1, repeat('d', 7000)), (51, 1, NULL)")
+        n3.execute("UPDATE parts SET day = '2021-05-05' WHERE id = 1")
+        n3.execute("DELETE FROM parts WHERE id = 2")
+        n3.execute("INSERT INTO parts VALUES (30, '2021-01-01', NULL)")
+        n3.execute("""INSERT INTO odd VALUES ('it''s "a" \\ key', gen_random_uuid(), DEFAULT, 3)""")
+        # A unique value moves to another row, to which others refer.
+        n3.execute("DELETE FROM children")
+        n3.execute("DELETE FROM parents WHERE code = 'three'")
+        n3.execute("INSERT INTO parents (code) VALUES ('three')")
+        n3.execute("INSERT INTO children SELECT 2, id FROM parents WHERE code = 'three'")
+        n3.execute("INSERT INTO listed VALUES (1, 'x', 'not replicated')")
+        n3.execute("INSERT INTO filtered VALUES (1, 'eu'), (2, 'us')")
+        n3.execute(f"INSERT INTO {KEYLESS} VALUES ('n3', 1, 'x'), ('n3', 1, 'x'), ('n3', 2, NULL)")
+    # Later than the dead node's: another column of a row whose long value it changed; and the same key inserted.
+    n1.execute("UPDATE wide SET value = 5 WHERE id = 2")
+    n2.execute("UPDATE wide SET value = 6, long = 'short' WHERE id = 3")
+    n2.execute("INSERT INTO wide VALUES (50, 2, 'later')")
+    # A row that the filter of n2 keeps there.
+    n2.execute("INSERT INTO filtered VALUES (3, 'us')")
+    wait_level([n1, n2])
+    told = remove(cluster)
+    assert [line for line in told if line.startswith('node "n2" was brought level with node "n1"')], told
+    published = ("(SELECT id, shown FROM listed)", "(SELECT * FROM filtered WHERE region = 'eu')")
+    same(cluster, *_KINDS_KEYED, *published, *TABLES)
+    assert n2.execute("SELECT value, long FROM wide WHERE id IN (3, 50) ORDER BY id") == [(6, "short"), (2, "later")]
+    assert n2.execute("SELECT id FROM filtered ORDER BY id") == [(1,), (3,)]
+    assert n2.execute("SELECT hidden FROM listed") == [(None,)]
+    # The commit times are those of the dead node, on both.
+    query = "SELECT id, pg_xact_commit_timestamp(xmin) FROM wide WHERE id IN (1, 21, 51) ORDER BY id"
+    assert n1.execute(query) == n2.execute(query)
+    # The two go on.
+    n1.execute("UPDATE wide SET value = 9")
+    n2.execute("DELETE FROM parts WHERE id = 30")
+    wait_level([n1, n2])
+    assert_rows_equal([n1, n2], _KINDS_KEYED)
+
+
+def test_killed_while_levelling_and_called_again(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    with behind(cluster, "n2"), n3.connect() as connection:
+        for i in range(4000):
+            connection.execute(f"INSERT INTO {KEYED} VALUES (%s, 'n3', 0, 'x')".encode(), [i])
+            if i % 4 == 0:
+                connection.execute(f"INSERT INTO {KEYLESS} VALUES ('n3', %s, 'x')".encode(), [i % 100])
+    for _ in range(2):
+        before = _count(n2)
+        failed: list[str] = []
+        thread = threading.Thread(target=_remove_in_vain, args=(cluster, failed))
+        thread.start()
+        wait_until(lambda before=before: "" if _count(n2) > before + 50 else "none", _BUDGET_S, "rows to come")
+        n1.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query LIKE 'CALL spock.remove_node%' AND pid <> pg_backend_pid()"
+        )
+        thread.join(_BUDGET_S)
+        assert failed
+        assert _count(n2) < _count(n1)
+    remove(cluster)
+    same(cluster)
+
+
+def _remove_in_vain(cluster: Cluster, failed: list[str]) -> None:
+    try:
+        remove(cluster)
+    except psycopg.Error as error:
+        failed.append(str(error))
+
+
+def _count(node: Node) -> int:
+    return int(node.execute(f"SELECT (SELECT count(*) FROM {KEYED}) + (SELECT count(*) FROM {KEYLESS})")[0][0])
+
+
+def test_two_behind_at_different_positions(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=4, blanks=0)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    n1, n2, n3, n4 = cluster.members
+    load_zodan(n3)
+    n4.execute(f"INSERT INTO {KEYED} SELECT i, 'n4', 0, 'x' FROM generate_series(1, 100) i")
+    with behind(cluster, "n1", target="n4"):
+        n4.execute(f"UPDATE {KEYED} SET value = 1 WHERE id <= 50")
+        n4.execute(f"INSERT INTO {KEYLESS} VALUES ('n4', 1, 'x'), ('n4', 1, 'x')")
+        wait_level([n2, n3, n4])
+        n2.execute("SELECT spock.sub_disable('sub_n4_n2', true)")
+        wait_until(lambda: _working(n2, "n4"), _BUDGET_S, "n2 to stop")
+        n4.execute(f"UPDATE {KEYED} SET value = 2 WHERE id BETWEEN 25 AND 75")
+        n4.execute(f"DELETE FROM {KEYED} WHERE id > 90")
+        n4.execute(f"INSERT INTO {KEYLESS} VALUES ('n4', 1, 'x')")
+    # Without being told to, it refuses.
+    with pytest.raises(psycopg.Error) as refused:
+        remove(cluster, at="n3", target="n4", level=False)
+    assert refused.value.sqlstate == "ZD100"
+    told = remove(cluster, at="n3", target="n4")
+    assert [line.split(" with ")[1][:9] for line in told if "brought level" in line] == ['node "n3"'] * 2
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members)
+    assert leftovers(cluster.members, "n4") == []
+    assert n1.execute(f"SELECT count(*) FROM {KEYLESS}") == [(3,)]
+
+
+def test_what_cannot_be_known_is_named_and_left(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    n2.execute(f"INSERT INTO {KEYED} VALUES (7, 'n2', 0, 'first')")
+    with behind(cluster, "n2"):
+        n3.execute(f"DELETE FROM {KEYED} WHERE id = 7")
+        n3.execute(f"INSERT INTO {KEYED} VALUES (8, 'n3', 0, 'x')")
+    with pytest.raises(psycopg.Error) as left:
+        remove(cluster)
+    assert left.value.sqlstate == "ZD406"
+    assert 'public.app_keyed ["7"]' in str(left.value.diag.message_detail)
+    # What is known has been done, and nothing is lost.
+    assert n2.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(7,), (8,)]
+    told = remove(cluster, accept_divergence=True)
+    assert [line for line in told if line.startswith('node "n2" has 1 rows that differ')], told
+    assert n2.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(7,), (8,)]
+    assert n1.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(8,)]
+    assert leftovers(cluster.members, "n3") == []
+
+
+def test_a_survivor_that_cannot_be_reached(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=4, blanks=0)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    n1, n2, n3, n4 = cluster.members
+    load_zodan(n1)
+    with behind(cluster, "n2", target="n4"):
+        n4.execute(f"INSERT INTO {KEYED} VALUES (8, 'n4', 0, 'x')")
+    n3.stop()
+    with pytest.raises(psycopg.Error) as unknown:
+        remove(cluster, target="n4")
+    assert unknown.value.sqlstate == "ZD100"
+    n3.start()
+    wait_until(lambda: "" if n3.is_running() else "it is down", _BUDGET_S, "n3 to start")
+    # Members that do not replicate cannot be compared.
+    n1.execute("SELECT spock.sub_disable('sub_n3_n1')")
+    with pytest.raises(psycopg.Error) as disabled:
+        remove(cluster, target="n4")
+    assert disabled.value.sqlstate == "ZD202"
+    assert "node n1 from node n3" in str(disabled.value.diag.message_detail)
+    assert n2.execute(f"SELECT id FROM {KEYED}") == []
+    n1.execute("SELECT spock.sub_enable('sub_n3_n1')")
+    remove(cluster, target="n4")
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members)
+    assert leftovers(cluster.members, "n4") == []
+
+
+def test_where_there_is_nothing_to_level(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=4, blanks=0)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    # A node that lives is drained, which leaves nothing to level.
+    remove_node(cluster, "n4", at="n1", level=True)
+    # The others have all of a node that is dead.
+    wait_level(cluster.members)
+    kill(cluster)
+    told = remove(cluster)
+    assert not [line for line in told if "brought level" in line]
+    same(cluster)
