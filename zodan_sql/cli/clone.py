@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -179,7 +178,7 @@ def _roll_back(screen: Screen, cloned: Clone, dsns: dict[str, str], new: str, ve
         )
     if found is not None and not found.has_ended:
         called = Call(dsns[new], "rollback", new, found.number, "zodan")
-        run(screen, called, {"p_operation": found.number, "p_dsns": json.dumps(dsns)}, {}, verbose)
+        run(screen, called, {"p_operation": found.number, "p_dsns": dsns}, {}, verbose)
     cloned.roll_back(had_joined=found is not None)
 
 
