@@ -136,7 +136,9 @@ def _break_join(cluster: Cluster, point: str, ending: str) -> None:
         assert _streams(cluster) == before
 
 
-@pytest.mark.parametrize(("point", "ending"), [("after 27", "rollback"), ("before 17", "resume")])
+@pytest.mark.parametrize(
+    ("point", "ending"), [("after 1", "rollback"), ("after 27", "rollback"), ("before 17", "resume")]
+)
 def test_a_join_that_is_killed(cluster: Cluster, point: str, ending: str) -> None:
     _break_join(cluster, point, ending)
 

@@ -146,7 +146,9 @@ def clone(
             return
         with cloned.locked():
             if rollback:
-                _roll_back(screen, cloned, new_node_dsn, new_node_name, verbose)
+                _roll_back(
+                    screen, cloned, {src_node_name: src_dsn, new_node_name: new_node_dsn}, new_node_name, verbose
+                )
             elif prepare_only:
                 record = cloned.prepare()
                 screen.fill({"slot": record.slot, "slot_lsn": record.slot_lsn})
@@ -167,9 +169,9 @@ def clone(
                 cloned.finish()
 
 
-def _roll_back(screen: Screen, cloned: Clone, new_dsn: str, new: str, verbose: bool) -> None:
+def _roll_back(screen: Screen, cloned: Clone, dsns: dict[str, str], new: str, verbose: bool) -> None:
     """Undo the join, if it began, then the clone. Raises ZodanError (ZD007) if the join is done."""
-    found = cloned.find_join(lambda: journal.find_newest(new_dsn, "add_node", new))
+    found = cloned.find_join(lambda: journal.find_newest(dsns[new], "add_node", new))
     if found is not None and found.state == "done":
         raise ZodanError(
             f"{new} has joined",
@@ -177,8 +179,8 @@ def _roll_back(screen: Screen, cloned: Clone, new_dsn: str, new: str, verbose: b
             hint="Call again without --rollback to end the clone; then remove the node: zodan-sql remove-node.",
         )
     if found is not None and not found.has_ended:
-        called = Call(new_dsn, "rollback", new, found.number, "zodan")
-        run(screen, called, {"p_operation": found.number}, {}, verbose)
+        called = Call(dsns[new], "rollback", new, found.number, "zodan")
+        run(screen, called, {"p_operation": found.number, "p_dsns": dsns}, {}, verbose)
     cloned.roll_back(had_joined=found is not None)
 
 
