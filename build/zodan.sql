@@ -2588,8 +2588,9 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
 'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
-way, what the copy is paused for, and who waits behind it. Of a stream: lag_bytes to the position waited for. What is
-not known is null. The longer the step waits, the further apart its samples lie.';
+way, what the copy is paused for, and who waits behind it. Of a comparison of rows: its stage, verify, tables, the
+table under way and what it is paused for. Of a stream: lag_bytes to the position waited for. What is not known is
+null. The longer the step waits, the further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.unit (
@@ -12844,8 +12845,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.describe_tables IS
 'Describes, on a node, those of p_tables that are there, so that their rows can be compared. It returns one row:
 tables, an object of name and an object of schema, table, columns (name, type, and whether its text can hold no
-separator: plain), generated (the columns that nobody can write), key (the columns of the replica identity, none where there is no usable one), rows (estimated),
-readable.';
+separator: plain), generated (the columns that nobody can write), key (the columns of the replica identity, none where
+there is no usable one), rows (estimated), readable.';
 REVOKE ALL ON FUNCTION zodan.describe_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.set_reader()
@@ -14399,7 +14400,8 @@ BEGIN
             v_item := v_item || '{"why": "too many rows changed while it was read"}';
         END IF;
         v_state['done'] := v_state -> 'done' || (pg_catalog.jsonb_build_object('name', v_table, 'compared', v_item -> 'compared',
-            'item', CASE WHEN (v_item ->> 'different')::bigint > 0 THEN v_item END, 'different', v_item -> 'different', 'undecided', v_item -> 'undecided', 'why', v_item -> 'why', 'key',
+            'item', CASE WHEN (v_item ->> 'different')::bigint > 0 THEN v_item END,
+            'different', v_item -> 'different', 'undecided', v_item -> 'undecided', 'why', v_item -> 'why', 'key',
             CASE WHEN (v_item ->> 'keyed')::boolean THEN pg_catalog.jsonb_path_query_array(
                 v_item #> ARRAY['nodes', p_state #>> '{nodes,0}'], '$.key[*].name') ELSE '[]' END,
             'seconds', extract(epoch FROM pg_catalog.clock_timestamp()) - (v_item ->> 'began')::numeric));
@@ -14462,10 +14464,10 @@ CREATE OR REPLACE FUNCTION zodan.compare_rows(p_state jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a comparison on for about a second, or until a table is done, and returns its state: with finished when there is
-nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail, hint), if a node could not be
-reached for as long as zodan.sync_timeout allows. The state holds no secret and no session: any session may go on with
-it. */
+/* Takes a comparison on for about a second, or, in an operation (kept), until a table is done, and returns its state:
+with finished when there is nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail,
+hint), if a node could not be reached for as long as zodan.sync_timeout allows. The state holds no secret and no
+session: any session may go on with it. */
 DECLARE
     v_state jsonb := p_state - 'lost';
     v_begun timestamptz := pg_catalog.clock_timestamp();
@@ -14478,7 +14480,8 @@ BEGIN
         v_state := v_state || pg_catalog.jsonb_build_object('lost', v_lanes -> 'failure');
     END IF;
     WHILE NOT v_state ? 'lost' AND pg_catalog.clock_timestamp() < v_begun + interval '1 s'
-          AND pg_catalog.jsonb_array_length(v_state -> 'done') = pg_catalog.jsonb_array_length(p_state -> 'done') LOOP
+          AND NOT (v_state ? 'kept'
+              AND pg_catalog.jsonb_array_length(v_state -> 'done') > pg_catalog.jsonb_array_length(p_state -> 'done')) LOOP
         v_state := zodan.judge_lag(v_state, v_lanes);
         EXIT WHEN v_state ? 'lost';
         IF v_state ->> 'paused' IS NULL THEN
@@ -14516,10 +14519,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.compare_rows IS
-'Takes a comparison on for about a second, or until a table is done, and returns its state: with finished when there is
-nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail, hint), if a node could not be
-reached for as long as zodan.sync_timeout allows. The state holds no secret and no session: any session may go on with
-it.';
+'Takes a comparison on for about a second, or, in an operation (kept), until a table is done, and returns its state:
+with finished when there is nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail,
+hint), if a node could not be reached for as long as zodan.sync_timeout allows. The state holds no secret and no
+session: any session may go on with it.';
 REVOKE ALL ON FUNCTION zodan.compare_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_verify(p_state jsonb, p_dsns jsonb)
@@ -14687,7 +14690,8 @@ BEGIN
              CROSS JOIN LATERAL (SELECT l.row ->> 'version' IS NOT DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'version']
                  AS same) AS s
              CROSS JOIN LATERAL zodan.write_repair(v_item, n.name, f.item -> 'key', l.row, f.item #> ARRAY['seen', n.name]) AS w
-             WHERE f.item ->> 'table' = v_item ->> 'name' AND f.item ->> 'verdict' = 'different' AND v_keys @> pg_catalog.jsonb_build_array(f.item -> 'key')
+             WHERE f.item ->> 'table' = v_item ->> 'name' AND f.item ->> 'verdict' = 'different'
+               AND v_keys @> pg_catalog.jsonb_build_array(f.item -> 'key')
                AND f.item #>> ARRAY['seen', n.name, 'hash'] IS DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'hash']
                AND NOT v_found ? 'failure'
              ORDER BY n.name, f.place;
@@ -14965,6 +14969,9 @@ BEGIN
             RETURN p_job;
         ELSIF NOT v_state ? 'failure' THEN
             v_state := zodan.keep_equal(p_step, v_state);
+            DELETE FROM zodan.compared AS c
+             WHERE c.operation_id = p_step.operation_id AND c.phase_name = p_step.phase_name
+               AND NOT v_state -> 'prints' ? c.table_name;
         END IF;
     END IF;
     PERFORM zodan.meet_test_hook(p_step.phase_name || ' done', n.number)

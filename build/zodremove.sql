@@ -2588,8 +2588,9 @@ END
 $zodan$;
 COMMENT ON TABLE zodan.sample IS
 'What a step measured while it waited. Of a copy: its stage, tables and bytes, done and in all, and the table under
-way, what the copy is paused for, and who waits behind it. Of a stream: lag_bytes to the position waited for. What is
-not known is null. The longer the step waits, the further apart its samples lie.';
+way, what the copy is paused for, and who waits behind it. Of a comparison of rows: its stage, verify, tables, the
+table under way and what it is paused for. Of a stream: lag_bytes to the position waited for. What is not known is
+null. The longer the step waits, the further apart its samples lie.';
 REVOKE ALL ON TABLE zodan.sample FROM PUBLIC;
 
 CREATE TABLE IF NOT EXISTS zodan.unit (

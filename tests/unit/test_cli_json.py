@@ -12,7 +12,7 @@ import pytest
 
 from support.documents import parse
 from zodan_sql.cli import documents
-from zodan_sql.client import checks, install, journal, operation, samples, topology
+from zodan_sql.client import checks, install, journal, operation, samples, topology, verify
 from zodan_sql.client.checks import CheckResult
 from zodan_sql.client.install import InstallResult
 from zodan_sql.client.samples import Sample
@@ -37,6 +37,7 @@ def zodan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "steps", lambda dsn, number: [STEP])
     monkeypatch.setattr(checks, "recorded", lambda dsn, number: [CHECK])
     monkeypatch.setattr(samples, "read", lambda dsn, number: [SAMPLE])
+    monkeypatch.setattr(verify, "recorded", lambda dsn, number: [])
 
 
 def test_a_call_gives_its_journal_and_talks_on_stderr(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

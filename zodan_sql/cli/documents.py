@@ -94,7 +94,7 @@ class CheckEntry(TypedDict):
 
 
 class SampleEntry(TypedDict):
-    """A row of zodan.sample, either of a copy (with a stage) or of a stream; an unknown value is null."""
+    """A row of zodan.sample, of a copy or a comparison (with a stage), or of a stream; an unknown value is null."""
 
     ordinal: int
     taken: str
