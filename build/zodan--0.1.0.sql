@@ -5083,7 +5083,7 @@ DECLARE
     v_dsns jsonb := p_dsns;
     v_policy text;
     v_last int;
-    v_policies text[] := (SELECT CASE WHEN o.kind = 'replace_node' THEN '{passed,final}' ELSE '{}' END
+    v_policies text[] := (SELECT CASE WHEN o.kind = 'replace_node' THEN '{passed,final}'::text[] ELSE '{}'::text[] END
         FROM zodan.operation AS o WHERE o.operation_id = p_operation);
 BEGIN
     FOREACH v_policy IN ARRAY v_policies LOOP
