@@ -125,7 +125,8 @@ def test_it_pauses_while_a_peer_lags(cluster: Cluster) -> None:
     with psycopg.connect(n3.dsn()) as held, n1.connect() as connection:
         held.execute("LOCK TABLE app_chain IN ACCESS EXCLUSIVE MODE")
         n1.execute("INSERT INTO app_chain VALUES (-1, 'n1', NULL)")
-        began = "SELECT b.p_state, b.p_dsns FROM zodan.begin_verify(%s, '{app_keyed}', NULL, 1, NULL, '0.5 s') AS b"
+        # More than the rest between two reports of a peer that has nothing to apply.
+        began = "SELECT b.p_state, b.p_dsns FROM zodan.begin_verify(%s, '{app_keyed}', NULL, 1, NULL, '3 s') AS b"
         state, dsns = connection.execute(began, [n1.dsn()]).fetchone() or (None, None)
 
         def advance(state: Any) -> Any:
@@ -139,7 +140,7 @@ def test_it_pauses_while_a_peer_lags(cluster: Cluster) -> None:
             assert time.monotonic() < until, "it does not pause"
             looked = advance(looked)
         # A peer is called as its subscription or as its slot, by Spock's version.
-        assert 'sub_n1_n3", which lags behind node "n1" by more than 00:00:00.5' in looked["paused"]
+        assert 'sub_n1_n3", which lags behind node "n1" by more than 00:00:03' in looked["paused"]
         state |= {name: looked[name] for name in ("loads", "load_due", "paused", "paused_by")}
         state = advance(advance(state))
         assert (state["open"], state["done"], state["finished"]) == ({}, [], False)
@@ -147,8 +148,9 @@ def test_it_pauses_while_a_peer_lags(cluster: Cluster) -> None:
         assert told is not None
         assert "paused, waiting for peer" in told[0]
         held.close()
+        until = time.monotonic() + _BUDGET_S
         while not state["finished"]:
-            assert time.monotonic() < until, "it does not go on"
+            assert time.monotonic() < until, f"it does not go on: {state.get('paused')}"
             state = advance(state)
         assert state.get("paused") is None
         rows = connection.execute("SELECT result FROM zodan.report_verify(%s)", [Jsonb(state)]).fetchall()
@@ -162,7 +164,7 @@ def test_it_pauses_while_a_peer_lags(cluster: Cluster) -> None:
 def test_no_false_alarm_in_a_long_time(cluster: Cluster) -> None:
     lasts = float(os.environ.get("ZODAN_VERIFY_S", str(_LONG_S)))
     compared = undecided = 0
-    with Writers(cluster.members) as writers, conflicts(cluster.members):
+    with Writers(cluster.members, series=1) as writers, conflicts(cluster.members):
         until = time.monotonic() + lasts
         while time.monotonic() < until:
             results, rows = verify(cluster)
