@@ -12578,7 +12578,7 @@ BEGIN
     PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0',
         coalesce(%3$s::timestamptz, pg_catalog.clock_timestamp()));
     IF %4$s THEN
-        %5$s;
+        EXECUTE %5$s;
         GET DIAGNOSTICS v_rows = ROW_COUNT;
     END IF;
     IF v_rows <> %6$s::bigint THEN
@@ -12586,7 +12586,7 @@ BEGIN
     END IF;
 END
 $do$$sql$,
-    zodan.quote_text(p_node), zodan.quote_text(p_origin), zodan.quote_text(p_committed), p_check, p_write, zodan.quote_text(p_rows))
+    zodan.quote_text(p_node), zodan.quote_text(p_origin), zodan.quote_text(p_committed), p_check, zodan.quote_text(p_write), zodan.quote_text(p_rows))
 $zodan$;
 COMMENT ON FUNCTION zodan.repair_row IS
 'Writes a row on node p_node as another node has it, in a transaction that has the origin and the commit timestamp
@@ -13898,17 +13898,17 @@ CREATE FUNCTION zodan.write_repair(
     p_key jsonb,
     p_wanted jsonb,
     p_there jsonb,
-    OUT action text,
-    OUT condition text,
-    OUT write text,
-    OUT rows bigint
+    OUT p_action text,
+    OUT p_condition text,
+    OUT p_write text,
+    OUT p_rows bigint
 )
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
 the row's key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
-(all columns, whole) and, without a key, rows; NULL where it is missing. Returns action, insert, update or delete; check, a
-condition; write, the statement; and rows, how many it writes. */
+(all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or
+delete; p_condition; p_write, the statement; and p_rows, how many it writes. */
 DECLARE
     v_table jsonb := p_item #> ARRAY['nodes', p_node];
     v_source text := zodan.write_source(v_table);
@@ -13928,22 +13928,22 @@ BEGIN
       INTO v_names, v_texts, v_sets
       FROM pg_catalog.jsonb_array_elements(p_item -> 'columns') WITH ORDINALITY AS c(item, place)
      WHERE NOT v_table -> 'generated' ? (c.item ->> 'name');
-    rows := pg_catalog.abs(v_wanted - v_there);
-    action := CASE WHEN v_wanted > v_there THEN 'insert' WHEN v_wanted < v_there THEN 'delete' ELSE 'update' END;
-    condition := 'true';
+    p_rows := pg_catalog.abs(v_wanted - v_there);
+    p_action := CASE WHEN v_wanted > v_there THEN 'insert' WHEN v_wanted < v_there THEN 'delete' ELSE 'update' END;
+    p_condition := 'true';
     IF NOT (p_item ->> 'keyed')::boolean THEN
         v_same := pg_catalog.concat('(' || (v_table ->> 'filter') || ') AND ', pg_catalog.format('(%s) = %s::bigint',
             p_item ->> 'digest', zodan.quote_text(p_key ->> 0)));
-        condition := pg_catalog.format('(SELECT pg_catalog.count(*) FROM %s AS t WHERE %s) = %s', v_source, v_same, v_there);
-        write := CASE action WHEN 'delete' THEN pg_catalog.format('DELETE FROM %1$s AS t WHERE t.ctid = ANY (ARRAY('
-                'SELECT t.ctid FROM %1$s AS t WHERE %2$s LIMIT %3$s FOR UPDATE))', v_source, v_same, rows)
+        p_condition := pg_catalog.format('(SELECT pg_catalog.count(*) FROM %s AS t WHERE %s) = %s', v_source, v_same, v_there);
+        p_write := CASE p_action WHEN 'delete' THEN pg_catalog.format('DELETE FROM %1$s AS t WHERE t.ctid = ANY (ARRAY('
+                'SELECT t.ctid FROM %1$s AS t WHERE %2$s LIMIT %3$s FOR UPDATE))', v_source, v_same, p_rows)
             ELSE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s',
                 pg_catalog.substr(v_source, 6), v_names,
-                pg_catalog.rtrim(pg_catalog.repeat(pg_catalog.format('(%s), ', v_texts), rows::int), ', ')) END;
+                pg_catalog.rtrim(pg_catalog.repeat(pg_catalog.format('(%s), ', v_texts), p_rows::int), ', ')) END;
         RETURN;
-    ELSIF action = 'insert' THEN
+    ELSIF p_action = 'insert' THEN
         -- If the key has come meanwhile, this fails.
-        write := pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s)', pg_catalog.substr(v_source, 6),
+        p_write := pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s)', pg_catalog.substr(v_source, 6),
             v_names, v_texts);
         RETURN;
     END IF;
@@ -13951,19 +13951,19 @@ BEGIN
         zodan.write_keys(v_table -> 'key', pg_catalog.jsonb_build_array(p_key)), p_item ->> 'digest',
         zodan.quote_text(p_there ->> 'hash'), zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 2)),
         zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 3)));
-    IF action = 'delete' THEN
-        write := pg_catalog.format('DELETE FROM %s AS t WHERE %s', v_source, v_same);
+    IF p_action = 'delete' THEN
+        p_write := pg_catalog.format('DELETE FROM %s AS t WHERE %s', v_source, v_same);
     ELSE
-        rows := 1;
-        write := pg_catalog.format('UPDATE %s AS t SET %s WHERE %s', v_source, v_sets, v_same);
+        p_rows := 1;
+        p_write := pg_catalog.format('UPDATE %s AS t SET %s WHERE %s', v_source, v_sets, v_same);
     END IF;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_repair IS
 'Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
 the row''s key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
-(all columns, whole) and, without a key, rows; NULL where it is missing. Returns action, insert, update or delete; check, a
-condition; write, the statement; and rows, how many it writes.';
+(all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or
+delete; p_condition; p_write, the statement; and p_rows, how many it writes.';
 REVOKE ALL ON FUNCTION zodan.write_repair FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_whole(p_item jsonb, p_keys jsonb, p_state jsonb, p_lanes jsonb)
@@ -14021,10 +14021,10 @@ BEGIN
             SELECT n.name, v_item ->> 'name', CASE WHEN (v_item ->> 'keyed')::boolean THEN (
                        SELECT pg_catalog.jsonb_object_agg(k.item ->> 'name', f.item -> 'key' -> (k.place - 1)::int)
                          FROM pg_catalog.jsonb_array_elements(v_item #> ARRAY['nodes', n.name, 'key']) WITH ORDINALITY AS k(item, place))
-                       ELSE pg_catalog.jsonb_build_object('hash', f.item #> '{key,0}') END, w.action,
+                       ELSE pg_catalog.jsonb_build_object('hash', f.item #> '{key,0}') END, w.p_action,
                    CASE WHEN s.same THEN zodan.repair_row(p_node => n.name, p_origin => CASE
                        WHEN p_state -> 'members' ? (l.row ->> 'origin') THEN l.row ->> 'origin' ELSE p_like END,
-                       p_committed => l.row ->> 'at', p_check => w.condition, p_write => w.write, p_rows => w.rows::text) END,
+                       p_committed => l.row ->> 'at', p_check => w.p_condition, p_write => w.p_write, p_rows => w.p_rows::text) END,
                    CASE WHEN NOT s.same THEN pg_catalog.format('the row has changed on node %s', p_like) END, f.place::int
               FROM pg_catalog.jsonb_array_elements(p_state -> 'found') WITH ORDINALITY AS f(item, place)
              CROSS JOIN pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
