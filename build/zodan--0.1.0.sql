@@ -2462,8 +2462,8 @@ CREATE FUNCTION zodan.replace_rest(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
-cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever. */
+/* Replaces p_before, the last steps in the journal of an operation, with p_plan, unless both are equal. If a step of
+policy final was begun, the new plan counts as begun too, because a rollback is not possible afterwards. */
 DECLARE
     v_final boolean := zodan.is_final(p_operation);
 BEGIN
@@ -2481,8 +2481,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_rest IS
-'Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
-cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever.';
+'Replaces p_before, the last steps in the journal of an operation, with p_plan, unless both are equal. If a step of
+policy final was begun, the new plan counts as begun too, because a rollback is not possible afterwards.';
 REVOKE ALL ON FUNCTION zodan.replace_rest FROM PUBLIC;
 
 CREATE FUNCTION zodan.set_arguments(p_operation bigint, p_arguments jsonb)
@@ -15355,8 +15355,8 @@ SELECT p_leave || pg_catalog.jsonb_build_object(
   FROM (SELECT p_leave ->> 'target' AS target, p_cluster ->> 'new' AS new) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.add_newcomer IS
-'Adds to p_leave, which describes a removal before the new node of p_cluster has joined, that node and its streams
-from and to the target.';
+'Adds the new node of p_cluster, and its streams from and to the target, to p_leave, the description of a removal
+from before the join.';
 REVOKE ALL ON FUNCTION zodan.add_newcomer FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_replace(p_leave jsonb, p_new text, p_arguments jsonb)

@@ -2913,8 +2913,8 @@ CREATE OR REPLACE FUNCTION zodan.replace_rest(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
-cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever. */
+/* Replaces p_before, the last steps in the journal of an operation, with p_plan, unless both are equal. If a step of
+policy final was begun, the new plan counts as begun too, because a rollback is not possible afterwards. */
 DECLARE
     v_final boolean := zodan.is_final(p_operation);
 BEGIN
@@ -2932,8 +2932,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_rest IS
-'Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
-cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever.';
+'Replaces p_before, the last steps in the journal of an operation, with p_plan, unless both are equal. If a step of
+policy final was begun, the new plan counts as begun too, because a rollback is not possible afterwards.';
 REVOKE ALL ON FUNCTION zodan.replace_rest FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.set_arguments(p_operation bigint, p_arguments jsonb)
