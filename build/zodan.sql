@@ -15809,7 +15809,7 @@ CREATE OR REPLACE FUNCTION zodan.plan_removal(p_leave jsonb, p_patience interval
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
+/* Returns the steps of a removal without numbers. p_leave is what zodan.describe_leave returned: with the drain
 or, if the target is dead, without it. */
 BEGIN
     IF (p_leave ->> 'dead')::boolean THEN
@@ -15821,7 +15821,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_removal IS
-'Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
+'Returns the steps of a removal without numbers. p_leave is what zodan.describe_leave returned: with the drain
 or, if the target is dead, without it.';
 REVOKE ALL ON FUNCTION zodan.plan_removal FROM PUBLIC;
 
