@@ -2913,8 +2913,8 @@ CREATE OR REPLACE FUNCTION zodan.replace_rest(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
-cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever. */
+/* Replaces p_before, the last steps in the journal of an operation, with p_plan, unless both are equal. If a step of
+policy final was begun, the new plan counts as begun too, because a rollback is not possible afterwards. */
 DECLARE
     v_final boolean := zodan.is_final(p_operation);
 BEGIN
@@ -2932,8 +2932,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replace_rest IS
-'Replaces p_before, the last steps in the journal of an operation, with p_plan, unless it is the same. What a removal
-cannot take back stays: once a step of policy final was begun, the operation counts as begun for ever.';
+'Replaces p_before, the last steps in the journal of an operation, with p_plan, unless both are equal. If a step of
+policy final was begun, the new plan counts as begun too, because a rollback is not possible afterwards.';
 REVOKE ALL ON FUNCTION zodan.replace_rest FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.set_arguments(p_operation bigint, p_arguments jsonb)
@@ -16597,8 +16597,8 @@ CREATE OR REPLACE FUNCTION zodan.plan_removal(p_leave jsonb, p_patience interval
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
-/* Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
-or, if the target is dead, without it, and with the levelling of the members if that was asked for. */
+/* Returns the steps of a removal without numbers. p_leave is what zodan.describe_leave returned: with the drain or, if
+the target is dead, without it, and with the levelling of the members if p_leave has level. */
 BEGIN
     IF (p_leave ->> 'dead')::boolean THEN
         RETURN QUERY SELECT * FROM zodan.plan_level(p_leave, p_patience);
@@ -16610,8 +16610,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_removal IS
-'Returns the steps of a removal, not numbered yet, for a cluster as zodan.describe_leave describes it: with the drain
-or, if the target is dead, without it, and with the levelling of the members if that was asked for.';
+'Returns the steps of a removal without numbers. p_leave is what zodan.describe_leave returned: with the drain or, if
+the target is dead, without it, and with the levelling of the members if p_leave has level.';
 REVOKE ALL ON FUNCTION zodan.plan_removal FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_leave(p_leave jsonb, p_patience interval)
@@ -16837,8 +16837,8 @@ SELECT p_leave || pg_catalog.jsonb_build_object(
   FROM (SELECT p_leave ->> 'target' AS target, p_cluster ->> 'new' AS new) AS n
 $zodan$;
 COMMENT ON FUNCTION zodan.add_newcomer IS
-'Adds to p_leave, which describes a removal before the new node of p_cluster has joined, that node and its streams
-from and to the target.';
+'Adds the new node of p_cluster, and its streams from and to the target, to p_leave, the description of a removal
+from before the join.';
 REVOKE ALL ON FUNCTION zodan.add_newcomer FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_replace(p_leave jsonb, p_new text, p_arguments jsonb)
