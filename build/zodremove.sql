@@ -2465,6 +2465,10 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE zodan.operation ADD COLUMN %s', v_column);
     END LOOP;
+    ALTER TABLE zodan.operation DROP CONSTRAINT IF EXISTS operation_kind_check,
+        ADD CONSTRAINT operation_kind_check CHECK (kind IN ('add_node', 'remove_node', 'replace_node', 'mend'));
+    ALTER TABLE zodan.operation DROP CONSTRAINT IF EXISTS operation_state_check,
+        ADD CONSTRAINT operation_state_check CHECK (state IN ('running', 'failed', 'done', 'rolled back', 'given up'));
 END
 $zodan$;
 COMMENT ON TABLE zodan.operation IS
@@ -2538,6 +2542,12 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE zodan.step ADD COLUMN %s', v_column);
     END LOOP;
+    ALTER TABLE zodan.step DROP CONSTRAINT IF EXISTS step_state_check,
+        ADD CONSTRAINT step_state_check CHECK (state IN ('pending', 'running', 'done', 'failed', 'undone'));
+    ALTER TABLE zodan.step DROP CONSTRAINT IF EXISTS step_kind_check,
+        ADD CONSTRAINT step_kind_check CHECK (kind IN ('act', 'wait', 'verify'));
+    ALTER TABLE zodan.step DROP CONSTRAINT IF EXISTS step_policy_check,
+        ADD CONSTRAINT step_policy_check CHECK (policy IN ('once', 'final', 'guarded', 'again', 'swift', 'fresh', 'passed'));
 END
 $zodan$;
 COMMENT ON TABLE zodan.step IS
@@ -2654,6 +2664,8 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE zodan.unit ADD COLUMN %s', v_column);
     END LOOP;
+    ALTER TABLE zodan.unit DROP CONSTRAINT IF EXISTS unit_state_check,
+        ADD CONSTRAINT unit_state_check CHECK (state IN ('pending', 'running', 'done', 'failed'));
 END
 $zodan$;
 COMMENT ON TABLE zodan.unit IS
@@ -2715,6 +2727,8 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('ALTER TABLE zodan.compared ADD COLUMN %s', v_column);
     END LOOP;
+    ALTER TABLE zodan.compared DROP CONSTRAINT IF EXISTS compared_result_check,
+        ADD CONSTRAINT compared_result_check CHECK (result IN ('equal', 'different', 'undecided'));
 END
 $zodan$;
 COMMENT ON TABLE zodan.compared IS

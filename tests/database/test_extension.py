@@ -40,6 +40,10 @@ SELECT i.type, i.identity, coalesce(obj_description(d.objid, d.classid::regclass
  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
 """
 _CONFIG = "SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'zodan' ORDER BY 1"
+_CHECKS = (
+    "SELECT c.conrelid::regclass::text, c.conname, pg_get_constraintdef(c.oid) FROM pg_constraint c"
+    " JOIN pg_class r ON r.oid = c.conrelid WHERE r.relnamespace = 'zodan'::regnamespace AND c.contype = 'c'"
+)
 _SCHEMA_COMMENT = "SELECT obj_description('zodan'::regnamespace, 'pg_namespace')"
 _ALL = """
 SELECT 'routine ' || oid::regprocedure FROM pg_proc
@@ -210,7 +214,12 @@ def test_an_upgraded_extension_is_what_a_fresh_one_is(extension_folder: Path, ma
         assert rows(upgraded, "SELECT to_regclass('zodan.sample')") == {(None,)}
         assert rows(upgraded, _MEMBERS) != rows(fresh, _MEMBERS)
         upgraded.execute("CREATE VIEW mine AS SELECT (NULL::zodan.check_result).name, (NULL::zodan.plan_step).title")
+        upgraded.execute(
+            "ALTER TABLE zodan.operation DROP CONSTRAINT operation_kind_check,"
+            " ADD CONSTRAINT operation_kind_check CHECK (kind IN ('add_node', 'mend'))"
+        )
         upgraded.execute("ALTER EXTENSION zodan UPDATE")
+        assert rows(upgraded, _CHECKS) == rows(fresh, _CHECKS)
         assert rows(upgraded, "SELECT * FROM mine") == {(None, None)}
         assert rows(upgraded, _MEMBERS) == rows(fresh, _MEMBERS)
         assert rows(upgraded, _CONFIG) == rows(fresh, _CONFIG)
