@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -103,7 +104,14 @@ def stage(make_module_cluster: MakeCluster) -> Stage:
     return Stage(make_module_cluster)
 
 
-@pytest.mark.parametrize("phase", [*_JOIN, *_BETWEEN, *_REMOVAL])
+def _phases(phases: Sequence[str], quick: Sequence[str]) -> list[Any]:
+    """Return parameters, of which those that are not ``quick`` make a slow test."""
+    return [phase if phase in quick else pytest.param(phase, marks=pytest.mark.slow) for phase in phases]
+
+
+@pytest.mark.parametrize(
+    "phase", _phases([*_JOIN, *_BETWEEN, *_REMOVAL], ("copied", "switch", "quiet", "unpublish", "leave", "drop"))
+)
 def test_killed_and_resumed(stage: Stage, phase: str) -> None:
     with stage.writers() as writers:
         stage.kill(phase, last=phase in _REMOVAL)
@@ -112,7 +120,7 @@ def test_killed_and_resumed(stage: Stage, phase: str) -> None:
     stage.turn()
 
 
-@pytest.mark.parametrize("phase", ["copied", "switch", *_BETWEEN])
+@pytest.mark.parametrize("phase", _phases(["copied", "switch", *_BETWEEN], ("copied", "quiet")))
 def test_killed_and_rolled_back(stage: Stage, phase: str) -> None:
     before: Any = state(stage.cluster.nodes)
     with stage.writers() as writers:
