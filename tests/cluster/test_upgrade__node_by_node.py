@@ -167,13 +167,13 @@ def test_all_members_are_replaced_under_writers(make_cluster: MakeCluster, newer
     for old, new in zip(upgrade.old, upgrade.new, strict=True):
         note_replaced(upgrade.cluster, old, new)
     check_replaced(upgrade.cluster, *upgrade.old)
-    results = verify(
+    found = verify(
         upgrade.new[0].dsn(),
         dict.fromkeys(("tables", "nodes", "jobs", "most", "max_lag")),
         lambda *_: None,
         lambda _: None,
     )
-    assert {each.result for each in results} == {"equal"}
+    assert {each.result for each in found.results} == {"equal"}
     # Called once more, it finds that all is done.
     again = upgrade.run("--json")
     assert again.code == 0, again.err
