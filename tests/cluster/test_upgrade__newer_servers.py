@@ -28,6 +28,7 @@ def _join(cluster: Cluster, new: Node) -> None:
     cluster.members.append(new)
 
 
+@pytest.mark.slow
 def test_members_are_replaced_under_writers(make_cluster: MakeCluster, newer: Engine) -> None:
     cluster = make_cluster(members=2, blanks=0)
     others = make_cluster(members=0, blanks=["n3", "n4"], engine=newer)

@@ -230,6 +230,7 @@ def test_an_upgraded_extension_is_what_a_fresh_one_is(extension_folder: Path, ma
         assert rows(upgraded, _JOURNAL) == {_KEPT}
 
 
+@pytest.mark.slow
 def test_an_upgrade_script_keeps_the_house_rules() -> None:
     name = f"zodan--{_EARLIER}--{render.read_version(render.find_templates())}.sql"
     text = render.render(earlier=[_EARLIER])[name]

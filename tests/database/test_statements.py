@@ -137,6 +137,7 @@ TESTED_APART = {
         "verify/list_replicated",
     ),
     *("verify/measure_blocks", "verify/read_applied", "verify/read_rows", "verify/set_reader", "verify/tally_blocks"),
+    *("verify/open_repair", "verify/repair_row", "verify/close_repair"),
     *("session/find_waits", "session/set_session", "session/set_keeper", "session/keep_snapshot"),
     *(
         "session/outlive_caller",

@@ -16,8 +16,11 @@ _NOT_MODELLED = {
         *("indexes", "analyzed"),
         # Waits that make the pause short.
         *("ready", "near", "nearly"),
+        # A comparison, which changes nothing.
+        "verify",
     },
-    "remove": set[str](),
+    # What is done for a node that is dead: the model removes one that answers.
+    "remove": {"halt", "halted", "level", "levelled"},
 }
 
 
