@@ -91,9 +91,12 @@ def test_values_that_make_no_sense(cluster: Cluster, changed: dict[str, Any], wo
 
 def test_what_would_stop_the_removal_is_found_before_the_join(cluster: Cluster) -> None:
     n1 = cluster["n1"]
-    n1.execute("SELECT pg_create_logical_replication_slot('outside', 'test_decoding')")
+    n1.execute("SELECT pg_create_logical_replication_slot('outside', 'pgoutput')")
     reader = subprocess.Popen(
-        [n1.engine.pg_bin / "pg_recvlogical", "-d", n1.dsn(), "--slot=outside", "--start", "--file=/dev/null"],
+        [
+            *(n1.engine.pg_bin / "pg_recvlogical", "-d", n1.dsn(), "--slot=outside", "--start", "--file=/dev/null"),
+            *("--option=proto_version=1", "--option=publication_names=nothing"),
+        ],
         stderr=subprocess.DEVNULL,
     )
     try:
