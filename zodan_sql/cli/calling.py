@@ -17,11 +17,13 @@ from zodan_sql.cli.documents import (
     step_entries,
     verify_entries,
 )
+from zodan_sql.cli.options import check_client
 from zodan_sql.cli.screen import Screen
 from zodan_sql.client import checks, journal, operation, samples, verify
 from zodan_sql.client import install as installer
 from zodan_sql.client.connection import describe
 from zodan_sql.client.samples import Watch
+from zodan_sql.client.structure import bring_structure
 from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError
 
 
@@ -93,6 +95,16 @@ def begin(
     # The server's verbose mode prints a line for each step; ours adds the statements.
     switches = {line_a_step: verbose or not dry_run, **ways, "dry_run": dry_run}
     run(screen, called, arguments, switches, verbose)
+
+
+def bring_by_client(
+    screen: Screen, called: Call, src_dsn: str, new_dsn: str, *, dry_run: bool, roles: bool, no_install: bool
+) -> None:
+    """Bring the structure with the client's programs, unless the call goes on where an earlier one stopped."""
+    check_client(dry_run=dry_run, roles=roles)
+    provide(screen, called.dsn, change=not no_install)
+    if called.find_number() is None:
+        screen.line(bring_structure(src_dsn, new_dsn))
 
 
 def run(screen: Screen, called: Call, arguments: dict[str, object], switches: dict[str, bool], verbose: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zodan_sql.cli.calling import Call, begin, need, provide, read_journal, run
+from zodan_sql.cli.calling import Call, begin, bring_by_client, need, read_journal, run
 from zodan_sql.cli.documents import operation_entry, plan_entries
 from zodan_sql.cli.options import (
     AcceptDivergence,
@@ -50,7 +50,6 @@ from zodan_sql.client import journal, operation
 from zodan_sql.client.connection import describe, parse_dsn
 from zodan_sql.client.install import borrowed
 from zodan_sql.client.operation import PlannedStep
-from zodan_sql.client.structure import bring_structure
 from zodan_sql.errors import caller_error
 
 TargetNodeName = Annotated[str, typer.Option("--target-node-name", help="The node to remove.")]
@@ -89,10 +88,7 @@ def add_node(
         arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
         if structure is Way.CLIENT:
-            check_client(dry_run=dry_run, roles=roles)
-            provide(screen, called.dsn, change=not no_install)
-            if journal.find_unfinished(called.dsn, called.procedure, called.node) is None:
-                screen.line(bring_structure(src_dsn, new_node_dsn))
+            bring_by_client(screen, called, src_dsn, new_node_dsn, dry_run=dry_run, roles=roles, no_install=no_install)
         begin(screen, called, arguments, {"roles": roles, "verify": verify}, "verb", verbose, dry_run, no_install)
 
 

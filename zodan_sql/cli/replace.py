@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zodan_sql.cli.calling import Call, begin, provide
+from zodan_sql.cli.calling import Call, begin, bring_by_client
 from zodan_sql.cli.options import (
     AcceptDivergence,
     Country,
@@ -30,16 +30,13 @@ from zodan_sql.cli.options import (
     Verbose,
     Way,
     beside_arguments,
-    check_client,
     copy_arguments,
     dsn_option,
     join_arguments,
 )
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import reporting
-from zodan_sql.client import journal
 from zodan_sql.client.connection import parse_dsn
-from zodan_sql.client.structure import bring_structure
 from zodan_sql.errors import caller_error
 
 
@@ -97,9 +94,7 @@ def replace_node(
         arguments |= beside_arguments(soak, quiet) | ({} if verify else {"verify": False})
         called = Call(dsn or new_node_dsn, "replace_node", new_node_name, schema="zodan")
         if structure is Way.CLIENT:
-            check_client(dry_run=dry_run, roles=roles)
-            provide(screen, called.dsn, change=not no_install)
-            if journal.find_unfinished(called.dsn, called.procedure, called.node) is None:
-                screen.line(bring_structure(src_dsn or old_node_dsn, new_node_dsn))
+            source = src_dsn or old_node_dsn
+            bring_by_client(screen, called, source, new_node_dsn, dry_run=dry_run, roles=roles, no_install=no_install)
         ways = {"roles": roles} | ({} if dry_run else {"force": force, "accept_divergence": accept_divergence})
         begin(screen, called, arguments, ways, "verb", verbose, dry_run, no_install)
