@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.calls import exceptions, remove_node
-from support.clones import clone, make_place, take_in
+from support.clones import clone, make_place, password_file, take_in
 from support.clusters import MakeCluster
 from support.objects import at
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
@@ -46,21 +45,11 @@ def _back_up(source: Node, place: Node, wal: str) -> None:
     run(
         [
             "env",
-            f"PGPASSFILE={_pass_file(source, place.folder)}",
+            f"PGPASSFILE={password_file(source, place.folder)}",
             str(source.engine.pg_bin / "pg_basebackup"),
             *("-D", str(place.data_dir), "-c", "fast", "-X", wal, "-d", source.dsn(password=False)),
         ]
     )
-
-
-def _pass_file(source: Node, folder: Path) -> Path:
-    path = folder / "passwords"
-    with source.connect() as connection:
-        password = connection.info.password.replace("\\", "\\\\").replace(":", "\\:")
-    path.write_text(f"*:*:*:*:{password}\n")
-    shutil.chown(path, "postgres")
-    path.chmod(0o600)
-    return path
 
 
 def _joins(cluster: Cluster, place: Node, *more: str) -> str:

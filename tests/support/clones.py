@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.shell import Ended, run
 from zodan_sql.sandbox import Cluster, Node
-from zodan_sql.sandbox.os_user import remove_folder
+from zodan_sql.sandbox.os_user import give, remove_folder
 
 
 def make_place(cluster: Cluster, name: str = "n3") -> Node:
@@ -40,3 +40,14 @@ def clone(source: Node, place: Node, *more: str, **environment: str) -> Ended:
 def record_of(place: Node) -> Path:
     """Return the file in which an unfinished clone keeps what it knows."""
     return place.data_dir.with_name("data.zodan-clone.json")
+
+
+def password_file(source: Node, folder: Path) -> Path:
+    """Write a password file for whoever backs up ``source``, and return its path."""
+    path = folder / "passwords"
+    with source.connect() as connection:
+        password = connection.info.password.replace("\\", "\\\\").replace(":", "\\:")
+    path.write_text(f"*:*:*:*:{password}\n")
+    give(path)
+    path.chmod(0o600)
+    return path
