@@ -152,9 +152,9 @@ def _run(make_cluster: MakeCluster, cases: list[UnitCase]) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2))])
 def test_a_sample_of_units(make_cluster: MakeCluster, part: int) -> None:
-    _run(make_cluster, _sample()[part::2])
+    _run(make_cluster, _sample()[part::3])
 
 
 @pytest.mark.slow

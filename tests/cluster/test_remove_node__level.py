@@ -227,11 +227,34 @@ def test_killed_while_levelling_and_called_again(cluster: Cluster) -> None:
     same(cluster)
 
 
-def _remove_in_vain(cluster: Cluster, failed: list[str]) -> None:
+def _remove_in_vain(cluster: Cluster, failed: list[str], at: str = "n1") -> None:
     try:
-        remove(cluster)
+        remove(cluster, at=at)
     except psycopg.Error as error:
         failed.append(str(error))
+
+
+@pytest.mark.parametrize(("killed", "at"), [("n2", "n1"), pytest.param("n1", "n2", marks=pytest.mark.slow)])
+def test_a_survivor_that_dies_while_levelled_and_comes_back(cluster: Cluster, killed: str, at: str) -> None:
+    n1, n2, n3 = cluster.members
+    load_zodan(n2)
+    with behind(cluster, "n2"), n3.connect() as connection:
+        for i in range(3000):
+            connection.execute(f"INSERT INTO {KEYED} VALUES (%s, 'n3', 0, 'x')".encode(), [i])
+            if i % 4 == 0:
+                connection.execute(f"INSERT INTO {KEYLESS} VALUES ('n3', %s, 'x')".encode(), [i % 100])
+    failed: list[str] = []
+    thread = threading.Thread(target=_remove_in_vain, args=(cluster, failed, at))
+    thread.start()
+    wait_until(lambda: "" if _count(n2) > 50 else "none", _BUDGET_S, "rows to come")
+    cluster[killed].stop("immediate")
+    assert _count(n1 if killed == "n2" else n2) > 50
+    cluster[killed].start()
+    # It waits for who comes back soon, or says who is away.
+    thread.join()
+    if failed:
+        remove(cluster, at=at)
+    same(cluster)
 
 
 def _count(node: Node) -> int:

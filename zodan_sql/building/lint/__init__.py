@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from zodan_sql.building.lint.findings import Finding, LintUnavailable
@@ -28,7 +27,7 @@ def lint(files: dict[str, str], templates: dict[str, str], statements: dict[str,
     try:
         from zodan_sql.building.lint.rules import RULES, Project
         from zodan_sql.building.lint.source import read
-        from zodan_sql.building.lint.style import style, style_body
+        from zodan_sql.building.lint.style import style
     except ImportError as error:
         raise LintUnavailable(error.name or str(error)) from error
 
@@ -38,16 +37,10 @@ def lint(files: dict[str, str], templates: dict[str, str], statements: dict[str,
     project = Project(sources, templates, files)
     findings = [finding for source in project.sources for finding in source.findings]
     findings += [finding for rule in RULES for finding in rule.look(project)]
-    # sqlfluff takes most of the time, and one processor.
-    with ProcessPoolExecutor() as pool:
-        styled = pool.map(style, *zip(*(scripts | inner).items(), strict=True)) if scripts or inner else ()
-        findings += [finding for found in styled for finding in found]
-    findings += [
-        finding
-        for routine in project.routines()
-        if routine.language == "sql" and not project.is_statement(routine.name)
-        for finding in style_body(routine)
-    ]
+    findings += style(
+        scripts | inner,
+        (each for each in project.routines() if each.language == "sql" and not project.is_statement(each.name)),
+    )
     return _once(findings, [*scripts, *inner])
 
 

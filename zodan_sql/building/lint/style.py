@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
+import pglast
+from pglast.parser import ParseError
 from sqlfluff.core import FluffConfig, Linter
 
 from zodan_sql.building.lint.findings import Finding
@@ -16,29 +24,100 @@ from zodan_sql.building.script import without_meta
 #: wide a line is, is a matter of its template: a constant may be long.
 _OF_A_BODY = re.compile("(?!LT05)(?:LT|CP)")
 _CONFIG = Path(__file__).with_name("sqlfluff.cfg")
+#: What stands in the place of the statements before a piece: a script may not begin with an empty line.
+_BEFORE = "SELECT 1;"
+#: The same routine is created in one script, and replaced in another.
+_CREATE = re.compile(r"^CREATE (?=FUNCTION|PROCEDURE)", re.MULTILINE)
+#: About how many characters sqlfluff is given at once: each call takes time of its own.
+_BATCH = 20_000
+_FEW = 4
+
+_Finding = tuple[int, str, str]
 
 
-def style(file: str, content: str) -> list[Finding]:
-    """Return sqlfluff's findings for a rendered file, under sqlfluff's own codes."""
-    linted = _linter().lint_string(without_meta(content), fname=file)
-    return [Finding(file, error.line_no, error.rule_code(), error.desc()) for error in linted.get_violations()]
+@dataclass(frozen=True)
+class _Piece:
+    """A text that stands on its own, and where its first line is in its file."""
+
+    file: str
+    line: int
+    text: str
+    #: The routine whose body it is.
+    routine: str | None = None
 
 
-def style_body(routine: Routine) -> list[Finding]:
-    """Return sqlfluff's findings for the body of a function in SQL, but for what needs its parameters to be known."""
+def style(scripts: dict[str, str], routines: Iterable[Routine]) -> list[Finding]:
+    """Return sqlfluff's findings for scripts, given by name, and bodies of SQL functions, under sqlfluff's own codes.
+
+    Of a body, what needs its parameters to be known is left out.
+    """
+    pieces = [piece for name, content in scripts.items() for piece in _split(name, without_meta(content))]
+    pieces += [_body(routine) for routine in routines]
+    # Most of it stands in several files, and sqlfluff takes its time.
+    batches = list(_batches(dict.fromkeys(piece.text for piece in pieces)))
+    found: dict[str, list[_Finding]] = {}
+    # A process takes longer to begin than a few texts to read.
+    with ProcessPoolExecutor() if len(batches) > _FEW else nullcontext() as pool:
+        for each in (pool.map if pool else map)(_style, batches):
+            found |= each
     return [
-        Finding(routine.file, routine.body_line + line - 1, code, f"{routine.full_name}: {message}")
-        for line, code, message in _style_body(routine.body)
-        if _OF_A_BODY.match(code)
+        Finding(piece.file, piece.line + line - 1, code, f"{piece.routine}: {message}" if piece.routine else message)
+        for piece in pieces
+        for line, code, message in found[piece.text]
+        if piece.routine is None or _OF_A_BODY.match(code)
     ]
 
 
-@cache
-def _style_body(body: str) -> list[tuple[int, str, str]]:
-    # The same function stands in several files.
-    linted = _linter().lint_string(body.strip("\n") + "\n")
-    first = len(body) - len(body.lstrip("\n"))
-    return [(error.line_no + first, error.rule_code(), error.desc()) for error in linted.get_violations()]
+def _split(file: str, content: str) -> Iterator[_Piece]:
+    """Yield the statements of a script, each with what stands before it; all of it if it does not parse."""
+    try:
+        statements = pglast.parse_sql(content)
+    except ParseError:
+        statements = ()
+    start, line = 0, 1
+    for raw in statements[:-1]:
+        end = content.find("\n", (raw.stmt_location or 0) + raw.stmt_len)
+        # Another statement may stand in the same line.
+        if end <= start or content[start:end].rstrip()[-1:] != ";":
+            continue
+        yield _piece(file, line, content[start:end], is_first=start == 0)
+        line += content.count("\n", start, end)
+        start = end
+    yield _piece(file, line, content[start:].rstrip("\n"), is_first=start == 0)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the texts in lists. One that cannot follow another, because it is no whole statement, has its own."""
+    batch: list[str] = []
+    for text in texts:
+        if not text.startswith(_BEFORE) or not text.rstrip().endswith(";"):
+            yield [text]
+            continue
+        batch.append(text)
+        if sum(map(len, batch)) > _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _piece(file: str, line: int, text: str, *, is_first: bool) -> _Piece:
+    return _Piece(file, line, f"{'' if is_first else _BEFORE}{_CREATE.sub('CREATE OR REPLACE ', text)}\n")
+
+
+def _body(routine: Routine) -> _Piece:
+    empty = len(routine.body) - len(routine.body.lstrip("\n"))
+    return _Piece(routine.file, routine.body_line + empty, routine.body.strip("\n") + "\n", routine.full_name)
+
+
+def _style(texts: list[str]) -> dict[str, list[_Finding]]:
+    """Return the findings of texts that follow each other, each with its line within its text."""
+    found: dict[str, list[_Finding]] = {text: [] for text in texts}
+    first = list(accumulate((text.count("\n") for text in texts), initial=1))
+    for error in _linter().lint_string("".join(texts)).get_violations():
+        place = min(bisect_right(first, error.line_no), len(texts)) - 1
+        found[texts[place]].append((error.line_no - first[place] + 1, error.rule_code(), error.desc()))
+    return found
 
 
 @cache
