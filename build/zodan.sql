@@ -2735,7 +2735,7 @@ COMMENT ON TABLE zodan.compared IS
 'What the steps that compare rows found, by operation, the name of the step''s phase, and table. The row of number 0 is
 about the table, the others about rows that are different or undecided; the other columns are those of zodan.verify.
 print is a digest of what was compared: the nodes and how each has the table. A call that resumes the operation does not
-compare a table again that was equal 1 day ago or less, while its print is the same.';
+compare a table again that was equal 24 h ago or less, while its print is the same.';
 REVOKE ALL ON TABLE zodan.compared FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(
@@ -14306,7 +14306,9 @@ AS $zodan$
 /* Takes rows that are judged out of the trial, and counts them: different and undecided ones are kept with their rows.
 A table with as many of them as are wanted is compared no further. */
 DECLARE
-    v_state jsonb := p_state || '{"trial": null}';
+    v_now numeric := extract(epoch FROM pg_catalog.clock_timestamp());
+    v_state jsonb := p_state || pg_catalog.jsonb_build_object('trial', NULL, 'trial_due', v_now + 10
+        * greatest(v_now - (p_state ->> 'trial_began')::numeric, 1));
     v_table text;
     v_different bigint;
     v_undecided bigint;
@@ -14406,7 +14408,8 @@ BEGIN
     IF v_trial IS NULL THEN
         SELECT pg_catalog.jsonb_build_object('round', 0, 'suspects', pg_catalog.jsonb_agg(s.item ORDER BY s.place)
                    FILTER (WHERE s.place <= 250)),
-               v_state || pg_catalog.jsonb_build_object('suspects', coalesce(pg_catalog.jsonb_agg(s.item ORDER BY s.place)
+               v_state || pg_catalog.jsonb_build_object('trial_began', extract(epoch FROM pg_catalog.clock_timestamp()),
+                   'suspects', coalesce(pg_catalog.jsonb_agg(s.item ORDER BY s.place)
                    FILTER (WHERE s.place > 250), '[]'))
           INTO v_trial, v_state
           FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') WITH ORDINALITY AS s(item, place);
@@ -14444,6 +14447,23 @@ first reading is then everywhere. Rows that are equal are cleared. Rows that dif
 across 2 marks are proven different: the second mark brings what a node may have done
 between, such as deleting a row that had just come. What has changed is read across another mark, up to 6.';
 REVOKE ALL ON FUNCTION zodan.judge_suspects FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_trial_due(p_state jsonb)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT p_state -> 'suspects' <> '[]' AND (p_state -> 'tasks' = '[]'
+    OR pg_catalog.jsonb_array_length(p_state -> 'suspects') >= 1000
+    OR extract(epoch FROM pg_catalog.clock_timestamp()) > coalesce((p_state ->> 'trial_due')::numeric, 0) AND EXISTS (
+        SELECT FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') AS s(item)
+         WHERE NOT pg_catalog.jsonb_path_exists(p_state -> 'tasks', '$[*] ? (@.table == $name || @.pieces[*].table == $name)',
+             pg_catalog.jsonb_build_object('name', s.item ->> 'table'))))
+$zodan$;
+COMMENT ON FUNCTION zodan.is_trial_due IS
+'Returns whether rows under suspicion are to be judged now: nothing else is left to do, or there are many, or a table is
+done but for them. Such a table does not wait for the end, because a comparison that is interrupted loses what is not
+finished; but no other row is compared meanwhile, so a trial is followed by a time without one.';
+REVOKE ALL ON FUNCTION zodan.is_trial_due FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.settle_tables(p_state jsonb)
 RETURNS jsonb
@@ -14553,8 +14573,7 @@ BEGIN
         IF v_state ->> 'paused' IS NULL THEN
             v_state := zodan.begin_tables(v_state);
         END IF;
-        IF v_state ->> 'trial' IS NOT NULL OR v_state -> 'suspects' <> '[]' AND (v_state -> 'tasks' = '[]'
-                OR pg_catalog.jsonb_array_length(v_state -> 'suspects') >= 1000) THEN
+        IF v_state ->> 'trial' IS NOT NULL OR zodan.is_trial_due(v_state) THEN
             v_state := zodan.judge_suspects(v_state, v_lanes);
         ELSIF v_state ->> 'paused' IS NOT NULL THEN
             PERFORM zodan.wait_a_moment(v_begun);
@@ -14964,7 +14983,7 @@ WITH tables AS MATERIALIZED (
               FROM zodan.compared AS c
              WHERE c.operation_id = p_step.operation_id AND c.phase_name = p_step.phase_name AND c.number = 0
                AND c.table_name = t.item ->> 'name' AND c.result = 'equal' AND c.print = zodan.print_compared(t.item)
-               AND c.compared_at > pg_catalog.clock_timestamp() - interval '1 day') AS c ON true)
+               AND c.compared_at > pg_catalog.clock_timestamp() - interval '24 h') AS c ON true)
 SELECT p_state || pg_catalog.jsonb_build_object(
     'tables', coalesce(pg_catalog.jsonb_agg(t.item ORDER BY t.place) FILTER (WHERE t.kept IS NULL), '[]'),
     'done', coalesce(pg_catalog.jsonb_agg(t.kept ORDER BY t.place) FILTER (WHERE t.kept IS NOT NULL), '[]'),
@@ -14974,7 +14993,7 @@ SELECT p_state || pg_catalog.jsonb_build_object(
 $zodan$;
 COMMENT ON FUNCTION zodan.keep_equal IS
 'Takes those tables out of what a comparison is to compare that an earlier call of the same operation found equal,
-1 day ago or less, on the same nodes and with the same columns, key and filter. Returns the state,
+24 h ago or less, on the same nodes and with the same columns, key and filter. Returns the state,
 where they are done; kept says how many that are.';
 REVOKE ALL ON FUNCTION zodan.keep_equal FROM PUBLIC;
 
