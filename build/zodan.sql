@@ -14550,7 +14550,7 @@ CREATE OR REPLACE FUNCTION zodan.compare_rows(p_state jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a comparison on for about a second, or, in an operation (kept), until a table is done, and returns its state:
+/* Takes a comparison on for about a second, or, if each result is kept, until a table is done, and returns its state:
 with finished when there is nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail,
 hint), if a node could not be reached for as long as zodan.sync_timeout allows. The state holds no secret and no
 session: any session may go on with it. */
@@ -14604,7 +14604,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.compare_rows IS
-'Takes a comparison on for about a second, or, in an operation (kept), until a table is done, and returns its state:
+'Takes a comparison on for about a second, or, if each result is kept, until a table is done, and returns its state:
 with finished when there is nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail,
 hint), if a node could not be reached for as long as zodan.sync_timeout allows. The state holds no secret and no
 session: any session may go on with it.';

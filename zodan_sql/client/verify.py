@@ -170,7 +170,8 @@ def _leave_out(
     prints, _ = session.ask(_PRINTS, {"tables": Jsonb(state["tables"])})
     file.begin(state["identities"], state["most"], prints, whole=whole, again=again)
     tables = [each for each in state["tables"] if each["name"] not in file.kept]
-    return state | {"tables": tables, "total": len(tables), "finished": not tables}
+    # With kept, each step ends when a table is finished.
+    return state | {"tables": tables, "total": len(tables), "finished": not tables, "kept": len(file.kept)}
 
 
 def _keep(session: _Session, state: dict[str, Any], before: int, file: VerifyFile) -> None:
