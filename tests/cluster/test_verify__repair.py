@@ -26,8 +26,7 @@ CREATE TABLE kinds (id int PRIMARY KEY, b bytea, j jsonb, f float8, t timestampt
 CREATE TABLE "Odd {dsn:n1}"."T $do$" ("K""k" mood PRIMARY KEY, "a b" text);
 CREATE TABLE identities (k bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int);
 CREATE TABLE no_key (a int, b text);
-CREATE TABLE numbered (k int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY UNIQUE, v text, own text DEFAULT 'default',
-    twice int GENERATED ALWAYS AS (k * 2) STORED);
+CREATE TABLE numbered (k int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY UNIQUE, v text, own text DEFAULT 'mine');
 CREATE TABLE child (k int PRIMARY KEY REFERENCES numbered ON DELETE CASCADE, n int REFERENCES numbered (n));
 CREATE TABLE filtered (k int PRIMARY KEY, region int, shared text, own text);
 CREATE TABLE watched (id int);
@@ -226,13 +225,14 @@ def test_identity_columns_that_only_an_insert_writes(cluster: Cluster) -> None:
     ended = verify(cluster, "--table", "numbered", "--repair", "plan", "--like", "n1", "--apply", "--json")
     assert ended.code == 0, ended.err + ended.out
     document = parse(ended.out, documents.VerifyDocument)
-    assert [(each["node"], each["key"]["k"], each["action"], each["outcome"]) for each in document["repairs"]] == [
+    done = [(each["node"], each["key"]["k"], each["action"], each["outcome"]) for each in document["repairs"]]
+    assert sorted(done) == [
         *(("n2", key, "update", "repaired") for key in "234"),
         ("n3", "5", "update", "repaired"),
     ]
     wait_level(cluster.members)
-    rows = "SELECT k, n, v, twice FROM numbered ORDER BY k"
-    assert [node.execute(rows) for node in cluster.members] == [[(i, i, "v", 2 * i) for i in range(1, 11)]] * 3
+    rows = "SELECT k, n, v FROM numbered ORDER BY k"
+    assert [node.execute(rows) for node in cluster.members] == [[(i, i, "v") for i in range(1, 11)]] * 3
     for node in cluster.members:
         assert node.execute("SELECT DISTINCT own FROM numbered") == [(f"of {node.name}",)]
     # No foreign key has seen it, and no stream has sent it on.

@@ -14,8 +14,7 @@ import pytest
 
 from zodan_sql.client import verify_file
 from zodan_sql.client.redaction import MASK, Redactor
-from zodan_sql.client.verify import VerifyResult
-from zodan_sql.client.verify_file import VerifyFile
+from zodan_sql.client.verify_file import VerifyFile, VerifyResult
 from zodan_sql.errors import ZodanError
 
 _CLUSTER = {"n1": "71:00000001:5", "n2": "72:00000001:5"}
@@ -122,6 +121,14 @@ def test_what_was_different_is_compared_again_before_a_repair_and_after_the_end(
     # It was to be compared again, and was not: what the file had of it counts no longer.
     with begun(path) as file:
         assert set(file.kept) == {"public.a"}
+
+
+def test_a_call_for_some_tables_ends_nothing_else(path: Path) -> None:
+    with begun(path, prints={"public.c": "pc"}, whole=False) as file:
+        file.add({"public.c": [_UNDECIDED]})
+        file.finish()
+    with begun(path) as file:
+        assert set(file.kept) == {"public.a", "public.b"}
 
 
 @pytest.mark.parametrize(

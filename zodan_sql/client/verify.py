@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from zodan_sql.client.connection import Connection, OnMessage, connect, listen, read_rows
 from zodan_sql.client.install import borrowed
+from zodan_sql.client.verify_file import VerifyFile
+from zodan_sql.client.verify_file import VerifyResult as VerifyResult
 from zodan_sql.errors import ZodanError, from_database
-
-if TYPE_CHECKING:
-    from zodan_sql.client.verify_file import VerifyFile
 
 #: Seconds after which a transaction that has loaded Zodan is rolled back and another one goes on.
 _LOAN_S = 20.0
@@ -51,22 +50,6 @@ SELECT c.table_name, c.row_key, c.result, c.compared, c.equal, c.different, c.un
   FROM zodan.compared AS c WHERE c.operation_id = %(number)s ORDER BY c.phase_name, c.table_name, c.number
 """
 _CLOSE = "SELECT zodan.close_connections()"
-
-
-@dataclass(frozen=True)
-class VerifyResult:
-    """A row of zodan.verify: about a table, or about a row if it has a key."""
-
-    table_name: str
-    row_key: dict[str, str] | None
-    result: str
-    compared: int | None
-    equal: int | None
-    different: int | None
-    undecided: int | None
-    seconds: float | None
-    why: str | None
-    nodes: dict[str, Any] | None
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,33 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from zodan_sql.client.verify import VerifyResult
 from zodan_sql.errors import ZodanError, caller_error
+
+Value = TypeVar("Value")
 
 _WHAT = "zodan-sql verify"
 _FORMAT = 1
 #: The file has values of rows.
 _MODE = 0o600
 _OTHER = "Give another file, or move this one out of the way."
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """A row of zodan.verify: about a table, or about a row if it has a key."""
+
+    table_name: str
+    row_key: dict[str, str] | None
+    result: str
+    compared: int | None
+    equal: int | None
+    different: int | None
+    undecided: int | None
+    seconds: float | None
+    why: str | None
+    nodes: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class Entry:
     #: When the comparison of the table ended.
     compared_at: datetime
     results: list[VerifyResult]
+    #: Whether the call that compared it reached its end: then somebody may have repaired what was different.
+    is_closed: bool = False
 
 
 @dataclass
@@ -44,8 +63,6 @@ class _Content:
     cluster: dict[str, str]
     #: The number of rows after which a table is compared no further.
     most: int
-    #: When a comparison ended that had this file, None while one is unfinished.
-    finished: str | None = None
     tables: dict[str, Entry] = field(default_factory=dict)
 
 
@@ -78,16 +95,16 @@ class VerifyFile:
         self._check(self._content, cluster, most)
         was = self._content
         now = datetime.now(UTC)
-        different = not again and was.finished is None
         for name, entry in was.tables.items():
             is_young = timedelta(0) <= now - entry.compared_at <= self._keeps
+            different = not again and not entry.is_closed
             if prints.get(name) == entry.print and is_young and _is_decided(entry.results[0], most, different):
                 self.kept[name] = entry.compared_at
         # Other tables are gone, or left for a call that compares them.
         tables = {
             name: entry for name, entry in was.tables.items() if name in self.kept or not (whole or name in prints)
         }
-        self._content = _Content(was.cluster, most, None, tables)
+        self._content = _Content(was.cluster, most, tables)
         self._prints = dict(prints)
         self._save()
         self.is_under_way = True
@@ -110,7 +127,10 @@ class VerifyFile:
         for name, rows in results.items():
             masked = [
                 replace(
-                    row, **{each: _masked(getattr(row, each), self._redact) for each in ("row_key", "why", "nodes")}
+                    row,
+                    row_key=_masked(row.row_key, self._redact),
+                    why=_masked(row.why, self._redact),
+                    nodes=_masked(row.nodes, self._redact),
                 )
                 for row in rows
             ]
@@ -120,7 +140,8 @@ class VerifyFile:
     def finish(self) -> None:
         """Write that the comparison is finished, so that the next call compares again what was different."""
         assert self._content is not None
-        self._content.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        for name in self._prints:
+            self._content.tables[name] = replace(self._content.tables[name], is_closed=True)
         self._save()
         self.is_under_way = False
 
@@ -174,10 +195,11 @@ class VerifyFile:
                     each["print"],
                     datetime.fromisoformat(each["compared_at"]),
                     [VerifyResult(**row) for row in each["results"]],
+                    each["is_closed"],
                 )
                 for name, each in found["tables"].items()
             }
-            return _Content(found["cluster"], found["most"], found["finished"], tables)
+            return _Content(found["cluster"], found["most"], tables)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise caller_error(f"{self.path} is damaged", _OTHER) from None
 
@@ -189,12 +211,12 @@ class VerifyFile:
             "format": _FORMAT,
             "cluster": self._content.cluster,
             "most": self._content.most,
-            "finished": self._content.finished,
             "tables": {
                 name: {
                     "print": entry.print,
                     "compared_at": entry.compared_at.isoformat(),
                     "results": [asdict(row) for row in entry.results],
+                    "is_closed": entry.is_closed,
                 }
                 for name, entry in self._content.tables.items()
             },
@@ -286,11 +308,11 @@ def _is_decided(result: VerifyResult, most: int, different: bool) -> bool:
     return different and result.result == "different" and not result.undecided and is_whole
 
 
-def _masked(value: Any, redact: Callable[[str], str]) -> Any:
+def _masked(value: Value, redact: Callable[[str], str]) -> Value:
     if isinstance(value, str):
-        return redact(value)
+        return cast(Value, redact(value))
     if isinstance(value, Mapping):
-        return {name: _masked(item, redact) for name, item in value.items()}
+        return cast(Value, {name: _masked(item, redact) for name, item in value.items()})
     return value
 
 
