@@ -12873,8 +12873,9 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
                                'interval'::regtype, 'uuid'::regtype))), '[]')
                          FROM pg_catalog.pg_attribute AS a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-           'print', (SELECT pg_catalog.md5(pg_catalog.concat_ws(' ', c.oid, pg_catalog.string_agg(pg_catalog.concat_ws(' ',
-                         a.attnum, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)), E'\n' ORDER BY a.attnum)))
+           'print', (SELECT pg_catalog.md5(pg_catalog.concat_ws(' ', c.oid, pg_catalog.string_agg(
+                         pg_catalog.concat_ws(' ', a.attnum, a.attname,
+                             pg_catalog.format_type(a.atttypid, a.atttypmod)), E'\n' ORDER BY a.attnum)))
                        FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
            'generated', (SELECT coalesce(pg_catalog.jsonb_agg(a.attname ORDER BY a.attname), '[]')
@@ -12906,11 +12907,11 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_tables IS
 'Describes, on a node, those of p_tables that are there, so that their rows can be compared. It returns one row:
-tables, an object of name and an object of schema, table, print (which is another one if the table was made again, or its
-columns were changed), columns (name, type, and whether its text can hold no separator: plain), generated (the columns
-that nobody can write), fixed (the identity columns that an INSERT can write, and an UPDATE cannot), inserted (where there
-are such columns, all that an INSERT can write), key (the columns of the replica identity, none where there is no usable
-one), rows (estimated), readable.';
+tables, an object of name and an object of schema, table, print (which is another one if the table was made again, or
+its columns were changed), columns (name, type, and whether its text can hold no separator: plain), generated (the
+columns that nobody can write), fixed (the identity columns that an INSERT can write, and an UPDATE cannot), inserted
+(where there are such columns, all that an INSERT can write), key (the columns of the replica identity, none where there
+is no usable one), rows (estimated), readable.';
 REVOKE ALL ON FUNCTION zodan.describe_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.set_reader()

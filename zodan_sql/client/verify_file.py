@@ -251,7 +251,7 @@ class VerifyFile:
 
 @contextmanager
 def opened(path: Path, redact: Callable[[str], str], keeps: timedelta) -> Iterator[VerifyFile]:
-    """Yield the file at ``path``, for this call alone; it is made if it is missing.
+    """Yield the file at ``path``, which no other call has meanwhile; it is made if it is missing.
 
     ``redact`` masks passwords. Results older than ``keeps`` count no longer. Raises ZodanError (ZD001) if the file
     cannot be read or written, is damaged or something else, or if another call has it.
