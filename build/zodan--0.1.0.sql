@@ -12292,8 +12292,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_replicated IS
 'Lists, on a node, the tables that it publishes in p_sets, with the leaves of a partitioned table in its place. It
 returns one row: tables, an object of name and an object of filter (the row filter, NULL where all rows are published),
-columns (NULL where all are) and root (the partitioned table above it); encoding; probe, a known text''s hash; and identity,
-which is another one in another database, and in a standby that was promoted: it may lack what its primary had.';
+columns (NULL where all are) and root (the partitioned table above it); encoding; probe, a known text''s hash; and
+identity, which is another one in another database, and in a standby that was promoted: it may lack rows.';
 REVOKE ALL ON FUNCTION zodan.list_replicated FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_tables(p_tables text[])
