@@ -2270,7 +2270,7 @@ COMMENT ON TABLE zodan.compared IS
 'What the steps that compare rows found, by operation, the name of the step''s phase, and table. The row of number 0 is
 about the table, the others about rows that are different or undecided; the other columns are those of zodan.verify.
 print is a digest of what was compared: the nodes and how each has the table. A call that resumes the operation does not
-compare a table again that was equal 1 day ago or less, while its print is the same.';
+compare a table again that was equal 24 h ago or less, while its print is the same.';
 REVOKE ALL ON TABLE zodan.compared FROM PUBLIC;
 
 CREATE FUNCTION zodan.start_operation(
@@ -12279,7 +12279,11 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%%I.%%I', n.nspna
                       FROM pg_catalog.unnest(l.lists) AS w(list)
                      CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END)), '{}') AS tables,
        pg_catalog.current_setting('server_encoding') AS encoding,
-       pg_catalog.hashtextextended('The quick brown fox', 0)::text AS probe
+       pg_catalog.hashtextextended('The quick brown fox', 0)::text AS probe,
+       pg_catalog.concat_ws(':', (SELECT s.system_identifier FROM pg_catalog.pg_control_system() AS s),
+           CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN
+               pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8) END,
+           (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) AS identity
   FROM leaves AS l
   JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$sql$,
@@ -12288,7 +12292,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_replicated IS
 'Lists, on a node, the tables that it publishes in p_sets, with the leaves of a partitioned table in its place. It
 returns one row: tables, an object of name and an object of filter (the row filter, NULL where all rows are published),
-columns (NULL where all are) and root (the partitioned table above it); encoding; and probe, a known text''s hash.';
+columns (NULL where all are) and root (the partitioned table above it); encoding; probe, a known text''s hash; and
+identity, which is another one in another database, and in a standby that was promoted: it may lack rows.';
 REVOKE ALL ON FUNCTION zodan.list_replicated FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_tables(p_tables text[])
@@ -12309,9 +12314,18 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
                                'interval'::regtype, 'uuid'::regtype))), '[]')
                          FROM pg_catalog.pg_attribute AS a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+           'print', (SELECT pg_catalog.md5(pg_catalog.concat_ws(' ', c.oid, pg_catalog.string_agg(
+                         pg_catalog.concat_ws(' ', a.attnum, a.attname,
+                             pg_catalog.format_type(a.atttypid, a.atttypmod)), E'\n' ORDER BY a.attnum)))
+                       FROM pg_catalog.pg_attribute AS a
+                      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
            'generated', (SELECT coalesce(pg_catalog.jsonb_agg(a.attname ORDER BY a.attname), '[]')
                            FROM pg_catalog.pg_attribute AS a
                           WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped),
+           'fixed', f.names,
+           'inserted', CASE WHEN f.names <> '[]' THEN (
+               SELECT pg_catalog.jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attgenerated = '' AND NOT a.attisdropped) END,
            -- Only where pg_catalog has the operators: nothing else can be found in every node's search_path.
            'key', (SELECT CASE WHEN pg_catalog.bool_and(y.typnamespace = 'pg_catalog'::regnamespace OR y.typtype = 'e')
                        THEN pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
@@ -12327,14 +12341,18 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
            AS tables
   FROM pg_catalog.unnest(%1$s) AS w(name)
   JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(w.name) AND c.relkind = 'r'
-  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$sql$,
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL (SELECT coalesce(pg_catalog.jsonb_agg(a.attname), '[]') AS names FROM pg_catalog.pg_attribute AS a
+                      WHERE a.attrelid = c.oid AND a.attidentity = 'a' AND NOT a.attisdropped) AS f$sql$,
     zodan.quote_list(p_tables))
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_tables IS
 'Describes, on a node, those of p_tables that are there, so that their rows can be compared. It returns one row:
-tables, an object of name and an object of schema, table, columns (name, type, and whether its text can hold no
-separator: plain), generated (the columns that nobody can write), key (the columns of the replica identity, none where
-there is no usable one), rows (estimated), readable.';
+tables, an object of name and an object of schema, table, print (which is another one if the table was made again, or
+its columns were changed), columns (name, type, and whether its text can hold no separator: plain), generated (the
+columns that nobody can write), fixed (the identity columns that an INSERT can write, and an UPDATE cannot), inserted
+(where there are such columns, all that an INSERT can write), key (the columns of the replica identity, none where there
+is no usable one), rows (estimated), readable.';
 REVOKE ALL ON FUNCTION zodan.describe_tables FROM PUBLIC;
 
 CREATE FUNCTION zodan.set_reader()
@@ -12928,6 +12946,8 @@ BEGIN
     RETURN v_tables || pg_catalog.jsonb_build_object('nodes', p_nodes, 'jobs', p_jobs, 'most',
         coalesce(p_most, 1000), 'max_lag', p_max_lag, 'open', '{}'::jsonb, 'tasks', '[]'::jsonb,
         'suspects', '[]'::jsonb, 'trial', NULL, 'found', '[]'::jsonb, 'done', '[]'::jsonb,
+        'identities', (SELECT pg_catalog.jsonb_object_agg(n.key, n.value -> 'identity')
+            FROM pg_catalog.jsonb_each(v_published) AS n(key, value)),
         'total', pg_catalog.jsonb_array_length(v_tables -> 'tables'));
 END
 $zodan$;
@@ -13582,7 +13602,9 @@ AS $zodan$
 /* Takes rows that are judged out of the trial, and counts them: different and undecided ones are kept with their rows.
 A table with as many of them as are wanted is compared no further. */
 DECLARE
-    v_state jsonb := p_state || '{"trial": null}';
+    v_now numeric := extract(epoch FROM pg_catalog.clock_timestamp());
+    v_state jsonb := p_state || pg_catalog.jsonb_build_object('trial', NULL, 'trial_due', v_now + 10
+        * greatest(v_now - (p_state ->> 'trial_began')::numeric, 1));
     v_table text;
     v_different bigint;
     v_undecided bigint;
@@ -13682,7 +13704,8 @@ BEGIN
     IF v_trial IS NULL THEN
         SELECT pg_catalog.jsonb_build_object('round', 0, 'suspects', pg_catalog.jsonb_agg(s.item ORDER BY s.place)
                    FILTER (WHERE s.place <= 250)),
-               v_state || pg_catalog.jsonb_build_object('suspects', coalesce(pg_catalog.jsonb_agg(s.item ORDER BY s.place)
+               v_state || pg_catalog.jsonb_build_object('trial_began', extract(epoch FROM pg_catalog.clock_timestamp()),
+                   'suspects', coalesce(pg_catalog.jsonb_agg(s.item ORDER BY s.place)
                    FILTER (WHERE s.place > 250), '[]'))
           INTO v_trial, v_state
           FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') WITH ORDINALITY AS s(item, place);
@@ -13720,6 +13743,23 @@ first reading is then everywhere. Rows that are equal are cleared. Rows that dif
 across 2 marks are proven different: the second mark brings what a node may have done
 between, such as deleting a row that had just come. What has changed is read across another mark, up to 6.';
 REVOKE ALL ON FUNCTION zodan.judge_suspects FROM PUBLIC;
+
+CREATE FUNCTION zodan.is_trial_due(p_state jsonb)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT p_state -> 'suspects' <> '[]' AND (p_state -> 'tasks' = '[]'
+    OR pg_catalog.jsonb_array_length(p_state -> 'suspects') >= 1000
+    OR extract(epoch FROM pg_catalog.clock_timestamp()) > coalesce((p_state ->> 'trial_due')::numeric, 0) AND EXISTS (
+        SELECT FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') AS s(item)
+         WHERE NOT pg_catalog.jsonb_path_exists(p_state -> 'tasks', '$[*] ? (@.table == $name || @.pieces[*].table == $name)',
+             pg_catalog.jsonb_build_object('name', s.item ->> 'table'))))
+$zodan$;
+COMMENT ON FUNCTION zodan.is_trial_due IS
+'Returns whether rows under suspicion are to be judged now: nothing else is left to do, or there are many, or a table is
+done but for them. Such a table does not wait for the end, because a comparison that is interrupted loses what is not
+finished; but no other row is compared meanwhile, so a trial is followed by a time without one.';
+REVOKE ALL ON FUNCTION zodan.is_trial_due FROM PUBLIC;
 
 CREATE FUNCTION zodan.settle_tables(p_state jsonb)
 RETURNS jsonb
@@ -13806,7 +13846,7 @@ CREATE FUNCTION zodan.compare_rows(p_state jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes a comparison on for about a second, or, in an operation (kept), until a table is done, and returns its state:
+/* Takes a comparison on for about a second, or, if each result is kept, until a table is done, and returns its state:
 with finished when there is nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail,
 hint), if a node could not be reached for as long as zodan.sync_timeout allows. The state holds no secret and no
 session: any session may go on with it. */
@@ -13829,8 +13869,7 @@ BEGIN
         IF v_state ->> 'paused' IS NULL THEN
             v_state := zodan.begin_tables(v_state);
         END IF;
-        IF v_state ->> 'trial' IS NOT NULL OR v_state -> 'suspects' <> '[]' AND (v_state -> 'tasks' = '[]'
-                OR pg_catalog.jsonb_array_length(v_state -> 'suspects') >= 1000) THEN
+        IF v_state ->> 'trial' IS NOT NULL OR zodan.is_trial_due(v_state) THEN
             v_state := zodan.judge_suspects(v_state, v_lanes);
         ELSIF v_state ->> 'paused' IS NOT NULL THEN
             PERFORM zodan.wait_a_moment(v_begun);
@@ -13861,7 +13900,7 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.compare_rows IS
-'Takes a comparison on for about a second, or, in an operation (kept), until a table is done, and returns its state:
+'Takes a comparison on for about a second, or, if each result is kept, until a table is done, and returns its state:
 with finished when there is nothing left to do, and with failure, what a caller sees (sqlstate ZD101, message, detail,
 hint), if a node could not be reached for as long as zodan.sync_timeout allows. The state holds no secret and no
 session: any session may go on with it.';
@@ -13908,7 +13947,8 @@ AS $zodan$
 /* Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
 the row's key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
 (all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or
-delete; p_condition; p_write, the statement; and p_rows, how many it writes. */
+delete; p_condition; p_write, the statement; and p_rows, how many it writes. An update that changes a column which only an
+INSERT can write (GENERATED ALWAYS AS IDENTITY) deletes the row and inserts it again. */
 DECLARE
     v_table jsonb := p_item #> ARRAY['nodes', p_node];
     v_source text := zodan.write_source(v_table);
@@ -13916,6 +13956,7 @@ DECLARE
     v_texts text;
     v_sets text;
     v_same text;
+    v_insert text;
     v_wanted bigint := CASE WHEN p_wanted IS NULL THEN 0 ELSE coalesce((p_wanted ->> 'rows')::bigint, 1) END;
     v_there bigint := CASE WHEN p_there IS NULL THEN 0 ELSE coalesce((p_there ->> 'rows')::bigint, 1) END;
 BEGIN
@@ -13923,28 +13964,27 @@ BEGIN
            pg_catalog.string_agg(zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name')), ', ' ORDER BY c.place),
            pg_catalog.string_agg(pg_catalog.format('%s = %s', zodan.quote_name(c.item ->> 'name'),
                zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name'))), ', ' ORDER BY c.place)
-               FILTER (WHERE NOT pg_catalog.jsonb_path_exists(v_table -> 'key', '$[*] ? (@.name == $name)',
-                   pg_catalog.jsonb_build_object('name', c.item ->> 'name')))
+               FILTER (WHERE NOT v_table -> 'fixed' ? (c.item ->> 'name') AND NOT pg_catalog.jsonb_path_exists(v_table -> 'key',
+                   '$[*] ? (@.name == $name)', pg_catalog.jsonb_build_object('name', c.item ->> 'name')))
       INTO v_names, v_texts, v_sets
       FROM pg_catalog.jsonb_array_elements(p_item -> 'columns') WITH ORDINALITY AS c(item, place)
      WHERE NOT v_table -> 'generated' ? (c.item ->> 'name');
     p_rows := pg_catalog.abs(v_wanted - v_there);
     p_action := CASE WHEN v_wanted > v_there THEN 'insert' WHEN v_wanted < v_there THEN 'delete' ELSE 'update' END;
     p_condition := 'true';
+    v_insert := pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE', pg_catalog.substr(v_source, 6), v_names);
     IF NOT (p_item ->> 'keyed')::boolean THEN
         v_same := pg_catalog.concat('(' || (v_table ->> 'filter') || ') AND ', pg_catalog.format('(%s) = %s::bigint',
             p_item ->> 'digest', zodan.quote_text(p_key ->> 0)));
         p_condition := pg_catalog.format('(SELECT pg_catalog.count(*) FROM %s AS t WHERE %s) = %s', v_source, v_same, v_there);
         p_write := CASE p_action WHEN 'delete' THEN pg_catalog.format('DELETE FROM %1$s AS t WHERE t.ctid = ANY (ARRAY('
                 'SELECT t.ctid FROM %1$s AS t WHERE %2$s LIMIT %3$s FOR UPDATE))', v_source, v_same, p_rows)
-            ELSE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES %s',
-                pg_catalog.substr(v_source, 6), v_names,
-                pg_catalog.rtrim(pg_catalog.repeat(pg_catalog.format('(%s), ', v_texts), p_rows::int), ', ')) END;
+            ELSE pg_catalog.format('%s VALUES %s', v_insert, pg_catalog.rtrim(
+                pg_catalog.repeat(pg_catalog.format('(%s), ', v_texts), p_rows::int), ', ')) END;
         RETURN;
     ELSIF p_action = 'insert' THEN
         -- If the key has come meanwhile, this fails.
-        p_write := pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s)', pg_catalog.substr(v_source, 6),
-            v_names, v_texts);
+        p_write := pg_catalog.format('%s VALUES (%s)', v_insert, v_texts);
         RETURN;
     END IF;
     v_same := pg_catalog.format('%s AND (%s) = %s::bigint AND t.xmin = %s::xid AND t.ctid = %s::tid',
@@ -13953,17 +13993,29 @@ BEGIN
         zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 3)));
     IF p_action = 'delete' THEN
         p_write := pg_catalog.format('DELETE FROM %s AS t WHERE %s', v_source, v_same);
-    ELSE
-        p_rows := 1;
-        p_write := pg_catalog.format('UPDATE %s AS t SET %s WHERE %s', v_source, v_sets, v_same);
+        RETURN;
     END IF;
+    p_rows := 1;
+    IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(v_table -> 'fixed') AS f(name)
+                    WHERE p_wanted -> 'shown' ->> f.name IS DISTINCT FROM p_there -> 'shown' ->> f.name) THEN
+        p_write := pg_catalog.format('UPDATE %s AS t SET %s WHERE %s', v_source, v_sets, v_same);
+        RETURN;
+    END IF;
+    -- Columns that are not published stay as they are.
+    SELECT pg_catalog.format('WITH old AS (DELETE FROM %s AS t WHERE %s RETURNING t.*) INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE '
+               'SELECT %s FROM old', v_source, v_same, pg_catalog.substr(v_source, 6),
+               pg_catalog.string_agg(zodan.quote_name(i.name), ', ' ORDER BY i.place),
+               pg_catalog.string_agg(CASE WHEN p_wanted -> 'shown' ? i.name THEN zodan.quote_text(p_wanted -> 'shown' ->> i.name)
+                   ELSE 'old.' || zodan.quote_name(i.name) END, ', ' ORDER BY i.place)) INTO p_write
+      FROM pg_catalog.jsonb_array_elements_text(v_table -> 'inserted') WITH ORDINALITY AS i(name, place);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_repair IS
 'Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
 the row''s key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
 (all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or
-delete; p_condition; p_write, the statement; and p_rows, how many it writes.';
+delete; p_condition; p_write, the statement; and p_rows, how many it writes. An update that changes a column which only an
+INSERT can write (GENERATED ALWAYS AS IDENTITY) deletes the row and inserts it again.';
 REVOKE ALL ON FUNCTION zodan.write_repair FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_whole(p_item jsonb, p_keys jsonb, p_state jsonb, p_lanes jsonb)
@@ -14227,7 +14279,7 @@ WITH tables AS MATERIALIZED (
               FROM zodan.compared AS c
              WHERE c.operation_id = p_step.operation_id AND c.phase_name = p_step.phase_name AND c.number = 0
                AND c.table_name = t.item ->> 'name' AND c.result = 'equal' AND c.print = zodan.print_compared(t.item)
-               AND c.compared_at > pg_catalog.clock_timestamp() - interval '1 day') AS c ON true)
+               AND c.compared_at > pg_catalog.clock_timestamp() - interval '24 h') AS c ON true)
 SELECT p_state || pg_catalog.jsonb_build_object(
     'tables', coalesce(pg_catalog.jsonb_agg(t.item ORDER BY t.place) FILTER (WHERE t.kept IS NULL), '[]'),
     'done', coalesce(pg_catalog.jsonb_agg(t.kept ORDER BY t.place) FILTER (WHERE t.kept IS NOT NULL), '[]'),
@@ -14237,7 +14289,7 @@ SELECT p_state || pg_catalog.jsonb_build_object(
 $zodan$;
 COMMENT ON FUNCTION zodan.keep_equal IS
 'Takes those tables out of what a comparison is to compare that an earlier call of the same operation found equal,
-1 day ago or less, on the same nodes and with the same columns, key and filter. Returns the state,
+24 h ago or less, on the same nodes and with the same columns, key and filter. Returns the state,
 where they are done; kept says how many that are.';
 REVOKE ALL ON FUNCTION zodan.keep_equal FROM PUBLIC;
 

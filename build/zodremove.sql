@@ -2735,7 +2735,7 @@ COMMENT ON TABLE zodan.compared IS
 'What the steps that compare rows found, by operation, the name of the step''s phase, and table. The row of number 0 is
 about the table, the others about rows that are different or undecided; the other columns are those of zodan.verify.
 print is a digest of what was compared: the nodes and how each has the table. A call that resumes the operation does not
-compare a table again that was equal 1 day ago or less, while its print is the same.';
+compare a table again that was equal 24 h ago or less, while its print is the same.';
 REVOKE ALL ON TABLE zodan.compared FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.start_operation(

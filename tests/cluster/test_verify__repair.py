@@ -26,6 +26,8 @@ CREATE TABLE kinds (id int PRIMARY KEY, b bytea, j jsonb, f float8, t timestampt
 CREATE TABLE "Odd {dsn:n1}"."T $do$" ("K""k" mood PRIMARY KEY, "a b" text);
 CREATE TABLE identities (k bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int);
 CREATE TABLE no_key (a int, b text);
+CREATE TABLE numbered (k int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY UNIQUE, v text, own text DEFAULT 'mine');
+CREATE TABLE child (k int PRIMARY KEY REFERENCES numbered ON DELETE CASCADE, n int REFERENCES numbered (n));
 CREATE TABLE filtered (k int PRIMARY KEY, region int, shared text, own text);
 CREATE TABLE watched (id int);
 CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO watched VALUES (1); RETURN NULL; END';
@@ -42,6 +44,8 @@ INSERT INTO "Odd {dsn:n1}"."T $do$" VALUES ('sad', '$do$'), ('ok', '{dsn:n1}');
 INSERT INTO identities (v) SELECT i FROM generate_series(1, 10) AS i;
 INSERT INTO no_key SELECT i % 5, 'row ' || i % 5 FROM generate_series(1, 40) AS i;
 INSERT INTO filtered SELECT i, i % 2, 'shared', 'own' FROM generate_series(1, 20) AS i;
+INSERT INTO numbered (k, v) SELECT i, 'v' FROM generate_series(1, 10) AS i;
+INSERT INTO child SELECT i, i FROM generate_series(1, 10) AS i;
 """
 _TABLES = ["kinds", '"Odd {dsn:n1}"."T $do$"', "identities", "no_key"]
 #: What is changed on n2 alone, and on n3 alone, and how many rows that is.
@@ -82,9 +86,9 @@ def cluster(make_module_cluster: MakeCluster) -> Cluster:
     made = make_module_cluster(members=3, blanks=0)
     for node in made.members:
         execute(node, _DDL)
-        add_to_sets(
-            node, {"kinds": "default", _TABLES[1]: "default", "identities": "default", "no_key": "default_insert_only"}
-        )
+        sets = dict.fromkeys((*_TABLES[:3], "child"), "default")
+        add_to_sets(node, sets | {"no_key": "default_insert_only"})
+        node.execute("SELECT spock.repset_add_table('default', 'numbered', columns := '{k,n,v}')")
         node.execute(
             "SELECT spock.repset_add_table('default', 'filtered', columns := '{k,region,shared}',"
             " row_filter := 'region = 1')"
@@ -203,6 +207,42 @@ def test_the_files_do_the_same_in_psql(cluster: Cluster, tmp_path: Path) -> None
     assert [row["key"] for table in document["tables"] for row in table["rows"]] == [{"id": "12"}]
     assert verify(cluster, "--repair", "plan", "--like", "n1", "--apply").code == 0
     check_equal(cluster)
+
+
+def test_identity_columns_that_only_an_insert_writes(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    # This value differs without anybody's mistake: it is not published.
+    for node in cluster.members:
+        plant(node, f"UPDATE numbered SET own = 'of {node.name}'")
+    versions = "SELECT t.xmin::text, t.ctid::text, t::text FROM numbered AS t ORDER BY k"
+    children = "SELECT t.xmin::text, t.ctid::text, t::text FROM child AS t ORDER BY k"
+    before = n1.execute(versions), [node.execute(children) for node in cluster.members]
+    # One with another number, one with another value too, one with another value only.
+    again = "INSERT INTO numbered (k, n, v, own) OVERRIDING SYSTEM VALUE VALUES "
+    plant(n2, "DELETE FROM numbered WHERE k IN (2, 3)", f"{again} (2, 102, 'v', 'of n2'), (3, 103, 'w', 'of n2')")
+    plant(n2, "UPDATE numbered SET v = 'x' WHERE k = 4")
+    plant(n3, "DELETE FROM numbered WHERE k = 5", f"{again} (5, 105, '', 'of n3')")
+    ended = verify(cluster, "--table", "numbered", "--repair", "plan", "--like", "n1", "--apply", "--json")
+    assert ended.code == 0, ended.err + ended.out
+    document = parse(ended.out, documents.VerifyDocument)
+    done = [(each["node"], each["key"]["k"], each["action"], each["outcome"]) for each in document["repairs"]]
+    assert sorted(done) == [
+        *(("n2", key, "update", "repaired") for key in "234"),
+        ("n3", "5", "update", "repaired"),
+    ]
+    wait_level(cluster.members)
+    rows = "SELECT k, n, v FROM numbered ORDER BY k"
+    assert [node.execute(rows) for node in cluster.members] == [[(i, i, "v") for i in range(1, 11)]] * 3
+    for node in cluster.members:
+        assert node.execute("SELECT DISTINCT own FROM numbered") == [(f"of {node.name}",)]
+    # No foreign key has seen it, and no stream has sent it on.
+    assert (n1.execute(versions), [node.execute(children) for node in cluster.members]) == before
+    time = "SELECT pg_xact_commit_timestamp(xmin) FROM numbered WHERE k = 2"
+    assert n2.execute(time) == n1.execute(time)
+    # Both nodes go on.
+    n2.execute("UPDATE numbered SET v = 'later' WHERE k IN (2, 5)")
+    wait_level(cluster.members)
+    assert verify(cluster, "--table", "numbered").code == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -208,6 +208,13 @@ class VerifyTableEntry(TypedDict):
     rows: list[VerifyRowEntry]
 
 
+class KeptEntry(TypedDict):
+    """A table that was not compared, because the file of --resume has its result, and when it was compared."""
+
+    table: str
+    compared_at: str
+
+
 class RepairEntry(TypedDict):
     """What makes a row of a node as another node has it; outcome is null before its statement has run.
 
@@ -288,6 +295,8 @@ class VerifyDocument(Envelope, total=False):
     equal: int
     different: int
     undecided: int
+    #: Those of the tables whose result is from the file of --resume.
+    kept: list[KeptEntry]
     repairs: list[RepairEntry]
     #: The rows that were to be repaired, as they are afterwards; null if no repair has run.
     again: list[VerifyTableEntry] | None
@@ -436,6 +445,11 @@ def verify_entries(results: Iterable[VerifyResult]) -> list[VerifyTableEntry]:
             row = {"key": each.row_key, "result": each.result, "why": each.why, "nodes": each.nodes}
             tables[each.table_name]["rows"].append(row)
     return cast(list[VerifyTableEntry], list(tables.values()))
+
+
+def kept_entries(kept: Mapping[str, datetime]) -> list[KeptEntry]:
+    """Return when tables were compared whose result is from a file, in the form of a document."""
+    return [{"table": name, "compared_at": kept[name].isoformat()} for name in sorted(kept)]
 
 
 def repair_entries(repairs: Iterable[Repair]) -> list[RepairEntry]:

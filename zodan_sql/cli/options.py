@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from zodan_sql.errors import caller_error
 
 _SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d+)?)\s*(?P<unit>B|kB|MB|GB|TB)?", re.IGNORECASE)
 _SPAN = re.compile(r"(?P<number>\d{1,9}(\.\d+)?)\s*(?P<unit>ms|s|min|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _UNITS = {unit: 1024**power for power, unit in enumerate(("b", "kb", "mb", "gb", "tb"))}
 
 
@@ -51,6 +53,15 @@ def parse_span(text: str, option: str) -> str:
             f'{option} is "{text}"', "Give a number of seconds, or one with a unit: 500ms, 30s, 5min, 1h."
         )
     return f"{found['number']} {found['unit'] or 's'}"
+
+
+def parse_duration(text: str, option: str) -> timedelta:
+    """Return a span of time that was written with or without a unit; a span too long to count is the longest."""
+    number, unit = parse_span(text, option).split()
+    try:
+        return timedelta(seconds=float(number) * _SECONDS[unit])
+    except OverflowError:
+        return timedelta.max
 
 
 def parse_node_dsns(given: Sequence[str]) -> dict[str, str]:

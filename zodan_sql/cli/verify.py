@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from zodan_sql.cli import repairs
-from zodan_sql.cli.documents import repair_entries, verify_entries
+from zodan_sql.cli.documents import kept_entries, repair_entries, verify_entries
 from zodan_sql.cli.options import Json, MemberDsn, ProgressMode, parse_span
 from zodan_sql.cli.progress import Mode
+from zodan_sql.cli.resuming import resuming
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
 from zodan_sql.client import verify as comparison
 from zodan_sql.client.connection import parse_dsn
@@ -79,6 +80,23 @@ def verify(
             show_default="any lag",
         ),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="FILE",
+            help="Write the result of each table to this file, and do not compare tables again whose result it has.",
+        ),
+    ] = None,
+    max_age: Annotated[
+        str | None,
+        typer.Option(
+            "--max-age",
+            metavar="TIME",
+            help="With --resume: compare a table again whose result is older, such as 7d.",
+            show_default="24h",
+        ),
+    ] = None,
     repair: Annotated[
         Repairing | None,
         typer.Option(
@@ -117,19 +135,21 @@ def verify(
             "most": most,
             "max_lag": None if max_lag is None else parse_span(max_lag, "--max-lag"),
         }
-        shown = _Progress(screen, progress)
-        try:
-            outcome = comparison.verify(dsn, arguments, screen.message, shown.take, wish)
-        finally:
-            shown.close()
-        results = outcome.results
-        of_tables = _tables(results)
-        counts = _count(of_tables)
         # With statements on stdout, all else goes to stderr.
         if wish is not None and output is None and not wish.apply:
             screen.keep_stdout()
+        with resuming(screen, resume, max_age) as file:
+            shown = _Progress(screen, progress)
+            try:
+                outcome = comparison.verify(dsn, arguments, screen.message, shown.take, wish, file)
+            finally:
+                shown.close()
+        results = outcome.results
+        of_tables = _tables(results)
+        counts = _count(of_tables)
         if as_json:
             screen.fill({"tables": verify_entries(results), **counts})
+            screen.fill({"kept": kept_entries({} if file is None else file.kept)})
             screen.fill({"repairs": repair_entries(outcome.repairs)})
             screen.fill({"again": None if outcome.again is None else verify_entries(outcome.again)})
         else:

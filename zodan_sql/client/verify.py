@@ -13,6 +13,8 @@ from psycopg.types.json import Jsonb
 
 from zodan_sql.client.connection import Connection, OnMessage, connect, listen, read_rows
 from zodan_sql.client.install import borrowed
+from zodan_sql.client.verify_file import VerifyFile
+from zodan_sql.client.verify_file import VerifyResult as VerifyResult
 from zodan_sql.errors import ZodanError, from_database
 
 #: Seconds after which a transaction that has loaded Zodan is rolled back and another one goes on.
@@ -33,6 +35,10 @@ SELECT r.table_name, r.row_key, r.result, r.compared, r.equal, r.different, r.un
        r.why, r.nodes
   FROM zodan.report_verify(%(state)s) AS r ORDER BY r.table_name, r.row_key NULLS FIRST
 """
+_PRINTS = """
+SELECT pg_catalog.jsonb_object_agg(t.item ->> 'name', zodan.print_compared(t.item)), NULL
+  FROM pg_catalog.jsonb_array_elements(%(tables)s) AS t(item)
+"""
 _REPAIRS = "r.node, r.table_name, r.row_key, r.action, r.statement, r.outcome, r.place"
 _PLAN = f"SELECT {_REPAIRS} FROM zodan.plan_repairs(%(state)s, %(like)s, %(dsns)s) AS r"
 _APPLY = f"SELECT {_REPAIRS} FROM zodan.apply_repairs(%(state)s, %(repairs)s, %(dsns)s) AS r"
@@ -44,22 +50,6 @@ SELECT c.table_name, c.row_key, c.result, c.compared, c.equal, c.different, c.un
   FROM zodan.compared AS c WHERE c.operation_id = %(number)s ORDER BY c.phase_name, c.table_name, c.number
 """
 _CLOSE = "SELECT zodan.close_connections()"
-
-
-@dataclass(frozen=True)
-class VerifyResult:
-    """A row of zodan.verify: about a table, or about a row if it has a key."""
-
-    table_name: str
-    row_key: dict[str, str] | None
-    result: str
-    compared: int | None
-    equal: int | None
-    different: int | None
-    undecided: int | None
-    seconds: float | None
-    why: str | None
-    nodes: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -102,12 +92,13 @@ def verify(
     on_message: OnMessage,
     on_progress: Callable[[str], None],
     wish: Wish | None = None,
+    file: VerifyFile | None = None,
 ) -> Outcome:
     """Compare rows, and return what zodan.verify returns. ``on_progress`` gets a line about every second.
 
     ``arguments`` has tables, nodes, jobs, most and max_lag, or None. If Zodan is not installed in the database, it is
-    loaded in a transaction that is rolled back, and again after a while: no transaction stays open for long. Raises
-    ZodanError.
+    loaded in a transaction that is rolled back, and again after a while: no transaction stays open for long. ``file``
+    has what earlier calls found, and gets what this one finds of each table. Raises ZodanError.
     """
     session = _Session(dsn, on_message)
     with session.opened():
@@ -119,9 +110,17 @@ def verify(
                 detail=f"They are {', '.join(state['nodes'])}.",
                 hint="Name one of these with --like.",
             )
-    state = _compare(session, state, dsns, on_progress)
-    with session.opened():
-        results = session.rows(_REPORT, {"state": Jsonb(state)}, VerifyResult)
+        if file is not None:
+            state = _leave_out(session, state, file, whole=not arguments["tables"], again=wish is not None)
+            on_message("NOTICE", file.describe(), "")
+    state = _compare(session, state, dsns, on_progress, file)
+    if file is not None:
+        # Before rows are repaired: what was different is compared again from here on.
+        file.finish()
+        results = file.results()
+    else:
+        with session.opened():
+            results = session.rows(_REPORT, {"state": Jsonb(state)}, VerifyResult)
     if wish is None:
         return Outcome(results, [])
     with session.opened():
@@ -147,13 +146,42 @@ def verify(
         return Outcome(results, applied, session.rows(_REPORT, {"state": Jsonb(state)}, VerifyResult), frames)
 
 
+def _leave_out(
+    session: _Session, state: dict[str, Any], file: VerifyFile, *, whole: bool, again: bool
+) -> dict[str, Any]:
+    """Return the state without the tables whose result is in the file."""
+    prints, _ = session.ask(_PRINTS, {"tables": Jsonb(state["tables"])})
+    file.begin(state["identities"], state["most"], prints, whole=whole, again=again)
+    tables = [each for each in state["tables"] if each["name"] not in file.kept]
+    # With kept, each step ends when a table is finished.
+    return state | {"tables": tables, "total": len(tables), "finished": not tables, "kept": len(file.kept)}
+
+
+def _keep(session: _Session, state: dict[str, Any], before: int, file: VerifyFile) -> None:
+    """Write to the file what was found of the tables that are done since ``before`` were."""
+    done = state["done"][before:]
+    results: dict[str, list[VerifyResult]] = {each["name"]: [] for each in done}
+    if done:
+        found = [each for each in state["found"] if each["table"] in results]
+        for row in session.rows(_REPORT, {"state": Jsonb(state | {"done": done, "found": found})}, VerifyResult):
+            results[row.table_name].append(row)
+        file.add(results)
+
+
 def _compare(
-    session: _Session, state: dict[str, Any], dsns: dict[str, Any], on_progress: Callable[[str], None]
+    session: _Session,
+    state: dict[str, Any],
+    dsns: dict[str, Any],
+    on_progress: Callable[[str], None],
+    file: VerifyFile | None = None,
 ) -> dict[str, Any]:
     while not state.get("finished"):
         with session.opened():
             while not state.get("finished") and not session.is_due():
+                before = len(state["done"])
                 state, line = session.ask(_ADVANCE, {"state": Jsonb(state), "dsns": Jsonb(dsns)})
+                if file is not None:
+                    _keep(session, state, before, file)
                 on_progress(line)
             session.execute(_CLOSE)
     return state
