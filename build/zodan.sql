@@ -17042,6 +17042,7 @@ DECLARE
     v_source text := p_arguments ->> 'src_node_name';
     v_found record;
     v_leave jsonb;
+    v_facts jsonb;
     v_checks zodan.check_result[];
     v_described jsonb;
 BEGIN
@@ -17066,8 +17067,12 @@ BEGIN
         (p_arguments ->> 'verify')::boolean, p_lock);
     -- What is in the way of the removal is found before anything is changed, and looked for again before the removal.
     v_leave := zodan.describe_leave(v_found.p_facts - p_new, v_old);
+    -- The slot of a physical copy is there before the join, and belongs to it.
+    SELECT pg_catalog.jsonb_set(v_found.p_facts - p_new, ARRAY[v_old, 'spock', 'slots'], coalesce(pg_catalog.jsonb_agg(s.item)
+           FILTER (WHERE s.item ->> 'name' <> v_found.p_cluster ->> 'copy_slot'), '[]')) INTO v_facts
+      FROM pg_catalog.jsonb_array_elements(v_found.p_facts #> ARRAY[v_old, 'spock', 'slots']) AS s(item);
     SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO v_checks
-      FROM zodan.check_leave(v_found.p_facts - p_new, v_leave, false, false, NULL) AS f;
+      FROM zodan.check_leave(v_facts, v_leave, false, false, NULL) AS f;
     PERFORM zodan.judge_checks(v_checks);
     p_checks := v_found.p_checks || v_checks;
     p_dsns := v_found.p_dsns;

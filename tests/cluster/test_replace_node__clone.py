@@ -115,7 +115,7 @@ def test_under_writers_and_killed_while_it_waits_for_them(stage: Stage) -> None:
         call = start(*replace_words(old, new))
         stage.await_phase("quiet", call)
         call.send_signal(signal.SIGKILL)
-        end(call)
+        first = end(call)
         call = start(*replace_words(old, new))
         stage.await_phase("quiet", call)
         # The application moves while the removal waits for that.
@@ -125,6 +125,8 @@ def test_under_writers_and_killed_while_it_waits_for_them(stage: Stage) -> None:
             ended = end(call)
     assert ended.code == 0, ended.err
     assert "has replaced" in ended.out
+    # The copy's own slot is nobody's outside the cluster.
+    assert "outside subscriber" not in first.err + ended.err
     assert before.failures == beside.failures == []
     assert new.execute("SELECT kind, state FROM zodan.operation") == [("replace_node", "done")]
     assert new.execute("SELECT 1 FROM zodan.compared WHERE result <> 'equal'") == []

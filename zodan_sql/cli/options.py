@@ -233,7 +233,7 @@ EmptyPgdata = Annotated[
     bool,
     typer.Option("--empty-pgdata", help="Delete what an unfinished clone has copied, to copy again or to roll back."),
 ]
-UndoClone = Annotated[bool, typer.Option("--rollback", help="Undo an unfinished clone.")]
+UndoClone = Annotated[bool, typer.Option("--rollback", help="Undo an unfinished clone, with all that followed it.")]
 OldNodeName = Annotated[str, typer.Option("--old-node-name", help="The member to replace.")]
 OldNodeDsn = Annotated[str, dsn_option("--old-node-dsn", "That member's connection string, valid on every node.")]
 Soak = Annotated[

@@ -86,7 +86,7 @@ def replace_node(
     accept_divergence: AcceptDivergence = False,
     clone: Annotated[
         bool,
-        typer.Option("--clone", help="Make the new node of a physical copy on this machine; takes --pgdata and below."),
+        typer.Option("--clone", help="Make the new node from a physical copy, on this machine; give --pgdata too."),
     ] = False,
     pgdata: Annotated[Path | None, Pgdata] = None,
     pg_bin: ServerBin = None,
