@@ -16822,16 +16822,18 @@ SELECT pg_catalog.format($sql$SELECT q.since >= %1$s::interval AS ok,
                     SELECT i.roident
                       FROM pg_catalog.pg_xact_commit_timestamp_origin((CASE WHEN x.xid %% 4294967296 > 2
                                THEN x.xid %% 4294967296 END)::text::xid) AS i
-                      JOIN pg_catalog.pg_replication_origin AS o
-                          ON o.roident = i.roident AND o.roname = %3$s) AS c ON true
+                     WHERE i.roident IN (
+                        SELECT o.roident FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %3$s
+                        UNION ALL SELECT n.node_id FROM spock.node AS n WHERE n.node_name = %2$s)) AS c ON true
                  GROUP BY l.low, l.before) AS t) AS q$sql$,
     zodan.quote_text(p_quiet), zodan.quote_text(p_node), zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_quiet IS
 'Returns, on a subscriber, whether no transaction of p_node, the provider of the stream with the origin p_origin, has
-been applied there for p_quiet; for until_sql. What is applied has its origin in its commit timestamp. The session keeps
-what the last look saw in the setting zodan.quiet: the oldest transaction that was still running, how many from that one
-on were of the provider, and since when it has been quiet.';
+been applied there for p_quiet; for until_sql. What is applied has its origin in its commit timestamp: that of the stream
+or, where Spock applies, the provider''s own number. The session keeps what the last look saw in the setting zodan.quiet:
+the oldest transaction that was still running, how many from that one on were of the provider, and since when it has
+been quiet.';
 REVOKE ALL ON FUNCTION zodan.wait_quiet FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.add_newcomer(p_leave jsonb, p_cluster jsonb)

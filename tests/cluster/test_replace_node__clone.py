@@ -30,6 +30,7 @@ _SHORT_ARGUMENTS = {"quiet": "0.3 s", "verify": False}
 #: Rests of a writer: enough writes for every race, few enough rows to compare them after every case.
 _PAUSE_S = 0.02
 _RUNS = "SELECT 1 FROM zodan.step WHERE phase_name = %(phase)s AND state = 'running'"
+_WAITED = "SELECT 1 FROM zodan.step WHERE phase_name = 'quiet' AND clock_timestamp() - started_at > interval '7 s'"
 
 
 class Stage:
@@ -86,6 +87,13 @@ class Stage:
 
         wait_until(missing, _BUDGET_S, f"phase {phase}")
 
+    def kill(self, call: subprocess.Popen[str]) -> Ended:
+        """Kill a call, and wait until its sessions have noticed that it is gone."""
+        call.send_signal(signal.SIGKILL)
+        ended = end(call)
+        wait_unlocked([*self.cluster.members, self.new])
+        return ended
+
     def turn(self) -> None:
         """Check that the new node has replaced the old one, and let the two take turns."""
         assert not record_of(self.new).exists()
@@ -114,8 +122,10 @@ def test_under_writers_and_killed_while_it_waits_for_them(stage: Stage) -> None:
     with stage.writers(old) as before:
         call = start(*replace_words(old, new))
         stage.await_phase("quiet", call)
-        call.send_signal(signal.SIGKILL)
-        first = end(call)
+        # It waits for as long as users write on the old node, which is longer than they have to be quiet.
+        wait_until(lambda: "" if new.execute(_WAITED) else "it has just begun", _BUDGET_S, "the wait to go on")
+        assert new.execute("SELECT 1 FROM zodan.step WHERE phase_name = 'quiet' AND state = 'running'") != []
+        first = stage.kill(call)
         call = start(*replace_words(old, new))
         stage.await_phase("quiet", call)
         # The application moves while the removal waits for that.
@@ -290,8 +300,7 @@ def test_from_another_member_with_an_old_node_that_dies_in_the_soak(stage: Stage
     with stage.writers() as writers:
         call = start(*replace_words(old, new, *source, "--soak", "1h"))
         stage.await_phase("beside", call)
-        call.send_signal(signal.SIGKILL)
-        end(call)
+        stage.kill(call)
         old.stop()
         refused = stage.replace(*source)
         assert refused.code == 3, refused.err
