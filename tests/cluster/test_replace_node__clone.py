@@ -298,7 +298,7 @@ def test_from_another_member_with_an_old_node_that_dies_in_the_soak(stage: Stage
     old, new = stage.old, stage.new
     source = ["--src-node-name", stage.stay[0].name, "--src-dsn", stage.stay[0].dsn()]
     with stage.writers() as writers:
-        call = start(*replace_words(old, new, *source, "--soak", "1h"))
+        call = start(*replace_words(old, new, *_SHORT, *source, "--soak", "1h"))
         stage.await_phase("beside", call)
         stage.kill(call)
         old.stop()
