@@ -16169,16 +16169,18 @@ SELECT pg_catalog.format($sql$SELECT q.since >= %1$s::interval AS ok,
                     SELECT i.roident
                       FROM pg_catalog.pg_xact_commit_timestamp_origin((CASE WHEN x.xid %% 4294967296 > 2
                                THEN x.xid %% 4294967296 END)::text::xid) AS i
-                      JOIN pg_catalog.pg_replication_origin AS o
-                          ON o.roident = i.roident AND o.roname = %3$s) AS c ON true
+                     WHERE i.roident IN (
+                        SELECT o.roident FROM pg_catalog.pg_replication_origin AS o WHERE o.roname = %3$s
+                        UNION ALL SELECT n.node_id FROM spock.node AS n WHERE n.node_name = %2$s)) AS c ON true
                  GROUP BY l.low, l.before) AS t) AS q$sql$,
     zodan.quote_text(p_quiet), zodan.quote_text(p_node), zodan.quote_text(p_origin))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_quiet IS
 'Returns, on a subscriber, whether no transaction of p_node, the provider of the stream with the origin p_origin, has
-been applied there for p_quiet; for until_sql. What is applied has its origin in its commit timestamp. The session keeps
-what the last look saw in the setting zodan.quiet: the oldest transaction that was still running, how many from that one
-on were of the provider, and since when it has been quiet.';
+been applied there for p_quiet; for until_sql. What is applied has its origin in its commit timestamp: that of the stream
+or, where Spock applies, the provider''s own number. The session keeps what the last look saw in the setting zodan.quiet:
+the oldest transaction that was still running, how many from that one on were of the provider, and since when it has
+been quiet.';
 REVOKE ALL ON FUNCTION zodan.wait_quiet FROM PUBLIC;
 
 CREATE FUNCTION zodan.add_newcomer(p_leave jsonb, p_cluster jsonb)
@@ -16389,6 +16391,7 @@ DECLARE
     v_source text := p_arguments ->> 'src_node_name';
     v_found record;
     v_leave jsonb;
+    v_facts jsonb;
     v_checks zodan.check_result[];
     v_described jsonb;
 BEGIN
@@ -16413,8 +16416,12 @@ BEGIN
         (p_arguments ->> 'verify')::boolean, p_lock);
     -- What is in the way of the removal is found before anything is changed, and looked for again before the removal.
     v_leave := zodan.describe_leave(v_found.p_facts - p_new, v_old);
+    -- The slot of a physical copy is there before the join, and belongs to it.
+    SELECT pg_catalog.jsonb_set(v_found.p_facts - p_new, ARRAY[v_old, 'spock', 'slots'], coalesce(pg_catalog.jsonb_agg(s.item)
+           FILTER (WHERE s.item ->> 'name' <> v_found.p_cluster ->> 'copy_slot'), '[]')) INTO v_facts
+      FROM pg_catalog.jsonb_array_elements(v_found.p_facts #> ARRAY[v_old, 'spock', 'slots']) AS s(item);
     SELECT pg_catalog.array_agg(zodan.give_verdict(f)) INTO v_checks
-      FROM zodan.check_leave(v_found.p_facts - p_new, v_leave, false, false, NULL) AS f;
+      FROM zodan.check_leave(v_facts, v_leave, false, false, NULL) AS f;
     PERFORM zodan.judge_checks(v_checks);
     p_checks := v_found.p_checks || v_checks;
     p_dsns := v_found.p_dsns;

@@ -24,17 +24,30 @@ def take_in(cluster: Cluster, place: Node) -> None:
     cluster.members.append(place)
 
 
+def _place_words(place: Node) -> list[str]:
+    words = ["--new-node-name", place.name, "--new-node-dsn", place.dsn(), "--pgdata", str(place.data_dir)]
+    return [*words, "--pg-bin", str(place.engine.pg_bin), "--set", f"unix_socket_directories={place.socket_dir}"]
+
+
 def clone_words(source: Node, place: Node, *more: str) -> list[str]:
     """Return the words that clone ``source`` to ``place``."""
-    words = ["clone", "--src-node-name", source.name, "--src-dsn", source.dsn()]
-    words += ["--new-node-name", place.name, "--new-node-dsn", place.dsn(), "--pgdata", str(place.data_dir)]
-    words += ["--pg-bin", str(place.engine.pg_bin), "--set", f"unix_socket_directories={place.socket_dir}"]
-    return [*words, *more]
+    return ["clone", "--src-node-name", source.name, "--src-dsn", source.dsn(), *_place_words(place), *more]
+
+
+def replace_words(old: Node, place: Node, *more: str) -> list[str]:
+    """Return the words that replace ``old`` by a clone in ``place``."""
+    words = ["replace-node", "--old-node-name", old.name, "--old-node-dsn", old.dsn(), "--clone"]
+    return [*words, *_place_words(place), *more]
 
 
 def clone(source: Node, place: Node, *more: str, **environment: str) -> Ended:
     """Clone ``source`` to ``place``."""
     return run(*clone_words(source, place, *more), **environment)
+
+
+def replace(old: Node, place: Node, *more: str, **environment: str) -> Ended:
+    """Replace ``old`` by a clone in ``place``."""
+    return run(*replace_words(old, place, *more), **environment)
 
 
 def record_of(place: Node) -> Path:

@@ -23,6 +23,8 @@ SRC = "host=a dbname=app password=s3cret-src"
 NEW = "postgresql://me:s3cret-new@b/app"
 ADD = ["--src-node-name", "n1", "--src-dsn", SRC, "--new-node-name", "n4", "--new-node-dsn", NEW]
 OTHER = "host=c dbname=other password=s3cret-other"
+REPLACE = ["--old-node-name", "n1", "--old-node-dsn", SRC, "--new-node-name", "n4", "--new-node-dsn", NEW]
+PLACE = ["--clone", "--pgdata", "/nowhere/main"]
 REMOVE = ["--target-node-name", "n4", "--target-dsn", NEW]
 
 
@@ -50,6 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         "install",
         "uninstall",
         "add-node",
+        "clone",
         "remove-node",
         "replace-node",
         "upgrade",
@@ -167,18 +170,41 @@ def test_add_node_passes_everything_that_was_given(run: Run, calls: list[tuple[A
 
 
 def test_replace_node_passes_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:
-    given = ["--old-node-name", "n1", "--old-node-dsn", SRC, "--new-node-name", "n4", "--new-node-dsn", NEW]
-    assert run("replace-node", *given)[0] == 0
+    assert run("replace-node", *REPLACE)[0] == 0
     more = ["--src-node-name", "n2", "--src-dsn", OTHER, "--soak", "1h", "--quiet", "0", "--no-verify", "--force"]
-    assert run("replace-node", *given, *more)[0] == 0
+    assert run("replace-node", *REPLACE, *more)[0] == 0
     named = {"old_node_name": "n1", "old_node_dsn": SRC, "new_node_name": "n4", "new_node_dsn": NEW, "verb": True}
     switches = {"soak": "1 h", "quiet": "0 s", "verify": False, "force": True}
     assert calls == [
         (NEW, "zodan.replace_node", named | {"src_node_name": "n1", "src_dsn": SRC}),
         (NEW, "zodan.replace_node", named | {"src_node_name": "n2", "src_dsn": OTHER} | switches),
     ]
-    code, _, err = run("replace-node", *given, "--src-node-name", "n2")
+    code, _, err = run("replace-node", *REPLACE, "--src-node-name", "n2")
     assert (code, "only one of --src-node-name and --src-dsn" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--pgdata", "/nowhere/main"], "--pgdata: for a physical copy only"),
+        (["--restored", "--set", "a=b"], "--restored, --set: for a physical copy only"),
+        (["--rollback"], "--rollback: for a physical copy only"),
+        (["--clone"], "--pgdata is missing"),
+        ([*PLACE, "--jobs", "2", "--max-lag", "3s"], "--jobs, --max-lag: not with --clone"),
+        ([*PLACE, "--roles", "--structure", "client"], "--with-roles, --structure: not with --clone"),
+        ([*PLACE, "--no-install", "--dsn", OTHER], "--dsn, --no-install: not with --clone"),
+        ([*PLACE, "--set", "nothing"], '--set is "nothing"'),
+        ([*PLACE, "--rollback", "--dry-run"], "--rollback goes with neither"),
+        ([*PLACE, "--soak", "long"], '--soak is "long"'),
+    ],
+)
+def test_replace_node_wants_options_that_go_together(
+    run: Run, calls: list[tuple[Any, ...]], given: list[str], words: str
+) -> None:
+    code, _, err = run("replace-node", *REPLACE, *given)
+    assert (code, words in err) == (2, True), err
+    assert "s3cret" not in err
+    assert calls == []
 
 
 def test_remove_node_passes_what_was_given(run: Run, calls: list[tuple[Any, ...]]) -> None:

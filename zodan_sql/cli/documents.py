@@ -303,7 +303,7 @@ class VerifyDocument(Envelope, total=False):
 
 
 class CloneDocument(CallDocument, total=False):
-    """clone; the keys of a call once the join has begun."""
+    """clone, and replace-node with --clone; the keys of a call once the join has begun."""
 
     #: The steps that are to do; only with --dry-run.
     clone_steps: list[str]

@@ -191,6 +191,60 @@ Structure = Annotated[
         help="Who brings the structure: Spock; or pg_dump and pg_restore of this machine; or it is present already.",
     ),
 ]
+Pgdata = typer.Option("--pgdata", metavar="DIRECTORY", help="The new server's data directory, on this machine.")
+ServerBin = Annotated[
+    Path | None,
+    typer.Option("--pg-bin", metavar="DIRECTORY", help="Where the server's programs are.", show_default=False),
+]
+Restored = Annotated[
+    bool, typer.Option("--restored", help="The copy is in the data directory already, and was never started.")
+]
+PrepareOnly = Annotated[
+    bool, typer.Option("--prepare-only", help="Make the slot, say what a copy has to reach, and stop there.")
+]
+TablespaceMapping = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tablespace-mapping",
+        metavar="OLD=NEW",
+        help="Where a tablespace's directory is to be here; repeat the option.",
+        show_default=False,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the new server; repeat it.", show_default=False),
+]
+RestoreCommand = Annotated[
+    str | None,
+    typer.Option(
+        "--restore-command",
+        help="With --restored: what fetches WAL from the archive, as PostgreSQL's setting of this name.",
+        show_default="what postgresql.auto.conf has",
+    ),
+]
+StartCommand = Annotated[
+    str | None,
+    typer.Option("--start-command", help="What starts the new server.", show_default="pg_ctl start"),
+]
+StopCommand = Annotated[
+    str | None, typer.Option("--stop-command", help="What stops it in a rollback.", show_default="pg_ctl stop")
+]
+OsUser = Annotated[
+    str | None,
+    typer.Option(
+        "--os-user", help="As root: who owns the server.", show_default="the data directory's owner, or postgres"
+    ),
+]
+StripOtherNodes = Annotated[
+    bool,
+    typer.Option("--strip-other-nodes", help="Other databases of the server may be nodes; they are none in the copy."),
+]
+EmptyPgdata = Annotated[
+    bool,
+    typer.Option("--empty-pgdata", help="Delete what an unfinished clone has copied, to copy again or to roll back."),
+]
+UndoClone = Annotated[bool, typer.Option("--rollback", help="Undo an unfinished clone, with all that followed it.")]
 OldNodeName = Annotated[str, typer.Option("--old-node-name", help="The member to replace.")]
 OldNodeDsn = Annotated[str, dsn_option("--old-node-dsn", "That member's connection string, valid on every node.")]
 Soak = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -127,12 +128,12 @@ def units(dsn: str, number: int) -> list[Unit]:
     return read_rows(dsn, _UNITS, {"number": number}, Unit)
 
 
-def find_newest(dsn: str, kind: str, node: str) -> Operation | None:
-    """Return the last operation of a kind on a node, whatever became of it; None if there is none, or no journal."""
+def find_newest(dsn: str, kinds: Collection[str], node: str) -> Operation | None:
+    """Return the last operation of some kinds on a node, in any state; None if there is none, or no journal."""
     with connect(dsn) as connection:
         if connection.execute("SELECT pg_catalog.to_regclass('zodan.operation') IS NULL").fetchone() == (True,):
             return None
-        found = [each for each in read_operations(connection) if (each.kind, each.node) == (kind, node)]
+        found = [each for each in read_operations(connection) if each.kind in kinds and each.node == node]
     return found[-1] if found else None
 
 

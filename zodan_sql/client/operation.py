@@ -54,6 +54,8 @@ def call(
     with connect(dsn) as connection:
         listen(connection, on_message)
         try:
+            # If this process is killed while the call waits, the call ends too, and another can go on.
+            connection.execute("SET client_connection_check_interval = '1s'")
             if statements:
                 connection.execute("SET client_min_messages = debug1")
             connection.execute(statement, _values(arguments))

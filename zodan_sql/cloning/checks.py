@@ -36,7 +36,9 @@ def refuse(findings: list[Finding]) -> None:
         )
 
 
-def check_source(facts: Facts, source: str, new: str, slot_is_there: bool, others: list[str]) -> Iterator[Finding]:
+def check_source(
+    facts: Facts, source: str, new: str, old: str, slot_is_there: bool, others: list[str]
+) -> Iterator[Finding]:
     """Yield what is wrong with the source."""
     if facts.node != source:
         yield f'the source is node "{facts.node}"', "Give name and connection string of the same member."
@@ -44,6 +46,8 @@ def check_source(facts: Facts, source: str, new: str, slot_is_there: bool, other
         yield f'role "{facts.role}" is no superuser on the source', "Connect as a superuser."
     if new in facts.members:
         yield f'the cluster knows a node "{new}"', "Choose another name, or remove that node first."
+    if old and old not in facts.members:
+        yield f'the cluster has no node "{old}" to replace', "Give the name of a member."
     if slot_is_there:
         yield "the source has a slot of this stream already", "Roll back what made it, or drop the slot."
     if int(facts.settings["max_replication_slots"]) - facts.slots < _SENDERS - 1:

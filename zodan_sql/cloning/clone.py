@@ -14,7 +14,7 @@ import psycopg
 from zodan_sql.client.connection import connect, parse_dsn
 from zodan_sql.client.journal import Operation
 from zodan_sql.cloning import base_backup, checks, fence, strip
-from zodan_sql.cloning.host import Host, empty, find_host, is_empty, run_shell
+from zodan_sql.cloning.host import Host, empty, find_host, is_empty, read_major, run_shell
 from zodan_sql.cloning.quarantine import Quarantine, Recovery, Server
 from zodan_sql.cloning.record import Record, RecordFile
 from zodan_sql.cloning.source import Facts, Names, Source
@@ -53,6 +53,9 @@ class Request:
     new: str
     new_dsn: str
     pgdata: Path
+    #: The member that the new node replaces; empty if it joins beside all of them.
+    replaces: str = ""
+    replaces_dsn: str = ""
     pg_bin: Path | None = None
     os_user: str | None = None
     restored: bool = False
@@ -102,7 +105,9 @@ class Clone:
         """The machine that this runs on."""
         if self._host is None:
             given = self._request
-            self._host = find_host(given.pg_bin, given.os_user, given.pgdata, self.facts.major)
+            # At the end of a replacement, the source may be gone.
+            major = read_major(given.pgdata) or self.facts.major
+            self._host = find_host(given.pg_bin, given.os_user, given.pgdata, major)
         return self._host
 
     def check(self) -> list[str]:
@@ -310,12 +315,14 @@ class Clone:
         given = self._request
         if record is None:
             return None
-        if (record.source, record.new) != (given.source, given.new) or record.fills == given.restored:
+        asked = (given.source, given.new, given.replaces, not given.restored)
+        if (record.source, record.new, record.replaces, record.fills) != asked:
             how = "filled by the clone" if record.fills else "restored"
+            whom = f" and replaces {record.replaces}" if record.replaces else ""
             raise ZodanError(
-                f"an unfinished clone is in {given.pgdata}: {record.new} of {record.source}, {how}",
+                f"an unfinished clone is in {given.pgdata}: {record.new} is a copy of {record.source}{whom}, {how}",
                 sqlstate="ZD004",
-                hint="Call again with what it was called with, or roll it back: --rollback.",
+                hint=f"Call zodan-sql {record.command} with the options of that call; to undo it, add --rollback.",
             )
         return record
 
@@ -328,6 +335,7 @@ class Clone:
             slot=names.name,
             mark=names.mark,
             fills=not given.restored,
+            replaces=given.replaces,
             system=self.facts.system,
             timeline=self.facts.timeline,
             source_started=self.facts.started,
@@ -339,10 +347,14 @@ class Clone:
         """Check everything, and return the names to use."""
         given = self._request
         facts = self.facts
-        names, of_members = self._source.names(given.source, given.new, given.new_dsn)
+        names, of_members = self._source.names(
+            given.source, given.new, given.new_dsn, given.replaces, given.replaces_dsn
+        )
         nodes = [] if given.strips_others else self._source.other_nodes(facts.databases)
         found = [
-            *checks.check_source(facts, given.source, given.new, self._source.slot(names.name) is not None, nodes),
+            *checks.check_source(
+                facts, given.source, given.new, given.replaces, self._source.slot(names.name) is not None, nodes
+            ),
             *checks.check_members(of_members),
             *checks.check_host(
                 self.host,

@@ -125,6 +125,14 @@ def find_host(pg_bin: Path | None, os_user: str | None, pgdata: Path, major: int
     return Host(folder, _find_user(os_user, pgdata))
 
 
+def read_major(pgdata: Path) -> int:
+    """Return the major version of a data directory; 0 if it has none yet."""
+    try:
+        return int((pgdata / "PG_VERSION").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 def _default_folder(major: int) -> Path:
     debian = Path(_DEBIAN.format(major=major))
     found = shutil.which("pg_ctl")

@@ -35,6 +35,8 @@ class Record:
     mark: str
     #: Whether the data directory was filled by this clone, and not restored by somebody else.
     fills: bool
+    #: The member that the new node replaces; empty if it joins beside all of them.
+    replaces: str
     #: The source's slot was there before the copy began, and has kept everything since.
     slot_lsn: str = ""
     system: str = ""
@@ -50,6 +52,11 @@ class Record:
     done: dict[str, str] = field(default_factory=dict)
     #: How many seconds each took, the last time it was tried.
     took: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str:
+        """The command that this is the record of."""
+        return "replace-node --clone" if self.replaces else "clone"
 
     def note(self, step: str, took: float) -> None:
         """Record that a step is done, and how many seconds it took."""

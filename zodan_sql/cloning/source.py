@@ -70,6 +70,13 @@ SELECT pg_catalog.format('prepared transaction %L in database %I since %s', p.gi
 _DROP = """
 SELECT pg_catalog.pg_drop_replication_slot(r.slot_name) FROM pg_catalog.pg_replication_slots AS r WHERE r.slot_name = %s
 """
+# The same as before a removal, but as rows.
+_REMOVAL = """
+SELECT c.key, c.name, c.scope, c.severity, c.passed, c.observed, c.required, c.hint, c.verdict
+  FROM zodan.survey_leave(%(old)s, %(old_dsn)s, NULL) AS s
+ CROSS JOIN LATERAL zodan.check_leave(s.p_facts, s.p_leave, false, false, false) AS f
+ CROSS JOIN LATERAL zodan.give_verdict(f) AS c
+"""
 _NAME = """
 SELECT spock.spock_gen_slot_name(%(dbname)s::name, %(source)s::name, zodan.copy_name(%(new)s)::name)::text AS name,
        zodan.clone_name(%(new)s) AS mark
@@ -143,13 +150,19 @@ class Source:
             )
         return found[0]
 
-    def names(self, source: str, new: str, new_dsn: str) -> tuple[Names, list[CheckResult]]:
-        """Return the names that Zodan's join uses, and the checks of a join among the members."""
+    def names(self, source: str, new: str, new_dsn: str, old: str, old_dsn: str) -> tuple[Names, list[CheckResult]]:
+        """Return the names that Zodan's join uses, and the checks of a join among the members.
+
+        ``old`` is the member to be removed afterwards, with the checks of that, or empty.
+        """
         settings = parse_dsn(new_dsn, "--new-node-dsn")
         given = {"dbname": settings.get("dbname") or settings.get("user") or "", "source": source, "new": new}
         with borrowed(self.dsn) as lent:
             found = checks.examine(lent, {"check_type": "pre", "src_node_name": source, "src_dsn": self.dsn})
-            return read_rows(lent, _NAME, given, Names)[0], found
+            names = read_rows(lent, _NAME, given, Names)[0]
+            if old:
+                found += read_rows(lent, _REMOVAL, {"old": old, "old_dsn": old_dsn}, CheckResult)
+            return names, found
 
     def slot(self, name: str) -> Slot | None:
         """Return a slot, if there is one of this name."""
