@@ -16882,8 +16882,8 @@ SELECT pg_catalog.format($sql$SELECT q.since >= %1$s::interval AS ok,
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_quiet IS
 'Returns, on a subscriber, whether no transaction of p_node, the provider of the stream with the origin p_origin, has
-been applied there for p_quiet; for until_sql. What is applied has its origin in its commit timestamp: that of the stream
-or, where Spock applies, the provider''s own number. The session keeps what the last look saw in the setting zodan.quiet:
+been applied there for p_quiet; for until_sql. What is applied has an origin in its commit timestamp: the stream''s or,
+where Spock applies, the number of the provider. The session keeps what the last look saw in the setting zodan.quiet:
 the oldest transaction that was still running, how many from that one on were of the provider, and since when it has
 been quiet.';
 REVOKE ALL ON FUNCTION zodan.wait_quiet FROM PUBLIC;
