@@ -133,7 +133,9 @@ def test_what_is_wrong_is_said_on_stderr_without_a_password(cluster: Cluster) ->
     assert state(cluster.nodes) == before
 
 
-@pytest.mark.parametrize(("by", "code"), [("Ctrl-C", 130), ("the end of its session", 7)])
+@pytest.mark.parametrize(
+    ("by", "code"), [("Ctrl-C", 130), pytest.param("the end of its session", 7, marks=pytest.mark.slow)]
+)
 def test_what_was_broken_off_is_finished_or_taken_back(cluster: Cluster, by: str, code: int) -> None:
     node, before = cluster["n3"], state(cluster.nodes)
     arguments = ["add-node", *add_options(cluster), "--verbose"]

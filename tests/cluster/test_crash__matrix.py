@@ -22,8 +22,8 @@ from support.gathering import TABLE
 _SEED = 20240917
 #: Parts of the sample: (operation, members, part, of how many), each on a cluster of its own.
 _SAMPLE = [
-    *(pytest.param("add_node", 2, part, 9, marks=[pytest.mark.slow] if part else []) for part in range(9)),
-    *(pytest.param("remove_node", 2, part, 3, marks=[pytest.mark.slow] if part else []) for part in range(3)),
+    *(pytest.param("add_node", 2, part, 12, marks=[pytest.mark.slow] if part else []) for part in range(12)),
+    *(pytest.param("remove_node", 2, part, 4, marks=[pytest.mark.slow] if part else []) for part in range(4)),
 ]
 _HEADS = {fault: "".join(word[0] for word in fault.split()) for fault in FAULTS}
 

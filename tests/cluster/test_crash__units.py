@@ -152,9 +152,9 @@ def _run(make_cluster: MakeCluster, cases: list[UnitCase]) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
 def test_a_sample_of_units(make_cluster: MakeCluster, part: int) -> None:
-    _run(make_cluster, _sample()[part::3])
+    _run(make_cluster, _sample()[part::4])
 
 
 @pytest.mark.slow

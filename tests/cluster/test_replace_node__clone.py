@@ -144,6 +144,7 @@ def test_under_writers_and_killed_while_it_waits_for_them(stage: Stage) -> None:
     stage.turn()
 
 
+@pytest.mark.slow
 def test_once_the_removal_has_begun_it_can_only_go_on(stage: Stage) -> None:
     with stage.writers() as writers:
         stage.kill_in("leave", last=True)

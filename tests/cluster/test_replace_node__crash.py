@@ -109,9 +109,7 @@ def _phases(phases: Sequence[str], quick: Sequence[str]) -> list[Any]:
     return [phase if phase in quick else pytest.param(phase, marks=pytest.mark.slow) for phase in phases]
 
 
-@pytest.mark.parametrize(
-    "phase", _phases([*_JOIN, *_BETWEEN, *_REMOVAL], ("copied", "switch", "quiet", "unpublish", "leave", "drop"))
-)
+@pytest.mark.parametrize("phase", _phases([*_JOIN, *_BETWEEN, *_REMOVAL], ("switch", "quiet", "leave")))
 def test_killed_and_resumed(stage: Stage, phase: str) -> None:
     with stage.writers() as writers:
         stage.kill(phase, last=phase in _REMOVAL)

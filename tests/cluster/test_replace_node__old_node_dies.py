@@ -77,6 +77,7 @@ def test_members_that_have_unequal_parts_of_its_stream_are_named(make_cluster: M
     assert leftovers([begun.n2, begun.n3, begun.n4], "n1") == []
 
 
+@pytest.mark.slow
 def test_it_is_removed_by_hand(make_cluster: MakeCluster) -> None:
     begun = Begun(make_cluster, "beside")
     remove_node(begun.cluster, "n1", at="n3")

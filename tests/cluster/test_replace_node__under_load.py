@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.clusters import MakeCluster
 from support.replacing import Replacement, check_replaced, note_replaced
 from support.tables import create_tables, fill, wait_level
 from support.writers import Writers
 
 
+@pytest.mark.slow
 def test_a_member_is_replaced_under_writers(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=3, blanks=1)
     n1, n2, n3, n4 = cluster.nodes

@@ -186,6 +186,7 @@ def test_a_node_that_restarts_in_the_middle(cluster: Cluster, tmp_path: Path) ->
     plant(cluster["n3"], _TAKEN_BACK)
 
 
+@pytest.mark.slow
 def test_tables_that_are_new_gone_or_altered(cluster: Cluster, tmp_path: Path) -> None:
     path = tmp_path / "verify.json"
     assert verify(cluster, path)[0].code == 0
