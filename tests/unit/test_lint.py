@@ -331,3 +331,17 @@ def test_a_statement_that_reaches_out_may_catch_any_error() -> None:
     path = "statement/remote/try_it.sql.j2"
     text = STATEMENT.format("BEGIN NULL; EXCEPTION WHEN OTHERS THEN NULL; END;")
     assert lint.lint({}, {path: ""}, {path: text}) == []
+
+
+@pytest.mark.parametrize(("end", "is_found"), [(";\n", False), (";", True), (";\n\n", True)])
+def test_how_a_script_ends_is_looked_at(end: str, is_found: bool) -> None:
+    for before in ("", "SELECT 1;\n", "SELECT 1;\nSELECT 2;\n\n"):
+        assert ("LT12" in codes(f"{before}SELECT 3{end}")) is is_found, before
+
+
+def test_a_statement_in_two_scripts_is_found_in_its_line_of_each() -> None:
+    there = "select 2;\n"
+    found = lint.lint({"a.sql": f"SELECT 1;\n\n{there}", "b.sql": f"SELECT 1;\nSELECT 5;\n\n{there}SELECT 3;\n"}, {})
+    assert [(finding.file, finding.line, finding.code) for finding in found] == [("a.sql", 3, "CP01")]
+    alone = lint.lint({"b.sql": f"SELECT 1;\nSELECT 5;\n\n{there}SELECT 3;\n"}, {})
+    assert [(finding.line, finding.code) for finding in alone] == [(4, "CP01")]

@@ -38,7 +38,7 @@ def lint(files: dict[str, str], templates: dict[str, str], statements: dict[str,
     findings = [finding for source in project.sources for finding in source.findings]
     findings += [finding for rule in RULES for finding in rule.look(project)]
     findings += style(
-        scripts | inner,
+        sources,
         (each for each in project.routines() if each.language == "sql" and not project.is_statement(each.name)),
     )
     return _once(findings, [*scripts, *inner])

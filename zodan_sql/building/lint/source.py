@@ -119,6 +119,9 @@ class Source:
     findings: list[Finding]
     #: Of DO blocks, as those of a routine; each with the lines of its block.
     blocks: list[Block] = field(default_factory=list)
+    #: The text without what only psql understands, and where each statement of it ends, before the semicolon.
+    text: str = ""
+    ends: list[int] = field(default_factory=list)
 
 
 def walk(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -139,8 +142,8 @@ def without_comments(text: str) -> str:
 
 def read(file: str, content: str) -> Source:
     """Take a rendered file apart. What does not parse is a finding, not an exception."""
-    source = Source(file, [], [], [])
     text = Text(file, without_meta(content))
+    source = Source(file, [], [], [], text=text.content)
     try:
         statements = pglast.parse_sql(text.content)
     except ParseError as error:
@@ -148,8 +151,10 @@ def read(file: str, content: str) -> Source:
         return source
     for raw in statements:
         start, length = raw.stmt_location or 0, raw.stmt_len or 0
+        end = start + length if length else len(text.content)
+        source.ends.append(end)
         blank = _BLANK.match(text.content, start)
-        _take(source, text, raw.stmt, blank.end() if blank else start, start + length if length else len(text.content))
+        _take(source, text, raw.stmt, blank.end() if blank else start, end)
     return source
 
 

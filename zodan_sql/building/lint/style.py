@@ -12,13 +12,10 @@ from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
-import pglast
-from pglast.parser import ParseError
 from sqlfluff.core import FluffConfig, Linter
 
 from zodan_sql.building.lint.findings import Finding
-from zodan_sql.building.lint.source import Routine
-from zodan_sql.building.script import without_meta
+from zodan_sql.building.lint.source import Routine, Source
 
 #: Layout and capitals. sqlfluff takes parameters for columns, and does not parse every expression of PostgreSQL's. How
 #: wide a line is, is a matter of its template: a constant may be long.
@@ -46,12 +43,12 @@ class _Piece:
     routine: str | None = None
 
 
-def style(scripts: dict[str, str], routines: Iterable[Routine]) -> list[Finding]:
-    """Return sqlfluff's findings for scripts, given by name, and bodies of SQL functions, under sqlfluff's own codes.
+def style(sources: Iterable[Source], routines: Iterable[Routine]) -> list[Finding]:
+    """Return sqlfluff's findings for scripts, and for bodies of SQL functions, under sqlfluff's own codes.
 
     Of a body, what needs its parameters to be known is left out.
     """
-    pieces = [piece for name, content in scripts.items() for piece in _split(name, without_meta(content))]
+    pieces = [piece for source in sources for piece in _split(source)]
     pieces += [_body(routine) for routine in routines]
     # Most of it stands in several files, and sqlfluff takes its time.
     batches = list(_batches(dict.fromkeys(piece.text for piece in pieces)))
@@ -68,29 +65,26 @@ def style(scripts: dict[str, str], routines: Iterable[Routine]) -> list[Finding]
     ]
 
 
-def _split(file: str, content: str) -> Iterator[_Piece]:
+def _split(source: Source) -> Iterator[_Piece]:
     """Yield the statements of a script, each with what stands before it; all of it if it does not parse."""
-    try:
-        statements = pglast.parse_sql(content)
-    except ParseError:
-        statements = ()
+    content = source.text
     start, line = 0, 1
-    for raw in statements[:-1]:
-        end = content.find("\n", (raw.stmt_location or 0) + raw.stmt_len)
+    for statement_end in source.ends[:-1]:
+        end = content.find("\n", statement_end)
         # Another statement may stand in the same line.
         if end <= start or content[start:end].rstrip()[-1:] != ";":
             continue
-        yield _piece(file, line, content[start:end], is_first=start == 0)
+        yield _piece(source.file, line, content[start:end] + "\n", is_first=start == 0)
         line += content.count("\n", start, end)
         start = end
-    yield _piece(file, line, content[start:].rstrip("\n"), is_first=start == 0)
+    yield _piece(source.file, line, content[start:], is_first=start == 0)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Yield the texts in lists. One that cannot follow another, because it is no whole statement, has its own."""
     batch: list[str] = []
     for text in texts:
-        if not text.startswith(_BEFORE) or not text.rstrip().endswith(";"):
+        if not text.startswith(_BEFORE) or not text.endswith(";\n"):
             yield [text]
             continue
         batch.append(text)
@@ -102,7 +96,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _piece(file: str, line: int, text: str, *, is_first: bool) -> _Piece:
-    return _Piece(file, line, f"{'' if is_first else _BEFORE}{_CREATE.sub('CREATE OR REPLACE ', text)}\n")
+    return _Piece(file, line, f"{'' if is_first else _BEFORE}{_CREATE.sub('CREATE OR REPLACE ', text)}")
 
 
 def _body(routine: Routine) -> _Piece:
