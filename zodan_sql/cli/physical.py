@@ -49,13 +49,12 @@ class Ending:
     called: Call
     arguments: Mapping[str, object]
     switches: Mapping[str, bool]
-    #: Connection strings by node, for a rollback.
+    #: Connection strings by node.
     dsns: dict[str, str]
     #: What it does after the join, a line each.
     follows: Sequence[str]
-    #: The member that the new node replaces, and its connection string; empty if it joins beside all of them.
+    #: The member that the new node replaces; empty if it joins beside all of them.
     old: str = ""
-    old_dsn: str = ""
 
     @property
     def new(self) -> str:
@@ -114,7 +113,7 @@ def _request(given: CopyOptions, ending: Ending, source: str, max_rate: str | No
         new_dsn=ending.dsns[ending.new],
         pgdata=given.pgdata.absolute(),
         replaces=ending.old,
-        replaces_dsn=ending.old_dsn,
+        replaces_dsn=ending.dsns.get(ending.old, ""),
         pg_bin=given.pg_bin,
         os_user=given.os_user,
         restored=given.restored,

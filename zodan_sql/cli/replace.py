@@ -48,6 +48,7 @@ from zodan_sql.cli.options import (
     copy_arguments,
     dsn_option,
     join_arguments,
+    parse_duration,
     parse_span,
 )
 from zodan_sql.cli.physical import CopyOptions, Ending, make_node
@@ -157,7 +158,6 @@ def replace_node(
                 {source: source_dsn, old_node_name: old_node_dsn, new_node_name: new_node_dsn},
                 _list_rest(old_node_name, verify, soak, quiet),
                 old_node_name,
-                old_node_dsn,
             )
             make_node(screen, given, ending, source, max_rate, dry_run=dry_run, verbose=verbose)
             return
@@ -186,6 +186,6 @@ def _list_rest(old: str, verify: bool, soak: str | None, quiet: str | None) -> l
     lines = ["compare the rows of all nodes"] if verify else []
     if soak is not None:
         lines.append(f"watch the streams of the new node for {parse_span(soak, '--soak')}")
-    if quiet is None or float(parse_span(quiet, "--quiet").split()[0]) > 0:
+    if quiet is None or parse_duration(quiet, "--quiet"):
         lines.append(f"wait until users no longer write on {old}")
     return [*lines, f"remove {old}"]
