@@ -13,12 +13,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.calls import call, exceptions, load_zodan, remove_node
-from support.clones import clone, clone_words, make_place, record_of, take_in
+from support.calls import call, load_zodan
+from support.clones import clone, clone_words, leave, make_place, record_of
 from support.clusters import MakeCluster
 from support.crash import HeldCall
 from support.shell import end, start
-from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+from support.tables import create_tables, fill, wait_level
 from support.writers import Writers
 from zodan_sql.client.connection import parse_dsn
 from zodan_sql.cloning.clone import STEPS
@@ -54,15 +54,6 @@ def _streams(cluster: Cluster) -> list[Any]:
     return [node.execute(_STREAMS) for node in cluster.members]
 
 
-def _leave(cluster: Cluster, place: Node) -> None:
-    """Check the node, and make it a place again."""
-    take_in(cluster, place)
-    wait_level(cluster.members)
-    assert_rows_equal(cluster.members, TABLES)
-    assert exceptions(cluster.members) == []
-    remove_node(cluster, place.name, at="n1")
-
-
 def test_killed_after_every_step_it_goes_on(cluster: Cluster) -> None:
     place = make_place(cluster)
     with Writers(cluster.members) as writers:
@@ -78,7 +69,7 @@ def test_killed_after_every_step_it_goes_on(cluster: Cluster) -> None:
         assert ended.code == 0, ended.err
     assert writers.failures == []
     assert not record_of(place).exists()
-    _leave(cluster, place)
+    leave(cluster, place)
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "join"])
@@ -116,7 +107,7 @@ def test_a_call_in_psql_goes_on_from_there(cluster: Cluster) -> None:
     ended = clone(cluster["n1"], place)
     assert ended.code == 0, ended.err
     assert not record_of(place).exists()
-    _leave(cluster, place)
+    leave(cluster, place)
 
 
 def _break_join(cluster: Cluster, point: str, ending: str) -> None:
@@ -129,7 +120,7 @@ def _break_join(cluster: Cluster, point: str, ending: str) -> None:
         assert ended.code == 0, f"{point}: {ended.err}"
     assert writers.failures == []
     if ending == "resume":
-        _leave(cluster, place)
+        leave(cluster, place)
     else:
         with pytest.raises(SandboxError):
             place.start()
@@ -155,7 +146,7 @@ def test_a_clone_that_has_joined_is_not_taken_back(cluster: Cluster) -> None:
     place.start()
     assert clone(cluster["n1"], place).code == 0
     assert not record_of(place).exists()
-    _leave(cluster, place)
+    leave(cluster, place)
 
 
 def test_a_server_that_was_started_may_have_joined_since(cluster: Cluster) -> None:
@@ -214,7 +205,7 @@ def test_a_flip_that_fails_is_tried_again_with_the_same_copy(cluster: Cluster) -
     assert place.execute("SELECT min(s.attempts) FROM zodan.step s WHERE s.phase_name = 'pause'") == [(2,)]
     assert place.execute("SELECT min(s.attempts) FROM zodan.step s WHERE s.phase_name = 'note'") == [(1,)]
     assert clone(source, place).code == 0
-    _leave(cluster, place)
+    leave(cluster, place)
 
 
 @pytest.mark.slow
@@ -249,7 +240,7 @@ def test_killed_while_it_copies_it_copies_again(cluster: Cluster) -> None:
     assert clone(cluster["n1"], place).code == 3
     ended = clone(cluster["n1"], place, "--empty-pgdata")
     assert ended.code == 0, ended.err
-    _leave(cluster, place)
+    leave(cluster, place)
     assert _streams(cluster) == before
 
 

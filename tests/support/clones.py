@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from support.calls import exceptions, remove_node
 from support.shell import Ended, run
+from support.tables import TABLES, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node
 from zodan_sql.sandbox.os_user import give, remove_folder
 
@@ -27,6 +29,15 @@ def take_in(cluster: Cluster, place: Node) -> None:
 def _place_words(place: Node) -> list[str]:
     words = ["--new-node-name", place.name, "--new-node-dsn", place.dsn(), "--pgdata", str(place.data_dir)]
     return [*words, "--pg-bin", str(place.engine.pg_bin), "--set", f"unix_socket_directories={place.socket_dir}"]
+
+
+def leave(cluster: Cluster, place: Node) -> None:
+    """Make a server that has joined a member, check that all have the same rows, and remove it again."""
+    take_in(cluster, place)
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)
+    assert exceptions(cluster.members) == []
+    remove_node(cluster, place.name, at="n1")
 
 
 def clone_words(source: Node, place: Node, *more: str) -> list[str]:
