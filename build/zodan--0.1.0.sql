@@ -12283,7 +12283,12 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%%I.%%I', n.nspna
        pg_catalog.concat_ws(':', (SELECT s.system_identifier FROM pg_catalog.pg_control_system() AS s),
            CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN
                pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8) END,
-           (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) AS identity
+           (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) AS identity,
+       -- The name alone of a function that the role may not call is an error.
+       CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute') THEN
+           pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.btrim(pg_catalog.pg_read_file('
+               '''/proc/sys/kernel/random/boot_id'', 0, 100, true), E''\n'') AS id', false, false, '')::text,
+               '<id>(.+)</id>') END AS machine
   FROM leaves AS l
   JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$sql$,
@@ -12292,8 +12297,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_replicated IS
 'Lists, on a node, the tables that it publishes in p_sets, with the leaves of a partitioned table in its place. It
 returns one row: tables, an object of name and an object of filter (the row filter, NULL where all rows are published),
-columns (NULL where all are) and root (the partitioned table above it); encoding; probe, a known text''s hash; and
-identity, which is another one in another database, and in a standby that was promoted: it may lack rows.';
+columns (NULL where all are) and root (the partitioned table above it); encoding; probe, a known text''s hash;
+identity, which is another one in another database, and in a standby that was promoted: it may lack rows; and machine,
+which is the same for servers that share one, NULL where that cannot be known.';
 REVOKE ALL ON FUNCTION zodan.list_replicated FROM PUBLIC;
 
 CREATE FUNCTION zodan.describe_tables(p_tables text[])
@@ -12900,6 +12906,23 @@ returns them. Returns answers, the rows by node; or failure, what a caller sees:
 whether a session was lost, which can be opened again.';
 REVOKE ALL ON FUNCTION zodan.ask_nodes FROM PUBLIC;
 
+CREATE FUNCTION zodan.list_turns(p_machines jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.jsonb_agg(t.nodes ORDER BY t.turn)
+  FROM (SELECT n.turn, pg_catalog.jsonb_agg(n.node ORDER BY n.node COLLATE "C") AS nodes
+          FROM (SELECT m.key AS node, pg_catalog.row_number() OVER (
+                           PARTITION BY m.value, CASE WHEN m.value IS NULL THEN m.key END ORDER BY m.key COLLATE "C") AS turn
+                  FROM pg_catalog.jsonb_each_text(p_machines) AS m(key, value)) AS n
+         GROUP BY n.turn) AS t
+$zodan$;
+COMMENT ON FUNCTION zodan.list_turns IS
+'Returns in which order nodes are read: turn after turn, an array of arrays of nodes. Nodes that share a machine have turns
+of their own, so that no more sessions read on it at once than on any other. p_machines is an object of node and
+machine, null where that is not known.';
+REVOKE ALL ON FUNCTION zodan.list_turns FROM PUBLIC;
+
 CREATE FUNCTION zodan.begin_comparison(
     p_nodes jsonb,
     p_sets text[],
@@ -12946,6 +12969,8 @@ BEGIN
     RETURN v_tables || pg_catalog.jsonb_build_object('nodes', p_nodes, 'jobs', p_jobs, 'most',
         coalesce(p_most, 1000), 'max_lag', p_max_lag, 'open', '{}'::jsonb, 'tasks', '[]'::jsonb,
         'suspects', '[]'::jsonb, 'trial', NULL, 'found', '[]'::jsonb, 'done', '[]'::jsonb,
+        'turns', zodan.list_turns((SELECT pg_catalog.jsonb_object_agg(n.key, n.value -> 'machine')
+            FROM pg_catalog.jsonb_each(v_published) AS n(key, value))),
         'identities', (SELECT pg_catalog.jsonb_object_agg(n.key, n.value -> 'identity')
             FROM pg_catalog.jsonb_each(v_published) AS n(key, value)),
         'total', pg_catalog.jsonb_array_length(v_tables -> 'tables'));
@@ -13259,12 +13284,39 @@ COMMENT ON FUNCTION zodan.take_rows IS
 under suspicion.';
 REVOKE ALL ON FUNCTION zodan.take_rows FROM PUBLIC;
 
+CREATE FUNCTION zodan.query_readers(p_queries jsonb, p_turns jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Runs the queries of the sessions that read, p_queries by lane, as zodan.query_nodes does, turn after turn as
+zodan.list_turns returns them. */
+DECLARE
+    v_answers jsonb := '{}'::jsonb;
+    v_queries jsonb;
+BEGIN
+    FOR v_queries IN
+        SELECT pg_catalog.jsonb_object_agg(q.key, q.value)
+          FROM pg_catalog.jsonb_array_elements(p_turns) WITH ORDINALITY AS t(nodes, turn)
+          JOIN pg_catalog.jsonb_each(p_queries) AS q(key, value)
+            ON t.nodes ? pg_catalog.split_part(q.key, pg_catalog.repeat(' ', 63), 1)
+         GROUP BY t.turn ORDER BY t.turn
+    LOOP
+        v_answers := v_answers || zodan.query_nodes(v_queries, p_lanes);
+    END LOOP;
+    RETURN v_answers;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.query_readers IS
+'Runs the queries of the sessions that read, p_queries by lane, as zodan.query_nodes does, turn after turn as
+zodan.list_turns returns them.';
+REVOKE ALL ON FUNCTION zodan.query_readers FROM PUBLIC;
+
 CREATE FUNCTION zodan.run_tasks(p_state jsonb, p_tasks jsonb, p_lanes jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Runs tasks of a comparison side by side, p_tasks by the number of their lane, each on its node or on all nodes at
-once, and returns the state with what they found and what to do next. A task whose session was lost is done again; a
+/* Runs tasks of a comparison side by side, p_tasks by the number of their lane, each on its node or on all nodes,
+and returns the state with what they found and what to do next. A task whose session was lost is done again; a
 table that a node cannot read is given up. */
 DECLARE
     v_state jsonb := p_state;
@@ -13273,11 +13325,11 @@ DECLARE
     v_number text;
     v_task jsonb;
 BEGIN
-    v_answers := zodan.query_nodes((
+    v_answers := zodan.query_readers((
         SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, t.key::int), zodan.write_task(t.value, p_state -> 'open', n.name))
           FROM pg_catalog.jsonb_each(p_tasks) AS t(key, value)
          CROSS JOIN LATERAL pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
-         WHERE coalesce(t.value ->> 'node', n.name) = n.name), p_lanes);
+         WHERE coalesce(t.value ->> 'node', n.name) = n.name), p_state -> 'turns', p_lanes);
     FOR v_number, v_task IN SELECT t.key, t.value FROM pg_catalog.jsonb_each(p_tasks) AS t(key, value) ORDER BY t.key::int LOOP
         SELECT v_task || pg_catalog.jsonb_build_object('answers', pg_catalog.jsonb_object_agg(n.name,
                    v_answers -> zodan.lane_name(n.name, v_number::int))) INTO v_task
@@ -13305,8 +13357,8 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.run_tasks IS
-'Runs tasks of a comparison side by side, p_tasks by the number of their lane, each on its node or on all nodes at
-once, and returns the state with what they found and what to do next. A task whose session was lost is done again; a
+'Runs tasks of a comparison side by side, p_tasks by the number of their lane, each on its node or on all nodes,
+and returns the state with what they found and what to do next. A task whose session was lost is done again; a
 table that a node cannot read is given up.';
 REVOKE ALL ON FUNCTION zodan.run_tasks FROM PUBLIC;
 
@@ -13371,10 +13423,11 @@ BEGIN
              CASE WHEN l.number < v_jobs OR v_last IS NULL OR v_next + v_step * v_jobs < v_last THEN
                  pg_catalog.format(' AND t.ctid < ''(%s,0)''::pg_catalog.tid', v_next + v_step * l.number) END) AS condition) AS c
          WHERE v_last IS NOT NULL;
-        v_answers := zodan.query_nodes(CASE WHEN v_last IS NULL THEN (
+        v_answers := zodan.query_readers(CASE WHEN v_last IS NULL THEN (
             SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 1), zodan.measure_blocks(
                        p_schema => p_item #>> ARRAY['nodes', n.name, 'schema'], p_table => p_item #>> ARRAY['nodes', n.name, 'table']))
-              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)) ELSE v_answers END, p_lanes);
+              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)) ELSE v_answers END,
+            p_state -> 'turns', p_lanes);
         SELECT zodan.find_failure(pg_catalog.jsonb_object_agg(n.name, a.value)) INTO v_failure
           FROM pg_catalog.jsonb_each(v_answers) AS a(key, value)
          CROSS JOIN LATERAL (SELECT pg_catalog.split_part(a.key, pg_catalog.repeat(' ', 63), 1) AS name) AS n
@@ -14434,7 +14487,7 @@ BEGIN
     SELECT pg_catalog.jsonb_object_agg(n.name, v_found.p_dsns -> n.name) INTO p_dsns
       FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name);
     p_state := zodan.begin_comparison(v_nodes, zodan.list_exchanged(v_found.p_facts, pg_catalog.jsonb_build_object('members',
-        v_nodes)), p_tables, zodan.choose_lanes(v_found.p_facts, v_nodes, p_jobs), p_most, p_max_lag, p_dsns);
+        v_nodes)), p_tables, coalesce(p_jobs, zodan.choose_lanes(v_found.p_facts, v_nodes, NULL) / 2), p_most, p_max_lag, p_dsns);
     PERFORM zodan.raise_failure(p_state -> 'failure');
     p_state := p_state || pg_catalog.jsonb_build_object('members', (SELECT pg_catalog.jsonb_agg(k.node ORDER BY k.node COLLATE "C")
         FROM pg_catalog.jsonb_object_keys(v_found.p_facts) AS k(node)));
@@ -14467,7 +14520,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Compares the rows of every replicated table on all members, found through the connection string of one of them,
 while they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of
-sessions that read side by side on each node. most is the number of different or undecided rows after which a table is
+sessions that read side by side on each machine, by default half as many as the smallest server has processors, from 1
+to 4. Nodes that share a machine are read in turn, where PostgreSQL can tell. most is the number of different or undecided rows after which a table is
 compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
 lag. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or undecided,
 with the key, and in nodes what each node has: the columns that differ, when that version was committed and the node
@@ -14493,7 +14547,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.verify IS
 'Compares the rows of every replicated table on all members, found through the connection string of one of them,
 while they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of
-sessions that read side by side on each node. most is the number of different or undecided rows after which a table is
+sessions that read side by side on each machine, by default half as many as the smallest server has processors, from 1
+to 4. Nodes that share a machine are read in turn, where PostgreSQL can tell. most is the number of different or undecided rows after which a table is
 compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
 lag. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or undecided,
 with the key, and in nodes what each node has: the columns that differ, when that version was committed and the node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -239,6 +240,7 @@ def test_what_a_database_without_streams_publishes(
     # The server, its timeline, and the database.
     system, timeline, oid = found["identity"].split(":")
     assert (system.isdigit(), timeline, oid.isdigit()) == (True, "00000001", True)
+    assert found["machine"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert run(zodan, "read_applied", on=database)["streams"] == {}
 
 

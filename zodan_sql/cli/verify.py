@@ -57,8 +57,8 @@ def verify(
             "--jobs",
             min=1,
             metavar="N",
-            help="How many sessions read side by side on each node.",
-            show_default="as many as the servers have processors, from 2 to 8",
+            help="How many sessions read side by side on each machine; nodes that share one are read in turn.",
+            show_default="half as many as the servers have processors, from 1 to 4",
         ),
     ] = None,
     most: Annotated[
