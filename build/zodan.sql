@@ -3537,12 +3537,14 @@ CREATE OR REPLACE FUNCTION zodan.read_results(p_operation bigint, p_steps zodan.
 RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
+WITH named AS MATERIALIZED (
+    SELECT DISTINCT m.found[1] AS ordinal
+      FROM pg_catalog.unnest(p_steps) AS t
+     CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.concat_ws(' ', t.do_sql, t.done_sql, t.until_sql, t.units),
+               '\{result:(\d+)\.', 'g') AS m(found))
 SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}')
-  FROM zodan.step AS s
- WHERE s.operation_id = p_operation AND s.result IS NOT NULL AND EXISTS (
-    SELECT FROM pg_catalog.unnest(p_steps) AS t
-     WHERE pg_catalog.strpos(pg_catalog.concat_ws(' ', t.do_sql, t.done_sql, t.until_sql, t.units),
-               '{result:' || s.ordinal || '.') > 0)
+  FROM zodan.step AS s JOIN named AS n ON n.ordinal = s.ordinal::text
+ WHERE s.operation_id = p_operation AND s.result IS NOT NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.read_results IS
 'Returns the results that the statements of p_steps refer to, by the ordinals of the steps that have them. Others are
@@ -4650,6 +4652,7 @@ DECLARE
     v_lane jsonb;
     v_numbers int[];
     v_units jsonb;
+    v_is_busy boolean;
 BEGIN
     p_job := zodan.look_at_units(p_job, p_step, p_dsns);
     IF p_job.stage <> 'until' OR p_job.lanes IS NULL THEN
@@ -4676,12 +4679,15 @@ BEGIN
     END LOOP;
     p_job.blockers := coalesce(p_job.load ->> 'paused',
         pg_catalog.jsonb_path_query_first(p_job.lanes, '$[*] ? (@.stage != "free").blockers ? (@ != null)') #>> '{}');
+    v_is_busy := p_job.sent OR pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")');
+    IF v_is_busy AND v_now < p_job.sample_due THEN
+        RETURN p_job;
+    END IF;
     v_units := zodan.measure_units(p_step => p_step, p_seen => p_job.progress,
         p_due => v_now >= coalesce(p_job.sample_due, v_now));
     p_job := zodan.take_sample(p_job, pg_catalog.jsonb_set(v_units, '{measure}', nullif(v_units -> 'measure', 'null')
         || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
-    IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT p_job.sent
-       AND NOT pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")') THEN
+    IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT v_is_busy THEN
         PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name)) WHERE p_job.answer IS NULL;
         PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
         p_job.stage := CASE WHEN p_job.answer IS NULL THEN 'done' ELSE 'failed' END;
@@ -4859,6 +4865,8 @@ the journal, so that it has no open transaction while it waits. */
 DECLARE
     v_steps zodan.step[] := zodan.pick_steps(p_operation, p_phase, p_undo);
     v_jobs zodan.job[];
+    v_step zodan.step;
+    v_job zodan.job;
     v_results jsonb := zodan.read_results(p_operation, v_steps);
     v_busy text[] := '{}'::text[];
     v_open boolean;
@@ -4877,45 +4885,45 @@ BEGIN
         v_open := false;
         v_looked := pg_catalog.clock_timestamp();
         FOR v_index IN 1 .. pg_catalog.cardinality(v_steps) LOOP
-            CONTINUE WHEN v_jobs[v_index].stage IN ('done', 'failed');
-            IF NOT v_jobs[v_index].sent THEN
+            v_job := v_jobs[v_index];
+            CONTINUE WHEN v_job.stage IN ('done', 'failed');
+            v_step := v_steps[v_index];
+            IF NOT v_job.sent THEN
                 -- After a failure nothing new begins, no unit either, and what is under way is waited for.
-                CONTINUE WHEN p_failure IS NOT NULL AND v_jobs[v_index].lanes IS NULL;
-                v_jobs[v_index].answer := coalesce(v_jobs[v_index].answer, p_failure);
+                CONTINUE WHEN p_failure IS NOT NULL AND v_job.lanes IS NULL;
                 v_open := true;
-                CONTINUE WHEN v_steps[v_index].node = ANY (v_busy);
+                CONTINUE WHEN v_step.node = ANY (v_busy);
+                v_job.answer := coalesce(v_job.answer, p_failure);
             END IF;
             v_open := true;
-            IF v_jobs[v_index].stage = 'check' THEN
-                PERFORM zodan.meet_test_hook('before', v_steps[v_index].ordinal);
+            IF v_job.stage = 'check' THEN
+                PERFORM zodan.meet_test_hook('before', v_step.ordinal);
             END IF;
-            v_busy := pg_catalog.array_remove(v_busy, v_steps[v_index].node);
-            v_before := v_jobs[v_index];
-            v_jobs[v_index] := zodan.advance_job(v_jobs[v_index], v_steps[v_index], p_dsns, v_results);
-            IF v_jobs[v_index].compared IS NOT NULL
-               OR (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_jobs[v_index].stage, v_jobs[v_index].lanes) THEN
+            v_busy := pg_catalog.array_remove(v_busy, v_step.node);
+            v_before := v_job;
+            v_job := zodan.advance_job(v_job, v_step, p_dsns, v_results);
+            IF v_job.compared IS NOT NULL OR (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_job.stage, v_job.lanes) THEN
                 v_moved := pg_catalog.clock_timestamp();
             END IF;
-            v_jobs[v_index] := zodan.record_look(v_steps[v_index], v_before, v_jobs[v_index]);
-            IF v_jobs[v_index].stage = 'failed' THEN
-                p_failure := coalesce(p_failure, zodan.describe_failure(v_steps[v_index], v_jobs[v_index].answer));
-                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal, 'failed', NULL,
-                    v_jobs[v_index].answer ->> 'message');
+            v_job := zodan.record_look(v_step, v_before, v_job);
+            IF v_job.stage = 'failed' THEN
+                p_failure := coalesce(p_failure, zodan.describe_failure(v_step, v_job.answer));
+                PERFORM zodan.record_step(p_operation, v_step.ordinal, 'failed', NULL, v_job.answer ->> 'message');
                 COMMIT;
-            ELSIF v_jobs[v_index].stage = 'done' THEN
-                IF v_jobs[v_index].result ? 'units' THEN
-                    PERFORM zodan.record_units(p_operation, v_steps[v_index].object_name, v_jobs[v_index].result -> 'units');
-                    v_jobs[v_index].result := v_jobs[v_index].result - 'units';
+            ELSIF v_job.stage = 'done' THEN
+                IF v_job.result ? 'units' THEN
+                    PERFORM zodan.record_units(p_operation, v_step.object_name, v_job.result -> 'units');
+                    v_job.result := v_job.result - 'units';
                 END IF;
-                PERFORM zodan.record_step(p_operation, v_steps[v_index].ordinal,
-                    CASE WHEN p_undo THEN 'undone' ELSE 'done' END, CASE WHEN NOT p_undo
-                        THEN v_jobs[v_index].result END);
+                PERFORM zodan.record_step(p_operation, v_step.ordinal, CASE WHEN p_undo THEN 'undone' ELSE 'done' END,
+                    CASE WHEN NOT p_undo THEN v_job.result END);
                 COMMIT;
-                PERFORM zodan.announce_step(v_steps[v_index], v_jobs[v_index], p_undo, p_verbose);
-                PERFORM zodan.meet_test_hook('after', v_steps[v_index].ordinal);
-            ELSIF v_jobs[v_index].sent THEN
-                v_busy := v_busy || v_steps[v_index].node;
+                PERFORM zodan.announce_step(v_step, v_job, p_undo, p_verbose);
+                PERFORM zodan.meet_test_hook('after', v_step.ordinal);
+            ELSIF v_job.sent THEN
+                v_busy := v_busy || v_step.node;
             END IF;
+            v_jobs[v_index] := v_job;
         END LOOP;
         EXIT WHEN NOT v_open;
         -- No snapshot is held from one look to the next: a copy may take hours, and vacuum goes on.
@@ -11441,7 +11449,7 @@ BEGIN
             p_starts => zodan.placeholder('result', 'life', 'starts')), p_group := 'approach',
             p_kind := 'verify');
     IF NOT v_cloned THEN
-        RETURN NEXT zodan.make_step('streaming', v_source, 'note what changed in the structure on ' || v_source,
+        RETURN NEXT zodan.make_step('analyzed', v_source, 'note what changed in the structure on ' || v_source,
             p_do := zodan.changed_structure(p_exact => zodan.is_exact(p_cluster),
                 p_objects => zodan.placeholder('result', 'structure', 'facts'),
                 p_ddl => zodan.placeholder('result', 'ddl', 'ddl')),
