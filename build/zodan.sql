@@ -1089,12 +1089,13 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
                  WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
                      'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
                      'io worker', 'walsummarizer', 'walreceiver', 'logger')),
-    -- Where the kernel says so and the role may read it; the name alone of a function that it may not call is an error.
-    'processors', nullif(CASE WHEN pg_catalog.has_function_privilege(
-        'pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute') THEN pg_catalog.substring(
-            pg_catalog.query_to_xml('SELECT pg_catalog.regexp_count('
-                'pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true), ''^processor\s'', 1, ''n'') AS n',
-                false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
+    -- Where the kernel says so, and the role may read it.
+    'processors', nullif(CASE WHEN
+pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute')
+AND pg_catalog.pg_has_role('pg_read_server_files', 'usage')
+        THEN pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM pg_catalog.regexp_matches('
+            'pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true), ''^processor\s'', ''gn'')',
+            false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
     'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
     'recovery', pg_catalog.pg_is_in_recovery(),
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
@@ -4888,14 +4889,13 @@ BEGIN
             v_job := v_jobs[v_index];
             CONTINUE WHEN v_job.stage IN ('done', 'failed');
             v_step := v_steps[v_index];
+            -- After a failure nothing new begins, no unit either, and what is under way is waited for.
+            CONTINUE WHEN NOT v_job.sent AND p_failure IS NOT NULL AND v_job.lanes IS NULL;
+            v_open := true;
+            CONTINUE WHEN NOT v_job.sent AND v_step.node = ANY (v_busy);
             IF NOT v_job.sent THEN
-                -- After a failure nothing new begins, no unit either, and what is under way is waited for.
-                CONTINUE WHEN p_failure IS NOT NULL AND v_job.lanes IS NULL;
-                v_open := true;
-                CONTINUE WHEN v_step.node = ANY (v_busy);
                 v_job.answer := coalesce(v_job.answer, p_failure);
             END IF;
-            v_open := true;
             IF v_job.stage = 'check' THEN
                 PERFORM zodan.meet_test_hook('before', v_step.ordinal);
             END IF;
@@ -9880,6 +9880,7 @@ REVOKE ALL ON FUNCTION zodan.compare_structure FROM PUBLIC;
 CREATE OR REPLACE FUNCTION zodan.gather_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
 AS $zodan$
 /* Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
 structure of the source can be made on the new node: structure, and on the new node trial, on the source references;
@@ -10875,6 +10876,7 @@ REVOKE ALL ON FUNCTION zodan.check_sequences FROM PUBLIC;
 CREATE OR REPLACE FUNCTION zodan.check_join(p_facts jsonb, p_join jsonb, p_probes jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE plpgsql IMMUTABLE
+SET plan_cache_mode = force_generic_plan
 AS $zodan$
 /* Returns every precondition of a join, one row per check and node, over the facts that zodan.gather_facts,
 zodan.gather_more and zodan.probe_pairs returned; without a new node, only those of the members. Reads nothing else
@@ -10888,8 +10890,8 @@ DECLARE
                    (f.value -> 'streams') - 'tables'::text) ELSE '{}' END)
         FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)), '{}');
 BEGIN
-    -- One statement per check: in a single statement the planner would copy the facts of thousands of tables hundreds
-    -- of times.
+    -- One statement per check, planned without looking at the facts: else the planner would copy the facts of thousands
+    -- of tables hundreds of times.
     RETURN QUERY SELECT * FROM zodan.check_reachable(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_readable(v_brief);
     RETURN QUERY SELECT * FROM zodan.check_versions(v_brief, p_join);
@@ -12851,11 +12853,12 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%%I.%%I', n.nspna
            CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN
                pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8) END,
            (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) AS identity,
-       -- The name alone of a function that the role may not call is an error.
-       CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute') THEN
-           pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.btrim(pg_catalog.pg_read_file('
+       CASE WHEN
+pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute')
+AND pg_catalog.pg_has_role('pg_read_server_files', 'usage')
+           THEN pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.btrim(pg_catalog.pg_read_file('
                '''/proc/sys/kernel/random/boot_id'', 0, 100, true), E''\n'') AS id', false, false, '')::text,
-               '<id>(.+)</id>') END AS machine
+           '<id>(.+)</id>') END AS machine
   FROM leaves AS l
   JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$sql$,
@@ -15234,8 +15237,8 @@ AS $zodan$
 /* Compares the rows of every replicated table on all members, found through the connection string of one of them,
 while they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of
 sessions that read side by side on each machine, by default half as many as the smallest server has processors, from 1
-to 4. Nodes that share a machine are read in turn, where PostgreSQL can tell. most is the number of different or undecided rows after which a table is
-compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
+to 4. Nodes that are known to share a machine are read in turn. most is the number of
+different or undecided rows after which a table is compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
 lag. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or undecided,
 with the key, and in nodes what each node has: the columns that differ, when that version was committed and the node
 that it came from; null if the row is missing there. result is equal, different (proven: no change that is still on its
@@ -15261,8 +15264,8 @@ COMMENT ON FUNCTION zodan.verify IS
 'Compares the rows of every replicated table on all members, found through the connection string of one of them,
 while they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of
 sessions that read side by side on each machine, by default half as many as the smallest server has processors, from 1
-to 4. Nodes that share a machine are read in turn, where PostgreSQL can tell. most is the number of different or undecided rows after which a table is
-compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
+to 4. Nodes that are known to share a machine are read in turn. most is the number of
+different or undecided rows after which a table is compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
 lag. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or undecided,
 with the key, and in nodes what each node has: the columns that differ, when that version was committed and the node
 that it came from; null if the row is missing there. result is equal, different (proven: no change that is still on its

@@ -1089,12 +1089,13 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
                  WHERE a.backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker',
                      'background writer', 'checkpointer', 'walwriter', 'startup', 'archiver', 'slotsync worker',
                      'io worker', 'walsummarizer', 'walreceiver', 'logger')),
-    -- Where the kernel says so and the role may read it; the name alone of a function that it may not call is an error.
-    'processors', nullif(CASE WHEN pg_catalog.has_function_privilege(
-        'pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute') THEN pg_catalog.substring(
-            pg_catalog.query_to_xml('SELECT pg_catalog.regexp_count('
-                'pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true), ''^processor\s'', 1, ''n'') AS n',
-                false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
+    -- Where the kernel says so, and the role may read it.
+    'processors', nullif(CASE WHEN
+pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute')
+AND pg_catalog.pg_has_role('pg_read_server_files', 'usage')
+        THEN pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM pg_catalog.regexp_matches('
+            'pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true), ''^processor\s'', ''gn'')',
+            false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
     'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
     'recovery', pg_catalog.pg_is_in_recovery(),
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
@@ -4888,14 +4889,13 @@ BEGIN
             v_job := v_jobs[v_index];
             CONTINUE WHEN v_job.stage IN ('done', 'failed');
             v_step := v_steps[v_index];
+            -- After a failure nothing new begins, no unit either, and what is under way is waited for.
+            CONTINUE WHEN NOT v_job.sent AND p_failure IS NOT NULL AND v_job.lanes IS NULL;
+            v_open := true;
+            CONTINUE WHEN NOT v_job.sent AND v_step.node = ANY (v_busy);
             IF NOT v_job.sent THEN
-                -- After a failure nothing new begins, no unit either, and what is under way is waited for.
-                CONTINUE WHEN p_failure IS NOT NULL AND v_job.lanes IS NULL;
-                v_open := true;
-                CONTINUE WHEN v_step.node = ANY (v_busy);
                 v_job.answer := coalesce(v_job.answer, p_failure);
             END IF;
-            v_open := true;
             IF v_job.stage = 'check' THEN
                 PERFORM zodan.meet_test_hook('before', v_step.ordinal);
             END IF;
