@@ -3191,8 +3191,9 @@ AS $zodan$
 /* Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
 80 per cent, and until it is below 70; the copy's own slot only gets free by
-going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
-which trail remembers: PostgreSQL learns nothing of a peer that does not answer. */
+going on. A peer is too far behind if it has not yet applied what the source had p_max_lag ago, which trail remembers:
+PostgreSQL learns nothing of a peer that does not answer. Before trail goes back so far, what PostgreSQL says counts, but
+not of a peer that lacks nothing: it goes on telling the last lag until that peer has reported twice. */
 DECLARE
     v_at float8 := extract(epoch FROM p_at);
     v_lag float8 := extract(epoch FROM p_max_lag);
@@ -3221,7 +3222,8 @@ BEGIN
                    'peer "%s", which lags behind node "%s" by more than %s (%s)', p.name, p_source, p_max_lag,
                    pg_catalog.pg_size_pretty((p_seen ->> 'lsn')::pg_lsn - p.lsn))
           FROM pg_catalog.jsonb_to_recordset(p_seen -> 'peers') AS p(name text, lsn pg_lsn, lag float8)
-         WHERE p.lsn < v_then OR p.lag > v_lag) AS f
+         WHERE CASE WHEN v_then IS NOT NULL THEN p.lsn < v_then
+                   ELSE p.lag > v_lag AND p.lsn < (p_seen ->> 'lsn')::pg_lsn END) AS f
      ORDER BY f.place, f.part DESC NULLS LAST, f.holder
      LIMIT 1;
     RETURN p_load || pg_catalog.jsonb_build_object('paused', v_found.what, 'by', v_found.holder, 'trail', v_trail);
@@ -3231,8 +3233,9 @@ COMMENT ON FUNCTION zodan.find_pause IS
 'Decides whether a copy has to pause: p_seen is what zodan.read_load saw at p_at on p_source. Returns p_load with
 paused, what it waits for, NULL if it may go on, and by, which slot or peer that is. A slot is too full beyond
 80 per cent, and until it is below 70; the copy''s own slot only gets free by
-going on. A peer is too far behind if PostgreSQL says so, or if it has not yet applied what the source had p_max_lag ago,
-which trail remembers: PostgreSQL learns nothing of a peer that does not answer.';
+going on. A peer is too far behind if it has not yet applied what the source had p_max_lag ago, which trail remembers:
+PostgreSQL learns nothing of a peer that does not answer. Before trail goes back so far, what PostgreSQL says counts, but
+not of a peer that lacks nothing: it goes on telling the last lag until that peer has reported twice.';
 REVOKE ALL ON FUNCTION zodan.find_pause FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_exchanged(p_facts jsonb, p_join jsonb)
@@ -3539,17 +3542,20 @@ RETURNS jsonb
 LANGUAGE sql STABLE
 AS $zodan$
 WITH named AS MATERIALIZED (
-    SELECT DISTINCT m.found[1] AS ordinal
+    SELECT DISTINCT m.found[1] AS ordinal, m.found[2] AS field
       FROM pg_catalog.unnest(p_steps) AS t
      CROSS JOIN LATERAL pg_catalog.regexp_matches(pg_catalog.concat_ws(' ', t.do_sql, t.done_sql, t.until_sql, t.units),
-               '\{result:(\d+)\.', 'g') AS m(found))
-SELECT coalesce(pg_catalog.jsonb_object_agg(s.ordinal, s.result), '{}')
-  FROM zodan.step AS s JOIN named AS n ON n.ordinal = s.ordinal::text
- WHERE s.operation_id = p_operation AND s.result IS NOT NULL
+               '\{result:(\d+)\.([^{}.]+)\}', 'g') AS m(found))
+SELECT coalesce(pg_catalog.jsonb_object_agg(r.ordinal, r.fields), '{}')
+  FROM (SELECT s.ordinal, pg_catalog.jsonb_object_agg(n.field, s.result ->> n.field) AS fields
+          FROM zodan.step AS s JOIN named AS n ON n.ordinal = s.ordinal::text
+         WHERE s.operation_id = p_operation AND s.result IS NOT NULL
+         GROUP BY s.ordinal) AS r
 $zodan$;
 COMMENT ON FUNCTION zodan.read_results IS
-'Returns the results that the statements of p_steps refer to, by the ordinals of the steps that have them. Others are
-left out: a result may be large, and it is passed on at every look.';
+'Returns what the statements of p_steps refer to of the results of others: an object of the ordinals of the steps that have
+them, and of an object of fields, as texts. All else is left out: a result may be large, and it is passed on at every
+look.';
 REVOKE ALL ON FUNCTION zodan.read_results FROM PUBLIC;
 
 DO $zodan$
@@ -4920,6 +4926,8 @@ BEGIN
                 COMMIT;
                 PERFORM zodan.announce_step(v_step, v_job, p_undo, p_verbose);
                 PERFORM zodan.meet_test_hook('after', v_step.ordinal);
+                -- It may be large, and is copied at every look at the others.
+                v_job.result := NULL;
             ELSIF v_job.sent THEN
                 v_busy := v_busy || v_step.node;
             END IF;
