@@ -6666,7 +6666,10 @@ BEGIN
           FROM pg_catalog.jsonb_each_text(p_state -> 'marks') AS m(key, value) WHERE m.key <> v_member;
     END LOOP;
     IF v_trouble IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD202', MESSAGE = v_trouble;
+        RAISE EXCEPTION USING ERRCODE = 'ZD202', MESSAGE = v_trouble,
+            DETAIL = 'Its server log and spock.exception_log say why.',
+            HINT = 'If a change met a row that is not there yet, set spock.exception_behaviour to discard, and enable the '
+                'subscription: what is discarded comes with the levelling.';
     END IF;
     RETURN p_state || pg_catalog.jsonb_build_object('stage', CASE WHEN v_passed THEN 'look' ELSE 'wait' END, 'places',
         pg_catalog.md5(v_places));
@@ -6994,6 +6997,13 @@ CREATE OR REPLACE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
 AS $zodan$
+WITH places AS MATERIALIZED (
+    SELECT m.*, pg_catalog.max(m.place) OVER () AS first, coalesce((p_leave ->> 'let_go')::boolean, false) AS let_go,
+               pg_catalog.bool_and(m.place IS NOT NULL) OVER () AND NOT coalesce((p_leave ->> 'let_go')::boolean, false) AS can_level
+      FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place
+                  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+                  LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
+                 WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS m)
 SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept OR p.can_level AND p_level THEN 'warn' ELSE 'fail' END,
     coalesce(p.place = p.first, false) AND NOT p.let_go,
        CASE WHEN p.let_go AND p.place = p.first
@@ -7009,17 +7019,25 @@ SELECT 'equally-far', 'same position', p.name, CASE WHEN p_accept OR p.can_level
             WHEN p.can_level THEN 'Call with level => true to bring the members level first; or with accept_divergence => true to '
                 'remove it anyway: rows of the dead node then differ between members.'
             ELSE 'Call with accept_divergence => true to remove it anyway; rows of the dead node then differ between members.' END
-  FROM (SELECT m.*, pg_catalog.max(m.place) OVER () AS first, coalesce((p_leave ->> 'let_go')::boolean, false) AS let_go,
-               pg_catalog.bool_and(m.place IS NOT NULL) OVER () AND NOT coalesce((p_leave ->> 'let_go')::boolean, false) AS can_level
-          FROM (SELECT f.key AS name, (s.item ->> 'position')::pg_catalog.pg_lsn AS place
-                  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-                  LEFT JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', f.key]) AS s(item) ON true
-                 WHERE f.key <> p_leave ->> 'target' AND (f.value ? 'error' OR s.item IS NOT NULL)) AS m) AS p
+  FROM places AS p
  WHERE (p_leave ->> 'dead')::boolean
+UNION ALL
+SELECT 'streams-while-levelled', 'streams while levelled', s.provider || ' -> ' || s.name, 'fail', s.enabled, 'disabled',
+       'subscriptions between the members that are enabled: the levelling has to tell what is on its way',
+       pg_catalog.format('SELECT spock.sub_enable(%L) on node "%s". If Spock disables it again, because a change meets a row '
+           'that node lacks, first set spock.exception_behaviour to discard there: what is discarded comes with the levelling.',
+           s.subscription, s.name)
+  FROM (SELECT f.key AS name, x.item ->> 'provider' AS provider, x.item ->> 'name' AS subscription,
+               (x.item ->> 'enabled')::boolean AS enabled
+          FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+         CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)
+         WHERE p_leave -> 'members' ? f.key AND p_leave -> 'members' ? (x.item ->> 'provider')) AS s
+ WHERE (p_leave ->> 'dead')::boolean AND p_level AND EXISTS (SELECT FROM places AS p WHERE p.place < p.first)
 $zodan$;
 COMMENT ON FUNCTION zodan.check_survivors IS
 'Checks that the members have applied the same amount of a dead target''s stream, or that they can be and are to be
-brought level (p_level, NULL if the call cannot be asked to), or p_accept is given.';
+brought level (p_level, NULL if the call cannot be asked to), or p_accept is given; and that they stream to one another if they
+are to be.';
 REVOKE ALL ON FUNCTION zodan.check_survivors FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_outsiders(p_facts jsonb, p_leave jsonb)

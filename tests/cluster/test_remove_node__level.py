@@ -12,6 +12,7 @@ import pytest
 
 from support.calls import call, leftovers, load_zodan, remove_node
 from support.clusters import MakeCluster
+from support.crash import HeldCall
 from support.tables import KEYED, KEYLESS, TABLES, assert_rows_equal, create_tables, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster, Node, wait_until
@@ -80,15 +81,26 @@ def _waiting(nodes: list[Node], provider: str, mark: str) -> str:
 
 
 def remove(cluster: Cluster, at: str = "n1", target: str = "n3", **options: Any) -> list[str]:
-    given = {"level": True} | options
-    return call(
-        cluster[at],
-        "spock.remove_node",
-        target_node_name=target,
-        target_node_dsn="host=127.0.0.1 port=1 dbname=app connect_timeout=1",
-        force=True,
-        **given,
+    return call(cluster[at], "spock.remove_node", **(_arguments(target) | options))
+
+
+def _arguments(target: str) -> dict[str, Any]:
+    return {
+        "target_node_name": target,
+        "target_node_dsn": "host=127.0.0.1 port=1 dbname=app connect_timeout=1",
+        "force": True,
+        "level": True,
+    }
+
+
+def _levelling(cluster: Cluster, target: str) -> int:
+    """Return the first step that writes rows."""
+    query = "SELECT min(ordinal) FROM zodan.plan_remove_node(%(target)s, %(dsn)s, true, level => true)"
+    arguments = _arguments(target)
+    planned = cluster["n1"].execute(
+        f"{query} WHERE phase_name = 'level'", {"target": target, "dsn": arguments["target_node_dsn"]}
     )
+    return int(planned[0][0])
 
 
 def same(cluster: Cluster, *tables: str) -> None:
@@ -327,14 +339,60 @@ def test_a_survivor_that_cannot_be_reached(make_cluster: MakeCluster) -> None:
     n1.execute("SELECT spock.sub_disable('sub_n3_n1')")
     with pytest.raises(psycopg.Error) as disabled:
         remove(cluster, target="n4")
-    assert disabled.value.sqlstate == "ZD202"
-    assert "node n1 from node n3" in str(disabled.value.diag.message_detail)
+    assert disabled.value.sqlstate == "ZD100"
+    assert 'streams while levelled on "n3 -> n1"' in str(disabled.value.diag.message_detail)
+    n1.execute("SELECT spock.sub_enable('sub_n3_n1')")
+    # Or they stop later.
+    held = HeldCall(n1, f"before {_levelling(cluster, 'n4')}", "spock.remove_node", _arguments("n4"))
+    n1.execute("SELECT spock.sub_disable('sub_n3_n1')")
+    held.let_go()
+    assert held.error is not None
+    assert held.error.sqlstate == "ZD202"
+    assert "node n1 from node n3" in str(held.error.diag.message_detail)
     assert n2.execute(f"SELECT id FROM {KEYED}") == []
     n1.execute("SELECT spock.sub_enable('sub_n3_n1')")
     remove(cluster, target="n4")
     wait_level(cluster.members)
     assert_rows_equal(cluster.members)
     assert leftovers(cluster.members, "n4") == []
+
+
+def test_a_stream_that_stopped_at_a_row_that_is_not_there_yet(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    if cluster.engine.is_real:
+        _behave(n2, "sub_disable")
+    with behind(cluster, "n2"):
+        n3.execute(f"INSERT INTO {KEYED} SELECT i, 'n3', 0, 'x' FROM generate_series(1, 20) AS i")
+    # In one transaction with rows that n2 has: Spock may discard all of it, or none, or disable the stream.
+    with n1.connect() as connection, connection.transaction():
+        connection.execute(f"UPDATE {KEYED} SET value = 1, node = 'n1' WHERE id <= 5")
+        connection.execute(f"INSERT INTO {KEYED} VALUES (100, 'n1', 0, 'with them')")
+        connection.execute(f"DELETE FROM {KEYED} WHERE id = 6")
+    n1.execute(f"INSERT INTO {KEYED} VALUES (101, 'n1', 0, 'afterwards')")
+    came = f"SELECT count(*) FROM {KEYED} WHERE id = 101"
+    enabled = "SELECT sub_enabled FROM spock.subscription WHERE sub_name = 'sub_n1_n2'"
+    wait_until(
+        lambda: "" if n2.execute(came) == [(1,)] or n2.execute(enabled) == [(False,)] else "neither",
+        _BUDGET_S,
+        "what n1 committed to come, or the stream to stop",
+    )
+    if n2.execute(enabled) == [(False,)]:
+        with pytest.raises(psycopg.Error) as stopped:
+            remove(cluster)
+        assert stopped.value.sqlstate == "ZD100"
+        assert 'streams while levelled on "n1 -> n2"' in str(stopped.value.diag.message_detail)
+        assert "set spock.exception_behaviour to discard" in str(stopped.value.diag.message_hint)
+        _behave(n2, "discard")
+        n2.execute("SELECT spock.sub_enable('sub_n1_n2')")
+    remove(cluster)
+    same(cluster)
+    assert n2.execute(f"SELECT count(*), sum(value) FROM {KEYED}") == [(21, 5)]
+
+
+def _behave(node: Node, behaviour: str) -> None:
+    """Say what Spock does with a change that it cannot apply."""
+    node.execute(f"ALTER SYSTEM SET spock.exception_behaviour = '{behaviour}'")
+    node.execute("SELECT pg_reload_conf()")
 
 
 def test_where_there_is_nothing_to_level(make_cluster: MakeCluster) -> None:
