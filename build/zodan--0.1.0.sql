@@ -3345,7 +3345,8 @@ BEGIN
         p_job.found := coalesce((v_answer #>> '{value,ok}')::boolean, false);
         p_job.stage := CASE WHEN p_job.found THEN 'done' ELSE 'do' END;
     ELSIF p_job.stage = 'do' THEN
-        p_job.stage := 'until';
+        -- Done at once: its result is to be in the journal before the next statement goes to this node.
+        p_job.stage := CASE WHEN p_step.until_sql IS NULL AND p_step.units IS NULL THEN 'done' ELSE 'until' END;
         p_job.deadline := NULL;
         p_job.result := nullif(v_answer -> 'value', 'null');
     ELSE

@@ -8,7 +8,7 @@ import pytest
 from support.calls import add_node, call, exceptions, leftovers, load_zodan, remove_node, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
-from support.joins import planned
+from support.joins import Join, planned
 from support.secrets import find
 from support.tables import CHAIN, KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
@@ -46,6 +46,21 @@ def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:
     assert_rows_equal(cluster.members, TABLES)
     remove_node(cluster, "n3")
     assert leftovers(cluster.nodes, "n3") == []
+
+
+def test_what_a_step_returned_is_kept_before_the_next_one_begins(make_cluster: MakeCluster) -> None:
+    join = Join(make_cluster)
+    life = join.plan.at("streaming", "n3")
+    held = HeldCall(join.n3, f"after {life}", "spock.add_node", join.arguments)
+    # Later steps need it. One of this phase shows in the cluster, and would then stand for all before it.
+    kept = "SELECT result ? 'starts' FROM zodan.step WHERE ordinal = %(life)s"
+    assert join.n3.execute(kept, {"life": life}) == [(True,)]
+    begun = "SELECT sub_enabled FROM spock.subscription WHERE sub_name LIKE 'zodan_copy%'"
+    assert join.n3.execute(begun) == [(False,)]
+    held.kill()
+    wait_unlocked(join.cluster.nodes)
+    call(join.n3, "zodan.resume", p_operation=1)
+    join.check()
 
 
 def test_a_flip_that_fails_after_the_copy_was_disabled_copies_anew(make_cluster: MakeCluster) -> None:

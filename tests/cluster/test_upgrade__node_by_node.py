@@ -30,6 +30,8 @@ from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
 
 _BUDGET_S = 300.0
 _REST_S = 0.1
+#: Short against a step.
+_LOOK_S = 0.01
 _STEPS = (
     "SELECT count(*) FILTER (WHERE state = 'done'), bool_or(phase_name = 'quiet' AND state <> 'pending')"
     " FROM zodan.step"
@@ -80,6 +82,14 @@ class Upgrade:
     def done(self) -> int:
         """Return how many steps are done, of all replacements."""
         return sum(self.progress(new)[0] for new in self.new)
+
+    def total(self) -> int:
+        """Return how many steps all replacements have together; a plan must be there."""
+        steps = [0]
+        for new in self.new:
+            with suppress(psycopg.Error):
+                steps.append(int(new.execute("SELECT count(*) FROM zodan.step")[0][0]))
+        return max(steps) * len(self.new)
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """Kill the command and the session that it calls in."""
@@ -140,10 +150,13 @@ class Application:
         assert self._error is None, self._error
 
 
-def _kill_points(kills: int) -> Iterator[int]:
-    """Return after how many more steps each run is killed."""
+def _goals(upgrade: Upgrade, kills: int) -> Iterator[int]:
+    """Return after how many steps each run is killed: at random, and so that there are some left after the last."""
     chance = random.Random(kills)
-    return iter([chance.randrange(10, 60) for _ in range(kills)])
+    yield chance.randrange(10, 30)
+    for left in range(kills - 1, 0, -1):
+        done = upgrade.done()
+        yield done + chance.randrange(1, max(2, 3 * (upgrade.total() - done) // (2 * (left + 1))))
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
@@ -152,11 +165,10 @@ def test_all_members_are_replaced_under_writers(make_cluster: MakeCluster, newer
     began = time.monotonic()
     killed: list[int] = []
     with Application(upgrade) as application:
-        for more in _kill_points(kills):
+        for goal in _goals(upgrade, kills):
             process = upgrade.start()
-            goal = upgrade.done() + more
             while process.poll() is None and upgrade.done() < goal:
-                time.sleep(_REST_S)
+                time.sleep(_LOOK_S)
             assert process.poll() is None, process.communicate()
             killed.append(upgrade.done())
             upgrade.kill(process)
