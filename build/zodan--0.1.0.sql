@@ -1034,9 +1034,9 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
     'processors', nullif(CASE WHEN
 pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute')
 AND pg_catalog.pg_has_role('pg_read_server_files', 'usage')
-        THEN pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM pg_catalog.regexp_matches('
-            'pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true), ''^processor\s'', ''gn'')',
-            false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
+        THEN pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n'
+            ' FROM pg_catalog.regexp_matches(pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true),'
+            ' ''^processor\s'', ''gn'')', false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
     'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
     'recovery', pg_catalog.pg_is_in_recovery(),
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
@@ -4341,9 +4341,7 @@ BEGIN
             CONTINUE WHEN NOT v_job.sent AND p_failure IS NOT NULL AND v_job.lanes IS NULL;
             v_open := true;
             CONTINUE WHEN NOT v_job.sent AND v_step.node = ANY (v_busy);
-            IF NOT v_job.sent THEN
-                v_job.answer := coalesce(v_job.answer, p_failure);
-            END IF;
+            v_job.answer := coalesce(v_job.answer, CASE WHEN NOT v_job.sent THEN p_failure END);
             IF v_job.stage = 'check' THEN
                 PERFORM zodan.meet_test_hook('before', v_step.ordinal);
             END IF;
@@ -14542,11 +14540,12 @@ AS $zodan$
 while they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of
 sessions that read side by side on each machine, by default half as many as the smallest server has processors, from 1
 to 4. Nodes that are known to share a machine are read in turn. most is the number of
-different or undecided rows after which a table is compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
-lag. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or undecided,
-with the key, and in nodes what each node has: the columns that differ, when that version was committed and the node
-that it came from; null if the row is missing there. result is equal, different (proven: no change that is still on its
-way can make it equal) or undecided, and why says why. Errors: ZD001, ZD003, ZD004, ZD101, ZD120, ZD121, ZD200. */
+different or undecided rows after which a table is compared no further. max_lag pauses the comparison while a peer lags
+further behind one of the nodes; NULL means any lag. Returns a row for each table, with row_key NULL; and after it a
+row for each row that is different or undecided, with the key, and in nodes what each node has: the columns that
+differ, when that version was committed and the node that it came from; null if the row is missing there. result is
+equal, different (proven: no change that is still on its way can make it equal) or undecided, and why says why. Errors:
+ZD001, ZD003, ZD004, ZD101, ZD120, ZD121, ZD200. */
 DECLARE
     v_state jsonb;
     v_dsns jsonb;
@@ -14569,11 +14568,12 @@ COMMENT ON FUNCTION zodan.verify IS
 while they are written to; changes nothing. tables names some tables, nodes some members; jobs is the number of
 sessions that read side by side on each machine, by default half as many as the smallest server has processors, from 1
 to 4. Nodes that are known to share a machine are read in turn. most is the number of
-different or undecided rows after which a table is compared no further. max_lag pauses the comparison while a peer lags further behind one of the nodes; NULL means any
-lag. Returns a row for each table, with row_key NULL; and after it a row for each row that is different or undecided,
-with the key, and in nodes what each node has: the columns that differ, when that version was committed and the node
-that it came from; null if the row is missing there. result is equal, different (proven: no change that is still on its
-way can make it equal) or undecided, and why says why. Errors: ZD001, ZD003, ZD004, ZD101, ZD120, ZD121, ZD200.';
+different or undecided rows after which a table is compared no further. max_lag pauses the comparison while a peer lags
+further behind one of the nodes; NULL means any lag. Returns a row for each table, with row_key NULL; and after it a
+row for each row that is different or undecided, with the key, and in nodes what each node has: the columns that
+differ, when that version was committed and the node that it came from; null if the row is missing there. result is
+equal, different (proven: no change that is still on its way can make it equal) or undecided, and why says why. Errors:
+ZD001, ZD003, ZD004, ZD101, ZD120, ZD121, ZD200.';
 REVOKE ALL ON FUNCTION zodan.verify FROM PUBLIC;
 
 

@@ -1093,9 +1093,9 @@ pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control
     'processors', nullif(CASE WHEN
 pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text, bigint, bigint, boolean)', 'execute')
 AND pg_catalog.pg_has_role('pg_read_server_files', 'usage')
-        THEN pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM pg_catalog.regexp_matches('
-            'pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true), ''^processor\s'', ''gn'')',
-            false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
+        THEN pg_catalog.substring(pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n'
+            ' FROM pg_catalog.regexp_matches(pg_catalog.pg_read_file(''/proc/cpuinfo'', 0, 1000000, true),'
+            ' ''^processor\s'', ''gn'')', false, false, '')::text, '<n>(\d+)</n>') END, '0')::int,
     'superuser', (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user),
     'recovery', pg_catalog.pg_is_in_recovery(),
     'extensions', (SELECT pg_catalog.jsonb_object_agg(e.extname, e.extversion) FROM pg_catalog.pg_extension AS e),
@@ -4900,9 +4900,7 @@ BEGIN
             CONTINUE WHEN NOT v_job.sent AND p_failure IS NOT NULL AND v_job.lanes IS NULL;
             v_open := true;
             CONTINUE WHEN NOT v_job.sent AND v_step.node = ANY (v_busy);
-            IF NOT v_job.sent THEN
-                v_job.answer := coalesce(v_job.answer, p_failure);
-            END IF;
+            v_job.answer := coalesce(v_job.answer, CASE WHEN NOT v_job.sent THEN p_failure END);
             IF v_job.stage = 'check' THEN
                 PERFORM zodan.meet_test_hook('before', v_step.ordinal);
             END IF;
