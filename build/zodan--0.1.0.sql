@@ -12040,12 +12040,12 @@ Spock may be newer than the members'. copy says who brings the rows: rows, or pr
 copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables
 a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a
 peer lags further behind the source; NULL means any lag. verify compares the rows of all nodes at the end, as
-zodan.verify does, also with jobs sessions on each, and pausing for max_lag; what it finds is in zodan.compared. verb
-prints every step; dry_run prints the plan and changes nothing. When called again after an interruption, it continues
-where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors: ZD0nn caller's mistake, ZD100
-preconditions not met (all named), ZD110 another operation is under way, ZD114 the structures differ, ZD2nn a step
-failed on a node, ZD3nn a wait ran out of its budget, ZD4nn the node has joined, and something is left, such as ZD404:
-rows are different. */
+zodan.verify does, also with jobs sessions on each machine, and pausing for max_lag; what it finds is in
+zodan.compared. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
+interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors: ZD0nn
+caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the structures
+differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget, ZD4nn the node has joined, and something is
+left, such as ZD404: rows are different. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -12104,12 +12104,12 @@ Spock may be newer than the members''. copy says who brings the rows: rows, or p
 copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables
 a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a
 peer lags further behind the source; NULL means any lag. verify compares the rows of all nodes at the end, as
-zodan.verify does, also with jobs sessions on each, and pausing for max_lag; what it finds is in zodan.compared. verb
-prints every step; dry_run prints the plan and changes nothing. When called again after an interruption, it continues
-where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors: ZD0nn caller''s mistake, ZD100
-preconditions not met (all named), ZD110 another operation is under way, ZD114 the structures differ, ZD2nn a step
-failed on a node, ZD3nn a wait ran out of its budget, ZD4nn the node has joined, and something is left, such as ZD404:
-rows are different.';
+zodan.verify does, also with jobs sessions on each machine, and pausing for max_lag; what it finds is in
+zodan.compared. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
+interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors: ZD0nn
+caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the structures
+differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget, ZD4nn the node has joined, and something is
+left, such as ZD404: rows are different.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE PROCEDURE spock.health_check(
