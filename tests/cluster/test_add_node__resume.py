@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 
@@ -50,6 +52,7 @@ def test_called_again_after_the_caller_died(make_cluster: MakeCluster) -> None:
 
 def test_what_a_step_returned_is_kept_before_the_next_one_begins(make_cluster: MakeCluster) -> None:
     join = Join(make_cluster)
+    assert _unkept(join) == []
     life = join.plan.at("streaming", "n3")
     held = HeldCall(join.n3, f"after {life}", "spock.add_node", join.arguments)
     # Later steps need it. One of this phase shows in the cluster, and would then stand for all before it.
@@ -61,6 +64,30 @@ def test_what_a_step_returned_is_kept_before_the_next_one_begins(make_cluster: M
     wait_unlocked(join.cluster.nodes)
     call(join.n3, "zodan.resume", p_operation=1)
     join.check()
+
+
+def _unkept(join: Join) -> list[tuple[int, int]]:
+    """Return steps whose result is needed, each with one that may be done before that result is in the journal.
+
+    Both are in one phase and group, and the later one shows in the cluster, where it stands for all before it. Those
+    that show by the same are done by what a later phase does.
+    """
+    names = ", ".join(f"{name} => %({name})s" for name in join.arguments)
+    steps = join.n3.execute(
+        "SELECT ordinal, (phase, group_name)::text, node, done_sql, coalesce(until_sql, units::text) IS NOT NULL,"
+        " concat_ws(' ', do_sql, done_sql, until_sql, undo_sql, units)"
+        f" FROM zodan.plan_add_node({names}) WHERE group_name IS NOT NULL ORDER BY 1",
+        join.arguments,
+    )
+    named = {int(found) for *_, text in steps for found in re.findall(r"\{result:(\d+)\.", text)}
+    assert named
+    return [
+        (first, later)
+        for first, place, node, shown_by, waits, _ in steps
+        for later, other_place, other, shows_by, _, _ in steps
+        if first in named and first < later and place == other_place and (node != other or waits)
+        if shows_by not in (None, shown_by)
+    ]
 
 
 def test_a_flip_that_fails_after_the_copy_was_disabled_copies_anew(make_cluster: MakeCluster) -> None:
