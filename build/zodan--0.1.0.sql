@@ -650,6 +650,8 @@ SELECT $sql$SELECT pg_catalog.concat(
         pg_catalog.set_config('log_min_duration_sample', '-1', false),
         pg_catalog.set_config('log_transaction_sample_rate', '0', false),
         pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
+        -- Autovacuum makes way for whoever has waited this long for its lock.
+        pg_catalog.set_config('deadlock_timeout', '100ms', false),
         pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
     pg_catalog.set_config('search_path', 'pg_catalog', false),
     pg_catalog.set_config('statement_timeout', '0', false),
@@ -7740,7 +7742,8 @@ DECLARE
     v_function text;
 BEGIN
     FOREACH v_function IN ARRAY ARRAY['connect(text, text) RETURNS text', 'get_connections() RETURNS text[]',
-        'exec(text, text) RETURNS text', 'send_query(text, text) RETURNS int', 'get_result(text) RETURNS SETOF record'] LOOP
+        'exec(text, text) RETURNS text', 'send_query(text, text) RETURNS int', 'is_busy(text) RETURNS int',
+        'get_result(text) RETURNS SETOF record'] LOOP
         EXECUTE pg_catalog.format('CREATE FUNCTION pg_temp.dblink_%%s LANGUAGE c AS ''$libdir/dblink'', %%L', v_function,
             'dblink_' || pg_catalog.split_part(v_function, '(', 1));
     END LOOP;
@@ -7854,6 +7857,14 @@ BEGIN
     END LOOP;
 END
     $function$;
+    CREATE FUNCTION pg_temp.zodan_await(p_source text, p_other text) RETURNS void LANGUAGE plpgsql AS $function$
+BEGIN
+    WHILE (SELECT pg_catalog.min(pg_temp.dblink_is_busy(p_source)) FROM pg_catalog.generate_series(1, 64)
+            WHERE pg_temp.dblink_is_busy(p_other) IS NOT NULL) = 1 LOOP
+        PERFORM pg_catalog.pg_sleep(0.001);
+    END LOOP;
+END
+    $function$;
     CREATE FUNCTION pg_temp.zodan_copy_rows(p_table jsonb, p_snapshot text, p_pace jsonb) RETURNS bigint
     LANGUAGE plpgsql AS $function$
 DECLARE
@@ -7895,6 +7906,9 @@ BEGIN
             v_begin := CASE WHEN v_end < v_last THEN v_end END;
         END LOOP;
         EXIT WHEN v_taken = v_asked;
+        IF pg_catalog.cardinality(v_sources) > 1 THEN
+            PERFORM pg_temp.zodan_await(v_sources[1 + v_taken %% 2], v_sources[2 - v_taken %% 2]);
+        END IF;
         EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
             p_table ->> 'into', p_table ->> 'types')
           USING v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)];
@@ -8039,6 +8053,11 @@ END
     PERFORM pg_catalog.pg_replication_origin_session_setup(v_origin);
     -- A unit that the journal has as done is on disk.
     PERFORM pg_catalog.set_config('synchronous_commit', 'on', false);
+    PERFORM pg_catalog.set_config('work_mem', greatest(s.setting::bigint,
+           pg_catalog.pg_size_bytes('32MB') / 1024)::text, false)
+       FROM pg_catalog.pg_settings AS s WHERE s.name = 'work_mem';
+    -- From now on memory is kept for the next piece, and not returned to the operating system after each.
+    PERFORM pg_catalog.octet_length(pg_catalog.repeat(' ', 32505856));
 END
 $do$$sql$,
     zodan.quote_text(p_subscription), zodan.quote_result(p_lane), zodan.quote_text(p_session))

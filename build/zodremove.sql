@@ -709,6 +709,8 @@ SELECT $sql$SELECT pg_catalog.concat(
         pg_catalog.set_config('log_min_duration_sample', '-1', false),
         pg_catalog.set_config('log_transaction_sample_rate', '0', false),
         pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
+        -- Autovacuum makes way for whoever has waited this long for its lock.
+        pg_catalog.set_config('deadlock_timeout', '100ms', false),
         pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
     pg_catalog.set_config('search_path', 'pg_catalog', false),
     pg_catalog.set_config('statement_timeout', '0', false),

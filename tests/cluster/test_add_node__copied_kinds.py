@@ -227,3 +227,18 @@ def test_limits_that_make_no_sense(make_cluster: MakeCluster) -> None:
         assert raised.value.sqlstate == "ZD004", limit
     assert n2.execute("SELECT count(*) FROM zodan.operation") == [(0,)]
     assert state(cluster.nodes) == before
+
+
+def test_no_piece_waits_for_its_turn_on_disk(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    n1.execute("CREATE TABLE large (id bigint PRIMARY KEY, v text NOT NULL)")
+    n1.execute("INSERT INTO large SELECT i, repeat('x', 100) FROM generate_series(1, 150000) AS i")
+    n1.execute("SELECT spock.repset_add_table('default', 'large')")
+    load_zodan(n2)
+    # Workers of one build share their rows by files.
+    n2.execute("ALTER DATABASE app SET max_parallel_maintenance_workers = 0")
+    add_node(cluster, "n1", "n2")
+    wait_level(cluster.members)
+    assert n2.execute("SELECT count(*) FROM large") == [(150000,)]
+    assert n2.execute("SELECT temp_files FROM pg_stat_database WHERE datname = 'app'") == [(0,)]

@@ -322,7 +322,12 @@ def test_a_session_prints_and_waits_as_every_other_one(node: Connection, server:
     with server.connect(dbname=str(node.info.dbname)) as session:
         session.execute("SET DateStyle = 'SQL, DMY'; SET statement_timeout = '1min'; SET search_path = public")
         run(session, written(node, "set_session", {}))
-        for name, value in (("DateStyle", "ISO, YMD"), ("statement_timeout", "0"), ("search_path", "pg_catalog")):
+        for name, value in (
+            ("DateStyle", "ISO, YMD"),
+            ("statement_timeout", "0"),
+            ("search_path", "pg_catalog"),
+            ("deadlock_timeout", "100ms"),
+        ):
             assert session.execute("SELECT current_setting(%s)", [name]).fetchone() == (value,)
 
 
