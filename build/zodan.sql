@@ -608,6 +608,16 @@ COMMENT ON FUNCTION zodan.lane_name IS
 bytes.';
 REVOKE ALL ON FUNCTION zodan.lane_name FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.lane_node(p_name text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT pg_catalog.split_part(p_name, pg_catalog.repeat(' ', 63), 1)
+$zodan$;
+COMMENT ON FUNCTION zodan.lane_node IS
+'Returns the node of what zodan.lane_name returned.';
+REVOKE ALL ON FUNCTION zodan.lane_node FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.snapshot_name(p_operation bigint, p_phase_name text)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT
@@ -4690,7 +4700,9 @@ BEGIN
     p_job.blockers := coalesce(p_job.load ->> 'paused',
         pg_catalog.jsonb_path_query_first(p_job.lanes, '$[*] ? (@.stage != "free").blockers ? (@ != null)') #>> '{}');
     v_is_busy := p_job.sent OR pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")');
-    IF v_is_busy AND v_now < p_job.sample_due THEN
+    -- Lanes may also be free because what their units follow is not done.
+    IF v_now < p_job.sample_due AND (v_is_busy OR p_job.answer IS NULL AND EXISTS (SELECT FROM zodan.unit AS u
+        WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name) AND u.state <> 'done')) THEN
         RETURN p_job;
     END IF;
     v_units := zodan.measure_units(p_step => p_step, p_seen => p_job.progress,
@@ -13572,9 +13584,7 @@ BEGIN
                 'message', v_answer ->> 'message'));
         END IF;
     END LOOP;
-    SELECT pg_catalog.jsonb_build_object('node', pg_catalog.split_part(a.key,
-               pg_catalog.repeat(' ', 63), 1),
-               'message', a.value ->> 'message') INTO v_answer
+    SELECT pg_catalog.jsonb_build_object('node', zodan.lane_node(a.key), 'message', a.value ->> 'message') INTO v_answer
       FROM pg_catalog.jsonb_each(zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, l.number),
                zodan.set_reader()) FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
                CROSS JOIN pg_catalog.generate_series(1, p_jobs) AS l(number)), v_lanes)) AS a(key, value)
@@ -14040,7 +14050,7 @@ BEGIN
         SELECT pg_catalog.jsonb_object_agg(q.key, q.value)
           FROM pg_catalog.jsonb_array_elements(p_turns) WITH ORDINALITY AS t(nodes, turn)
           JOIN pg_catalog.jsonb_each(p_queries) AS q(key, value)
-            ON t.nodes ? pg_catalog.split_part(q.key, pg_catalog.repeat(' ', 63), 1)
+            ON t.nodes ? zodan.lane_node(q.key)
          GROUP BY t.turn ORDER BY t.turn
     LOOP
         v_answers := v_answers || zodan.query_nodes(v_queries, p_lanes);
@@ -14109,7 +14119,7 @@ RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 WITH answers AS MATERIALIZED (
-    SELECT pg_catalog.split_part(a.key, pg_catalog.repeat(' ', 63), 1) AS node, a.value -> 'value' AS item
+    SELECT zodan.lane_node(a.key) AS node, a.value -> 'value' AS item
       FROM pg_catalog.jsonb_each(p_answers) AS a(key, value))
 SELECT coalesce(pg_catalog.jsonb_object_agg(n.node, CASE WHEN n.tallies THEN (
            SELECT coalesce(pg_catalog.jsonb_object_agg(t.part, pg_catalog.jsonb_build_array(t.rows, t.total)), '{}')
@@ -14172,7 +14182,7 @@ BEGIN
             p_state -> 'turns', p_lanes);
         SELECT zodan.find_failure(pg_catalog.jsonb_object_agg(n.name, a.value)) INTO v_failure
           FROM pg_catalog.jsonb_each(v_answers) AS a(key, value)
-         CROSS JOIN LATERAL (SELECT pg_catalog.split_part(a.key, pg_catalog.repeat(' ', 63), 1) AS name) AS n
+         CROSS JOIN LATERAL (SELECT zodan.lane_node(a.key) AS name) AS n
          WHERE NOT (a.value ->> 'ok')::boolean;
         IF v_failure IS NOT NULL THEN
             RETURN pg_catalog.jsonb_build_object('failure', v_failure);

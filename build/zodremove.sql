@@ -608,6 +608,16 @@ COMMENT ON FUNCTION zodan.lane_name IS
 bytes.';
 REVOKE ALL ON FUNCTION zodan.lane_name FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.lane_node(p_name text)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+AS $zodan$
+SELECT pg_catalog.split_part(p_name, pg_catalog.repeat(' ', 63), 1)
+$zodan$;
+COMMENT ON FUNCTION zodan.lane_node IS
+'Returns the node of what zodan.lane_name returned.';
+REVOKE ALL ON FUNCTION zodan.lane_node FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.snapshot_name(p_operation bigint, p_phase_name text)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT
@@ -4690,7 +4700,9 @@ BEGIN
     p_job.blockers := coalesce(p_job.load ->> 'paused',
         pg_catalog.jsonb_path_query_first(p_job.lanes, '$[*] ? (@.stage != "free").blockers ? (@ != null)') #>> '{}');
     v_is_busy := p_job.sent OR pg_catalog.jsonb_path_exists(p_job.lanes, '$[*] ? (@.stage != "free")');
-    IF v_is_busy AND v_now < p_job.sample_due THEN
+    -- Lanes may also be free because what their units follow is not done.
+    IF v_now < p_job.sample_due AND (v_is_busy OR p_job.answer IS NULL AND EXISTS (SELECT FROM zodan.unit AS u
+        WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name) AND u.state <> 'done')) THEN
         RETURN p_job;
     END IF;
     v_units := zodan.measure_units(p_step => p_step, p_seen => p_job.progress,
