@@ -8333,7 +8333,7 @@ BEGIN
         PERFORM * FROM pg_temp.dblink(p_source, pg_catalog.format('SELECT pg_catalog.set_config(%%L, %%L, false)',
             'application_name', %1$s || ' ' || %2$s)) AS s(done text);
     END IF;
-    -- Shorter than deadlock_timeout: nobody else's transaction ends because of this one.
+    -- Shorter than the deadlock_timeout of others: nobody else's transaction ends because of this one.
     PERFORM pg_temp.dblink_exec(p_source, pg_catalog.format('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;'
         ' SET TRANSACTION SNAPSHOT %%L; SET LOCAL lock_timeout = ''500ms''', p_snapshot));
 END
@@ -8440,6 +8440,7 @@ END
     LANGUAGE plpgsql AS $function$
 DECLARE
     v_sources text[] := ARRAY['zodan_source'];
+    v_source text;
     v_begin bigint := (p_table ->> 'begin')::bigint;
     v_last CONSTANT bigint := coalesce((p_table ->> 'end')::bigint, (p_table ->> 'last')::bigint);
     -- No more at once than a second may bring.
@@ -8477,16 +8478,17 @@ BEGIN
             v_begin := CASE WHEN v_end < v_last THEN v_end END;
         END LOOP;
         EXIT WHEN v_taken = v_asked;
+        v_source := v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)];
         IF pg_catalog.cardinality(v_sources) > 1 THEN
-            PERFORM pg_temp.zodan_await(v_sources[1 + v_taken %% 2], v_sources[2 - v_taken %% 2]);
+            PERFORM pg_temp.zodan_await(v_source, v_sources[2 - v_taken %% 2]);
         END IF;
         EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
             p_table ->> 'into', p_table ->> 'types')
-          USING v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)];
+          USING v_source;
         GET DIAGNOSTICS v_rows = ROW_COUNT;
         v_copied := v_copied + v_rows;
         -- The session is free for the next piece only after an empty answer has been taken.
-        PERFORM * FROM pg_temp.dblink_get_result(v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)]) AS r(done text);
+        PERFORM * FROM pg_temp.dblink_get_result(v_source) AS r(done text);
         v_taken := v_taken + 1;
     END LOOP;
     IF pg_catalog.cardinality(v_sources) > 1 THEN
