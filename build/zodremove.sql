@@ -1721,6 +1721,23 @@ COMMENT ON FUNCTION zodan.drain_results IS
 connection.';
 REVOKE ALL ON FUNCTION zodan.drain_results FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.has_answer(p_node text)
+RETURNS boolean
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns whether there may be something to fetch from a node: true too if it is not known, and false only while the statement
+sent to it is still under way. */
+BEGIN
+    RETURN dblink_is_busy(zodan.connection_name(p_node)) = 0;
+EXCEPTION WHEN OTHERS THEN
+    RETURN true;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.has_answer IS
+'Returns whether there may be something to fetch from a node: true too if it is not known, and false only while the statement
+sent to it is still under way.';
+REVOKE ALL ON FUNCTION zodan.has_answer FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.fetch_result(p_node text, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -3610,7 +3627,11 @@ DECLARE
             'jsonb'),
         (18, 'load',
             'jsonb'),
-        (19, 'compared',
+        (19, 'looked',
+            'timestamptz'),
+        (20, 'moved',
+            'timestamptz'),
+        (21, 'compared',
             'jsonb')
     ) AS c(place, name, type) ORDER BY c.place);
     v_there text[];
@@ -3666,7 +3687,8 @@ BEGIN
     CREATE TYPE zodan.job AS (
         stage text, sent boolean, found boolean, cancelled boolean, deadline timestamptz, next timestamptz, pause float8,
     since timestamptz, progress jsonb, sample jsonb, sample_due timestamptz, result jsonb, answer jsonb, blockers text,
-    told_due timestamptz, told_after interval, lanes jsonb, load jsonb, compared jsonb);
+    told_due timestamptz, told_after interval, lanes jsonb, load jsonb, looked timestamptz,
+    moved timestamptz, compared jsonb);
 END
 $zodan$;
 COMMENT ON TYPE zodan.job IS
@@ -3674,8 +3696,9 @@ COMMENT ON TYPE zodan.job IS
 the node (sent), whether the step turned out to be done already (found), whether its statement was cancelled, until
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
-what holds it up, when to report that next and after how long, and, if its work is in zodan.unit, its lanes and what
-zodan.judge_load knows of the source; of a comparison of rows, its state.';
+what holds it up, when to report that next and after how long, and, if its work is in zodan.unit, its lanes, what
+zodan.judge_load knows of the source, when all of that was last looked at and when anything of the phase last moved; of a
+comparison of rows, its state.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
 RETURNS zodan.job
@@ -4089,7 +4112,6 @@ REVOKE ALL ON FUNCTION zodan.describe_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.send_unit(
     p_lane jsonb,
-    p_number int,
     p_step zodan.step,
     p_unit zodan.unit,
     p_dsns jsonb,
@@ -4103,7 +4125,7 @@ clears what a lost snapshot left, asks for a snapshot, compares what was copied 
 itself. Returns the lane, with failure, an
 answer as zodan.fetch_result returns it, where that could not be done. */
 DECLARE
-    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_node text := zodan.lane_name(p_step.node, (p_lane ->> 'number')::int);
     v_provider text := p_step.units ->> 'snapshot';
     v_stage text := CASE WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
         WHEN v_provider IS NULL THEN 'copying'
@@ -4115,7 +4137,7 @@ DECLARE
     v_answer jsonb;
 BEGIN
     IF v_stage = 'opening' THEN
-        v_answer := nullif(zodan.open_connection(v_node, p_dsns, pg_catalog.concat_ws(' ', p_step.object_name, p_number)),
+        v_answer := nullif(zodan.open_connection(v_node, p_dsns, pg_catalog.concat_ws(' ', p_step.object_name, p_lane ->> 'number')),
             '{"ok": true}');
     ELSIF v_stage = 'snapshot' THEN
         v_answer := zodan.open_snapshot(v_provider, zodan.snapshot_name(p_step.operation_id, p_step.phase_name), p_dsns);
@@ -4124,7 +4146,7 @@ BEGIN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
             WHEN 'clearing' THEN 'clear_sql' WHEN 'comparing' THEN 'compare_sql' ELSE 'unit_sql' END, p_dsns,
             p_results || pg_catalog.jsonb_build_object('unit', pg_catalog.to_jsonb(p_unit)
-                || pg_catalog.jsonb_build_object('lane', p_number, 'rate',
+                || pg_catalog.jsonb_build_object('lane', p_lane -> 'number', 'rate',
                        coalesce((p_step.units ->> 'max_rate')::bigint / (p_step.units ->> 'lanes')::int, 0))
                 || zodan.describe_units(p_unit, v_stage)));
     END IF;
@@ -4240,7 +4262,6 @@ REVOKE ALL ON FUNCTION zodan.lose_snapshot FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.fail_unit(
     p_lane jsonb,
-    p_number int,
     p_step zodan.step,
     p_unit zodan.unit,
     p_answer jsonb
@@ -4253,7 +4274,7 @@ unit is tried again if a connection was lost, a server was busy, or somebody hel
 snapshot is gone or too old, all units of its bundle begin again; a lost connection does not mean that it is. Otherwise
 failure stays in the lane: trying again would not help. */
 DECLARE
-    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_node text := zodan.lane_name(p_step.node, (p_lane ->> 'number')::int);
     v_state text := p_answer ->> 'sqlstate';
     v_is_lost boolean := NOT zodan.is_connected(v_node);
     -- The snapshot is gone, on PostgreSQL 17 and later by 42704, which names it.
@@ -4327,14 +4348,14 @@ lane, with overdue, an answer as zodan.fetch_result returns it, if it has waited
 progress.';
 REVOKE ALL ON FUNCTION zodan.watch_snapshot FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.watch_lane(p_lane jsonb, p_number int, p_step zodan.step, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.watch_lane(p_lane jsonb, p_step zodan.step, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Looks at a lane whose statement is under way. It may take as long as it works; one that has waited for somebody's lock
 for as long as a wait may see no progress is cancelled. Returns the lane. */
 DECLARE
-    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_node text := zodan.lane_name(p_step.node, (p_lane ->> 'number')::int);
     v_now timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     IF p_lane ->> 'stage' = 'snapshot' THEN
@@ -4343,7 +4364,7 @@ BEGIN
         RETURN p_lane;
     END IF;
     p_lane := p_lane || pg_catalog.jsonb_build_object('due', v_now + zodan.read_patience(), 'blockers',
-        zodan.find_blockers(v_node, p_dsns, ' ' || p_number));
+        zodan.find_blockers(v_node, p_dsns, ' ' || (p_lane ->> 'number')));
     IF p_lane ->> 'blockers' ~ '^(process|prepared transaction) ' THEN
         PERFORM zodan.cancel_statement(v_node);
     END IF;
@@ -4357,7 +4378,6 @@ REVOKE ALL ON FUNCTION zodan.watch_lane FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_lane(
     p_lane jsonb,
-    p_number int,
     p_step zodan.step,
     p_dsns jsonb,
     p_results jsonb,
@@ -4366,12 +4386,12 @@ CREATE OR REPLACE FUNCTION zodan.advance_lane(
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has stage (free, or what is
+/* Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has number, stage (free, or what is
 under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
 and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
 p_open. */
 DECLARE
-    v_node text := zodan.lane_name(p_step.node, p_number);
+    v_node text := zodan.lane_name(p_step.node, (p_lane ->> 'number')::int);
     v_unit zodan.unit;
     v_answer jsonb;
 BEGIN
@@ -4382,7 +4402,7 @@ BEGIN
             END IF;
             EXIT WHEN NOT p_open OR v_unit.number IS NULL;
             UPDATE zodan.unit AS u
-               SET state = 'running', lane = p_number, attempts = u.attempts + 1,
+               SET state = 'running', lane = (p_lane ->> 'number')::int, attempts = u.attempts + 1,
                    started_at = pg_catalog.clock_timestamp(), finished_at = NULL
              WHERE (u.operation_id, u.phase_name, u.number) = (v_unit.operation_id, v_unit.phase_name, v_unit.number);
             p_lane := p_lane || pg_catalog.jsonb_build_object('unit', v_unit.number);
@@ -4391,7 +4411,7 @@ BEGIN
             v_answer := CASE WHEN p_lane ->> 'stage' <> 'snapshot' THEN zodan.fetch_result(v_node, p_dsns)
                 ELSE zodan.receive_snapshot(p_step, p_dsns) END;
             IF v_answer IS NULL THEN
-                p_lane := zodan.watch_lane(p_lane, p_number, p_step, p_dsns);
+                p_lane := zodan.watch_lane(p_lane, p_step, p_dsns);
                 v_answer := p_lane -> 'overdue';
                 EXIT WHEN v_answer IS NULL;
                 p_lane := p_lane - 'overdue';
@@ -4410,12 +4430,12 @@ BEGIN
             v_answer := NULL;
         END IF;
         IF v_answer IS NULL THEN
-            p_lane := zodan.send_unit(p_lane, p_number, p_step, v_unit, p_dsns, p_results);
+            p_lane := zodan.send_unit(p_lane, p_step, v_unit, p_dsns, p_results);
             v_answer := p_lane -> 'failure';
             PERFORM zodan.meet_test_hook(pg_catalog.concat_ws(' ', p_step.phase_name, p_lane ->> 'stage'), v_unit.number);
         END IF;
         IF v_answer IS NOT NULL THEN
-            p_lane := zodan.fail_unit(p_lane, p_number, p_step, v_unit, v_answer);
+            p_lane := zodan.fail_unit(p_lane, p_step, v_unit, v_answer);
             EXIT;
         END IF;
     END LOOP;
@@ -4423,13 +4443,13 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lane IS
-'Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has stage (free, or what is
+'Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has number, stage (free, or what is
 under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
 and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
 p_open.';
 REVOKE ALL ON FUNCTION zodan.advance_lane FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.close_lanes(p_step zodan.step, p_lanes int)
+CREATE OR REPLACE FUNCTION zodan.close_lanes(p_step zodan.step)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
@@ -4437,7 +4457,7 @@ AS $zodan$
 BEGIN
     PERFORM zodan.close_connection(zodan.lane_name(p_step.units ->> 'snapshot', 0));
     PERFORM zodan.close_connection(zodan.lane_name(p_step.node, l.number))
-       FROM zodan.list_lanes(p_step, p_lanes) AS l(number);
+       FROM zodan.list_lanes(p_step) AS l(number);
     PERFORM zodan.leave_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name));
 END
 $zodan$;
@@ -4510,18 +4530,18 @@ BEGIN
         p_job.next := v_now + interval '0.25 s';
     END IF;
     IF NOT (v_answer ->> 'ok')::boolean THEN
-        PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
+        PERFORM zodan.close_lanes(p_step);
         RETURN zodan.judge_failure(p_job, p_step, v_answer);
     ELSIF v_answer IS NOT NULL AND (v_answer -> 'value') - 'marks' IS DISTINCT FROM p_job.progress THEN
         p_job.progress := (v_answer -> 'value') - 'marks';
         p_job.deadline := v_now + zodan.read_patience();
     END IF;
     IF p_job.lanes IS NULL AND (v_answer IS NOT NULL OR p_step.until_sql IS NULL) THEN
-        PERFORM zodan.close_lanes(p_step, (p_step.units ->> 'lanes')::int);
+        PERFORM zodan.close_lanes(p_step);
         PERFORM zodan.begin_units(p_step, v_answer #> '{value,marks}', zodan.regain_snapshot(p_step, p_dsns));
         p_job.deadline := v_now + zodan.read_patience();
-        SELECT pg_catalog.jsonb_agg('{"stage": "free", "open": false}'::jsonb) INTO p_job.lanes
-          FROM pg_catalog.generate_series(1, (p_step.units ->> 'lanes')::int);
+        SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('number', l.number, 'stage', 'free', 'open', false)) INTO p_job.lanes
+          FROM zodan.list_lanes(p_step) AS l(number);
     END IF;
     RETURN p_job;
 END
@@ -4642,16 +4662,39 @@ one of its own: the looks go on whatever the others do. What was seen last holds
 the source cannot be asked.';
 REVOKE ALL ON FUNCTION zodan.judge_load FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.list_lanes(p_step zodan.step, p_lanes int)
+CREATE OR REPLACE FUNCTION zodan.list_lanes(p_step zodan.step)
 RETURNS SETOF int
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT i.number + CASE WHEN p_step.units ? 'beside' THEN (p_step.units ->> 'lanes')::int ELSE 0 END
-  FROM pg_catalog.generate_series(1, p_lanes) AS i(number)
+  FROM pg_catalog.generate_series(1, (p_step.units ->> 'lanes')::int) AS i(number)
 $zodan$;
 COMMENT ON FUNCTION zodan.list_lanes IS
-'Returns the numbers of the lanes of a step, p_lanes of them: after those of the step beside it.';
+'Returns the numbers of the lanes of a step: after those of the step beside it.';
 REVOKE ALL ON FUNCTION zodan.list_lanes FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.is_quiet(p_job zodan.job, p_step zodan.step, p_now timestamptz)
+RETURNS boolean
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns whether a look at the units of a step, at p_now, would find nothing: all that is under way still is, and nothing
+of the phase has moved since the last look, which was not 0.1 s ago. It costs a fraction of that look. */
+BEGIN
+    IF p_job.lanes IS NULL OR NOT coalesce((p_job.load ->> 'known')::boolean, true) OR p_job.moved >= p_job.looked
+       OR p_now > p_job.looked + interval '0.1 s' THEN
+        RETURN false;
+    END IF;
+    RETURN NOT EXISTS (
+        SELECT FROM pg_catalog.jsonb_array_elements(p_job.lanes) AS l(item)
+         WHERE CASE l.item ->> 'stage' WHEN 'free' THEN false WHEN 'snapshot' THEN true
+                   ELSE zodan.has_answer(zodan.lane_name(p_step.node, (l.item ->> 'number')::int)) END)
+       AND NOT (p_job.sent AND zodan.has_answer(p_step.node));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.is_quiet IS
+'Returns whether a look at the units of a step, at p_now, would find nothing: all that is under way still is, and nothing
+of the phase has moved since the last look, which was not 0.1 s ago. It costs a fraction of that look.';
+REVOKE ALL ON FUNCTION zodan.is_quiet FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.advance_units(
     p_job zodan.job,
@@ -4670,10 +4713,13 @@ DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_dsns jsonb;
     v_lane jsonb;
-    v_numbers int[];
     v_units jsonb;
     v_is_busy boolean;
 BEGIN
+    IF zodan.is_quiet(p_job, p_step, v_now) THEN
+        RETURN p_job;
+    END IF;
+    p_job.looked := v_now;
     p_job := zodan.look_at_units(p_job, p_step, p_dsns);
     IF p_job.stage <> 'until' OR p_job.lanes IS NULL THEN
         RETURN p_job;
@@ -4683,18 +4729,17 @@ BEGIN
     IF p_job.load ->> 'paused' IS NOT NULL THEN
         p_job.deadline := v_now + zodan.read_patience();
     END IF;
-    v_numbers := ARRAY(SELECT zodan.list_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes)));
-    SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, l.number), p_dsns -> p_step.node) INTO v_dsns
-      FROM pg_catalog.unnest(v_numbers) AS l(number);
-    FOR v_place IN 1 .. pg_catalog.cardinality(v_numbers) LOOP
-        v_lane := zodan.advance_lane(p_job.lanes -> v_place - 1, v_numbers[v_place], p_step, v_dsns, p_results,
+    SELECT p_dsns || pg_catalog.jsonb_object_agg(zodan.lane_name(p_step.node, (l.item ->> 'number')::int), p_dsns -> p_step.node)
+      INTO v_dsns FROM pg_catalog.jsonb_array_elements(p_job.lanes) AS l(item);
+    FOR v_place IN 0 .. pg_catalog.jsonb_array_length(p_job.lanes) - 1 LOOP
+        v_lane := zodan.advance_lane(p_job.lanes -> v_place, p_step, v_dsns, p_results,
             p_job.answer IS NULL AND p_job.load ->> 'paused' IS NULL AND coalesce((p_job.load ->> 'known')::boolean, true));
         IF v_lane ? 'moved' THEN
             p_job.deadline := v_now + zodan.read_patience();
         END IF;
         p_job.answer := coalesce(p_job.answer, v_lane -> 'failure',
             CASE WHEN v_now > p_job.deadline THEN v_lane -> 'trouble' END);
-        p_job.lanes := pg_catalog.jsonb_set(p_job.lanes, ARRAY[(v_place - 1)::text],
+        p_job.lanes := pg_catalog.jsonb_set(p_job.lanes, ARRAY[v_place::text],
             v_lane - '{moved,trouble,failure}'::text[]);
     END LOOP;
     p_job.blockers := coalesce(p_job.load ->> 'paused',
@@ -4711,7 +4756,7 @@ BEGIN
         || pg_catalog.jsonb_build_object('paused', p_job.load -> 'paused', 'behind', p_job.load -> 'behind')), v_now);
     IF ((v_units ->> 'ok')::boolean OR p_job.answer IS NOT NULL) AND NOT v_is_busy THEN
         PERFORM zodan.close_snapshot(zodan.snapshot_name(p_step.operation_id, p_step.phase_name)) WHERE p_job.answer IS NULL;
-        PERFORM zodan.close_lanes(p_step, pg_catalog.jsonb_array_length(p_job.lanes));
+        PERFORM zodan.close_lanes(p_step);
         p_job.stage := CASE WHEN p_job.answer IS NULL THEN 'done' ELSE 'failed' END;
         p_job.result := v_units - '{ok,measure}'::text[];
     END IF;
@@ -4739,7 +4784,7 @@ second. A step whose done_sql says so is done; otherwise its statement runs, the
 its budget is cancelled; without a budget of its own it may take as long as a wait may see no progress. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
-    v_budget interval := coalesce(p_step.budget, zodan.read_patience());
+    v_budget interval;
     v_sql text := CASE p_job.stage WHEN 'check' THEN p_step.done_sql WHEN 'do' THEN p_step.do_sql
         ELSE p_step.until_sql END;
     v_answer jsonb;
@@ -4748,7 +4793,9 @@ BEGIN
         RETURN zodan.advance_compared(p_job, p_step, p_dsns);
     ELSIF p_step.units IS NOT NULL AND p_job.stage = 'until' THEN
         RETURN zodan.advance_units(p_job, p_step, p_dsns, p_results);
-    ELSIF p_job.sent THEN
+    END IF;
+    v_budget := coalesce(p_step.budget, zodan.read_patience());
+    IF p_job.sent THEN
         RETURN zodan.advance_sent(p_job, p_step, p_dsns, v_budget);
     ELSIF p_job.stage = 'lost' THEN
         RETURN zodan.advance_lost(p_job, p_step, p_dsns);
@@ -4919,6 +4966,7 @@ BEGIN
                 PERFORM zodan.meet_test_hook('before', v_step.ordinal);
             END IF;
             v_busy := pg_catalog.array_remove(v_busy, v_step.node);
+            v_job.moved := v_moved;
             v_before := v_job;
             v_job := zodan.advance_job(v_job, v_step, p_dsns, v_results);
             IF v_job.compared IS NOT NULL OR (v_before.stage, v_before.lanes) IS DISTINCT FROM (v_job.stage, v_job.lanes) THEN
@@ -4930,12 +4978,9 @@ BEGIN
                 PERFORM zodan.record_step(p_operation, v_step.ordinal, 'failed', NULL, v_job.answer ->> 'message');
                 COMMIT;
             ELSIF v_job.stage = 'done' THEN
-                IF v_job.result ? 'units' THEN
-                    PERFORM zodan.record_units(p_operation, v_step.object_name, v_job.result -> 'units');
-                    v_job.result := v_job.result - 'units';
-                END IF;
+                PERFORM zodan.record_units(p_operation, v_step.object_name, v_job.result -> 'units') WHERE v_job.result ? 'units';
                 PERFORM zodan.record_step(p_operation, v_step.ordinal, CASE WHEN p_undo THEN 'undone' ELSE 'done' END,
-                    CASE WHEN NOT p_undo THEN v_job.result END);
+                    CASE WHEN NOT p_undo THEN v_job.result - 'units' END);
                 COMMIT;
                 PERFORM zodan.announce_step(v_step, v_job, p_undo, p_verbose);
                 PERFORM zodan.meet_test_hook('after', v_step.ordinal);
