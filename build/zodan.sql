@@ -2159,12 +2159,12 @@ BEGIN
         RETURN '{"ok": false}'::jsonb;
     END IF;
     PERFORM * FROM dblink(v_keeper, zodan.set_keeper()) AS s(done text);
-    PERFORM dblink_exec(v_keeper, pg_catalog.format(
-        'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L', p_exported));
-    SELECT k.snapshot INTO STRICT v_kept FROM dblink(v_keeper, zodan.keep_snapshot(p_subscription => p_subscription,
-        p_lsn => p_lsn, p_kept => CASE WHEN p_is_kept THEN p_exported ELSE '' END)) AS k(snapshot text, name text);
-    PERFORM * FROM dblink(v_keeper, zodan.end_snapshots(p_subscription)) AS e(ended bigint);
-    IF dblink_send_query(v_keeper, zodan.outlive_caller(v_caller)) <> 1 THEN
+    -- One message for all: each is a round trip for which the whole copy waits.
+    SELECT k.snapshot INTO STRICT v_kept FROM dblink(v_keeper, pg_catalog.format(
+        'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L;', p_exported)
+        || zodan.keep_snapshot(p_subscription => p_subscription, p_lsn => p_lsn,
+            p_kept => CASE WHEN p_is_kept THEN p_exported ELSE '' END)) AS k(snapshot text, name text);
+    IF dblink_send_query(v_keeper, zodan.end_snapshots(p_subscription) || ';' || zodan.outlive_caller(v_caller)) <> 1 THEN
         PERFORM zodan.disconnect(v_keeper);
         RETURN '{"ok": false}'::jsonb;
     END IF;
@@ -4120,14 +4120,17 @@ CREATE OR REPLACE FUNCTION zodan.send_unit(
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
-clears what a lost snapshot left, asks for a snapshot, compares what was copied under an earlier one, or sends the unit
-itself. Returns the lane, with failure, an
-answer as zodan.fetch_result returns it, where that could not be done. */
+/* Takes the next step of the unit that a lane works at, or gets ready for one, without waiting for it: asks for a snapshot,
+connects and prepares the session, clears what a lost snapshot left, compares what was copied under an earlier one, or
+sends the unit itself. Returns the lane, with failure, an answer as zodan.fetch_result returns it, where that could not be
+done. */
 DECLARE
     v_node text := zodan.lane_name(p_step.node, (p_lane ->> 'number')::int);
     v_provider text := p_step.units ->> 'snapshot';
-    v_stage text := CASE WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
+    v_stage text := CASE
+        -- This lane's session can be prepared while the others already copy.
+        WHEN p_lane ? 'unit' AND v_provider IS NOT NULL AND p_unit.snapshot IS NULL AND NOT p_unit.spoiled THEN 'snapshot'
+        WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
         WHEN v_provider IS NULL THEN 'copying'
         WHEN p_unit.spoiled THEN 'clearing'
         WHEN p_unit.snapshot IS NULL THEN 'snapshot'
@@ -4145,7 +4148,7 @@ BEGIN
     IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
             WHEN 'clearing' THEN 'clear_sql' WHEN 'comparing' THEN 'compare_sql' ELSE 'unit_sql' END, p_dsns,
-            p_results || pg_catalog.jsonb_build_object('unit', pg_catalog.to_jsonb(p_unit)
+            p_results || pg_catalog.jsonb_build_object('unit', coalesce(pg_catalog.to_jsonb(p_unit), '{}')
                 || pg_catalog.jsonb_build_object('lane', p_lane -> 'number', 'rate',
                        coalesce((p_step.units ->> 'max_rate')::bigint / (p_step.units ->> 'lanes')::int, 0))
                 || zodan.describe_units(p_unit, v_stage)));
@@ -4156,10 +4159,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_unit IS
-'Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
-clears what a lost snapshot left, asks for a snapshot, compares what was copied under an earlier one, or sends the unit
-itself. Returns the lane, with failure, an
-answer as zodan.fetch_result returns it, where that could not be done.';
+'Takes the next step of the unit that a lane works at, or gets ready for one, without waiting for it: asks for a snapshot,
+connects and prepares the session, clears what a lost snapshot left, compares what was copied under an earlier one, or
+sends the unit itself. Returns the lane, with failure, an answer as zodan.fetch_result returns it, where that could not be
+done.';
 REVOKE ALL ON FUNCTION zodan.send_unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.keep_units(p_unit zodan.unit, p_rewritten jsonb)
@@ -4276,7 +4279,8 @@ failure stays in the lane: trying again would not help. */
 DECLARE
     v_node text := zodan.lane_name(p_step.node, (p_lane ->> 'number')::int);
     v_state text := p_answer ->> 'sqlstate';
-    v_is_lost boolean := NOT zodan.is_connected(v_node);
+    -- The snapshot has a connection of its own, and may be asked for before the lane has one.
+    v_is_lost boolean := p_lane ->> 'stage' <> 'snapshot' AND NOT zodan.is_connected(v_node);
     -- The snapshot is gone, on PostgreSQL 17 and later by 42704, which names it.
     v_is_gone boolean := v_state IN ('22023', '55000')
         OR v_state = '42704' AND coalesce(pg_catalog.strpos(p_answer ->> 'message', p_unit.snapshot) > 0, false);
@@ -4376,6 +4380,37 @@ COMMENT ON FUNCTION zodan.watch_lane IS
 for as long as a wait may see no progress is cancelled. Returns the lane.';
 REVOKE ALL ON FUNCTION zodan.watch_lane FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.is_lane_wanted(p_lane jsonb, p_step zodan.step)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT p_step.units ? 'snapshot' AND NOT (p_lane ->> 'open')::boolean AND NOT p_lane ? 'readied'
+   AND (SELECT pg_catalog.count(*) FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name)
+            = (p_step.operation_id, p_step.phase_name) AND u.state <> 'done') >= (p_lane ->> 'number')::int
+$zodan$;
+COMMENT ON FUNCTION zodan.is_lane_wanted IS
+'Returns whether the session of a lane is worth preparing before there is a unit for the lane: while the first one waits for
+the snapshot, the others get ready. Not more of them than units are left.';
+REVOKE ALL ON FUNCTION zodan.is_lane_wanted FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.settle_readied(p_lane jsonb, p_step zodan.step, p_answer jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns a lane whose session was prepared before there was a unit for it, free. What went wrong is no unit's fault: the first
+unit that takes the lane tries it again, and reports it. */
+BEGIN
+    IF NOT (p_answer ->> 'ok')::boolean THEN
+        PERFORM zodan.close_connection(zodan.lane_name(p_step.node, (p_lane ->> 'number')::int));
+    END IF;
+    RETURN p_lane || pg_catalog.jsonb_build_object('stage', 'free', 'open', (p_answer ->> 'ok')::boolean);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.settle_readied IS
+'Returns a lane whose session was prepared before there was a unit for it, free. What went wrong is no unit''s fault: the first
+unit that takes the lane tries it again, and reports it.';
+REVOKE ALL ON FUNCTION zodan.settle_readied FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.advance_lane(
     p_lane jsonb,
     p_step zodan.step,
@@ -4387,7 +4422,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has number, stage (free, or what is
-under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
+under way), open (whether its session is prepared), readied (whether it was, or was tried, before there was a unit for
+it), unit, snapshot (the one that the unit under way was given), due;
 and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
 p_open. */
 DECLARE
@@ -4399,6 +4435,9 @@ BEGIN
         IF p_lane ->> 'stage' = 'free' THEN
             IF p_open THEN
                 v_unit := zodan.pick_unit(p_step);
+            END IF;
+            IF v_unit.number IS NULL AND p_open AND zodan.is_lane_wanted(p_lane, p_step) THEN
+                p_lane := zodan.send_unit((p_lane - 'unit') || '{"readied": true}', p_step, v_unit, p_dsns, p_results);
             END IF;
             EXIT WHEN NOT p_open OR v_unit.number IS NULL;
             UPDATE zodan.unit AS u
@@ -4415,6 +4454,10 @@ BEGIN
                 v_answer := p_lane -> 'overdue';
                 EXIT WHEN v_answer IS NULL;
                 p_lane := p_lane - 'overdue';
+            END IF;
+            IF NOT p_lane ? 'unit' THEN
+                p_lane := zodan.settle_readied(p_lane, p_step, v_answer);
+                CONTINUE;
             END IF;
         END IF;
         SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
@@ -4444,7 +4487,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lane IS
 'Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has number, stage (free, or what is
-under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
+under way), open (whether its session is prepared), readied (whether it was, or was tried, before there was a unit for
+it), unit, snapshot (the one that the unit under way was given), due;
 and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
 p_open.';
 REVOKE ALL ON FUNCTION zodan.advance_lane FROM PUBLIC;
@@ -8364,23 +8408,29 @@ BEGIN
             'dblink_' || pg_catalog.split_part(v_function, '(', 1));
     END LOOP;
     CREATE FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_record';
-    CREATE FUNCTION pg_temp.zodan_enter(p_source text, p_snapshot text) RETURNS void LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_enter(p_source text) RETURNS void LANGUAGE plpgsql AS $function$
 DECLARE
     v_dsn text;
 BEGIN
-    IF NOT p_source = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
-        SELECT i.if_dsn INTO STRICT v_dsn FROM spock.subscription AS s JOIN spock.node_interface AS i
-            ON i.if_id = s.sub_origin_if WHERE s.sub_name = %1$s;
-        PERFORM pg_temp.dblink_connect(p_source, 'keepalives_idle=10'
-            ' keepalives_interval=5 keepalives_count=2 ' || v_dsn);
-        PERFORM * FROM pg_temp.dblink(p_source, %3$s) AS s(done text);
-        -- By this name zodan.read_load knows whose lock it is that others wait for.
-        PERFORM * FROM pg_temp.dblink(p_source, pg_catalog.format('SELECT pg_catalog.set_config(%%L, %%L, false)',
-            'application_name', %1$s || ' ' || %2$s)) AS s(done text);
+    IF p_source = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
+        PERFORM * FROM pg_temp.dblink_get_result(p_source) AS r(done text);
+        PERFORM * FROM pg_temp.dblink_get_result(p_source) AS r(done text);
+        RETURN;
     END IF;
+    SELECT i.if_dsn INTO STRICT v_dsn FROM spock.subscription AS s JOIN spock.node_interface AS i
+        ON i.if_id = s.sub_origin_if WHERE s.sub_name = %1$s;
+    -- By its name zodan.read_load knows whose lock it is that others wait for.
+    PERFORM pg_temp.dblink_connect(p_source, pg_catalog.format('keepalives_idle=10'
+        ' keepalives_interval=5 keepalives_count=2 %%s application_name=''%%s''', v_dsn,
+        %1$s || ' ' || %2$s));
+    PERFORM * FROM pg_temp.dblink(p_source, %3$s) AS s(done text);
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_begin(p_snapshot text) RETURNS text LANGUAGE plpgsql AS $function$
+BEGIN
     -- Shorter than the deadlock_timeout of others: nobody else's transaction ends because of this one.
-    PERFORM pg_temp.dblink_exec(p_source, pg_catalog.format('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;'
-        ' SET TRANSACTION SNAPSHOT %%L; SET LOCAL lock_timeout = ''500ms''', p_snapshot));
+    RETURN pg_catalog.format('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;'
+        ' SET TRANSACTION SNAPSHOT %%L; SET LOCAL lock_timeout = ''500ms'';', p_snapshot);
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_keep_pace(p_pace jsonb, p_blocks bigint) RETURNS void LANGUAGE plpgsql AS $function$
@@ -8391,7 +8441,7 @@ BEGIN
     END IF;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_prepare(p_what jsonb) RETURNS SETOF jsonb LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_prepare(p_what jsonb, p_begin text) RETURNS SETOF jsonb LANGUAGE plpgsql AS $function$
 DECLARE
     v_what jsonb := (SELECT pg_catalog.jsonb_agg(t.item || pg_catalog.jsonb_build_object('table',
             pg_catalog.format('%%I.%%I', t.item ->> 'schema', t.item ->> 'name')) ORDER BY t.place)
@@ -8402,8 +8452,8 @@ DECLARE
     v_locked text[] := '{}';
     v_one record;
 BEGIN
-    FOR v_one IN SELECT o.* FROM pg_temp.dblink('zodan_source', 'SELECT t."table", t.oid, pg_catalog.to_regclass(t."table")::oid,'
-            ' pg_catalog.pg_relation_filenode(t.oid) IS NOT NULL,'
+    FOR v_one IN SELECT o.* FROM pg_temp.dblink('zodan_source', p_begin || ' SELECT t."table", t.oid,'
+            ' pg_catalog.to_regclass(t."table")::oid, pg_catalog.pg_relation_filenode(t.oid) IS NOT NULL,'
             ' EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = t.oid) FROM ' || v_asked)
             AS o(name text, oid oid, relid oid, lives boolean, seen boolean) LOOP
         IF v_one.relid <> v_one.oid OR v_one.relid IS NULL AND v_one.lives THEN
@@ -8420,8 +8470,6 @@ BEGIN
     IF v_locked = '{}' THEN
         RETURN;
     END IF;
-    PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.format('LOCK TABLE ONLY %%s IN ACCESS SHARE MODE',
-        pg_catalog.array_to_string(v_locked, ', ONLY ')));
     FOR v_one IN
         SELECT t.item, t.item ->> 'table' AS name, f.kept, f.file, f.blocks, f.print AS there,
                l.names, l.types, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
@@ -8434,7 +8482,8 @@ BEGIN
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS here
           FROM pg_catalog.jsonb_array_elements(v_what) WITH ORDINALITY AS t(item, place)
           JOIN pg_catalog.unnest(v_locked) AS k(name) ON k.name = t.item ->> 'table'
-          LEFT JOIN pg_temp.dblink('zodan_source', $query$SELECT t.oid, c.relfilenode,
+          LEFT JOIN pg_temp.dblink('zodan_source', pg_catalog.format('LOCK TABLE ONLY %%s IN ACCESS SHARE MODE;',
+                pg_catalog.array_to_string(v_locked, ', ONLY ')) || $query$ SELECT t.oid, c.relfilenode,
                 pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
@@ -8481,6 +8530,20 @@ BEGIN
     END LOOP;
 END
     $function$;
+    CREATE FUNCTION pg_temp.zodan_look_ahead(p_table text, p_snapshot text) RETURNS boolean LANGUAGE plpgsql AS $function$
+BEGIN
+    PERFORM pg_temp.zodan_enter('zodan_ahead');
+    -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
+    PERFORM pg_temp.dblink_exec('zodan_ahead', pg_temp.zodan_begin(p_snapshot)
+        || pg_catalog.format(' LOCK TABLE ONLY %%s IN ACCESS SHARE MODE NOWAIT', p_table));
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    PERFORM pg_temp.dblink_exec('zodan_ahead', 'ROLLBACK');
+    RETURN false;
+WHEN sqlclient_unable_to_establish_sqlconnection THEN
+    RETURN false;
+END
+    $function$;
     CREATE FUNCTION pg_temp.zodan_copy_rows(p_table jsonb, p_snapshot text, p_pace jsonb) RETURNS bigint
     LANGUAGE plpgsql AS $function$
 DECLARE
@@ -8496,18 +8559,6 @@ DECLARE
     v_rows bigint;
     v_copied bigint := 0;
 BEGIN
-    IF (p_table ->> 'ahead')::boolean AND v_begin + v_step < v_last AND p_pace ->> 'rate' IS NULL THEN
-        BEGIN
-            PERFORM pg_temp.zodan_enter('zodan_ahead', p_snapshot);
-            -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
-            PERFORM pg_temp.dblink_exec('zodan_ahead', 'LOCK TABLE ONLY ' || (p_table ->> 'table') || ' IN ACCESS SHARE MODE NOWAIT');
-            v_sources := ARRAY['zodan_source', 'zodan_ahead'];
-        EXCEPTION WHEN lock_not_available THEN
-            PERFORM pg_temp.dblink_exec('zodan_ahead', 'ROLLBACK');
-        WHEN sqlclient_unable_to_establish_sqlconnection THEN
-            NULL;
-        END;
-    END IF;
     LOOP
         WHILE v_begin IS NOT NULL AND v_asked < v_taken + pg_catalog.cardinality(v_sources) LOOP
             PERFORM pg_temp.zodan_keep_pace(p_pace, v_begin - (p_table ->> 'begin')::bigint);
@@ -8521,6 +8572,11 @@ BEGIN
                 ' WHERE ctid >= ''(', v_begin, ',0)''', ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')'));
             v_asked := v_asked + 1;
             v_begin := CASE WHEN v_end < v_last THEN v_end END;
+            -- The first piece is under way: time to prepare the second session.
+            IF v_asked = 1 AND v_begin IS NOT NULL AND (p_table ->> 'ahead')::boolean AND p_pace ->> 'rate' IS NULL
+               AND pg_temp.zodan_look_ahead(p_table ->> 'table', p_snapshot) THEN
+                v_sources := ARRAY['zodan_source', 'zodan_ahead'];
+            END IF;
         END LOOP;
         EXIT WHEN v_taken = v_asked;
         v_source := v_sources[1 + v_taken %% pg_catalog.cardinality(v_sources)];
@@ -8537,7 +8593,7 @@ BEGIN
         v_taken := v_taken + 1;
     END LOOP;
     IF pg_catalog.cardinality(v_sources) > 1 THEN
-        PERFORM pg_temp.dblink_exec('zodan_ahead', 'COMMIT');
+        PERFORM pg_temp.dblink_send_query('zodan_ahead', 'COMMIT');
     END IF;
     RETURN v_copied;
 END
@@ -8573,6 +8629,7 @@ DECLARE
     -- Those that one piece holds, if no pace is to be kept between them.
     v_small jsonb[] := '{}';
     v_blocks bigint;
+    v_begin text := pg_temp.zodan_begin(p_snapshot);
     v_ddl text;
     -- The pace of the unit, if there is one: blocks a second, when it began, and how many blocks it has behind it.
     v_pace jsonb := (SELECT pg_catalog.jsonb_build_object('rate', nullif(p_rate, '0')::float8 * nullif(pg_catalog.sum(
@@ -8591,8 +8648,9 @@ BEGIN
     -- First, so that of two sessions with the same unit one waits here, and fails.
     INSERT INTO spock.local_sync_status (sync_kind, sync_subid, sync_nspname, sync_relname, sync_status, sync_statuslsn)
     VALUES ('d', v_sub, 'zodan unit', p_number, 'y', p_lsn::pg_catalog.pg_lsn);
-    PERFORM pg_temp.zodan_enter('zodan_source', p_snapshot);
-    SELECT q.ddl INTO v_ddl FROM pg_temp.dblink('zodan_source', $query$SELECT pg_catalog.concat_ws(' ',
+    PERFORM pg_temp.zodan_enter('zodan_source');
+    IF p_number = '1' THEN
+        SELECT q.ddl INTO v_ddl FROM pg_temp.dblink('zodan_source', v_begin || $query$ SELECT pg_catalog.concat_ws(' ',
     CASE WHEN pg_catalog.to_regclass('spock.queue') IS NOT NULL THEN pg_catalog.substring(
         pg_catalog.query_to_xml('SELECT pg_catalog.count(*) AS n FROM spock.queue AS q'
         ' WHERE q.message #>> ''{}'' !~ ''zodan head''', false, false, '')::text,
@@ -8602,13 +8660,15 @@ BEGIN
        FROM spock.replication_set_table AS t),
     (SELECT pg_catalog.md5(pg_catalog.string_agg(i.inhrelid || ' ' || i.inhparent, ','
                 ORDER BY i.inhrelid, i.inhparent))
-       FROM pg_catalog.pg_inherits AS i))$query$) AS q(ddl text)
-     WHERE p_number = '1';
-    IF v_ddl IS DISTINCT FROM p_ddl AND p_number = '1' THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = 'the structure of the source was changed while it was copied';
+       FROM pg_catalog.pg_inherits AS i))$query$)
+            AS q(ddl text);
+        IF v_ddl IS DISTINCT FROM p_ddl THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD304', MESSAGE = 'the structure of the source was changed while it was copied';
+        END IF;
+        v_begin := '';
     END IF;
     copied := 0;
-    v_tables := ARRAY(SELECT p.prepared FROM pg_temp.zodan_prepare(p_what) AS p(prepared));
+    v_tables := ARRAY(SELECT p.prepared FROM pg_temp.zodan_prepare(p_what, v_begin) AS p(prepared));
     files := (SELECT pg_catalog.jsonb_object_agg(t.item ->> 'oid', c.item -> 'file')
         FROM pg_catalog.jsonb_array_elements(p_what) AS t(item)
         LEFT JOIN pg_catalog.unnest(v_tables) AS c(item) ON c.item ->> 'oid' = t.item ->> 'oid');
@@ -8625,17 +8685,18 @@ BEGIN
     IF v_small <> '{}' THEN
         copied := copied + pg_temp.zodan_copy_small(v_small);
     END IF;
-    PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
-    -- The source's locks are gone by now.
+    -- The source's locks go now; the answer is taken when the session is used again.
+    PERFORM pg_temp.dblink_send_query('zodan_source', 'COMMIT');
     PERFORM pg_temp.zodan_keep_pace(v_pace, 0);
     lsn := p_lsn;
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_compare(p_files jsonb, p_snapshot text, OUT rewritten jsonb) LANGUAGE plpgsql AS $function$
 BEGIN
-    PERFORM pg_temp.zodan_enter('zodan_source', p_snapshot);
+    PERFORM pg_temp.zodan_enter('zodan_source');
     SELECT q.rewritten INTO STRICT rewritten FROM pg_temp.dblink('zodan_source', pg_catalog.concat(
-        'SELECT coalesce(pg_catalog.jsonb_agg(c.oid::text), ''[]'') FROM pg_catalog.jsonb_each_text(', pg_catalog.quote_literal(p_files),
+        pg_temp.zodan_begin(p_snapshot), ' SELECT coalesce(pg_catalog.jsonb_agg(c.oid::text), ''[]'')'
+        ' FROM pg_catalog.jsonb_each_text(', pg_catalog.quote_literal(p_files),
         ') AS f(oid, file) JOIN pg_catalog.pg_class AS c ON c.oid = f.oid::oid WHERE c.relfilenode::text IS DISTINCT FROM f.file'))
         AS q(rewritten jsonb);
     PERFORM pg_temp.dblink_exec('zodan_source', 'COMMIT');
@@ -8674,6 +8735,7 @@ END
     PERFORM pg_catalog.set_config('work_mem', greatest(s.setting::bigint,
            pg_catalog.pg_size_bytes('32MB') / 1024)::text, false)
        FROM pg_catalog.pg_settings AS s WHERE s.name = 'work_mem';
+    PERFORM pg_temp.zodan_enter('zodan_source');
     -- From now on memory is kept for the next piece, and not returned to the operating system after each.
     PERFORM pg_catalog.octet_length(pg_catalog.repeat(' ', 32505856));
 END

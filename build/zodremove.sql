@@ -2159,12 +2159,12 @@ BEGIN
         RETURN '{"ok": false}'::jsonb;
     END IF;
     PERFORM * FROM dblink(v_keeper, zodan.set_keeper()) AS s(done text);
-    PERFORM dblink_exec(v_keeper, pg_catalog.format(
-        'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L', p_exported));
-    SELECT k.snapshot INTO STRICT v_kept FROM dblink(v_keeper, zodan.keep_snapshot(p_subscription => p_subscription,
-        p_lsn => p_lsn, p_kept => CASE WHEN p_is_kept THEN p_exported ELSE '' END)) AS k(snapshot text, name text);
-    PERFORM * FROM dblink(v_keeper, zodan.end_snapshots(p_subscription)) AS e(ended bigint);
-    IF dblink_send_query(v_keeper, zodan.outlive_caller(v_caller)) <> 1 THEN
+    -- One message for all: each is a round trip for which the whole copy waits.
+    SELECT k.snapshot INTO STRICT v_kept FROM dblink(v_keeper, pg_catalog.format(
+        'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L;', p_exported)
+        || zodan.keep_snapshot(p_subscription => p_subscription, p_lsn => p_lsn,
+            p_kept => CASE WHEN p_is_kept THEN p_exported ELSE '' END)) AS k(snapshot text, name text);
+    IF dblink_send_query(v_keeper, zodan.end_snapshots(p_subscription) || ';' || zodan.outlive_caller(v_caller)) <> 1 THEN
         PERFORM zodan.disconnect(v_keeper);
         RETURN '{"ok": false}'::jsonb;
     END IF;
@@ -4120,14 +4120,17 @@ CREATE OR REPLACE FUNCTION zodan.send_unit(
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
-clears what a lost snapshot left, asks for a snapshot, compares what was copied under an earlier one, or sends the unit
-itself. Returns the lane, with failure, an
-answer as zodan.fetch_result returns it, where that could not be done. */
+/* Takes the next step of the unit that a lane works at, or gets ready for one, without waiting for it: asks for a snapshot,
+connects and prepares the session, clears what a lost snapshot left, compares what was copied under an earlier one, or
+sends the unit itself. Returns the lane, with failure, an answer as zodan.fetch_result returns it, where that could not be
+done. */
 DECLARE
     v_node text := zodan.lane_name(p_step.node, (p_lane ->> 'number')::int);
     v_provider text := p_step.units ->> 'snapshot';
-    v_stage text := CASE WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
+    v_stage text := CASE
+        -- This lane's session can be prepared while the others already copy.
+        WHEN p_lane ? 'unit' AND v_provider IS NOT NULL AND p_unit.snapshot IS NULL AND NOT p_unit.spoiled THEN 'snapshot'
+        WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
         WHEN v_provider IS NULL THEN 'copying'
         WHEN p_unit.spoiled THEN 'clearing'
         WHEN p_unit.snapshot IS NULL THEN 'snapshot'
@@ -4145,7 +4148,7 @@ BEGIN
     IF v_answer IS NULL AND v_stage <> 'snapshot' THEN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
             WHEN 'clearing' THEN 'clear_sql' WHEN 'comparing' THEN 'compare_sql' ELSE 'unit_sql' END, p_dsns,
-            p_results || pg_catalog.jsonb_build_object('unit', pg_catalog.to_jsonb(p_unit)
+            p_results || pg_catalog.jsonb_build_object('unit', coalesce(pg_catalog.to_jsonb(p_unit), '{}')
                 || pg_catalog.jsonb_build_object('lane', p_lane -> 'number', 'rate',
                        coalesce((p_step.units ->> 'max_rate')::bigint / (p_step.units ->> 'lanes')::int, 0))
                 || zodan.describe_units(p_unit, v_stage)));
@@ -4156,10 +4159,10 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.send_unit IS
-'Takes the next step of the unit that a lane works at, without waiting for it: connects and prepares the session,
-clears what a lost snapshot left, asks for a snapshot, compares what was copied under an earlier one, or sends the unit
-itself. Returns the lane, with failure, an
-answer as zodan.fetch_result returns it, where that could not be done.';
+'Takes the next step of the unit that a lane works at, or gets ready for one, without waiting for it: asks for a snapshot,
+connects and prepares the session, clears what a lost snapshot left, compares what was copied under an earlier one, or
+sends the unit itself. Returns the lane, with failure, an answer as zodan.fetch_result returns it, where that could not be
+done.';
 REVOKE ALL ON FUNCTION zodan.send_unit FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.keep_units(p_unit zodan.unit, p_rewritten jsonb)
@@ -4276,7 +4279,8 @@ failure stays in the lane: trying again would not help. */
 DECLARE
     v_node text := zodan.lane_name(p_step.node, (p_lane ->> 'number')::int);
     v_state text := p_answer ->> 'sqlstate';
-    v_is_lost boolean := NOT zodan.is_connected(v_node);
+    -- The snapshot has a connection of its own, and may be asked for before the lane has one.
+    v_is_lost boolean := p_lane ->> 'stage' <> 'snapshot' AND NOT zodan.is_connected(v_node);
     -- The snapshot is gone, on PostgreSQL 17 and later by 42704, which names it.
     v_is_gone boolean := v_state IN ('22023', '55000')
         OR v_state = '42704' AND coalesce(pg_catalog.strpos(p_answer ->> 'message', p_unit.snapshot) > 0, false);
@@ -4376,6 +4380,37 @@ COMMENT ON FUNCTION zodan.watch_lane IS
 for as long as a wait may see no progress is cancelled. Returns the lane.';
 REVOKE ALL ON FUNCTION zodan.watch_lane FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.is_lane_wanted(p_lane jsonb, p_step zodan.step)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT p_step.units ? 'snapshot' AND NOT (p_lane ->> 'open')::boolean AND NOT p_lane ? 'readied'
+   AND (SELECT pg_catalog.count(*) FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name)
+            = (p_step.operation_id, p_step.phase_name) AND u.state <> 'done') >= (p_lane ->> 'number')::int
+$zodan$;
+COMMENT ON FUNCTION zodan.is_lane_wanted IS
+'Returns whether the session of a lane is worth preparing before there is a unit for the lane: while the first one waits for
+the snapshot, the others get ready. Not more of them than units are left.';
+REVOKE ALL ON FUNCTION zodan.is_lane_wanted FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.settle_readied(p_lane jsonb, p_step zodan.step, p_answer jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns a lane whose session was prepared before there was a unit for it, free. What went wrong is no unit's fault: the first
+unit that takes the lane tries it again, and reports it. */
+BEGIN
+    IF NOT (p_answer ->> 'ok')::boolean THEN
+        PERFORM zodan.close_connection(zodan.lane_name(p_step.node, (p_lane ->> 'number')::int));
+    END IF;
+    RETURN p_lane || pg_catalog.jsonb_build_object('stage', 'free', 'open', (p_answer ->> 'ok')::boolean);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.settle_readied IS
+'Returns a lane whose session was prepared before there was a unit for it, free. What went wrong is no unit''s fault: the first
+unit that takes the lane tries it again, and reports it.';
+REVOKE ALL ON FUNCTION zodan.settle_readied FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.advance_lane(
     p_lane jsonb,
     p_step zodan.step,
@@ -4387,7 +4422,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has number, stage (free, or what is
-under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
+under way), open (whether its session is prepared), readied (whether it was, or was tried, before there was a unit for
+it), unit, snapshot (the one that the unit under way was given), due;
 and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
 p_open. */
 DECLARE
@@ -4399,6 +4435,9 @@ BEGIN
         IF p_lane ->> 'stage' = 'free' THEN
             IF p_open THEN
                 v_unit := zodan.pick_unit(p_step);
+            END IF;
+            IF v_unit.number IS NULL AND p_open AND zodan.is_lane_wanted(p_lane, p_step) THEN
+                p_lane := zodan.send_unit((p_lane - 'unit') || '{"readied": true}', p_step, v_unit, p_dsns, p_results);
             END IF;
             EXIT WHEN NOT p_open OR v_unit.number IS NULL;
             UPDATE zodan.unit AS u
@@ -4415,6 +4454,10 @@ BEGIN
                 v_answer := p_lane -> 'overdue';
                 EXIT WHEN v_answer IS NULL;
                 p_lane := p_lane - 'overdue';
+            END IF;
+            IF NOT p_lane ? 'unit' THEN
+                p_lane := zodan.settle_readied(p_lane, p_step, v_answer);
+                CONTINUE;
             END IF;
         END IF;
         SELECT u.* INTO STRICT v_unit FROM zodan.unit AS u WHERE u.operation_id = p_step.operation_id
@@ -4444,7 +4487,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.advance_lane IS
 'Moves one lane of a step on as far as it can go without waiting, and returns it. p_lane has number, stage (free, or what is
-under way), open (whether its session is prepared), unit, snapshot (the one that the unit under way was given), due;
+under way), open (whether its session is prepared), readied (whether it was, or was tried, before there was a unit for
+it), unit, snapshot (the one that the unit under way was given), due;
 and, for zodan.advance_units to take out, moved (a unit is done), trouble and failure. A lane takes no new unit unless
 p_open.';
 REVOKE ALL ON FUNCTION zodan.advance_lane FROM PUBLIC;

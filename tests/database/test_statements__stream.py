@@ -516,7 +516,7 @@ def test_who_writes_on_the_provider_is_seen(nodes: Nodes) -> None:
     nodes.run("start_streams", subscriptions=["sub_a"])
 
     def look(quiet: str = "0.3 s") -> dict[str, Any]:
-        return nodes.run("wait_quiet", quiet=quiet, node=ODD, origin=slot)
+        return nodes.run("wait_quiet", quiet=quiet, node=_PROVIDER, origin=slot)
 
     assert not look()["ok"], "the first look has seen nothing yet"
     wait_until(lambda: "" if look()["ok"] else "not quiet", 30, "quiet")
