@@ -3697,7 +3697,7 @@ the node (sent), whether the step turned out to be done already (found), whether
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
 what holds it up, when to report that next and after how long, and, if its work is in zodan.unit, its lanes, what
-zodan.judge_load knows of the source, when all of that was last looked at and when anything of the phase last moved; of a
+zodan.judge_load knows of the source, when all of that was looked into last and when anything of the phase last moved; of a
 comparison of rows, its state.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()
@@ -7178,10 +7178,11 @@ SELECT pg_catalog.format($sql$WITH published AS MATERIALIZED (
 leaves AS MATERIALIZED (
     SELECT p.relid, p.has_all, p.lists, p.filter FROM published AS p
     UNION ALL
-    -- A root stands for those of its leaves that are in no set by themselves.
-    SELECT i.relid, p.has_all, p.lists, p.filter
+    -- For a leaf that is in no set by itself stands the nearest table above it that is.
+    (SELECT DISTINCT ON (i.relid) i.relid, p.has_all, p.lists, p.filter
       FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
-     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)),
+     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)
+     ORDER BY i.relid, i.level)),
 tables AS MATERIALIZED (
     SELECT c.oid, n.nspname, c.relname, s.bytes, s.blocks, l.filter, s.toast <= 4194304 AS ahead,
            CASE WHEN NOT l.has_all THEN (SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
@@ -8260,9 +8261,18 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_publication_tables AS p WHERE (p.schemaname, p.tablename) = ('spock', 'local_sync_status'))
+       AND EXISTS (SELECT FROM pg_catalog.pg_class AS c
+                    WHERE c.oid = 'spock.local_sync_status'::regclass AND c.relreplident = 'd') THEN
+        PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+        ALTER TABLE spock.local_sync_status REPLICA IDENTITY FULL;
+    END IF;
     UPDATE pg_catalog.pg_index AS i SET indisvalid = false, indisready = false
       FROM pg_catalog.jsonb_array_elements_text(%1$s::pg_catalog.jsonb) AS t(name)
      WHERE i.indrelid = pg_catalog.to_regclass(t.name) AND i.indisvalid
+       -- PostgreSQL 17 and later build an index with a search_path in which a function may not find what it calls.
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                           AND d.objid = i.indexrelid AND d.refclassid = 'pg_catalog.pg_proc'::regclass)
        -- Not again once a unit is done: of a copy that goes on, some may have been built.
        AND NOT EXISTS (SELECT FROM spock.local_sync_status AS m JOIN spock.subscription AS s ON s.sub_id = m.sync_subid
                         WHERE s.sub_name = %2$s AND (s.sub_enabled OR m.sync_nspname = 'zodan unit'));
@@ -8273,8 +8283,10 @@ $zodan$;
 COMMENT ON FUNCTION zodan.set_indexes_aside IS
 'Sets the indexes of p_tables (an array of names, a placeholder) on the new node aside, those of keys too: while
 these tables are being filled, no row is written to their indexes, and each is built from the whole table afterwards.
-To PostgreSQL such an index is one whose building was begun; REINDEX ends it. Nothing of its definition is lost, as
-it would be if the index were dropped. See docs/explanation/protocol.md.';
+Indexes that call functions of the database itself stay in use. To PostgreSQL an index that is set aside is one whose
+building was begun; REINDEX ends it. Nothing of its definition is lost, as it would be if the index were dropped. See
+docs/explanation/protocol.md. Where a publication holds all tables, those of Spock too, it also lets the marks of units
+be deleted.';
 REVOKE ALL ON FUNCTION zodan.set_indexes_aside FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_indexes()
@@ -8401,6 +8413,8 @@ DECLARE
     v_origin text := %1$s || ' ' || %2$s;
     v_function text;
 BEGIN
+    -- No trigger of this database fires for what the session makes, nor for the rows that it writes.
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', false);
     FOREACH v_function IN ARRAY ARRAY['connect(text, text) RETURNS text', 'get_connections() RETURNS text[]',
         'exec(text, text) RETURNS text', 'send_query(text, text) RETURNS int', 'is_busy(text) RETURNS int',
         'get_result(text) RETURNS SETOF record'] LOOP
@@ -8439,6 +8453,11 @@ BEGIN
         PERFORM pg_catalog.pg_sleep(((p_pace ->> 'blocks')::bigint + p_blocks) / (p_pace ->> 'rate')::float8
             - (extract(epoch FROM pg_catalog.clock_timestamp())::float8 - (p_pace ->> 'begun')::float8));
     END IF;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_own_path() RETURNS text LANGUAGE plpgsql AS $function$
+BEGIN
+    RETURN (SELECT s.reset_val FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path');
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_prepare(p_what jsonb, p_begin text) RETURNS SETOF jsonb LANGUAGE plpgsql AS $function$
@@ -8500,8 +8519,11 @@ BEGIN
             SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
                    pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types
               FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name,
-                           pg_catalog.format_type(a.atttypid, a.atttypmod) AS type
-                      FROM pg_catalog.pg_attribute AS a
+                           -- With its schema: the rows are not written with this search_path.
+                           CASE WHEN a.atttypmod = -1 AND y.typnamespace = 'pg_catalog'::regnamespace
+                               THEN 'pg_catalog.' || pg_catalog.quote_ident(y.typname)
+                               ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS type
+                      FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
                      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
                        AND (t.item ->> 'columns' IS NULL OR t.item -> 'columns' ? a.attname)) AS w) AS l ON true
          ORDER BY t.place
@@ -8558,6 +8580,7 @@ DECLARE
     v_taken int := 0;
     v_rows bigint;
     v_copied bigint := 0;
+    v_path CONSTANT text := pg_temp.zodan_own_path();
 BEGIN
     LOOP
         WHILE v_begin IS NOT NULL AND v_asked < v_taken + pg_catalog.cardinality(v_sources) LOOP
@@ -8583,10 +8606,13 @@ BEGIN
         IF pg_catalog.cardinality(v_sources) > 1 THEN
             PERFORM pg_temp.zodan_await(v_source, v_sources[2 - v_taken %% 2]);
         END IF;
+        -- What a table computes by itself, it computes as for everybody who writes here.
+        PERFORM pg_catalog.set_config('search_path', v_path, true);
         EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
             p_table ->> 'into', p_table ->> 'types')
           USING v_source;
         GET DIAGNOSTICS v_rows = ROW_COUNT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
         v_copied := v_copied + v_rows;
         -- The session is free for the next piece only after an empty answer has been taken.
         PERFORM * FROM pg_temp.dblink_get_result(v_source) AS r(done text);
@@ -8603,15 +8629,18 @@ DECLARE
     v_table jsonb;
     v_rows bigint;
     v_copied bigint := 0;
+    v_path CONSTANT text := pg_temp.zodan_own_path();
 BEGIN
     PERFORM pg_temp.dblink_send_query('zodan_source', (SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ',
             t.item ->> 'names', ' FROM ONLY ', t.item ->> 'table', ' WHERE ' || (t.item ->> 'filter')), ';' ORDER BY t.place)
         FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)));
     FOREACH v_table IN ARRAY p_tables LOOP
+        PERFORM pg_catalog.set_config('search_path', v_path, true);
         EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', v_table ->> 'table',
             v_table ->> 'into', v_table ->> 'types')
           USING 'zodan_source'::text;
         GET DIAGNOSTICS v_rows = ROW_COUNT;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
         v_copied := v_copied + v_rows;
     END LOOP;
     -- The session is free for the next query only after an empty answer has been taken.
@@ -8805,13 +8834,14 @@ CREATE OR REPLACE FUNCTION zodan.prepare_build()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$SELECT pg_catalog.set_config('maintenance_work_mem', greatest(s.setting::bigint,
+SELECT $sql$SELECT pg_catalog.set_config('session_replication_role', 'replica', false) AS role,
+       pg_catalog.set_config('maintenance_work_mem', greatest(s.setting::bigint,
            pg_catalog.pg_size_bytes('256MB') / 1024)::text, false) AS memory
   FROM pg_catalog.pg_settings AS s WHERE s.name = 'maintenance_work_mem'$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.prepare_build IS
 'Prepares a session on the new node to build indexes: as much memory for each as the server''s own setting says, but
-at least 256MB.';
+at least 256MB; and no event trigger fires.';
 REVOKE ALL ON FUNCTION zodan.prepare_build FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.build_index(p_index text)
@@ -8821,6 +8851,9 @@ AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = pg_catalog.to_regclass(%1$s) AND NOT i.indisready) THEN
+        -- Functions in it may rely on the search_path that sessions of this database have.
+        PERFORM pg_catalog.set_config('search_path', s.reset_val, true)
+           FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
         EXECUTE 'REINDEX INDEX ' || %1$s;
     END IF;
 END
@@ -8891,6 +8924,8 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$DO $do$
 BEGIN
+    -- No event trigger of this database fires.
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', false);
     PERFORM pg_catalog.set_config('lock_timeout', '2s', false);
     CREATE FUNCTION pg_temp.zodan_analyze(p_tables jsonb) RETURNS text LANGUAGE plpgsql AS $function$
 DECLARE

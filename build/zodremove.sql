@@ -3697,7 +3697,7 @@ the node (sent), whether the step turned out to be done already (found), whether
 when the stage may last, when to look next and the seconds to the look after that, since when it waits, the progress
 last seen, a sample due to be recorded and when the next one is due, the step''s result, the answer that failed it,
 what holds it up, when to report that next and after how long, and, if its work is in zodan.unit, its lanes, what
-zodan.judge_load knows of the source, when all of that was last looked at and when anything of the phase last moved; of a
+zodan.judge_load knows of the source, when all of that was looked into last and when anything of the phase last moved; of a
 comparison of rows, its state.';
 
 CREATE OR REPLACE FUNCTION zodan.begin_job()

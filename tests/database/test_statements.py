@@ -52,7 +52,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"slot": TRAP, "subscription": TRAP},
         {"lsn", "slots", "peers", "lost", "waiters", "queued"},
     ),
-    "copy/prepare_build": ({}, {"memory"}),
+    "copy/prepare_build": ({}, {"role", "memory"}),
     "copy/prove_head": ({"subscription": TRAP, "slot": TRAP}, set()),
     "copy/set_indexes_aside": ({"tables": json.dumps(['public."a b"']), "subscription": TRAP}, set()),
     "copy/prove_unwritten": ({"node": TRAP}, set()),

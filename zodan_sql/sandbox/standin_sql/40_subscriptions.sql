@@ -1,3 +1,6 @@
+-- Spock writes its tables as catalogs, whatever a publication of all tables would need to know of their rows.
+ALTER TABLE pglogical.local_sync_status REPLICA IDENTITY FULL;
+
 -- A subscription that forwards must be the only enabled one of its node: a forwarded change moves
 -- the origin of the node it came from, which a direct subscription holds.
 CREATE FUNCTION spock._check_forwarding(p_name name, p_forward_origins text[])
