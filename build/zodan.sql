@@ -7210,7 +7210,7 @@ pieces AS (
            p.bytes / p.parts AS bytes, (i.number = p.parts)::int AS tables, p.bytes AS rank, i.number,
            pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('oid', p.oid, 'schema', p.nspname,
                'name', p.relname, 'columns', p.columns, 'filter', p.filter, 'step', p.step, 'ahead', p.ahead,
-               'begin', p.blocks * (i.number - 1) / p.parts, 'end', CASE WHEN i.number < p.parts
+               'bytes', p.bytes, 'begin', p.blocks * (i.number - 1) / p.parts, 'end', CASE WHEN i.number < p.parts
                    THEN p.blocks * i.number / p.parts END, 'last', p.blocks)) AS what
       FROM parts AS p CROSS JOIN LATERAL pg_catalog.generate_series(1, p.parts) AS i(number)
      WHERE p.bytes > p.part
@@ -7219,7 +7219,7 @@ pieces AS (
                ELSE pg_catalog.format('%%s tables from %%s on', pg_catalog.count(*), pg_catalog.min(b.title)) END,
            pg_catalog.sum(b.bytes)::bigint, pg_catalog.count(*)::int, pg_catalog.sum(b.bytes)::bigint, 1,
            pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', b.oid, 'schema', b.nspname, 'name', b.relname,
-               'columns', b.columns, 'filter', b.filter, 'step', b.step, 'ahead', b.ahead, 'begin', 0,
+               'columns', b.columns, 'filter', b.filter, 'step', b.step, 'ahead', b.ahead, 'bytes', b.bytes, 'begin', 0,
                'end', NULL, 'last', b.blocks) ORDER BY b.oid)
       FROM (SELECT p.*, pg_catalog.format('%%I.%%I', p.nspname, p.relname) AS title,
                    -- A table has its price even if it has no row.
@@ -8566,6 +8566,68 @@ WHEN sqlclient_unable_to_establish_sqlconnection THEN
     RETURN false;
 END
     $function$;
+    CREATE FUNCTION pg_temp.zodan_take(p_source text, p_table jsonb, p_path text) RETURNS bigint LANGUAGE plpgsql AS $function$
+DECLARE
+    v_rows bigint;
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', p_path, true);
+    EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
+        p_table ->> 'into', p_table ->> 'types')
+      USING p_source;
+    GET DIAGNOSTICS v_rows = ROW_COUNT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
+    RETURN v_rows;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_weigh(p_tables jsonb[]) RETURNS jsonb[] LANGUAGE plpgsql AS $function$
+DECLARE
+    v_asked text := (
+        SELECT pg_catalog.string_agg(pg_catalog.format('SELECT %%s, pg_catalog.count(*), pg_catalog.avg(w.bytes)'
+                   ' FROM (SELECT CASE WHEN pg_catalog.row_number() OVER () <= 8'
+                   ' THEN pg_catalog.octet_length(t::pg_catalog.text) END AS bytes'
+                   ' FROM (SELECT %%s FROM ONLY %%s WHERE ctid >= ''(%%s,0)'' AND ctid < ''(%%s,0)'') AS t) AS w', t.place,
+                   t.item ->> 'names', t.item ->> 'table', t.item ->> 'begin', (t.item ->> 'begin')::bigint + 1), ' UNION ALL ')
+          FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)
+         WHERE (t.item ->> 'bytes')::bigint > 262144);
+BEGIN
+    IF v_asked IS NULL THEN
+        RETURN p_tables;
+    END IF;
+    RETURN ARRAY(
+        SELECT t.item || CASE WHEN w.rows * w.bytes > 16777216 THEN pg_catalog.jsonb_build_object('rows',
+                   greatest(1, pg_catalog.floor(16777216 / w.bytes)))
+               ELSE pg_catalog.jsonb_build_object('step', least((t.item ->> 'step')::bigint,
+                   pg_catalog.floor(16777216 / nullif(w.rows * w.bytes, 0)))) END
+          FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)
+          LEFT JOIN pg_temp.dblink('zodan_source', v_asked) AS w(place bigint, rows bigint, bytes float8) ON w.place = t.place
+         ORDER BY t.place);
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy_wide(p_table jsonb, p_pace jsonb, p_path text) RETURNS bigint LANGUAGE plpgsql AS $function$
+DECLARE
+    v_begin CONSTANT bigint := (p_table ->> 'begin')::bigint;
+    v_blocks CONSTANT bigint := coalesce((p_table ->> 'end')::bigint, (p_table ->> 'last')::bigint) - v_begin;
+    v_from CONSTANT text := pg_catalog.concat(' FROM ONLY ', p_table ->> 'table', ' WHERE ctid >= ''(', v_begin, ',0)''',
+        ' AND ctid < ''(' || (p_table ->> 'end') || ',0)''', ' AND (' || (p_table ->> 'filter') || ')');
+    v_count bigint;
+    v_taken bigint := 0;
+    v_copied bigint := 0;
+BEGIN
+    -- How many there are, from the source: a trigger here may leave rows out.
+    SELECT c.rows INTO STRICT v_count FROM pg_temp.dblink('zodan_source', 'SELECT pg_catalog.count(*)' || v_from) AS c(rows bigint);
+    PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.concat('DECLARE zodan_rows NO SCROLL CURSOR FOR SELECT ',
+        p_table ->> 'names', v_from));
+    WHILE v_taken < v_count LOOP
+        PERFORM pg_temp.zodan_keep_pace(p_pace, (v_blocks * v_taken / v_count)::bigint);
+        PERFORM pg_temp.dblink_send_query('zodan_source', 'FETCH ' || (p_table ->> 'rows') || ' FROM zodan_rows');
+        v_copied := v_copied + pg_temp.zodan_take('zodan_source', p_table, p_path);
+        PERFORM * FROM pg_temp.dblink_get_result('zodan_source') AS r(done text);
+        v_taken := v_taken + (p_table ->> 'rows')::bigint;
+    END LOOP;
+    PERFORM pg_temp.dblink_exec('zodan_source', 'CLOSE zodan_rows');
+    RETURN v_copied;
+END
+    $function$;
     CREATE FUNCTION pg_temp.zodan_copy_rows(p_table jsonb, p_snapshot text, p_pace jsonb) RETURNS bigint
     LANGUAGE plpgsql AS $function$
 DECLARE
@@ -8578,10 +8640,12 @@ DECLARE
     v_end bigint;
     v_asked int := 0;
     v_taken int := 0;
-    v_rows bigint;
     v_copied bigint := 0;
     v_path CONSTANT text := pg_temp.zodan_own_path();
 BEGIN
+    IF p_table ? 'rows' THEN
+        RETURN pg_temp.zodan_copy_wide(p_table, p_pace, v_path);
+    END IF;
     LOOP
         WHILE v_begin IS NOT NULL AND v_asked < v_taken + pg_catalog.cardinality(v_sources) LOOP
             PERFORM pg_temp.zodan_keep_pace(p_pace, v_begin - (p_table ->> 'begin')::bigint);
@@ -8606,14 +8670,7 @@ BEGIN
         IF pg_catalog.cardinality(v_sources) > 1 THEN
             PERFORM pg_temp.zodan_await(v_source, v_sources[2 - v_taken %% 2]);
         END IF;
-        -- What a table computes by itself, it computes as for everybody who writes here.
-        PERFORM pg_catalog.set_config('search_path', v_path, true);
-        EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
-            p_table ->> 'into', p_table ->> 'types')
-          USING v_source;
-        GET DIAGNOSTICS v_rows = ROW_COUNT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
-        v_copied := v_copied + v_rows;
+        v_copied := v_copied + pg_temp.zodan_take(v_source, p_table, v_path);
         -- The session is free for the next piece only after an empty answer has been taken.
         PERFORM * FROM pg_temp.dblink_get_result(v_source) AS r(done text);
         v_taken := v_taken + 1;
@@ -8627,7 +8684,6 @@ END
     CREATE FUNCTION pg_temp.zodan_copy_small(p_tables jsonb[]) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
     v_table jsonb;
-    v_rows bigint;
     v_copied bigint := 0;
     v_path CONSTANT text := pg_temp.zodan_own_path();
 BEGIN
@@ -8635,13 +8691,7 @@ BEGIN
             t.item ->> 'names', ' FROM ONLY ', t.item ->> 'table', ' WHERE ' || (t.item ->> 'filter')), ';' ORDER BY t.place)
         FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)));
     FOREACH v_table IN ARRAY p_tables LOOP
-        PERFORM pg_catalog.set_config('search_path', v_path, true);
-        EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', v_table ->> 'table',
-            v_table ->> 'into', v_table ->> 'types')
-          USING 'zodan_source'::text;
-        GET DIAGNOSTICS v_rows = ROW_COUNT;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
-        v_copied := v_copied + v_rows;
+        v_copied := v_copied + pg_temp.zodan_take('zodan_source', v_table, v_path);
     END LOOP;
     -- The session is free for the next query only after an empty answer has been taken.
     PERFORM * FROM pg_temp.dblink_get_result('zodan_source') AS r(done text);
@@ -8701,10 +8751,10 @@ BEGIN
     files := (SELECT pg_catalog.jsonb_object_agg(t.item ->> 'oid', c.item -> 'file')
         FROM pg_catalog.jsonb_array_elements(p_what) AS t(item)
         LEFT JOIN pg_catalog.unnest(v_tables) AS c(item) ON c.item ->> 'oid' = t.item ->> 'oid');
-    FOREACH v_table IN ARRAY v_tables LOOP
+    FOREACH v_table IN ARRAY pg_temp.zodan_weigh(v_tables) LOOP
         v_blocks := coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint;
         IF v_blocks <= (v_table ->> 'step')::bigint AND v_table ->> 'end' IS NULL AND v_table ->> 'begin' = '0'
-           AND v_pace ->> 'rate' IS NULL THEN
+           AND v_pace ->> 'rate' IS NULL AND NOT v_table ? 'rows' THEN
             v_small := v_small || v_table;
         ELSE
             copied := copied + pg_temp.zodan_copy_rows(v_table, p_snapshot, v_pace);

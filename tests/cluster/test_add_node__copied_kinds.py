@@ -8,7 +8,8 @@ import pytest
 from support.calls import add_node, call, exceptions, load_zodan, state
 from support.clusters import MakeCluster
 from support.joins import planned
-from support.tables import assert_rows_equal, wait_level
+from support.memory import COPYING, MemorySampler
+from support.tables import add_to_sets, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node
 
 _ALL = """
@@ -242,3 +243,22 @@ def test_no_piece_waits_for_its_turn_on_disk(make_cluster: MakeCluster) -> None:
     wait_level(cluster.members)
     assert n2.execute("SELECT count(*) FROM large") == [(150000,)]
     assert n2.execute("SELECT temp_files FROM pg_stat_database WHERE datname = 'app'") == [(0,)]
+
+
+def test_no_piece_is_larger_than_it_should_be_in_memory(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    with n1.connect() as connection:
+        # A hundredth of that is stored: of one in a single block, of the other in every row.
+        connection.execute("CREATE TABLE blobs (id int PRIMARY KEY, v text)")
+        connection.execute("INSERT INTO blobs SELECT i, repeat(md5(i::text), 120000) FROM generate_series(1, 25) AS i")
+        connection.execute("CREATE TABLE texts (id int PRIMARY KEY, v text)")
+        connection.execute("INSERT INTO texts SELECT i, repeat('text ', 10000) FROM generate_series(1, 2000) AS i")
+    add_to_sets(n1, dict.fromkeys(("blobs", "texts"), "default"))
+    load_zodan(n2)
+    with MemorySampler(n1, n2, COPYING) as sampler:
+        add_node(cluster, "n1", "n2")
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, ["blobs", "texts"])
+    assert n1.execute("SELECT pg_table_size('blobs') < 20000000, pg_table_size('texts') < 20000000") == [(True, True)]
+    assert 0 < sampler.most["new node"] < 150e6
