@@ -7544,7 +7544,8 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(o.name, CASE WHEN %1$s::boolean THEN pg_catalog.md5(o.definition)
-           ELSE o.definition END), '{}') AS facts FROM (
+           ELSE o.definition END), '{}') AS facts
+  FROM ((
 WITH spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
      WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
@@ -7723,12 +7724,20 @@ SELECT u.type || ' ' || u.identity, 'an object'
  WHERE u.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
        'pg_catalog.pg_proc'::regclass)
    AND (u.type LIKE 'operator%%' OR u.type LIKE 'text search %%' OR u.type IN ('collation', 'conversion', 'cast',
-       'transform', 'access method', 'foreign-data wrapper', 'server'))) AS o$sql$,
+       'transform', 'access method', 'foreign-data wrapper', 'server')))
+UNION ALL
+SELECT i.* FROM (
+SELECT pg_catalog.format('identity on %%I.%%I', n.nspname, c.relname), c.oid::text
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
+   AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'
+) AS i WHERE %1$s::boolean) AS o(name, definition)$sql$,
     zodan.quote_text(p_brief), zodan.quote_text(p_exact))
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_structure IS
 'Describes the structure of a database, to compare it with another one; with p_exact, the texts of queries too. It
-returns one row: facts, an object of the name of each object and its definition, or with p_brief a hash of that.';
+returns one row: facts, an object of the name of each object and its definition; or with p_brief a hash of that, and of
+the identity of each table.';
 REVOKE ALL ON FUNCTION zodan.describe_structure FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prove_structure(p_objects text, p_stage text, p_exact text)
@@ -7752,7 +7761,8 @@ SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
   JOIN pg_catalog.pg_class AS c ON c.oid = r.relid
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace)
     SELECT pg_catalog.array_agg(pg_catalog.format('%%s %%s', coalesce(n.name, s.key), CASE WHEN n.name IS NULL
-               THEN 'is missing here' WHEN s.value IS NULL THEN 'is missing on the source' ELSE 'differs' END)
+               THEN CASE WHEN pg_catalog.starts_with(s.key, 'identity on ') THEN 'there is that of another table'
+               ELSE 'is missing here' END WHEN s.value IS NULL THEN 'is missing on the source' ELSE 'differs' END)
                ORDER BY NOT pg_catalog.starts_with(coalesce(n.name, s.key), 'table '), coalesce(n.name, s.key) COLLATE "C") INTO v_differing
       FROM pg_catalog.jsonb_each_text(v_objects) AS s
       FULL JOIN (
@@ -7937,7 +7947,9 @@ SELECT u.type || ' ' || u.identity, 'an object'
        'transform', 'access method', 'foreign-data wrapper', 'server'))) AS n ON n.name = s.key
      WHERE s.value IS DISTINCT FROM pg_catalog.md5(n.definition)
        AND CASE WHEN s.key IS NULL THEN %2$s = 'present' AND NOT pg_catalog.starts_with(n.name, 'extension ')
-                WHEN %2$s = 'copied' THEN s.value IS NOT NULL AND pg_catalog.starts_with(s.key, 'table ')
+                WHEN %2$s = 'copied' THEN s.value IS NOT NULL AND s.key ~ '^(table|identity on) '
+                -- After the copy, whoever makes a table again by hand does so here too.
+                WHEN pg_catalog.starts_with(s.key, 'identity on ') THEN false
                 -- What is gone on the source concerns this node only if it belongs to a table that is in its sets.
                 ELSE s.value IS NOT NULL OR EXISTS (SELECT FROM published AS p
      WHERE n.name = 'table ' || p.name
@@ -7971,7 +7983,7 @@ AS $zodan$
 SELECT pg_catalog.format($sql$WITH changed AS MATERIALIZED (
     SELECT coalesce(o.name, b.key) AS name, pg_catalog.md5(o.definition) AS hash
       FROM pg_catalog.jsonb_each_text(%1$s::jsonb) AS b
-      FULL JOIN (
+      FULL JOIN ((
 WITH spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
      WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$' AND n.nspname NOT IN ('lolor', 'snowflake')
@@ -8150,8 +8162,15 @@ SELECT u.type || ' ' || u.identity, 'an object'
  WHERE u.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
        'pg_catalog.pg_proc'::regclass)
    AND (u.type LIKE 'operator%%' OR u.type LIKE 'text search %%' OR u.type IN ('collation', 'conversion', 'cast',
-       'transform', 'access method', 'foreign-data wrapper', 'server'))) AS o ON o.name = b.key
-     WHERE b.value IS DISTINCT FROM pg_catalog.md5(o.definition)),
+       'transform', 'access method', 'foreign-data wrapper', 'server')))
+UNION ALL
+SELECT pg_catalog.format('identity on %%I.%%I', n.nspname, c.relname), c.oid::text
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND c.oid >= 16384
+   AND n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$') AS o(name, definition) ON o.name = b.key
+     WHERE b.value IS DISTINCT FROM pg_catalog.md5(o.definition)
+       -- A table of a name that was not there before is not another one.
+       AND NOT (b.key IS NULL AND pg_catalog.starts_with(o.name, 'identity on '))),
 published AS MATERIALIZED (
 SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
   FROM (SELECT DISTINCT i.relid FROM spock.replication_set_table AS t

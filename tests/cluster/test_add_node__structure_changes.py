@@ -86,6 +86,19 @@ def test_a_change_during_the_copy_is_on_the_new_node(join: Join, point: str, rep
     _check(join)
 
 
+def test_a_table_that_is_made_again_by_hand_is_copied_again(join: Join) -> None:
+    held = join.held("streaming", "n3")
+    for node in (join.n1, join.n2):
+        at(node, "DROP TABLE public.gone CASCADE", _DDL.format("gone"))
+        add_to_sets(node, {"gone": "default"})
+    at(join.n1, "INSERT INTO gone SELECT -i, i FROM generate_series(1, 5) i")
+    held.let_go()
+    assert held.error is None, held.error
+    assert join.attempts("slot", "n1") == 2
+    join.check()
+    assert_rows_equal(join.cluster.members, ["gone"])
+
+
 def test_a_replicated_change_after_the_copy_is_on_the_new_node(join: Join) -> None:
     held = join.held("near", "n1")
     _change(join, replicated=True)

@@ -966,7 +966,11 @@ def test_a_structure_is_compared_with_itself_and_emptied(here: Here) -> None:
     here.execute("CREATE SCHEMA kept", *_EVERYTHING)
     full = here.run("describe_structure", brief="false", exact="true")["facts"]
     brief = here.run("describe_structure", brief="true", exact="true")["facts"]
-    assert set(full) == set(brief) > set(here.run("describe_structure", brief="true", exact="false")["facts"])
+    identities = {name for name in brief if name.startswith("identity on ")}
+    assert "identity on public.made" in identities
+    for name in identities:
+        del brief[name]
+    assert set(full) == set(brief) > set(here.run("describe_structure", brief="false", exact="false")["facts"])
     assert {"schema kept", "table public.made", "view public.v", "query of public.v", "domain public.d"} <= set(full)
     given: dict[str, Any] = {"results": {"s": {"facts": brief}}, "objects": "{result:s.facts}", "exact": "true"}
     here.run("prove_structure", **given, stage="present")
