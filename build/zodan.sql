@@ -6714,12 +6714,32 @@ SELECT pg_catalog.jsonb_build_object(
                    'given', (SELECT pg_catalog.string_agg(pg_catalog.format('f.%%I IS NOT NULL', a.attname), ' AND ')
                        FROM pg_catalog.pg_attribute AS a
                               WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey)),
-                   'meets', (SELECT pg_catalog.string_agg(pg_catalog.format('r.%%I = f.%%I', b.attname, a.attname),
-                       ' AND ')
-                               FROM pg_catalog.generate_subscripts(k.conkey, 1) AS u(place)
-                               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.conkey[u.place]
-                               JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.oid
-                                   AND b.attnum = k.confkey[u.place])) AS item
+                   -- Of a key with PERIOD, from PostgreSQL 18 on, the last column has to be in the sum of several rows.
+                   'meets', (SELECT pg_catalog.concat(
+                       coalesce(pg_catalog.string_agg(m.meets, ' AND ') FILTER (WHERE NOT m.sums), 'true'),
+                       pg_catalog.string_agg(pg_catalog.format(
+                           ' HAVING f.%%I OPERATOR(pg_catalog.<@) pg_catalog.range_agg(r.%%I)', m.own, m.other), '')
+                           FILTER (WHERE m.sums))
+                               FROM (SELECT a.attname AS own, b.attname AS other,
+       u.place = pg_catalog.array_upper(k.conkey, 1) AND coalesce((
+           SELECT (pg_catalog.to_jsonb(w) ->> 'conperiod')::boolean
+             FROM pg_catalog.pg_constraint AS w WHERE w.oid = k.oid), false) AS sums,
+       pg_catalog.concat(
+           pg_catalog.format('r.%%I', b.attname),
+           CASE WHEN b.atttypid <> o.oprleft THEN pg_catalog.format('::%%I.%%I', ln.nspname, lt.typname) END,
+           pg_catalog.format(' OPERATOR(%%I.%%s) f.%%I', n.nspname, o.oprname, a.attname),
+           CASE WHEN a.atttypid <> o.oprright THEN pg_catalog.format('::%%I.%%I', rn.nspname, rt.typname) END,
+           CASE WHEN a.attcollation <> b.attcollation AND a.attcollation <> 0
+               THEN pg_catalog.format(' COLLATE %%I.%%I', cn.nspname, l.collname) END) AS meets
+  FROM pg_catalog.generate_subscripts(k.conkey, 1) AS u(place)
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.conkey[u.place]
+  JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.oid AND b.attnum = k.confkey[u.place]
+  JOIN pg_catalog.pg_operator AS o ON o.oid = k.conpfeqop[u.place]
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+  JOIN pg_catalog.pg_type AS lt ON lt.oid = o.oprleft JOIN pg_catalog.pg_namespace AS ln ON ln.oid = lt.typnamespace
+  JOIN pg_catalog.pg_type AS rt ON rt.oid = o.oprright JOIN pg_catalog.pg_namespace AS rn ON rn.oid = rt.typnamespace
+  LEFT JOIN (pg_catalog.pg_collation AS l JOIN pg_catalog.pg_namespace AS cn ON cn.oid = l.collnamespace)
+      ON l.oid = b.attcollation) AS m)) AS item
           FROM pg_catalog.pg_constraint AS k
           JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid JOIN spaces AS s ON s.oid = c.relnamespace
           JOIN pg_catalog.pg_class AS t ON t.oid = k.confrelid JOIN pg_catalog.pg_namespace AS f
@@ -6842,20 +6862,33 @@ BEGIN
     -- As the role that copies it: row security and triggers do not apply.
     PERFORM pg_catalog.set_config('row_security', 'off', true);
     FOR v_key IN
-        SELECT k.* FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text,
-            given text, meets text, rows float8)
+        -- A key says nothing of the rows of tables that inherit.
+        SELECT k.*, (SELECT 'ONLY ' FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(k."table")
+                   AND c.relkind = 'r') AS only_table,
+               (SELECT 'ONLY ' FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(k.refers)
+                   AND c.relkind = 'r') AS only_refers
+          FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text,
+              given text, meets text, rows float8)
          WHERE v_filters ? k."table" ORDER BY k.rows
     LOOP
         IF v_key.rows > 5000000 OR pg_catalog.clock_timestamp() > v_end THEN
             v_unread := v_unread || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s', v_key.name, v_key."table"));
             CONTINUE;
         END IF;
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)',
-            v_key."table",
-            ' WHERE ' || (v_filters ->> v_key."table"), v_key.given,
-            CASE WHEN v_filters ? v_key.refers
-                THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
-                v_key.refers, ' WHERE ' || (v_filters ->> v_key.refers), v_key.meets) ELSE '' END) INTO v_is_broken;
+        -- One key that cannot be read, whatever its columns are, says nothing of the others.
+        BEGIN
+            EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)',
+                pg_catalog.concat(v_key.only_table, v_key."table"), ' WHERE ' || (v_filters ->> v_key."table"),
+                v_key.given,
+                CASE WHEN v_filters ? v_key.refers
+                    THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
+                        pg_catalog.concat(v_key.only_refers, v_key.refers), ' WHERE ' || (v_filters ->> v_key.refers),
+                        v_key.meets) ELSE '' END) INTO v_is_broken;
+        EXCEPTION WHEN OTHERS THEN
+            v_unread := v_unread || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s: %%s', v_key.name, v_key."table",
+                SQLERRM));
+            CONTINUE;
+        END;
         IF v_is_broken THEN
             v_broken := v_broken || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s, to %%s', v_key.name, v_key."table",
                 v_key.refers));
@@ -6885,7 +6918,8 @@ COMMENT ON FUNCTION zodan.try_references IS
 of extensions. p_references is what zodan.structure_facts returns, p_filters an object of published tables and their
 row filter, NULL where all rows are published. Tables of more than 5000000 rows are not read,
 and after 30 s no further table is. It ends with an error ZD000 whose DETAIL is an
-object: broken and unread, arrays of names, and extension_rows, as zodan.try_structure returns it for the new node.';
+object: broken and unread, arrays of names, the latter with the error of a key that could not be read, and
+extension_rows, as zodan.try_structure returns it for the new node.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_exists(p_subscription text)
@@ -10722,8 +10756,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
      'a row for every reference among the rows that are copied',
      'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
     ('unread-foreign-keys', 'foreign keys that were read', 'warn',
-     zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before',
-     'Look for rows without the one that they refer to: the copy would fail at its end.'),
+     zodan.name_some(f.s #> '{references,unread}'), 'keys that can be read before, of tables that are small enough',
+     'Look for rows without the one that they refer to: the new node would have them too.'),
     ('table-reading-checks', 'checks that read tables', 'warn', zodan.name_some(f.t -> 'peeking'),
      'no CHECK whose function reads a table, which may be empty while the copy fills another',
      'Make these constraints NOT VALID for the time of the join, or use a trigger.'),

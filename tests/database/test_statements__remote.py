@@ -284,6 +284,110 @@ def test_a_large_table_is_not_read(zodan: psycopg.Connection[Any], referring: ps
     assert answer == {"broken": [], "unread": [f"{ODD} on public.refers"], "extension_rows": {}}
 
 
+#: What a key may be made of: what to run first, the type that is referred to, the one that refers, and two values that
+#: are equal to the key although they are not the same.
+_EQUAL = {
+    "citext": ("CREATE EXTENSION citext SCHEMA public", "public.citext", "public.citext", "Abc", "aBC"),
+    "a domain of it": (
+        "CREATE EXTENSION citext SCHEMA public; CREATE DOMAIN public.word AS public.citext",
+        *("public.word", "public.citext", "Abc", "aBC"),
+    ),
+    "ltree": ("CREATE EXTENSION ltree SCHEMA public", "public.ltree", "public.ltree", "a.b", "a.b"),
+    "isn": ("CREATE EXTENSION isn SCHEMA public", "public.isbn13", "public.isbn", "978-0-393-04002-9", "0-393-04002-X"),
+    "two collations": ("SELECT 1", 'text COLLATE "C"', 'text COLLATE "POSIX"', "a", "a"),
+    "case does not count": (
+        "CREATE COLLATION public.nocase (PROVIDER = icu, LOCALE = 'und-u-ks-level2', DETERMINISTIC = false)",
+        *("text COLLATE public.nocase", "text COLLATE public.nocase", "Abc", "aBC"),
+    ),
+    "name and text": ("SELECT 1", "name", "text", "a", "a"),
+    "bpchar": ("SELECT 1", "char(3)", "char(5)", "a", "a"),
+    "two numbers": ("SELECT 1", "int8", "int2", "7", "7"),
+    "arrays": ("SELECT 1", "int[]", "int[]", "{7}", "{7}"),
+    "enum": ("CREATE TYPE public.mood AS ENUM ('good', 'bad')", "public.mood", "public.mood", "bad", "bad"),
+}
+
+
+@pytest.mark.parametrize("kind", _EQUAL)
+def test_a_key_is_compared_as_the_key_does(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any], kind: str
+) -> None:
+    first, referred, refers, there, here = _EQUAL[kind]
+    database.execute(
+        f"{first}; CREATE TABLE public.ref (k {referred} PRIMARY KEY); INSERT INTO public.ref VALUES ('{there}');"
+        f" CREATE TABLE public.fact (k {refers} CONSTRAINT fact_k REFERENCES public.ref);"
+        f" INSERT INTO public.fact VALUES ('{here}')".encode()
+    )
+    assert tried_references(zodan, database, "public.ref", "public.fact") == ([], [])
+    database.execute("SET session_replication_role = replica; DELETE FROM public.ref")
+    assert tried_references(zodan, database, "public.ref", "public.fact") == (
+        ["fact_k on public.fact, to public.ref"],
+        [],
+    )
+
+
+def tried_references(
+    zodan: psycopg.Connection[Any], on: psycopg.Connection[Any], *tables: str
+) -> tuple[list[str], list[str]]:
+    """Return which keys are broken and which were not read, if these tables are published."""
+    with on.transaction(force_rollback=True):
+        on.execute("SET LOCAL search_path = pg_catalog")
+        facts = run(zodan, "structure_facts", on=on, objects="[]")["facts"]
+    filters, references = json.dumps(dict.fromkeys(tables)), json.dumps(facts["references"])
+    on.execute("SET search_path = pg_catalog")
+    answer = outcome(zodan, on, "try_references", filters=filters, references=references)
+    on.execute("RESET search_path")
+    return answer["broken"], answer["unread"]
+
+
+def test_a_key_with_a_period_is_in_the_sum_of_several_rows(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]
+) -> None:
+    if database.info.server_version < 180000:
+        pytest.skip("keys have a PERIOD from PostgreSQL 18 on")
+    database.execute(
+        "CREATE TABLE ref (id int4range, r int4range, PRIMARY KEY (id, r WITHOUT OVERLAPS));"
+        " INSERT INTO ref VALUES ('[1,2)', '[1,5)'), ('[1,2)', '[5,9)');"
+        " CREATE TABLE fact (id int4range, r int4range,"
+        " CONSTRAINT fact_r FOREIGN KEY (id, PERIOD r) REFERENCES ref (id, PERIOD r));"
+        " INSERT INTO fact VALUES ('[1,2)', '[3,7)')"
+    )
+    assert tried_references(zodan, database, "public.ref", "public.fact") == ([], [])
+    database.execute("SET session_replication_role = replica; DELETE FROM ref WHERE r = '[5,9)'")
+    broken = (["fact_r on public.fact, to public.ref"], [])
+    assert tried_references(zodan, database, "public.ref", "public.fact") == broken
+    assert tried_references(zodan, database, "public.fact") == broken
+
+
+def test_rows_of_tables_that_inherit_are_no_concern_of_a_key(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]
+) -> None:
+    database.execute(
+        "CREATE TABLE ref (k int PRIMARY KEY); CREATE TABLE fact (k int CONSTRAINT fact_k REFERENCES ref);"
+        " CREATE TABLE heir () INHERITS (fact); INSERT INTO heir VALUES (7)"
+    )
+    assert tried_references(zodan, database, "public.ref", "public.fact") == ([], [])
+
+
+def test_a_key_that_cannot_be_read_is_named_with_its_cause(
+    zodan: psycopg.Connection[Any], referring: psycopg.Connection[Any]
+) -> None:
+    facts = run(zodan, "structure_facts", on=referring, objects="[]")["facts"]
+    (reference,) = facts["references"]
+    references = [reference | {"name": "odd", "given": "1 / 0 = 1", "rows": 0}, reference]
+    answer = outcome(
+        zodan,
+        referring,
+        "try_references",
+        filters='{"public.refers": null}',
+        references=json.dumps(references),
+    )
+    assert answer == {
+        "broken": [f"{ODD} on public.refers, to {_REFERRED}"],
+        "unread": ["odd on public.refers: division by zero"],
+        "extension_rows": {},
+    }
+
+
 # --- structure
 
 
