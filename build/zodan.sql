@@ -6341,6 +6341,12 @@ SELECT pg_catalog.jsonb_build_object(
     'triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, g.tgname)), '[]')
                    FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
                        WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
+    -- Rules that rewrite an INSERT of a session that writes what is replicated, with the tables above theirs.
+    'rules', (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%s (%s)', t.name, r.rulename), (
+                         SELECT pg_catalog.jsonb_agg(o.name) FROM tables AS o WHERE o.oid = t.oid OR o.oid IN (
+                             SELECT a.id FROM pg_catalog.pg_partition_ancestors(t.oid) AS a(id)))), '{}')
+                FROM tables AS t JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = t.oid
+               WHERE t.relkind = 'r' AND r.ev_type = '3' AND r.ev_enabled IN ('A', 'R')),
     'tablespaces', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT p.spcname), '[]')
                       FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
                           JOIN pg_catalog.pg_tablespace AS p ON p.oid = c.reltablespace),
@@ -10717,7 +10723,9 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
       p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
                (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
-                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
+                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published,
+               -- A physical copy of the source writes no rows.
+               coalesce((p_join ->> 'clone')::boolean, false) AS clone OFFSET 0) AS f
  CROSS JOIN LATERAL (
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
                FROM pg_catalog.jsonb_each_text(f.s #> '{references,extension_rows}') AS t(name, rows)
@@ -10736,7 +10744,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
                FROM pg_catalog.jsonb_each(k.tables) AS e(key, related)
                        WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(e.related) AS r(name)
                            WHERE f.published ? r.name))))
-              FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
+              FROM (SELECT * FROM pg_catalog.jsonb_each(f.t -> 'partitions')
+                  UNION ALL SELECT 'rules', f.s #> '{tables,rules}' WHERE NOT f.clone) AS k(kind, tables)) AS related) AS l
  CROSS JOIN LATERAL (VALUES
     ('extension-rows', 'rows of extensions', 'warn', l.differing,
      'in tables of extensions that are in no replication set, the rows of the extension''s script: others are not copied',
@@ -10744,19 +10753,24 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
     ('generated-columns', 'generated columns', 'fail', l.generated,
      'with Spock 5, no generated column in what is replicated: its copy fails',
      'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
-    ('foreign-partitions', 'foreign partitions', 'fail', l.partitions ->> 'foreign',
+    ('foreign-partitions', 'foreign partitions', 'fail', l.related ->> 'foreign',
      'no foreign table below a table that is copied: the copy would read and write the rows of its server',
      'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
-    ('partitions-by-hash', 'partitions by hash', 'fail', l.partitions ->> 'hashed',
+    ('partitions-by-hash', 'partitions by hash', 'fail', l.related ->> 'hashed',
      'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, '
      'so rows belong elsewhere there',
      'Take these tables with their partitions out of the replication sets on every member, '
      'or partition them by list or by the hash of another column.'),
-    ('foreign-keys', 'foreign keys', 'fail', zodan.name_some(f.s #> '{references,broken}'),
+    ('rules', 'rules on copied rows', 'fail', l.related ->> 'rules',
+     'no rule ON INSERT that is enabled ALWAYS or REPLICA on a table that is copied: the copy inserts the rows',
+     'Run ALTER TABLE ... ENABLE RULE for these on every member until the node has joined, or join a clone.'),
+    ('foreign-keys', 'foreign keys', 'fail',
+     CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,broken}') END,
      'a row for every reference among the rows that are copied',
      'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
     ('unread-foreign-keys', 'foreign keys that were read', 'warn',
-     zodan.name_some(f.s #> '{references,unread}'), 'keys that can be read before, of tables that are small enough',
+     CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,unread}') END,
+     'keys that can be read before, of tables that are small enough',
      'Look for rows without the one that they refer to: the new node would have them too.'),
     ('table-reading-checks', 'checks that read tables', 'warn', zodan.name_some(f.t -> 'peeking'),
      'no CHECK whose function reads a table, which may be empty while the copy fills another',
@@ -10769,8 +10783,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
 $zodan$;
 COMMENT ON FUNCTION zodan.check_copyable IS
 'Checks whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign
-keys hold for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail because
-of what a function does.';
+keys hold for what is copied, Spock can copy the columns and partitions, and no rule changes how rows are written. It warns
+where the copy may fail because of what a function does.';
 REVOKE ALL ON FUNCTION zodan.check_copyable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)

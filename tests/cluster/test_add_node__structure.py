@@ -178,6 +178,29 @@ def test_a_source_that_violates_its_own_key(cluster: Cluster) -> None:
     everywhere(cluster, _REMOVE.format("ref"), _REMOVE.format("fact"), "DROP TABLE fact, ref")
 
 
+@pytest.mark.parametrize("enabled", ["ALWAYS", "REPLICA"])
+def test_a_rule_on_what_is_copied(cluster: Cluster, enabled: str) -> None:
+    everywhere(
+        cluster,
+        "CREATE TABLE ruled (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE ruled1 PARTITION OF ruled FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE noted (id int)",
+        "CREATE RULE notes AS ON INSERT TO ruled1 DO ALSO INSERT INTO noted VALUES (NEW.id)",
+        "CREATE RULE keeps AS ON DELETE TO ruled1 DO INSTEAD NOTHING",
+        f"ALTER TABLE ruled1 ENABLE {enabled} RULE notes",
+        f"ALTER TABLE ruled1 ENABLE {enabled} RULE keeps",
+        "SELECT spock.repset_add_table('default', 'ruled')",
+    )
+    refused(cluster, "rules", "public.ruled1 (notes)")
+    unpublish(cluster, "ruled", "ruled1")
+    # Nor does it matter on a table that is not copied.
+    assert checks(cluster, "rules") == [("fail", True, "as needed")]
+    everywhere(cluster, "ALTER TABLE ruled1 ENABLE RULE notes", _ADD.format("ruled"))
+    assert checks(cluster, "rules") == [("fail", True, "as needed")]
+    unpublish(cluster, "ruled", "ruled1")
+    everywhere(cluster, "DROP TABLE ruled, noted")
+
+
 def test_a_generated_column(cluster: Cluster) -> None:
     ((old,),) = cluster["n3"].execute("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = 'spock'")
     everywhere(
