@@ -6347,6 +6347,12 @@ SELECT pg_catalog.jsonb_build_object(
                              SELECT a.id FROM pg_catalog.pg_partition_ancestors(t.oid) AS a(id)))), '{}')
                 FROM tables AS t JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = t.oid
                WHERE t.relkind = 'r' AND r.ev_type = '3' AND r.ev_enabled IN ('A', 'R')),
+    -- Those that fire in a session that writes what is replicated, or once it has begun.
+    'event_triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', v.evtname, v.evtevent)), '[]')
+                         FROM pg_catalog.pg_event_trigger AS v
+                        WHERE (v.evtenabled IN ('A', 'R') OR v.evtevent = 'login' AND v.evtenabled <> 'D')
+                          AND NOT EXISTS (SELECT FROM owned AS o
+                              WHERE o.classid = 'pg_catalog.pg_event_trigger'::regclass AND o.objid = v.oid)),
     'tablespaces', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT p.spcname), '[]')
                       FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
                           JOIN pg_catalog.pg_tablespace AS p ON p.oid = c.reltablespace),
@@ -11037,6 +11043,10 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
     ('triggers', 'triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'),
      'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node',
      'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
+    ('event-triggers', 'event triggers', 'warn', zodan.name_some(f.t -> 'event_triggers'),
+     'no event trigger enabled ALWAYS or REPLICA, and none on login: it fires for what the join does on the new node, '
+     'where it may write rows that no other node has, or make the copy fail',
+     'Run ALTER EVENT TRIGGER ... DISABLE for those that write or refuse, on every member until the node has joined.'),
     ('large-objects', 'large objects', 'warn', l.large, 'none, or lolor, which replicates them',
      'Install lolor and move the large objects into its tables.'),
     ('other-subscriptions', 'other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'),

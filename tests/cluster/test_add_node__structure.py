@@ -201,6 +201,27 @@ def test_a_rule_on_what_is_copied(cluster: Cluster, enabled: str) -> None:
     everywhere(cluster, "DROP TABLE ruled, noted")
 
 
+def test_event_triggers_that_fire_for_a_copy_are_named(cluster: Cluster) -> None:
+    n1 = cluster["n1"]
+    make = "CREATE EVENT TRIGGER {} ON {} EXECUTE FUNCTION notes()"
+    at(
+        n1,
+        "CREATE FUNCTION notes() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        *(make.format(name, "ddl_command_end") for name in ("plain", "always", "replica")),
+        "ALTER EVENT TRIGGER always ENABLE ALWAYS",
+        "ALTER EVENT TRIGGER replica ENABLE REPLICA",
+    )
+    ((on_login,),) = n1.execute("SELECT current_setting('server_version_num')::int >= 170000")
+    if on_login:
+        at(n1, make.format("enters", "login"), make.format("entered", "login"), "ALTER EVENT TRIGGER entered DISABLE")
+    ((severity, passed, observed),) = checks(cluster, "event-triggers")
+    assert (severity, passed) == ("warn", False)
+    named = {"always (ddl_command_end)", "replica (ddl_command_end)"} | ({"enters (login)"} if on_login else set())
+    assert set(str(observed).split(", ")) == named
+    at(n1, "DROP FUNCTION notes CASCADE")
+    assert checks(cluster, "event-triggers") == [("warn", True, "none")]
+
+
 def test_a_generated_column(cluster: Cluster) -> None:
     ((old,),) = cluster["n3"].execute("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = 'spock'")
     everywhere(

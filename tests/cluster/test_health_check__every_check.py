@@ -306,6 +306,7 @@ BEFORE = [
     Case("several-keys", SOURCE, "warn", put(f"{SOURCE}/tables/several_unique", ["public.t"])),
     Case("unlogged-tables", SOURCE, "warn", put(f"{SOURCE}/tables/unlogged", ["public.t"])),
     Case("triggers", SOURCE, "warn", put(f"{SOURCE}/tables/triggers", ["public.t (audit)"])),
+    Case("event-triggers", SOURCE, "warn", put(f"{SOURCE}/tables/event_triggers", ["ddl_log (ddl_command_end)"])),
     Case("large-objects", SOURCE, "warn", put(f"{SOURCE}/tables/large_objects", 3)),
     Case("other-subscriptions", SOURCE, "warn", put(f"{SOURCE}/tables/subscriptions", ["reporting"])),
     Case("sequences", SOURCE, "warn", put(f"{SOURCE}/tables/sequences/public.s", SEQUENCE)),
