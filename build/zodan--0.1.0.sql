@@ -6194,6 +6194,40 @@ SELECT pg_catalog.jsonb_build_object(
           JOIN pg_catalog.pg_class AS t ON t.oid = k.confrelid JOIN pg_catalog.pg_namespace AS f
               ON f.oid = t.relnamespace
          WHERE k.contype = 'f' AND k.convalidated AND k.conparentid = 0) AS r),
+    'unvalidated', (SELECT coalesce(pg_catalog.jsonb_agg(r.item), '[]') FROM (
+    WITH RECURSIVE unvalidated AS MATERIALIZED (
+        SELECT k.* FROM pg_catalog.pg_constraint AS k
+         WHERE k.contype IN ('c', 'n') AND NOT k.convalidated
+           -- From PostgreSQL 18 on, some are never compared.
+           AND (SELECT coalesce((pg_catalog.to_jsonb(w) ->> 'conenforced')::boolean, true)
+                  FROM pg_catalog.pg_constraint AS w WHERE w.oid = k.oid)),
+    holders AS (
+        SELECT k.contypid AS type, k.conname FROM unvalidated AS k WHERE k.contypid <> 0
+         UNION
+        SELECT m.type, h.conname FROM holders AS h CROSS JOIN LATERAL (
+            SELECT t.oid AS type FROM pg_catalog.pg_type AS t WHERE h.type IN (t.typbasetype, t.typelem)
+             UNION ALL
+            SELECT x.type FROM pg_catalog.pg_range AS g CROSS JOIN LATERAL (
+                VALUES (g.rngtypid), (g.rngmultitypid)) AS x(type) WHERE g.rngsubtype = h.type
+             UNION ALL
+            SELECT t.oid FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
+             WHERE a.atttypid = h.type AND a.attnum > 0 AND NOT a.attisdropped) AS m)
+    SELECT pg_catalog.jsonb_build_object('name', v.conname, 'table',
+               pg_catalog.format('%%I.%%I', s.nspname, c.relname), 'rows', c.reltuples, 'given', v.given) AS item
+      FROM (SELECT k.conrelid, k.conname, CASE k.contype
+                       WHEN 'c' THEN pg_catalog.format('NOT (%%s)', pg_catalog.pg_get_expr(k.conbin, k.conrelid))
+                       ELSE (SELECT pg_catalog.format('f.%%I IS NULL', a.attname) FROM pg_catalog.pg_attribute AS a
+                              WHERE a.attrelid = k.conrelid AND a.attnum = k.conkey[1]) END AS given
+              FROM unvalidated AS k JOIN pg_catalog.pg_class AS o ON o.oid = k.conrelid
+             -- A partition has those of its table.
+             WHERE k.conislocal OR NOT o.relispartition
+             UNION ALL
+            SELECT a.attrelid, h.conname, pg_catalog.format('f.%%1$I IS NOT NULL AND f.%%1$I::text::%%2$s IS NULL',
+                       a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
+              FROM holders AS h JOIN pg_catalog.pg_attribute AS a ON a.atttypid = h.type
+             WHERE a.attnum > 0 AND NOT a.attisdropped) AS v
+      JOIN pg_catalog.pg_class AS c ON c.oid = v.conrelid AND c.relkind IN ('r', 'p')
+      JOIN spaces AS s ON s.oid = c.relnamespace) AS r),
     'peeking', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u WHERE u.kind = 'c'
         AND u.prosrc ~* '\m(from|join)\M'),
     'unpinned', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u
@@ -6213,7 +6247,8 @@ COMMENT ON FUNCTION zodan.structure_facts IS
 zodan.object_facts returned for the database that is to have it. It returns one row: facts, an object: same (those of
 p_objects that are here too), extensions (schema, whether that is made for the extension, whether anything here
 depends on the extension), public, generated (columns), partitions (those that a copy or a stream cannot bring),
-references (foreign keys), unpinned and peeking (functions in indexes, and in checks). It names nothing of Spock.';
+references (foreign keys), unvalidated (constraints that old rows may violate), unpinned and peeking (functions in
+indexes, and in checks). It names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
 CREATE FUNCTION zodan.try_structure(p_extensions text)
@@ -6290,7 +6325,7 @@ extensions (an object of those that fail, with the fault) and extension_rows (ta
 which rows these have once the extension is there).';
 REVOKE ALL ON FUNCTION zodan.try_structure FROM PUBLIC;
 
-CREATE FUNCTION zodan.try_references(p_filters text, p_references text)
+CREATE FUNCTION zodan.try_references(p_filters text, p_references text, p_unvalidated text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -6299,7 +6334,10 @@ DECLARE
     v_filters jsonb := %1$s::jsonb;
     v_broken jsonb := '[]'::jsonb;
     v_unread jsonb := '[]'::jsonb;
+    v_violated jsonb := '[]'::jsonb;
+    v_unchecked jsonb := '[]'::jsonb;
     v_key record;
+    v_fault text;
     v_is_broken boolean;
     v_extension_rows jsonb := '{}'::jsonb;
     v_name text;
@@ -6311,36 +6349,43 @@ BEGIN
     -- As the role that copies it: row security and triggers do not apply.
     PERFORM pg_catalog.set_config('row_security', 'off', true);
     FOR v_key IN
-        -- A key says nothing of the rows of tables that inherit.
-        SELECT k.*, (SELECT 'ONLY ' FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(k."table")
+        -- A constraint says nothing of the rows of tables that inherit.
+        SELECT k.*, pg_catalog.format('%%s on %%s', k.name, k."table") AS title,
+               (SELECT 'ONLY ' FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(k."table")
                    AND c.relkind = 'r') AS only_table,
                (SELECT 'ONLY ' FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(k.refers)
                    AND c.relkind = 'r') AS only_refers
-          FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text,
-              given text, meets text, rows float8)
+          FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb || %3$s::jsonb) AS k(name text,
+              "table" text, refers text, given text, meets text, rows float8)
          WHERE v_filters ? k."table" ORDER BY k.rows
     LOOP
-        IF v_key.rows > 5000000 OR pg_catalog.clock_timestamp() > v_end THEN
-            v_unread := v_unread || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s', v_key.name, v_key."table"));
-            CONTINUE;
-        END IF;
-        -- One key that cannot be read, whatever its columns are, says nothing of the others.
+        v_fault := CASE WHEN v_key.rows > 5000000 OR pg_catalog.clock_timestamp() > v_end THEN '' END;
+        v_is_broken := false;
+        -- What cannot be read, whatever its columns are, says nothing of the others.
         BEGIN
-            EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)',
-                pg_catalog.concat(v_key.only_table, v_key."table"), ' WHERE ' || (v_filters ->> v_key."table"),
-                v_key.given,
-                CASE WHEN v_filters ? v_key.refers
-                    THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
-                        pg_catalog.concat(v_key.only_refers, v_key.refers), ' WHERE ' || (v_filters ->> v_key.refers),
-                        v_key.meets) ELSE '' END) INTO v_is_broken;
-        EXCEPTION WHEN OTHERS THEN
-            v_unread := v_unread || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s: %%s', v_key.name, v_key."table",
-                SQLERRM));
-            CONTINUE;
+            IF v_fault IS NULL THEN
+                EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)',
+                    pg_catalog.concat(v_key.only_table, v_key."table"), ' WHERE ' || (v_filters ->> v_key."table"),
+                    v_key.given,
+                    CASE WHEN v_filters ? v_key.refers
+                        THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
+                            pg_catalog.concat(v_key.only_refers, v_key.refers), ' WHERE ' || (v_filters ->> v_key.refers),
+                            v_key.meets) ELSE '' END) INTO v_is_broken;
+            END IF;
+        EXCEPTION WHEN check_violation THEN
+            v_is_broken := v_key.refers IS NULL;
+            v_fault := CASE WHEN NOT v_is_broken THEN ': ' || SQLERRM END;
+        WHEN OTHERS THEN
+            v_fault := ': ' || SQLERRM;
         END;
-        IF v_is_broken THEN
-            v_broken := v_broken || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s, to %%s', v_key.name, v_key."table",
-                v_key.refers));
+        IF v_fault IS NOT NULL AND v_key.refers IS NULL THEN
+            v_unchecked := v_unchecked || pg_catalog.to_jsonb(v_key.title || v_fault);
+        ELSIF v_fault IS NOT NULL THEN
+            v_unread := v_unread || pg_catalog.to_jsonb(v_key.title || v_fault);
+        ELSIF v_is_broken AND v_key.refers IS NULL THEN
+            v_violated := v_violated || pg_catalog.to_jsonb(v_key.title);
+        ELSIF v_is_broken THEN
+            v_broken := v_broken || pg_catalog.to_jsonb(v_key.title || ', to ' || v_key.refers);
         END IF;
     END LOOP;
     FOR v_name IN SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
@@ -6357,17 +6402,19 @@ BEGIN
             CASE WHEN v_count <= 100000 THEN pg_catalog.concat_ws(' ', v_count, v_digest) END);
     END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = pg_catalog.jsonb_build_object('broken',
-        v_broken, 'unread', v_unread, 'extension_rows', v_extension_rows)::text;
+        v_broken, 'unread', v_unread, 'violated', v_violated, 'unchecked', v_unchecked, 'extension_rows',
+        v_extension_rows)::text;
 END
 $do$$sql$,
-    zodan.quote_text(p_filters), zodan.quote_text(p_references))
+    zodan.quote_text(p_filters), zodan.quote_text(p_references), zodan.quote_text(p_unvalidated))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_references IS
-'Finds, on the source, foreign keys that would not hold if only what is replicated is copied, and what is in tables
-of extensions. p_references is what zodan.structure_facts returns, p_filters an object of published tables and their
-row filter, NULL where all rows are published. Tables of more than 5000000 rows are not read,
-and after 30 s no further table is. It ends with an error ZD000 whose DETAIL is an
-object: broken and unread, arrays of names, the latter with the error of a key that could not be read, and
+'Finds, on the source, foreign keys that would not hold if only what is replicated is copied, rows that violate a
+constraint which was added NOT VALID, and what is in tables of extensions. p_references and p_unvalidated are what
+zodan.structure_facts returns, p_filters an object of published tables and their row filter, NULL where all rows are
+published. Tables of more than 5000000 rows are not read, and after
+30 s no further table is. It ends with an error ZD000 whose DETAIL is an object:
+broken and unread, violated and unchecked, arrays of names, with the error of what could not be read, and
 extension_rows, as zodan.try_structure returns it for the new node.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
@@ -9547,7 +9594,8 @@ BEGIN
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
         v_new, zodan.try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')::text),
         v_source, zodan.try_references(p_filters => v_filters::text,
-            p_references => coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]')::text)), p_dsns);
+            p_references => coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]')::text,
+            p_unvalidated => coalesce(v_facts #> ARRAY[v_source, 'structure', 'unvalidated'], '[]')::text)), p_dsns);
     FOR v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
         v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE
             WHEN v_answer.value ->> 'sqlstate' = 'ZD000'
@@ -10217,7 +10265,15 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
      'Look for rows without the one that they refer to: the new node would have them too.'),
     ('table-reading-checks', 'checks that read tables', 'warn', zodan.name_some(f.t -> 'peeking'),
      'no CHECK whose function reads a table, which may be empty while the copy fills another',
-     'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
+     'Drop these constraints on every member until the node has joined, or use a trigger instead.'),
+    ('unvalidated-constraints', 'constraints that are NOT VALID', 'fail',
+     CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,violated}') END,
+     'no row among those that are copied that violates a constraint: the copy writes it again, and fails',
+     'Change or delete these rows, or drop the constraint on every member until the node has joined.'),
+    ('unread-constraints', 'constraints that were read', 'warn',
+     CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,unchecked}') END,
+     'constraints that are NOT VALID and can be read before, of tables that are small enough',
+     'Look for rows that violate these: the copy fails at the first.'),
     ('search-paths', 'functions with a search path', 'warn', zodan.name_some(f.t -> 'unpinned'),
      'a search_path set for functions in indexes and checks: the copy has none',
      'Run ALTER FUNCTION ... SET search_path for these.')

@@ -201,6 +201,20 @@ def test_a_rule_on_what_is_copied(cluster: Cluster, enabled: str) -> None:
     everywhere(cluster, "DROP TABLE ruled, noted")
 
 
+def test_old_rows_that_violate_a_constraint(cluster: Cluster) -> None:
+    everywhere(
+        cluster,
+        "CREATE TABLE old (id int PRIMARY KEY, v int)",
+        "INSERT INTO old VALUES (1, -1)",
+        "ALTER TABLE old ADD CONSTRAINT old_v CHECK (v > 0) NOT VALID",
+        _ADD.format("old"),
+    )
+    refused(cluster, "unvalidated-constraints", "old_v on public.old")
+    everywhere(cluster, "UPDATE old SET v = 1")
+    assert checks(cluster, "unvalidated-constraints") == [("fail", True, "as needed")]
+    everywhere(cluster, _REMOVE.format("old"), "DROP TABLE old")
+
+
 def test_event_triggers_that_fire_for_a_copy_are_named(cluster: Cluster) -> None:
     n1 = cluster["n1"]
     make = "CREATE EVENT TRIGGER {} ON {} EXECUTE FUNCTION notes()"
@@ -312,6 +326,7 @@ def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
         "INSERT INTO fact VALUES (1, NULL)",
         "INSERT INTO loose VALUES (1, 7)",
         "ALTER TABLE loose ADD FOREIGN KEY (r) REFERENCES ref NOT VALID",
+        "ALTER TABLE loose ADD CHECK (r > 0) NOT VALID",
         "CREATE TABLE inv (id int PRIMARY KEY, net numeric, gross numeric GENERATED ALWAYS AS (net * 2) STORED)",
         "INSERT INTO inv VALUES (1, 2)",
         _ADD.format("fact"),

@@ -217,6 +217,8 @@ BEFORE = [
     Case("rules", SOURCE, "fail", put(f"{SOURCE}/tables/rules", {"a.part (moves)": ["a.part", "public.app_keyed"]})),
     Case("foreign-keys", SOURCE, "fail", put(f"{SOURCE}/references/broken", ["a on b, to c"])),
     Case("unread-foreign-keys", SOURCE, "warn", put(f"{SOURCE}/references/unread", ["a on b"])),
+    Case("unvalidated-constraints", SOURCE, "fail", put(f"{SOURCE}/references/violated", ["c on a"])),
+    Case("unread-constraints", SOURCE, "warn", put(f"{SOURCE}/references/unchecked", ["c on a"])),
     Case("table-reading-checks", SOURCE, "warn", put(f"{SOURCE}/structure/peeking", ["f(integer)"])),
     Case("search-paths", SOURCE, "warn", put(f"{SOURCE}/structure/unpinned", ["f(integer)"])),
     Case("lolor", NEW, "fail", change(lolor)),
@@ -416,7 +418,8 @@ def test_a_clone_may_have_what_a_copy_of_rows_may_not(healthy: Healthy) -> None:
         facts.set(f"{NEW}/present", {})
         facts.set(f"{SOURCE}/tables/rules", {"public.app_keyed (moves)": ["public.app_keyed"]})
         facts.set(f"{SOURCE}/references/broken", ["a on b, to c"])
-        facts.set(f"{SOURCE}/references/unread", ["a on b"])
+        for name in ("unread", "violated", "unchecked"):
+            facts.set(f"{SOURCE}/references/{name}", ["a on b"])
 
     assert [r for r in healthy.before.doctored(doctor).check("check_join") if r.passed is False] == []
 
