@@ -1,5 +1,8 @@
 -- Rendered by "zodan-sql build" from sql/templates/pages/extension.sql.j2: do not edit.
 \echo Use "CREATE EXTENSION zodan" to load this file. \quit
+-- PostgreSQL parses a routine when it checks it, and when it runs. The setting ends with this script.
+SELECT pg_catalog.set_config('standard_conforming_strings', 'on', true);
+
 DO $zodan$
 DECLARE
     v_spock text := (SELECT e.extversion FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock');
@@ -1785,9 +1788,11 @@ REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 CREATE FUNCTION zodan.hide_statement(VARIADIC p_given text[])
 RETURNS void
 LANGUAGE plpgsql
+SET standard_conforming_strings = on
 AS $zodan$
 /* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of the
-session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+session, because procedures commit, and may be ended at any moment. Has every routine that is called from now on parsed
+with standard_conforming_strings, for which Zodan is written. p_given is what the caller was given. If it has a
 password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
 takes a connection string calls this first. */
 DECLARE
@@ -1803,6 +1808,8 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_catalog.set_config('zodan.hidden', c_statement, false);
+    -- Without LOCAL, this outlasts the setting of this function alone.
+    PERFORM pg_catalog.set_config('standard_conforming_strings', 'on', false);
     -- Until this is done, auto_explain logs p_given with the statement that takes it (from PostgreSQL 16 on).
     PERFORM pg_catalog.set_config(s.name, s.value, false)
        FROM pg_catalog.jsonb_each_text(c_unlogged || '{"log_min_error_statement": "panic"}') AS s(name, value)
@@ -1826,7 +1833,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
 'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of the
-session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+session, because procedures commit, and may be ended at any moment. Has every routine that is called from now on parsed
+with standard_conforming_strings, for which Zodan is written. p_given is what the caller was given. If it has a
 password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
 takes a connection string calls this first.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
