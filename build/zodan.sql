@@ -4,7 +4,9 @@
 BEGIN;
 SELECT pg_catalog.set_config('spock.enable_ddl_replication', 'off', true),
        pg_catalog.set_config('spock.include_ddl_repset', 'off', true),
-       pg_catalog.set_config('client_min_messages', 'warning', true) \g /dev/null
+       pg_catalog.set_config('client_min_messages', 'warning', true),
+       -- PostgreSQL parses a routine when it checks it, and when it runs.
+       pg_catalog.set_config('standard_conforming_strings', 'on', true) \g /dev/null
 
 DO $zodan$
 BEGIN
@@ -1844,9 +1846,11 @@ REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 CREATE OR REPLACE FUNCTION zodan.hide_statement(VARIADIC p_given text[])
 RETURNS void
 LANGUAGE plpgsql
+SET standard_conforming_strings = on
 AS $zodan$
 /* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of the
-session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+session, because procedures commit, and may be ended at any moment. Has every routine that is called from now on parsed
+with standard_conforming_strings, for which Zodan is written. p_given is what the caller was given. If it has a
 password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
 takes a connection string calls this first. */
 DECLARE
@@ -1862,6 +1866,8 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_catalog.set_config('zodan.hidden', c_statement, false);
+    -- Without LOCAL, this outlasts the setting of this function alone.
+    PERFORM pg_catalog.set_config('standard_conforming_strings', 'on', false);
     -- Until this is done, auto_explain logs p_given with the statement that takes it (from PostgreSQL 16 on).
     PERFORM pg_catalog.set_config(s.name, s.value, false)
        FROM pg_catalog.jsonb_each_text(c_unlogged || '{"log_min_error_statement": "panic"}') AS s(name, value)
@@ -1885,7 +1891,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
 'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of the
-session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+session, because procedures commit, and may be ended at any moment. Has every routine that is called from now on parsed
+with standard_conforming_strings, for which Zodan is written. p_given is what the caller was given. If it has a
 password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
 takes a connection string calls this first.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
@@ -6341,6 +6348,18 @@ SELECT pg_catalog.jsonb_build_object(
     'triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, g.tgname)), '[]')
                    FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
                        WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
+    -- Rules that rewrite an INSERT of a session that writes what is replicated, with the tables above theirs.
+    'rules', (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%s (%s)', t.name, r.rulename), (
+                         SELECT pg_catalog.jsonb_agg(o.name) FROM tables AS o WHERE o.oid = t.oid OR o.oid IN (
+                             SELECT a.id FROM pg_catalog.pg_partition_ancestors(t.oid) AS a(id)))), '{}')
+                FROM tables AS t JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = t.oid
+               WHERE t.relkind = 'r' AND r.ev_type = '3' AND r.ev_enabled IN ('A', 'R')),
+    -- Those that fire in a session that writes what is replicated, or once it has begun.
+    'event_triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', v.evtname, v.evtevent)), '[]')
+                         FROM pg_catalog.pg_event_trigger AS v
+                        WHERE (v.evtenabled IN ('A', 'R') OR v.evtevent = 'login' AND v.evtenabled <> 'D')
+                          AND NOT EXISTS (SELECT FROM owned AS o
+                              WHERE o.classid = 'pg_catalog.pg_event_trigger'::regclass AND o.objid = v.oid)),
     'tablespaces', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT p.spcname), '[]')
                       FROM pg_catalog.pg_class AS c JOIN spaces AS s ON s.oid = c.relnamespace
                           JOIN pg_catalog.pg_tablespace AS p ON p.oid = c.reltablespace),
@@ -6714,17 +6733,71 @@ SELECT pg_catalog.jsonb_build_object(
                    'given', (SELECT pg_catalog.string_agg(pg_catalog.format('f.%%I IS NOT NULL', a.attname), ' AND ')
                        FROM pg_catalog.pg_attribute AS a
                               WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey)),
-                   'meets', (SELECT pg_catalog.string_agg(pg_catalog.format('r.%%I = f.%%I', b.attname, a.attname),
-                       ' AND ')
-                               FROM pg_catalog.generate_subscripts(k.conkey, 1) AS u(place)
-                               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.conkey[u.place]
-                               JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.oid
-                                   AND b.attnum = k.confkey[u.place])) AS item
+                   -- Of a key with PERIOD, from PostgreSQL 18 on, the last column has to be in the sum of several rows.
+                   'meets', (SELECT pg_catalog.concat(
+                       coalesce(pg_catalog.string_agg(m.meets, ' AND ') FILTER (WHERE NOT m.sums), 'true'),
+                       pg_catalog.string_agg(pg_catalog.format(
+                           ' HAVING f.%%I OPERATOR(pg_catalog.<@) pg_catalog.range_agg(r.%%I)', m.own, m.other), '')
+                           FILTER (WHERE m.sums))
+                               FROM (SELECT a.attname AS own, b.attname AS other,
+       u.place = pg_catalog.array_upper(k.conkey, 1) AND coalesce((
+           SELECT (pg_catalog.to_jsonb(w) ->> 'conperiod')::boolean
+             FROM pg_catalog.pg_constraint AS w WHERE w.oid = k.oid), false) AS sums,
+       pg_catalog.concat(
+           pg_catalog.format('r.%%I', b.attname),
+           CASE WHEN b.atttypid <> o.oprleft THEN pg_catalog.format('::%%I.%%I', ln.nspname, lt.typname) END,
+           pg_catalog.format(' OPERATOR(%%I.%%s) f.%%I', n.nspname, o.oprname, a.attname),
+           CASE WHEN a.atttypid <> o.oprright THEN pg_catalog.format('::%%I.%%I', rn.nspname, rt.typname) END,
+           CASE WHEN a.attcollation <> b.attcollation AND a.attcollation <> 0
+               THEN pg_catalog.format(' COLLATE %%I.%%I', cn.nspname, l.collname) END) AS meets
+  FROM pg_catalog.generate_subscripts(k.conkey, 1) AS u(place)
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.conkey[u.place]
+  JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.oid AND b.attnum = k.confkey[u.place]
+  JOIN pg_catalog.pg_operator AS o ON o.oid = k.conpfeqop[u.place]
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+  JOIN pg_catalog.pg_type AS lt ON lt.oid = o.oprleft JOIN pg_catalog.pg_namespace AS ln ON ln.oid = lt.typnamespace
+  JOIN pg_catalog.pg_type AS rt ON rt.oid = o.oprright JOIN pg_catalog.pg_namespace AS rn ON rn.oid = rt.typnamespace
+  LEFT JOIN (pg_catalog.pg_collation AS l JOIN pg_catalog.pg_namespace AS cn ON cn.oid = l.collnamespace)
+      ON l.oid = b.attcollation) AS m)) AS item
           FROM pg_catalog.pg_constraint AS k
           JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid JOIN spaces AS s ON s.oid = c.relnamespace
           JOIN pg_catalog.pg_class AS t ON t.oid = k.confrelid JOIN pg_catalog.pg_namespace AS f
               ON f.oid = t.relnamespace
          WHERE k.contype = 'f' AND k.convalidated AND k.conparentid = 0) AS r),
+    'unvalidated', (SELECT coalesce(pg_catalog.jsonb_agg(r.item), '[]') FROM (
+    WITH RECURSIVE unvalidated AS MATERIALIZED (
+        SELECT k.* FROM pg_catalog.pg_constraint AS k
+         WHERE k.contype IN ('c', 'n') AND NOT k.convalidated
+           -- From PostgreSQL 18 on, some are never compared.
+           AND (SELECT coalesce((pg_catalog.to_jsonb(w) ->> 'conenforced')::boolean, true)
+                  FROM pg_catalog.pg_constraint AS w WHERE w.oid = k.oid)),
+    holders AS (
+        SELECT k.contypid AS type, k.conname FROM unvalidated AS k WHERE k.contypid <> 0
+         UNION
+        SELECT m.type, h.conname FROM holders AS h CROSS JOIN LATERAL (
+            SELECT t.oid AS type FROM pg_catalog.pg_type AS t WHERE h.type IN (t.typbasetype, t.typelem)
+             UNION ALL
+            SELECT x.type FROM pg_catalog.pg_range AS g CROSS JOIN LATERAL (
+                VALUES (g.rngtypid), (g.rngmultitypid)) AS x(type) WHERE g.rngsubtype = h.type
+             UNION ALL
+            SELECT t.oid FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
+             WHERE a.atttypid = h.type AND a.attnum > 0 AND NOT a.attisdropped) AS m)
+    SELECT pg_catalog.jsonb_build_object('name', v.conname, 'table',
+               pg_catalog.format('%%I.%%I', s.nspname, c.relname), 'rows', c.reltuples, 'given', v.given) AS item
+      FROM (SELECT k.conrelid, k.conname, CASE k.contype
+                       WHEN 'c' THEN pg_catalog.format('NOT (%%s)', pg_catalog.pg_get_expr(k.conbin, k.conrelid))
+                       ELSE (SELECT pg_catalog.format('f.%%I IS NULL', a.attname) FROM pg_catalog.pg_attribute AS a
+                              WHERE a.attrelid = k.conrelid AND a.attnum = k.conkey[1]) END AS given
+              FROM unvalidated AS k JOIN pg_catalog.pg_class AS o ON o.oid = k.conrelid
+             -- A partition has those of its table.
+             WHERE k.conislocal OR NOT o.relispartition
+             UNION ALL
+            SELECT a.attrelid, h.conname, pg_catalog.format('f.%%1$I IS NOT NULL AND f.%%1$I::text::%%2$s IS NULL',
+                       a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
+              FROM holders AS h JOIN pg_catalog.pg_attribute AS a ON a.atttypid = h.type
+             WHERE a.attnum > 0 AND NOT a.attisdropped) AS v
+      JOIN pg_catalog.pg_class AS c ON c.oid = v.conrelid AND c.relkind IN ('r', 'p')
+      JOIN spaces AS s ON s.oid = c.relnamespace) AS r),
     'peeking', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u WHERE u.kind = 'c'
         AND u.prosrc ~* '\m(from|join)\M'),
     'unpinned', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u
@@ -6744,7 +6817,8 @@ COMMENT ON FUNCTION zodan.structure_facts IS
 zodan.object_facts returned for the database that is to have it. It returns one row: facts, an object: same (those of
 p_objects that are here too), extensions (schema, whether that is made for the extension, whether anything here
 depends on the extension), public, generated (columns), partitions (those that a copy or a stream cannot bring),
-references (foreign keys), unpinned and peeking (functions in indexes, and in checks). It names nothing of Spock.';
+references (foreign keys), unvalidated (constraints that old rows may violate), unpinned and peeking (functions in
+indexes, and in checks). It names nothing of Spock.';
 REVOKE ALL ON FUNCTION zodan.structure_facts FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.try_structure(p_extensions text)
@@ -6821,7 +6895,7 @@ extensions (an object of those that fail, with the fault) and extension_rows (ta
 which rows these have once the extension is there).';
 REVOKE ALL ON FUNCTION zodan.try_structure FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.try_references(p_filters text, p_references text)
+CREATE OR REPLACE FUNCTION zodan.try_references(p_filters text, p_references text, p_unvalidated text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -6830,7 +6904,10 @@ DECLARE
     v_filters jsonb := %1$s::jsonb;
     v_broken jsonb := '[]'::jsonb;
     v_unread jsonb := '[]'::jsonb;
+    v_violated jsonb := '[]'::jsonb;
+    v_unchecked jsonb := '[]'::jsonb;
     v_key record;
+    v_fault text;
     v_is_broken boolean;
     v_extension_rows jsonb := '{}'::jsonb;
     v_name text;
@@ -6842,23 +6919,43 @@ BEGIN
     -- As the role that copies it: row security and triggers do not apply.
     PERFORM pg_catalog.set_config('row_security', 'off', true);
     FOR v_key IN
-        SELECT k.* FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb) AS k(name text, "table" text, refers text,
-            given text, meets text, rows float8)
+        -- A constraint says nothing of the rows of tables that inherit.
+        SELECT k.*, pg_catalog.format('%%s on %%s', k.name, k."table") AS title,
+               (SELECT 'ONLY ' FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(k."table")
+                   AND c.relkind = 'r') AS only_table,
+               (SELECT 'ONLY ' FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(k.refers)
+                   AND c.relkind = 'r') AS only_refers
+          FROM pg_catalog.jsonb_to_recordset(%2$s::jsonb || %3$s::jsonb) AS k(name text,
+              "table" text, refers text, given text, meets text, rows float8)
          WHERE v_filters ? k."table" ORDER BY k.rows
     LOOP
-        IF v_key.rows > 5000000 OR pg_catalog.clock_timestamp() > v_end THEN
-            v_unread := v_unread || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s', v_key.name, v_key."table"));
-            CONTINUE;
-        END IF;
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)',
-            v_key."table",
-            ' WHERE ' || (v_filters ->> v_key."table"), v_key.given,
-            CASE WHEN v_filters ? v_key.refers
-                THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
-                v_key.refers, ' WHERE ' || (v_filters ->> v_key.refers), v_key.meets) ELSE '' END) INTO v_is_broken;
-        IF v_is_broken THEN
-            v_broken := v_broken || pg_catalog.to_jsonb(pg_catalog.format('%%s on %%s, to %%s', v_key.name, v_key."table",
-                v_key.refers));
+        v_fault := CASE WHEN v_key.rows > 5000000 OR pg_catalog.clock_timestamp() > v_end THEN '' END;
+        v_is_broken := false;
+        -- What cannot be read, whatever its columns are, says nothing of the others.
+        BEGIN
+            IF v_fault IS NULL THEN
+                EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT * FROM %%1$s%%2$s) AS f WHERE %%3$s%%4$s)',
+                    pg_catalog.concat(v_key.only_table, v_key."table"), ' WHERE ' || (v_filters ->> v_key."table"),
+                    v_key.given,
+                    CASE WHEN v_filters ? v_key.refers
+                        THEN pg_catalog.format(' AND NOT EXISTS (SELECT FROM (SELECT * FROM %%s%%s) AS r WHERE %%s)',
+                            pg_catalog.concat(v_key.only_refers, v_key.refers), ' WHERE ' || (v_filters ->> v_key.refers),
+                            v_key.meets) ELSE '' END) INTO v_is_broken;
+            END IF;
+        EXCEPTION WHEN check_violation THEN
+            v_is_broken := v_key.refers IS NULL;
+            v_fault := CASE WHEN NOT v_is_broken THEN ': ' || SQLERRM END;
+        WHEN OTHERS THEN
+            v_fault := ': ' || SQLERRM;
+        END;
+        IF v_fault IS NOT NULL AND v_key.refers IS NULL THEN
+            v_unchecked := v_unchecked || pg_catalog.to_jsonb(v_key.title || v_fault);
+        ELSIF v_fault IS NOT NULL THEN
+            v_unread := v_unread || pg_catalog.to_jsonb(v_key.title || v_fault);
+        ELSIF v_is_broken AND v_key.refers IS NULL THEN
+            v_violated := v_violated || pg_catalog.to_jsonb(v_key.title);
+        ELSIF v_is_broken THEN
+            v_broken := v_broken || pg_catalog.to_jsonb(v_key.title || ', to ' || v_key.refers);
         END IF;
     END LOOP;
     FOR v_name IN SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
@@ -6875,17 +6972,20 @@ BEGIN
             CASE WHEN v_count <= 100000 THEN pg_catalog.concat_ws(' ', v_count, v_digest) END);
     END LOOP;
     RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = pg_catalog.jsonb_build_object('broken',
-        v_broken, 'unread', v_unread, 'extension_rows', v_extension_rows)::text;
+        v_broken, 'unread', v_unread, 'violated', v_violated, 'unchecked', v_unchecked, 'extension_rows',
+        v_extension_rows)::text;
 END
 $do$$sql$,
-    zodan.quote_text(p_filters), zodan.quote_text(p_references))
+    zodan.quote_text(p_filters), zodan.quote_text(p_references), zodan.quote_text(p_unvalidated))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_references IS
-'Finds, on the source, foreign keys that would not hold if only what is replicated is copied, and what is in tables
-of extensions. p_references is what zodan.structure_facts returns, p_filters an object of published tables and their
-row filter, NULL where all rows are published. Tables of more than 5000000 rows are not read,
-and after 30 s no further table is. It ends with an error ZD000 whose DETAIL is an
-object: broken and unread, arrays of names, and extension_rows, as zodan.try_structure returns it for the new node.';
+'Finds, on the source, foreign keys that would not hold if only what is replicated is copied, rows that violate a
+constraint which was added NOT VALID, and what is in tables of extensions. p_references and p_unvalidated are what
+zodan.structure_facts returns, p_filters an object of published tables and their row filter, NULL where all rows are
+published. Tables of more than 5000000 rows are not read, and after
+30 s no further table is. It ends with an error ZD000 whose DETAIL is an object:
+broken and unread, violated and unchecked, arrays of names, with the error of what could not be read, and
+extension_rows, as zodan.try_structure returns it for the new node.';
 REVOKE ALL ON FUNCTION zodan.try_references FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.subscription_exists(p_subscription text)
@@ -10168,7 +10268,8 @@ BEGIN
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
         v_new, zodan.try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')::text),
         v_source, zodan.try_references(p_filters => v_filters::text,
-            p_references => coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]')::text)), p_dsns);
+            p_references => coalesce(v_facts #> ARRAY[v_source, 'structure', 'references'], '[]')::text,
+            p_unvalidated => coalesce(v_facts #> ARRAY[v_source, 'structure', 'unvalidated'], '[]')::text)), p_dsns);
     FOR v_answer IN SELECT a.key, a.value FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) LOOP
         v_facts := v_facts || pg_catalog.jsonb_build_object(v_answer.key, (v_facts -> v_answer.key) || CASE
             WHEN v_answer.value ->> 'sqlstate' = 'ZD000'
@@ -10787,7 +10888,9 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
       p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
                (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
-                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published OFFSET 0) AS f
+                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published,
+               -- A physical copy of the source writes no rows.
+               coalesce((p_join ->> 'clone')::boolean, false) AS clone OFFSET 0) AS f
  CROSS JOIN LATERAL (
     SELECT zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
                FROM pg_catalog.jsonb_each_text(f.s #> '{references,extension_rows}') AS t(name, rows)
@@ -10806,7 +10909,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
                FROM pg_catalog.jsonb_each(k.tables) AS e(key, related)
                        WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(e.related) AS r(name)
                            WHERE f.published ? r.name))))
-              FROM pg_catalog.jsonb_each(f.t -> 'partitions') AS k(kind, tables)) AS partitions) AS l
+              FROM (SELECT * FROM pg_catalog.jsonb_each(f.t -> 'partitions')
+                  UNION ALL SELECT 'rules', f.s #> '{tables,rules}' WHERE NOT f.clone) AS k(kind, tables)) AS related) AS l
  CROSS JOIN LATERAL (VALUES
     ('extension-rows', 'rows of extensions', 'warn', l.differing,
      'in tables of extensions that are in no replication set, the rows of the extension''s script: others are not copied',
@@ -10814,23 +10918,36 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
     ('generated-columns', 'generated columns', 'fail', l.generated,
      'with Spock 5, no generated column in what is replicated: its copy fails',
      'Add these tables to their sets with a column list that leaves the generated columns out, on every member.'),
-    ('foreign-partitions', 'foreign partitions', 'fail', l.partitions ->> 'foreign',
+    ('foreign-partitions', 'foreign partitions', 'fail', l.related ->> 'foreign',
      'no foreign table below a table that is copied: the copy would read and write the rows of its server',
      'Run ALTER TABLE ... DETACH PARTITION for these on every member until the node has joined.'),
-    ('partitions-by-hash', 'partitions by hash', 'fail', l.partitions ->> 'hashed',
+    ('partitions-by-hash', 'partitions by hash', 'fail', l.related ->> 'hashed',
      'no partitions by the hash of an enum or of an object''s OID: it is another one on every node, '
      'so rows belong elsewhere there',
      'Take these tables with their partitions out of the replication sets on every member, '
      'or partition them by list or by the hash of another column.'),
-    ('foreign-keys', 'foreign keys', 'fail', zodan.name_some(f.s #> '{references,broken}'),
+    ('rules', 'rules on copied rows', 'fail', l.related ->> 'rules',
+     'no rule ON INSERT that is enabled ALWAYS or REPLICA on a table that is copied: the copy inserts the rows',
+     'Run ALTER TABLE ... ENABLE RULE for these on every member until the node has joined, or join a clone.'),
+    ('foreign-keys', 'foreign keys', 'fail',
+     CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,broken}') END,
      'a row for every reference among the rows that are copied',
      'Replicate the table that is referred to, delete the rows without one, or make the constraint NOT VALID.'),
     ('unread-foreign-keys', 'foreign keys that were read', 'warn',
-     zodan.name_some(f.s #> '{references,unread}'), 'tables that are small enough to be read before',
-     'Look for rows without the one that they refer to: the copy would fail at its end.'),
+     CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,unread}') END,
+     'keys that can be read before, of tables that are small enough',
+     'Look for rows without the one that they refer to: the new node would have them too.'),
     ('table-reading-checks', 'checks that read tables', 'warn', zodan.name_some(f.t -> 'peeking'),
      'no CHECK whose function reads a table, which may be empty while the copy fills another',
-     'Make these constraints NOT VALID for the time of the join, or use a trigger.'),
+     'Drop these constraints on every member until the node has joined, or use a trigger instead.'),
+    ('unvalidated-constraints', 'constraints that are NOT VALID', 'fail',
+     CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,violated}') END,
+     'no row among those that are copied that violates a constraint: the copy writes it again, and fails',
+     'Change or delete these rows, or drop the constraint on every member until the node has joined.'),
+    ('unread-constraints', 'constraints that were read', 'warn',
+     CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,unchecked}') END,
+     'constraints that are NOT VALID and can be read before, of tables that are small enough',
+     'Look for rows that violate these: the copy fails at the first.'),
     ('search-paths', 'functions with a search path', 'warn', zodan.name_some(f.t -> 'unpinned'),
      'a search_path set for functions in indexes and checks: the copy has none',
      'Run ALTER FUNCTION ... SET search_path for these.')
@@ -10839,8 +10956,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
 $zodan$;
 COMMENT ON FUNCTION zodan.check_copyable IS
 'Checks whether the rows of the source can be copied as they are, over what zodan.gather_structure returned: foreign
-keys hold for what is copied, and Spock can copy the columns and partitions. It warns where the copy may fail because
-of what a function does.';
+keys hold for what is copied, Spock can copy the columns and partitions, and no rule changes how rows are written. It warns
+where the copy may fail because of what a function does.';
 REVOKE ALL ON FUNCTION zodan.check_copyable FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sets(p_facts jsonb, p_join jsonb)
@@ -11093,6 +11210,10 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
     ('triggers', 'triggers on applied rows', 'warn', zodan.name_some(f.t -> 'triggers'),
      'no trigger enabled ALWAYS or REPLICA: it fires for replicated rows too, on every node',
      'Run ALTER TABLE ... ENABLE TRIGGER, unless it is meant so.'),
+    ('event-triggers', 'event triggers', 'warn', zodan.name_some(f.t -> 'event_triggers'),
+     'no event trigger enabled ALWAYS or REPLICA, and none on login: it fires for what the join does on the new node, '
+     'where it may write rows that no other node has, or make the copy fail',
+     'Run ALTER EVENT TRIGGER ... DISABLE for those that write or refuse, on every member until the node has joined.'),
     ('large-objects', 'large objects', 'warn', l.large, 'none, or lolor, which replicates them',
      'Install lolor and move the large objects into its tables.'),
     ('other-subscriptions', 'other subscriptions', 'warn', zodan.name_some(f.t -> 'subscriptions'),

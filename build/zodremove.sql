@@ -4,7 +4,9 @@
 BEGIN;
 SELECT pg_catalog.set_config('spock.enable_ddl_replication', 'off', true),
        pg_catalog.set_config('spock.include_ddl_repset', 'off', true),
-       pg_catalog.set_config('client_min_messages', 'warning', true) \g /dev/null
+       pg_catalog.set_config('client_min_messages', 'warning', true),
+       -- PostgreSQL parses a routine when it checks it, and when it runs.
+       pg_catalog.set_config('standard_conforming_strings', 'on', true) \g /dev/null
 
 DO $zodan$
 BEGIN
@@ -1844,9 +1846,11 @@ REVOKE ALL ON FUNCTION zodan.list_notes FROM PUBLIC;
 CREATE OR REPLACE FUNCTION zodan.hide_statement(VARIADIC p_given text[])
 RETURNS void
 LANGUAGE plpgsql
+SET standard_conforming_strings = on
 AS $zodan$
 /* Keeps the caller's statement, which may hold connection strings, out of this server's log for the rest of the
-session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+session, because procedures commit, and may be ended at any moment. Has every routine that is called from now on parsed
+with standard_conforming_strings, for which Zodan is written. p_given is what the caller was given. If it has a
 password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
 takes a connection string calls this first. */
 DECLARE
@@ -1862,6 +1866,8 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_catalog.set_config('zodan.hidden', c_statement, false);
+    -- Without LOCAL, this outlasts the setting of this function alone.
+    PERFORM pg_catalog.set_config('standard_conforming_strings', 'on', false);
     -- Until this is done, auto_explain logs p_given with the statement that takes it (from PostgreSQL 16 on).
     PERFORM pg_catalog.set_config(s.name, s.value, false)
        FROM pg_catalog.jsonb_each_text(c_unlogged || '{"log_min_error_statement": "panic"}') AS s(name, value)
@@ -1885,7 +1891,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.hide_statement IS
 'Keeps the caller''s statement, which may hold connection strings, out of this server''s log for the rest of the
-session, because procedures commit, and may be ended at any moment. p_given is what the caller was given. If it has a
+session, because procedures commit, and may be ended at any moment. Has every routine that is called from now on parsed
+with standard_conforming_strings, for which Zodan is written. p_given is what the caller was given. If it has a
 password that this server has logged, or will log because the caller may not set that, warns of it. Every routine that
 takes a connection string calls this first.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;

@@ -81,6 +81,7 @@ def test_what_only_changes_how_values_are_printed_does_no_harm(cluster: Cluster,
         "ALTER DATABASE app SET TimeZone = 'Asia/Kathmandu'",
         "ALTER DATABASE app SET extra_float_digits = -5",
         "ALTER DATABASE app SET bytea_output = 'escape'",
+        "ALTER DATABASE app SET standard_conforming_strings = off",
     )
     warned = join(cluster)
     known = (name_of("database-settings"), name_of("sequences"))

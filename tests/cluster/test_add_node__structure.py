@@ -178,6 +178,64 @@ def test_a_source_that_violates_its_own_key(cluster: Cluster) -> None:
     everywhere(cluster, _REMOVE.format("ref"), _REMOVE.format("fact"), "DROP TABLE fact, ref")
 
 
+@pytest.mark.parametrize("enabled", ["ALWAYS", "REPLICA"])
+def test_a_rule_on_what_is_copied(cluster: Cluster, enabled: str) -> None:
+    everywhere(
+        cluster,
+        "CREATE TABLE ruled (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE ruled1 PARTITION OF ruled FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE noted (id int)",
+        "CREATE RULE notes AS ON INSERT TO ruled1 DO ALSO INSERT INTO noted VALUES (NEW.id)",
+        "CREATE RULE keeps AS ON DELETE TO ruled1 DO INSTEAD NOTHING",
+        f"ALTER TABLE ruled1 ENABLE {enabled} RULE notes",
+        f"ALTER TABLE ruled1 ENABLE {enabled} RULE keeps",
+        "SELECT spock.repset_add_table('default', 'ruled')",
+    )
+    refused(cluster, "rules", "public.ruled1 (notes)")
+    unpublish(cluster, "ruled", "ruled1")
+    # Nor does it matter on a table that is not copied.
+    assert checks(cluster, "rules") == [("fail", True, "as needed")]
+    everywhere(cluster, "ALTER TABLE ruled1 ENABLE RULE notes", _ADD.format("ruled"))
+    assert checks(cluster, "rules") == [("fail", True, "as needed")]
+    unpublish(cluster, "ruled", "ruled1")
+    everywhere(cluster, "DROP TABLE ruled, noted")
+
+
+def test_old_rows_that_violate_a_constraint(cluster: Cluster) -> None:
+    everywhere(
+        cluster,
+        "CREATE TABLE old (id int PRIMARY KEY, v int)",
+        "INSERT INTO old VALUES (1, -1)",
+        "ALTER TABLE old ADD CONSTRAINT old_v CHECK (v > 0) NOT VALID",
+        _ADD.format("old"),
+    )
+    refused(cluster, "unvalidated-constraints", "old_v on public.old")
+    everywhere(cluster, "UPDATE old SET v = 1")
+    assert checks(cluster, "unvalidated-constraints") == [("fail", True, "as needed")]
+    everywhere(cluster, _REMOVE.format("old"), "DROP TABLE old")
+
+
+def test_event_triggers_that_fire_for_a_copy_are_named(cluster: Cluster) -> None:
+    n1 = cluster["n1"]
+    make = "CREATE EVENT TRIGGER {} ON {} EXECUTE FUNCTION notes()"
+    at(
+        n1,
+        "CREATE FUNCTION notes() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        *(make.format(name, "ddl_command_end") for name in ("plain", "always", "replica")),
+        "ALTER EVENT TRIGGER always ENABLE ALWAYS",
+        "ALTER EVENT TRIGGER replica ENABLE REPLICA",
+    )
+    ((on_login,),) = n1.execute("SELECT current_setting('server_version_num')::int >= 170000")
+    if on_login:
+        at(n1, make.format("enters", "login"), make.format("entered", "login"), "ALTER EVENT TRIGGER entered DISABLE")
+    ((severity, passed, observed),) = checks(cluster, "event-triggers")
+    assert (severity, passed) == ("warn", False)
+    named = {"always (ddl_command_end)", "replica (ddl_command_end)"} | ({"enters (login)"} if on_login else set())
+    assert set(str(observed).split(", ")) == named
+    at(n1, "DROP FUNCTION notes CASCADE")
+    assert checks(cluster, "event-triggers") == [("warn", True, "none")]
+
+
 def test_a_generated_column(cluster: Cluster) -> None:
     ((old,),) = cluster["n3"].execute("SELECT extversion LIKE '5.%%' FROM pg_extension WHERE extname = 'spock'")
     everywhere(
@@ -268,6 +326,7 @@ def test_neighbours_that_do_no_harm(cluster: Cluster) -> None:
         "INSERT INTO fact VALUES (1, NULL)",
         "INSERT INTO loose VALUES (1, 7)",
         "ALTER TABLE loose ADD FOREIGN KEY (r) REFERENCES ref NOT VALID",
+        "ALTER TABLE loose ADD CHECK (r > 0) NOT VALID",
         "CREATE TABLE inv (id int PRIMARY KEY, net numeric, gross numeric GENERATED ALWAYS AS (net * 2) STORED)",
         "INSERT INTO inv VALUES (1, 2)",
         _ADD.format("fact"),

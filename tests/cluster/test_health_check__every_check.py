@@ -214,8 +214,11 @@ BEFORE = [
         "fail",
         put(f"{SOURCE}/structure/partitions/hashed", {"a.hashed": ["public.app_keyed"]}),
     ),
+    Case("rules", SOURCE, "fail", put(f"{SOURCE}/tables/rules", {"a.part (moves)": ["a.part", "public.app_keyed"]})),
     Case("foreign-keys", SOURCE, "fail", put(f"{SOURCE}/references/broken", ["a on b, to c"])),
     Case("unread-foreign-keys", SOURCE, "warn", put(f"{SOURCE}/references/unread", ["a on b"])),
+    Case("unvalidated-constraints", SOURCE, "fail", put(f"{SOURCE}/references/violated", ["c on a"])),
+    Case("unread-constraints", SOURCE, "warn", put(f"{SOURCE}/references/unchecked", ["c on a"])),
     Case("table-reading-checks", SOURCE, "warn", put(f"{SOURCE}/structure/peeking", ["f(integer)"])),
     Case("search-paths", SOURCE, "warn", put(f"{SOURCE}/structure/unpinned", ["f(integer)"])),
     Case("lolor", NEW, "fail", change(lolor)),
@@ -305,6 +308,7 @@ BEFORE = [
     Case("several-keys", SOURCE, "warn", put(f"{SOURCE}/tables/several_unique", ["public.t"])),
     Case("unlogged-tables", SOURCE, "warn", put(f"{SOURCE}/tables/unlogged", ["public.t"])),
     Case("triggers", SOURCE, "warn", put(f"{SOURCE}/tables/triggers", ["public.t (audit)"])),
+    Case("event-triggers", SOURCE, "warn", put(f"{SOURCE}/tables/event_triggers", ["ddl_log (ddl_command_end)"])),
     Case("large-objects", SOURCE, "warn", put(f"{SOURCE}/tables/large_objects", 3)),
     Case("other-subscriptions", SOURCE, "warn", put(f"{SOURCE}/tables/subscriptions", ["reporting"])),
     Case("sequences", SOURCE, "warn", put(f"{SOURCE}/tables/sequences/public.s", SEQUENCE)),
@@ -406,6 +410,18 @@ def test_a_slot_of_the_clusters_own_is_not_taken_for_a_strangers(healthy: Health
 
     failed = healthy.before.doctored(change(idle)).check("check_join")
     assert [r.observed for r in failed if (r.key, r.scope) == ("inactive-slots", SOURCE)] == ["none"]
+
+
+def test_a_clone_may_have_what_a_copy_of_rows_may_not(healthy: Healthy) -> None:
+    def doctor(facts: Facts) -> None:
+        facts.join |= {"clone": True, "structure": "present"}
+        facts.set(f"{NEW}/present", {})
+        facts.set(f"{SOURCE}/tables/rules", {"public.app_keyed (moves)": ["public.app_keyed"]})
+        facts.set(f"{SOURCE}/references/broken", ["a on b, to c"])
+        for name in ("unread", "violated", "unchecked"):
+            facts.set(f"{SOURCE}/references/{name}", ["a on b"])
+
+    assert [r for r in healthy.before.doctored(doctor).check("check_join") if r.passed is False] == []
 
 
 @pytest.mark.parametrize(("faults", "passed"), [({}, True), ({"postgis": "no such file"}, False)])

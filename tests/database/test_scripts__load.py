@@ -55,6 +55,15 @@ def run(engine: Engine, server: Node, connection: psycopg.Connection[Any], *name
     return said
 
 
+def test_where_a_backslash_escapes(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
+    with make_database("spock", "dblink") as connection, make_database("spock", "dblink") as plain:
+        dbname = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} SET standard_conforming_strings = off").format(dbname))
+        assert run(engine, server, connection, "zodan.sql", "zodremove.sql", "zodan.sql") == ""
+        run(engine, server, plain, "zodan.sql", "zodremove.sql")
+        assert routines(connection) == routines(plain)
+
+
 def test_alone_in_either_order_and_twice(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
     with make_database("spock", "dblink") as add, make_database("spock", "dblink") as remove:
         # Loading is silent, so that a DBA sees what matters.

@@ -292,10 +292,11 @@ def test_references_without_a_row_are_found(node: Connection) -> None:
     key = {"name": TRAP, "table": "public.fact", "refers": 'public."the ref"', "given": "f.r IS NOT NULL"}
     key |= {"meets": "r.id = f.r", "rows": 1}
     filters: dict[str, str | None] = {"public.fact": None, 'public."the ref"': None}
-    given = {"filters": json.dumps(filters), "references": json.dumps([key])}
+    given = {"filters": json.dumps(filters), "references": json.dumps([key]), "unvalidated": "[]"}
     assert tried(node, "try_references", given)["broken"] == [f'{TRAP} on public.fact, to public."the ref"']
     node.execute('INSERT INTO "the ref" VALUES (7)')
-    assert tried(node, "try_references", given) == {"broken": [], "unread": [], "extension_rows": {}}
+    found = tried(node, "try_references", given)
+    assert found == {"broken": [], "unread": [], "violated": [], "unchecked": [], "extension_rows": {}}
     node.execute('DROP TABLE fact, "the ref"')
 
 
@@ -306,7 +307,7 @@ def test_rows_in_tables_of_extensions_are_compared(node: Connection) -> None:
     most = render.read_default("extension_rows", int)
     node.execute("INSERT INTO alike VALUES (1, 'a'), (2, NULL); INSERT INTO other VALUES (2, NULL), (1, 'a')")
     node.execute("INSERT INTO vast SELECT i FROM generate_series(0, %s) AS i", [most])
-    found = tried(node, "try_references", {"filters": "{}", "references": "[]"})["extension_rows"]
+    found = tried(node, "try_references", {"filters": "{}", "references": "[]", "unvalidated": "[]"})["extension_rows"]
     assert tried(node, "try_structure", {"extensions": "{}"})["extension_rows"] == found
     assert found["public.alike"] == found["public.other"] != "0"
     assert (found['public."it\'s"'], found["public.vast"]) == ("0", None)

@@ -246,6 +246,37 @@ def referring(database: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
 
 
 _REFERRED = f"{_ODD}.{_ODD}"
+_NOTHING: dict[str, Any] = {"broken": [], "unread": [], "violated": [], "unchecked": [], "extension_rows": {}}
+
+
+def tried(
+    zodan: psycopg.Connection[Any],
+    on: psycopg.Connection[Any],
+    filters: dict[str, str | None],
+    references: list[Any] | None = None,
+    unvalidated: list[Any] | None = None,
+) -> Any:
+    """Return what is found on the source, if these tables are published with these filters."""
+    on.execute("SET search_path = pg_catalog")
+    given = {"filters": filters, "references": references or [], "unvalidated": unvalidated or []}
+    texts = {name: json.dumps(value) for name, value in given.items()}
+    answer = outcome(zodan, on, "try_references", **texts)
+    on.execute("RESET search_path")
+    return answer
+
+
+def structure_of(zodan: psycopg.Connection[Any], on: psycopg.Connection[Any]) -> Any:
+    """Return what a session of Zodan reads of a structure."""
+    on.execute("SET search_path = pg_catalog")
+    facts = run(zodan, "structure_facts", on=on, objects="[]")["facts"]
+    on.execute("RESET search_path")
+    return facts
+
+
+def tried_all(zodan: psycopg.Connection[Any], on: psycopg.Connection[Any], *tables: str) -> Any:
+    """Return what is found of all keys and constraints, if these tables are published."""
+    facts = structure_of(zodan, on)
+    return tried(zodan, on, dict.fromkeys(tables), facts["references"], facts["unvalidated"])
 
 
 @pytest.mark.parametrize(
@@ -266,22 +297,161 @@ def test_a_foreign_key_that_would_not_hold_is_found(
     zodan: psycopg.Connection[Any], referring: psycopg.Connection[Any], filters: dict[str, str | None], broken: bool
 ) -> None:
     facts = run(zodan, "structure_facts", on=referring, objects="[]")["facts"]
-    answer = outcome(
-        zodan, referring, "try_references", filters=json.dumps(filters), references=json.dumps(facts["references"])
-    )
-    assert answer == {
-        "broken": [f"{ODD} on public.refers, to {_REFERRED}"] if broken else [],
-        "unread": [],
-        "extension_rows": {},
-    }
+    answer = tried(zodan, referring, filters, references=facts["references"])
+    assert answer == _NOTHING | {"broken": [f"{ODD} on public.refers, to {_REFERRED}"] if broken else []}
 
 
 def test_a_large_table_is_not_read(zodan: psycopg.Connection[Any], referring: psycopg.Connection[Any]) -> None:
     facts = run(zodan, "structure_facts", on=referring, objects="[]")["facts"]
     (reference,) = facts["references"]
-    references = json.dumps([reference | {"rows": 10**9}])
-    answer = outcome(zodan, referring, "try_references", filters='{"public.refers": null}', references=references)
-    assert answer == {"broken": [], "unread": [f"{ODD} on public.refers"], "extension_rows": {}}
+    answer = tried(zodan, referring, {"public.refers": None}, references=[reference | {"rows": 10**9}])
+    assert answer == _NOTHING | {"unread": [f"{ODD} on public.refers"]}
+
+
+#: What a key may be made of: what to run first, the type that is referred to, the one that refers, and two values that
+#: are equal to the key although they are not the same.
+_EQUAL = {
+    "citext": ("CREATE EXTENSION citext SCHEMA public", "public.citext", "public.citext", "Abc", "aBC"),
+    "a domain of it": (
+        "CREATE EXTENSION citext SCHEMA public; CREATE DOMAIN public.word AS public.citext",
+        *("public.word", "public.citext", "Abc", "aBC"),
+    ),
+    "ltree": ("CREATE EXTENSION ltree SCHEMA public", "public.ltree", "public.ltree", "a.b", "a.b"),
+    "isn": ("CREATE EXTENSION isn SCHEMA public", "public.isbn13", "public.isbn", "978-0-393-04002-9", "0-393-04002-X"),
+    "two collations": ("SELECT 1", 'text COLLATE "C"', 'text COLLATE "POSIX"', "a", "a"),
+    "case does not count": (
+        "CREATE COLLATION public.nocase (PROVIDER = icu, LOCALE = 'und-u-ks-level2', DETERMINISTIC = false)",
+        *("text COLLATE public.nocase", "text COLLATE public.nocase", "Abc", "aBC"),
+    ),
+    "name and text": ("SELECT 1", "name", "text", "a", "a"),
+    "bpchar": ("SELECT 1", "char(3)", "char(5)", "a", "a"),
+    "two numbers": ("SELECT 1", "int8", "int2", "7", "7"),
+    "arrays": ("SELECT 1", "int[]", "int[]", "{7}", "{7}"),
+    "enum": ("CREATE TYPE public.mood AS ENUM ('good', 'bad')", "public.mood", "public.mood", "bad", "bad"),
+}
+
+
+@pytest.mark.parametrize("kind", _EQUAL)
+def test_a_key_is_compared_as_the_key_does(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any], kind: str
+) -> None:
+    first, referred, refers, there, here = _EQUAL[kind]
+    database.execute(
+        f"{first}; CREATE TABLE public.ref (k {referred} PRIMARY KEY); INSERT INTO public.ref VALUES ('{there}');"
+        f" CREATE TABLE public.fact (k {refers} CONSTRAINT fact_k REFERENCES public.ref);"
+        f" INSERT INTO public.fact VALUES ('{here}')".encode()
+    )
+    assert tried_all(zodan, database, "public.ref", "public.fact") == _NOTHING
+    database.execute("SET session_replication_role = replica; DELETE FROM public.ref")
+    broken = {"broken": ["fact_k on public.fact, to public.ref"]}
+    assert tried_all(zodan, database, "public.ref", "public.fact") == _NOTHING | broken
+
+
+def test_a_key_with_a_period_is_in_the_sum_of_several_rows(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]
+) -> None:
+    if database.info.server_version < 180000:
+        pytest.skip("keys have a PERIOD from PostgreSQL 18 on")
+    database.execute(
+        "CREATE TABLE ref (id int4range, r int4range, PRIMARY KEY (id, r WITHOUT OVERLAPS));"
+        " INSERT INTO ref VALUES ('[1,2)', '[1,5)'), ('[1,2)', '[5,9)');"
+        " CREATE TABLE fact (id int4range, r int4range,"
+        " CONSTRAINT fact_r FOREIGN KEY (id, PERIOD r) REFERENCES ref (id, PERIOD r));"
+        " INSERT INTO fact VALUES ('[1,2)', '[3,7)')"
+    )
+    assert tried_all(zodan, database, "public.ref", "public.fact") == _NOTHING
+    database.execute("SET session_replication_role = replica; DELETE FROM ref WHERE r = '[5,9)'")
+    broken = _NOTHING | {"broken": ["fact_r on public.fact, to public.ref"]}
+    assert tried_all(zodan, database, "public.ref", "public.fact") == broken
+    assert tried_all(zodan, database, "public.fact") == broken
+
+
+def test_rows_of_tables_that_inherit_are_no_concern_of_a_key(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]
+) -> None:
+    database.execute(
+        "CREATE TABLE ref (k int PRIMARY KEY); CREATE TABLE fact (k int CONSTRAINT fact_k REFERENCES ref);"
+        " CREATE TABLE heir () INHERITS (fact); INSERT INTO heir VALUES (7)"
+    )
+    assert tried_all(zodan, database, "public.ref", "public.fact") == _NOTHING
+
+
+def test_a_key_that_cannot_be_read_is_named_with_its_cause(
+    zodan: psycopg.Connection[Any], referring: psycopg.Connection[Any]
+) -> None:
+    facts = run(zodan, "structure_facts", on=referring, objects="[]")["facts"]
+    (reference,) = facts["references"]
+    references = [reference | {"name": "odd", "given": "1 / 0 = 1", "rows": 0}, reference]
+    assert tried(zodan, referring, {"public.refers": None}, references) == _NOTHING | {
+        "broken": [f"{ODD} on public.refers, to {_REFERRED}"],
+        "unread": ["odd on public.refers: division by zero"],
+    }
+
+
+# --- constraints that are NOT VALID
+
+#: A constraint: the table that rows are written to before it is there, and it.
+_UNVALIDATED = {
+    "CHECK": ("id int, v int", "ALTER TABLE t ADD CONSTRAINT c CHECK (v <> 7) NOT VALID"),
+    "a function": (
+        "id int, v int",
+        "CREATE FUNCTION fits(int) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT $1 <> 7';"
+        " ALTER TABLE t ADD CONSTRAINT c CHECK (fits(v)) NOT VALID",
+    ),
+    "a domain": ("id int, v public.d", "ALTER DOMAIN d ADD CONSTRAINT c CHECK (VALUE <> 7) NOT VALID"),
+    "a domain of it": ("id int, v public.e", "ALTER DOMAIN d ADD CONSTRAINT c CHECK (VALUE <> 7) NOT VALID"),
+    "an array of it": ("id int, v public.d[]", "ALTER DOMAIN d ADD CONSTRAINT c CHECK (VALUE <> 7) NOT VALID"),
+    "NOT NULL": ("id int, v int", "ALTER TABLE t ADD CONSTRAINT c NOT NULL v NOT VALID"),
+}
+
+
+@pytest.mark.parametrize("kind", _UNVALIDATED)
+def test_old_rows_that_violate_a_constraint_are_found(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any], kind: str
+) -> None:
+    if kind == "NOT NULL" and database.info.server_version < 180000:
+        pytest.skip("NOT NULL is NOT VALID from PostgreSQL 18 on")
+    columns, constraint = _UNVALIDATED[kind]
+    database.execute(f"CREATE DOMAIN d AS int; CREATE DOMAIN e AS public.d; CREATE TABLE t ({columns})".encode())
+    old, new = {"an array of it": ("{7}", "{8}"), "NOT NULL": (None, "7")}.get(kind, ("7", "8"))
+    database.execute("INSERT INTO t VALUES (1, %s), (2, %s)", [old, new])
+    database.execute(constraint.encode())
+    violated = {"violated": ["c on public.t"]}
+    assert tried_all(zodan, database, "public.t") == _NOTHING | violated
+    assert tried_all(zodan, database) == _NOTHING
+    facts = structure_of(zodan, database)["unvalidated"]
+    assert tried(zodan, database, {"public.t": "id = 1"}, unvalidated=facts) == _NOTHING | violated
+    assert tried(zodan, database, {"public.t": "id = 2"}, unvalidated=facts) == _NOTHING
+    large = [fact | {"rows": 10**9} for fact in facts]
+    unchecked = {"unchecked": ["c on public.t"]}
+    assert tried(zodan, database, {"public.t": None}, unvalidated=large) == _NOTHING | unchecked
+    database.execute("DELETE FROM t WHERE id = 1")
+    assert tried_all(zodan, database, "public.t") == _NOTHING
+
+
+def test_partitions_and_what_inherits_have_constraints_of_their_own(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]
+) -> None:
+    database.execute(
+        "CREATE TABLE p (id int, v int) PARTITION BY RANGE (id);"
+        " CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9); INSERT INTO p VALUES (1, 7);"
+        " ALTER TABLE p ADD CONSTRAINT c CHECK (v <> 7) NOT VALID;"
+        " CREATE TABLE t (id int, v int); CREATE TABLE heir () INHERITS (t); INSERT INTO heir VALUES (1, 7);"
+        " ALTER TABLE t ADD CONSTRAINT d CHECK (v <> 7) NOT VALID"
+    )
+    assert tried_all(zodan, database, "public.p", "public.p1")["violated"] == ["c on public.p"]
+    assert tried_all(zodan, database, "public.t")["violated"] == []
+    assert tried_all(zodan, database, "public.t", "public.heir")["violated"] == ["d on public.heir"]
+
+
+def test_a_constraint_that_cannot_be_read_is_named_with_its_cause(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]
+) -> None:
+    database.execute(
+        "CREATE TABLE t (v int); INSERT INTO t VALUES (0); ALTER TABLE t ADD CONSTRAINT c CHECK (1 / v = 1) NOT VALID"
+    )
+    unchecked = {"unchecked": ["c on public.t: division by zero"]}
+    assert tried_all(zodan, database, "public.t") == _NOTHING | unchecked
 
 
 # --- structure
