@@ -6529,6 +6529,7 @@ BEGIN
                'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'types', k.types, 'key', k.key,
                'hash', pg_catalog.format('pg_catalog.hashtextextended(ROW(%%s)::text COLLATE pg_catalog."C", 0)', c.values),
                'names', c.names, 'typed', c.typed, 'values', c.values, 'set', c.set, 'merges', c.merges,
+               'fixed', c.fixed, 'all', e.names, 'kept', e.kept,
                'missing', CASE WHEN c.count IS DISTINCT FROM pg_catalog.jsonb_array_length(f.columns) THEN true END,
                'clause', CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
                    WHERE i.indrelid = pg_catalog.to_regclass(f.name) AND i.indisunique AND NOT i.indimmediate)
@@ -6578,12 +6579,20 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
                pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.place) AS typed,
                pg_catalog.string_agg(w.name || ' = n.' || w.name, ', ' ORDER BY w.place) FILTER (
                    WHERE w.identity <> 'a' AND NOT w.number = ANY (coalesce(k.numbers, '{}'))) AS set,
+               pg_catalog.string_agg(pg_catalog.format('t.%%1$s IS DISTINCT FROM n.%%1$s', w.name), ' OR ') FILTER (
+                   WHERE w.identity = 'a' AND NOT w.number = ANY (coalesce(k.numbers, '{}'))) AS fixed,
                pg_catalog.bool_or(w.merges) AS merges
           FROM (SELECT pg_catalog.quote_ident(a.attname) AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, e.place,
                        a.attnum AS number, a.attidentity AS identity, coalesce(a.attoptions::text ~ 'log_old_value|delta', false) AS merges
                   FROM pg_catalog.jsonb_array_elements_text(f.columns) WITH ORDINALITY AS e(name, place)
                   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = pg_catalog.to_regclass(f.name) AND a.attname::text = e.name
-                       AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS w) AS c ON true;
+                       AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS w) AS c ON true
+      LEFT JOIN LATERAL (
+        SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) AS names,
+               pg_catalog.string_agg(CASE WHEN f.columns ? a.attname::text THEN 'n.' ELSE 'o.' END || pg_catalog.quote_ident(a.attname),
+                   ', ' ORDER BY a.attnum) AS kept
+          FROM pg_catalog.pg_attribute AS a
+         WHERE a.attrelid = pg_catalog.to_regclass(f.name) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS e ON true;
     SELECT pg_catalog.string_agg(t.item ->> 'name', ', ') INTO v_odd FROM pg_temp.zodan_level_table AS t
      WHERE t.item ->> 'missing' IS NOT NULL;
     IF v_odd IS NOT NULL THEN
@@ -6803,6 +6812,7 @@ END
     CREATE OR REPLACE FUNCTION pg_temp.zodan_put(p_table jsonb, p_verdict text, p_ids bigint[]) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
     v_rows bigint;
+    v_again boolean := false;
     v_trouble text;
     c_rows CONSTANT text := pg_catalog.format('WITH l AS MATERIALIZED (SELECT w.id, t.ctid AS place'
         ' FROM pg_temp.zodan_level_row AS w JOIN ONLY %%s AS t ON t.ctid = pg_catalog.split_part(w.here, '' '', 3)::tid'
@@ -6819,9 +6829,22 @@ BEGIN
         EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.zodan_level_new AS t'
             ' WHERE t."zodan id" = ANY ($1)%%s', p_table ->> 'name', p_table ->> 'names', p_table ->> 'values',
             p_table ->> 'clause') USING p_ids;
-    ELSIF p_table ->> 'set' IS NOT NULL THEN
-        EXECUTE pg_catalog.format('%%s UPDATE ONLY %%s AS t SET %%s FROM l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
+    ELSE
+        IF p_table ->> 'fixed' IS NOT NULL THEN
+            EXECUTE pg_catalog.format('%%s SELECT EXISTS (SELECT FROM l JOIN ONLY %%s AS t ON t.ctid = l.place'
+                ' JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id WHERE %%s)', c_rows, p_table ->> 'name',
+                p_table ->> 'fixed') INTO v_again USING p_ids;
+        END IF;
+        IF v_again THEN
+            -- The count makes all of them go before the first comes.
+            EXECUTE pg_catalog.format('%%s, o AS (DELETE FROM ONLY %%s AS t USING l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
+                ' WHERE t.ctid = l.place RETURNING l.id AS "zodan id", t.*) INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM o'
+                ' JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = o."zodan id" WHERE (SELECT pg_catalog.count(*) FROM o) > 0',
+                c_rows, p_table ->> 'name', p_table ->> 'name', p_table ->> 'all', p_table ->> 'kept') USING p_ids;
+        ELSIF p_table ->> 'set' IS NOT NULL THEN
+            EXECUTE pg_catalog.format('%%s UPDATE ONLY %%s AS t SET %%s FROM l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
             ' WHERE t.ctid = l.place', c_rows, p_table ->> 'name', p_table ->> 'set') USING p_ids;
+        END IF;
     END IF;
     GET DIAGNOSTICS v_rows = ROW_COUNT;
     RETURN coalesce(v_rows, 0);

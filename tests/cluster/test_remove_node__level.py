@@ -215,6 +215,57 @@ def test_every_kind_of_table_and_of_change(cluster: Cluster) -> None:
     assert_rows_equal([n1, n2], _KINDS_KEYED)
 
 
+def _create(cluster: Cluster, ddl: str, **tables: str) -> None:
+    """Create tables on every member; each keyword names one, and what repset_add_table gets after it."""
+    for node in cluster.members:
+        with node.connect() as connection:
+            connection.execute(ddl.encode())
+            for table, more in tables.items():
+                connection.execute(
+                    "SELECT spock.repset_remove_table(set_name, relid) FROM spock.tables"
+                    " WHERE relid = %s::regclass AND set_name IS NOT NULL",
+                    [table],
+                )
+                connection.execute(f"SELECT spock.repset_add_table('default', '{table}'{more})".encode())
+    wait_level(cluster.members)
+
+
+_ALWAYS = """
+CREATE TABLE drawn (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY, v text,
+    twice int GENERATED ALWAYS AS (id * 2) STORED);
+CREATE TABLE only_drawn (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY);
+CREATE TABLE listed (id int PRIMARY KEY, hidden text, n int GENERATED ALWAYS AS IDENTITY, shown text);
+"""
+
+
+def test_a_value_that_only_an_insert_can_write(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    _create(cluster, _ALWAYS, drawn="", only_drawn="", listed=", false, '{id,n,shown}'")
+    n3.execute("INSERT INTO drawn (id, v) SELECT i, 'a' FROM generate_series(1, 5) AS i")
+    n3.execute("INSERT INTO only_drawn (id) VALUES (1), (2)")
+    n3.execute("INSERT INTO listed (id, shown) VALUES (1, 'a'), (2, 'a')")
+    wait_level(cluster.members)
+    n2.execute("UPDATE listed SET hidden = 'of n2'")
+    with behind(cluster, "n2"):
+        n3.execute("UPDATE drawn SET n = DEFAULT, v = 'z' WHERE id IN (1, 2)")
+        n3.execute("UPDATE drawn SET v = 'y' WHERE id = 3")
+        n3.execute("UPDATE only_drawn SET n = DEFAULT WHERE id = 1")
+        n3.execute("UPDATE listed SET n = DEFAULT, shown = 'z' WHERE id = 1")
+    remove(cluster)
+    same(cluster, "drawn", "only_drawn", "(SELECT id, n, shown FROM listed)")
+    assert n2.execute("SELECT id, n, v, twice FROM drawn WHERE id < 4 ORDER BY id") == [
+        (1, 6, "z", 2),
+        (2, 7, "z", 4),
+        (3, 3, "y", 6),
+    ]
+    assert n2.execute("SELECT id, n, shown, hidden FROM listed ORDER BY id") == [
+        (1, 3, "z", "of n2"),
+        (2, 2, "a", "of n2"),
+    ]
+    query = "SELECT id, pg_xact_commit_timestamp(xmin) FROM drawn ORDER BY id"
+    assert n1.execute(query) == n2.execute(query)
+
+
 def test_killed_while_levelling_and_called_again(cluster: Cluster) -> None:
     n1, n2, n3 = cluster.members
     with behind(cluster, "n2"), n3.connect() as connection:
