@@ -6501,23 +6501,35 @@ END
     $function$;
     CREATE OR REPLACE FUNCTION pg_temp.zodan_range(p_table jsonb, p_from jsonb, p_to jsonb) RETURNS text LANGUAGE plpgsql AS $function$
 BEGIN
-    RETURN coalesce((SELECT pg_catalog.string_agg(pg_catalog.format('ROW(%%s) %%s ROW(%%s)', p_table ->> 'keys', b.operator, v.texts), ' AND ')
+    RETURN coalesce((SELECT pg_catalog.string_agg(
+               CASE WHEN v.alike THEN pg_catalog.format('ROW(%%s) %%s ROW(%%s)', v.names, v.operator, v.texts)
+                   ELSE v.nested || pg_catalog.repeat('))', v.count::int - 1) END, ' AND ')
       FROM (VALUES ('>', p_from), ('<=', p_to)) AS b(operator, key)
      CROSS JOIN LATERAL (
-        SELECT pg_catalog.string_agg(pg_catalog.format('%%L::%%s', e.item, p_table -> 'types' ->> (e.place - 1)::int), ', ' ORDER BY e.place)
-          FROM pg_catalog.jsonb_array_elements_text(b.key) WITH ORDINALITY AS e(item, place)) AS v(texts)
+        SELECT pg_catalog.count(DISTINCT c.item ->> b.operator) = 1 AS alike, pg_catalog.min(c.item ->> b.operator) AS operator,
+               pg_catalog.string_agg(c.item ->> 'name', ', ' ORDER BY c.place) AS names,
+               pg_catalog.string_agg(w.text, ', ' ORDER BY c.place) AS texts, pg_catalog.count(*) AS count,
+               pg_catalog.string_agg(CASE WHEN c.place = pg_catalog.jsonb_array_length(p_table -> 'keys')
+                   THEN pg_catalog.concat_ws(' ', c.item ->> 'name', c.item ->> b.operator, w.text)
+                   ELSE pg_catalog.format('(%%1$s %%2$s %%4$s AND (%%1$s %%3$s %%4$s OR ', c.item ->> 'name',
+                       c.item ->> (pg_catalog.left(b.operator, 1) || '='), c.item ->> pg_catalog.left(b.operator, 1), w.text) END, ''
+                   ORDER BY c.place) AS nested
+          FROM pg_catalog.jsonb_array_elements(p_table -> 'keys') WITH ORDINALITY AS c(item, place)
+         CROSS JOIN LATERAL pg_catalog.format('%%L::%%s', b.key ->> (c.place - 1)::int, c.item ->> 'type') AS w(text)) AS v
      WHERE b.key IS NOT NULL), 'true');
 END
     $function$;
     CREATE OR REPLACE FUNCTION pg_temp.zodan_among(p_table jsonb, p_keys jsonb[]) RETURNS text LANGUAGE plpgsql AS $function$
 BEGIN
-    RETURN pg_catalog.format('(%%s) IN (VALUES %%s)', p_table ->> 'keys', (
-        SELECT pg_catalog.string_agg(pg_catalog.format('(%%s)', v.texts), ', ')
-          FROM pg_catalog.unnest(p_keys) AS k(key)
-         CROSS JOIN LATERAL (
-            SELECT pg_catalog.string_agg(pg_catalog.format('%%L::%%s', e.item, p_table -> 'types' ->> (e.place - 1)::int), ', '
-                   ORDER BY e.place)
-              FROM pg_catalog.jsonb_array_elements_text(k.key) WITH ORDINALITY AS e(item, place)) AS v(texts)));
+    RETURN (SELECT pg_catalog.format('EXISTS (SELECT FROM (VALUES %%s) AS k(%%s) WHERE %%s)', (
+                SELECT pg_catalog.string_agg(pg_catalog.format('(%%s)', (
+                       SELECT pg_catalog.string_agg(pg_catalog.format('%%L::%%s', e.item, p_table -> 'keys' -> (e.place - 1)::int ->> 'type'),
+                              ', ' ORDER BY e.place)
+                         FROM pg_catalog.jsonb_array_elements_text(w.key) WITH ORDINALITY AS e(item, place))), ', ')
+                  FROM pg_catalog.unnest(p_keys) AS w(key)),
+            pg_catalog.string_agg('k' || c.place, ', ' ORDER BY c.place),
+            pg_catalog.string_agg(pg_catalog.format('%%s %%s k.k%%s', c.item ->> 'name', c.item ->> '=', c.place), ' AND ' ORDER BY c.place))
+      FROM pg_catalog.jsonb_array_elements(p_table -> 'keys') WITH ORDINALITY AS c(item, place));
 END
     $function$;
     CREATE OR REPLACE FUNCTION pg_temp.zodan_list(p_furthest text) RETURNS void LANGUAGE plpgsql AS $function$
@@ -6526,7 +6538,7 @@ DECLARE
 BEGIN
     INSERT INTO pg_temp.zodan_level_table (number, item)
     SELECT pg_catalog.row_number() OVER (ORDER BY f.name COLLATE "C"), pg_catalog.jsonb_build_object('name', f.name, 'filter', f.filter,
-               'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'types', k.types, 'key', k.key,
+               'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'key', k.key, 'order', k.order,
                'hash', pg_catalog.format('pg_catalog.hashtextextended(ROW(%%s)::text COLLATE pg_catalog."C", 0)', c.values),
                'names', c.names, 'typed', c.typed, 'values', c.values, 'set', c.set, 'merges', c.merges,
                'fixed', c.fixed, 'all', e.names, 'kept', e.kept,
@@ -6561,11 +6573,19 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
   JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$query$, %2$s)) AS f(name text, filter text, whole boolean, columns jsonb)
       LEFT JOIN LATERAL (
-        SELECT pg_catalog.string_agg('t.' || w.name, ', ' ORDER BY w.place) AS keys, pg_catalog.jsonb_agg(w.type ORDER BY w.place) AS types,
-               pg_catalog.format('pg_catalog.jsonb_build_array(%%s)', pg_catalog.string_agg('t.' || w.name || '::text', ', '
-                   ORDER BY w.place)) AS key, pg_catalog.array_agg(w.number) AS numbers
+        SELECT pg_catalog.jsonb_agg(w.operators || pg_catalog.jsonb_build_object('name', 't.' || w.name, 'type', w.type) ORDER BY w.place)
+                   AS keys, pg_catalog.format('pg_catalog.jsonb_build_array(%%s)', pg_catalog.string_agg('t.' || w.name || '::text', ', '
+                   ORDER BY w.place)) AS key, pg_catalog.array_agg(w.number) AS numbers,
+               pg_catalog.string_agg(pg_catalog.format('t.%%s USING %%s', w.name, w.operators ->> '<'), ', ' ORDER BY w.place) AS order
           FROM (SELECT pg_catalog.quote_ident(a.attname) AS name, pg_catalog.format_type(a.atttypid, -1) AS type, k.place,
-                       a.attnum AS number
+                       a.attnum AS number, (SELECT pg_catalog.jsonb_object_agg((ARRAY['<', '<=', '=', '>=', '>'])[m.amopstrategy],
+                               pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, p.oprname))
+                           FROM pg_catalog.pg_opclass AS c
+                           JOIN pg_catalog.pg_amop AS m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype
+                                AND m.amoprighttype = c.opcintype AND m.amoppurpose = 's'
+                           JOIN pg_catalog.pg_operator AS p ON p.oid = m.amopopr
+                           JOIN pg_catalog.pg_namespace AS n ON n.oid = p.oprnamespace
+                          WHERE c.oid = i.indclass[k.place - 1]) AS operators
                   FROM pg_catalog.pg_class AS r
                   JOIN pg_catalog.pg_index AS i ON i.indrelid = r.oid
                  CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
@@ -6658,7 +6678,7 @@ BEGIN
     SELECT f.* INTO v_there FROM pg_temp.dblink(v_furthest, pg_catalog.format(
         'SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(h.hash), 0), (pg_catalog.array_agg(h.key))[pg_catalog.count(*)]'
         ' FROM (SELECT %%s AS hash, %%s AS key FROM ONLY %%s AS t WHERE %%s ORDER BY %%s LIMIT 5000) AS h',
-        v_table ->> 'hash', v_table ->> 'key', v_table ->> 'name', v_condition, v_table ->> 'keys'))
+        v_table ->> 'hash', v_table ->> 'key', v_table ->> 'name', v_condition, v_table ->> 'order'))
         AS f(rows bigint, total numeric, last jsonb);
     v_to := CASE WHEN v_there.rows = 5000 THEN v_there.last END;
     v_condition := pg_temp.zodan_range(v_table, v_from, v_to);

@@ -266,6 +266,46 @@ def test_a_value_that_only_an_insert_can_write(cluster: Cluster) -> None:
     assert n1.execute(query) == n2.execute(query)
 
 
+_ODD_KEYS = """
+CREATE SCHEMA "o'dd";
+CREATE EXTENSION ltree SCHEMA public;
+CREATE EXTENSION citext SCHEMA "o'dd";
+CREATE DOMAIN "o'dd"."wor d" AS "o'dd".citext;
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+CREATE TABLE trees (id ltree PRIMARY KEY, v text);
+CREATE TABLE words ("wor d" "o'dd"."wor d", v text, PRIMARY KEY ("wor d"));
+CREATE TABLE mixed (id ltree, n int, word "o'dd".citext, v text, PRIMARY KEY (n, id, word));
+CREATE TABLE patterns (id varchar(9) NOT NULL, code char(3) NOT NULL, how mood NOT NULL, v text);
+CREATE UNIQUE INDEX of_patterns ON patterns (id text_pattern_ops, code, how DESC);
+ALTER TABLE patterns REPLICA IDENTITY USING INDEX of_patterns;
+"""
+_ODD_TABLES = ("trees", "words", "mixed", "patterns")
+
+
+def test_keys_of_every_kind_of_type(cluster: Cluster) -> None:
+    _, n2, n3 = cluster.members
+    _create(cluster, _ODD_KEYS, **dict.fromkeys(_ODD_TABLES, ""))
+    rows = (
+        "INSERT INTO trees SELECT ('a.b' || i)::ltree, 'x' FROM generate_series({0}, {1}) AS i",
+        "INSERT INTO words SELECT 'A' || i, 'x' FROM generate_series({0}, {1}) AS i",
+        "INSERT INTO mixed SELECT ('a.' || i)::ltree, i % 7, 'W' || i % 3, 'x' FROM generate_series({0}, {1}) AS i",
+        "INSERT INTO patterns SELECT i, i % 13, CASE WHEN i % 2 = 0 THEN 'sad' ELSE 'glad' END::mood, 'x'"
+        " FROM generate_series({0}, {1}) AS i",
+    )
+    for statement in rows:
+        n3.execute(f'SET search_path = public, "o\'dd"; {statement.format(1, 12_000)}')
+    with behind(cluster, "n2"):
+        for statement, table in zip(rows, _ODD_TABLES, strict=True):
+            n3.execute(f'SET search_path = public, "o\'dd"; {statement.format(12_001, 12_100)}')
+            n3.execute(f"UPDATE {table} SET v = 'y' WHERE md5({table}::text) < '02'")
+            n3.execute(f"DELETE FROM {table} WHERE ctid < '(1,0)'")
+        n3.execute("UPDATE words SET \"wor d\" = 'a7777' WHERE \"wor d\" = 'A7777'")
+    told = remove(cluster)
+    same(cluster, *_ODD_TABLES)
+    assert n2.execute('SELECT "wor d"::text FROM words WHERE "wor d"::text ILIKE \'a7777\'') == [("a7777",)]
+    assert [line for line in told if line.startswith('node "n2" was brought level')], told
+
+
 def test_killed_while_levelling_and_called_again(cluster: Cluster) -> None:
     n1, n2, n3 = cluster.members
     with behind(cluster, "n2"), n3.connect() as connection:
