@@ -6832,7 +6832,7 @@ END
     CREATE OR REPLACE FUNCTION pg_temp.zodan_put(p_table jsonb, p_verdict text, p_ids bigint[]) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
     v_rows bigint;
-    v_again boolean := false;
+    v_again boolean := p_verdict = 'exchanged' OR p_table ->> 'set' IS NULL;
     v_trouble text;
     c_rows CONSTANT text := pg_catalog.format('WITH l AS MATERIALIZED (SELECT w.id, t.ctid AS place'
         ' FROM pg_temp.zodan_level_row AS w JOIN ONLY %%s AS t ON t.ctid = pg_catalog.split_part(w.here, '' '', 3)::tid'
@@ -6850,28 +6850,33 @@ BEGIN
             ' WHERE t."zodan id" = ANY ($1)%%s', p_table ->> 'name', p_table ->> 'names', p_table ->> 'values',
             p_table ->> 'clause') USING p_ids;
     ELSE
-        IF p_table ->> 'fixed' IS NOT NULL THEN
+        IF NOT v_again AND p_table ->> 'fixed' IS NOT NULL THEN
             EXECUTE pg_catalog.format('%%s SELECT EXISTS (SELECT FROM l JOIN ONLY %%s AS t ON t.ctid = l.place'
                 ' JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id WHERE %%s)', c_rows, p_table ->> 'name',
                 p_table ->> 'fixed') INTO v_again USING p_ids;
         END IF;
-        IF v_again THEN
-            -- The count makes all of them go before the first comes.
-            EXECUTE pg_catalog.format('%%s, o AS (DELETE FROM ONLY %%s AS t USING l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
-                ' WHERE t.ctid = l.place RETURNING l.id AS "zodan id", t.*) INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM o'
-                ' JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = o."zodan id" WHERE (SELECT pg_catalog.count(*) FROM o) > 0',
-                c_rows, p_table ->> 'name', p_table ->> 'name', p_table ->> 'all', p_table ->> 'kept') USING p_ids;
-        ELSIF p_table ->> 'set' IS NOT NULL THEN
-            EXECUTE pg_catalog.format('%%s UPDATE ONLY %%s AS t SET %%s FROM l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
-            ' WHERE t.ctid = l.place', c_rows, p_table ->> 'name', p_table ->> 'set') USING p_ids;
+        IF NOT v_again THEN
+            BEGIN
+                EXECUTE pg_catalog.format('%%s UPDATE ONLY %%s AS t SET %%s FROM l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
+                    ' WHERE t.ctid = l.place', c_rows, p_table ->> 'name', p_table ->> 'set') USING p_ids;
+                GET DIAGNOSTICS v_rows = ROW_COUNT;
+                RETURN v_rows;
+            EXCEPTION WHEN unique_violation OR exclusion_violation THEN
+                NULL;
+            END;
         END IF;
+        -- The count makes all of them go before the first comes.
+        EXECUTE pg_catalog.format('%%s, o AS (DELETE FROM ONLY %%s AS t USING l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
+            ' WHERE t.ctid = l.place RETURNING l.id AS "zodan id", t.*) INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM o'
+            ' JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = o."zodan id" WHERE (SELECT pg_catalog.count(*) FROM o) > 0',
+            c_rows, p_table ->> 'name', p_table ->> 'name', p_table ->> 'all', p_table ->> 'kept') USING p_ids;
     END IF;
     GET DIAGNOSTICS v_rows = ROW_COUNT;
-    RETURN coalesce(v_rows, 0);
+    RETURN v_rows;
 EXCEPTION WHEN integrity_constraint_violation OR lock_not_available THEN
     v_trouble := SQLERRM;
     UPDATE pg_temp.zodan_level_row AS w SET why = v_trouble WHERE w.id = ANY (p_ids);
-    RETURN 0;
+    RETURN CASE WHEN SQLSTATE NOT IN ('23505', '23P01') THEN 0 END;
 END
     $function$;
     CREATE OR REPLACE FUNCTION pg_temp.zodan_finish(p_state jsonb) RETURNS jsonb LANGUAGE plpgsql AS $function$
@@ -6905,10 +6910,45 @@ BEGIN
     RETURN p_state || pg_catalog.jsonb_build_object('stage', 'done', 'left', v_left, 'rows', v_rows);
 END
     $function$;
+    CREATE OR REPLACE PROCEDURE pg_temp.zodan_exchange(INOUT p_state jsonb, p_table jsonb, p_ids bigint[]) LANGUAGE plpgsql AS $function$
+DECLARE
+    v_rows bigint;
+    v_first timestamptz := (SELECT pg_catalog.min(w.there_at) FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids));
+    v_query text := pg_temp.zodan_query(p_table, pg_temp.zodan_among(p_table, ARRAY(
+        SELECT w.key FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids))));
+    v_group record;
+BEGIN
+    PERFORM pg_temp.zodan_origin(%3$s);
+    PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(v_first, '1970-01-01 00:00:00+00'));
+    v_rows := coalesce(pg_temp.zodan_put(p_table, 'exchanged', p_ids), 0);
+    UPDATE pg_temp.zodan_level_row AS w SET here = NULL WHERE w.id = ANY (p_ids);
+    -- What this transaction has written has no commit time yet.
+    EXECUTE pg_catalog.format('UPDATE pg_temp.zodan_level_row AS w SET here = l.version FROM (%%s) AS l WHERE w.id = ANY ($1)'
+        ' AND w.key = l.key AND l.at IS NULL AND pg_catalog.split_part(l.version, '' '', 1) = pg_catalog.split_part(w.there, '' '', 1)',
+        v_query) USING p_ids;
+    COMMIT;
+    p_state := p_state || pg_catalog.jsonb_build_object('wrote', (p_state ->> 'wrote')::bigint + v_rows,
+        'updated', (p_state ->> 'updated')::bigint + v_rows);
+    FOR v_group IN
+        SELECT coalesce(w.there_origin, %3$s) AS origin, w.there_at AS at, pg_catalog.array_agg(w.id) AS ids
+          FROM pg_temp.zodan_level_row AS w
+         WHERE w.id = ANY (p_ids) AND w.here IS NOT NULL
+           AND (coalesce(w.there_origin, %3$s) <> %3$s OR w.there_at IS DISTINCT FROM v_first)
+         GROUP BY 1, 2 ORDER BY 1, 2
+    LOOP
+        PERFORM pg_temp.zodan_origin(v_group.origin);
+        PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(v_group.at, '1970-01-01 00:00:00+00'));
+        PERFORM pg_temp.zodan_put(p_table, 'updated', v_group.ids);
+        COMMIT;
+    END LOOP;
+    UPDATE pg_temp.zodan_level_row AS w SET stable = 0, absent = 0, there = NULL, here = NULL WHERE w.id = ANY (p_ids);
+END
+    $function$;
     CREATE OR REPLACE PROCEDURE pg_temp.zodan_write(INOUT p_state jsonb, p_table jsonb, p_ids bigint[]) LANGUAGE plpgsql AS $function$
 DECLARE
     v_group record;
     v_rows bigint;
+    v_clashing bigint[] := '{}';
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict IS NOT NULL) THEN
         RETURN;
@@ -6942,11 +6982,19 @@ BEGIN
         END IF;
         PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(v_group.at, '1970-01-01 00:00:00+00'));
         v_rows := pg_temp.zodan_put(p_table, v_group.verdict, v_group.ids);
+        IF v_rows IS NULL AND v_group.verdict = 'updated' THEN
+            v_clashing := v_clashing || v_group.ids;
+            COMMIT;
+            CONTINUE;
+        END IF;
         UPDATE pg_temp.zodan_level_row AS w SET stable = 0, absent = 0, there = NULL, here = NULL WHERE w.id = ANY (v_group.ids);
         COMMIT;
-        p_state := p_state || pg_catalog.jsonb_build_object('wrote', (p_state ->> 'wrote')::bigint + v_rows,
-            v_group.verdict, (p_state ->> v_group.verdict)::bigint + v_rows);
+        p_state := p_state || pg_catalog.jsonb_build_object('wrote', (p_state ->> 'wrote')::bigint + coalesce(v_rows, 0),
+            v_group.verdict, (p_state ->> v_group.verdict)::bigint + coalesce(v_rows, 0));
     END LOOP;
+    IF v_clashing <> '{}' THEN
+        CALL pg_temp.zodan_exchange(p_state, p_table, v_clashing);
+    END IF;
     PERFORM pg_temp.zodan_origin(NULL);
     p_state := p_state - 'origin';
 END
@@ -6962,7 +7010,10 @@ BEGIN
       FROM (SELECT w.tab, w.id, w.key FROM pg_temp.zodan_level_row AS w
              WHERE w.round < (p_state ->> 'round')::int
                AND w.tab = (SELECT pg_catalog.min(o.tab) FROM pg_temp.zodan_level_row AS o WHERE o.round < (p_state ->> 'round')::int)
-             ORDER BY w.id LIMIT 300) AS r
+             ORDER BY w.why IS NULL, w.id
+             LIMIT least(5000, greatest(300, (
+                SELECT pg_catalog.count(*) FROM pg_temp.zodan_level_row AS o
+                 WHERE o.why IS NOT NULL AND o.round < (p_state ->> 'round')::int)))) AS r
      GROUP BY r.tab;
     IF v_tab IS NULL THEN
         WITH gone AS (DELETE FROM pg_temp.zodan_level_row AS w

@@ -306,6 +306,84 @@ def test_keys_of_every_kind_of_type(cluster: Cluster) -> None:
     assert [line for line in told if line.startswith('node "n2" was brought level')], told
 
 
+_EXCHANGED = """
+CREATE EXTENSION btree_gist;
+CREATE TABLE swapped (id int PRIMARY KEY, u text UNIQUE, hidden text);
+CREATE TABLE at_once (id int PRIMARY KEY, u text UNIQUE);
+CREATE TABLE excluded (id int PRIMARY KEY, room int, during int4range,
+    EXCLUDE USING gist (room WITH =, during WITH &&));
+CREATE TABLE numbered (id int PRIMARY KEY, place int UNIQUE);
+CREATE TABLE drawn (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY UNIQUE);
+"""
+_EXCHANGED_TABLES = ("at_once", "excluded", "numbered", "drawn")
+
+
+def test_rows_that_exchange_unique_values(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    more = dict.fromkeys(_EXCHANGED_TABLES, "")
+    _create(cluster, _EXCHANGED, swapped=", false, '{id,u}'", **more)
+    n3.execute("INSERT INTO swapped (id, u) SELECT i, 'u' || i FROM generate_series(1, 9) AS i")
+    n3.execute("INSERT INTO at_once SELECT i, 'u' || i FROM generate_series(1, 9) AS i")
+    n3.execute("INSERT INTO excluded SELECT i, 1, int4range(i * 10, i * 10 + 9) FROM generate_series(1, 9) AS i")
+    n3.execute("INSERT INTO numbered SELECT i, i FROM generate_series(1, 1000) AS i")
+    n3.execute("INSERT INTO drawn (id) SELECT i FROM generate_series(1, 5) AS i")
+    wait_level(cluster.members)
+    n2.execute("UPDATE swapped SET hidden = 'of n2'")
+    with behind(cluster, "n2"):
+        for table, column, first, second, aside in (
+            ("swapped", "u", "'u1'", "'u2'", "'aside'"),
+            ("excluded", "during", "'[10,19)'", "'[20,29)'", "'[0,1)'"),
+        ):
+            n3.execute(f"UPDATE {table} SET {column} = {aside} WHERE id = 1")
+            n3.execute(f"UPDATE {table} SET {column} = {first} WHERE id = 2")
+            n3.execute(f"UPDATE {table} SET {column} = {second} WHERE id = 1")
+        # In one commit, and one value that comes from nowhere and one that goes to a new row.
+        with n3.connect() as connection, connection.transaction():
+            connection.execute("UPDATE at_once SET u = 'aside' WHERE id = 1")
+            connection.execute("UPDATE at_once SET u = 'u1' WHERE id = 2")
+            connection.execute("UPDATE at_once SET u = 'u2' WHERE id = 1")
+        n3.execute("UPDATE at_once SET u = 'new' WHERE id = 4")
+        n3.execute("INSERT INTO at_once VALUES (10, 'u4')")
+        # More rows than Zodan writes at a time.
+        n3.execute("UPDATE numbered SET place = -place")
+        n3.execute("UPDATE numbered SET place = -place % 1000 + 1")
+        n3.execute("UPDATE drawn SET n = DEFAULT WHERE id IN (1, 2)")
+    told = remove(cluster)
+    same(cluster, "(SELECT id, u FROM swapped)", *_EXCHANGED_TABLES)
+    assert n2.execute("SELECT u, hidden FROM swapped WHERE id < 3 ORDER BY id") == [("u2", "of n2"), ("u1", "of n2")]
+    assert n2.execute("SELECT place FROM numbered WHERE id IN (1, 1000) ORDER BY id") == [(2,), (1,)]
+    for table in ("swapped", *_EXCHANGED_TABLES):
+        times = f"SELECT id, pg_xact_commit_timestamp(xmin) FROM {table} ORDER BY id"
+        assert n1.execute(times) == n2.execute(times), table
+    assert [line for line in told if line.startswith('node "n2" was brought level')], told
+    # The two go on.
+    n1.execute("UPDATE swapped SET u = 'x' WHERE id = 1")
+    n2.execute("UPDATE swapped SET u = 'y' WHERE id = 2")
+    wait_level([n1, n2])
+    assert_rows_equal([n1, n2], ["(SELECT id, u FROM swapped)"])
+
+
+def test_a_unique_value_that_a_row_has_for_good(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    _create(cluster, "CREATE TABLE part (id int PRIMARY KEY, u text UNIQUE)", part=", false, NULL, 'id < 100'")
+    n3.execute("INSERT INTO part VALUES (1, 'u1'), (2, 'u2')")
+    wait_level(cluster.members)
+    # A row that is not published.
+    n2.execute("INSERT INTO part VALUES (100, 'taken')")
+    with behind(cluster, "n2"):
+        n3.execute("UPDATE part SET u = 'taken' WHERE id = 1")
+    with pytest.raises(psycopg.Error) as left:
+        remove(cluster)
+    assert left.value.sqlstate == "ZD406"
+    assert 'public.part ["1"]: duplicate key' in str(left.value.diag.message_detail)
+    rows = "SELECT * FROM part ORDER BY id"
+    assert n2.execute(rows) == [(1, "u1"), (2, "u2"), (100, "taken")]
+    n2.execute("DELETE FROM part WHERE id = 100")
+    remove(cluster)
+    same(cluster, "part")
+    assert n2.execute(rows) == n1.execute(rows) == [(1, "taken"), (2, "u2")]
+
+
 def test_killed_while_levelling_and_called_again(cluster: Cluster) -> None:
     n1, n2, n3 = cluster.members
     with behind(cluster, "n2"), n3.connect() as connection:
