@@ -490,6 +490,29 @@ def test_what_cannot_be_known_is_named_and_left(cluster: Cluster) -> None:
     assert leftovers(cluster.members, "n3") == []
 
 
+def test_rows_of_a_node_that_was_removed_before_stay(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=4, blanks=0)
+    create_tables(cluster)
+    n1, n2, n3, n4 = cluster.members
+    load_zodan(n1)
+    n4.execute(f"INSERT INTO {KEYED} VALUES (1, 'n4', 0, 'all have it'), (2, 'n4', 0, 'so it stays')")
+    with behind(cluster, "n1", "n3", target="n4"):
+        n4.execute(f"INSERT INTO {KEYED} VALUES (3, 'n4', 0, 'only n2 has it')")
+    remove(cluster, target="n4", level=False, accept_divergence=True)
+    with behind(cluster, "n2"):
+        n3.execute(f"DELETE FROM {KEYED} WHERE id = 1")
+        n3.execute(f"INSERT INTO {KEYED} VALUES (4, 'n3', 0, 'x')")
+    # Nothing tells the row that was deleted from the one that n1 never had.
+    with pytest.raises(psycopg.Error) as left:
+        remove(cluster)
+    assert left.value.sqlstate == "ZD406"
+    told = str(left.value.diag.message_detail)
+    assert 'public.app_keyed ["1"]: only here' in told
+    assert 'public.app_keyed ["3"]: only here' in told
+    assert n2.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(1,), (2,), (3,), (4,)]
+    assert n1.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(2,), (4,)]
+
+
 def test_a_survivor_that_cannot_be_reached(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=4, blanks=0)
     create_tables(cluster)
