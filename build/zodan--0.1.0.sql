@@ -15490,23 +15490,35 @@ END
     $function$;
     CREATE OR REPLACE FUNCTION pg_temp.zodan_range(p_table jsonb, p_from jsonb, p_to jsonb) RETURNS text LANGUAGE plpgsql AS $function$
 BEGIN
-    RETURN coalesce((SELECT pg_catalog.string_agg(pg_catalog.format('ROW(%%s) %%s ROW(%%s)', p_table ->> 'keys', b.operator, v.texts), ' AND ')
+    RETURN coalesce((SELECT pg_catalog.string_agg(
+               CASE WHEN v.alike THEN pg_catalog.format('ROW(%%s) %%s ROW(%%s)', v.names, v.operator, v.texts)
+                   ELSE v.nested || pg_catalog.repeat('))', v.count::int - 1) END, ' AND ')
       FROM (VALUES ('>', p_from), ('<=', p_to)) AS b(operator, key)
      CROSS JOIN LATERAL (
-        SELECT pg_catalog.string_agg(pg_catalog.format('%%L::%%s', e.item, p_table -> 'types' ->> (e.place - 1)::int), ', ' ORDER BY e.place)
-          FROM pg_catalog.jsonb_array_elements_text(b.key) WITH ORDINALITY AS e(item, place)) AS v(texts)
+        SELECT pg_catalog.count(DISTINCT c.item ->> b.operator) = 1 AS alike, pg_catalog.min(c.item ->> b.operator) AS operator,
+               pg_catalog.string_agg(c.item ->> 'name', ', ' ORDER BY c.place) AS names,
+               pg_catalog.string_agg(w.text, ', ' ORDER BY c.place) AS texts, pg_catalog.count(*) AS count,
+               pg_catalog.string_agg(CASE WHEN c.place = pg_catalog.jsonb_array_length(p_table -> 'keys')
+                   THEN pg_catalog.concat_ws(' ', c.item ->> 'name', c.item ->> b.operator, w.text)
+                   ELSE pg_catalog.format('(%%1$s %%2$s %%4$s AND (%%1$s %%3$s %%4$s OR ', c.item ->> 'name',
+                       c.item ->> (pg_catalog.left(b.operator, 1) || '='), c.item ->> pg_catalog.left(b.operator, 1), w.text) END, ''
+                   ORDER BY c.place) AS nested
+          FROM pg_catalog.jsonb_array_elements(p_table -> 'keys') WITH ORDINALITY AS c(item, place)
+         CROSS JOIN LATERAL pg_catalog.format('%%L::%%s', b.key ->> (c.place - 1)::int, c.item ->> 'type') AS w(text)) AS v
      WHERE b.key IS NOT NULL), 'true');
 END
     $function$;
     CREATE OR REPLACE FUNCTION pg_temp.zodan_among(p_table jsonb, p_keys jsonb[]) RETURNS text LANGUAGE plpgsql AS $function$
 BEGIN
-    RETURN pg_catalog.format('(%%s) IN (VALUES %%s)', p_table ->> 'keys', (
-        SELECT pg_catalog.string_agg(pg_catalog.format('(%%s)', v.texts), ', ')
-          FROM pg_catalog.unnest(p_keys) AS k(key)
-         CROSS JOIN LATERAL (
-            SELECT pg_catalog.string_agg(pg_catalog.format('%%L::%%s', e.item, p_table -> 'types' ->> (e.place - 1)::int), ', '
-                   ORDER BY e.place)
-              FROM pg_catalog.jsonb_array_elements_text(k.key) WITH ORDINALITY AS e(item, place)) AS v(texts)));
+    RETURN (SELECT pg_catalog.format('EXISTS (SELECT FROM (VALUES %%s) AS k(%%s) WHERE %%s)', (
+                SELECT pg_catalog.string_agg(pg_catalog.format('(%%s)', (
+                       SELECT pg_catalog.string_agg(pg_catalog.format('%%L::%%s', e.item, p_table -> 'keys' -> (e.place - 1)::int ->> 'type'),
+                              ', ' ORDER BY e.place)
+                         FROM pg_catalog.jsonb_array_elements_text(w.key) WITH ORDINALITY AS e(item, place))), ', ')
+                  FROM pg_catalog.unnest(p_keys) AS w(key)),
+            pg_catalog.string_agg('k' || c.place, ', ' ORDER BY c.place),
+            pg_catalog.string_agg(pg_catalog.format('%%s %%s k.k%%s', c.item ->> 'name', c.item ->> '=', c.place), ' AND ' ORDER BY c.place))
+      FROM pg_catalog.jsonb_array_elements(p_table -> 'keys') WITH ORDINALITY AS c(item, place));
 END
     $function$;
     CREATE OR REPLACE FUNCTION pg_temp.zodan_list(p_furthest text) RETURNS void LANGUAGE plpgsql AS $function$
@@ -15515,9 +15527,10 @@ DECLARE
 BEGIN
     INSERT INTO pg_temp.zodan_level_table (number, item)
     SELECT pg_catalog.row_number() OVER (ORDER BY f.name COLLATE "C"), pg_catalog.jsonb_build_object('name', f.name, 'filter', f.filter,
-               'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'types', k.types, 'key', k.key,
+               'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'key', k.key, 'order', k.order,
                'hash', pg_catalog.format('pg_catalog.hashtextextended(ROW(%%s)::text COLLATE pg_catalog."C", 0)', c.values),
                'names', c.names, 'typed', c.typed, 'values', c.values, 'set', c.set, 'merges', c.merges,
+               'fixed', c.fixed, 'all', e.names, 'kept', e.kept,
                'missing', CASE WHEN c.count IS DISTINCT FROM pg_catalog.jsonb_array_length(f.columns) THEN true END,
                'clause', CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
                    WHERE i.indrelid = pg_catalog.to_regclass(f.name) AND i.indisunique AND NOT i.indimmediate)
@@ -15549,11 +15562,19 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
   JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$query$, %2$s)) AS f(name text, filter text, whole boolean, columns jsonb)
       LEFT JOIN LATERAL (
-        SELECT pg_catalog.string_agg('t.' || w.name, ', ' ORDER BY w.place) AS keys, pg_catalog.jsonb_agg(w.type ORDER BY w.place) AS types,
-               pg_catalog.format('pg_catalog.jsonb_build_array(%%s)', pg_catalog.string_agg('t.' || w.name || '::text', ', '
-                   ORDER BY w.place)) AS key, pg_catalog.array_agg(w.number) AS numbers
+        SELECT pg_catalog.jsonb_agg(w.operators || pg_catalog.jsonb_build_object('name', 't.' || w.name, 'type', w.type) ORDER BY w.place)
+                   AS keys, pg_catalog.format('pg_catalog.jsonb_build_array(%%s)', pg_catalog.string_agg('t.' || w.name || '::text', ', '
+                   ORDER BY w.place)) AS key, pg_catalog.array_agg(w.number) AS numbers,
+               pg_catalog.string_agg(pg_catalog.format('t.%%s USING %%s', w.name, w.operators ->> '<'), ', ' ORDER BY w.place) AS order
           FROM (SELECT pg_catalog.quote_ident(a.attname) AS name, pg_catalog.format_type(a.atttypid, -1) AS type, k.place,
-                       a.attnum AS number
+                       a.attnum AS number, (SELECT pg_catalog.jsonb_object_agg((ARRAY['<', '<=', '=', '>=', '>'])[m.amopstrategy],
+                               pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, p.oprname))
+                           FROM pg_catalog.pg_opclass AS c
+                           JOIN pg_catalog.pg_amop AS m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype
+                                AND m.amoprighttype = c.opcintype AND m.amoppurpose = 's'
+                           JOIN pg_catalog.pg_operator AS p ON p.oid = m.amopopr
+                           JOIN pg_catalog.pg_namespace AS n ON n.oid = p.oprnamespace
+                          WHERE c.oid = i.indclass[k.place - 1]) AS operators
                   FROM pg_catalog.pg_class AS r
                   JOIN pg_catalog.pg_index AS i ON i.indrelid = r.oid
                  CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
@@ -15567,12 +15588,20 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
                pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.place) AS typed,
                pg_catalog.string_agg(w.name || ' = n.' || w.name, ', ' ORDER BY w.place) FILTER (
                    WHERE w.identity <> 'a' AND NOT w.number = ANY (coalesce(k.numbers, '{}'))) AS set,
+               pg_catalog.string_agg(pg_catalog.format('t.%%1$s IS DISTINCT FROM n.%%1$s', w.name), ' OR ') FILTER (
+                   WHERE w.identity = 'a' AND NOT w.number = ANY (coalesce(k.numbers, '{}'))) AS fixed,
                pg_catalog.bool_or(w.merges) AS merges
           FROM (SELECT pg_catalog.quote_ident(a.attname) AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, e.place,
                        a.attnum AS number, a.attidentity AS identity, coalesce(a.attoptions::text ~ 'log_old_value|delta', false) AS merges
                   FROM pg_catalog.jsonb_array_elements_text(f.columns) WITH ORDINALITY AS e(name, place)
                   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = pg_catalog.to_regclass(f.name) AND a.attname::text = e.name
-                       AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS w) AS c ON true;
+                       AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS w) AS c ON true
+      LEFT JOIN LATERAL (
+        SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) AS names,
+               pg_catalog.string_agg(CASE WHEN f.columns ? a.attname::text THEN 'n.' ELSE 'o.' END || pg_catalog.quote_ident(a.attname),
+                   ', ' ORDER BY a.attnum) AS kept
+          FROM pg_catalog.pg_attribute AS a
+         WHERE a.attrelid = pg_catalog.to_regclass(f.name) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS e ON true;
     SELECT pg_catalog.string_agg(t.item ->> 'name', ', ') INTO v_odd FROM pg_temp.zodan_level_table AS t
      WHERE t.item ->> 'missing' IS NOT NULL;
     IF v_odd IS NOT NULL THEN
@@ -15638,7 +15667,7 @@ BEGIN
     SELECT f.* INTO v_there FROM pg_temp.dblink(v_furthest, pg_catalog.format(
         'SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(h.hash), 0), (pg_catalog.array_agg(h.key))[pg_catalog.count(*)]'
         ' FROM (SELECT %%s AS hash, %%s AS key FROM ONLY %%s AS t WHERE %%s ORDER BY %%s LIMIT 5000) AS h',
-        v_table ->> 'hash', v_table ->> 'key', v_table ->> 'name', v_condition, v_table ->> 'keys'))
+        v_table ->> 'hash', v_table ->> 'key', v_table ->> 'name', v_condition, v_table ->> 'order'))
         AS f(rows bigint, total numeric, last jsonb);
     v_to := CASE WHEN v_there.rows = 5000 THEN v_there.last END;
     v_condition := pg_temp.zodan_range(v_table, v_from, v_to);
@@ -15792,6 +15821,7 @@ END
     CREATE OR REPLACE FUNCTION pg_temp.zodan_put(p_table jsonb, p_verdict text, p_ids bigint[]) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
     v_rows bigint;
+    v_again boolean := p_verdict = 'exchanged' OR p_table ->> 'set' IS NULL;
     v_trouble text;
     c_rows CONSTANT text := pg_catalog.format('WITH l AS MATERIALIZED (SELECT w.id, t.ctid AS place'
         ' FROM pg_temp.zodan_level_row AS w JOIN ONLY %%s AS t ON t.ctid = pg_catalog.split_part(w.here, '' '', 3)::tid'
@@ -15808,16 +15838,34 @@ BEGIN
         EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM pg_temp.zodan_level_new AS t'
             ' WHERE t."zodan id" = ANY ($1)%%s', p_table ->> 'name', p_table ->> 'names', p_table ->> 'values',
             p_table ->> 'clause') USING p_ids;
-    ELSIF p_table ->> 'set' IS NOT NULL THEN
-        EXECUTE pg_catalog.format('%%s UPDATE ONLY %%s AS t SET %%s FROM l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
-            ' WHERE t.ctid = l.place', c_rows, p_table ->> 'name', p_table ->> 'set') USING p_ids;
+    ELSE
+        IF NOT v_again AND p_table ->> 'fixed' IS NOT NULL THEN
+            EXECUTE pg_catalog.format('%%s SELECT EXISTS (SELECT FROM l JOIN ONLY %%s AS t ON t.ctid = l.place'
+                ' JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id WHERE %%s)', c_rows, p_table ->> 'name',
+                p_table ->> 'fixed') INTO v_again USING p_ids;
+        END IF;
+        IF NOT v_again THEN
+            BEGIN
+                EXECUTE pg_catalog.format('%%s UPDATE ONLY %%s AS t SET %%s FROM l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
+                    ' WHERE t.ctid = l.place', c_rows, p_table ->> 'name', p_table ->> 'set') USING p_ids;
+                GET DIAGNOSTICS v_rows = ROW_COUNT;
+                RETURN v_rows;
+            EXCEPTION WHEN unique_violation OR exclusion_violation THEN
+                NULL;
+            END;
+        END IF;
+        -- The count makes all of them go before the first comes.
+        EXECUTE pg_catalog.format('%%s, o AS (DELETE FROM ONLY %%s AS t USING l JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = l.id'
+            ' WHERE t.ctid = l.place RETURNING l.id AS "zodan id", t.*) INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%s FROM o'
+            ' JOIN pg_temp.zodan_level_new AS n ON n."zodan id" = o."zodan id" WHERE (SELECT pg_catalog.count(*) FROM o) > 0',
+            c_rows, p_table ->> 'name', p_table ->> 'name', p_table ->> 'all', p_table ->> 'kept') USING p_ids;
     END IF;
     GET DIAGNOSTICS v_rows = ROW_COUNT;
-    RETURN coalesce(v_rows, 0);
+    RETURN v_rows;
 EXCEPTION WHEN integrity_constraint_violation OR lock_not_available THEN
     v_trouble := SQLERRM;
     UPDATE pg_temp.zodan_level_row AS w SET why = v_trouble WHERE w.id = ANY (p_ids);
-    RETURN 0;
+    RETURN CASE WHEN SQLSTATE NOT IN ('23505', '23P01') THEN 0 END;
 END
     $function$;
     CREATE OR REPLACE FUNCTION pg_temp.zodan_finish(p_state jsonb) RETURNS jsonb LANGUAGE plpgsql AS $function$
@@ -15851,10 +15899,45 @@ BEGIN
     RETURN p_state || pg_catalog.jsonb_build_object('stage', 'done', 'left', v_left, 'rows', v_rows);
 END
     $function$;
+    CREATE OR REPLACE PROCEDURE pg_temp.zodan_exchange(INOUT p_state jsonb, p_table jsonb, p_ids bigint[]) LANGUAGE plpgsql AS $function$
+DECLARE
+    v_rows bigint;
+    v_first timestamptz := (SELECT pg_catalog.min(w.there_at) FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids));
+    v_query text := pg_temp.zodan_query(p_table, pg_temp.zodan_among(p_table, ARRAY(
+        SELECT w.key FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids))));
+    v_group record;
+BEGIN
+    PERFORM pg_temp.zodan_origin(%3$s);
+    PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(v_first, '1970-01-01 00:00:00+00'));
+    v_rows := coalesce(pg_temp.zodan_put(p_table, 'exchanged', p_ids), 0);
+    UPDATE pg_temp.zodan_level_row AS w SET here = NULL WHERE w.id = ANY (p_ids);
+    -- What this transaction has written has no commit time yet.
+    EXECUTE pg_catalog.format('UPDATE pg_temp.zodan_level_row AS w SET here = l.version FROM (%%s) AS l WHERE w.id = ANY ($1)'
+        ' AND w.key = l.key AND l.at IS NULL AND pg_catalog.split_part(l.version, '' '', 1) = pg_catalog.split_part(w.there, '' '', 1)',
+        v_query) USING p_ids;
+    COMMIT;
+    p_state := p_state || pg_catalog.jsonb_build_object('wrote', (p_state ->> 'wrote')::bigint + v_rows,
+        'updated', (p_state ->> 'updated')::bigint + v_rows);
+    FOR v_group IN
+        SELECT coalesce(w.there_origin, %3$s) AS origin, w.there_at AS at, pg_catalog.array_agg(w.id) AS ids
+          FROM pg_temp.zodan_level_row AS w
+         WHERE w.id = ANY (p_ids) AND w.here IS NOT NULL
+           AND (coalesce(w.there_origin, %3$s) <> %3$s OR w.there_at IS DISTINCT FROM v_first)
+         GROUP BY 1, 2 ORDER BY 1, 2
+    LOOP
+        PERFORM pg_temp.zodan_origin(v_group.origin);
+        PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(v_group.at, '1970-01-01 00:00:00+00'));
+        PERFORM pg_temp.zodan_put(p_table, 'updated', v_group.ids);
+        COMMIT;
+    END LOOP;
+    UPDATE pg_temp.zodan_level_row AS w SET stable = 0, absent = 0, there = NULL, here = NULL WHERE w.id = ANY (p_ids);
+END
+    $function$;
     CREATE OR REPLACE PROCEDURE pg_temp.zodan_write(INOUT p_state jsonb, p_table jsonb, p_ids bigint[]) LANGUAGE plpgsql AS $function$
 DECLARE
     v_group record;
     v_rows bigint;
+    v_clashing bigint[] := '{}';
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict IS NOT NULL) THEN
         RETURN;
@@ -15888,11 +15971,19 @@ BEGIN
         END IF;
         PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(v_group.at, '1970-01-01 00:00:00+00'));
         v_rows := pg_temp.zodan_put(p_table, v_group.verdict, v_group.ids);
+        IF v_rows IS NULL AND v_group.verdict = 'updated' THEN
+            v_clashing := v_clashing || v_group.ids;
+            COMMIT;
+            CONTINUE;
+        END IF;
         UPDATE pg_temp.zodan_level_row AS w SET stable = 0, absent = 0, there = NULL, here = NULL WHERE w.id = ANY (v_group.ids);
         COMMIT;
-        p_state := p_state || pg_catalog.jsonb_build_object('wrote', (p_state ->> 'wrote')::bigint + v_rows,
-            v_group.verdict, (p_state ->> v_group.verdict)::bigint + v_rows);
+        p_state := p_state || pg_catalog.jsonb_build_object('wrote', (p_state ->> 'wrote')::bigint + coalesce(v_rows, 0),
+            v_group.verdict, (p_state ->> v_group.verdict)::bigint + coalesce(v_rows, 0));
     END LOOP;
+    IF v_clashing <> '{}' THEN
+        CALL pg_temp.zodan_exchange(p_state, p_table, v_clashing);
+    END IF;
     PERFORM pg_temp.zodan_origin(NULL);
     p_state := p_state - 'origin';
 END
@@ -15908,7 +15999,10 @@ BEGIN
       FROM (SELECT w.tab, w.id, w.key FROM pg_temp.zodan_level_row AS w
              WHERE w.round < (p_state ->> 'round')::int
                AND w.tab = (SELECT pg_catalog.min(o.tab) FROM pg_temp.zodan_level_row AS o WHERE o.round < (p_state ->> 'round')::int)
-             ORDER BY w.id LIMIT 300) AS r
+             ORDER BY w.why IS NULL, w.id
+             LIMIT least(5000, greatest(300, (
+                SELECT pg_catalog.count(*) FROM pg_temp.zodan_level_row AS o
+                 WHERE o.why IS NOT NULL AND o.round < (p_state ->> 'round')::int)))) AS r
      GROUP BY r.tab;
     IF v_tab IS NULL THEN
         WITH gone AS (DELETE FROM pg_temp.zodan_level_row AS w

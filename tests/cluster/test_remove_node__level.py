@@ -215,6 +215,175 @@ def test_every_kind_of_table_and_of_change(cluster: Cluster) -> None:
     assert_rows_equal([n1, n2], _KINDS_KEYED)
 
 
+def _create(cluster: Cluster, ddl: str, **tables: str) -> None:
+    """Create tables on every member; each keyword names one, and what repset_add_table gets after it."""
+    for node in cluster.members:
+        with node.connect() as connection:
+            connection.execute(ddl.encode())
+            for table, more in tables.items():
+                connection.execute(
+                    "SELECT spock.repset_remove_table(set_name, relid) FROM spock.tables"
+                    " WHERE relid = %s::regclass AND set_name IS NOT NULL",
+                    [table],
+                )
+                connection.execute(f"SELECT spock.repset_add_table('default', '{table}'{more})".encode())
+    wait_level(cluster.members)
+
+
+_ALWAYS = """
+CREATE TABLE drawn (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY, v text,
+    twice int GENERATED ALWAYS AS (id * 2) STORED);
+CREATE TABLE only_drawn (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY);
+CREATE TABLE listed (id int PRIMARY KEY, hidden text, n int GENERATED ALWAYS AS IDENTITY, shown text);
+"""
+
+
+def test_a_value_that_only_an_insert_can_write(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    _create(cluster, _ALWAYS, drawn="", only_drawn="", listed=", false, '{id,n,shown}'")
+    n3.execute("INSERT INTO drawn (id, v) SELECT i, 'a' FROM generate_series(1, 5) AS i")
+    n3.execute("INSERT INTO only_drawn (id) VALUES (1), (2)")
+    n3.execute("INSERT INTO listed (id, shown) VALUES (1, 'a'), (2, 'a')")
+    wait_level(cluster.members)
+    n2.execute("UPDATE listed SET hidden = 'of n2'")
+    with behind(cluster, "n2"):
+        n3.execute("UPDATE drawn SET n = DEFAULT, v = 'z' WHERE id IN (1, 2)")
+        n3.execute("UPDATE drawn SET v = 'y' WHERE id = 3")
+        n3.execute("UPDATE only_drawn SET n = DEFAULT WHERE id = 1")
+        n3.execute("UPDATE listed SET n = DEFAULT, shown = 'z' WHERE id = 1")
+    remove(cluster)
+    same(cluster, "drawn", "only_drawn", "(SELECT id, n, shown FROM listed)")
+    assert n2.execute("SELECT id, n, v, twice FROM drawn WHERE id < 4 ORDER BY id") == [
+        (1, 6, "z", 2),
+        (2, 7, "z", 4),
+        (3, 3, "y", 6),
+    ]
+    assert n2.execute("SELECT id, n, shown, hidden FROM listed ORDER BY id") == [
+        (1, 3, "z", "of n2"),
+        (2, 2, "a", "of n2"),
+    ]
+    query = "SELECT id, pg_xact_commit_timestamp(xmin) FROM drawn ORDER BY id"
+    assert n1.execute(query) == n2.execute(query)
+
+
+_ODD_KEYS = """
+CREATE SCHEMA "o'dd";
+CREATE EXTENSION ltree SCHEMA public;
+CREATE EXTENSION citext SCHEMA "o'dd";
+CREATE DOMAIN "o'dd"."wor d" AS "o'dd".citext;
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+CREATE TABLE trees (id ltree PRIMARY KEY, v text);
+CREATE TABLE words ("wor d" "o'dd"."wor d", v text, PRIMARY KEY ("wor d"));
+CREATE TABLE mixed (id ltree, n int, word "o'dd".citext, v text, PRIMARY KEY (n, id, word));
+CREATE TABLE patterns (id varchar(9) NOT NULL, code char(3) NOT NULL, how mood NOT NULL, v text);
+CREATE UNIQUE INDEX of_patterns ON patterns (id text_pattern_ops, code, how DESC);
+ALTER TABLE patterns REPLICA IDENTITY USING INDEX of_patterns;
+"""
+_ODD_TABLES = ("trees", "words", "mixed", "patterns")
+
+
+def test_keys_of_every_kind_of_type(cluster: Cluster) -> None:
+    _, n2, n3 = cluster.members
+    _create(cluster, _ODD_KEYS, **dict.fromkeys(_ODD_TABLES, ""))
+    rows = (
+        "INSERT INTO trees SELECT ('a.b' || i)::ltree, 'x' FROM generate_series({0}, {1}) AS i",
+        "INSERT INTO words SELECT 'A' || i, 'x' FROM generate_series({0}, {1}) AS i",
+        "INSERT INTO mixed SELECT ('a.' || i)::ltree, i % 7, 'W' || i % 3, 'x' FROM generate_series({0}, {1}) AS i",
+        "INSERT INTO patterns SELECT i, i % 13, CASE WHEN i % 2 = 0 THEN 'sad' ELSE 'glad' END::mood, 'x'"
+        " FROM generate_series({0}, {1}) AS i",
+    )
+    for statement in rows:
+        n3.execute(f'SET search_path = public, "o\'dd"; {statement.format(1, 12_000)}')
+    with behind(cluster, "n2"):
+        for statement, table in zip(rows, _ODD_TABLES, strict=True):
+            n3.execute(f'SET search_path = public, "o\'dd"; {statement.format(12_001, 12_100)}')
+            n3.execute(f"UPDATE {table} SET v = 'y' WHERE md5({table}::text) < '02'")
+            n3.execute(f"DELETE FROM {table} WHERE ctid < '(1,0)'")
+        n3.execute("UPDATE words SET \"wor d\" = 'a7777' WHERE \"wor d\" = 'A7777'")
+    told = remove(cluster)
+    same(cluster, *_ODD_TABLES)
+    assert n2.execute('SELECT "wor d"::text FROM words WHERE "wor d"::text ILIKE \'a7777\'') == [("a7777",)]
+    assert [line for line in told if line.startswith('node "n2" was brought level')], told
+
+
+_EXCHANGED = """
+CREATE EXTENSION btree_gist;
+CREATE TABLE swapped (id int PRIMARY KEY, u text UNIQUE, hidden text);
+CREATE TABLE at_once (id int PRIMARY KEY, u text UNIQUE);
+CREATE TABLE excluded (id int PRIMARY KEY, room int, during int4range,
+    EXCLUDE USING gist (room WITH =, during WITH &&));
+CREATE TABLE numbered (id int PRIMARY KEY, place int UNIQUE);
+CREATE TABLE drawn (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY UNIQUE);
+"""
+_EXCHANGED_TABLES = ("at_once", "excluded", "numbered", "drawn")
+
+
+def test_rows_that_exchange_unique_values(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    more = dict.fromkeys(_EXCHANGED_TABLES, "")
+    _create(cluster, _EXCHANGED, swapped=", false, '{id,u}'", **more)
+    n3.execute("INSERT INTO swapped (id, u) SELECT i, 'u' || i FROM generate_series(1, 9) AS i")
+    n3.execute("INSERT INTO at_once SELECT i, 'u' || i FROM generate_series(1, 9) AS i")
+    n3.execute("INSERT INTO excluded SELECT i, 1, int4range(i * 10, i * 10 + 9) FROM generate_series(1, 9) AS i")
+    n3.execute("INSERT INTO numbered SELECT i, i FROM generate_series(1, 1000) AS i")
+    n3.execute("INSERT INTO drawn (id) SELECT i FROM generate_series(1, 5) AS i")
+    wait_level(cluster.members)
+    n2.execute("UPDATE swapped SET hidden = 'of n2'")
+    with behind(cluster, "n2"):
+        for table, column, first, second, aside in (
+            ("swapped", "u", "'u1'", "'u2'", "'aside'"),
+            ("excluded", "during", "'[10,19)'", "'[20,29)'", "'[0,1)'"),
+        ):
+            n3.execute(f"UPDATE {table} SET {column} = {aside} WHERE id = 1")
+            n3.execute(f"UPDATE {table} SET {column} = {first} WHERE id = 2")
+            n3.execute(f"UPDATE {table} SET {column} = {second} WHERE id = 1")
+        # In one commit, and one value that comes from nowhere and one that goes to a new row.
+        with n3.connect() as connection, connection.transaction():
+            connection.execute("UPDATE at_once SET u = 'aside' WHERE id = 1")
+            connection.execute("UPDATE at_once SET u = 'u1' WHERE id = 2")
+            connection.execute("UPDATE at_once SET u = 'u2' WHERE id = 1")
+        n3.execute("UPDATE at_once SET u = 'new' WHERE id = 4")
+        n3.execute("INSERT INTO at_once VALUES (10, 'u4')")
+        # More rows than Zodan writes at a time.
+        n3.execute("UPDATE numbered SET place = -place")
+        n3.execute("UPDATE numbered SET place = -place % 1000 + 1")
+        n3.execute("UPDATE drawn SET n = DEFAULT WHERE id IN (1, 2)")
+    told = remove(cluster)
+    same(cluster, "(SELECT id, u FROM swapped)", *_EXCHANGED_TABLES)
+    assert n2.execute("SELECT u, hidden FROM swapped WHERE id < 3 ORDER BY id") == [("u2", "of n2"), ("u1", "of n2")]
+    assert n2.execute("SELECT place FROM numbered WHERE id IN (1, 1000) ORDER BY id") == [(2,), (1,)]
+    for table in ("swapped", *_EXCHANGED_TABLES):
+        times = f"SELECT id, pg_xact_commit_timestamp(xmin) FROM {table} ORDER BY id"
+        assert n1.execute(times) == n2.execute(times), table
+    assert [line for line in told if line.startswith('node "n2" was brought level')], told
+    # The two go on.
+    n1.execute("UPDATE swapped SET u = 'x' WHERE id = 1")
+    n2.execute("UPDATE swapped SET u = 'y' WHERE id = 2")
+    wait_level([n1, n2])
+    assert_rows_equal([n1, n2], ["(SELECT id, u FROM swapped)"])
+
+
+def test_a_unique_value_that_a_row_has_for_good(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.members
+    _create(cluster, "CREATE TABLE part (id int PRIMARY KEY, u text UNIQUE)", part=", false, NULL, 'id < 100'")
+    n3.execute("INSERT INTO part VALUES (1, 'u1'), (2, 'u2')")
+    wait_level(cluster.members)
+    # A row that is not published.
+    n2.execute("INSERT INTO part VALUES (100, 'taken')")
+    with behind(cluster, "n2"):
+        n3.execute("UPDATE part SET u = 'taken' WHERE id = 1")
+    with pytest.raises(psycopg.Error) as left:
+        remove(cluster)
+    assert left.value.sqlstate == "ZD406"
+    assert 'public.part ["1"]: duplicate key' in str(left.value.diag.message_detail)
+    rows = "SELECT * FROM part ORDER BY id"
+    assert n2.execute(rows) == [(1, "u1"), (2, "u2"), (100, "taken")]
+    n2.execute("DELETE FROM part WHERE id = 100")
+    remove(cluster)
+    same(cluster, "part")
+    assert n2.execute(rows) == n1.execute(rows) == [(1, "taken"), (2, "u2")]
+
+
 def test_killed_while_levelling_and_called_again(cluster: Cluster) -> None:
     n1, n2, n3 = cluster.members
     with behind(cluster, "n2"), n3.connect() as connection:
@@ -319,6 +488,29 @@ def test_what_cannot_be_known_is_named_and_left(cluster: Cluster) -> None:
     assert n2.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(7,), (8,)]
     assert n1.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(8,)]
     assert leftovers(cluster.members, "n3") == []
+
+
+def test_rows_of_a_node_that_was_removed_before_stay(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=4, blanks=0)
+    create_tables(cluster)
+    n1, n2, n3, n4 = cluster.members
+    load_zodan(n1)
+    n4.execute(f"INSERT INTO {KEYED} VALUES (1, 'n4', 0, 'all have it'), (2, 'n4', 0, 'so it stays')")
+    with behind(cluster, "n1", "n3", target="n4"):
+        n4.execute(f"INSERT INTO {KEYED} VALUES (3, 'n4', 0, 'only n2 has it')")
+    remove(cluster, target="n4", level=False, accept_divergence=True)
+    with behind(cluster, "n2"):
+        n3.execute(f"DELETE FROM {KEYED} WHERE id = 1")
+        n3.execute(f"INSERT INTO {KEYED} VALUES (4, 'n3', 0, 'x')")
+    # Nothing tells the row that was deleted from the one that n1 never had.
+    with pytest.raises(psycopg.Error) as left:
+        remove(cluster)
+    assert left.value.sqlstate == "ZD406"
+    told = str(left.value.diag.message_detail)
+    assert 'public.app_keyed ["1"]: only here' in told
+    assert 'public.app_keyed ["3"]: only here' in told
+    assert n2.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(1,), (2,), (3,), (4,)]
+    assert n1.execute(f"SELECT id FROM {KEYED} ORDER BY id") == [(2,), (4,)]
 
 
 def test_a_survivor_that_cannot_be_reached(make_cluster: MakeCluster) -> None:

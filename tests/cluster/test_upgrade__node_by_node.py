@@ -223,3 +223,34 @@ def test_bad_maps_change_nothing(make_cluster: MakeCluster, pairs: list[str], wo
     assert ended.code in (2, 3), ended.err
     assert words in ended.err
     assert state(cluster.nodes) == before
+
+
+def _installed(cluster: Cluster) -> list[str]:
+    """Return the nodes that have Zodan."""
+    return [each.name for each in cluster.nodes if each.execute("SELECT to_regnamespace('zodan')") != [(None,)]]
+
+
+def test_new_nodes_in_one_database_or_on_a_member_change_nothing(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=1)
+    n1, n2, _, n4 = (cluster[f"n{i}"] for i in range(1, 5))
+    before = state(cluster.nodes)
+    for command, words in (
+        (["--map", f"n1=n4:{n4.dsn()}", "--map", f"n2=n5:{n4.dsn()}"], "gives n4 and n5 the same database"),
+        # The same by another address.
+        (["--map", f"n1=n4:{n4.dsn()}", "--map", f"n2=n5:{n4.local_dsn()}"], "gives n4 and n5 the same database"),
+        (["--map", f"n1=n4:{n2.dsn()}"], 'the new node "n4" leads to node "n2"'),
+        (["--map", f"n1=n4:{n4.dsn()}", "--map", f"n2=n5:{n2.dsn()}"], 'the new node "n5" leads to node "n2"'),
+        (["--map", f"n1=n2:{n2.dsn()}"], 'the new node "n2" leads to node "n2"'),
+    ):
+        for more in ([], ["--dry-run"]):
+            ended = end(start("upgrade", "--dsn", n1.dsn(), "--quiet", "0s", *command, *more))
+            assert ended.code in (2, 3), ended.err + ended.out
+            if not more or command[-1] != f"n1=n2:{n2.dsn()}":
+                assert words in ended.err, ended.err
+    old = ["--old-node-name", "n1", "--old-node-dsn", n1.dsn()]
+    for name in ("n4", "n2"):
+        ended = end(start("replace-node", *old, "--new-node-name", name, "--new-node-dsn", n2.dsn()))
+        assert ended.code == 3, ended.err
+        assert f'the new node "{name}" leads to node "n2"' in ended.err
+    assert _installed(cluster) == []
+    assert state(cluster.nodes) == before

@@ -22,9 +22,10 @@ from zodan_sql.cli.screen import Screen
 from zodan_sql.client import checks, journal, operation, samples, verify
 from zodan_sql.client import install as installer
 from zodan_sql.client.connection import describe
+from zodan_sql.client.members import read_place
 from zodan_sql.client.samples import Watch
 from zodan_sql.client.structure import bring_structure
-from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError
+from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError, precondition_error
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,19 @@ def provide(screen: Screen, dsn: str, *, change: bool) -> None:
         if result.error is not None:
             raise result.error
         screen.line(f"installed Zodan {result.version} in {result.database}")
+
+
+def refuse_node(dsn: str, name: str, *, underway: bool) -> None:
+    """Raise ZodanError (ZD100) if the connection string of a new node leads to another one.
+
+    Unless its replacement is ``underway``, it may lead to no node at all. Nothing is installed there before.
+    """
+    found = read_place(dsn).node
+    if found is not None and (found != name or not underway):
+        raise precondition_error(
+            f'the connection string of the new node "{name}" leads to node "{found}"; nothing was changed',
+            "Give the connection string of a database that is no node yet.",
+        )
 
 
 def need(dsn: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from zodan_sql.cli.calling import Call, provide, show_call
+from zodan_sql.cli.calling import Call, provide, refuse_node, show_call
 from zodan_sql.cli.documents import PairEntry, operation_entry, plan_entries
 from zodan_sql.cli.options import (
     DryRun,
@@ -35,7 +35,7 @@ from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.client import journal, operation
 from zodan_sql.client.connection import parse_dsn
 from zodan_sql.client.install import borrowed, installed_version
-from zodan_sql.client.members import Member, find_members, read_spock
+from zodan_sql.client.members import Member, find_members, read_place, read_spock
 from zodan_sql.client.structure import bring_structure, has_relations
 from zodan_sql.errors import ZodanError, caller_error, precondition_error
 
@@ -102,6 +102,7 @@ def upgrade(
         parse_dsn(dsn, "--dsn")
         wanted, known = [_parse_pair(each) for each in pairs], parse_node_dsns(node_dsn or [])
         _check_pairs(wanted)
+        _check_places(wanted)
         arguments = copy_arguments(Way.SPOCK, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         arguments |= beside_arguments(soak, quiet) | ({"roles": True} if roles else {})
         try:
@@ -130,6 +131,32 @@ def _check_pairs(pairs: Sequence[_Pair]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise caller_error(f"--map names {', '.join(twice)} twice", "Give each node one name, and one place.")
+
+
+def _check_places(pairs: Sequence[_Pair]) -> None:
+    """Raise ZodanError if two new nodes have one database, or if one's connection string leads to another node."""
+    taken: dict[object, _Pair] = {}
+    for pair in pairs:
+        settings = parse_dsn(pair.dsn, "the part of --map after NEW:")
+        host = settings.get("hostaddr") or settings.get("host")
+        database = settings.get("dbname") or settings.get("user")
+        places: list[object] = [(host, settings.get("port") or "5432", database, settings.get("service"))]
+        try:
+            place = read_place(pair.dsn)
+        except ZodanError as error:
+            # Its server may start later.
+            if not error.sqlstate.startswith("08"):
+                raise
+        else:
+            places.append(place.database)
+            refuse_node(pair.dsn, pair.new, underway=True)
+        for each in places:
+            other = taken.setdefault(each, pair)
+            if other is not pair:
+                raise caller_error(
+                    f"--map gives {other.new} and {pair.new} the same database; nothing was changed",
+                    "Give each new node a database of its own.",
+                )
 
 
 def _find(screen: Screen, through: Sequence[str], known: dict[str, str]) -> dict[str, Member]:
@@ -202,6 +229,7 @@ def _replace(
         pair.state = "replaced before"
         screen.line("  it has taken its place already")
         return
+    refuse_node(pair.dsn, pair.new, underway=number is not None)
     provide(screen, pair.dsn, change=True)
     pair.state = "failed"
     try:

@@ -16,6 +16,14 @@ SELECT d.key AS name, d.value AS dsn, m.p_facts #>> ARRAY[d.key, 'extensions', '
  CROSS JOIN LATERAL pg_catalog.jsonb_each_text(m.p_dsns) AS d(key, value)
  ORDER BY d.key COLLATE "C"
 """
+_DATABASE = """
+SELECT pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
+           extract(epoch FROM pg_catalog.pg_postmaster_start_time()), pg_catalog.current_setting('port'), d.oid)
+  FROM pg_catalog.pg_database AS d
+ WHERE d.datname = pg_catalog.current_database()
+"""
+_HAS_NODES = "SELECT pg_catalog.to_regclass('spock.local_node') IS NOT NULL"
+_NODE = "SELECT n.node_name::text FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id"
 _SPOCK = "SELECT e.extversion FROM pg_catalog.pg_extension AS e WHERE e.extname = 'spock'"
 
 
@@ -29,10 +37,32 @@ class Member:
     spock: str
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a connection string leads to."""
+
+    #: Distinguishes the database from any other, however it is addressed.
+    database: str
+    #: The Spock node there, None if there is none.
+    node: str | None
+
+
 def find_members(dsn: str) -> dict[str, Member]:
     """Return the members of a cluster that can be reached, found through one of them. Raises ZodanError."""
     with borrowed(dsn) as where:
         return {each.name: each for each in read_rows(where, _MEMBERS, {"dsn": dsn}, Member)}
+
+
+def read_place(dsn: str) -> Place:
+    """Return the database and the node that a connection string leads to. Raises ZodanError."""
+    with connect(dsn) as connection:
+        try:
+            database, node = connection.execute(_DATABASE).fetchone(), None
+            if connection.execute(_HAS_NODES).fetchone() == (True,):
+                node = connection.execute(_NODE).fetchone()
+        except psycopg.Error as error:
+            raise from_database(error) from None
+    return Place("" if database is None else str(database[0]), None if node is None else str(node[0]))
 
 
 def read_spock(dsn: str) -> str | None:
