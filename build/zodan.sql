@@ -14971,13 +14971,15 @@ DECLARE
     v_lanes jsonb := zodan.open_lanes(p_state -> 'nodes', 1, p_dsns);
     v_item jsonb;
     v_keys jsonb;
+    v_places bigint[];
     v_found jsonb := v_lanes;
 BEGIN
-    FOR v_item, v_keys IN
-        SELECT t.item -> 'item', pg_catalog.jsonb_agg(f.item -> 'key')
+    FOR v_item, v_keys, v_places IN
+        SELECT t.item -> 'item', pg_catalog.jsonb_agg(f.item -> 'key'), pg_catalog.array_agg(f.place)
           FROM pg_catalog.jsonb_array_elements(p_state -> 'done') AS t(item)
-          JOIN LATERAL (SELECT f.item, pg_catalog.row_number() OVER () / 250 AS batch
-                          FROM pg_catalog.jsonb_array_elements(p_state -> 'found') AS f(item)
+          JOIN LATERAL (SELECT f.item, f.place,
+                               (pg_catalog.row_number() OVER (ORDER BY f.place) - 1) / 250 AS batch
+                          FROM pg_catalog.jsonb_array_elements(p_state -> 'found') WITH ORDINALITY AS f(item, place)
                          WHERE f.item ->> 'table' = t.item ->> 'name' AND f.item ->> 'verdict' = 'different') AS f ON true
          GROUP BY t.item, f.batch
     LOOP
@@ -14998,8 +15000,7 @@ BEGIN
              CROSS JOIN LATERAL (SELECT l.row ->> 'version' IS NOT DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'version']
                  AS same) AS s
              CROSS JOIN LATERAL zodan.write_repair(v_item, n.name, f.item -> 'key', l.row, f.item #> ARRAY['seen', n.name]) AS w
-             WHERE f.item ->> 'table' = v_item ->> 'name' AND f.item ->> 'verdict' = 'different'
-               AND v_keys @> pg_catalog.jsonb_build_array(f.item -> 'key')
+             WHERE f.place = ANY (v_places)
                AND f.item #>> ARRAY['seen', n.name, 'hash'] IS DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'hash']
                AND NOT v_found ? 'failure'
              ORDER BY n.name, f.place;

@@ -1,0 +1,109 @@
+"""Rows that are hard to repair: keys that are equal and print differently, unique values that move, and large rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.clusters import MakeCluster
+from support.documents import parse
+from support.planting import plant
+from support.secrets import find
+from support.shell import run
+from support.tables import add_to_sets, assert_rows_equal, wait_level
+from zodan_sql.cli import documents
+from zodan_sql.cli.documents import VerifyDocument
+from zodan_sql.sandbox import Cluster, Node
+
+_DDL = """
+CREATE EXTENSION citext SCHEMA public;
+CREATE TABLE pairs (a text, b text, v text, PRIMARY KEY (a, b));
+CREATE TABLE cased (k citext PRIMARY KEY, v text);
+CREATE TABLE scaled (k numeric PRIMARY KEY, v text);
+CREATE TABLE documents (k jsonb PRIMARY KEY, v text);
+CREATE TABLE moved (k int PRIMARY KEY, u text UNIQUE);
+CREATE TABLE swapped (k int PRIMARY KEY, u int UNIQUE, twice int GENERATED ALWAYS AS (u * 2) STORED,
+    own text DEFAULT '');
+CREATE TABLE "Odd {dsn:n1}" (n int GENERATED ALWAYS AS IDENTITY UNIQUE, k int PRIMARY KEY, "r r" int4range,
+    EXCLUDE USING gist ("r r" WITH &&));
+CREATE TABLE stamped (k int PRIMARY KEY, v text);
+CREATE FUNCTION half(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 / 2';
+CREATE TABLE halves (k int PRIMARY KEY, h int GENERATED ALWAYS AS (half(k)) STORED);
+CREATE TABLE counted (k int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, h int GENERATED ALWAYS AS (half(k)) STORED);
+CREATE TABLE large (k int PRIMARY KEY, v text, filler text);
+"""
+_TABLES = {
+    **dict.fromkeys(("pairs", "scaled", "documents", "moved", '"Odd {dsn:n1}"', "stamped", "halves"), "default"),
+    **dict.fromkeys(("counted", "large", "cased"), "default"),
+}
+_ROWS = """
+INSERT INTO pairs SELECT a, b, 'v' FROM generate_series(1, 18) AS a, generate_series(1, 18) AS b;
+INSERT INTO cased VALUES ('Word', 'v'), ('other', 'v');
+INSERT INTO scaled VALUES (1.00, 'v'), (2, 'v');
+INSERT INTO documents VALUES ('{"a": 1}', 'v'), ('[2.0]', 'v');
+INSERT INTO moved SELECT i, 'u' || i FROM generate_series(1, 150) AS i;
+INSERT INTO swapped SELECT i, i FROM generate_series(1, 20) AS i;
+INSERT INTO "Odd {dsn:n1}" (k, "r r") SELECT i, int4range(i * 10, i * 10 + 10) FROM generate_series(1, 5) AS i;
+INSERT INTO stamped SELECT i, 'v' FROM generate_series(1, 20) AS i;
+INSERT INTO halves SELECT i FROM generate_series(1, 5) AS i;
+INSERT INTO counted (k) OVERRIDING SYSTEM VALUE SELECT i FROM generate_series(1, 5) AS i;
+"""
+
+
+def execute(node: Node, script: str) -> None:
+    """Run a script on a node, and replicate none of its DDL."""
+    with node.connect() as connection:
+        for setting in ("enable_ddl_replication", "include_ddl_repset"):
+            connection.execute("SELECT set_config(%s, 'off', false)", [f"spock.{setting}"])
+        connection.execute(script.encode())
+
+
+@pytest.fixture(scope="module")
+def cluster(make_module_cluster: MakeCluster) -> Cluster:
+    """Return two nodes with the same rows."""
+    made = make_module_cluster(members=2, blanks=0)
+    for node in made.members:
+        execute(node, _DDL)
+        add_to_sets(node, _TABLES)
+        node.execute("SELECT spock.repset_add_table('default', 'swapped', columns := '{k,u,twice}')")
+    execute(made["n1"], _ROWS)
+    wait_level(made.members)
+    return made
+
+
+def verify(cluster: Cluster, *arguments: str, code: int = 0) -> VerifyDocument:
+    """Run zodan-sql verify through n2, and return its document."""
+    ended = run("verify", "--dsn", cluster["n2"].dsn(), "--json", *arguments)
+    assert list(find(ended.out + ended.err)) == []
+    assert ended.code == code, ended.err + ended.out
+    return parse(ended.out, documents.VerifyDocument)
+
+
+def repair(cluster: Cluster, *arguments: str, code: int = 0) -> VerifyDocument:
+    """Make n2 as n1, and return the document."""
+    return verify(cluster, "--repair", "plan", "--like", "n1", "--apply", *arguments, code=code)
+
+
+def outcomes(document: VerifyDocument) -> set[str | None]:
+    """Return what became of the repairs."""
+    return {each["outcome"] for each in document["repairs"]}
+
+
+def check_equal(cluster: Cluster) -> None:
+    """Check that all rows are equal, and that nothing is left of a repair."""
+    assert_rows_equal(cluster.members, [*_TABLES])
+    verify(cluster)
+    origins = "SELECT roname FROM pg_replication_origin WHERE roname LIKE 'zodan repair%%'"
+    assert [node.execute(origins) for node in cluster.members] == [[], []]
+
+
+def test_rows_of_other_batches_are_no_rows_of_this_one(cluster: Cluster) -> None:
+    plant(
+        cluster["n2"],
+        "UPDATE pairs SET v = 'other'",
+        "INSERT INTO pairs SELECT 'x', i, '' FROM generate_series(1, 5) AS i",
+    )
+    document = repair(cluster)
+    assert outcomes(document) == {"repaired"}
+    keys = [(each["key"]["a"], each["key"]["b"]) for each in document["repairs"]]
+    assert len(keys) == len(set(keys)) == 18 * 18 + 5
+    check_equal(cluster)
