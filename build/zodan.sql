@@ -14965,8 +14965,8 @@ RETURNS SETOF zodan.repair
 LANGUAGE plpgsql
 AS $zodan$
 /* Returns what would make the other nodes of a finished comparison as p_like has the rows that are proven different: a
-statement for each row and node, in the order of the nodes. A row that has changed on p_like since has no statement, and
-outcome says so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read. */
+statement for each row and node, in no order. A row that has changed on p_like since has no statement, and outcome says
+so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read. */
 DECLARE
     v_lanes jsonb := zodan.open_lanes(p_state -> 'nodes', 1, p_dsns);
     v_item jsonb;
@@ -15002,8 +15002,7 @@ BEGIN
              CROSS JOIN LATERAL zodan.write_repair(v_item, n.name, f.item -> 'key', l.row, f.item #> ARRAY['seen', n.name]) AS w
              WHERE f.place = ANY (v_places)
                AND f.item #>> ARRAY['seen', n.name, 'hash'] IS DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'hash']
-               AND NOT v_found ? 'failure'
-             ORDER BY n.name, f.place;
+               AND NOT v_found ? 'failure';
     END LOOP;
     PERFORM zodan.close_readers(p_state -> 'nodes', 1);
     IF v_found ? 'failure' THEN
@@ -15017,8 +15016,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_repairs IS
 'Returns what would make the other nodes of a finished comparison as p_like has the rows that are proven different: a
-statement for each row and node, in the order of the nodes. A row that has changed on p_like since has no statement, and
-outcome says so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read.';
+statement for each row and node, in no order. A row that has changed on p_like since has no statement, and outcome says
+so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read.';
 REVOKE ALL ON FUNCTION zodan.plan_repairs FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.apply_repairs(p_state jsonb, p_repairs jsonb, p_dsns jsonb)

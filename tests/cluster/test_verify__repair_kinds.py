@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from support.clusters import MakeCluster
 from support.documents import parse
 from support.planting import plant
+from support.scripts import psql
 from support.secrets import find
 from support.shell import run
 from support.tables import add_to_sets, assert_rows_equal, wait_level
@@ -106,4 +109,34 @@ def test_rows_of_other_batches_are_no_rows_of_this_one(cluster: Cluster) -> None
     assert outcomes(document) == {"repaired"}
     keys = [(each["key"]["a"], each["key"]["b"]) for each in document["repairs"]]
     assert len(keys) == len(set(keys)) == 18 * 18 + 5
+    check_equal(cluster)
+
+
+#: What is changed on n2 alone: keys that are equal and print differently, and unique values of other rows.
+_MOVED = (
+    "UPDATE cased SET k = 'WORD' WHERE k = 'word'",
+    "UPDATE cased SET v = 'other' WHERE k = 'other'",
+    "UPDATE scaled SET k = 1 WHERE k = 1",
+    "UPDATE scaled SET k = 2.000 WHERE k = 2",
+    """UPDATE documents SET k = '{"a": 1.0}' WHERE k = '{"a": 1}'""",
+    "UPDATE documents SET k = '[2]' WHERE k = '[2]'",
+    # More rows than one call repairs; each value is in a row that is to be deleted.
+    "UPDATE moved SET k = k + 1000",
+)
+
+
+def run_file(cluster: Cluster, folder: Path) -> str:
+    """Make n2 as n1 by psql, which stops at an error if the file lets it, and return what it said."""
+    verify(cluster, "--repair", "plan", "--like", "n1", "--output", str(folder), code=1)
+    return psql(cluster.engine, cluster["n2"].dsn(), "-f", str(folder / "n2.sql")).stderr
+
+
+@pytest.mark.parametrize("way", ["apply", "file"])
+def test_what_is_surplus_goes_before_what_is_missing_comes(cluster: Cluster, tmp_path: Path, way: str) -> None:
+    plant(cluster["n2"], *_MOVED)
+    if way == "apply":
+        assert outcomes(repair(cluster)) == {"repaired"}
+    else:
+        said = run_file(cluster, tmp_path)
+        assert "ERROR" not in said, said
     check_equal(cluster)

@@ -40,7 +40,11 @@ SELECT pg_catalog.jsonb_object_agg(t.item ->> 'name', zodan.print_compared(t.ite
   FROM pg_catalog.jsonb_array_elements(%(tables)s) AS t(item)
 """
 _REPAIRS = "r.node, r.table_name, r.row_key, r.action, r.statement, r.outcome, r.place"
-_PLAN = f"SELECT {_REPAIRS} FROM zodan.plan_repairs(%(state)s, %(like)s, %(dsns)s) AS r"
+#: What is deleted or updated may have a unique value that what is inserted has.
+_PLAN = f"""
+SELECT {_REPAIRS} FROM zodan.plan_repairs(%(state)s, %(like)s, %(dsns)s) AS r
+ ORDER BY r.node, pg_catalog.array_position(ARRAY['delete', 'update', 'insert'], r.action), r.place
+"""
 _APPLY = f"SELECT {_REPAIRS} FROM zodan.apply_repairs(%(state)s, %(repairs)s, %(dsns)s) AS r"
 _AGAIN = "SELECT zodan.look_again(%(state)s, %(repairs)s), NULL"
 _FRAME = "SELECT zodan.open_repair(p_node => %(node)s, p_origins => %(origins)s::text[]), zodan.close_repair()"
