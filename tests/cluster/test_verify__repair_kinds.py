@@ -100,11 +100,8 @@ def check_equal(cluster: Cluster) -> None:
 
 
 def test_rows_of_other_batches_are_no_rows_of_this_one(cluster: Cluster) -> None:
-    plant(
-        cluster["n2"],
-        "UPDATE pairs SET v = 'other'",
-        "INSERT INTO pairs SELECT 'x', i, '' FROM generate_series(1, 5) AS i",
-    )
+    surplus = "INSERT INTO pairs SELECT 'x', i, '' FROM generate_series(1, 5) AS i"
+    plant(cluster["n2"], "UPDATE pairs SET v = 'other'", surplus)
     document = repair(cluster)
     assert outcomes(document) == {"repaired"}
     keys = [(each["key"]["a"], each["key"]["b"]) for each in document["repairs"]]
@@ -139,4 +136,63 @@ def test_what_is_surplus_goes_before_what_is_missing_comes(cluster: Cluster, tmp
     else:
         said = run_file(cluster, tmp_path)
         assert "ERROR" not in said, said
+    check_equal(cluster)
+
+
+#: Two rows that have each other's value, three of a ring, a chain up and one down, and ranges that overlap.
+_SWAPPED = (
+    "UPDATE swapped SET u = -u WHERE k < 20",
+    "UPDATE swapped SET u = CASE k WHEN 1 THEN 2 WHEN 2 THEN 1 WHEN 3 THEN 4 WHEN 4 THEN 5 WHEN 5 THEN 3"
+    " WHEN 6 THEN 7 WHEN 7 THEN 8 WHEN 8 THEN 9 WHEN 9 THEN 106"
+    " WHEN 10 THEN 110 WHEN 11 THEN 10 WHEN 12 THEN 11 WHEN 13 THEN 12 ELSE k END WHERE k < 20",
+    "DELETE FROM swapped WHERE k = 20",
+    "UPDATE swapped SET u = 20 WHERE k = 19",
+    'UPDATE "Odd {dsn:n1}" SET "r r" = int4range(1000 + k * 10, 1010 + k * 10)',
+    'UPDATE "Odd {dsn:n1}" SET "r r" = int4range((6 - k) * 10, (6 - k) * 10 + 10)',
+)
+
+
+@pytest.mark.parametrize("way", ["apply", "file"])
+def test_rows_that_have_the_unique_values_of_each_other(cluster: Cluster, tmp_path: Path, way: str) -> None:
+    n1, n2 = cluster.members
+    # Rows of the ring have other times; the first is that of row 4.
+    for key in (4, 3, 5, 1, 2):
+        n1.execute("UPDATE swapped SET u = u WHERE k = %(k)s", {"k": key})
+    wait_level(cluster.members)
+    plant(n2, "UPDATE swapped SET own = 'mine'", *_SWAPPED)
+    before = n1.execute("SELECT t.xmin::text, t.ctid::text FROM swapped AS t ORDER BY k")
+    if way == "apply":
+        document = repair(cluster)
+        assert outcomes(document) == {"repaired"}
+        assert {table["result"] for table in document["again"] or []} == {"equal"}
+    else:
+        said = run_file(cluster, tmp_path)
+        assert "ERROR" not in said, said
+        assert "WARNING" not in said, said
+    rows = "SELECT k, u, twice FROM swapped ORDER BY k"
+    assert [node.execute(rows) for node in cluster.members] == [[(i, i, i * 2) for i in range(1, 21)]] * 2
+    # What is not published stays, and n1 has sent nothing.
+    assert n2.execute("SELECT DISTINCT own FROM swapped WHERE k < 20") == [("mine",)]
+    assert n1.execute("SELECT t.xmin::text, t.ctid::text FROM swapped AS t ORDER BY k") == before
+    times = "SELECT k, pg_xact_commit_timestamp(xmin) FROM swapped ORDER BY k"
+    there, here = dict(n1.execute(times)), dict(n2.execute(times))
+    together = [1, 2, 3, 4, 5]
+    assert {here[key] for key in together} == {min(there[key] for key in together)}
+    assert [here[key] for key in range(6, 14)] == [there[key] for key in range(6, 14)]
+    check_equal(cluster)
+
+
+def test_rows_that_go_together_are_left_alone_together(cluster: Cluster, tmp_path: Path) -> None:
+    n2 = cluster["n2"]
+    plant(n2, *_SWAPPED[:2])
+    verify(cluster, "--repair", "plan", "--like", "n1", "--output", str(tmp_path), code=1)
+    # A row of the ring is no longer the version that was proven different.
+    plant(n2, "UPDATE swapped SET u = u WHERE k = 4")
+    versions = "SELECT t.xmin::text, t.ctid::text, k, u FROM swapped AS t WHERE k < 6 ORDER BY k"
+    before = n2.execute(versions)
+    said = psql(cluster.engine, n2.dsn(), "-v", "ON_ERROR_STOP=0", "-f", str(tmp_path / "n2.sql")).stderr
+    assert said.count("it was left alone") == 1, said
+    assert said.count("WARNING") == 4, said
+    assert n2.execute(versions) == before
+    repair(cluster)
     check_equal(cluster)
