@@ -15137,7 +15137,8 @@ BEGIN
                        ELSE pg_catalog.jsonb_build_object('hash', f.item #> '{key,0}') END, w.p_action,
                    CASE WHEN s.same THEN zodan.repair_row(p_node => n.name, p_origin => CASE
                        WHEN p_state -> 'members' ? (l.row ->> 'origin') THEN l.row ->> 'origin' ELSE p_like END,
-                       p_committed => l.row ->> 'at', p_check => w.p_condition, p_write => w.p_write, p_rows => w.p_rows::text,
+                       p_committed => coalesce(l.row ->> 'at',
+                           CASE WHEN w.p_action <> 'delete' THEN '1970-01-01 00:00:00+00' END), p_check => w.p_condition, p_write => w.p_write, p_rows => w.p_rows::text,
                        p_source => w.p_source, p_sets => w.p_sets, p_same => w.p_same, p_place => f.place::text,
                        p_row => pg_catalog.concat(v_item ->> 'name', ' ', f.item -> 'key')) END,
                    CASE WHEN NOT s.same THEN pg_catalog.format('the row has changed on node %s', p_like) END, f.place::int

@@ -67,7 +67,7 @@ def cluster(make_module_cluster: MakeCluster) -> Cluster:
     for node in made.members:
         execute(node, _DDL)
         add_to_sets(node, _TABLES)
-        node.execute("SELECT spock.repset_add_table('default', 'swapped', columns := '{k,u,twice}')")
+        node.execute("SELECT spock.repset_add_table('default', 'swapped', columns := '{k,u}')")
     execute(made["n1"], _ROWS)
     wait_level(made.members)
     return made
@@ -195,4 +195,20 @@ def test_rows_that_go_together_are_left_alone_together(cluster: Cluster, tmp_pat
     assert said.count("WARNING") == 4, said
     assert n2.execute(versions) == before
     repair(cluster)
+    check_equal(cluster)
+
+
+#: How many rows have the time of a row that no change loses against.
+_EPOCH = "SELECT count(*) FROM stamped WHERE pg_xact_commit_timestamp(xmin) = '1970-01-01 00:00+00'"
+
+
+def test_a_row_of_an_unknown_time_loses_against_each_change(cluster: Cluster) -> None:
+    n1, n2 = cluster.members
+    execute(n1, "CREATE EXTENSION pg_surgery SCHEMA public")
+    ((places,),) = n1.execute("SELECT array_agg(ctid)::text FROM stamped WHERE k < 4")
+    n1.execute("SELECT heap_force_freeze('stamped'::regclass, %(places)s::tid[])", {"places": places})
+    assert n1.execute("SELECT count(*) FROM stamped WHERE pg_xact_commit_timestamp(xmin) IS NULL") == [(3,)]
+    plant(n2, "DELETE FROM stamped WHERE k = 1", "UPDATE stamped SET v = 'w' WHERE k = 2")
+    assert outcomes(repair(cluster)) == {"repaired"}
+    assert n2.execute(_EPOCH) == [(2,)]
     check_equal(cluster)
