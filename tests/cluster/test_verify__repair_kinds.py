@@ -212,3 +212,11 @@ def test_a_row_of_an_unknown_time_loses_against_each_change(cluster: Cluster) ->
     assert outcomes(repair(cluster)) == {"repaired"}
     assert n2.execute(_EPOCH) == [(2,)]
     check_equal(cluster)
+
+
+def test_rows_that_are_left_undecided_have_an_exit_code_of_their_own(cluster: Cluster) -> None:
+    plant(cluster["n2"], "UPDATE pairs SET v = 'other' WHERE a = '7' OR a = '9'")
+    document = repair(cluster, "--most", "1", code=2)
+    assert outcomes(document) == {"repaired"}
+    repair(cluster)
+    check_equal(cluster)
