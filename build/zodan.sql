@@ -13167,14 +13167,17 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash::text,
            'version', pg_catalog.concat_ws(' ', r.hash, r.xid, r.place), 'at', c.timestamp,
-           -- Spock commits as the node that a change came from, by its id; others as one of the server's own origins.
-           'origin', CASE WHEN c.roident <> 0 THEN coalesce(
-               (SELECT coalesce((SELECT n.node_name::text FROM spock.subscription AS s
-                                   JOIN spock.node AS n ON n.node_id = s.sub_origin
-                                  WHERE s.sub_slot_name::text = o.roname), o.roname)
-                  FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = c.roident),
-               (SELECT n.node_name::text FROM spock.node AS n WHERE n.node_id = c.roident),
-               pg_catalog.format('origin %%s', c.roident)) END,
+           -- Spock commits as the node that a change came from, by its id; others as one of the server's own origins,
+           -- whose number may have been another one's when the row was copied.
+           'origin', CASE WHEN c.timestamp IS NULL OR c.timestamp = '1970-01-01 00:00:00+00' THEN 'unknown'
+               WHEN c.roident <> 0 THEN coalesce(
+                   (SELECT n.node_name::text FROM spock.node AS n WHERE n.node_id = c.roident),
+                   (SELECT coalesce((SELECT n.node_name::text FROM spock.subscription AS s
+                                       JOIN spock.node AS n ON n.node_id = s.sub_origin
+                                      WHERE s.sub_slot_name::text = o.roname),
+                               pg_catalog.substring(o.roname, '^zodan (?:repair|level) \d+ (.*)$'), o.roname)
+                      FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = c.roident),
+                   pg_catalog.format('origin %%s', c.roident)) END,
            'shown', r.shown)), '[]') AS rows,
        extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
   FROM (SELECT %1$s AS key, %2$s AS hash, t.xmin AS xid, t.ctid AS place, %3$s AS shown
@@ -13189,7 +13192,7 @@ COMMENT ON FUNCTION zodan.read_rows IS
 'Reads rows of a table one by one. p_key is the expression of what names a row, p_shown that of what people see of
 it, p_digest what zodan.write_digest returns. It returns one row: rows, an array of objects key, hash, version (which
 is another one after each change), at (when it was committed, NULL if unknown), origin (the node it came from, NULL
-for this one), shown; and took, in seconds.';
+for this one, unknown for a row that was copied or whose time is not known), shown; and took, in seconds.';
 REVOKE ALL ON FUNCTION zodan.read_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.measure_blocks(p_schema text, p_table text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,5 +219,61 @@ def test_rows_that_are_left_undecided_have_an_exit_code_of_their_own(cluster: Cl
     plant(cluster["n2"], "UPDATE pairs SET v = 'other' WHERE a = '7' OR a = '9'")
     document = repair(cluster, "--most", "1", code=2)
     assert outcomes(document) == {"repaired"}
+    repair(cluster)
+    check_equal(cluster)
+
+
+def _committed(node: Node, statement: str, origin: str, at: str | None = None) -> None:
+    """Run a statement as a change of an origin."""
+    with node.connect() as connection:
+        connection.execute("SELECT pg_replication_origin_session_setup(%s)", [origin])
+        with connection.transaction():
+            if at is not None:
+                connection.execute("SELECT pg_replication_origin_xact_setup('0/0', %s)", [at])
+            connection.execute(statement.encode())
+
+
+def _origins(document: VerifyDocument, node: str) -> dict[Any, str]:
+    rows = [row for table in document["tables"] for row in table["rows"]]
+    return {row["key"]["k"]: row["nodes"][node]["origin"] for row in rows if row["nodes"][node] is not None}
+
+
+def test_the_node_that_a_row_came_from(cluster: Cluster) -> None:
+    n1, n2 = cluster.members
+    n1.execute("UPDATE stamped SET v = 'from n1' WHERE k = 10")
+    n2.execute("UPDATE stamped SET v = 'from n2' WHERE k = 11")
+    wait_level(cluster.members)
+    plant(n2, "UPDATE stamped SET v = 'planted' WHERE k IN (10, 11, 12, 13, 14, 15)")
+    names = {"zodan repair 10112 n2": None, "given again": "SELECT node_id FROM spock.node WHERE node_name = 'n2'"}
+    for name, number in names.items():
+        if number is None:
+            n1.execute("SELECT pg_replication_origin_create(%(name)s)", {"name": name})
+        else:
+            n1.execute(
+                f"INSERT INTO pg_replication_origin (roident, roname) SELECT ({number})::bigint::text::oid, %(name)s",
+                {"name": name},
+            )
+    try:
+        _committed(n1, "UPDATE stamped SET v = 'as repaired' WHERE k = 12", "zodan repair 10112 n2")
+        _committed(n1, "UPDATE stamped SET v = 'as copied' WHERE k = 13", "planted", "1970-01-01 00:00+00")
+        _committed(n1, "UPDATE stamped SET v = 'again' WHERE k = 14", "given again")
+        seen = _origins(verify(cluster, code=1), "n1")
+        assert seen == {"10": "n1", "11": "n2", "12": "n2", "13": "unknown", "14": "n2", "15": "n1"}
+    finally:
+        for name in names:
+            n1.execute("SELECT pg_replication_origin_drop(%(name)s)", {"name": name})
+    repair(cluster)
+    check_equal(cluster)
+
+
+def test_a_file_drops_its_origins_whatever_fails(cluster: Cluster, tmp_path: Path) -> None:
+    n2 = cluster["n2"]
+    plant(n2, "UPDATE stamped SET v = 'other' WHERE k IN (5, 6)")
+    verify(cluster, "--repair", "plan", "--like", "n1", "--output", str(tmp_path), code=1)
+    plant(n2, "UPDATE stamped SET v = 'changed' WHERE k = 5")
+    # psql is told to stop at an error.
+    assert "it was left alone" in psql(cluster.engine, n2.dsn(), "-f", str(tmp_path / "n2.sql")).stderr
+    assert n2.execute("SELECT v FROM stamped WHERE k IN (5, 6) ORDER BY k") == [("changed",), ("v",)]
+    assert n2.execute("SELECT roname FROM pg_replication_origin WHERE roname LIKE 'zodan repair%%'") == []
     repair(cluster)
     check_equal(cluster)
