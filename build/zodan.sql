@@ -13392,14 +13392,17 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash::text,
            'version', pg_catalog.concat_ws(' ', r.hash, r.xid, r.place), 'at', c.timestamp,
-           -- Spock commits as the node that a change came from, by its id; others as one of the server's own origins.
-           'origin', CASE WHEN c.roident <> 0 THEN coalesce(
-               (SELECT coalesce((SELECT n.node_name::text FROM spock.subscription AS s
-                                   JOIN spock.node AS n ON n.node_id = s.sub_origin
-                                  WHERE s.sub_slot_name::text = o.roname), o.roname)
-                  FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = c.roident),
-               (SELECT n.node_name::text FROM spock.node AS n WHERE n.node_id = c.roident),
-               pg_catalog.format('origin %%s', c.roident)) END,
+           -- Spock commits as the node that a change came from, by its id; others as one of the server's own origins,
+           -- whose number may have been another one's when the row was copied.
+           'origin', CASE WHEN c.timestamp IS NULL OR c.timestamp = '1970-01-01 00:00:00+00' THEN 'unknown'
+               WHEN c.roident <> 0 THEN coalesce(
+                   (SELECT n.node_name::text FROM spock.node AS n WHERE n.node_id = c.roident),
+                   (SELECT coalesce((SELECT n.node_name::text FROM spock.subscription AS s
+                                       JOIN spock.node AS n ON n.node_id = s.sub_origin
+                                      WHERE s.sub_slot_name::text = o.roname),
+                               pg_catalog.substring(o.roname, '^zodan (?:repair|level) \d+ (.*)$'), o.roname)
+                      FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = c.roident),
+                   pg_catalog.format('origin %%s', c.roident)) END,
            'shown', r.shown)), '[]') AS rows,
        extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
   FROM (SELECT %1$s AS key, %2$s AS hash, t.xmin AS xid, t.ctid AS place, %3$s AS shown
@@ -13414,7 +13417,7 @@ COMMENT ON FUNCTION zodan.read_rows IS
 'Reads rows of a table one by one. p_key is the expression of what names a row, p_shown that of what people see of
 it, p_digest what zodan.write_digest returns. It returns one row: rows, an array of objects key, hash, version (which
 is another one after each change), at (when it was committed, NULL if unknown), origin (the node it came from, NULL
-for this one), shown; and took, in seconds.';
+for this one, unknown for a row that was copied or whose time is not known), shown; and took, in seconds.';
 REVOKE ALL ON FUNCTION zodan.read_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.measure_blocks(p_schema text, p_table text)
@@ -13495,6 +13498,7 @@ BEGIN
         END IF;
     END LOOP;
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog', false),
+            pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
             pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
             pg_catalog.set_config('IntervalStyle', 'postgres', false),
             pg_catalog.set_config('TimeZone', 'UTC', false),
@@ -13507,6 +13511,72 @@ BEGIN
             pg_catalog.set_config('default_transaction_read_only', 'off', false),
             pg_catalog.set_config('session_replication_role', 'replica', false),
             pg_catalog.set_config('lock_timeout', '2s', false);
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_repair_as(p_origin text, p_committed timestamptz)
+    RETURNS void LANGUAGE plpgsql AS $function$
+BEGIN
+    IF pg_catalog.pg_replication_origin_session_is_setup() THEN
+        PERFORM pg_catalog.pg_replication_origin_session_reset();
+    END IF;
+    PERFORM pg_catalog.pg_replication_origin_session_setup(
+        pg_catalog.format('zodan repair %%s %%s', pg_catalog.pg_backend_pid(), p_origin));
+    PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(p_committed, pg_catalog.clock_timestamp()));
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_repair(p_origin text, p_committed timestamptz, p_condition text, p_write text, p_rows bigint)
+    RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+    v_is_there boolean;
+    v_rows bigint := 0;
+BEGIN
+    PERFORM pg_temp.zodan_repair_as(p_origin, p_committed);
+    EXECUTE pg_catalog.format('SELECT %%s', p_condition) INTO v_is_there;
+    IF v_is_there THEN
+        EXECUTE p_write;
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+    END IF;
+    IF v_rows <> p_rows THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD206', MESSAGE = 'the row is no longer what it was: it was left alone';
+    END IF;
+END
+    $function$;
+    CREATE OR REPLACE FUNCTION pg_temp.zodan_repair_together(p_source text)
+    RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+    v_table oid;
+    v_columns text;
+    v_row record;
+    v_rows bigint;
+BEGIN
+    EXECUTE pg_catalog.format('SELECT t.tableoid FROM %%s AS t LIMIT 1', p_source) INTO v_table;
+    v_columns := (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                    FROM pg_catalog.pg_attribute AS a
+                   WHERE a.attrelid = v_table AND a.attnum > 0 AND a.attgenerated = '' AND NOT a.attisdropped);
+    PERFORM pg_temp.zodan_repair_as(a.origin, a.committed)
+       FROM pg_temp.zodan_aside AS a WHERE a.source = p_source AND a.sets IS NOT NULL
+      ORDER BY a.committed, a.place LIMIT 1;
+    EXECUTE pg_catalog.format('CREATE TEMPORARY TABLE zodan_wanted ON COMMIT DROP AS SELECT 0 AS "zodan place", %%s '
+        'FROM %%s AS t WHERE false', v_columns, p_source);
+    FOR v_row IN
+        SELECT a.* FROM pg_temp.zodan_aside AS a WHERE a.source = p_source AND a.sets IS NOT NULL ORDER BY a.place
+    LOOP
+        EXECUTE pg_catalog.format('WITH old AS (DELETE FROM %%s AS t WHERE %%s RETURNING t.*) '
+            'INSERT INTO pg_temp.zodan_wanted SELECT %%s, %%s FROM old', p_source, v_row.same, v_row.place, v_columns);
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        IF v_rows <> 1 THEN
+            RAISE EXCEPTION USING ERRCODE = 'ZD206',
+                MESSAGE = 'a row that goes with it is no longer what it was: they were left alone';
+        END IF;
+        EXECUTE pg_catalog.format('UPDATE pg_temp.zodan_wanted AS t SET %%s WHERE t."zodan place" = %%s', v_row.sets,
+            v_row.place);
+    END LOOP;
+    EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%2$s FROM pg_temp.zodan_wanted',
+        pg_catalog.substr(p_source, 6), v_columns);
+    DELETE FROM pg_temp.zodan_aside AS a WHERE a.source = p_source AND a.sets IS NOT NULL;
+END
+    $function$;
+    CREATE TABLE IF NOT EXISTS pg_temp.zodan_aside (place int PRIMARY KEY, name text, origin text,
+        committed timestamptz, condition text, write text, rows bigint, source text, sets text, same text, why text);
+    TRUNCATE pg_temp.zodan_aside;
 END
 $do$$sql$,
     zodan.quote_text(p_node), zodan.quote_list(p_origins))
@@ -13514,52 +13584,125 @@ $zodan$;
 COMMENT ON FUNCTION zodan.open_repair IS
 'Prepares a session on a node to repair rows: it prints and reads values as the session did that wrote the statements,
 and has a replication origin for each of p_origins, nodes that rows come from. Where Spock commits a change under the id
-of the node that it came from, an origin has that number, which pg_replication_origin_create would not choose.';
+of the node that it came from, an origin has that number, which pg_replication_origin_create would not choose. It also
+makes what zodan.repair_row and zodan.repair_aside use, which goes with the session.';
 REVOKE ALL ON FUNCTION zodan.open_repair FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.repair_row(
+    p_source text,
+    p_sets text,
+    p_same text,
+    p_check text,
+    p_write text,
     p_node text,
     p_origin text,
     p_committed text,
-    p_check text,
-    p_write text,
-    p_rows text
+    p_rows text,
+    p_place text,
+    p_row text
 )
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 DECLARE
-    v_rows bigint := 0;
+    v_source text := %1$s;
+    v_sets text := %2$s;
+    v_same text := %3$s;
+    v_check text := %4$s;
+    v_write text := coalesce(%5$s, pg_catalog.format('UPDATE %%s AS t SET %%s WHERE %%s', v_source, v_sets, v_same));
 BEGIN
     IF (SELECT n.node_name::text FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id)
-           IS DISTINCT FROM %1$s THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD003', MESSAGE = pg_catalog.format('this is not node "%%s"', %1$s);
+           IS DISTINCT FROM %6$s THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD003', MESSAGE = pg_catalog.format('this is not node "%%s"', %6$s);
     END IF;
-    IF pg_catalog.pg_replication_origin_session_is_setup() THEN
-        PERFORM pg_catalog.pg_replication_origin_session_reset();
-    END IF;
-    PERFORM pg_catalog.pg_replication_origin_session_setup(
-        pg_catalog.format('zodan repair %%s %%s', pg_catalog.pg_backend_pid(), %2$s));
-    PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0',
-        coalesce(%3$s::timestamptz, pg_catalog.clock_timestamp()));
-    IF %4$s THEN
-        EXECUTE %5$s;
-        GET DIAGNOSTICS v_rows = ROW_COUNT;
-    END IF;
-    IF v_rows <> %6$s::bigint THEN
-        RAISE EXCEPTION USING ERRCODE = 'ZD206', MESSAGE = 'the row is no longer what it was: it was left alone';
-    END IF;
+    BEGIN
+        PERFORM pg_temp.zodan_repair(%7$s, %8$s::timestamptz, v_check, v_write, %9$s::bigint);
+    EXCEPTION WHEN unique_violation OR exclusion_violation THEN
+        INSERT INTO pg_temp.zodan_aside (place, name, origin, committed, condition, write, rows, source, sets, same,
+            why) VALUES (%10$s::int, %11$s, %7$s, %8$s::timestamptz, v_check, v_write, %9$s::bigint,
+            v_source, v_sets, v_same, SQLERRM);
+        RAISE NOTICE 'put aside until the other rows are repaired: %%', SQLERRM;
+    END;
 END
 $do$$sql$,
-    zodan.quote_text(p_node), zodan.quote_text(p_origin), zodan.quote_text(p_committed), p_check, zodan.quote_text(p_write), zodan.quote_text(p_rows))
+    zodan.quote_text(p_source), zodan.quote_text(p_sets), zodan.quote_text(p_same), zodan.quote_text(p_check), zodan.quote_text(p_write), zodan.quote_text(p_node), zodan.quote_text(p_origin), zodan.quote_text(p_committed), zodan.quote_text(p_rows), zodan.quote_text(p_place), zodan.quote_text(p_row))
 $zodan$;
 COMMENT ON FUNCTION zodan.repair_row IS
 'Writes a row on node p_node as another node has it, in a transaction that has the origin and the commit timestamp
-that the row has there (p_origin, a node; p_committed, NULL for now): no stream sends it on. Fails with ZD206, and
-changes nothing, if the row is no longer what was proven different: p_check says so, or p_write, which looks at the
-version that it locks, does not write p_rows rows. The session was prepared by zodan.open_repair.';
+that the row has there (p_origin, a node; p_committed, NULL for now): no stream sends it on. p_write is the statement;
+NULL for an UPDATE of p_source which sets p_sets where p_same. Fails with ZD206, and changes nothing, if the row is no
+longer what was proven different: p_check says so, or the statement, which looks at the version that it locks, does not
+write p_rows rows. If another row has a unique value of it, the row is put aside, for zodan.repair_aside; p_place and
+p_row tell it from others there. The session was prepared by zodan.open_repair.';
 REVOKE ALL ON FUNCTION zodan.repair_row FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.repair_aside()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$DO $do$
+DECLARE
+    v_row record;
+    v_left bigint;
+    v_is_up boolean := false;
+    v_is_together boolean := false;
+BEGIN
+    LOOP
+        v_left := (SELECT pg_catalog.count(*) FROM pg_temp.zodan_aside AS a);
+        -- In a chain of rows, each of which has the value of another one, the last is the first that can be written.
+        FOR v_row IN
+            SELECT a.* FROM pg_temp.zodan_aside AS a ORDER BY CASE WHEN v_is_up THEN a.place ELSE -a.place END
+        LOOP
+            BEGIN
+                PERFORM pg_temp.zodan_repair(v_row.origin, v_row.committed, v_row.condition, v_row.write, v_row.rows);
+                DELETE FROM pg_temp.zodan_aside AS a WHERE a.place = v_row.place;
+            EXCEPTION WHEN OTHERS THEN
+                UPDATE pg_temp.zodan_aside AS a SET why = SQLERRM
+                 WHERE a.place = v_row.place AND NOT (v_is_together AND a.sets IS NOT NULL);
+            END;
+            COMMIT;
+        END LOOP;
+        v_is_up := NOT v_is_up;
+        CONTINUE WHEN v_left > (SELECT pg_catalog.count(*) FROM pg_temp.zodan_aside AS a);
+        EXIT WHEN v_is_together OR v_left = 0;
+        FOR v_row IN
+            SELECT a.source FROM pg_temp.zodan_aside AS a
+             WHERE a.sets IS NOT NULL GROUP BY a.source HAVING pg_catalog.count(*) > 1
+        LOOP
+            BEGIN
+                PERFORM pg_temp.zodan_repair_together(v_row.source);
+            EXCEPTION WHEN OTHERS THEN
+                UPDATE pg_temp.zodan_aside AS a SET why = SQLERRM WHERE a.source = v_row.source AND a.sets IS NOT NULL;
+            END;
+            COMMIT;
+        END LOOP;
+        v_is_together := true;
+    END LOOP;
+    FOR v_row IN SELECT a.name, a.why FROM pg_temp.zodan_aside AS a ORDER BY a.place LOOP
+        RAISE WARNING '% was left alone: %', v_row.name, v_row.why;
+    END LOOP;
+END
+$do$$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.repair_aside IS
+'Writes the rows that zodan.repair_row put aside in a session, as another row had a unique value of theirs: each in a
+transaction of its own, as long as one more can be written. Rows of a table that have the values of each other are then
+updated in one transaction, all or none. What cannot be written stays in pg_temp.zodan_aside, with why, and a warning
+names it.';
+REVOKE ALL ON FUNCTION zodan.repair_aside FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.read_aside()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('place', a.place, 'why', a.why)), '[]') AS aside
+  FROM pg_temp.zodan_aside AS a$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.read_aside IS
+'Reads which rows zodan.repair_row has put aside in a session. It returns one row: aside, an array of objects
+place and why.';
+REVOKE ALL ON FUNCTION zodan.read_aside FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.close_repair()
 RETURNS text
@@ -15079,45 +15222,45 @@ CREATE OR REPLACE FUNCTION zodan.write_repair(
     OUT p_action text,
     OUT p_condition text,
     OUT p_write text,
-    OUT p_rows bigint
+    OUT p_rows bigint,
+    OUT p_source text,
+    OUT p_sets text,
+    OUT p_same text
 )
 LANGUAGE plpgsql IMMUTABLE
 AS $zodan$
 /* Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
 the row's key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
-(all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or
-delete; p_condition; p_write, the statement; and p_rows, how many it writes. An update that changes a column which only an
+(all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or delete;
+p_condition; p_write, the statement; and p_rows, how many it writes. Also p_source, the table, p_same, which rows are
+written, and p_sets, what an update sets: these say all if p_write is NULL. An update that changes a column which only an
 INSERT can write (GENERATED ALWAYS AS IDENTITY) deletes the row and inserts it again. */
 DECLARE
     v_table jsonb := p_item #> ARRAY['nodes', p_node];
-    v_source text := zodan.write_source(v_table);
     v_names text;
     v_texts text;
-    v_sets text;
-    v_same text;
     v_insert text;
     v_wanted bigint := CASE WHEN p_wanted IS NULL THEN 0 ELSE coalesce((p_wanted ->> 'rows')::bigint, 1) END;
+    v_is_fixed boolean := EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(v_table -> 'fixed') AS f(name)
+        WHERE p_wanted -> 'shown' ->> f.name IS DISTINCT FROM p_there -> 'shown' ->> f.name);
     v_there bigint := CASE WHEN p_there IS NULL THEN 0 ELSE coalesce((p_there ->> 'rows')::bigint, 1) END;
 BEGIN
     SELECT pg_catalog.string_agg(zodan.quote_name(c.item ->> 'name'), ', ' ORDER BY c.place),
-           pg_catalog.string_agg(zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name')), ', ' ORDER BY c.place),
-           pg_catalog.string_agg(pg_catalog.format('%s = %s', zodan.quote_name(c.item ->> 'name'),
-               zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name'))), ', ' ORDER BY c.place)
-               FILTER (WHERE NOT v_table -> 'fixed' ? (c.item ->> 'name') AND NOT pg_catalog.jsonb_path_exists(v_table -> 'key',
-                   '$[*] ? (@.name == $name)', pg_catalog.jsonb_build_object('name', c.item ->> 'name')))
-      INTO v_names, v_texts, v_sets
+           pg_catalog.string_agg(zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name')), ', ' ORDER BY c.place)
+      INTO v_names, v_texts
       FROM pg_catalog.jsonb_array_elements(p_item -> 'columns') WITH ORDINALITY AS c(item, place)
      WHERE NOT v_table -> 'generated' ? (c.item ->> 'name');
+    p_source := zodan.write_source(v_table);
     p_rows := pg_catalog.abs(v_wanted - v_there);
     p_action := CASE WHEN v_wanted > v_there THEN 'insert' WHEN v_wanted < v_there THEN 'delete' ELSE 'update' END;
     p_condition := 'true';
-    v_insert := pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE', pg_catalog.substr(v_source, 6), v_names);
+    v_insert := pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE', pg_catalog.substr(p_source, 6), v_names);
     IF NOT (p_item ->> 'keyed')::boolean THEN
-        v_same := pg_catalog.concat('(' || (v_table ->> 'filter') || ') AND ', pg_catalog.format('(%s) = %s::bigint',
+        p_same := pg_catalog.concat('(' || (v_table ->> 'filter') || ') AND ', pg_catalog.format('(%s) = %s::bigint',
             p_item ->> 'digest', zodan.quote_text(p_key ->> 0)));
-        p_condition := pg_catalog.format('(SELECT pg_catalog.count(*) FROM %s AS t WHERE %s) = %s', v_source, v_same, v_there);
+        p_condition := pg_catalog.format('(SELECT pg_catalog.count(*) FROM %s AS t WHERE %s) = %s', p_source, p_same, v_there);
         p_write := CASE p_action WHEN 'delete' THEN pg_catalog.format('DELETE FROM %1$s AS t WHERE t.ctid = ANY (ARRAY('
-                'SELECT t.ctid FROM %1$s AS t WHERE %2$s LIMIT %3$s FOR UPDATE))', v_source, v_same, p_rows)
+                'SELECT t.ctid FROM %1$s AS t WHERE %2$s LIMIT %3$s FOR UPDATE))', p_source, p_same, p_rows)
             ELSE pg_catalog.format('%s VALUES %s', v_insert, pg_catalog.rtrim(
                 pg_catalog.repeat(pg_catalog.format('(%s), ', v_texts), p_rows::int), ', ')) END;
         RETURN;
@@ -15126,34 +15269,39 @@ BEGIN
         p_write := pg_catalog.format('%s VALUES (%s)', v_insert, v_texts);
         RETURN;
     END IF;
-    v_same := pg_catalog.format('%s AND (%s) = %s::bigint AND t.xmin = %s::xid AND t.ctid = %s::tid',
+    p_same := pg_catalog.format('%s AND (%s) = %s::bigint AND t.xmin = %s::xid AND t.ctid = %s::tid',
         zodan.write_keys(v_table -> 'key', pg_catalog.jsonb_build_array(p_key)), p_item ->> 'digest',
         zodan.quote_text(p_there ->> 'hash'), zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 2)),
         zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 3)));
     IF p_action = 'delete' THEN
-        p_write := pg_catalog.format('DELETE FROM %s AS t WHERE %s', v_source, v_same);
+        p_write := pg_catalog.format('DELETE FROM %s AS t WHERE %s', p_source, p_same);
         RETURN;
     END IF;
     p_rows := 1;
-    IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(v_table -> 'fixed') AS f(name)
-                    WHERE p_wanted -> 'shown' ->> f.name IS DISTINCT FROM p_there -> 'shown' ->> f.name) THEN
-        p_write := pg_catalog.format('UPDATE %s AS t SET %s WHERE %s', v_source, v_sets, v_same);
-        RETURN;
+    SELECT pg_catalog.string_agg(pg_catalog.format('%s = %s', zodan.quote_name(c.item ->> 'name'),
+               zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name'))), ', ' ORDER BY c.place)
+      INTO p_sets
+      FROM pg_catalog.jsonb_array_elements(p_item -> 'columns') WITH ORDINALITY AS c(item, place)
+     WHERE NOT v_table -> 'generated' ? (c.item ->> 'name') AND (v_is_fixed OR NOT v_table -> 'fixed' ? (c.item ->> 'name'))
+       AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_table -> 'key') AS k(item)
+                        WHERE k.item -> 'name' = c.item -> 'name');
+    IF v_is_fixed THEN
+        -- Columns that are not published stay as they are.
+        SELECT pg_catalog.format('WITH old AS (DELETE FROM %s AS t WHERE %s RETURNING t.*) INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE '
+                   'SELECT %s FROM old', p_source, p_same, pg_catalog.substr(p_source, 6),
+                   pg_catalog.string_agg(zodan.quote_name(i.name), ', ' ORDER BY i.place),
+                   pg_catalog.string_agg(CASE WHEN p_wanted -> 'shown' ? i.name THEN zodan.quote_text(p_wanted -> 'shown' ->> i.name)
+                       ELSE 'old.' || zodan.quote_name(i.name) END, ', ' ORDER BY i.place)) INTO p_write
+          FROM pg_catalog.jsonb_array_elements_text(v_table -> 'inserted') WITH ORDINALITY AS i(name, place);
     END IF;
-    -- Columns that are not published stay as they are.
-    SELECT pg_catalog.format('WITH old AS (DELETE FROM %s AS t WHERE %s RETURNING t.*) INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE '
-               'SELECT %s FROM old', v_source, v_same, pg_catalog.substr(v_source, 6),
-               pg_catalog.string_agg(zodan.quote_name(i.name), ', ' ORDER BY i.place),
-               pg_catalog.string_agg(CASE WHEN p_wanted -> 'shown' ? i.name THEN zodan.quote_text(p_wanted -> 'shown' ->> i.name)
-                   ELSE 'old.' || zodan.quote_name(i.name) END, ', ' ORDER BY i.place)) INTO p_write
-      FROM pg_catalog.jsonb_array_elements_text(v_table -> 'inserted') WITH ORDINALITY AS i(name, place);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.write_repair IS
 'Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
 the row''s key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
-(all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or
-delete; p_condition; p_write, the statement; and p_rows, how many it writes. An update that changes a column which only an
+(all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or delete;
+p_condition; p_write, the statement; and p_rows, how many it writes. Also p_source, the table, p_same, which rows are
+written, and p_sets, what an update sets: these say all if p_write is NULL. An update that changes a column which only an
 INSERT can write (GENERATED ALWAYS AS IDENTITY) deletes the row and inserts it again.';
 REVOKE ALL ON FUNCTION zodan.write_repair FROM PUBLIC;
 
@@ -15190,19 +15338,21 @@ RETURNS SETOF zodan.repair
 LANGUAGE plpgsql
 AS $zodan$
 /* Returns what would make the other nodes of a finished comparison as p_like has the rows that are proven different: a
-statement for each row and node, in the order of the nodes. A row that has changed on p_like since has no statement, and
-outcome says so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read. */
+statement for each row and node, in no order. A row that has changed on p_like since has no statement, and outcome says
+so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read. */
 DECLARE
     v_lanes jsonb := zodan.open_lanes(p_state -> 'nodes', 1, p_dsns);
     v_item jsonb;
     v_keys jsonb;
+    v_places bigint[];
     v_found jsonb := v_lanes;
 BEGIN
-    FOR v_item, v_keys IN
-        SELECT t.item -> 'item', pg_catalog.jsonb_agg(f.item -> 'key')
+    FOR v_item, v_keys, v_places IN
+        SELECT t.item -> 'item', pg_catalog.jsonb_agg(f.item -> 'key'), pg_catalog.array_agg(f.place)
           FROM pg_catalog.jsonb_array_elements(p_state -> 'done') AS t(item)
-          JOIN LATERAL (SELECT f.item, pg_catalog.row_number() OVER () / 250 AS batch
-                          FROM pg_catalog.jsonb_array_elements(p_state -> 'found') AS f(item)
+          JOIN LATERAL (SELECT f.item, f.place,
+                               (pg_catalog.row_number() OVER (ORDER BY f.place) - 1) / 250 AS batch
+                          FROM pg_catalog.jsonb_array_elements(p_state -> 'found') WITH ORDINALITY AS f(item, place)
                          WHERE f.item ->> 'table' = t.item ->> 'name' AND f.item ->> 'verdict' = 'different') AS f ON true
          GROUP BY t.item, f.batch
     LOOP
@@ -15215,7 +15365,10 @@ BEGIN
                        ELSE pg_catalog.jsonb_build_object('hash', f.item #> '{key,0}') END, w.p_action,
                    CASE WHEN s.same THEN zodan.repair_row(p_node => n.name, p_origin => CASE
                        WHEN p_state -> 'members' ? (l.row ->> 'origin') THEN l.row ->> 'origin' ELSE p_like END,
-                       p_committed => l.row ->> 'at', p_check => w.p_condition, p_write => w.p_write, p_rows => w.p_rows::text) END,
+                       p_committed => coalesce(l.row ->> 'at',
+                           CASE WHEN w.p_action <> 'delete' THEN '1970-01-01 00:00:00+00' END), p_check => w.p_condition, p_write => w.p_write, p_rows => w.p_rows::text,
+                       p_source => w.p_source, p_sets => w.p_sets, p_same => w.p_same, p_place => f.place::text,
+                       p_row => pg_catalog.concat(v_item ->> 'name', ' ', f.item -> 'key')) END,
                    CASE WHEN NOT s.same THEN pg_catalog.format('the row has changed on node %s', p_like) END, f.place::int
               FROM pg_catalog.jsonb_array_elements(p_state -> 'found') WITH ORDINALITY AS f(item, place)
              CROSS JOIN pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
@@ -15223,11 +15376,9 @@ BEGIN
              CROSS JOIN LATERAL (SELECT l.row ->> 'version' IS NOT DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'version']
                  AS same) AS s
              CROSS JOIN LATERAL zodan.write_repair(v_item, n.name, f.item -> 'key', l.row, f.item #> ARRAY['seen', n.name]) AS w
-             WHERE f.item ->> 'table' = v_item ->> 'name' AND f.item ->> 'verdict' = 'different'
-               AND v_keys @> pg_catalog.jsonb_build_array(f.item -> 'key')
+             WHERE f.place = ANY (v_places)
                AND f.item #>> ARRAY['seen', n.name, 'hash'] IS DISTINCT FROM f.item #>> ARRAY['seen', p_like, 'hash']
-               AND NOT v_found ? 'failure'
-             ORDER BY n.name, f.place;
+               AND NOT v_found ? 'failure';
     END LOOP;
     PERFORM zodan.close_readers(p_state -> 'nodes', 1);
     IF v_found ? 'failure' THEN
@@ -15241,20 +15392,24 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_repairs IS
 'Returns what would make the other nodes of a finished comparison as p_like has the rows that are proven different: a
-statement for each row and node, in the order of the nodes. A row that has changed on p_like since has no statement, and
-outcome says so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read.';
+statement for each row and node, in no order. A row that has changed on p_like since has no statement, and outcome says
+so. Changes nothing. Errors: ZD101, ZD200 a node cannot be read.';
 REVOKE ALL ON FUNCTION zodan.plan_repairs FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.apply_repairs(p_state jsonb, p_repairs jsonb, p_dsns jsonb)
+CREATE OR REPLACE FUNCTION zodan.apply_repairs(p_state jsonb, p_repairs jsonb, p_dsns jsonb, p_is_last boolean)
 RETURNS SETOF zodan.repair
 LANGUAGE plpgsql
 AS $zodan$
 /* Runs repairs that zodan.plan_repairs returned, p_repairs, an array of them, each in a transaction of its own, and returns
-them with their outcome. A row is left alone if it is no longer what was proven different, or if writing it fails. */
+them with their outcome. A row is left alone if it is no longer what was proven different, or if writing it fails. A row
+is put aside, and has no outcome, if another row has a unique value of it: call again with p_is_last, and with all these,
+when all others are done. */
 DECLARE
     v_repair zodan.repair;
     v_lanes jsonb;
-    v_opened jsonb;
+    v_opened jsonb := '{}'::jsonb;
+    v_aside jsonb := '{}'::jsonb;
+    v_outcomes jsonb := '{}'::jsonb;
     v_answer jsonb;
     v_lane text;
 BEGIN
@@ -15266,26 +15421,42 @@ BEGIN
             FROM (SELECT DISTINCT r.item ->> 'node' AS name FROM pg_catalog.jsonb_array_elements(p_repairs) AS r(item)) AS n), v_lanes);
     END IF;
     FOR v_repair IN SELECT r.* FROM pg_catalog.jsonb_populate_recordset(NULL::zodan.repair, p_repairs) AS r LOOP
+        CONTINUE WHEN v_repair.statement IS NULL;
         v_lane := zodan.lane_name(v_repair.node, 0);
         v_answer := CASE WHEN v_lanes ? 'failure' THEN v_lanes -> 'failure' ELSE v_opened -> v_lane END;
-        IF v_repair.statement IS NOT NULL AND (v_answer ->> 'ok')::boolean THEN
+        IF (v_answer ->> 'ok')::boolean THEN
             v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_lane, v_repair.statement), v_lanes) -> v_lane;
         END IF;
-        IF v_repair.outcome IS NULL THEN
-            v_repair.outcome := CASE WHEN (v_answer ->> 'ok')::boolean THEN 'repaired' ELSE v_answer ->> 'message' END;
-        END IF;
-        RETURN NEXT v_repair;
+        v_outcomes := v_outcomes || pg_catalog.jsonb_build_object(pg_catalog.format('%s %s', v_repair.place, v_lane),
+            CASE WHEN (v_answer ->> 'ok')::boolean THEN 'repaired' ELSE v_answer ->> 'message' END);
     END LOOP;
-    IF NOT v_lanes ? 'failure' THEN
-        v_answer := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(o.key, zodan.close_repair())
-            FROM pg_catalog.jsonb_each(v_opened) AS o(key, value)), v_lanes);
-    END IF;
+    FOR v_lane IN SELECT o.key FROM pg_catalog.jsonb_each(v_opened) AS o(key, value) WHERE (o.value ->> 'ok')::boolean LOOP
+        IF p_is_last THEN
+            PERFORM zodan.query_nodes(pg_catalog.jsonb_build_object(v_lane, zodan.repair_aside()), v_lanes, NULL);
+        END IF;
+        v_answer := zodan.query_nodes(pg_catalog.jsonb_build_object(v_lane, zodan.read_aside()), v_lanes) -> v_lane;
+        v_outcomes := v_outcomes || CASE WHEN (v_answer ->> 'ok')::boolean THEN (
+                SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%s %s', a.item ->> 'place', v_lane),
+                           CASE WHEN p_is_last THEN a.item -> 'why' END), '{}')
+                  FROM pg_catalog.jsonb_array_elements(v_answer #> '{value,aside}') AS a(item))
+            -- Some of these may be put aside, and some not.
+            ELSE (SELECT coalesce(pg_catalog.jsonb_object_agg(o.key, v_answer -> 'message'), '{}')
+                    FROM pg_catalog.jsonb_each_text(v_outcomes) AS o(key, value)
+                   WHERE o.value = 'repaired' AND pg_catalog.substr(o.key, pg_catalog.strpos(o.key, ' ') + 1) = v_lane) END;
+        PERFORM zodan.query_nodes(pg_catalog.jsonb_build_object(v_lane, zodan.close_repair()), v_lanes);
+    END LOOP;
     PERFORM zodan.close_readers(p_state -> 'nodes', 0);
+    RETURN QUERY
+        SELECT r.node, r.table_name, r.row_key, r.action, r.statement,
+               coalesce(r.outcome, v_outcomes ->> pg_catalog.format('%s %s', r.place, zodan.lane_name(r.node, 0))), r.place
+          FROM pg_catalog.jsonb_populate_recordset(NULL::zodan.repair, p_repairs) AS r;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.apply_repairs IS
 'Runs repairs that zodan.plan_repairs returned, p_repairs, an array of them, each in a transaction of its own, and returns
-them with their outcome. A row is left alone if it is no longer what was proven different, or if writing it fails.';
+them with their outcome. A row is left alone if it is no longer what was proven different, or if writing it fails. A row
+is put aside, and has no outcome, if another row has a unique value of it: call again with p_is_last, and with all these,
+when all others are done.';
 REVOKE ALL ON FUNCTION zodan.apply_repairs FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.look_again(p_state jsonb, p_repairs jsonb)

@@ -138,6 +138,7 @@ TESTED_APART = {
     ),
     *("verify/measure_blocks", "verify/read_applied", "verify/read_rows", "verify/set_reader", "verify/tally_blocks"),
     *("verify/open_repair", "verify/repair_row", "verify/close_repair"),
+    *("verify/repair_aside", "verify/read_aside"),
     *("session/find_waits", "session/set_session", "session/set_keeper", "session/keep_snapshot"),
     *(
         "session/outlive_caller",

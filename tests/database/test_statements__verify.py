@@ -255,10 +255,17 @@ def member(database: psycopg.Connection[Any], server: Node) -> psycopg.Connectio
     return database
 
 
+#: A repair of one row on n1, apart from the statement.
+_ALONE: dict[str, Any] = {
+    **{"node": "n1", "origin": "n1", "committed": None, "check": "true", "rows": "1", "place": "1", "row": ODD},
+    **dict.fromkeys(("source", "sets", "same")),
+}
+
+
 def test_a_row_is_repaired_once_and_looks_as_it_does_elsewhere(
     zodan: psycopg.Connection[Any], member: psycopg.Connection[Any]
 ) -> None:
-    given = {"node": "n1", "origin": "n1", "committed": "2020-02-03 04:05:06+00", "check": "true", "rows": "1"}
+    given = _ALONE | {"committed": "2020-02-03 04:05:06+00"}
     write = f"UPDATE ONLY public.mended AS t SET v = {value(zodan, 'SELECT zodan.quote_text(%s)', ODD)} WHERE v = 'old'"
     for _ in range(2):
         run(zodan, "open_repair", on=member, node="n1", origins=["n1", ODD])
@@ -275,12 +282,30 @@ def test_a_row_is_repaired_once_and_looks_as_it_does_elsewhere(
     assert value(member, "SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'zodan repair%'") == 0
 
 
+def test_a_row_that_is_put_aside_is_written_when_another_has_given_up_its_value(
+    zodan: psycopg.Connection[Any], member: psycopg.Connection[Any]
+) -> None:
+    member.execute("ALTER TABLE public.mended ADD UNIQUE (v)")
+    member.execute("INSERT INTO public.mended VALUES (2, 'new'), (3, 'third')")
+    run(zodan, "open_repair", on=member, node="n1", origins=["n1"])
+    wanted = {"1": "new", "2": "third", "3": "old"}
+    for key, wish in wanted.items():
+        given = {"place": key, "source": "ONLY public.mended", "sets": f"v = '{wish}'", "same": f"t.k = {key}"}
+        run(zodan, "repair_row", on=member, **_ALONE | given, write=None)
+    assert {each["place"] for each in run(zodan, "read_aside", on=member)["aside"]} == {1, 2, 3}
+    for _ in range(2):
+        run(zodan, "repair_aside", on=member)
+    assert run(zodan, "read_aside", on=member)["aside"] == []
+    rows = member.execute("SELECT k::text, v FROM public.mended").fetchall()
+    assert dict(rows) == wanted
+
+
 def test_rows_of_another_node_are_not_repaired(zodan: psycopg.Connection[Any], member: psycopg.Connection[Any]) -> None:
     for name, given in (
         ("open_repair", {"origins": ["n1"]}),
         (
             "repair_row",
-            {"origin": "n1", "committed": None, "check": "true", "rows": "1", "write": "DELETE FROM mended"},
+            {name: each for name, each in _ALONE.items() if name != "node"} | {"write": "DELETE FROM mended"},
         ),
     ):
         with pytest.raises(psycopg.Error) as raised:

@@ -49,6 +49,8 @@ def script(outcome: Outcome, wish: Wish, node: str) -> str:
     lines = [
         f"-- Makes rows of node {_word(node)} as node {_word(wish.like)} has them.",
         "-- Run it on that node, with psql, as superuser. A row that has changed since it was compared is left alone.",
+        "-- It goes on after an error, and drops its replication origins in any case.",
+        "\\set ON_ERROR_STOP off",
         "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on;",
         f"{first};",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -195,12 +196,16 @@ def _count(tables: list[VerifyResult]) -> dict[str, int]:
 
 
 def _after(tables: list[VerifyResult], outcome: Outcome) -> list[VerifyResult]:
-    """Return the tables that are not equal after a repair, apart from the rows that were compared again."""
+    """Return the tables that are not equal after a repair, apart from the rows that were compared again.
+
+    One is different only if a row of it that is different had no statement.
+    """
     alone = {each.table_name for each in outcome.repairs if each.statement is None}
+    left = [each for each in tables if each.table_name in alone or each.undecided or each.why is not None]
     return [
-        each
-        for each in tables
-        if each.result != "equal" and (each.table_name in alone or each.undecided or each.why is not None)
+        replace(each, result="different" if each.table_name in alone else "undecided")
+        for each in left
+        if each.result != "equal"
     ]
 
 

@@ -40,10 +40,17 @@ SELECT pg_catalog.jsonb_object_agg(t.item ->> 'name', zodan.print_compared(t.ite
   FROM pg_catalog.jsonb_array_elements(%(tables)s) AS t(item)
 """
 _REPAIRS = "r.node, r.table_name, r.row_key, r.action, r.statement, r.outcome, r.place"
-_PLAN = f"SELECT {_REPAIRS} FROM zodan.plan_repairs(%(state)s, %(like)s, %(dsns)s) AS r"
-_APPLY = f"SELECT {_REPAIRS} FROM zodan.apply_repairs(%(state)s, %(repairs)s, %(dsns)s) AS r"
+#: What is deleted or updated may have a unique value that what is inserted has.
+_PLAN = f"""
+SELECT {_REPAIRS} FROM zodan.plan_repairs(%(state)s, %(like)s, %(dsns)s) AS r
+ ORDER BY r.node, pg_catalog.array_position(ARRAY['delete', 'update', 'insert'], r.action), r.place
+"""
+_APPLY = f"SELECT {_REPAIRS} FROM zodan.apply_repairs(%(state)s, %(repairs)s, %(dsns)s, %(is_last)s) AS r"
 _AGAIN = "SELECT zodan.look_again(%(state)s, %(repairs)s), NULL"
-_FRAME = "SELECT zodan.open_repair(p_node => %(node)s, p_origins => %(origins)s::text[]), zodan.close_repair()"
+_FRAME = """
+SELECT zodan.open_repair(p_node => %(node)s, p_origins => %(origins)s::text[]),
+       pg_catalog.concat_ws(E';\\n', zodan.repair_aside(), zodan.close_repair())
+"""
 _RECORDED = """
 SELECT c.table_name, c.row_key, c.result, c.compared, c.equal, c.different, c.undecided, c.seconds::float8 AS seconds,
        c.why, c.nodes
@@ -132,18 +139,33 @@ def verify(
             frames[name] = session.ask(_FRAME, {"node": name, "origins": state["members"]})
     if not wish.apply:
         return Outcome(results, repairs, None, frames)
-    applied: list[Repair] = []
-    for first in range(0, len(repairs), _AT_ONCE):
-        with session.opened():
-            batch = Jsonb([asdict(repair) for repair in repairs[first : first + _AT_ONCE]])
-            applied += session.rows(_APPLY, {"state": Jsonb(state), "repairs": batch, "dsns": Jsonb(dsns)}, Repair)
-        on_progress(f"~ {len(applied)} of {len(repairs)} repairs done")
+    applied = _apply(session, repairs, {"state": Jsonb(state), "dsns": Jsonb(dsns)}, on_progress)
     with session.opened():
         named = Jsonb([{"place": each.place, "statement": each.statement} for each in applied])
         looked, _ = session.ask(_AGAIN, {"state": Jsonb(state), "repairs": named})
     state = _compare(session, looked, dsns, on_progress)
     with session.opened():
         return Outcome(results, applied, session.rows(_REPORT, {"state": Jsonb(state)}, VerifyResult), frames)
+
+
+def _apply(
+    session: _Session, repairs: list[Repair], given: dict[str, object], on_progress: Callable[[str], None]
+) -> list[Repair]:
+    """Run repairs, and return them with their outcome."""
+    applied: list[Repair] = []
+    for first in range(0, len(repairs), _AT_ONCE):
+        with session.opened():
+            batch = Jsonb([asdict(repair) for repair in repairs[first : first + _AT_ONCE]])
+            applied += session.rows(_APPLY, given | {"repairs": batch, "is_last": False}, Repair)
+        on_progress(f"~ {len(applied)} of {len(repairs)} repairs done")
+    # Rows that had to wait until others had given up a unique value.
+    aside = [asdict(each) for each in applied if each.outcome is None]
+    if not aside:
+        return applied
+    with session.opened():
+        last = session.rows(_APPLY, given | {"repairs": Jsonb(aside), "is_last": True}, Repair)
+    outcomes = {(each.node, each.place): each for each in last}
+    return [outcomes.get((each.node, each.place), each) for each in applied]
 
 
 def _leave_out(
