@@ -13672,8 +13672,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can
 only read. Returns an object of lane and connection string: the statements of a comparison find no other connection
-string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
-node and message. */
+string in it, whatever the names in them look like. Lane 0 of the other nodes in p_dsns is in it, too,
+but is not opened. Returns failure instead if a node cannot be reached: an object of node and message. */
 DECLARE
     v_lanes jsonb;
     v_lane text;
@@ -13698,14 +13698,17 @@ BEGIN
                zodan.set_reader()) FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
                CROSS JOIN pg_catalog.generate_series(1, p_jobs) AS l(number)), v_lanes)) AS a(key, value)
      WHERE NOT (a.value ->> 'ok')::boolean LIMIT 1;
-    RETURN CASE WHEN v_answer IS NULL THEN v_lanes ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
+    RETURN CASE WHEN v_answer IS NULL THEN v_lanes || (
+            SELECT coalesce(pg_catalog.jsonb_object_agg(zodan.lane_name(d.key, 0), d.value), '{}')
+              FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_nodes ? d.key)
+        ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_lanes IS
 'Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can
 only read. Returns an object of lane and connection string: the statements of a comparison find no other connection
-string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
-node and message.';
+string in it, whatever the names in them look like. Lane 0 of the other nodes in p_dsns is in it, too,
+but is not opened. Returns failure instead if a node cannot be reached: an object of node and message.';
 REVOKE ALL ON FUNCTION zodan.open_lanes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.close_readers(p_nodes jsonb, p_jobs int)
@@ -14481,20 +14484,21 @@ COMMENT ON FUNCTION zodan.look_at_suspects IS
 table that a node cannot read have failed, which says why; if a session was lost, returns failure.';
 REVOKE ALL ON FUNCTION zodan.look_at_suspects FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.judge_looks(p_suspects jsonb, p_nodes jsonb, p_round int)
+CREATE OR REPLACE FUNCTION zodan.judge_looks(p_suspects jsonb, p_nodes jsonb, p_round int, p_doubt text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.jsonb_build_object(
     'judged', coalesce(pg_catalog.jsonb_agg((j.item - '{now,stable}'::text[]) || pg_catalog.jsonb_build_object('seen',
         coalesce(j.item -> 'now', j.item -> 'seen'), 'verdict', j.verdict, 'failed', coalesce(j.item ->> 'failed',
-            CASE WHEN j.verdict = 'undecided' THEN pg_catalog.format('the row kept changing across %s marks', p_round) END)))
+            CASE WHEN j.verdict = 'undecided' AND j.stable >= 2 THEN p_doubt
+                WHEN j.verdict = 'undecided' THEN pg_catalog.format('the row kept changing across %s marks', p_round) END)))
         FILTER (WHERE j.verdict IS NOT NULL), '[]'),
     'left', coalesce(pg_catalog.jsonb_agg((j.item - 'now') || pg_catalog.jsonb_build_object('seen', j.item -> 'now',
         'stable', j.stable)) FILTER (WHERE j.verdict IS NULL), '[]'))
   FROM (SELECT s.item, t.stable, CASE WHEN s.item ? 'failed' THEN 'undecided'
                    WHEN zodan.is_equal(s.item -> 'now', p_nodes) THEN 'equal'
-                   WHEN t.stable >= 2 THEN 'different'
+                   WHEN t.stable >= 2 THEN CASE WHEN p_doubt IS NULL THEN 'different' ELSE 'undecided' END
                    WHEN p_round >= 6 THEN 'undecided' END AS verdict
           FROM pg_catalog.jsonb_array_elements(p_suspects) AS s(item)
          CROSS JOIN LATERAL (SELECT CASE WHEN p_round > 0 AND (
@@ -14504,9 +14508,9 @@ SELECT pg_catalog.jsonb_build_object(
              AS stable) AS t) AS j
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_looks IS
-'Judges rows under suspicion by what every node had before the last mark, seen, and has now. Returns an object:
-judged, those that are equal, different (proven) or undecided, with the verdict and why; left, those to be read
-again.';
+'Judges rows under suspicion by what every node had before the last mark, seen, and has now. p_doubt says why no row can
+be proven different, NULL if one can. Returns an object: judged, those that are equal, different (proven) or undecided,
+with the verdict and why; left, those to be read again.';
 REVOKE ALL ON FUNCTION zodan.judge_looks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.close_trial(p_state jsonb, p_judged jsonb)
@@ -14548,35 +14552,83 @@ COMMENT ON FUNCTION zodan.close_trial IS
 A table with as many of them as are wanted is compared no further.';
 REVOKE ALL ON FUNCTION zodan.close_trial FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.await_marks(p_trial jsonb, p_lanes jsonb)
+CREATE OR REPLACE FUNCTION zodan.set_marks(p_nodes jsonb, p_members jsonb, p_lanes jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Checks for a moment whether every node has applied what the others had committed before their marks. Returns the
-trial with passed, which is true, or says why that cannot be. */
+/* Puts a mark into the stream of every node whose changes may be on their way: those of p_nodes, and the other ones of
+p_members, whose sessions it opens, and closes again. p_lanes is what zodan.open_lanes returned. Returns marks, an object
+of node and position; failed, why a node of p_nodes has none; and doubt, why another one has none. */
+DECLARE
+    v_answers jsonb := '{}'::jsonb;
+    v_lane text;
+    v_others text[] := ARRAY(
+        SELECT zodan.lane_name(m.name, 0) FROM pg_catalog.jsonb_array_elements_text(p_members) AS m(name)
+         WHERE NOT p_nodes ? m.name);
+BEGIN
+    FOREACH v_lane IN ARRAY v_others LOOP
+        v_answers := v_answers || pg_catalog.jsonb_build_object(v_lane, CASE WHEN p_lanes ? v_lane
+            THEN zodan.open_connection(v_lane, p_lanes, 'zodan verify')
+            ELSE '{"ok": false, "message": "it could not be reached"}'::jsonb END);
+    END LOOP;
+    v_answers := v_answers || zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(l.lane, zodan.emit_sync_event())
+        FROM (SELECT zodan.lane_name(n.name, 0) AS lane FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
+              UNION ALL
+              SELECT a.key FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) WHERE (a.value ->> 'ok')::boolean) AS l), p_lanes);
+    FOREACH v_lane IN ARRAY v_others LOOP
+        PERFORM zodan.close_connection(v_lane);
+    END LOOP;
+    RETURN (SELECT pg_catalog.jsonb_build_object(
+                'marks', pg_catalog.jsonb_object_agg(a.node, a.answer #> '{value,lsn}') FILTER (WHERE a.ok),
+                'failed', pg_catalog.min(a.why) FILTER (WHERE NOT a.ok AND p_nodes ? a.node),
+                'doubt', pg_catalog.min(a.why) FILTER (WHERE NOT a.ok AND NOT p_nodes ? a.node))
+              FROM (SELECT l.node, e.value AS answer, (e.value ->> 'ok')::boolean AS ok,
+                           pg_catalog.format('no mark could be set on node %s: %s', l.node, e.value ->> 'message') AS why
+                      FROM pg_catalog.jsonb_each(v_answers) AS e(key, value)
+                     CROSS JOIN LATERAL (SELECT zodan.lane_node(e.key) AS node) AS l) AS a);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_marks IS
+'Puts a mark into the stream of every node whose changes may be on their way: those of p_nodes, and the other ones of
+p_members, whose sessions it opens, and closes again. p_lanes is what zodan.open_lanes returned. Returns marks, an object
+of node and position; failed, why a node of p_nodes has none; and doubt, why another one has none.';
+REVOKE ALL ON FUNCTION zodan.set_marks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.await_marks(p_trial jsonb, p_nodes jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Checks for a moment whether every node of p_nodes has applied what the others had committed before their marks. Returns
+the trial with passed, which is true, or says why that cannot be; and with doubt, why changes of a member that is not in
+p_nodes cannot come to one of them: it is not waited for. */
 DECLARE
     v_trial jsonb := p_trial;
     v_answers jsonb;
     v_positions text;
     v_trouble text;
+    v_doubt text;
     v_passed boolean;
     v_begun timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     LOOP
         v_answers := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(m.node, 0), zodan.read_applied())
-            FROM pg_catalog.jsonb_object_keys(p_trial -> 'marks') AS m(node)), p_lanes);
-        SELECT pg_catalog.bool_and(coalesce((s.stream ->> 'position')::pg_lsn >= o.mark::pg_lsn, false)),
-               pg_catalog.min(CASE WHEN NOT (a.answer ->> 'ok')::boolean THEN
-                       pg_catalog.format('node %s: %s', m.node, a.answer ->> 'message')
-                   WHEN s.stream IS NULL THEN pg_catalog.format('node %s has no subscription from node %s', m.node, o.node)
-                   WHEN NOT (s.stream ->> 'enabled')::boolean THEN
-                       pg_catalog.format('the subscription of node %s from node %s is disabled', m.node, o.node) END),
+            FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS m(node)), p_lanes);
+        SELECT pg_catalog.bool_and(coalesce((s.stream ->> 'position')::pg_lsn >= o.mark::pg_lsn, false))
+                   FILTER (WHERE t.trouble IS NULL OR p_nodes ? o.node),
+               pg_catalog.min(t.trouble) FILTER (WHERE p_nodes ? o.node),
+               coalesce(v_trial ->> 'doubt', pg_catalog.min(t.trouble) FILTER (WHERE NOT p_nodes ? o.node)),
                pg_catalog.md5(pg_catalog.string_agg(s.stream ->> 'position', ' ' ORDER BY m.node, o.node))
-          INTO v_passed, v_trouble, v_positions
-          FROM pg_catalog.jsonb_object_keys(p_trial -> 'marks') AS m(node)
+          INTO v_passed, v_trouble, v_doubt, v_positions
+          FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS m(node)
           JOIN pg_catalog.jsonb_each_text(p_trial -> 'marks') AS o(node, mark) ON o.node <> m.node
          CROSS JOIN LATERAL (SELECT v_answers -> zodan.lane_name(m.node, 0) AS answer) AS a
-         CROSS JOIN LATERAL (SELECT a.answer #> ARRAY['value', 'streams', o.node] AS stream) AS s;
+         CROSS JOIN LATERAL (SELECT a.answer #> ARRAY['value', 'streams', o.node] AS stream) AS s
+         CROSS JOIN LATERAL (SELECT CASE WHEN NOT (a.answer ->> 'ok')::boolean THEN
+                 pg_catalog.format('node %s: %s', m.node, a.answer ->> 'message')
+             WHEN s.stream IS NULL THEN pg_catalog.format('node %s has no subscription from node %s', m.node, o.node)
+             WHEN NOT (s.stream ->> 'enabled')::boolean THEN
+                 pg_catalog.format('the subscription of node %s from node %s is disabled', m.node, o.node) END AS trouble) AS t;
+        v_trial := v_trial || pg_catalog.jsonb_build_object('doubt', v_doubt);
         IF v_passed THEN
             RETURN v_trial || '{"passed": "true"}';
         ELSIF v_trial ->> 'positions' IS DISTINCT FROM v_positions THEN
@@ -14596,8 +14648,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.await_marks IS
-'Checks for a moment whether every node has applied what the others had committed before their marks. Returns the
-trial with passed, which is true, or says why that cannot be.';
+'Checks for a moment whether every node of p_nodes has applied what the others had committed before their marks. Returns
+the trial with passed, which is true, or says why that cannot be; and with doubt, why changes of a member that is not in
+p_nodes cannot come to one of them: it is not waited for.';
 REVOKE ALL ON FUNCTION zodan.await_marks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_suspects(p_state jsonb, p_lanes jsonb)
@@ -14605,10 +14658,11 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the trial of rows under suspicion one step on. Their rows are read on every node, a mark is put into every
-node's stream, and when every other node has passed it they are read again: what was committed anywhere before the
+member's stream, and when every other node has passed it they are read again: what was committed anywhere before the
 first reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed
 across 2 marks are proven different: the second mark brings what a node may have done
-between, such as deleting a row that had just come. What has changed is read across another mark, up to 6. */
+between, such as deleting a row that had just come. They are undecided if changes of a member that is not compared may
+still be on their way. What has changed is read across another mark, up to 6. */
 DECLARE
     v_trial jsonb := nullif(p_state -> 'trial', 'null');
     v_state jsonb := p_state;
@@ -14624,7 +14678,7 @@ BEGIN
           INTO v_trial, v_state
           FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') WITH ORDINALITY AS s(item, place);
     ELSIF v_trial ->> 'passed' IS NULL THEN
-        RETURN v_state || pg_catalog.jsonb_build_object('trial', zodan.await_marks(v_trial, p_lanes));
+        RETURN v_state || pg_catalog.jsonb_build_object('trial', zodan.await_marks(v_trial, v_state -> 'nodes', p_lanes));
     ELSIF v_trial ->> 'passed' <> 'true' THEN
         RETURN zodan.close_trial(v_state, (SELECT pg_catalog.jsonb_agg(s.item || pg_catalog.jsonb_build_object('failed',
             v_trial ->> 'passed')) FROM pg_catalog.jsonb_array_elements(v_trial -> 'suspects') AS s(item)));
@@ -14633,29 +14687,25 @@ BEGIN
     IF v_looked ? 'failure' THEN
         RETURN v_state || pg_catalog.jsonb_build_object('lost', v_looked -> 'failure', 'trial', v_trial);
     END IF;
-    v_looked := zodan.judge_looks(v_looked -> 'suspects', v_state -> 'nodes', (v_trial ->> 'round')::int);
+    v_looked := zodan.judge_looks(v_looked -> 'suspects', v_state -> 'nodes', (v_trial ->> 'round')::int,
+        v_trial ->> 'doubt');
     v_state := zodan.close_trial(v_state, v_looked -> 'judged');
     IF v_looked -> 'left' = '[]' THEN
         RETURN v_state;
     END IF;
-    v_marks := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 0), zodan.emit_sync_event())
-        FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)), p_lanes);
+    v_marks := zodan.set_marks(v_state -> 'nodes', v_state -> 'members', p_lanes);
     RETURN v_state || pg_catalog.jsonb_build_object('trial', pg_catalog.jsonb_build_object('suspects', v_looked -> 'left',
-        'round', (v_trial ->> 'round')::int + 1, 'since', extract(epoch FROM pg_catalog.clock_timestamp()), 'passed', (
-            SELECT pg_catalog.min(pg_catalog.format('no mark could be set on node %s: %s', n.name, m.answer ->> 'message'))
-              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
-             CROSS JOIN LATERAL (SELECT v_marks -> zodan.lane_name(n.name, 0) AS answer) AS m
-             WHERE NOT (m.answer ->> 'ok')::boolean), 'marks', (
-            SELECT pg_catalog.jsonb_object_agg(n.name, v_marks #> ARRAY[zodan.lane_name(n.name, 0), 'value', 'lsn'])
-              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name))));
+        'round', (v_trial ->> 'round')::int + 1, 'since', extract(epoch FROM pg_catalog.clock_timestamp()),
+        'passed', v_marks -> 'failed', 'marks', v_marks -> 'marks', 'doubt', coalesce(v_trial ->> 'doubt', v_marks ->> 'doubt')));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_suspects IS
 'Takes the trial of rows under suspicion one step on. Their rows are read on every node, a mark is put into every
-node''s stream, and when every other node has passed it they are read again: what was committed anywhere before the
+member''s stream, and when every other node has passed it they are read again: what was committed anywhere before the
 first reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed
 across 2 marks are proven different: the second mark brings what a node may have done
-between, such as deleting a row that had just come. What has changed is read across another mark, up to 6.';
+between, such as deleting a row that had just come. They are undecided if changes of a member that is not compared may
+still be on their way. What has changed is read across another mark, up to 6.';
 REVOKE ALL ON FUNCTION zodan.judge_suspects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_trial_due(p_state jsonb)
@@ -15331,8 +15381,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
 replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
-Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes' connection strings, which are
-secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
+Returns the state of a comparison, which zodan.advance_verify takes on, and the connection strings of all members that it
+reached, which are secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
 such table, ZD121 tables cannot be compared. */
 DECLARE
     v_found record;
@@ -15345,8 +15395,8 @@ BEGIN
     PERFORM zodan.close_connections();
     SELECT * INTO v_found FROM zodan.find_members(p_dsn, 'zodan verify');
     v_nodes := zodan.choose_compared(v_found.p_facts, p_nodes);
-    SELECT pg_catalog.jsonb_object_agg(n.name, v_found.p_dsns -> n.name) INTO p_dsns
-      FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name);
+    -- Marks are set on the other members, too.
+    p_dsns := v_found.p_dsns;
     p_state := zodan.begin_comparison(v_nodes, zodan.list_exchanged(v_found.p_facts, pg_catalog.jsonb_build_object('members',
         v_nodes)), p_tables, coalesce(p_jobs, zodan.choose_lanes(v_found.p_facts, v_nodes, NULL) / 2), p_most, p_max_lag, p_dsns);
     PERFORM zodan.raise_failure(p_state -> 'failure');
@@ -15363,8 +15413,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.begin_verify IS
 'Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
 replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
-Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes'' connection strings, which are
-secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
+Returns the state of a comparison, which zodan.advance_verify takes on, and the connection strings of all members that it
+reached, which are secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
 such table, ZD121 tables cannot be compared.';
 REVOKE ALL ON FUNCTION zodan.begin_verify FROM PUBLIC;
 
