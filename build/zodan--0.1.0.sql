@@ -12900,7 +12900,12 @@ nodes AS MATERIALIZED (
      CROSS JOIN LATERAL (SELECT pg_catalog.jsonb_path_query_array(d.facts -> 'key', '$[*].name') AS names) AS k
      GROUP BY d.name)
 SELECT p.name, p.root, pg_catalog.jsonb_build_object('name', p.name, 'keyed', n.keyed, 'rows', n.rows, 'nodes', n.nodes,
-           'digest', zodan.write_digest(coalesce(m.columns, '[]'), p_exact), 'columns', (
+           'digest', zodan.write_digest(coalesce(m.columns, '[]'), p_exact),
+           -- Texts, among others, may sort differently on each node.
+           'sorted', NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(m.columns) AS c(item)
+               WHERE NOT (c.item ->> 'plain')::boolean AND pg_catalog.jsonb_path_exists(n.nodes, '$.*.key[*] ? (@.name == $name)',
+                   pg_catalog.jsonb_build_object('name', c.item -> 'name'))),
+           'columns', (
                SELECT pg_catalog.jsonb_agg(c.item - 'plain') FROM pg_catalog.jsonb_array_elements(m.columns) AS c(item))),
        nullif(pg_catalog.concat_ws('; ', 'it is missing on ' || n.missing, 'no right to read it on ' || n.unreadable,
            m.missing, CASE WHEN p.differs THEN 'the nodes publish different rows or columns of it' END), ''), m.notes
@@ -13148,14 +13153,21 @@ COMMENT ON FUNCTION zodan.write_source IS
 'Writes the table that a comparison reads on a node, without those that inherit from it; p_item describes it.';
 REVOKE ALL ON FUNCTION zodan.write_source FROM PUBLIC;
 
-CREATE FUNCTION zodan.write_condition(p_item jsonb, p_from jsonb, p_to jsonb)
+CREATE FUNCTION zodan.write_condition(p_item jsonb, p_piece jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT coalesce('(' || (p_item ->> 'filter') || ') AND ', '') || zodan.write_range(p_item -> 'key', p_from, p_to)
+SELECT pg_catalog.concat('(' || (p_item ->> 'filter') || ') AND ', (
+           SELECT pg_catalog.string_agg(zodan.write_range(p_item -> 'key', a.key, NULL) || ' AND ', '')
+             FROM pg_catalog.jsonb_array_elements(p_piece -> 'after') AS a(key)), (
+           SELECT pg_catalog.string_agg(zodan.write_range(p_item -> 'key', NULL, u.key) || ' AND ', '')
+             FROM pg_catalog.jsonb_array_elements(p_piece -> 'until') AS u(key)),
+       -- The last ones are where a scan of an index begins and ends, if the key has several columns.
+       zodan.write_range(p_item -> 'key', p_piece -> 'from', p_piece -> 'to'))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_condition IS
-'Writes the condition that a row t is published, and in a range of its key; p_item describes the table on a node.';
+'Writes the condition that a row t is published, and in a piece of its table: p_item describes the table on a node;
+p_piece has from and to, and after and until, arrays of further bounds that the row is after, or not after.';
 REVOKE ALL ON FUNCTION zodan.write_condition FROM PUBLIC;
 
 CREATE FUNCTION zodan.write_task(p_task jsonb, p_open jsonb, p_node text)
@@ -13165,7 +13177,7 @@ AS $zodan$
 SELECT CASE WHEN p_task ->> 'kind' = 'hash' THEN
            zodan.hash_ranges((SELECT pg_catalog.string_agg(zodan.hash_range(
                p_place => p.place::text, p_digest => t.item ->> 'digest', p_source => zodan.write_source(n.item),
-               p_condition => zodan.write_condition(n.item, p.item -> 'from', p.item -> 'to'),
+               p_condition => zodan.write_condition(n.item, p.item),
                p_most => p_task ->> 'most'), ' UNION ALL ')
              FROM pg_catalog.jsonb_array_elements(p_task -> 'pieces') WITH ORDINALITY AS p(item, place)
             CROSS JOIN LATERAL (SELECT p_open -> (p.item ->> 'table') AS item) AS t
@@ -13175,12 +13187,12 @@ SELECT CASE WHEN p_task ->> 'kind' = 'hash' THEN
                   p_columns => (SELECT pg_catalog.string_agg('t.' || zodan.quote_name(k.item ->> 'name'), ', ' ORDER BY k.place)
                       FROM pg_catalog.jsonb_array_elements(n.item -> 'key') WITH ORDINALITY AS k(item, place)),
                   p_source => zodan.write_source(n.item),
-                  p_condition => zodan.write_condition(n.item, p_task -> 'from', p_task -> 'to'), p_most => p_task ->> 'most')
+                  p_condition => zodan.write_condition(n.item, p_task), p_most => p_task ->> 'most')
                 ELSE zodan.read_rows(
                   p_key => zodan.write_key(n.item -> 'key'), p_digest => t.item ->> 'digest',
                   p_shown => zodan.write_shown(t.item -> 'columns'),
                   p_source => zodan.write_source(n.item),
-                  p_condition => zodan.write_condition(n.item, p_task -> 'from', p_task -> 'to'), p_most => p_task ->> 'most') END
+                  p_condition => zodan.write_condition(n.item, p_task), p_most => p_task ->> 'most') END
          FROM (SELECT p_open -> (p_task ->> 'table') AS item) AS t
         CROSS JOIN LATERAL (SELECT t.item #> ARRAY['nodes', p_node] AS item) AS n) END
 $zodan$;
@@ -13400,7 +13412,13 @@ pieces AS MATERIALIZED (
             SELECT p_task -> 'to', 9223372036854775807 FROM found AS f
              WHERE p_task ->> 'ahead' IS NULL OR (f.item ->> 'seen')::bigint < (p_task ->> 'most')::bigint) AS b),
 ranges AS MATERIALIZED (
-    SELECT p.place, p.upper, pg_catalog.jsonb_build_object('table', p_task -> 'table', 'from', p.lower, 'to', p.upper) AS item
+    SELECT p.place, pg_catalog.jsonb_build_object('table', p_task -> 'table', 'from', p.lower, 'to', p.upper)
+           || CASE WHEN (p_state #>> ARRAY['open', p_task ->> 'table', 'sorted'])::boolean THEN '{}'
+               ELSE pg_catalog.jsonb_build_object('after', coalesce(p_task -> 'after', '[]') || coalesce(
+                   pg_catalog.jsonb_agg(p.lower) FILTER (WHERE p.lower <> 'null') OVER (
+                       ORDER BY p.place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), '[]'),
+                   'until', coalesce(p_task -> 'until', '[]') || CASE WHEN p_task -> 'to' IN ('null', p.upper) THEN '[]'
+                       ELSE pg_catalog.jsonb_build_array(p_task -> 'to') END) END AS item
       FROM pieces AS p)
 SELECT p_state || pg_catalog.jsonb_build_object('tasks', (p_state -> 'tasks') || CASE WHEN p_task ->> 'ahead' IS NULL THEN
            pg_catalog.jsonb_build_object('kind', 'hash', 'most', (p_task ->> 'most')::bigint + 1000,
@@ -13414,8 +13432,22 @@ SELECT p_state || pg_catalog.jsonb_build_object('tasks', (p_state -> 'tasks') ||
 $zodan$;
 COMMENT ON FUNCTION zodan.take_bounds IS
 'Makes of the bounds that a cut task found the tasks that hash what lies between them: the chunks of a table, and the
-search for those that follow; or the pieces of a chunk that differs.';
+search for those that follow; or the pieces of a chunk that differs. Where nodes may sort the key differently, a piece has
+the bounds of what it is cut from, too, and those of the pieces before it: then each row of what was cut is in one piece on
+every node, the first one that does not end before the row.';
 REVOKE ALL ON FUNCTION zodan.take_bounds FROM PUBLIC;
+
+CREATE FUNCTION zodan.list_known(p_state jsonb, p_table text)
+RETURNS TABLE (key jsonb)
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT s.item -> 'key' FROM (VALUES (p_state -> 'suspects'), (p_state #> '{trial,suspects}'), (p_state -> 'found')) AS l(items)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(l.items) AS s(item)
+ WHERE s.item ->> 'table' = p_table
+$zodan$;
+COMMENT ON FUNCTION zodan.list_known IS
+'Lists the keys of the rows of a table that a comparison has under suspicion, or on trial, or has found already.';
+REVOKE ALL ON FUNCTION zodan.list_known FROM PUBLIC;
 
 CREATE FUNCTION zodan.take_rows(p_state jsonb, p_task jsonb)
 RETURNS jsonb
@@ -13429,14 +13461,18 @@ WITH rows AS MATERIALIZED (
 SELECT p_state || pg_catalog.jsonb_build_object(
     'suspects', (p_state -> 'suspects') || coalesce((
         SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', p_task -> 'table', 'key', r.key, 'seen', r.seen,
-                   'stable', 0)) FROM rows AS r WHERE NOT zodan.is_equal(r.seen, p_state -> 'nodes')), '[]'),
+                   'stable', 0) || CASE WHEN r.seen ? (p_state #>> '{nodes,0}') THEN '{}'::jsonb ELSE '{"uncounted": true}'::jsonb END)
+          FROM rows AS r WHERE NOT zodan.is_equal(r.seen, p_state -> 'nodes')
+           AND r.key NOT IN (SELECT k.key FROM zodan.list_known(p_state, p_task ->> 'table') AS k)), '[]'),
     'open', p_state -> 'open' || pg_catalog.jsonb_build_object(p_task ->> 'table', t.item
-        || pg_catalog.jsonb_build_object('compared', (t.item ->> 'compared')::bigint + (SELECT pg_catalog.count(*) FROM rows AS r))))
+        || pg_catalog.jsonb_build_object('compared', (t.item ->> 'compared')::bigint + (SELECT pg_catalog.count(*) FROM rows AS r
+            WHERE r.seen ? (p_state #>> '{nodes,0}')))))
   FROM (SELECT p_state #> ARRAY['open', p_task ->> 'table'] AS item) AS t
 $zodan$;
 COMMENT ON FUNCTION zodan.take_rows IS
-'Compares the rows of a range as the nodes returned them. Those that are equal everywhere are done, the others are
-under suspicion.';
+'Compares the rows of a piece as the nodes returned them. Those that are equal everywhere are done, the others are
+under suspicion, unless they were before: a row may be in two pieces where nodes sort the key differently. So those count
+as compared that the first node has; others are uncounted until they are judged.';
 REVOKE ALL ON FUNCTION zodan.take_rows FROM PUBLIC;
 
 CREATE FUNCTION zodan.query_readers(p_queries jsonb, p_turns jsonb, p_lanes jsonb)
@@ -13676,7 +13712,9 @@ BEGIN
         SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', p_table, 'key', pg_catalog.jsonb_build_array(s.key),
                    'seen', s.value, 'stable', 0)) INTO v_seen
           FROM (SELECT s.key, s.value FROM pg_catalog.jsonb_each(zodan.group_rows(v_found)) AS s(key, value)
-                 WHERE NOT zodan.is_equal(s.value, p_state -> 'nodes') LIMIT 1000) AS s;
+                 WHERE NOT zodan.is_equal(s.value, p_state -> 'nodes') AND pg_catalog.jsonb_build_array(s.key) NOT IN (
+                     SELECT k.key FROM zodan.list_known(p_state, p_table) AS k)
+                 LIMIT 1000) AS s;
     END IF;
     RETURN p_state || pg_catalog.jsonb_build_object('suspects', (p_state -> 'suspects') || coalesce(v_seen, '[]'),
         'open', (p_state -> 'open') || pg_catalog.jsonb_build_object(p_table, v_item
@@ -13817,19 +13855,22 @@ DECLARE
     v_table text;
     v_different bigint;
     v_undecided bigint;
+    v_uncounted bigint;
 BEGIN
-    v_state['found'] := v_state -> 'found' || coalesce((SELECT pg_catalog.jsonb_agg(j.item
+    v_state['found'] := v_state -> 'found' || coalesce((SELECT pg_catalog.jsonb_agg((j.item - 'uncounted')
             || pg_catalog.jsonb_build_object('verdict', coalesce(j.item ->> 'verdict', 'undecided')))
         FROM pg_catalog.jsonb_array_elements(p_judged) AS j(item) WHERE j.item ->> 'verdict' IS DISTINCT FROM 'equal'), '[]');
-    FOR v_table, v_different, v_undecided IN
+    FOR v_table, v_different, v_undecided, v_uncounted IN
         SELECT j.item ->> 'table', pg_catalog.count(*) FILTER (WHERE j.item ->> 'verdict' = 'different'),
-               pg_catalog.count(*) FILTER (WHERE coalesce(j.item ->> 'verdict', 'undecided') = 'undecided')
+               pg_catalog.count(*) FILTER (WHERE coalesce(j.item ->> 'verdict', 'undecided') = 'undecided'),
+               pg_catalog.count(*) FILTER (WHERE j.item ? 'uncounted' AND j.item ->> 'verdict' IS DISTINCT FROM 'equal')
           FROM pg_catalog.jsonb_array_elements(p_judged) AS j(item) GROUP BY 1
     LOOP
         v_different := v_different + (v_state #>> ARRAY['open', v_table, 'different'])::bigint;
         v_undecided := v_undecided + (v_state #>> ARRAY['open', v_table, 'undecided'])::bigint;
         v_state['open'][v_table] := (v_state #> ARRAY['open', v_table]) || pg_catalog.jsonb_build_object(
-            'different', v_different, 'undecided', v_undecided);
+            'different', v_different, 'undecided', v_undecided,
+            'compared', v_uncounted + (v_state #>> ARRAY['open', v_table, 'compared'])::bigint);
         IF v_different + v_undecided >= (v_state ->> 'most')::bigint AND zodan.is_under_way(v_state, v_table) THEN
             v_state := zodan.give_up_table(v_state, v_table, pg_catalog.format('compared no further after %s rows',
                 v_different + v_undecided));
@@ -14006,9 +14047,10 @@ AS $zodan$
 SELECT p_state -> 'suspects' <> '[]' AND (p_state -> 'tasks' = '[]'
     OR pg_catalog.jsonb_array_length(p_state -> 'suspects') >= 1000
     OR extract(epoch FROM pg_catalog.clock_timestamp()) > coalesce((p_state ->> 'trial_due')::numeric, 0) AND EXISTS (
-        SELECT FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') AS s(item)
+        SELECT FROM (SELECT DISTINCT s.item ->> 'table' AS name
+                       FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') AS s(item)) AS t
          WHERE NOT pg_catalog.jsonb_path_exists(p_state -> 'tasks', '$[*] ? (@.table == $name || @.pieces[*].table == $name)',
-             pg_catalog.jsonb_build_object('name', s.item ->> 'table'))))
+             pg_catalog.jsonb_build_object('name', t.name))))
 $zodan$;
 COMMENT ON FUNCTION zodan.is_trial_due IS
 'Returns whether rows under suspicion are to be judged now: nothing else is left to do, or there are many, or a table is
