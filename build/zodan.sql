@@ -12981,15 +12981,18 @@ SELECT pg_catalog.format($sql$WITH published AS MATERIALIZED (
 leaves AS MATERIALIZED (
     SELECT p.relid, p.has_all, p.lists, p.filter FROM published AS p
     UNION ALL
-    -- A root stands for those of its leaves that are in no set by themselves.
-    SELECT i.relid, p.has_all, p.lists, p.filter
-      FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
-     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o))
+    -- A leaf that is in no set by itself is published as the nearest partitioned table above it is that is in one.
+    (SELECT DISTINCT ON (i.relid) i.relid::oid, p.has_all, p.lists, p.filter
+       FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+      WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)
+      ORDER BY i.relid, i.level))
 SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname),
            pg_catalog.jsonb_build_object('filter', l.filter,
-               'root', (SELECT pg_catalog.format('%%I.%%I', rn.nspname, rc.relname)
-                          FROM pg_catalog.pg_class AS rc JOIN pg_catalog.pg_namespace AS rn ON rn.oid = rc.relnamespace
-                         WHERE c.relispartition AND rc.oid = pg_catalog.pg_partition_root(c.oid)),
+               'above', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', an.nspname, ac.relname)), '[]')
+                           FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(relid)
+                           JOIN pg_catalog.pg_class AS ac ON ac.oid = a.relid
+                           JOIN pg_catalog.pg_namespace AS an ON an.oid = ac.relnamespace
+                          WHERE a.relid <> c.oid),
                'columns', CASE WHEN NOT l.has_all THEN
                    (SELECT pg_catalog.jsonb_agg(DISTINCT u.name ORDER BY u.name)
                       FROM pg_catalog.unnest(l.lists) AS w(list)
@@ -13014,9 +13017,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_replicated IS
 'Lists, on a node, the tables that it publishes in p_sets, with the leaves of a partitioned table in its place. It
 returns one row: tables, an object of name and an object of filter (the row filter, NULL where all rows are published),
-columns (NULL where all are) and root (the partitioned table above it); encoding; probe, a known text''s hash;
-identity, which is another one in another database, and in a standby that was promoted: it may lack rows; and machine,
-which is the same for servers that share one, NULL where that cannot be known.';
+columns (NULL where all are) and above (the partitioned tables above it, an array); encoding; probe, a known text''s
+hash; identity, which is another one in another database, and in a standby that was promoted: it may lack rows; and
+machine, which is the same for servers that share one, NULL where that cannot be known.';
 REVOKE ALL ON FUNCTION zodan.list_replicated FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_tables(p_tables text[])
@@ -13560,14 +13563,14 @@ Errors: ZD004 fewer than two, or one that is no member; ZD101 one cannot be reac
 REVOKE ALL ON FUNCTION zodan.choose_compared FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_compared(p_published jsonb, p_described jsonb, p_exact boolean)
-RETURNS TABLE (name text, root text, item jsonb, problems text, notes text)
+RETURNS TABLE (name text, above jsonb, item jsonb, problems text, notes text)
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 WITH published AS MATERIALIZED (
-    SELECT t.key AS name, pg_catalog.min(t.value ->> 'root') AS root,
+    SELECT t.key AS name, (pg_catalog.array_agg(t.value -> 'above'))[1] AS above,
            pg_catalog.min(t.value ->> 'filter') AS filter,
            (pg_catalog.array_agg(t.value -> 'columns'))[1] AS columns,
-           pg_catalog.count(DISTINCT t.value - 'root') > 1 AS differs
+           pg_catalog.count(DISTINCT t.value - 'above') > 1 AS differs
       FROM pg_catalog.jsonb_each(p_published) AS n(key, value)
      CROSS JOIN LATERAL pg_catalog.jsonb_each(n.value -> 'tables') AS t(key, value)
      GROUP BY t.key),
@@ -13608,7 +13611,7 @@ nodes AS MATERIALIZED (
       FROM described AS d JOIN published AS p ON p.name = d.name
      CROSS JOIN LATERAL (SELECT pg_catalog.jsonb_path_query_array(d.facts -> 'key', '$[*].name') AS names) AS k
      GROUP BY d.name)
-SELECT p.name, p.root, pg_catalog.jsonb_build_object('name', p.name, 'keyed', n.keyed, 'rows', n.rows, 'nodes', n.nodes,
+SELECT p.name, p.above, pg_catalog.jsonb_build_object('name', p.name, 'keyed', n.keyed, 'rows', n.rows, 'nodes', n.nodes,
            'digest', zodan.write_digest(coalesce(m.columns, '[]'), p_exact),
            -- Texts, among others, may sort differently on each node.
            'sorted', NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(m.columns) AS c(item)
@@ -13621,8 +13624,8 @@ SELECT p.name, p.root, pg_catalog.jsonb_build_object('name', p.name, 'keyed', n.
   FROM published AS p JOIN nodes AS n ON n.name = p.name LEFT JOIN merged AS m ON m.name = p.name
 $zodan$;
 COMMENT ON FUNCTION zodan.list_compared IS
-'Compares what the nodes report of their tables, and returns a row for each table: name; root, the partitioned table
-above it; item, what a comparison of its rows needs; problems, why its rows cannot be compared; notes, what else to
+'Compares what the nodes report of their tables, and returns a row for each table: name; above, an array of the partitioned
+tables above it; item, what a comparison of its rows needs; problems, why its rows cannot be compared; notes, what else to
 know. p_published and p_described hold what zodan.list_replicated and zodan.describe_tables returned, by node.';
 REVOKE ALL ON FUNCTION zodan.list_compared FROM PUBLIC;
 
@@ -13632,26 +13635,31 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Returns tables, the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of
 p_tables, or all; or failure, what a caller sees, with sqlstate ZD120, no node replicates a table, or ZD121, tables cannot
-be compared. Errors: PostgreSQL's own if a name is malformed. */
+be compared. Each name of p_tables is that of a table, or of a partitioned table above one. */
 DECLARE
     v_tables jsonb;
     v_problems text;
     v_odd text;
+    v_name text;
+    v_wanted jsonb := '{}'::jsonb;
 BEGIN
-    WITH compared AS MATERIALIZED (
-        SELECT c.*, w.wanted FROM zodan.list_compared(p_published, p_described, p_exact) AS c
-          LEFT JOIN LATERAL (SELECT t.name AS wanted FROM pg_catalog.unnest(p_tables) AS t(name)
-                              WHERE pg_catalog.parse_ident(t.name) IN (pg_catalog.parse_ident(c.name),
-                                  (pg_catalog.parse_ident(c.name))[2:2], pg_catalog.parse_ident(c.root),
-                                  (pg_catalog.parse_ident(c.root))[2:2])
-                              LIMIT 1) AS w ON true
-         WHERE coalesce(p_tables, '{}') = '{}' OR w.wanted IS NOT NULL)
+    FOREACH v_name IN ARRAY coalesce(p_tables, '{}') LOOP
+        v_wanted := v_wanted || pg_catalog.jsonb_build_object(v_name, pg_catalog.parse_ident(v_name));
+    END LOOP;
+    WITH met AS MATERIALIZED (
+        SELECT c.*, ARRAY(SELECT w.key FROM pg_catalog.jsonb_each(v_wanted) AS w(key, value)
+                           WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(c.above || pg_catalog.to_jsonb(c.name)) AS a(name)
+                                          WHERE w.value IN (pg_catalog.to_jsonb(pg_catalog.parse_ident(a.name)),
+                                              pg_catalog.to_jsonb((pg_catalog.parse_ident(a.name))[2:2])))) AS wanted
+          FROM zodan.list_compared(p_published, p_described, p_exact) AS c),
+    compared AS MATERIALIZED (
+        SELECT m.* FROM met AS m WHERE v_wanted = '{}' OR m.wanted <> '{}')
     SELECT coalesce(pg_catalog.jsonb_agg(c.item || pg_catalog.jsonb_build_object('notes', c.notes)
                ORDER BY (c.item ->> 'rows')::bigint DESC, c.name COLLATE "C"), '[]'),
            pg_catalog.string_agg(pg_catalog.format('%s: %s.', c.name, c.problems), E'\n' ORDER BY c.name COLLATE "C")
                FILTER (WHERE c.problems IS NOT NULL),
-           (SELECT pg_catalog.min(t.name) FROM pg_catalog.unnest(p_tables) AS t(name)
-             WHERE t.name NOT IN (SELECT m.wanted FROM compared AS m))
+           (SELECT pg_catalog.min(w.name) FROM pg_catalog.jsonb_object_keys(v_wanted) AS w(name)
+             WHERE w.name NOT IN (SELECT u.name FROM compared AS m CROSS JOIN pg_catalog.unnest(m.wanted) AS u(name)))
       INTO v_tables, v_problems, v_odd FROM compared AS c;
     IF v_odd IS NULL AND v_problems IS NULL AND v_tables <> '[]' THEN
         RETURN pg_catalog.jsonb_build_object('tables', v_tables);
@@ -13668,7 +13676,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.choose_tables IS
 'Returns tables, the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of
 p_tables, or all; or failure, what a caller sees, with sqlstate ZD120, no node replicates a table, or ZD121, tables cannot
-be compared. Errors: PostgreSQL''s own if a name is malformed.';
+be compared. Each name of p_tables is that of a table, or of a partitioned table above one.';
 REVOKE ALL ON FUNCTION zodan.choose_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_lanes(p_nodes jsonb, p_jobs int, p_dsns jsonb)
