@@ -13206,15 +13206,18 @@ SELECT pg_catalog.format($sql$WITH published AS MATERIALIZED (
 leaves AS MATERIALIZED (
     SELECT p.relid, p.has_all, p.lists, p.filter FROM published AS p
     UNION ALL
-    -- A root stands for those of its leaves that are in no set by themselves.
-    SELECT i.relid, p.has_all, p.lists, p.filter
-      FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
-     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o))
+    -- A leaf that is in no set by itself is published as the nearest partitioned table above it is that is in one.
+    (SELECT DISTINCT ON (i.relid) i.relid::oid, p.has_all, p.lists, p.filter
+       FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+      WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)
+      ORDER BY i.relid, i.level))
 SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname),
            pg_catalog.jsonb_build_object('filter', l.filter,
-               'root', (SELECT pg_catalog.format('%%I.%%I', rn.nspname, rc.relname)
-                          FROM pg_catalog.pg_class AS rc JOIN pg_catalog.pg_namespace AS rn ON rn.oid = rc.relnamespace
-                         WHERE c.relispartition AND rc.oid = pg_catalog.pg_partition_root(c.oid)),
+               'above', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', an.nspname, ac.relname)), '[]')
+                           FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(relid)
+                           JOIN pg_catalog.pg_class AS ac ON ac.oid = a.relid
+                           JOIN pg_catalog.pg_namespace AS an ON an.oid = ac.relnamespace
+                          WHERE a.relid <> c.oid),
                'columns', CASE WHEN NOT l.has_all THEN
                    (SELECT pg_catalog.jsonb_agg(DISTINCT u.name ORDER BY u.name)
                       FROM pg_catalog.unnest(l.lists) AS w(list)
@@ -13239,9 +13242,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.list_replicated IS
 'Lists, on a node, the tables that it publishes in p_sets, with the leaves of a partitioned table in its place. It
 returns one row: tables, an object of name and an object of filter (the row filter, NULL where all rows are published),
-columns (NULL where all are) and root (the partitioned table above it); encoding; probe, a known text''s hash;
-identity, which is another one in another database, and in a standby that was promoted: it may lack rows; and machine,
-which is the same for servers that share one, NULL where that cannot be known.';
+columns (NULL where all are) and above (the partitioned tables above it, an array); encoding; probe, a known text''s
+hash; identity, which is another one in another database, and in a standby that was promoted: it may lack rows; and
+machine, which is the same for servers that share one, NULL where that cannot be known.';
 REVOKE ALL ON FUNCTION zodan.list_replicated FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.describe_tables(p_tables text[])
@@ -13928,14 +13931,14 @@ Errors: ZD004 fewer than two, or one that is no member; ZD101 one cannot be reac
 REVOKE ALL ON FUNCTION zodan.choose_compared FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_compared(p_published jsonb, p_described jsonb, p_exact boolean)
-RETURNS TABLE (name text, root text, item jsonb, problems text, notes text)
+RETURNS TABLE (name text, above jsonb, item jsonb, problems text, notes text)
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 WITH published AS MATERIALIZED (
-    SELECT t.key AS name, pg_catalog.min(t.value ->> 'root') AS root,
+    SELECT t.key AS name, (pg_catalog.array_agg(t.value -> 'above'))[1] AS above,
            pg_catalog.min(t.value ->> 'filter') AS filter,
            (pg_catalog.array_agg(t.value -> 'columns'))[1] AS columns,
-           pg_catalog.count(DISTINCT t.value - 'root') > 1 AS differs
+           pg_catalog.count(DISTINCT t.value - 'above') > 1 AS differs
       FROM pg_catalog.jsonb_each(p_published) AS n(key, value)
      CROSS JOIN LATERAL pg_catalog.jsonb_each(n.value -> 'tables') AS t(key, value)
      GROUP BY t.key),
@@ -13976,16 +13979,21 @@ nodes AS MATERIALIZED (
       FROM described AS d JOIN published AS p ON p.name = d.name
      CROSS JOIN LATERAL (SELECT pg_catalog.jsonb_path_query_array(d.facts -> 'key', '$[*].name') AS names) AS k
      GROUP BY d.name)
-SELECT p.name, p.root, pg_catalog.jsonb_build_object('name', p.name, 'keyed', n.keyed, 'rows', n.rows, 'nodes', n.nodes,
-           'digest', zodan.write_digest(coalesce(m.columns, '[]'), p_exact), 'columns', (
+SELECT p.name, p.above, pg_catalog.jsonb_build_object('name', p.name, 'keyed', n.keyed, 'rows', n.rows, 'nodes', n.nodes,
+           'digest', zodan.write_digest(coalesce(m.columns, '[]'), p_exact),
+           -- Texts, among others, may sort differently on each node.
+           'sorted', NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(m.columns) AS c(item)
+               WHERE NOT (c.item ->> 'plain')::boolean AND pg_catalog.jsonb_path_exists(n.nodes, '$.*.key[*] ? (@.name == $name)',
+                   pg_catalog.jsonb_build_object('name', c.item -> 'name'))),
+           'columns', (
                SELECT pg_catalog.jsonb_agg(c.item - 'plain') FROM pg_catalog.jsonb_array_elements(m.columns) AS c(item))),
        nullif(pg_catalog.concat_ws('; ', 'it is missing on ' || n.missing, 'no right to read it on ' || n.unreadable,
            m.missing, CASE WHEN p.differs THEN 'the nodes publish different rows or columns of it' END), ''), m.notes
   FROM published AS p JOIN nodes AS n ON n.name = p.name LEFT JOIN merged AS m ON m.name = p.name
 $zodan$;
 COMMENT ON FUNCTION zodan.list_compared IS
-'Compares what the nodes report of their tables, and returns a row for each table: name; root, the partitioned table
-above it; item, what a comparison of its rows needs; problems, why its rows cannot be compared; notes, what else to
+'Compares what the nodes report of their tables, and returns a row for each table: name; above, an array of the partitioned
+tables above it; item, what a comparison of its rows needs; problems, why its rows cannot be compared; notes, what else to
 know. p_published and p_described hold what zodan.list_replicated and zodan.describe_tables returned, by node.';
 REVOKE ALL ON FUNCTION zodan.list_compared FROM PUBLIC;
 
@@ -13995,26 +14003,31 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Returns tables, the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of
 p_tables, or all; or failure, what a caller sees, with sqlstate ZD120, no node replicates a table, or ZD121, tables cannot
-be compared. Errors: PostgreSQL's own if a name is malformed. */
+be compared. Each name of p_tables is that of a table, or of a partitioned table above one. */
 DECLARE
     v_tables jsonb;
     v_problems text;
     v_odd text;
+    v_name text;
+    v_wanted jsonb := '{}'::jsonb;
 BEGIN
-    WITH compared AS MATERIALIZED (
-        SELECT c.*, w.wanted FROM zodan.list_compared(p_published, p_described, p_exact) AS c
-          LEFT JOIN LATERAL (SELECT t.name AS wanted FROM pg_catalog.unnest(p_tables) AS t(name)
-                              WHERE pg_catalog.parse_ident(t.name) IN (pg_catalog.parse_ident(c.name),
-                                  (pg_catalog.parse_ident(c.name))[2:2], pg_catalog.parse_ident(c.root),
-                                  (pg_catalog.parse_ident(c.root))[2:2])
-                              LIMIT 1) AS w ON true
-         WHERE coalesce(p_tables, '{}') = '{}' OR w.wanted IS NOT NULL)
+    FOREACH v_name IN ARRAY coalesce(p_tables, '{}') LOOP
+        v_wanted := v_wanted || pg_catalog.jsonb_build_object(v_name, pg_catalog.parse_ident(v_name));
+    END LOOP;
+    WITH met AS MATERIALIZED (
+        SELECT c.*, ARRAY(SELECT w.key FROM pg_catalog.jsonb_each(v_wanted) AS w(key, value)
+                           WHERE EXISTS (SELECT FROM pg_catalog.jsonb_array_elements_text(c.above || pg_catalog.to_jsonb(c.name)) AS a(name)
+                                          WHERE w.value IN (pg_catalog.to_jsonb(pg_catalog.parse_ident(a.name)),
+                                              pg_catalog.to_jsonb((pg_catalog.parse_ident(a.name))[2:2])))) AS wanted
+          FROM zodan.list_compared(p_published, p_described, p_exact) AS c),
+    compared AS MATERIALIZED (
+        SELECT m.* FROM met AS m WHERE v_wanted = '{}' OR m.wanted <> '{}')
     SELECT coalesce(pg_catalog.jsonb_agg(c.item || pg_catalog.jsonb_build_object('notes', c.notes)
                ORDER BY (c.item ->> 'rows')::bigint DESC, c.name COLLATE "C"), '[]'),
            pg_catalog.string_agg(pg_catalog.format('%s: %s.', c.name, c.problems), E'\n' ORDER BY c.name COLLATE "C")
                FILTER (WHERE c.problems IS NOT NULL),
-           (SELECT pg_catalog.min(t.name) FROM pg_catalog.unnest(p_tables) AS t(name)
-             WHERE t.name NOT IN (SELECT m.wanted FROM compared AS m))
+           (SELECT pg_catalog.min(w.name) FROM pg_catalog.jsonb_object_keys(v_wanted) AS w(name)
+             WHERE w.name NOT IN (SELECT u.name FROM compared AS m CROSS JOIN pg_catalog.unnest(m.wanted) AS u(name)))
       INTO v_tables, v_problems, v_odd FROM compared AS c;
     IF v_odd IS NULL AND v_problems IS NULL AND v_tables <> '[]' THEN
         RETURN pg_catalog.jsonb_build_object('tables', v_tables);
@@ -14031,7 +14044,7 @@ $zodan$;
 COMMENT ON FUNCTION zodan.choose_tables IS
 'Returns tables, the tables whose rows are compared, largest first, as zodan.list_compared describes them: those of
 p_tables, or all; or failure, what a caller sees, with sqlstate ZD120, no node replicates a table, or ZD121, tables cannot
-be compared. Errors: PostgreSQL''s own if a name is malformed.';
+be compared. Each name of p_tables is that of a table, or of a partitioned table above one.';
 REVOKE ALL ON FUNCTION zodan.choose_tables FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_lanes(p_nodes jsonb, p_jobs int, p_dsns jsonb)
@@ -14040,8 +14053,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can
 only read. Returns an object of lane and connection string: the statements of a comparison find no other connection
-string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
-node and message. */
+string in it, whatever the names in them look like. Lane 0 of the other nodes in p_dsns is in it, too,
+but is not opened. Returns failure instead if a node cannot be reached: an object of node and message. */
 DECLARE
     v_lanes jsonb;
     v_lane text;
@@ -14066,14 +14079,17 @@ BEGIN
                zodan.set_reader()) FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
                CROSS JOIN pg_catalog.generate_series(1, p_jobs) AS l(number)), v_lanes)) AS a(key, value)
      WHERE NOT (a.value ->> 'ok')::boolean LIMIT 1;
-    RETURN CASE WHEN v_answer IS NULL THEN v_lanes ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
+    RETURN CASE WHEN v_answer IS NULL THEN v_lanes || (
+            SELECT coalesce(pg_catalog.jsonb_object_agg(zodan.lane_name(d.key, 0), d.value), '{}')
+              FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_nodes ? d.key)
+        ELSE pg_catalog.jsonb_build_object('failure', v_answer) END;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.open_lanes IS
 'Sees that the sessions of a comparison are there, on each node one that sends marks (lane 0) and p_jobs that can
 only read. Returns an object of lane and connection string: the statements of a comparison find no other connection
-string in it, whatever the names in them look like. Returns failure instead if a node cannot be reached: an object of
-node and message.';
+string in it, whatever the names in them look like. Lane 0 of the other nodes in p_dsns is in it, too,
+but is not opened. Returns failure instead if a node cannot be reached: an object of node and message.';
 REVOKE ALL ON FUNCTION zodan.open_lanes FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.close_readers(p_nodes jsonb, p_jobs int)
@@ -14222,14 +14238,21 @@ COMMENT ON FUNCTION zodan.write_source IS
 'Writes the table that a comparison reads on a node, without those that inherit from it; p_item describes it.';
 REVOKE ALL ON FUNCTION zodan.write_source FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.write_condition(p_item jsonb, p_from jsonb, p_to jsonb)
+CREATE OR REPLACE FUNCTION zodan.write_condition(p_item jsonb, p_piece jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT coalesce('(' || (p_item ->> 'filter') || ') AND ', '') || zodan.write_range(p_item -> 'key', p_from, p_to)
+SELECT pg_catalog.concat('(' || (p_item ->> 'filter') || ') AND ', (
+           SELECT pg_catalog.string_agg(zodan.write_range(p_item -> 'key', a.key, NULL) || ' AND ', '')
+             FROM pg_catalog.jsonb_array_elements(p_piece -> 'after') AS a(key)), (
+           SELECT pg_catalog.string_agg(zodan.write_range(p_item -> 'key', NULL, u.key) || ' AND ', '')
+             FROM pg_catalog.jsonb_array_elements(p_piece -> 'until') AS u(key)),
+       -- The last ones are where a scan of an index begins and ends, if the key has several columns.
+       zodan.write_range(p_item -> 'key', p_piece -> 'from', p_piece -> 'to'))
 $zodan$;
 COMMENT ON FUNCTION zodan.write_condition IS
-'Writes the condition that a row t is published, and in a range of its key; p_item describes the table on a node.';
+'Writes the condition that a row t is published, and in a piece of its table: p_item describes the table on a node;
+p_piece has from and to, and after and until, arrays of further bounds that the row is after, or not after.';
 REVOKE ALL ON FUNCTION zodan.write_condition FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.write_task(p_task jsonb, p_open jsonb, p_node text)
@@ -14239,7 +14262,7 @@ AS $zodan$
 SELECT CASE WHEN p_task ->> 'kind' = 'hash' THEN
            zodan.hash_ranges((SELECT pg_catalog.string_agg(zodan.hash_range(
                p_place => p.place::text, p_digest => t.item ->> 'digest', p_source => zodan.write_source(n.item),
-               p_condition => zodan.write_condition(n.item, p.item -> 'from', p.item -> 'to'),
+               p_condition => zodan.write_condition(n.item, p.item),
                p_most => p_task ->> 'most'), ' UNION ALL ')
              FROM pg_catalog.jsonb_array_elements(p_task -> 'pieces') WITH ORDINALITY AS p(item, place)
             CROSS JOIN LATERAL (SELECT p_open -> (p.item ->> 'table') AS item) AS t
@@ -14249,12 +14272,12 @@ SELECT CASE WHEN p_task ->> 'kind' = 'hash' THEN
                   p_columns => (SELECT pg_catalog.string_agg('t.' || zodan.quote_name(k.item ->> 'name'), ', ' ORDER BY k.place)
                       FROM pg_catalog.jsonb_array_elements(n.item -> 'key') WITH ORDINALITY AS k(item, place)),
                   p_source => zodan.write_source(n.item),
-                  p_condition => zodan.write_condition(n.item, p_task -> 'from', p_task -> 'to'), p_most => p_task ->> 'most')
+                  p_condition => zodan.write_condition(n.item, p_task), p_most => p_task ->> 'most')
                 ELSE zodan.read_rows(
                   p_key => zodan.write_key(n.item -> 'key'), p_digest => t.item ->> 'digest',
                   p_shown => zodan.write_shown(t.item -> 'columns'),
                   p_source => zodan.write_source(n.item),
-                  p_condition => zodan.write_condition(n.item, p_task -> 'from', p_task -> 'to'), p_most => p_task ->> 'most') END
+                  p_condition => zodan.write_condition(n.item, p_task), p_most => p_task ->> 'most') END
          FROM (SELECT p_open -> (p_task ->> 'table') AS item) AS t
         CROSS JOIN LATERAL (SELECT t.item #> ARRAY['nodes', p_node] AS item) AS n) END
 $zodan$;
@@ -14474,7 +14497,13 @@ pieces AS MATERIALIZED (
             SELECT p_task -> 'to', 9223372036854775807 FROM found AS f
              WHERE p_task ->> 'ahead' IS NULL OR (f.item ->> 'seen')::bigint < (p_task ->> 'most')::bigint) AS b),
 ranges AS MATERIALIZED (
-    SELECT p.place, p.upper, pg_catalog.jsonb_build_object('table', p_task -> 'table', 'from', p.lower, 'to', p.upper) AS item
+    SELECT p.place, pg_catalog.jsonb_build_object('table', p_task -> 'table', 'from', p.lower, 'to', p.upper)
+           || CASE WHEN (p_state #>> ARRAY['open', p_task ->> 'table', 'sorted'])::boolean THEN '{}'
+               ELSE pg_catalog.jsonb_build_object('after', coalesce(p_task -> 'after', '[]') || coalesce(
+                   pg_catalog.jsonb_agg(p.lower) FILTER (WHERE p.lower <> 'null') OVER (
+                       ORDER BY p.place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), '[]'),
+                   'until', coalesce(p_task -> 'until', '[]') || CASE WHEN p_task -> 'to' IN ('null', p.upper) THEN '[]'
+                       ELSE pg_catalog.jsonb_build_array(p_task -> 'to') END) END AS item
       FROM pieces AS p)
 SELECT p_state || pg_catalog.jsonb_build_object('tasks', (p_state -> 'tasks') || CASE WHEN p_task ->> 'ahead' IS NULL THEN
            pg_catalog.jsonb_build_object('kind', 'hash', 'most', (p_task ->> 'most')::bigint + 1000,
@@ -14488,8 +14517,22 @@ SELECT p_state || pg_catalog.jsonb_build_object('tasks', (p_state -> 'tasks') ||
 $zodan$;
 COMMENT ON FUNCTION zodan.take_bounds IS
 'Makes of the bounds that a cut task found the tasks that hash what lies between them: the chunks of a table, and the
-search for those that follow; or the pieces of a chunk that differs.';
+search for those that follow; or the pieces of a chunk that differs. Where nodes may sort the key differently, a piece has
+the bounds of what it is cut from, too, and those of the pieces before it: then each row of what was cut is in one piece on
+every node, the first one that does not end before the row.';
 REVOKE ALL ON FUNCTION zodan.take_bounds FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.list_known(p_state jsonb, p_table text)
+RETURNS TABLE (key jsonb)
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT s.item -> 'key' FROM (VALUES (p_state -> 'suspects'), (p_state #> '{trial,suspects}'), (p_state -> 'found')) AS l(items)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(l.items) AS s(item)
+ WHERE s.item ->> 'table' = p_table
+$zodan$;
+COMMENT ON FUNCTION zodan.list_known IS
+'Lists the keys of the rows of a table that a comparison has under suspicion, or on trial, or has found already.';
+REVOKE ALL ON FUNCTION zodan.list_known FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.take_rows(p_state jsonb, p_task jsonb)
 RETURNS jsonb
@@ -14503,14 +14546,18 @@ WITH rows AS MATERIALIZED (
 SELECT p_state || pg_catalog.jsonb_build_object(
     'suspects', (p_state -> 'suspects') || coalesce((
         SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', p_task -> 'table', 'key', r.key, 'seen', r.seen,
-                   'stable', 0)) FROM rows AS r WHERE NOT zodan.is_equal(r.seen, p_state -> 'nodes')), '[]'),
+                   'stable', 0) || CASE WHEN r.seen ? (p_state #>> '{nodes,0}') THEN '{}'::jsonb ELSE '{"uncounted": true}'::jsonb END)
+          FROM rows AS r WHERE NOT zodan.is_equal(r.seen, p_state -> 'nodes')
+           AND r.key NOT IN (SELECT k.key FROM zodan.list_known(p_state, p_task ->> 'table') AS k)), '[]'),
     'open', p_state -> 'open' || pg_catalog.jsonb_build_object(p_task ->> 'table', t.item
-        || pg_catalog.jsonb_build_object('compared', (t.item ->> 'compared')::bigint + (SELECT pg_catalog.count(*) FROM rows AS r))))
+        || pg_catalog.jsonb_build_object('compared', (t.item ->> 'compared')::bigint + (SELECT pg_catalog.count(*) FROM rows AS r
+            WHERE r.seen ? (p_state #>> '{nodes,0}')))))
   FROM (SELECT p_state #> ARRAY['open', p_task ->> 'table'] AS item) AS t
 $zodan$;
 COMMENT ON FUNCTION zodan.take_rows IS
-'Compares the rows of a range as the nodes returned them. Those that are equal everywhere are done, the others are
-under suspicion.';
+'Compares the rows of a piece as the nodes returned them. Those that are equal everywhere are done, the others are
+under suspicion, unless they were before: a row may be in two pieces where nodes sort the key differently. So those count
+as compared that the first node has; others are uncounted until they are judged.';
 REVOKE ALL ON FUNCTION zodan.take_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.query_readers(p_queries jsonb, p_turns jsonb, p_lanes jsonb)
@@ -14750,7 +14797,9 @@ BEGIN
         SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', p_table, 'key', pg_catalog.jsonb_build_array(s.key),
                    'seen', s.value, 'stable', 0)) INTO v_seen
           FROM (SELECT s.key, s.value FROM pg_catalog.jsonb_each(zodan.group_rows(v_found)) AS s(key, value)
-                 WHERE NOT zodan.is_equal(s.value, p_state -> 'nodes') LIMIT 1000) AS s;
+                 WHERE NOT zodan.is_equal(s.value, p_state -> 'nodes') AND pg_catalog.jsonb_build_array(s.key) NOT IN (
+                     SELECT k.key FROM zodan.list_known(p_state, p_table) AS k)
+                 LIMIT 1000) AS s;
     END IF;
     RETURN p_state || pg_catalog.jsonb_build_object('suspects', (p_state -> 'suspects') || coalesce(v_seen, '[]'),
         'open', (p_state -> 'open') || pg_catalog.jsonb_build_object(p_table, v_item
@@ -14849,20 +14898,21 @@ COMMENT ON FUNCTION zodan.look_at_suspects IS
 table that a node cannot read have failed, which says why; if a session was lost, returns failure.';
 REVOKE ALL ON FUNCTION zodan.look_at_suspects FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.judge_looks(p_suspects jsonb, p_nodes jsonb, p_round int)
+CREATE OR REPLACE FUNCTION zodan.judge_looks(p_suspects jsonb, p_nodes jsonb, p_round int, p_doubt text)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.jsonb_build_object(
     'judged', coalesce(pg_catalog.jsonb_agg((j.item - '{now,stable}'::text[]) || pg_catalog.jsonb_build_object('seen',
         coalesce(j.item -> 'now', j.item -> 'seen'), 'verdict', j.verdict, 'failed', coalesce(j.item ->> 'failed',
-            CASE WHEN j.verdict = 'undecided' THEN pg_catalog.format('the row kept changing across %s marks', p_round) END)))
+            CASE WHEN j.verdict = 'undecided' AND j.stable >= 2 THEN p_doubt
+                WHEN j.verdict = 'undecided' THEN pg_catalog.format('the row kept changing across %s marks', p_round) END)))
         FILTER (WHERE j.verdict IS NOT NULL), '[]'),
     'left', coalesce(pg_catalog.jsonb_agg((j.item - 'now') || pg_catalog.jsonb_build_object('seen', j.item -> 'now',
         'stable', j.stable)) FILTER (WHERE j.verdict IS NULL), '[]'))
   FROM (SELECT s.item, t.stable, CASE WHEN s.item ? 'failed' THEN 'undecided'
                    WHEN zodan.is_equal(s.item -> 'now', p_nodes) THEN 'equal'
-                   WHEN t.stable >= 2 THEN 'different'
+                   WHEN t.stable >= 2 THEN CASE WHEN p_doubt IS NULL THEN 'different' ELSE 'undecided' END
                    WHEN p_round >= 6 THEN 'undecided' END AS verdict
           FROM pg_catalog.jsonb_array_elements(p_suspects) AS s(item)
          CROSS JOIN LATERAL (SELECT CASE WHEN p_round > 0 AND (
@@ -14872,9 +14922,9 @@ SELECT pg_catalog.jsonb_build_object(
              AS stable) AS t) AS j
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_looks IS
-'Judges rows under suspicion by what every node had before the last mark, seen, and has now. Returns an object:
-judged, those that are equal, different (proven) or undecided, with the verdict and why; left, those to be read
-again.';
+'Judges rows under suspicion by what every node had before the last mark, seen, and has now. p_doubt says why no row can
+be proven different, NULL if one can. Returns an object: judged, those that are equal, different (proven) or undecided,
+with the verdict and why; left, those to be read again.';
 REVOKE ALL ON FUNCTION zodan.judge_looks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.close_trial(p_state jsonb, p_judged jsonb)
@@ -14890,19 +14940,22 @@ DECLARE
     v_table text;
     v_different bigint;
     v_undecided bigint;
+    v_uncounted bigint;
 BEGIN
-    v_state['found'] := v_state -> 'found' || coalesce((SELECT pg_catalog.jsonb_agg(j.item
+    v_state['found'] := v_state -> 'found' || coalesce((SELECT pg_catalog.jsonb_agg((j.item - 'uncounted')
             || pg_catalog.jsonb_build_object('verdict', coalesce(j.item ->> 'verdict', 'undecided')))
         FROM pg_catalog.jsonb_array_elements(p_judged) AS j(item) WHERE j.item ->> 'verdict' IS DISTINCT FROM 'equal'), '[]');
-    FOR v_table, v_different, v_undecided IN
+    FOR v_table, v_different, v_undecided, v_uncounted IN
         SELECT j.item ->> 'table', pg_catalog.count(*) FILTER (WHERE j.item ->> 'verdict' = 'different'),
-               pg_catalog.count(*) FILTER (WHERE coalesce(j.item ->> 'verdict', 'undecided') = 'undecided')
+               pg_catalog.count(*) FILTER (WHERE coalesce(j.item ->> 'verdict', 'undecided') = 'undecided'),
+               pg_catalog.count(*) FILTER (WHERE j.item ? 'uncounted' AND j.item ->> 'verdict' IS DISTINCT FROM 'equal')
           FROM pg_catalog.jsonb_array_elements(p_judged) AS j(item) GROUP BY 1
     LOOP
         v_different := v_different + (v_state #>> ARRAY['open', v_table, 'different'])::bigint;
         v_undecided := v_undecided + (v_state #>> ARRAY['open', v_table, 'undecided'])::bigint;
         v_state['open'][v_table] := (v_state #> ARRAY['open', v_table]) || pg_catalog.jsonb_build_object(
-            'different', v_different, 'undecided', v_undecided);
+            'different', v_different, 'undecided', v_undecided,
+            'compared', v_uncounted + (v_state #>> ARRAY['open', v_table, 'compared'])::bigint);
         IF v_different + v_undecided >= (v_state ->> 'most')::bigint AND zodan.is_under_way(v_state, v_table) THEN
             v_state := zodan.give_up_table(v_state, v_table, pg_catalog.format('compared no further after %s rows',
                 v_different + v_undecided));
@@ -14916,35 +14969,83 @@ COMMENT ON FUNCTION zodan.close_trial IS
 A table with as many of them as are wanted is compared no further.';
 REVOKE ALL ON FUNCTION zodan.close_trial FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.await_marks(p_trial jsonb, p_lanes jsonb)
+CREATE OR REPLACE FUNCTION zodan.set_marks(p_nodes jsonb, p_members jsonb, p_lanes jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
-/* Checks for a moment whether every node has applied what the others had committed before their marks. Returns the
-trial with passed, which is true, or says why that cannot be. */
+/* Puts a mark into the stream of every node whose changes may be on their way: those of p_nodes, and the other ones of
+p_members, whose sessions it opens, and closes again. p_lanes is what zodan.open_lanes returned. Returns marks, an object
+of node and position; failed, why a node of p_nodes has none; and doubt, why another one has none. */
+DECLARE
+    v_answers jsonb := '{}'::jsonb;
+    v_lane text;
+    v_others text[] := ARRAY(
+        SELECT zodan.lane_name(m.name, 0) FROM pg_catalog.jsonb_array_elements_text(p_members) AS m(name)
+         WHERE NOT p_nodes ? m.name);
+BEGIN
+    FOREACH v_lane IN ARRAY v_others LOOP
+        v_answers := v_answers || pg_catalog.jsonb_build_object(v_lane, CASE WHEN p_lanes ? v_lane
+            THEN zodan.open_connection(v_lane, p_lanes, 'zodan verify')
+            ELSE '{"ok": false, "message": "it could not be reached"}'::jsonb END);
+    END LOOP;
+    v_answers := v_answers || zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(l.lane, zodan.emit_sync_event())
+        FROM (SELECT zodan.lane_name(n.name, 0) AS lane FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
+              UNION ALL
+              SELECT a.key FROM pg_catalog.jsonb_each(v_answers) AS a(key, value) WHERE (a.value ->> 'ok')::boolean) AS l), p_lanes);
+    FOREACH v_lane IN ARRAY v_others LOOP
+        PERFORM zodan.close_connection(v_lane);
+    END LOOP;
+    RETURN (SELECT pg_catalog.jsonb_build_object(
+                'marks', pg_catalog.jsonb_object_agg(a.node, a.answer #> '{value,lsn}') FILTER (WHERE a.ok),
+                'failed', pg_catalog.min(a.why) FILTER (WHERE NOT a.ok AND p_nodes ? a.node),
+                'doubt', pg_catalog.min(a.why) FILTER (WHERE NOT a.ok AND NOT p_nodes ? a.node))
+              FROM (SELECT l.node, e.value AS answer, (e.value ->> 'ok')::boolean AS ok,
+                           pg_catalog.format('no mark could be set on node %s: %s', l.node, e.value ->> 'message') AS why
+                      FROM pg_catalog.jsonb_each(v_answers) AS e(key, value)
+                     CROSS JOIN LATERAL (SELECT zodan.lane_node(e.key) AS node) AS l) AS a);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.set_marks IS
+'Puts a mark into the stream of every node whose changes may be on their way: those of p_nodes, and the other ones of
+p_members, whose sessions it opens, and closes again. p_lanes is what zodan.open_lanes returned. Returns marks, an object
+of node and position; failed, why a node of p_nodes has none; and doubt, why another one has none.';
+REVOKE ALL ON FUNCTION zodan.set_marks FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.await_marks(p_trial jsonb, p_nodes jsonb, p_lanes jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Checks for a moment whether every node of p_nodes has applied what the others had committed before their marks. Returns
+the trial with passed, which is true, or says why that cannot be; and with doubt, why changes of a member that is not in
+p_nodes cannot come to one of them: it is not waited for. */
 DECLARE
     v_trial jsonb := p_trial;
     v_answers jsonb;
     v_positions text;
     v_trouble text;
+    v_doubt text;
     v_passed boolean;
     v_begun timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     LOOP
         v_answers := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(m.node, 0), zodan.read_applied())
-            FROM pg_catalog.jsonb_object_keys(p_trial -> 'marks') AS m(node)), p_lanes);
-        SELECT pg_catalog.bool_and(coalesce((s.stream ->> 'position')::pg_lsn >= o.mark::pg_lsn, false)),
-               pg_catalog.min(CASE WHEN NOT (a.answer ->> 'ok')::boolean THEN
-                       pg_catalog.format('node %s: %s', m.node, a.answer ->> 'message')
-                   WHEN s.stream IS NULL THEN pg_catalog.format('node %s has no subscription from node %s', m.node, o.node)
-                   WHEN NOT (s.stream ->> 'enabled')::boolean THEN
-                       pg_catalog.format('the subscription of node %s from node %s is disabled', m.node, o.node) END),
+            FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS m(node)), p_lanes);
+        SELECT pg_catalog.bool_and(coalesce((s.stream ->> 'position')::pg_lsn >= o.mark::pg_lsn, false))
+                   FILTER (WHERE t.trouble IS NULL OR p_nodes ? o.node),
+               pg_catalog.min(t.trouble) FILTER (WHERE p_nodes ? o.node),
+               coalesce(v_trial ->> 'doubt', pg_catalog.min(t.trouble) FILTER (WHERE NOT p_nodes ? o.node)),
                pg_catalog.md5(pg_catalog.string_agg(s.stream ->> 'position', ' ' ORDER BY m.node, o.node))
-          INTO v_passed, v_trouble, v_positions
-          FROM pg_catalog.jsonb_object_keys(p_trial -> 'marks') AS m(node)
+          INTO v_passed, v_trouble, v_doubt, v_positions
+          FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS m(node)
           JOIN pg_catalog.jsonb_each_text(p_trial -> 'marks') AS o(node, mark) ON o.node <> m.node
          CROSS JOIN LATERAL (SELECT v_answers -> zodan.lane_name(m.node, 0) AS answer) AS a
-         CROSS JOIN LATERAL (SELECT a.answer #> ARRAY['value', 'streams', o.node] AS stream) AS s;
+         CROSS JOIN LATERAL (SELECT a.answer #> ARRAY['value', 'streams', o.node] AS stream) AS s
+         CROSS JOIN LATERAL (SELECT CASE WHEN NOT (a.answer ->> 'ok')::boolean THEN
+                 pg_catalog.format('node %s: %s', m.node, a.answer ->> 'message')
+             WHEN s.stream IS NULL THEN pg_catalog.format('node %s has no subscription from node %s', m.node, o.node)
+             WHEN NOT (s.stream ->> 'enabled')::boolean THEN
+                 pg_catalog.format('the subscription of node %s from node %s is disabled', m.node, o.node) END AS trouble) AS t;
+        v_trial := v_trial || pg_catalog.jsonb_build_object('doubt', v_doubt);
         IF v_passed THEN
             RETURN v_trial || '{"passed": "true"}';
         ELSIF v_trial ->> 'positions' IS DISTINCT FROM v_positions THEN
@@ -14964,8 +15065,9 @@ BEGIN
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.await_marks IS
-'Checks for a moment whether every node has applied what the others had committed before their marks. Returns the
-trial with passed, which is true, or says why that cannot be.';
+'Checks for a moment whether every node of p_nodes has applied what the others had committed before their marks. Returns
+the trial with passed, which is true, or says why that cannot be; and with doubt, why changes of a member that is not in
+p_nodes cannot come to one of them: it is not waited for.';
 REVOKE ALL ON FUNCTION zodan.await_marks FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.judge_suspects(p_state jsonb, p_lanes jsonb)
@@ -14973,10 +15075,11 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Takes the trial of rows under suspicion one step on. Their rows are read on every node, a mark is put into every
-node's stream, and when every other node has passed it they are read again: what was committed anywhere before the
+member's stream, and when every other node has passed it they are read again: what was committed anywhere before the
 first reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed
 across 2 marks are proven different: the second mark brings what a node may have done
-between, such as deleting a row that had just come. What has changed is read across another mark, up to 6. */
+between, such as deleting a row that had just come. They are undecided if changes of a member that is not compared may
+still be on their way. What has changed is read across another mark, up to 6. */
 DECLARE
     v_trial jsonb := nullif(p_state -> 'trial', 'null');
     v_state jsonb := p_state;
@@ -14992,7 +15095,7 @@ BEGIN
           INTO v_trial, v_state
           FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') WITH ORDINALITY AS s(item, place);
     ELSIF v_trial ->> 'passed' IS NULL THEN
-        RETURN v_state || pg_catalog.jsonb_build_object('trial', zodan.await_marks(v_trial, p_lanes));
+        RETURN v_state || pg_catalog.jsonb_build_object('trial', zodan.await_marks(v_trial, v_state -> 'nodes', p_lanes));
     ELSIF v_trial ->> 'passed' <> 'true' THEN
         RETURN zodan.close_trial(v_state, (SELECT pg_catalog.jsonb_agg(s.item || pg_catalog.jsonb_build_object('failed',
             v_trial ->> 'passed')) FROM pg_catalog.jsonb_array_elements(v_trial -> 'suspects') AS s(item)));
@@ -15001,29 +15104,25 @@ BEGIN
     IF v_looked ? 'failure' THEN
         RETURN v_state || pg_catalog.jsonb_build_object('lost', v_looked -> 'failure', 'trial', v_trial);
     END IF;
-    v_looked := zodan.judge_looks(v_looked -> 'suspects', v_state -> 'nodes', (v_trial ->> 'round')::int);
+    v_looked := zodan.judge_looks(v_looked -> 'suspects', v_state -> 'nodes', (v_trial ->> 'round')::int,
+        v_trial ->> 'doubt');
     v_state := zodan.close_trial(v_state, v_looked -> 'judged');
     IF v_looked -> 'left' = '[]' THEN
         RETURN v_state;
     END IF;
-    v_marks := zodan.query_nodes((SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 0), zodan.emit_sync_event())
-        FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)), p_lanes);
+    v_marks := zodan.set_marks(v_state -> 'nodes', v_state -> 'members', p_lanes);
     RETURN v_state || pg_catalog.jsonb_build_object('trial', pg_catalog.jsonb_build_object('suspects', v_looked -> 'left',
-        'round', (v_trial ->> 'round')::int + 1, 'since', extract(epoch FROM pg_catalog.clock_timestamp()), 'passed', (
-            SELECT pg_catalog.min(pg_catalog.format('no mark could be set on node %s: %s', n.name, m.answer ->> 'message'))
-              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name)
-             CROSS JOIN LATERAL (SELECT v_marks -> zodan.lane_name(n.name, 0) AS answer) AS m
-             WHERE NOT (m.answer ->> 'ok')::boolean), 'marks', (
-            SELECT pg_catalog.jsonb_object_agg(n.name, v_marks #> ARRAY[zodan.lane_name(n.name, 0), 'value', 'lsn'])
-              FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS n(name))));
+        'round', (v_trial ->> 'round')::int + 1, 'since', extract(epoch FROM pg_catalog.clock_timestamp()),
+        'passed', v_marks -> 'failed', 'marks', v_marks -> 'marks', 'doubt', coalesce(v_trial ->> 'doubt', v_marks ->> 'doubt')));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_suspects IS
 'Takes the trial of rows under suspicion one step on. Their rows are read on every node, a mark is put into every
-node''s stream, and when every other node has passed it they are read again: what was committed anywhere before the
+member''s stream, and when every other node has passed it they are read again: what was committed anywhere before the
 first reading is then everywhere. Rows that are equal are cleared. Rows that differ and that no node has changed
 across 2 marks are proven different: the second mark brings what a node may have done
-between, such as deleting a row that had just come. What has changed is read across another mark, up to 6.';
+between, such as deleting a row that had just come. They are undecided if changes of a member that is not compared may
+still be on their way. What has changed is read across another mark, up to 6.';
 REVOKE ALL ON FUNCTION zodan.judge_suspects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.is_trial_due(p_state jsonb)
@@ -15033,9 +15132,10 @@ AS $zodan$
 SELECT p_state -> 'suspects' <> '[]' AND (p_state -> 'tasks' = '[]'
     OR pg_catalog.jsonb_array_length(p_state -> 'suspects') >= 1000
     OR extract(epoch FROM pg_catalog.clock_timestamp()) > coalesce((p_state ->> 'trial_due')::numeric, 0) AND EXISTS (
-        SELECT FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') AS s(item)
+        SELECT FROM (SELECT DISTINCT s.item ->> 'table' AS name
+                       FROM pg_catalog.jsonb_array_elements(p_state -> 'suspects') AS s(item)) AS t
          WHERE NOT pg_catalog.jsonb_path_exists(p_state -> 'tasks', '$[*] ? (@.table == $name || @.pieces[*].table == $name)',
-             pg_catalog.jsonb_build_object('name', s.item ->> 'table'))))
+             pg_catalog.jsonb_build_object('name', t.name))))
 $zodan$;
 COMMENT ON FUNCTION zodan.is_trial_due IS
 'Returns whether rows under suspicion are to be judged now: nothing else is left to do, or there are many, or a table is
@@ -15727,8 +15827,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
 replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
-Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes' connection strings, which are
-secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
+Returns the state of a comparison, which zodan.advance_verify takes on, and the connection strings of all members that it
+reached, which are secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
 such table, ZD121 tables cannot be compared. */
 DECLARE
     v_found record;
@@ -15741,8 +15841,8 @@ BEGIN
     PERFORM zodan.close_connections();
     SELECT * INTO v_found FROM zodan.find_members(p_dsn, 'zodan verify');
     v_nodes := zodan.choose_compared(v_found.p_facts, p_nodes);
-    SELECT pg_catalog.jsonb_object_agg(n.name, v_found.p_dsns -> n.name) INTO p_dsns
-      FROM pg_catalog.jsonb_array_elements_text(v_nodes) AS n(name);
+    -- Marks are set on the other members, too.
+    p_dsns := v_found.p_dsns;
     p_state := zodan.begin_comparison(v_nodes, zodan.list_exchanged(v_found.p_facts, pg_catalog.jsonb_build_object('members',
         v_nodes)), p_tables, coalesce(p_jobs, zodan.choose_lanes(v_found.p_facts, v_nodes, NULL) / 2), p_most, p_max_lag, p_dsns);
     PERFORM zodan.raise_failure(p_state -> 'failure');
@@ -15759,8 +15859,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.begin_verify IS
 'Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
 replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
-Returns the state of a comparison, which zodan.advance_verify takes on, and the nodes'' connection strings, which are
-secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
+Returns the state of a comparison, which zodan.advance_verify takes on, and the connection strings of all members that it
+reached, which are secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
 such table, ZD121 tables cannot be compared.';
 REVOKE ALL ON FUNCTION zodan.begin_verify FROM PUBLIC;
 

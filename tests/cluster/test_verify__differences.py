@@ -37,6 +37,11 @@ CREATE TABLE big (k int PRIMARY KEY, v int, filler text);
 CREATE TABLE parts (k int, region int, v text, PRIMARY KEY (k, region)) PARTITION BY LIST (region);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);
 CREATE TABLE parts_2 PARTITION OF parts FOR VALUES IN (2);
+CREATE TABLE deep (k int, region int, v text, PRIMARY KEY (k, region)) PARTITION BY LIST (region);
+CREATE TABLE deep_1 PARTITION OF deep FOR VALUES IN (1) PARTITION BY RANGE (k);
+CREATE TABLE deep_1_low PARTITION OF deep_1 FOR VALUES FROM (0) TO (30);
+CREATE TABLE deep_1_high PARTITION OF deep_1 FOR VALUES FROM (30) TO (100);
+CREATE TABLE deep_2 PARTITION OF deep FOR VALUES IN (2);
 CREATE TABLE filtered (k int PRIMARY KEY, region int, shared text, own text);
 CREATE TABLE apart (k int PRIMARY KEY);
 """
@@ -52,7 +57,18 @@ _COLUMNS = (
     "i interval",
     "d date",
 )
-_SET = ["kinds", "composite", '"Odd {dsn:n1}"."T $x$"', "texts", "domains", "identities", "no_rows", "big", "parts"]
+_SET = [
+    "kinds",
+    "composite",
+    '"Odd {dsn:n1}"."T $x$"',
+    "texts",
+    "domains",
+    "identities",
+    "no_rows",
+    "big",
+    "parts",
+    "deep",
+]
 _ROWS = """
 INSERT INTO kinds SELECT i, '\\xdeadbeef', '{"b": 1.0, "a": [1, null]}', i / 3.0, '2020-02-03 04:05:06.789+05', i,
     ARRAY['x', NULL, 'a,b"c'], 'text', 'ok', '1 mon 2 days 03:04:05', '2020-01-31' FROM generate_series(1, 20) AS i;
@@ -68,9 +84,9 @@ INSERT INTO identities (v) SELECT i FROM generate_series(1, 10) AS i;
 INSERT INTO no_key SELECT i % 50, 'row ' || i % 50 FROM generate_series(1, 400) AS i;
 INSERT INTO big SELECT i, i, repeat('x', 50) FROM generate_series(1, 30000) AS i;
 INSERT INTO parts SELECT i, 1 + i % 2, 'v' FROM generate_series(1, 50) AS i;
+INSERT INTO deep SELECT i, 1 + i % 2, 'v' FROM generate_series(1, 50) AS i;
 INSERT INTO filtered SELECT i, i % 2, 'shared', 'own' FROM generate_series(1, 20) AS i;
 """
-_TABLES = 14
 
 
 def execute(node: Node, script: str) -> None:
@@ -237,6 +253,24 @@ def test_some_tables_and_some_nodes(cluster: Cluster) -> None:
     assert verify(cluster, "texts", nodes=["n1", "n2"]) == []
     ((_, _, result, _), (_, key, _, nodes)) = verify(cluster, "texts", nodes=["n1", "n3"], jobs=1)
     assert (result, key, set(nodes)) == ("different", {"k": "A60"}, {"n1", "n3"})
+
+
+@pytest.mark.parametrize(
+    ("names", "compared"),
+    [
+        (["parts", "parts_1"], {"parts_1", "parts_2"}),
+        (["texts", "public.texts"], {"texts"}),
+        (["deep"], {"deep_1_low", "deep_1_high", "deep_2"}),
+        (["deep_1"], {"deep_1_low", "deep_1_high"}),
+        (["public.deep_1", "DEEP", "deep_1_low"], {"deep_1_low", "deep_1_high", "deep_2"}),
+    ],
+)
+def test_each_name_counts_whatever_else_is_named(cluster: Cluster, names: list[str], compared: set[str]) -> None:
+    found = cluster["n2"].execute(
+        "SELECT DISTINCT table_name FROM zodan.verify(%(dsn)s, tables => %(tables)s)",
+        {"dsn": cluster["n1"].dsn(), "tables": names},
+    )
+    assert {name for (name,) in found} == {f"public.{name}" for name in compared}
 
 
 def test_a_table_that_differs_throughout_is_compared_no_further(cluster: Cluster) -> None:

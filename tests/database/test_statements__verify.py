@@ -312,3 +312,32 @@ def test_rows_of_another_node_are_not_repaired(zodan: psycopg.Connection[Any], m
             run(zodan, name, on=member, node=ODD, **given)
         assert raised.value.sqlstate == "ZD003"
     assert value(member, "SELECT v FROM public.mended") == "old"
+
+
+def test_a_leaf_is_published_as_the_nearest_table_above_it_is(
+    zodan: psycopg.Connection[Any], member: psycopg.Connection[Any]
+) -> None:
+    member.execute("CREATE TABLE public.top (k int PRIMARY KEY, v text) PARTITION BY RANGE (k)")
+    member.execute(
+        "CREATE TABLE public.middle PARTITION OF public.top FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (k)"
+    )
+    member.execute("CREATE TABLE public.low PARTITION OF public.middle FOR VALUES FROM (0) TO (50)")
+    member.execute("CREATE TABLE public.other PARTITION OF public.top FOR VALUES FROM (100) TO (200)")
+    # The stand-in's view shows no column list of a partitioned table that was added by its function.
+    kept = value(
+        member,
+        "SELECT coalesce(to_regclass('pglogical.replication_set_table')::text, 'spock.replication_set_table')",
+    )
+    # The order in which they are added does not matter.
+    for tables in (("top", "middle"), ("middle", "top")):
+        for table in tables:
+            member.execute(
+                f"INSERT INTO {kept} (set_id, set_reloid, set_att_list) SELECT r.set_id, %s::regclass, %s::text[]"
+                " FROM spock.replication_set AS r WHERE r.set_name = 'default'".encode(),
+                [f"public.{table}", ["k"] if table == "middle" else None],
+            )
+        found = run(zodan, "list_replicated", on=member, sets=["default"])["tables"]
+        assert {name: each["columns"] for name, each in found.items()} == {"public.low": ["k"], "public.other": None}
+        assert set(found["public.low"]["above"]) == {"public.top", "public.middle"}
+        assert found["public.other"]["above"] == ["public.top"]
+        member.execute(f"DELETE FROM {kept}".encode())
