@@ -13660,7 +13660,7 @@ BEGIN
             BEGIN
                 PERFORM pg_temp.zodan_repair(v_row.origin, v_row.committed, v_row.condition, v_row.write, v_row.rows);
                 DELETE FROM pg_temp.zodan_aside AS a WHERE a.place = v_row.place;
-            EXCEPTION WHEN OTHERS THEN
+            EXCEPTION WHEN unique_violation OR exclusion_violation OR lock_not_available OR SQLSTATE 'ZD206' THEN
                 UPDATE pg_temp.zodan_aside AS a SET why = SQLERRM
                  WHERE a.place = v_row.place AND NOT (v_is_together AND a.sets IS NOT NULL);
             END;
@@ -13675,7 +13675,7 @@ BEGIN
         LOOP
             BEGIN
                 PERFORM pg_temp.zodan_repair_together(v_row.source);
-            EXCEPTION WHEN OTHERS THEN
+            EXCEPTION WHEN unique_violation OR exclusion_violation OR lock_not_available OR SQLSTATE 'ZD206' THEN
                 UPDATE pg_temp.zodan_aside AS a SET why = SQLERRM WHERE a.source = v_row.source AND a.sets IS NOT NULL;
             END;
             COMMIT;
@@ -15378,14 +15378,14 @@ BEGIN
         RETURN;
     END IF;
     p_rows := 1;
-    SELECT pg_catalog.string_agg(pg_catalog.format('%s = %s', zodan.quote_name(c.item ->> 'name'),
-               zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name'))), ', ' ORDER BY c.place)
-      INTO p_sets
-      FROM pg_catalog.jsonb_array_elements(p_item -> 'columns') WITH ORDINALITY AS c(item, place)
-     WHERE NOT v_table -> 'generated' ? (c.item ->> 'name') AND (v_is_fixed OR NOT v_table -> 'fixed' ? (c.item ->> 'name'))
-       AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v_table -> 'key') AS k(item)
-                        WHERE k.item -> 'name' = c.item -> 'name');
-    IF v_is_fixed THEN
+    SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('%s = %s', zodan.quote_name(c.item ->> 'name'),
+                   zodan.quote_text(p_wanted -> 'shown' ->> (c.item ->> 'name'))), ', ' ORDER BY c.place) FILTER (WHERE NOT c.is_key),
+               -- Only what is generated differs, and is computed again.
+               pg_catalog.string_agg(pg_catalog.format('%1$s = t.%1$s', zodan.quote_name(c.item ->> 'name')), ', ')) INTO p_sets
+      FROM (SELECT c.item, c.place, pg_catalog.jsonb_path_exists(v_table -> 'key', '$[*].name ? (@ == $name)', c.item) AS is_key
+              FROM pg_catalog.jsonb_array_elements(p_item -> 'columns') WITH ORDINALITY AS c(item, place)) AS c
+     WHERE NOT v_table -> 'generated' ? (c.item ->> 'name') AND (v_is_fixed OR NOT v_table -> 'fixed' ? (c.item ->> 'name'));
+    IF v_is_fixed OR p_sets IS NULL THEN
         -- Columns that are not published stay as they are.
         SELECT pg_catalog.format('WITH old AS (DELETE FROM %s AS t WHERE %s RETURNING t.*) INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE '
                    'SELECT %s FROM old', p_source, p_same, pg_catalog.substr(p_source, 6),
@@ -15465,8 +15465,8 @@ BEGIN
                        ELSE pg_catalog.jsonb_build_object('hash', f.item #> '{key,0}') END, w.p_action,
                    CASE WHEN s.same THEN zodan.repair_row(p_node => n.name, p_origin => CASE
                        WHEN p_state -> 'members' ? (l.row ->> 'origin') THEN l.row ->> 'origin' ELSE p_like END,
-                       p_committed => coalesce(l.row ->> 'at',
-                           CASE WHEN w.p_action <> 'delete' THEN '1970-01-01 00:00:00+00' END), p_check => w.p_condition, p_write => w.p_write, p_rows => w.p_rows::text,
+                       p_committed => coalesce(l.row ->> 'at', CASE WHEN w.p_action <> 'delete' THEN '1970-01-01 00:00:00+00' END),
+                       p_check => w.p_condition, p_write => w.p_write, p_rows => w.p_rows::text,
                        p_source => w.p_source, p_sets => w.p_sets, p_same => w.p_same, p_place => f.place::text,
                        p_row => pg_catalog.concat(v_item ->> 'name', ' ', f.item -> 'key')) END,
                    CASE WHEN NOT s.same THEN pg_catalog.format('the row has changed on node %s', p_like) END, f.place::int
