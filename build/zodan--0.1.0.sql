@@ -15105,6 +15105,43 @@ COMMENT ON FUNCTION zodan.advance_compared IS
 table to the journal when the table is done, so that a resumed call goes on with the others.';
 REVOKE ALL ON FUNCTION zodan.advance_compared FROM PUBLIC;
 
+CREATE FUNCTION zodan.check_compared(p_tables text[], p_nodes text[], p_most int)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 for what makes no sense of what to compare: names of tables and nodes, the number of rows after which a
+table is compared no further. */
+DECLARE
+    v_name text;
+BEGIN
+    IF p_most < 1 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = pg_catalog.format('most is %s', p_most),
+            HINT = 'Give a number of rows, 1 or more, or leave it out.';
+    ELSIF pg_catalog.array_position(p_nodes, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = 'a name of nodes is null',
+            HINT = 'Name two members or more, or none, which means all.';
+    END IF;
+    FOREACH v_name IN ARRAY coalesce(p_tables, '{}') LOOP
+        BEGIN
+            PERFORM pg_catalog.parse_ident(coalesce(v_name, ''));
+        EXCEPTION WHEN invalid_parameter_value THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'ZD004',
+                MESSAGE = pg_catalog.format('"%s" is no name of a table', v_name),
+                HINT = 'Name tables as in public.orders, or none, which means all.';
+        END;
+    END LOOP;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_compared IS
+'Raises ZD004 for what makes no sense of what to compare: names of tables and nodes, the number of rows after which a
+table is compared no further.';
+REVOKE ALL ON FUNCTION zodan.check_compared FROM PUBLIC;
+
 CREATE FUNCTION zodan.begin_verify(
     p_dsn text,
     p_tables text[],
@@ -15120,8 +15157,8 @@ AS $zodan$
 /* Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
 replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
 Returns the state of a comparison, which zodan.advance_verify takes on, and the connection strings of all members that it
-reached, which are secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
-such table, ZD121 tables cannot be compared. */
+reached, which are secret. Errors: ZD001, ZD003, ZD004 an argument makes no sense, ZD101 a node cannot be reached, ZD120
+no such table, ZD121 tables cannot be compared. */
 DECLARE
     v_found record;
     v_nodes jsonb;
@@ -15130,6 +15167,7 @@ BEGIN
     PERFORM zodan.hide_statement(p_dsn);
     PERFORM zodan.check_jobs(p_jobs);
     PERFORM zodan.check_limits(NULL, p_max_lag);
+    PERFORM zodan.check_compared(p_tables, p_nodes, p_most);
     PERFORM zodan.close_connections();
     SELECT * INTO v_found FROM zodan.find_members(p_dsn, 'zodan verify');
     v_nodes := zodan.choose_compared(v_found.p_facts, p_nodes);
@@ -15152,8 +15190,8 @@ COMMENT ON FUNCTION zodan.begin_verify IS
 'Connects to the nodes whose rows are to be compared, through the member of p_dsn, and finds out which tables they
 replicate: all, or those of p_tables (a table, or the partitioned table above it); on all members, or on p_nodes.
 Returns the state of a comparison, which zodan.advance_verify takes on, and the connection strings of all members that it
-reached, which are secret. Errors: ZD001, ZD003, ZD004 p_nodes, p_jobs or p_max_lag make no sense, ZD101 a node cannot be reached, ZD120 no
-such table, ZD121 tables cannot be compared.';
+reached, which are secret. Errors: ZD001, ZD003, ZD004 an argument makes no sense, ZD101 a node cannot be reached, ZD120
+no such table, ZD121 tables cannot be compared.';
 REVOKE ALL ON FUNCTION zodan.begin_verify FROM PUBLIC;
 
 CREATE FUNCTION zodan.verify(

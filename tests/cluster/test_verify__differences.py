@@ -289,6 +289,11 @@ def test_a_table_that_differs_throughout_is_compared_no_further(cluster: Cluster
         ({"nodes": ["n1"]}, "ZD004", "no two nodes"),
         ({"nodes": ["n1", "n9"]}, "ZD004", '"n9" is not a member'),
         ({"jobs": 0}, "ZD004", "jobs is 0"),
+        ({"most": 0}, "ZD004", "most is 0"),
+        ({"nodes": ["n1", None]}, "ZD004", "a name of nodes is null"),
+        ({"tables": [""]}, "ZD004", '"" is no name of a table'),
+        ({"tables": ["texts", None]}, "ZD004", '"" is no name of a table'),
+        ({"tables": ["public.texts.k.v)"]}, "ZD004", '"public.texts.k.v)" is no name of a table'),
     ],
 )
 def test_what_makes_no_sense_is_refused(cluster: Cluster, given: dict[str, Any], sqlstate: str, words: str) -> None:
