@@ -14800,7 +14800,6 @@ DECLARE
     v_repair zodan.repair;
     v_lanes jsonb;
     v_opened jsonb := '{}'::jsonb;
-    v_aside jsonb := '{}'::jsonb;
     v_outcomes jsonb := '{}'::jsonb;
     v_answer jsonb;
     v_lane text;
