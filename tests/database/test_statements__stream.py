@@ -504,7 +504,13 @@ def test_a_soak_lasts_while_the_streams_replicate(nodes: Nodes) -> None:
     row = nodes.run("wait_beside", subscriptions=["sub_a", ODD], since=now, soak="0")
     assert (row["ok"], row["alive"]) == (False, False)
     nodes.run("disable_streams")
-    row = nodes.run("wait_beside", subscriptions=["sub_a"], since=now, soak="0")
+
+    def beside() -> dict[str, Any]:
+        return nodes.run("wait_beside", subscriptions=["sub_a"], since=now, soak="0")
+
+    # Its worker is told to end, and may take a moment.
+    wait_until(lambda: "" if beside()["trouble"] else "still replicating", 30, "the end of the worker")
+    row = beside()
     assert (row["ok"], row["alive"], row["trouble"]) == (False, False, "subscription sub_a is disabled")
 
 
