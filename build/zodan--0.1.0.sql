@@ -3578,7 +3578,6 @@ DECLARE
         WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
         WHEN v_provider IS NULL THEN 'copying'
         WHEN p_unit.spoiled THEN 'clearing'
-        WHEN p_unit.snapshot IS NULL THEN 'snapshot'
         WHEN EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name)
             = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done' AND u.proved < p_unit.lsn) THEN 'comparing'
         ELSE 'copying' END;
@@ -6703,29 +6702,28 @@ CREATE FUNCTION zodan.list_units(p_sets text[], p_lanes text, p_head text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$WITH published AS MATERIALIZED (
-    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_or(t.set_att_list IS NULL) AS has_all,
-           pg_catalog.array_agg(t.set_att_list::text) FILTER (WHERE t.set_att_list IS NOT NULL) AS lists,
+SELECT pg_catalog.format($sql$WITH leaves AS MATERIALIZED (
+WITH published AS MATERIALIZED (
+    SELECT t.set_reloid::oid AS relid, CASE WHEN NOT pg_catalog.bool_or(t.set_att_list IS NULL) THEN (
+               SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
+                 FROM pg_catalog.unnest(pg_catalog.array_agg(t.set_att_list::text)) AS w(list)
+                CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END AS columns,
            CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
                DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter
       FROM spock.replication_set_table AS t
       JOIN spock.replication_set AS r ON r.set_id = t.set_id
       JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
      WHERE r.set_name::text = ANY (%1$s)
-     GROUP BY t.set_reloid),
-leaves AS MATERIALIZED (
-    SELECT p.relid, p.has_all, p.lists, p.filter FROM published AS p
-    UNION ALL
-    -- For a leaf that is in no set by itself stands the nearest table above it that is.
-    (SELECT DISTINCT ON (i.relid) i.relid, p.has_all, p.lists, p.filter
-      FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
-     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)
-     ORDER BY i.relid, i.level)),
+     GROUP BY t.set_reloid)
+SELECT p.relid, p.columns, p.filter FROM published AS p
+UNION ALL
+-- For a leaf that is in no set by itself stands the nearest table above it that is.
+(SELECT DISTINCT ON (i.relid) i.relid::oid, p.columns, p.filter
+   FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+  WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)
+  ORDER BY i.relid, i.level)),
 tables AS MATERIALIZED (
-    SELECT c.oid, n.nspname, c.relname, s.bytes, s.blocks, l.filter, s.toast <= 4194304 AS ahead,
-           CASE WHEN NOT l.has_all THEN (SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
-               FROM pg_catalog.unnest(l.lists) AS w(list)
-              CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END AS columns
+    SELECT c.oid, n.nspname, c.relname, s.bytes, s.blocks, l.filter, s.toast <= 4194304 AS ahead, l.columns
       FROM leaves AS l
       JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -8012,11 +8010,6 @@ BEGIN
     END IF;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_own_path() RETURNS text LANGUAGE plpgsql AS $function$
-BEGIN
-    RETURN (SELECT s.reset_val FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path');
-END
-    $function$;
     CREATE FUNCTION pg_temp.zodan_prepare(p_what jsonb, p_begin text) RETURNS SETOF jsonb LANGUAGE plpgsql AS $function$
 DECLARE
     v_what jsonb := (SELECT pg_catalog.jsonb_agg(t.item || pg_catalog.jsonb_build_object('table',
@@ -8123,11 +8116,11 @@ WHEN sqlclient_unable_to_establish_sqlconnection THEN
     RETURN false;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_take(p_source text, p_table jsonb, p_path text) RETURNS bigint LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_take(p_source text, p_table jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
     v_rows bigint;
 BEGIN
-    PERFORM pg_catalog.set_config('search_path', p_path, true);
+    SET LOCAL search_path TO DEFAULT;
     EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
         p_table ->> 'into', p_table ->> 'types')
       USING p_source;
@@ -8160,7 +8153,7 @@ BEGIN
          ORDER BY t.place);
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_copy_wide(p_table jsonb, p_pace jsonb, p_path text) RETURNS bigint LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_copy_wide(p_table jsonb, p_pace jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
 DECLARE
     v_begin CONSTANT bigint := (p_table ->> 'begin')::bigint;
     v_blocks CONSTANT bigint := coalesce((p_table ->> 'end')::bigint, (p_table ->> 'last')::bigint) - v_begin;
@@ -8177,7 +8170,7 @@ BEGIN
     WHILE v_taken < v_count LOOP
         PERFORM pg_temp.zodan_keep_pace(p_pace, (v_blocks * v_taken / v_count)::bigint);
         PERFORM pg_temp.dblink_send_query('zodan_source', 'FETCH ' || (p_table ->> 'rows') || ' FROM zodan_rows');
-        v_copied := v_copied + pg_temp.zodan_take('zodan_source', p_table, p_path);
+        v_copied := v_copied + pg_temp.zodan_take('zodan_source', p_table);
         PERFORM * FROM pg_temp.dblink_get_result('zodan_source') AS r(done text);
         v_taken := v_taken + (p_table ->> 'rows')::bigint;
     END LOOP;
@@ -8198,10 +8191,9 @@ DECLARE
     v_asked int := 0;
     v_taken int := 0;
     v_copied bigint := 0;
-    v_path CONSTANT text := pg_temp.zodan_own_path();
 BEGIN
     IF p_table ? 'rows' THEN
-        RETURN pg_temp.zodan_copy_wide(p_table, p_pace, v_path);
+        RETURN pg_temp.zodan_copy_wide(p_table, p_pace);
     END IF;
     LOOP
         WHILE v_begin IS NOT NULL AND v_asked < v_taken + pg_catalog.cardinality(v_sources) LOOP
@@ -8227,7 +8219,7 @@ BEGIN
         IF pg_catalog.cardinality(v_sources) > 1 THEN
             PERFORM pg_temp.zodan_await(v_source, v_sources[2 - v_taken %% 2]);
         END IF;
-        v_copied := v_copied + pg_temp.zodan_take(v_source, p_table, v_path);
+        v_copied := v_copied + pg_temp.zodan_take(v_source, p_table);
         -- The session is free for the next piece only after an empty answer has been taken.
         PERFORM * FROM pg_temp.dblink_get_result(v_source) AS r(done text);
         v_taken := v_taken + 1;
@@ -8242,13 +8234,12 @@ END
 DECLARE
     v_table jsonb;
     v_copied bigint := 0;
-    v_path CONSTANT text := pg_temp.zodan_own_path();
 BEGIN
     PERFORM pg_temp.dblink_send_query('zodan_source', (SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ',
             t.item ->> 'names', ' FROM ONLY ', t.item ->> 'table', ' WHERE ' || (t.item ->> 'filter')), ';' ORDER BY t.place)
         FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)));
     FOREACH v_table IN ARRAY p_tables LOOP
-        v_copied := v_copied + pg_temp.zodan_take('zodan_source', v_table, v_path);
+        v_copied := v_copied + pg_temp.zodan_take('zodan_source', v_table);
     END LOOP;
     -- The session is free for the next query only after an empty answer has been taken.
     PERFORM * FROM pg_temp.dblink_get_result('zodan_source') AS r(done text);
@@ -8278,7 +8269,6 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
-    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
     -- The epoch: whatever changes a copied row later wins over it. 2000-01-01 would mean the present.
     PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', '1970-01-01 00:00:00+00');
     -- First, so that of two sessions with the same unit one waits here, and fails.
@@ -8346,7 +8336,6 @@ DECLARE
        WHERE pg_catalog.to_regclass(pg_catalog.format('%%I.%%I', t.item ->> 'schema', t.item ->> 'name')) IS NOT NULL);
     v_table text;
 BEGIN
-    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
     BEGIN
         EXECUTE 'TRUNCATE ONLY ' || v_tables;
     EXCEPTION WHEN feature_not_supported THEN
@@ -8459,8 +8448,7 @@ SELECT pg_catalog.format($sql$DO $do$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = pg_catalog.to_regclass(%1$s) AND NOT i.indisready) THEN
         -- Functions in it may rely on the search_path that sessions of this database have.
-        PERFORM pg_catalog.set_config('search_path', s.reset_val, true)
-           FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
+        SET LOCAL search_path TO DEFAULT;
         EXECUTE 'REINDEX INDEX ' || %1$s;
     END IF;
 END
@@ -9501,8 +9489,7 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 BEGIN
-    PERFORM pg_catalog.set_config('search_path', s.reset_val, true)
-       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
+    SET LOCAL search_path TO DEFAULT;
     REFRESH MATERIALIZED VIEW %1$s.%2$s;
 END
 $do$$sql$,
@@ -12631,24 +12618,26 @@ CREATE FUNCTION zodan.list_replicated(p_sets text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$WITH published AS MATERIALIZED (
-    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_or(t.set_att_list IS NULL) AS has_all,
-           pg_catalog.array_agg(t.set_att_list::text) FILTER (WHERE t.set_att_list IS NOT NULL) AS lists,
+SELECT pg_catalog.format($sql$WITH leaves AS MATERIALIZED (
+WITH published AS MATERIALIZED (
+    SELECT t.set_reloid::oid AS relid, CASE WHEN NOT pg_catalog.bool_or(t.set_att_list IS NULL) THEN (
+               SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
+                 FROM pg_catalog.unnest(pg_catalog.array_agg(t.set_att_list::text)) AS w(list)
+                CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END AS columns,
            CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
                DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter
       FROM spock.replication_set_table AS t
       JOIN spock.replication_set AS r ON r.set_id = t.set_id
       JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
      WHERE r.set_name::text = ANY (%1$s)
-     GROUP BY t.set_reloid),
-leaves AS MATERIALIZED (
-    SELECT p.relid, p.has_all, p.lists, p.filter FROM published AS p
-    UNION ALL
-    -- A leaf that is in no set by itself is published as the nearest partitioned table above it is that is in one.
-    (SELECT DISTINCT ON (i.relid) i.relid::oid, p.has_all, p.lists, p.filter
-       FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
-      WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)
-      ORDER BY i.relid, i.level))
+     GROUP BY t.set_reloid)
+SELECT p.relid, p.columns, p.filter FROM published AS p
+UNION ALL
+-- For a leaf that is in no set by itself stands the nearest table above it that is.
+(SELECT DISTINCT ON (i.relid) i.relid::oid, p.columns, p.filter
+   FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+  WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)
+  ORDER BY i.relid, i.level))
 SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname),
            pg_catalog.jsonb_build_object('filter', l.filter,
                'above', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', an.nspname, ac.relname)), '[]')
@@ -12656,10 +12645,7 @@ SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%%I.%%I', n.nspna
                            JOIN pg_catalog.pg_class AS ac ON ac.oid = a.relid
                            JOIN pg_catalog.pg_namespace AS an ON an.oid = ac.relnamespace
                           WHERE a.relid <> c.oid),
-               'columns', CASE WHEN NOT l.has_all THEN
-                   (SELECT pg_catalog.jsonb_agg(DISTINCT u.name ORDER BY u.name)
-                      FROM pg_catalog.unnest(l.lists) AS w(list)
-                     CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END)), '{}') AS tables,
+               'columns', l.columns)), '{}') AS tables,
        pg_catalog.current_setting('server_encoding') AS encoding,
        pg_catalog.hashtextextended('The quick brown fox', 0)::text AS probe,
        pg_catalog.concat_ws(':', (SELECT s.system_identifier FROM pg_catalog.pg_control_system() AS s),

@@ -4140,7 +4140,6 @@ DECLARE
         WHEN NOT (p_lane ->> 'open')::boolean THEN 'opening'
         WHEN v_provider IS NULL THEN 'copying'
         WHEN p_unit.spoiled THEN 'clearing'
-        WHEN p_unit.snapshot IS NULL THEN 'snapshot'
         WHEN EXISTS (SELECT FROM zodan.unit AS u WHERE (u.operation_id, u.phase_name)
             = (p_unit.operation_id, p_unit.phase_name) AND u.state = 'done' AND u.proved < p_unit.lsn) THEN 'comparing'
         ELSE 'copying' END;
