@@ -22,7 +22,6 @@ from zodan_sql.cli.screen import Screen
 from zodan_sql.client import checks, journal, operation, samples, verify
 from zodan_sql.client import install as installer
 from zodan_sql.client.connection import describe
-from zodan_sql.client.members import read_place
 from zodan_sql.client.samples import Watch
 from zodan_sql.client.structure import bring_structure
 from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError, precondition_error
@@ -187,12 +186,11 @@ def provide(screen: Screen, dsn: str, *, change: bool) -> None:
         screen.line(f"installed Zodan {result.version} in {result.database}")
 
 
-def refuse_node(dsn: str, name: str, *, underway: bool) -> None:
-    """Raise ZodanError (ZD100) if the connection string of a new node leads to another one.
+def refuse_node(found: str | None, name: str, *, underway: bool) -> None:
+    """Raise ZodanError (ZD100) if the connection string of a new node leads to another one, ``found``.
 
     Unless its replacement is ``underway``, it may lead to no node at all. Nothing is installed there before.
     """
-    found = read_place(dsn).node
     if found is not None and (found != name or not underway):
         raise precondition_error(
             f'the connection string of the new node "{name}" leads to node "{found}"; nothing was changed',

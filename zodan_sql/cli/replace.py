@@ -56,6 +56,7 @@ from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import reporting
 from zodan_sql.client import install as installer
 from zodan_sql.client.connection import parse_dsn
+from zodan_sql.client.members import read_place
 from zodan_sql.errors import caller_error
 
 
@@ -168,7 +169,7 @@ def replace_node(
         is_written = dsn is None or structure is Way.CLIENT
         if not dry_run and is_written and installer.installed_version(new_node_dsn) is None:
             # Where Zodan is installed, the call itself says whether it goes on.
-            refuse_node(new_node_dsn, new_node_name, underway=False)
+            refuse_node(read_place(new_node_dsn).node, new_node_name, underway=False)
         if structure is Way.CLIENT:
             bring_by_client(
                 screen, called, source_dsn, new_node_dsn, dry_run=dry_run, roles=roles, no_install=no_install

@@ -149,7 +149,7 @@ def _check_places(pairs: Sequence[_Pair]) -> None:
                 raise
         else:
             places.append(place.database)
-            refuse_node(pair.dsn, pair.new, underway=True)
+            refuse_node(place.node, pair.new, underway=True)
         for each in places:
             other = taken.setdefault(each, pair)
             if other is not pair:
@@ -229,7 +229,7 @@ def _replace(
         pair.state = "replaced before"
         screen.line("  it has taken its place already")
         return
-    refuse_node(pair.dsn, pair.new, underway=number is not None)
+    refuse_node(read_place(pair.dsn).node, pair.new, underway=number is not None)
     provide(screen, pair.dsn, change=True)
     pair.state = "failed"
     try:
