@@ -6,8 +6,8 @@ import pytest
 
 from support.calls import add_node, exceptions
 from support.clusters import MakeCluster
-from support.tables import assert_rows_equal, wait_level
-from zodan_sql.sandbox import Cluster, Node
+from support.tables import add_to_sets, assert_rows_equal, wait_level
+from zodan_sql.sandbox import Cluster
 
 # Found by the search_path alone: with pg_catalog only, another lower() is taken, and own_name() is not there.
 _COMPUTED = """
@@ -53,27 +53,17 @@ def cluster(make_module_cluster: MakeCluster) -> Cluster:
         large = _COMPUTED.format(table="computed_large", rows=_MANY, generated=generated)
         connection.execute(large[large.index("CREATE TABLE") :].encode())
         connection.execute(_NESTED.encode())
-    for set_name, table in (
-        *(("default", name) for name in ("computed", "computed_large")),
-        *(("default_insert_only", name) for name in ("nested", "nested_m", "nested_1")),
-    ):
-        _publish(n1, set_name, table)
+    add_to_sets(n1, dict.fromkeys(("computed", "computed_large"), "default"))
+    nested = dict.fromkeys(("nested", "nested_m", "nested_1"), "default_insert_only")
+    add_to_sets(n1, nested, partitions=False)
     with n1.connect() as connection:
         connection.execute(_LEAF.encode())
         connection.execute(_LOGGED.encode())
-    _publish(n1, "default", "ddl_log")
+    add_to_sets(n1, {"ddl_log": "default"})
     n1.execute("CREATE PUBLICATION everything FOR ALL TABLES")
     add_node(cluster, "n1", "n2", jobs=2)
     wait_level(cluster.members)
     return cluster
-
-
-def _publish(node: Node, set_name: str, table: str) -> None:
-    node.execute(
-        "SELECT spock.repset_add_table(%(set)s, %(table)s, include_partitions => false) WHERE NOT EXISTS"
-        " (SELECT FROM spock.tables WHERE relid = %(table)s::regclass AND set_name = %(set)s)",
-        {"set": set_name, "table": table},
-    )
 
 
 @pytest.mark.parametrize("table", ["computed", "computed_large"])

@@ -11,11 +11,12 @@ import pytest
 from support.calls import call, load_zodan
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
+from support.objects import at
 from support.planting import plant
 from support.secrets import find
 from support.tables import KEYED, TABLES, add_to_sets, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
-from zodan_sql.sandbox import Cluster, Node, wait_until
+from zodan_sql.sandbox import Cluster, wait_until
 
 _BUDGET_S = 60.0
 _ROWS = 4000
@@ -61,14 +62,6 @@ def joined(cluster: Cluster) -> None:
         cluster.members.append(node)
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, [*TABLES, "small"])
-
-
-def execute(node: Node, statement: str) -> None:
-    """Run a statement on a node, and replicate none of its DDL."""
-    with node.connect() as connection:
-        for setting in ("enable_ddl_replication", "include_ddl_repset"):
-            connection.execute("SELECT set_config(%s, 'off', false)", [f"spock.{setting}"])
-        connection.execute(statement.encode())
 
 
 def resume(cluster: Cluster) -> None:
@@ -153,7 +146,7 @@ def test_a_killed_comparison_goes_on_with_the_tables_that_are_left(make_cluster:
     n2, n3 = cluster["n2"], cluster["n3"]
     HeldCall(n3, f"before {step}", "spock.add_node", arguments).kill()
     wait_unlocked(cluster.nodes)
-    at = "SELECT table_name, compared_at FROM zodan.compared WHERE number = 0 ORDER BY 1"
+    times = "SELECT table_name, compared_at FROM zodan.compared WHERE number = 0 ORDER BY 1"
     with psycopg.connect(n2.dsn()) as holder, n3.connect() as connection:
         holder.execute("LOCK TABLE small IN ACCESS EXCLUSIVE MODE")
 
@@ -164,22 +157,22 @@ def test_a_killed_comparison_goes_on_with_the_tables_that_are_left(make_cluster:
         thread = threading.Thread(target=run)
         thread.start()
         wait_until(
-            lambda: "" if f"public.{KEYED}" in dict(n3.execute(at)) else str(n3.execute(at)),
+            lambda: "" if f"public.{KEYED}" in dict(n3.execute(times)) else str(n3.execute(times)),
             _BUDGET_S,
             "the first table",
         )
-        before = dict(n3.execute(at))
+        before = dict(n3.execute(times))
         assert "public.small" not in before
         n3.execute("SELECT pg_terminate_backend(%(pid)s)", {"pid": connection.info.backend_pid})
         thread.join(_BUDGET_S)
     wait_unlocked(cluster.nodes)
     # With another column, what was equal is no longer all that is to be compared.
     for node in cluster.nodes:
-        execute(node, f"ALTER TABLE {KEYED} ADD more int")
+        at(node, f"ALTER TABLE {KEYED} ADD more int")
     stale = before.pop(f"public.{KEYED}")
     resume(cluster)
     joined(cluster)
-    after = dict(n3.execute(at))
+    after = dict(n3.execute(times))
     assert set(after) == {f"public.{name}" for name in (*TABLES, "small")}
     assert {name: when for name, when in after.items() if name in before} == before
     assert after[f"public.{KEYED}"] > stale

@@ -12,12 +12,13 @@ import pytest
 from support.calls import load_zodan, state
 from support.clusters import MakeCluster
 from support.documents import parse
+from support.objects import at
 from support.planting import plant
 from support.secrets import find
 from support.shell import Ended, run
 from support.tables import add_to_sets, wait_level
 from zodan_sql.cli import documents
-from zodan_sql.sandbox import Cluster, Node
+from zodan_sql.sandbox import Cluster
 
 #: Tables that are equal, of whatever is hard to compare. n2 has other columns before, n3 another order of them.
 _KINDS = """
@@ -89,14 +90,6 @@ INSERT INTO filtered SELECT i, i % 2, 'shared', 'own' FROM generate_series(1, 20
 """
 
 
-def execute(node: Node, script: str) -> None:
-    """Run a script on a node."""
-    with node.connect() as connection:
-        for setting in ("enable_ddl_replication", "include_ddl_repset"):
-            connection.execute("SELECT set_config(%s, 'off', false)", [f"spock.{setting}"])
-        connection.execute(script.encode())
-
-
 @pytest.fixture(scope="module")
 def cluster(make_module_cluster: MakeCluster) -> Iterator[Cluster]:
     """Return three nodes with the same rows, which store and print them differently."""
@@ -108,16 +101,16 @@ def cluster(make_module_cluster: MakeCluster) -> Iterator[Cluster]:
         ("UTC", "Asia/Kolkata", "America/New_York"),
         strict=True,
     ):
-        execute(node, _KINDS.format(columns=", ".join(columns), collation=collation))
-        execute(node, "ALTER TABLE kinds DROP COLUMN IF EXISTS gone")
+        at(node, _KINDS.format(columns=", ".join(columns), collation=collation))
+        at(node, "ALTER TABLE kinds DROP COLUMN IF EXISTS gone")
         for setting in (f"timezone = '{zone}'", "datestyle = 'German'", "extra_float_digits = -5"):
-            execute(node, f"ALTER DATABASE {node.dbname} SET {setting}")
+            at(node, f"ALTER DATABASE {node.dbname} SET {setting}")
         add_to_sets(node, dict.fromkeys(_SET, "default") | {"no_key": "default_insert_only"})
         node.execute(
             "SELECT spock.repset_add_table('default', 'filtered', columns := '{k,region,shared}',"
             " row_filter := 'region = 1')"
         )
-    execute(made["n1"], _ROWS)
+    at(made["n1"], _ROWS)
     wait_level(made.members)
     # What the filter and the column list leave out is each node's own.
     plant(
@@ -197,7 +190,7 @@ _PLANTED = {
 
 
 def test_each_planted_difference_is_found_and_named(cluster: Cluster) -> None:
-    execute(cluster["n1"], "UPDATE kinds SET f = 0 WHERE id = 4")
+    at(cluster["n1"], "UPDATE kinds SET f = 0 WHERE id = 4")
     wait_level(cluster.members)
     for node, statement, *_ in _PLANTED.values():
         plant(cluster[node], statement)
@@ -306,8 +299,8 @@ def test_what_makes_no_sense_is_refused(cluster: Cluster, given: dict[str, Any],
 
 def test_tables_that_are_not_alike_are_named(cluster: Cluster) -> None:
     n1, n3 = cluster["n1"], cluster["n3"]
-    execute(n3, "ALTER TABLE apart ADD only_here int; ALTER TABLE no_rows RENAME TO elsewhere")
-    execute(n1, "SELECT spock.repset_add_table('default', 'apart')")
+    at(n3, "ALTER TABLE apart ADD only_here int; ALTER TABLE no_rows RENAME TO elsewhere")
+    at(n1, "SELECT spock.repset_add_table('default', 'apart')")
     try:
         with pytest.raises(psycopg.Error) as raised:
             verify(cluster, "apart", "no_rows")
@@ -316,8 +309,8 @@ def test_tables_that_are_not_alike_are_named(cluster: Cluster) -> None:
         assert 'public.apart: column "only_here" is missing on n1, n2.' in detail
         assert "public.no_rows: it is missing on n3." in detail
     finally:
-        execute(n3, "ALTER TABLE apart DROP only_here; ALTER TABLE elsewhere RENAME TO no_rows")
-        execute(n1, "SELECT spock.repset_remove_table('default', 'apart')")
+        at(n3, "ALTER TABLE apart DROP only_here; ALTER TABLE elsewhere RENAME TO no_rows")
+        at(n1, "SELECT spock.repset_remove_table('default', 'apart')")
 
 
 def shell(cluster: Cluster, *arguments: str) -> Ended:

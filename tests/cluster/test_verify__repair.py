@@ -10,6 +10,7 @@ import pytest
 from support.calls import state
 from support.clusters import MakeCluster
 from support.documents import parse
+from support.objects import at
 from support.planting import plant
 from support.scripts import psql
 from support.secrets import find
@@ -72,20 +73,12 @@ SELECT c.timestamp, coalesce((SELECT n.node_name FROM spock.node AS n WHERE n.no
 """
 
 
-def execute(node: Node, script: str) -> None:
-    """Run a script on a node, and replicate none of its DDL."""
-    with node.connect() as connection:
-        for setting in ("enable_ddl_replication", "include_ddl_repset"):
-            connection.execute("SELECT set_config(%s, 'off', false)", [f"spock.{setting}"])
-        connection.execute(script.encode())
-
-
 @pytest.fixture(scope="module")
 def cluster(make_module_cluster: MakeCluster) -> Cluster:
     """Return three nodes with the same rows."""
     made = make_module_cluster(members=3, blanks=0)
     for node in made.members:
-        execute(node, _DDL)
+        at(node, _DDL)
         sets = dict.fromkeys((*_TABLES[:3], "child"), "default")
         add_to_sets(node, sets | {"no_key": "default_insert_only"})
         node.execute("SELECT spock.repset_add_table('default', 'numbered', columns := '{k,n,v}')")
@@ -93,7 +86,7 @@ def cluster(make_module_cluster: MakeCluster) -> Cluster:
             "SELECT spock.repset_add_table('default', 'filtered', columns := '{k,region,shared}',"
             " row_filter := 'region = 1')"
         )
-    execute(made["n1"], _ROWS)
+    at(made["n1"], _ROWS)
     wait_level(made.members)
     return made
 

@@ -9,6 +9,7 @@ import pytest
 
 from support.clusters import MakeCluster
 from support.documents import parse
+from support.objects import at
 from support.planting import plant
 from support.scripts import psql
 from support.secrets import find
@@ -53,23 +54,15 @@ INSERT INTO counted (k) OVERRIDING SYSTEM VALUE SELECT i FROM generate_series(1,
 """
 
 
-def execute(node: Node, script: str) -> None:
-    """Run a script on a node, and replicate none of its DDL."""
-    with node.connect() as connection:
-        for setting in ("enable_ddl_replication", "include_ddl_repset"):
-            connection.execute("SELECT set_config(%s, 'off', false)", [f"spock.{setting}"])
-        connection.execute(script.encode())
-
-
 @pytest.fixture(scope="module")
 def cluster(make_module_cluster: MakeCluster) -> Cluster:
     """Return two nodes with the same rows."""
     made = make_module_cluster(members=2, blanks=0)
     for node in made.members:
-        execute(node, _DDL)
+        at(node, _DDL)
         add_to_sets(node, _TABLES)
         node.execute("SELECT spock.repset_add_table('default', 'swapped', columns := '{k,u}')")
-    execute(made["n1"], _ROWS)
+    at(made["n1"], _ROWS)
     wait_level(made.members)
     return made
 
@@ -205,7 +198,7 @@ _EPOCH = "SELECT count(*) FROM stamped WHERE pg_xact_commit_timestamp(xmin) = '1
 
 def test_a_row_of_an_unknown_time_loses_against_each_change(cluster: Cluster) -> None:
     n1, n2 = cluster.members
-    execute(n1, "CREATE EXTENSION pg_surgery SCHEMA public")
+    at(n1, "CREATE EXTENSION pg_surgery SCHEMA public")
     ((places,),) = n1.execute("SELECT array_agg(ctid)::text FROM stamped WHERE k < 4")
     n1.execute("SELECT heap_force_freeze('stamped'::regclass, %(places)s::tid[])", {"places": places})
     assert n1.execute("SELECT count(*) FROM stamped WHERE pg_xact_commit_timestamp(xmin) IS NULL") == [(3,)]
@@ -275,7 +268,7 @@ def test_a_file_drops_its_origins_whatever_fails(cluster: Cluster, tmp_path: Pat
 def test_only_a_generated_column_differs(cluster: Cluster) -> None:
     n2 = cluster["n2"]
     body = "CREATE OR REPLACE FUNCTION half(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 / {}'"
-    execute(n2, body.format(3))
+    at(n2, body.format(3))
     plant(
         n2,
         "UPDATE halves SET k = k WHERE k > 2",
@@ -285,7 +278,7 @@ def test_only_a_generated_column_differs(cluster: Cluster) -> None:
     # The expression gives another value there.
     document = repair(cluster, code=1)
     assert outcomes(document) == {"repaired"}
-    execute(n2, body.format(2))
+    at(n2, body.format(2))
     document = repair(cluster)
     assert {each["action"] for each in document["repairs"]} == {"update"}
     check_equal(cluster)

@@ -37,15 +37,15 @@ def create_on(node: Node) -> None:
         connection.execute(_DDL)
 
 
-def add_to_sets(node: Node, sets: dict[str, str]) -> None:
-    """Add tables to replication sets of a node, those that are not there yet."""
+def add_to_sets(node: Node, sets: dict[str, str], *, partitions: bool = True) -> None:
+    """Add tables to replication sets of a node, those that are not there yet, with or without their partitions."""
     with node.connect() as connection:
         for table, set_name in sets.items():
             connection.execute(
-                "SELECT spock.repset_add_table(%(set)s, to_regclass(%(table)s))"
+                "SELECT spock.repset_add_table(%(set)s, to_regclass(%(table)s), include_partitions => %(all)s)"
                 " WHERE NOT EXISTS (SELECT FROM spock.tables"
                 " WHERE relid = to_regclass(%(table)s) AND set_name = %(set)s)",
-                {"set": set_name, "table": table},
+                {"set": set_name, "table": table, "all": partitions},
             )
 
 
