@@ -3882,6 +3882,9 @@ BEGIN
             END IF;
             IF v_unit.number IS NULL AND p_open AND zodan.is_lane_wanted(p_lane, p_step) THEN
                 p_lane := zodan.send_unit((p_lane - 'unit') || '{"readied": true}', p_step, v_unit, p_dsns, p_results);
+                IF p_lane ? 'failure' THEN
+                    p_lane := zodan.settle_readied(p_lane - 'failure', p_step, p_lane -> 'failure');
+                END IF;
             END IF;
             EXIT WHEN NOT p_open OR v_unit.number IS NULL;
             UPDATE zodan.unit AS u
