@@ -10377,7 +10377,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
      'constraints that are NOT VALID and can be read before, of tables that are small enough',
      'Look for rows that violate these: the copy fails at the first.'),
     ('search-paths', 'functions with a search path', 'warn', zodan.name_some(f.t -> 'unpinned'),
-     'a search_path set for functions in indexes and checks: the copy has none',
+     'a search_path set for functions in indexes and checks: PostgreSQL 17 and later build and analyze indexes without that '
+     'of the database',
      'Run ALTER FUNCTION ... SET search_path for these.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE f.t IS NOT NULL AND f.n ? 'structure'
