@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -39,6 +40,8 @@ _ROWS = (
     ("kept", 1, 6000),
     ("keyless", 1, 5000),
 )
+#: Nobody waits this long.
+_BUDGET_S = 60.0
 _UNITS = (
     "SELECT title, lsn::text FROM zodan.unit WHERE phase_name = 'copied' AND state = 'done'"
     " AND operation_id = (SELECT max(operation_id) FROM zodan.operation)"
@@ -256,3 +259,27 @@ def test_a_rollback_ends_what_keeps_the_snapshot(cluster: Cluster) -> None:
     dsns = {node.name: node.dsn() for node in cluster.members}
     call(n3, "zodan.rollback", p_operation=1, p_dsns=Jsonb(dsns))
     wait_until(lambda: ", ".join(keepers(n1)), 10, "the session to end")
+
+
+def test_a_lane_that_cannot_connect_before_there_is_a_unit_is_tried_again(cluster: Cluster) -> None:
+    n1, _, n3 = cluster.nodes
+    n3.execute("ALTER SYSTEM SET max_connections = 25")
+    n3.restart()
+    arguments, plan = planned(n1, n3)
+    held = HeldCall(n3, f"before {plan.at('copied', 'n3')}", "spock.add_node", arguments | {"jobs": 4})
+
+    def refused() -> int:
+        return n3.log_text().count("too many clients already")
+
+    with ExitStack() as others:
+        while refused() == 0:
+            with suppress(psycopg.OperationalError):
+                others.enter_context(n3.connect())
+        before = refused()
+        held.let_go_on()
+        # One of them has a unit, which waits for the snapshot; the others have none.
+        wait_until(lambda: "" if refused() >= before + 4 else "not refused", _BUDGET_S, "the lanes to be refused")
+    held.finish()
+    assert held.error is None, held.error
+    wait_level(cluster.nodes)
+    assert_rows_equal(cluster.nodes, [*TABLES, *_SETS])
