@@ -3758,10 +3758,11 @@ RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
-trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
-budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
-longest rest before the next look, in seconds), blockers (what holds it up) and measure (numbers for people, sampled).
-Returns the step's job; the last look is the result of a step that has no other. */
+trouble (why that never will, which fails at once), passed (what was passed over, and why), progress (anything; a
+change starts the budget again, so that the budget is the time without progress), alive (somebody works at it, which
+also starts the budget again), pause (the longest rest before the next look, in seconds), blockers (what holds it up)
+and measure (numbers for people, sampled). Returns the step's job; the last look is the result of a step that has no
+other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce(p_job.pause, 0.01);
@@ -3777,6 +3778,9 @@ BEGIN
         RETURN p_job;
     ELSIF (p_seen ->> 'ok')::boolean THEN
         p_job.stage := 'done';
+        IF p_seen ->> 'passed' IS NOT NULL THEN
+            p_seen := pg_catalog.jsonb_set(p_seen, '{passed}', pg_catalog.to_jsonb(zodan.redact_text(p_seen ->> 'passed')));
+        END IF;
         p_job.result := coalesce(p_job.result, nullif(p_seen - '{ok,trouble,alive,pause,blockers}'::text[], '{}'));
         RETURN p_job;
     ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM p_job.progress THEN
@@ -3798,10 +3802,11 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
-trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
-budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
-longest rest before the next look, in seconds), blockers (what holds it up) and measure (numbers for people, sampled).
-Returns the step''s job; the last look is the result of a step that has no other.';
+trouble (why that never will, which fails at once), passed (what was passed over, and why), progress (anything; a
+change starts the budget again, so that the budget is the time without progress), alive (somebody works at it, which
+also starts the budget again), pause (the longest rest before the next look, in seconds), blockers (what holds it up)
+and measure (numbers for people, sampled). Returns the step''s job; the last look is the result of a step that has no
+other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
@@ -4913,17 +4918,23 @@ CREATE OR REPLACE FUNCTION zodan.announce_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
+/* Reports that a step is done: a NOTICE when verbose, its statement as DEBUG and, whether verbose or not, a WARNING with
+what it passed over. Changes nothing. */
 BEGIN
     IF p_verbose THEN
         RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
             p_step.ordinal, p_step.title;
     END IF;
+    IF p_job.result ->> 'passed' IS NOT NULL THEN
+        RAISE WARNING 'on node "%", passed over: %', p_step.node, pg_catalog.concat_ws(': ', p_step.object_name,
+            p_job.result ->> 'passed');
+    END IF;
     RAISE DEBUG 'on %: %', p_step.node, coalesce(p_step.do_sql, p_step.until_sql);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.announce_step IS
-'Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
+'Reports that a step is done: a NOTICE when verbose, its statement as DEBUG and, whether verbose or not, a WARNING with
+what it passed over. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
@@ -10048,21 +10059,44 @@ COMMENT ON FUNCTION zodan.view_is_filled IS
 done_sql.';
 REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.view_refused(p_schema text, p_view text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT true AS ok,
+       nullif(pg_catalog.current_setting('zodan.refused_' || pg_catalog.md5(%1$s || '.' || %2$s), true),
+           '') AS passed$sql$,
+    zodan.quote_text(p_schema), zodan.quote_text(p_view))
+$zodan$;
+COMMENT ON FUNCTION zodan.view_refused IS
+'Returns, in the session that ran zodan.refresh_view for the view p_view of schema p_schema, one row for until_sql:
+passed, why the view was passed over; NULL if it has its rows.';
+REVOKE ALL ON FUNCTION zodan.view_refused FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.refresh_view(p_schema text, p_view text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    -- Views are filled one after the other before anybody asks what became of each.
+    v_key text := 'zodan.refused_' || pg_catalog.md5(%1$s || '.' || %2$s);
 BEGIN
-    SET LOCAL search_path TO DEFAULT;
-    REFRESH MATERIALIZED VIEW %1$s.%2$s;
+    PERFORM pg_catalog.set_config(v_key, '', false);
+    BEGIN
+        SET LOCAL search_path TO DEFAULT;
+        REFRESH MATERIALIZED VIEW %3$s.%4$s;
+    EXCEPTION WHEN OTHERS THEN
+        PERFORM pg_catalog.set_config(v_key, SQLERRM, false);
+    END;
 END
 $do$$sql$,
-    zodan.quote_name(p_schema), zodan.quote_name(p_view))
+    zodan.quote_text(p_schema), zodan.quote_text(p_view), zodan.quote_name(p_schema), zodan.quote_name(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.refresh_view IS
 'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have,
-because functions in it may rely on that.';
+because functions in it may rely on that. One that cannot be filled is passed over, for zodan.view_refused to tell: rows
+that others can compute again are no reason to fail a join.';
 REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
@@ -12278,19 +12312,24 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns what is left to do on the new node after the proof that every stream moves: its materialized views get
-their rows, and a schema zodan that nobody uses is dropped. */
+their rows, as far as they can be refreshed, and a schema zodan that nobody uses is dropped. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_view text;
+    v_schema text;
+    v_name text;
 BEGIN
     -- A copy of rows brings only the definitions of views.
     FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name)
         WHERE (p_cluster ->> 'clone')::boolean IS NOT TRUE LOOP
+        v_schema := (pg_catalog.parse_ident(v_view))[1];
+        v_name := (pg_catalog.parse_ident(v_view))[2];
         RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view,
             v_new),
-            p_do := zodan.refresh_view(p_schema => (pg_catalog.parse_ident(v_view))[1],
-                p_view => (pg_catalog.parse_ident(v_view))[2]), p_done := zodan.view_is_filled(v_view),
-                p_budget := p_patience, p_object := v_view);
+            p_do := zodan.refresh_view(p_schema => v_schema, p_view => v_name),
+            p_done := zodan.view_is_filled(v_view),
+            p_until := zodan.view_refused(p_schema => v_schema, p_view => v_name),
+            p_budget := p_patience, p_object := v_view);
     END LOOP;
     RETURN NEXT zodan.make_step('tidy', v_new, 'drop schema zodan if it is empty on ' || v_new,
             p_do := zodan.drop_empty_schema());
@@ -12298,7 +12337,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_finish IS
 'Returns what is left to do on the new node after the proof that every stream moves: its materialized views get
-their rows, and a schema zodan that nobody uses is dropped.';
+their rows, as far as they can be refreshed, and a schema zodan that nobody uses is dropped.';
 REVOKE ALL ON FUNCTION zodan.plan_finish FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_join(

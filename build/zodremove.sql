@@ -3758,10 +3758,11 @@ RETURNS zodan.job
 LANGUAGE plpgsql
 AS $zodan$
 /* Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
-trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
-budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
-longest rest before the next look, in seconds), blockers (what holds it up) and measure (numbers for people, sampled).
-Returns the step's job; the last look is the result of a step that has no other. */
+trouble (why that never will, which fails at once), passed (what was passed over, and why), progress (anything; a
+change starts the budget again, so that the budget is the time without progress), alive (somebody works at it, which
+also starts the budget again), pause (the longest rest before the next look, in seconds), blockers (what holds it up)
+and measure (numbers for people, sampled). Returns the step's job; the last look is the result of a step that has no
+other. */
 DECLARE
     v_now timestamptz := pg_catalog.clock_timestamp();
     v_pause double precision := coalesce(p_job.pause, 0.01);
@@ -3777,6 +3778,9 @@ BEGIN
         RETURN p_job;
     ELSIF (p_seen ->> 'ok')::boolean THEN
         p_job.stage := 'done';
+        IF p_seen ->> 'passed' IS NOT NULL THEN
+            p_seen := pg_catalog.jsonb_set(p_seen, '{passed}', pg_catalog.to_jsonb(zodan.redact_text(p_seen ->> 'passed')));
+        END IF;
         p_job.result := coalesce(p_job.result, nullif(p_seen - '{ok,trouble,alive,pause,blockers}'::text[], '{}'));
         RETURN p_job;
     ELSIF (p_seen ->> 'alive')::boolean OR p_seen -> 'progress' IS DISTINCT FROM p_job.progress THEN
@@ -3798,10 +3802,11 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.judge_wait IS
 'Decides what a look at a waiting step means. p_seen is the row of until_sql: ok (what it waits for has come),
-trouble (why that never will, which fails at once), progress (anything; a change starts the budget again, so that the
-budget is the time without progress), alive (somebody works at it, which also starts the budget again), pause (the
-longest rest before the next look, in seconds), blockers (what holds it up) and measure (numbers for people, sampled).
-Returns the step''s job; the last look is the result of a step that has no other.';
+trouble (why that never will, which fails at once), passed (what was passed over, and why), progress (anything; a
+change starts the budget again, so that the budget is the time without progress), alive (somebody works at it, which
+also starts the budget again), pause (the longest rest before the next look, in seconds), blockers (what holds it up)
+and measure (numbers for people, sampled). Returns the step''s job; the last look is the result of a step that has no
+other.';
 REVOKE ALL ON FUNCTION zodan.judge_wait FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.regain_node(p_operation bigint, p_node text, p_dsns jsonb)
@@ -4913,17 +4918,23 @@ CREATE OR REPLACE FUNCTION zodan.announce_step(
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing. */
+/* Reports that a step is done: a NOTICE when verbose, its statement as DEBUG and, whether verbose or not, a WARNING with
+what it passed over. Changes nothing. */
 BEGIN
     IF p_verbose THEN
         RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
             p_step.ordinal, p_step.title;
     END IF;
+    IF p_job.result ->> 'passed' IS NOT NULL THEN
+        RAISE WARNING 'on node "%", passed over: %', p_step.node, pg_catalog.concat_ws(': ', p_step.object_name,
+            p_job.result ->> 'passed');
+    END IF;
     RAISE DEBUG 'on %: %', p_step.node, coalesce(p_step.do_sql, p_step.until_sql);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.announce_step IS
-'Reports that a step is done: a NOTICE when verbose, and its statement as DEBUG. Changes nothing.';
+'Reports that a step is done: a NOTICE when verbose, its statement as DEBUG and, whether verbose or not, a WARNING with
+what it passed over. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)

@@ -36,14 +36,22 @@ CREATE FUNCTION log_ddl() RETURNS event_trigger LANGUAGE plpgsql AS
 CREATE EVENT TRIGGER log_ddl ON ddl_command_end EXECUTE FUNCTION log_ddl();
 CREATE MATERIALIZED VIEW seen AS SELECT count(*) FROM computed;
 """
+# One that had rows once, and cannot have them again; and one that reads it.
+_STALE = """
+CREATE TABLE divisors (d int PRIMARY KEY);
+INSERT INTO divisors VALUES (1);
+CREATE MATERIALIZED VIEW stale AS SELECT 1 / d AS v FROM divisors;
+CREATE MATERIALIZED VIEW behind AS SELECT v FROM stale;
+UPDATE divisors SET d = 0;
+"""
 _FEW = 200
 _MANY = 20000
 _BY_INDEX = "SELECT count(*) FROM {table} WHERE tag(v) = 'own V7'"
 
 
 @pytest.fixture(scope="module")
-def cluster(make_module_cluster: MakeCluster) -> Cluster:
-    """Return a cluster that a node has joined."""
+def joined(make_module_cluster: MakeCluster) -> tuple[Cluster, list[str]]:
+    """Return a cluster that a node has joined, and what was said of it."""
     cluster = make_module_cluster(members=1, blanks=1)
     n1 = cluster["n1"]
     # Spock 5 replicates no table with a generated column.
@@ -59,11 +67,18 @@ def cluster(make_module_cluster: MakeCluster) -> Cluster:
     with n1.connect() as connection:
         connection.execute(_LEAF.encode())
         connection.execute(_LOGGED.encode())
-    add_to_sets(n1, {"ddl_log": "default"})
+        connection.execute(_STALE.encode())
+    add_to_sets(n1, {"ddl_log": "default", "divisors": "default"})
     n1.execute("CREATE PUBLICATION everything FOR ALL TABLES")
-    add_node(cluster, "n1", "n2", jobs=2)
+    notices = add_node(cluster, "n1", "n2", jobs=2)
     wait_level(cluster.members)
-    return cluster
+    return cluster, notices
+
+
+@pytest.fixture(scope="module")
+def cluster(joined: tuple[Cluster, list[str]]) -> Cluster:
+    """Return that cluster alone."""
+    return joined[0]
 
 
 @pytest.mark.parametrize("table", ["computed", "computed_large"])
@@ -91,3 +106,16 @@ def test_a_publication_of_all_tables_stops_no_join(cluster: Cluster) -> None:
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, ["computed"])
     assert not exceptions(cluster.members)
+
+
+def test_a_view_that_cannot_be_filled_is_told_and_stops_no_join(joined: tuple[Cluster, list[str]]) -> None:
+    cluster, notices = joined
+    told = [notice for notice in notices if notice.startswith('on node "n2", passed over: ')]
+    assert [notice.split("passed over: ")[1] for notice in told] == [
+        "public.stale: division by zero",
+        'public.behind: materialized view "stale" has not been populated',
+    ]
+    (n2,) = cluster.members[1:]
+    filled = "SELECT relname::text FROM pg_class WHERE relkind = 'm' AND relispopulated"
+    assert n2.execute(filled) == [("seen",)]
+    assert n2.execute("SELECT state FROM zodan.operation") == [("done",)]

@@ -57,6 +57,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/set_indexes_aside": ({"tables": json.dumps(['public."a b"']), "subscription": TRAP}, set()),
     "copy/prove_unwritten": ({"node": TRAP}, set()),
     "copy/view_is_filled": ({"view": 'public."it\'s"'}, {"ok"}),
+    "copy/view_refused": ({"schema": TRAP, "view": TRAP}, {"ok", "passed"}),
     "copy/wait_structure": (
         {"subscription": TRAP, "tables": "1", "bytes": None},
         {"ok", "progress", "alive", "trouble", "measure"},
@@ -124,7 +125,7 @@ TESTED_APART = {
         "copy/list_filled",
         "copy/empty_tables",
     ),
-    *("copy/prove_sound", "copy/refresh_view", "node/drop_node", "node/drop_node_row", "node/level_sequences"),
+    *("copy/prove_sound", "remote/refresh_view", "node/drop_node", "node/drop_node_row", "node/level_sequences"),
     *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),
     *("remote/try_references", "remote/try_structure", "stream/confirm_positions", "stream/create_copy_subscription"),
     *("stream/create_failover_slot", "stream/create_slot", "stream/create_subscription", "stream/drop_slot_of"),
