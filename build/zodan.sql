@@ -11215,7 +11215,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
                  AND u.unkeyed ? (i.item ->> 'table'))) AS unkeyed,
            zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
                FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS t(name, root)
-             WHERE NOT u.published ?| ARRAY[t.name, t.root])) AS apart,
+             -- A leaf that is in no set is not replicated, whatever set the table above it is in.
+             WHERE NOT u.published ? t.name)) AS apart,
            CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor'
                THEN pg_catalog.format('%s large objects', f.t ->> 'large_objects') END AS large) AS l
  CROSS JOIN LATERAL (VALUES
@@ -13435,9 +13436,10 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.js
                                pg_catalog.substring(o.roname, '^zodan (?:repair|level) \d+ (.*)$'), o.roname)
                       FROM pg_catalog.pg_replication_origin AS o WHERE o.roident = c.roident),
                    pg_catalog.format('origin %%s', c.roident)) END,
-           'shown', r.shown)), '[]') AS rows,
+           'shown', r.shown, 'bytes', r.bytes)), '[]') AS rows,
        extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
-  FROM (SELECT %1$s AS key, %2$s AS hash, t.xmin AS xid, t.ctid AS place, %3$s AS shown
+  FROM (SELECT %1$s AS key, %2$s AS hash, t.xmin AS xid, t.ctid AS place, %3$s AS shown,
+               pg_catalog.octet_length(t::pg_catalog.text) AS bytes
           FROM %4$s AS t
          WHERE %5$s LIMIT %6$s::bigint) AS r
   -- Strict: it is not called, and raises no error, where the server keeps no commit timestamps.
@@ -13449,7 +13451,8 @@ COMMENT ON FUNCTION zodan.read_rows IS
 'Reads rows of a table one by one. p_key is the expression of what names a row, p_shown that of what people see of
 it, p_digest what zodan.write_digest returns. It returns one row: rows, an array of objects key, hash, version (which
 is another one after each change), at (when it was committed, NULL if unknown), origin (the node it came from, NULL
-for this one, unknown for a row that was copied or whose time is not known), shown; and took, in seconds.';
+for this one, unknown for a row that was copied or whose time is not known), shown, and bytes, the size of the whole
+row as text; and took, in seconds.';
 REVOKE ALL ON FUNCTION zodan.read_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.measure_blocks(p_schema text, p_table text)
@@ -15480,10 +15483,14 @@ BEGIN
         SELECT t.item -> 'item', pg_catalog.jsonb_agg(f.item -> 'key'), pg_catalog.array_agg(f.place)
           FROM pg_catalog.jsonb_array_elements(p_state -> 'done') AS t(item)
           JOIN LATERAL (SELECT f.item, f.place,
-                               (pg_catalog.row_number() OVER (ORDER BY f.place) - 1) / 250 AS batch
+                               (pg_catalog.row_number() OVER (ORDER BY f.place) - 1) / 250 AS batch,
+                               -- A JSON array holds no more than 256 MB.
+                               pg_catalog.div(pg_catalog.sum(b.bytes) OVER (ORDER BY f.place), 16777216) AS part
                           FROM pg_catalog.jsonb_array_elements(p_state -> 'found') WITH ORDINALITY AS f(item, place)
+                         CROSS JOIN LATERAL (SELECT pg_catalog.sum((s.value ->> 'bytes')::bigint) AS bytes
+                             FROM pg_catalog.jsonb_each(f.item -> 'seen') AS s(key, value)) AS b
                          WHERE f.item ->> 'table' = t.item ->> 'name' AND f.item ->> 'verdict' = 'different') AS f ON true
-         GROUP BY t.item, f.batch
+         GROUP BY t.item, f.batch, f.part
     LOOP
         EXIT WHEN v_found ? 'failure';
         v_found := zodan.read_whole(v_item, v_keys, p_state || '{"jobs": 1}', v_lanes);

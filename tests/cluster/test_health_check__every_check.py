@@ -304,6 +304,7 @@ BEFORE = [
     Case("max-locks-per-transaction", SOURCE, "warn", put(f"{SOURCE}/tables/lockable", 10**6)),
     Case("keys", SOURCE, "fail", change(unkeyed)),
     Case("unreplicated-tables", SOURCE, "warn", put(f"{SOURCE}/tables/tables/public.alone", None)),
+    Case("unreplicated-tables", SOURCE, "warn", put(f"{SOURCE}/tables/tables/public.leaf", "public.t")),
     Case("deferrable-keys", SOURCE, "warn", put(f"{SOURCE}/tables/deferrable", ["public.t (t_pkey)"])),
     Case("several-keys", SOURCE, "warn", put(f"{SOURCE}/tables/several_unique", ["public.t"])),
     Case("unlogged-tables", SOURCE, "warn", put(f"{SOURCE}/tables/unlogged", ["public.t"])),

@@ -282,3 +282,17 @@ def test_only_a_generated_column_differs(cluster: Cluster) -> None:
     document = repair(cluster)
     assert {each["action"] for each in document["repairs"]} == {"update"}
     check_equal(cluster)
+
+
+@pytest.mark.slow
+def test_more_rows_are_repaired_than_one_array_holds(cluster: Cluster) -> None:
+    n1, n2 = cluster.members
+    fill = "INSERT INTO large SELECT i, 'v', repeat(md5(i::text), 40000) FROM generate_series(1, %(rows)s) AS i"
+    n1.execute(fill, {"rows": 240})
+    wait_level(cluster.members)
+    plant(n2, "DELETE FROM large WHERE k > 3", "UPDATE large SET v = 'other'")
+    document = repair(cluster, "--table", "large")
+    assert outcomes(document) == {"repaired"}
+    assert_rows_equal(cluster.members, ["large"])
+    for node in cluster.members:
+        node.execute("TRUNCATE large")

@@ -19,8 +19,9 @@ from zodan_sql.errors import ZodanError, from_database
 
 #: Seconds after which a transaction that has loaded Zodan is rolled back and another one goes on.
 _LOAN_S = 20.0
-#: Repairs that one transaction runs.
+#: Repairs that one transaction runs, and about how many letters of their statements.
 _AT_ONCE = 100
+_LETTERS_AT_ONCE = 16_000_000
 
 Row = TypeVar("Row")
 
@@ -141,7 +142,7 @@ def verify(
         return Outcome(results, repairs, None, frames)
     applied = _apply(session, repairs, {"state": Jsonb(state), "dsns": Jsonb(dsns)}, on_progress)
     with session.opened():
-        named = Jsonb([{"place": each.place, "statement": each.statement} for each in applied])
+        named = Jsonb([{"place": each.place, "statement": each.statement and "has run"} for each in applied])
         looked, _ = session.ask(_AGAIN, {"state": Jsonb(state), "repairs": named})
     state = _compare(session, looked, dsns, on_progress)
     with session.opened():
@@ -153,10 +154,10 @@ def _apply(
 ) -> list[Repair]:
     """Run repairs, and return them with their outcome."""
     applied: list[Repair] = []
-    for first in range(0, len(repairs), _AT_ONCE):
+    for batch in _batches(repairs):
         with session.opened():
-            batch = Jsonb([asdict(repair) for repair in repairs[first : first + _AT_ONCE]])
-            applied += session.rows(_APPLY, given | {"repairs": batch, "is_last": False}, Repair)
+            named = Jsonb([asdict(repair) for repair in batch])
+            applied += session.rows(_APPLY, given | {"repairs": named, "is_last": False}, Repair)
         on_progress(f"~ {len(applied)} of {len(repairs)} repairs done")
     # Rows that had to wait until others had given up a unique value.
     aside = [asdict(each) for each in applied if each.outcome is None]
@@ -166,6 +167,21 @@ def _apply(
         last = session.rows(_APPLY, given | {"repairs": Jsonb(aside), "is_last": True}, Repair)
     outcomes = {(each.node, each.place): each for each in last}
     return [outcomes.get((each.node, each.place), each) for each in applied]
+
+
+def _batches(repairs: list[Repair]) -> Iterator[list[Repair]]:
+    """Yield repairs, some at a time: one array of JSON holds no more than 256 MB."""
+    batch: list[Repair] = []
+    letters = 0
+    for repair in repairs:
+        size = len(repair.statement or "")
+        if batch and (len(batch) == _AT_ONCE or letters + size > _LETTERS_AT_ONCE):
+            yield batch
+            batch, letters = [], 0
+        batch.append(repair)
+        letters += size
+    if batch:
+        yield batch
 
 
 def _leave_out(
