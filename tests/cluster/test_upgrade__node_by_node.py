@@ -247,10 +247,14 @@ def test_new_nodes_in_one_database_or_on_a_member_change_nothing(make_cluster: M
             assert ended.code in (2, 3), ended.err + ended.out
             if not more or command[-1] != f"n1=n2:{n2.dsn()}":
                 assert words in ended.err, ended.err
-    old = ["--old-node-name", "n1", "--old-node-dsn", n1.dsn()]
-    for name in ("n4", "n2"):
-        ended = end(start("replace-node", *old, "--new-node-name", name, "--new-node-dsn", n2.dsn()))
-        assert ended.code == 3, ended.err
-        assert f'the new node "{name}" leads to node "n2"' in ended.err
+    for command in (
+        ["replace-node", "--old-node-name", "n1", "--old-node-dsn", n1.dsn()],
+        ["add-node", "--src-node-name", "n1", "--src-dsn", n1.dsn()],
+        ["add-node", "--src-node-name", "n1", "--src-dsn", n1.dsn(), "--structure", "client", "--dsn", n4.dsn()],
+    ):
+        for name in ("n4", "n2"):
+            ended = end(start(*command, "--new-node-name", name, "--new-node-dsn", n2.dsn()))
+            assert ended.code == 3, ended.err
+            assert f'the new node "{name}" leads to node "n2"' in ended.err
     assert _installed(cluster) == []
     assert state(cluster.nodes) == before

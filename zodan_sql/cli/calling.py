@@ -22,6 +22,7 @@ from zodan_sql.cli.screen import Screen
 from zodan_sql.client import checks, journal, operation, samples, verify
 from zodan_sql.client import install as installer
 from zodan_sql.client.connection import describe
+from zodan_sql.client.members import read_place
 from zodan_sql.client.samples import Watch
 from zodan_sql.client.structure import bring_structure
 from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError, precondition_error
@@ -196,6 +197,15 @@ def refuse_node(found: str | None, name: str, *, underway: bool) -> None:
             f'the connection string of the new node "{name}" leads to node "{found}"; nothing was changed',
             "Give the connection string of a database that is no node yet.",
         )
+
+
+def refuse_member(dsn: str, name: str) -> None:
+    """Raise ZodanError (ZD100) if the connection string of a new node leads to a node that has no Zodan.
+
+    It would be installed there. Where it is installed, the call itself says whether it goes on.
+    """
+    if installer.installed_version(dsn) is None:
+        refuse_node(read_place(dsn).node, name, underway=False)
 
 
 def need(dsn: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zodan_sql.cli.calling import Call, begin, bring_by_client, need, read_journal, run
+from zodan_sql.cli.calling import Call, begin, bring_by_client, need, read_journal, refuse_member, run
 from zodan_sql.cli.documents import operation_entry, plan_entries
 from zodan_sql.cli.options import (
     AcceptDivergence,
@@ -87,6 +87,8 @@ def add_node(
         )
         arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
+        if not dry_run and (dsn is None or structure is Way.CLIENT):
+            refuse_member(new_node_dsn, new_node_name)
         if structure is Way.CLIENT:
             bring_by_client(screen, called, src_dsn, new_node_dsn, dry_run=dry_run, roles=roles, no_install=no_install)
         begin(screen, called, arguments, {"roles": roles, "verify": verify}, "verb", verbose, dry_run, no_install)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zodan_sql.cli.calling import Call, begin, bring_by_client, refuse_node
+from zodan_sql.cli.calling import Call, begin, bring_by_client, refuse_member
 from zodan_sql.cli.options import (
     AcceptDivergence,
     Country,
@@ -54,9 +54,7 @@ from zodan_sql.cli.options import (
 from zodan_sql.cli.physical import CopyOptions, Ending, make_node
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.screen import reporting
-from zodan_sql.client import install as installer
 from zodan_sql.client.connection import parse_dsn
-from zodan_sql.client.members import read_place
 from zodan_sql.errors import caller_error
 
 
@@ -166,10 +164,8 @@ def replace_node(
         if options := given.named():
             raise caller_error(f"{', '.join(options)}: for a physical copy only", "Give --clone too, or leave it out.")
         arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
-        is_written = dsn is None or structure is Way.CLIENT
-        if not dry_run and is_written and installer.installed_version(new_node_dsn) is None:
-            # Where Zodan is installed, the call itself says whether it goes on.
-            refuse_node(read_place(new_node_dsn).node, new_node_name, underway=False)
+        if not dry_run and (dsn is None or structure is Way.CLIENT):
+            refuse_member(new_node_dsn, new_node_name)
         if structure is Way.CLIENT:
             bring_by_client(
                 screen, called, source_dsn, new_node_dsn, dry_run=dry_run, roles=roles, no_install=no_install
