@@ -13169,6 +13169,18 @@ COMMENT ON FUNCTION zodan.write_shown IS
 shortened, with their length and hash, so that a difference beyond the end shows too.';
 REVOKE ALL ON FUNCTION zodan.write_shown FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.write_size(p_columns jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('coalesce(pg_catalog.octet_length(t.%s::pg_catalog.text), 0)::bigint',
+           zodan.quote_name(c.item ->> 'name')), ' + '), '0')
+  FROM pg_catalog.jsonb_array_elements(p_columns) AS c(item)
+$zodan$;
+COMMENT ON FUNCTION zodan.write_size IS
+'Writes the expression that says how many bytes the texts of a row t have, of the columns p_columns.';
+REVOKE ALL ON FUNCTION zodan.write_size FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.write_key(p_key jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -13416,6 +13428,7 @@ CREATE OR REPLACE FUNCTION zodan.read_rows(
     p_key text,
     p_digest text,
     p_shown text,
+    p_size text,
     p_source text,
     p_condition text,
     p_most text
@@ -13439,20 +13452,20 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.js
            'shown', r.shown, 'bytes', r.bytes)), '[]') AS rows,
        extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
   FROM (SELECT %1$s AS key, %2$s AS hash, t.xmin AS xid, t.ctid AS place, %3$s AS shown,
-               pg_catalog.octet_length(t::pg_catalog.text) AS bytes
-          FROM %4$s AS t
-         WHERE %5$s LIMIT %6$s::bigint) AS r
+               %4$s AS bytes
+          FROM %5$s AS t
+         WHERE %6$s LIMIT %7$s::bigint) AS r
   -- Strict: it is not called, and raises no error, where the server keeps no commit timestamps.
   LEFT JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin(CASE
       WHEN pg_catalog.current_setting('track_commit_timestamp') = 'on' THEN r.xid END) AS c ON true$sql$,
-    p_key, p_digest, p_shown, p_source, p_condition, zodan.quote_text(p_most))
+    p_key, p_digest, p_shown, p_size, p_source, p_condition, zodan.quote_text(p_most))
 $zodan$;
 COMMENT ON FUNCTION zodan.read_rows IS
 'Reads rows of a table one by one. p_key is the expression of what names a row, p_shown that of what people see of
-it, p_digest what zodan.write_digest returns. It returns one row: rows, an array of objects key, hash, version (which
-is another one after each change), at (when it was committed, NULL if unknown), origin (the node it came from, NULL
-for this one, unknown for a row that was copied or whose time is not known), shown, and bytes, the size of the whole
-row as text; and took, in seconds.';
+it, p_digest and p_size what zodan.write_digest and zodan.write_size return. It returns one row: rows, an array of
+objects key, hash, version (which is another one after each change), at (when it was committed, NULL if unknown),
+origin (the node it came from, NULL for this one, unknown for a row that was copied or whose time is not known),
+shown, and bytes, the size of all its texts; and took, in seconds.';
 REVOKE ALL ON FUNCTION zodan.read_rows FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.measure_blocks(p_schema text, p_table text)
@@ -14307,7 +14320,7 @@ SELECT CASE WHEN p_task ->> 'kind' = 'hash' THEN
                   p_condition => zodan.write_condition(n.item, p_task), p_most => p_task ->> 'most')
                 ELSE zodan.read_rows(
                   p_key => zodan.write_key(n.item -> 'key'), p_digest => t.item ->> 'digest',
-                  p_shown => zodan.write_shown(t.item -> 'columns'),
+                  p_shown => zodan.write_shown(t.item -> 'columns'), p_size => zodan.write_size(t.item -> 'columns'),
                   p_source => zodan.write_source(n.item),
                   p_condition => zodan.write_condition(n.item, p_task), p_most => p_task ->> 'most') END
          FROM (SELECT p_open -> (p_task ->> 'table') AS item) AS t
@@ -14717,7 +14730,7 @@ BEGIN
                    zodan.read_rows(p_key => pg_catalog.format('pg_catalog.jsonb_build_array((%s)::pg_catalog.text)',
                            p_item ->> 'digest'), p_digest => p_item ->> 'digest',
                        p_shown => zodan.write_shown(p_item -> 'columns', (p_item ->> 'whole')::boolean),
-                       p_source => zodan.write_source(i.item),
+                       p_size => zodan.write_size(p_item -> 'columns'), p_source => zodan.write_source(i.item),
                        p_condition => c.condition || ' AND ' || p_condition, p_most => '2000000')
                    ELSE zodan.tally_blocks(p_mask => p_mask, p_digest => p_item ->> 'digest',
                        p_source => zodan.write_source(i.item), p_condition => c.condition) END)
@@ -14861,7 +14874,7 @@ BEGIN
         SELECT pg_catalog.jsonb_object_agg(zodan.lane_name(n.name, 1), zodan.read_rows(
                    p_key => zodan.write_key(i.item -> 'key'), p_digest => p_item ->> 'digest',
                    p_shown => zodan.write_shown(p_item -> 'columns', (p_item ->> 'whole')::boolean),
-                   p_source => zodan.write_source(i.item),
+                   p_size => zodan.write_size(p_item -> 'columns'), p_source => zodan.write_source(i.item),
                    p_condition => coalesce('(' || (i.item ->> 'filter') || ') AND ', '')
                        || zodan.write_keys(i.item -> 'key', p_keys),
                    p_most => '2000000'))

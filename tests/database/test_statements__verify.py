@@ -120,6 +120,7 @@ def table(zodan: psycopg.Connection[Any], database: psycopg.Connection[Any]) -> 
         "source": value(zodan, "SELECT zodan.write_source(%s)", json.dumps(facts)),
         "key": value(zodan, "SELECT zodan.write_key(%s)", json.dumps(facts["key"])),
         "shown": value(zodan, "SELECT zodan.write_shown(%s)", json.dumps(facts["columns"])),
+        "size": value(zodan, "SELECT zodan.write_size(%s)", json.dumps(facts["columns"])),
         "facts": facts,
     }
 
@@ -162,10 +163,13 @@ def test_rows_are_read_by_their_keys(
 ) -> None:
     keys = [["k1", "100"], ["k2", "50"], ["k0", "50"], [ODD, "1"]]
     condition = value(zodan, "SELECT zodan.write_keys(%s, %s)", *map(json.dumps, (table["facts"]["key"], keys)))
-    given = {name: table[name] for name in ("key", "digest", "shown", "source")} | {"condition": condition, "most": "9"}
+    given = {name: table[name] for name in ("key", "digest", "shown", "size", "source")}
+    given |= {"condition": condition, "most": "9"}
     before = run(zodan, "read_rows", on=database, **given)["rows"]
     assert sorted(row["key"] for row in before) == [["k1", "100"], ["k2", "50"]]
     assert before[0]["shown"]["v"] == "v"
+    texts = [list(row["shown"].values()) for row in before]
+    assert [row["bytes"] for row in before] == [sum(len(text.encode()) for text in row if text) for row in texts]
     assert before == run(zodan, "read_rows", on=database, **given)["rows"]
     database.execute(f"UPDATE {_ODD}.{_ODD} SET v = v".encode())
     after = run(zodan, "read_rows", on=database, **given)["rows"]
