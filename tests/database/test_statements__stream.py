@@ -109,8 +109,8 @@ def all_nodes(zodan: psycopg.Connection[Any], server: Node) -> Iterator[Nodes]:
         for connection, name in ((there, _PROVIDER), (peer, _PEER), (zodan, "here " + ODD)):
             connection.execute("SELECT spock.node_create(%s, %s)", [name, server.dsn(dbname=connection.info.dbname)])
         there.execute("CREATE PUBLICATION nothing")
-        # psycopg hands on the context of a notice, with the statement. dblink, which Zodan uses, shows none.
-        zodan.execute("SET client_min_messages = warning")
+        # psycopg hands on the context of Spock's warnings, with the statement. dblink, which Zodan uses, shows none.
+        zodan.execute("SET client_min_messages = error")
         yield Nodes(server, zodan, there, peer)
 
 

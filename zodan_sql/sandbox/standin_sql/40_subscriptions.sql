@@ -223,12 +223,14 @@ $$;
 
 -- A reload of the configuration wakes Spock's manager, which then starts the next worker at once. pglogical's manager
 -- sleeps a second after each start, and perhaps three minutes after a worker died. A reload does not wake it, but any
--- signal between processes does, and this signal changes nothing (it writes to the server's log). The function has its
--- owner's rights, because everybody who may ask for the status may wake the manager.
+-- signal between processes does, and this signal changes nothing (it writes to the server's log). If this database has no
+-- manager, the supervisor starts one; it sleeps three minutes if it heard of a new node while it started the manager of
+-- another database. The function has its owner's rights, because everybody who may ask for the status may wake them.
 CREATE FUNCTION spock._wake_manager() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_catalog.pg_log_backend_memory_contexts(a.pid) FROM pg_catalog.pg_stat_activity a
      WHERE a.datname = pg_catalog.current_database() AND a.backend_type LIKE 'pglogical manager %'
+        OR a.backend_type = 'pglogical supervisor'
 $$;
 
 CREATE FUNCTION spock.sub_show_status(
