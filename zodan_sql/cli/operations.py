@@ -87,7 +87,7 @@ def add_node(
         )
         arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
-        if not dry_run and (dsn is None or structure is Way.CLIENT):
+        if not dry_run and ((dsn is None and not no_install) or structure is Way.CLIENT):
             refuse_member(new_node_dsn, new_node_name)
         if structure is Way.CLIENT:
             bring_by_client(screen, called, src_dsn, new_node_dsn, dry_run=dry_run, roles=roles, no_install=no_install)

@@ -164,7 +164,7 @@ def replace_node(
         if options := given.named():
             raise caller_error(f"{', '.join(options)}: for a physical copy only", "Give --clone too, or leave it out.")
         arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
-        if not dry_run and (dsn is None or structure is Way.CLIENT):
+        if not dry_run and ((dsn is None and not no_install) or structure is Way.CLIENT):
             refuse_member(new_node_dsn, new_node_name)
         if structure is Way.CLIENT:
             bring_by_client(
