@@ -9497,44 +9497,39 @@ COMMENT ON FUNCTION zodan.view_is_filled IS
 done_sql.';
 REVOKE ALL ON FUNCTION zodan.view_is_filled FROM PUBLIC;
 
-CREATE FUNCTION zodan.view_refused(p_schema text, p_view text)
+CREATE FUNCTION zodan.view_refused(p_key text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT true AS ok,
-       nullif(pg_catalog.current_setting('zodan.refused_' || pg_catalog.md5(%1$s || '.' || %2$s), true),
-           '') AS passed$sql$,
-    zodan.quote_text(p_schema), zodan.quote_text(p_view))
+SELECT pg_catalog.format($sql$SELECT true AS ok, nullif(pg_catalog.current_setting(%1$s, true), '') AS passed$sql$,
+    zodan.quote_text(p_key))
 $zodan$;
 COMMENT ON FUNCTION zodan.view_refused IS
-'Returns, in the session that ran zodan.refresh_view for the view p_view of schema p_schema, one row for until_sql:
-passed, why the view was passed over; NULL if it has its rows.';
+'Returns, in the session that ran zodan.refresh_view with p_key, one row for until_sql: passed, why the view was
+passed over; NULL if it has its rows.';
 REVOKE ALL ON FUNCTION zodan.view_refused FROM PUBLIC;
 
-CREATE FUNCTION zodan.refresh_view(p_schema text, p_view text)
+CREATE FUNCTION zodan.refresh_view(p_key text, p_schema text, p_view text)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
-DECLARE
-    -- Views are filled one after the other before anybody asks what became of each.
-    v_key text := 'zodan.refused_' || pg_catalog.md5(%1$s || '.' || %2$s);
 BEGIN
-    PERFORM pg_catalog.set_config(v_key, '', false);
+    PERFORM pg_catalog.set_config(%1$s, '', false);
     BEGIN
         SET LOCAL search_path TO DEFAULT;
-        REFRESH MATERIALIZED VIEW %3$s.%4$s;
+        REFRESH MATERIALIZED VIEW %2$s.%3$s;
     EXCEPTION WHEN OTHERS THEN
-        PERFORM pg_catalog.set_config(v_key, SQLERRM, false);
+        PERFORM pg_catalog.set_config(%1$s, SQLERRM, false);
     END;
 END
 $do$$sql$,
-    zodan.quote_text(p_schema), zodan.quote_text(p_view), zodan.quote_name(p_schema), zodan.quote_name(p_view))
+    zodan.quote_text(p_key), zodan.quote_name(p_schema), zodan.quote_name(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.refresh_view IS
 'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have,
 because functions in it may rely on that. One that cannot be filled is passed over, for zodan.view_refused to tell: rows
-that others can compute again are no reason to fail a join.';
+that others can compute again are no reason to fail a join. p_key names the setting of this session that says why.';
 REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
@@ -10652,7 +10647,7 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
              WHERE ((r.item ->> 'update')::boolean OR (r.item ->> 'delete')::boolean)
                  AND u.unkeyed ? (i.item ->> 'table'))) AS unkeyed,
            zodan.name_some((SELECT pg_catalog.jsonb_agg(t.name)
-               FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS t(name, root)
+               FROM pg_catalog.jsonb_object_keys(f.t -> 'tables') AS t(name)
              -- A leaf that is in no set is not replicated, whatever set the table above it is in.
              WHERE NOT u.published ? t.name)) AS apart,
            CASE WHEN (f.t ->> 'large_objects')::bigint > 0 AND NOT f.e ? 'lolor'
@@ -11755,19 +11750,19 @@ their rows, as far as they can be refreshed, and a schema zodan that nobody uses
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_view text;
-    v_schema text;
-    v_name text;
+    v_key text;
 BEGIN
     -- A copy of rows brings only the definitions of views.
     FOR v_view IN SELECT v.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'views') AS v(name)
         WHERE (p_cluster ->> 'clone')::boolean IS NOT TRUE LOOP
-        v_schema := (pg_catalog.parse_ident(v_view))[1];
-        v_name := (pg_catalog.parse_ident(v_view))[2];
+        -- All views are filled before anybody asks what became of each.
+        v_key := 'zodan.refused_' || pg_catalog.md5(v_view);
         RETURN NEXT zodan.make_step('views', v_new, pg_catalog.format('refresh materialized view %s on %s', v_view,
             v_new),
-            p_do := zodan.refresh_view(p_schema => v_schema, p_view => v_name),
+            p_do := zodan.refresh_view(p_schema => (pg_catalog.parse_ident(v_view))[1],
+                p_view => (pg_catalog.parse_ident(v_view))[2], p_key => v_key),
             p_done := zodan.view_is_filled(v_view),
-            p_until := zodan.view_refused(p_schema => v_schema, p_view => v_name),
+            p_until := zodan.view_refused(v_key),
             p_budget := p_patience, p_object := v_view);
     END LOOP;
     RETURN NEXT zodan.make_step('tidy', v_new, 'drop schema zodan if it is empty on ' || v_new,
