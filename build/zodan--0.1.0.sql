@@ -7973,7 +7973,96 @@ slot of the copy, p_slot, is gone or has lost its WAL; waiters, the sessions tha
 copy p_subscription has here, with its lane; and queued, how many more wait for those.';
 REVOKE ALL ON FUNCTION zodan.read_load FROM PUBLIC;
 
-CREATE FUNCTION zodan.open_lane(p_subscription text, p_lane text, p_session text)
+CREATE FUNCTION zodan.try_psql(p_source text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_fault text;
+    v_detail text;
+BEGIN
+    -- Only the caller needs to know of the error that ends this; and no event trigger of the table.
+    PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
+    PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
+    CREATE FUNCTION pg_temp.zodan_program(p_dsn text, p_commands text[]) RETURNS text LANGUAGE plpgsql AS $function$
+DECLARE
+    v_file CONSTANT text := 'base/pgsql_tmp/pgsql_tmp.zodan_' || pg_catalog.pg_backend_pid();
+    v_settings jsonb := (
+        SELECT pg_catalog.jsonb_object_agg(m.part[1], pg_catalog.regexp_replace(CASE WHEN pg_catalog.left(m.part[2], 1) = ''''
+                   THEN pg_catalog.substr(m.part[2], 2, pg_catalog.length(m.part[2]) - 2) ELSE m.part[2] END, '\\(.)', '\1', 'gs'))
+          FROM pg_catalog.regexp_matches(p_dsn, '([a-z_]+)\s*=\s*(''(?:[^''\\]|\\.)*''|(?:[^\s\\]|\\.)*)', 'g') AS m(part));
+    v_password CONSTANT text := v_settings ->> 'password';
+    c_other CONSTANT text[] := '{sslpassword,scram_client_key,scram_server_key,oauth_client_secret}';
+BEGIN
+    IF v_settings ?| c_other THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD004', MESSAGE = pg_catalog.format('psql would show everybody on the server the value of %%s',
+            (SELECT pg_catalog.string_agg(s.name, ', ') FROM pg_catalog.unnest(c_other) AS s(name) WHERE v_settings ? s.name));
+    END IF;
+    IF v_password IS NOT NULL THEN
+        v_settings := v_settings - '{password,passfile}'::text[];
+        PERFORM pg_catalog.set_config('zodan.passed', '*:*:*:*:' || pg_catalog.regexp_replace(v_password, '([\\:])', '\\\1', 'g'), true);
+        EXECUTE pg_catalog.format($query$COPY (SELECT pg_catalog.current_setting('zodan.passed')) TO PROGRAM %%L
+            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; cat > ' || v_file || '.pass',
+            pg_catalog.getdatabaseencoding());
+        PERFORM pg_catalog.set_config('zodan.passed', '', true);
+    END IF;
+    RETURN (
+        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; LC_ALL=C PGCLIENTENCODING=', pg_catalog.getdatabaseencoding(),
+                   CASE WHEN v_password IS NOT NULL THEN ' PGPASSFILE=' || v_file || '.pass' END, ' ', pg_catalog.string_agg(
+                       '''' || pg_catalog.replace(w.word, '''', '''\''''') || '''', ' ' ORDER BY w.place),
+                   ' 2> ', v_file, '.err; ended=$?; rm -f ', v_file, '.pass; case $ended in 0|141) rm -f ', v_file, '.err;; *) echo >> ',
+                   v_file, '.err psql ended with $ended;; esac; exit $ended')
+          FROM pg_catalog.unnest(ARRAY[(SELECT c.setting || '/psql' FROM pg_catalog.pg_config() AS c WHERE c.name = 'BINDIR'), '-XqAt',
+                   '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', (SELECT pg_catalog.string_agg(s.key || '='''
+                       || pg_catalog.regexp_replace(s.value, '([\\''])', '\\\1', 'g') || '''', ' ')
+                        FROM pg_catalog.jsonb_each_text(v_settings) AS s(key, value))]
+               || ARRAY(SELECT a.word FROM pg_catalog.unnest(p_commands) WITH ORDINALITY AS c(command, place)
+                      CROSS JOIN LATERAL (VALUES (1, '-c'), (2, c.command)) AS a(place, word) ORDER BY c.place, a.place))
+               WITH ORDINALITY AS w(word, place));
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_psql_fault() RETURNS jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    v_file CONSTANT text := 'base/pgsql_tmp/pgsql_tmp.zodan_' || pg_catalog.pg_backend_pid() || '.err';
+    v_said text := pg_catalog.pg_read_file(v_file, 0, 8192, true);
+    -- The last of them is the error: what comes before it are warnings.
+    v_found text[] := (
+        SELECT m.part FROM pg_catalog.regexp_matches(v_said, '^\S+:\s+([0-9A-Z]{5}): ([^\n]*)', 'gn') WITH ORDINALITY AS m(part, place)
+         ORDER BY m.place DESC LIMIT 1);
+BEGIN
+    EXECUTE pg_catalog.format('COPY (SELECT 1 WHERE false) TO PROGRAM %%L', 'rm -f ' || v_file);
+    RETURN CASE WHEN v_said <> '' THEN pg_catalog.jsonb_build_object(
+        'sqlstate', coalesce(v_found[1], CASE WHEN v_said ~ 'psql ended with 12[67]\n' THEN '38000' ELSE '08006' END),
+        'message', coalesce(v_found[2], pg_catalog.regexp_replace(pg_catalog.btrim(v_said, E' \n'), '\s*\n\s*', '; ', 'g'))) END;
+END
+    $function$;
+    CREATE TABLE pg_temp.zodan_tried (line text);
+    BEGIN
+        EXECUTE pg_catalog.format('COPY pg_temp.zodan_tried FROM PROGRAM %%L', pg_temp.zodan_program(
+            %1$s || ' connect_timeout=10', ARRAY['SELECT 1']));
+    EXCEPTION WHEN external_routine_exception THEN
+        GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL;
+        v_fault := coalesce(pg_temp.zodan_psql_fault() ->> 'message', v_detail);
+    WHEN OTHERS THEN
+        v_fault := SQLERRM;
+    END;
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = coalesce(v_fault, '');
+END
+$do$$sql$,
+    zodan.placeholder('dsn', p_source))
+$zodan$;
+COMMENT ON FUNCTION zodan.try_psql IS
+'Tries whether the server of the new node can run its psql, and reach the source with it. Everything is rolled back,
+by an error ZD000 whose DETAIL is the fault, empty where it worked.';
+REVOKE ALL ON FUNCTION zodan.try_psql FROM PUBLIC;
+
+CREATE FUNCTION zodan.open_lane(
+    p_subscription text,
+    p_lane text,
+    p_session text,
+    p_transport text
+)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
@@ -7991,21 +8080,78 @@ BEGIN
             'dblink_' || pg_catalog.split_part(v_function, '(', 1));
     END LOOP;
     CREATE FUNCTION pg_temp.dblink(text, text) RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/dblink', 'dblink_record';
-    CREATE FUNCTION pg_temp.zodan_enter(p_source text) RETURNS void LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_find_dsn() RETURNS text LANGUAGE plpgsql AS $function$
 DECLARE
     v_dsn text;
+BEGIN
+    SELECT i.if_dsn INTO STRICT v_dsn FROM spock.subscription AS s JOIN spock.node_interface AS i
+        ON i.if_id = s.sub_origin_if WHERE s.sub_name = %1$s;
+    -- By its name zodan.read_load knows whose lock it is that others wait for.
+    RETURN pg_catalog.format('keepalives_idle=10'
+        ' keepalives_interval=5 keepalives_count=2 %%s application_name=''%%s''', v_dsn,
+        %1$s || ' ' || %2$s);
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_program(p_dsn text, p_commands text[]) RETURNS text LANGUAGE plpgsql AS $function$
+DECLARE
+    v_file CONSTANT text := 'base/pgsql_tmp/pgsql_tmp.zodan_' || pg_catalog.pg_backend_pid();
+    v_settings jsonb := (
+        SELECT pg_catalog.jsonb_object_agg(m.part[1], pg_catalog.regexp_replace(CASE WHEN pg_catalog.left(m.part[2], 1) = ''''
+                   THEN pg_catalog.substr(m.part[2], 2, pg_catalog.length(m.part[2]) - 2) ELSE m.part[2] END, '\\(.)', '\1', 'gs'))
+          FROM pg_catalog.regexp_matches(p_dsn, '([a-z_]+)\s*=\s*(''(?:[^''\\]|\\.)*''|(?:[^\s\\]|\\.)*)', 'g') AS m(part));
+    v_password CONSTANT text := v_settings ->> 'password';
+    c_other CONSTANT text[] := '{sslpassword,scram_client_key,scram_server_key,oauth_client_secret}';
+BEGIN
+    IF v_settings ?| c_other THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD004', MESSAGE = pg_catalog.format('psql would show everybody on the server the value of %%s',
+            (SELECT pg_catalog.string_agg(s.name, ', ') FROM pg_catalog.unnest(c_other) AS s(name) WHERE v_settings ? s.name));
+    END IF;
+    IF v_password IS NOT NULL THEN
+        v_settings := v_settings - '{password,passfile}'::text[];
+        PERFORM pg_catalog.set_config('zodan.passed', '*:*:*:*:' || pg_catalog.regexp_replace(v_password, '([\\:])', '\\\1', 'g'), true);
+        EXECUTE pg_catalog.format($query$COPY (SELECT pg_catalog.current_setting('zodan.passed')) TO PROGRAM %%L
+            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; cat > ' || v_file || '.pass',
+            pg_catalog.getdatabaseencoding());
+        PERFORM pg_catalog.set_config('zodan.passed', '', true);
+    END IF;
+    RETURN (
+        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; LC_ALL=C PGCLIENTENCODING=', pg_catalog.getdatabaseencoding(),
+                   CASE WHEN v_password IS NOT NULL THEN ' PGPASSFILE=' || v_file || '.pass' END, ' ', pg_catalog.string_agg(
+                       '''' || pg_catalog.replace(w.word, '''', '''\''''') || '''', ' ' ORDER BY w.place),
+                   ' 2> ', v_file, '.err; ended=$?; rm -f ', v_file, '.pass; case $ended in 0|141) rm -f ', v_file, '.err;; *) echo >> ',
+                   v_file, '.err psql ended with $ended;; esac; exit $ended')
+          FROM pg_catalog.unnest(ARRAY[(SELECT c.setting || '/psql' FROM pg_catalog.pg_config() AS c WHERE c.name = 'BINDIR'), '-XqAt',
+                   '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', (SELECT pg_catalog.string_agg(s.key || '='''
+                       || pg_catalog.regexp_replace(s.value, '([\\''])', '\\\1', 'g') || '''', ' ')
+                        FROM pg_catalog.jsonb_each_text(v_settings) AS s(key, value))]
+               || ARRAY(SELECT a.word FROM pg_catalog.unnest(p_commands) WITH ORDINALITY AS c(command, place)
+                      CROSS JOIN LATERAL (VALUES (1, '-c'), (2, c.command)) AS a(place, word) ORDER BY c.place, a.place))
+               WITH ORDINALITY AS w(word, place));
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_psql_fault() RETURNS jsonb LANGUAGE plpgsql AS $function$
+DECLARE
+    v_file CONSTANT text := 'base/pgsql_tmp/pgsql_tmp.zodan_' || pg_catalog.pg_backend_pid() || '.err';
+    v_said text := pg_catalog.pg_read_file(v_file, 0, 8192, true);
+    -- The last of them is the error: what comes before it are warnings.
+    v_found text[] := (
+        SELECT m.part FROM pg_catalog.regexp_matches(v_said, '^\S+:\s+([0-9A-Z]{5}): ([^\n]*)', 'gn') WITH ORDINALITY AS m(part, place)
+         ORDER BY m.place DESC LIMIT 1);
+BEGIN
+    EXECUTE pg_catalog.format('COPY (SELECT 1 WHERE false) TO PROGRAM %%L', 'rm -f ' || v_file);
+    RETURN CASE WHEN v_said <> '' THEN pg_catalog.jsonb_build_object(
+        'sqlstate', coalesce(v_found[1], CASE WHEN v_said ~ 'psql ended with 12[67]\n' THEN '38000' ELSE '08006' END),
+        'message', coalesce(v_found[2], pg_catalog.regexp_replace(pg_catalog.btrim(v_said, E' \n'), '\s*\n\s*', '; ', 'g'))) END;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_enter(p_source text) RETURNS void LANGUAGE plpgsql AS $function$
 BEGIN
     IF p_source = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
         PERFORM * FROM pg_temp.dblink_get_result(p_source) AS r(done text);
         PERFORM * FROM pg_temp.dblink_get_result(p_source) AS r(done text);
         RETURN;
     END IF;
-    SELECT i.if_dsn INTO STRICT v_dsn FROM spock.subscription AS s JOIN spock.node_interface AS i
-        ON i.if_id = s.sub_origin_if WHERE s.sub_name = %1$s;
-    -- By its name zodan.read_load knows whose lock it is that others wait for.
-    PERFORM pg_temp.dblink_connect(p_source, pg_catalog.format('keepalives_idle=10'
-        ' keepalives_interval=5 keepalives_count=2 %%s application_name=''%%s''', v_dsn,
-        %1$s || ' ' || %2$s));
+    PERFORM pg_temp.dblink_connect(p_source, pg_temp.zodan_find_dsn());
     PERFORM * FROM pg_temp.dblink(p_source, %3$s) AS s(done text);
 END
     $function$;
@@ -8130,19 +8276,6 @@ WHEN sqlclient_unable_to_establish_sqlconnection THEN
     RETURN false;
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_take(p_source text, p_table jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
-DECLARE
-    v_rows bigint;
-BEGIN
-    SET LOCAL search_path TO DEFAULT;
-    EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
-        p_table ->> 'into', p_table ->> 'types')
-      USING p_source;
-    GET DIAGNOSTICS v_rows = ROW_COUNT;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
-    RETURN v_rows;
-END
-    $function$;
     CREATE FUNCTION pg_temp.zodan_weigh(p_tables jsonb[]) RETURNS jsonb[] LANGUAGE plpgsql AS $function$
 DECLARE
     v_asked text := (
@@ -8165,6 +8298,118 @@ BEGIN
           FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)
           LEFT JOIN pg_temp.dblink('zodan_source', v_asked) AS w(place bigint, rows bigint, bytes float8) ON w.place = t.place
          ORDER BY t.place);
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_take(p_source text, p_table jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
+DECLARE
+    v_rows bigint;
+BEGIN
+    SET LOCAL search_path TO DEFAULT;
+    EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
+        p_table ->> 'into', p_table ->> 'types')
+      USING p_source;
+    GET DIAGNOSTICS v_rows = ROW_COUNT;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
+    RETURN v_rows;
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_copy_by_psql(p_table jsonb, p_snapshot text) RETURNS bigint LANGUAGE plpgsql AS $function$
+DECLARE
+    -- Binary only what is the same everywhere: no OID of a type, a table or a role is in it.
+    v_format CONSTANT text := (
+        SELECT CASE WHEN pg_catalog.bool_and(y.typtype = 'e' OR y.typnamespace = 'pg_catalog'::regnamespace
+                   AND coalesce(e.typname, y.typname) IN (
+                       'bool',
+                       'bytea',
+                       'char',
+                       'name',
+                       'int2',
+                       'int4',
+                       'int8',
+                       'float4',
+                       'float8',
+                       'numeric',
+                       'money',
+                       'text',
+                       'bpchar',
+                       'varchar',
+                       'json',
+                       'jsonb',
+                       'uuid',
+                       'date',
+                       'time',
+                       'timetz',
+                       'timestamp',
+                       'timestamptz',
+                       'interval',
+                       'inet',
+                       'cidr',
+                       'macaddr',
+                       'macaddr8',
+                       'bit',
+                       'varbit',
+                       'oid',
+                       'pg_lsn',
+                       'point',
+                       'lseg',
+                       'path',
+                       'box',
+                       'polygon',
+                       'line',
+                       'circle',
+                       'tsvector',
+                       'tsquery',
+                       'int4range',
+                       'int8range',
+                       'numrange',
+                       'daterange',
+                       'tsrange',
+                       'tstzrange',
+                       'int4multirange',
+                       'int8multirange',
+                       'nummultirange',
+                       'datemultirange',
+                       'tsmultirange',
+                       'tstzmultirange'
+)) THEN 'binary' ELSE 'text' END
+          FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
+          LEFT JOIN pg_catalog.pg_type AS e ON y.typcategory = 'A' AND e.oid = y.typelem
+         WHERE a.attrelid = pg_catalog.to_regclass(p_table ->> 'table') AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '');
+    v_program text;
+    v_rows bigint;
+    v_fault jsonb;
+BEGIN
+    -- A table without a column to copy has nothing that COPY could name.
+    IF p_table ->> 'names' = 'true' THEN
+        RETURN NULL;
+    END IF;
+    v_program := pg_temp.zodan_program(pg_temp.zodan_find_dsn(), ARRAY['\o /dev/null', %3$s, '\o',
+        'SET client_min_messages = error', pg_temp.zodan_begin(p_snapshot),
+        -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
+        pg_catalog.format('LOCK TABLE ONLY %%s IN ACCESS SHARE MODE NOWAIT', p_table ->> 'table'),
+        pg_catalog.concat('COPY (SELECT ', p_table ->> 'names', ' FROM ONLY ', p_table ->> 'table', ' WHERE ctid >= ''(',
+            p_table ->> 'begin', ',0)''', ' AND ctid < ''(' || (p_table ->> 'end') || ',0)''', ' AND (' || (p_table ->> 'filter') || ')',
+            ') TO STDOUT (FORMAT ', v_format, ')')]);
+    IF pg_catalog.octet_length(v_program) > 120000 THEN
+        RETURN NULL;
+    END IF;
+    BEGIN
+        SET LOCAL search_path TO DEFAULT;
+        EXECUTE pg_catalog.format('COPY %%s (%%s) FROM PROGRAM %%L (FORMAT %%s, ENCODING %%L)', p_table ->> 'table', p_table ->> 'names',
+            v_program, v_format, pg_catalog.getdatabaseencoding());
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+    -- Rows that were cut off may be of any kind.
+    EXCEPTION WHEN external_routine_exception OR data_exception OR integrity_constraint_violation THEN
+        v_fault := pg_temp.zodan_psql_fault();
+        IF v_fault ->> 'sqlstate' = '55P03' THEN
+            RETURN NULL;
+        ELSIF v_fault IS NULL THEN
+            RAISE;
+        END IF;
+        RAISE EXCEPTION USING ERRCODE = v_fault ->> 'sqlstate', MESSAGE = v_fault ->> 'message';
+    END;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
+    RETURN v_rows;
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_copy_wide(p_table jsonb, p_pace jsonb) RETURNS bigint LANGUAGE plpgsql AS $function$
@@ -8206,6 +8451,13 @@ DECLARE
     v_taken int := 0;
     v_copied bigint := 0;
 BEGIN
+    IF %4$s = 'psql' AND p_pace ->> 'rate' IS NULL THEN
+        v_copied := pg_temp.zodan_copy_by_psql(p_table, p_snapshot);
+        IF v_copied IS NOT NULL THEN
+            RETURN v_copied;
+        END IF;
+        v_copied := 0;
+    END IF;
     IF p_table ? 'rows' THEN
         RETURN pg_temp.zodan_copy_wide(p_table, p_pace);
     END IF;
@@ -8379,13 +8631,14 @@ END
     PERFORM pg_catalog.octet_length(pg_catalog.repeat(' ', 32505856));
 END
 $do$$sql$,
-    zodan.quote_text(p_subscription), zodan.quote_result(p_lane), zodan.quote_text(p_session))
+    zodan.quote_text(p_subscription), zodan.quote_result(p_lane), zodan.quote_text(p_session), zodan.quote_text(p_transport))
 $zodan$;
 COMMENT ON FUNCTION zodan.open_lane IS
 'Prepares a session on the new node to copy units for p_subscription. Makes dblink''s functions, whether or not
 dblink is installed, and those that copy; they go with the session. Takes up a replication origin, number p_lane, so
 that nobody takes the rows for written here. p_session is zodan.set_session(), which prepares the session on the
-source. Nothing here holds a connection string: Spock''s catalog does.';
+source. p_transport is psql if larger tables come through that program on the new node''s server. Nothing here holds a
+connection string: Spock''s catalog does.';
 REVOKE ALL ON FUNCTION zodan.open_lane FROM PUBLIC;
 
 CREATE FUNCTION zodan.copy_unit(
@@ -9692,7 +9945,8 @@ SET plan_cache_mode = force_generic_plan
 AS $zodan$
 /* Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
 structure of the source can be made on the new node: structure, and on the new node trial, on the source references;
-and for a structure that is there already, present. unread names what could not be read. Rolls back what it tries. Never raises an error. */
+for a structure that is there already, present; for a copy by psql, psql. unread names what could not be read. Rolls
+back what it tries. Never raises an error. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_source text := p_join ->> 'source';
@@ -9734,6 +9988,10 @@ BEGIN
                 (v_answer.value ->> 'detail')::jsonb)
             ELSE pg_catalog.jsonb_build_object('unread', 'what was tried: ' || (v_answer.value ->> 'message')) END);
     END LOOP;
+    IF p_join ->> 'transport' = 'psql' THEN
+        v_facts := pg_catalog.jsonb_set(v_facts, ARRAY[v_new, 'psql'],
+            zodan.query_nodes(pg_catalog.jsonb_build_object(v_new, zodan.try_psql(v_source)), p_dsns) -> v_new);
+    END IF;
     IF p_join ->> 'structure' = 'present' THEN
         -- A physical copy has the structure and the rows of the source.
         v_facts := pg_catalog.jsonb_set(v_facts, ARRAY[v_new, 'present'], CASE WHEN (p_join ->> 'clone')::boolean THEN '{}'
@@ -9745,7 +10003,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.gather_structure IS
 'Adds to the facts of source and new node, if both can be reached and the new one is not a node yet, whether the
 structure of the source can be made on the new node: structure, and on the new node trial, on the source references;
-and for a structure that is there already, present. unread names what could not be read. Rolls back what it tries. Never raises an error.';
+for a structure that is there already, present; for a copy by psql, psql. unread names what could not be read. Rolls
+back what it tries. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_structure FROM PUBLIC;
 
 CREATE FUNCTION zodan.size_copy(p_source text, p_dsns jsonb)
@@ -10190,13 +10449,17 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
      'where the source replicates lolor''s tables: the extension, and its tables empty',
      'Run CREATE EXTENSION lolor on the new node, and TRUNCATE its tables there.'),
     ('snowflake-node', 'snowflake.node', 'warn', l.snowflake, 'a number that no other node has',
-     'Set snowflake.node in postgresql.conf of the new node to a number of its own.')
+     'Set snowflake.node in postgresql.conf of the new node to a number of its own.'),
+    ('copy-by-psql', 'copy by psql', 'fail', CASE WHEN f.n #>> '{psql,sqlstate}' = 'ZD000'
+     THEN nullif(f.n #>> '{psql,detail}', '') ELSE f.n #>> '{psql,message}' END,
+     'with copy => ''psql'', the right to run programs on the new node''s server, and its psql, which reaches the source',
+     'Remove the cause, or copy without psql.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE f.n ? 'tables' AND f.n ? 'host' AND f.s ? 'tables' AND f.s ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_server IS
 'Checks what the new node''s server and database must or must not have for the structure of the source to fit:
-tablespaces, lolor ready, a snowflake number of its own; warns where roles or extensions differ.';
+tablespaces, lolor ready, a snowflake number of its own, and its psql if that is to copy; warns where roles or extensions differ.';
 REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)
@@ -11170,7 +11433,7 @@ BEGIN
             'max_lag', p_cluster ->> 'max_lag', 'load_sql', zodan.read_load(
                 p_subscription => v_sub, p_slot => p_cluster ->> 'copy_slot'),
             'lane_sql', zodan.open_lane(p_subscription => v_sub, p_lane => zodan.placeholder('result', 'unit', 'lane'),
-                p_session => zodan.set_session()),
+                p_session => zodan.set_session(), p_transport => p_cluster ->> 'transport'),
             'clear_sql', zodan.clear_units(p_what => zodan.placeholder('result', 'unit', 'bundled'),
                 p_numbers => zodan.placeholder('result', 'unit', 'numbers')),
             'compare_sql', zodan.compare_files(p_files => zodan.placeholder('result', 'unit', 'others'),
@@ -11878,11 +12141,11 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Raises ZD004 for a way to bring the rows that does not exist, or that does not go with the one for the structure. */
 BEGIN
-    IF p_copy IS NULL OR p_copy NOT IN ('rows', 'present') THEN
+    IF p_copy IS NULL OR p_copy NOT IN ('rows', 'psql', 'present') THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
             MESSAGE = pg_catalog.format('copy is "%s"', p_copy),
-            HINT = 'Give rows, or present if the new node is a physical copy that zodan-sql clone has prepared.';
+            HINT = 'Give rows, psql, or present if the new node is a physical copy that zodan-sql clone has prepared.';
     ELSIF p_copy = 'present' AND p_roles THEN
         RAISE EXCEPTION USING
             ERRCODE = 'ZD004',
@@ -12113,8 +12376,9 @@ SELECT (SELECT pg_catalog.jsonb_build_object('lanes', coalesce(pg_catalog.max((s
                'max_rate', pg_catalog.max((s.units ->> 'max_rate')::bigint), 'max_lag', pg_catalog.max((s.units ->> 'max_lag')::interval))
           FROM zodan.step AS s WHERE s.operation_id = p_operation)
        || pg_catalog.jsonb_build_object('source', o.arguments ->> 'src_node_name', 'new', o.node,
-           'structure', coalesce(nullif(o.arguments ->> 'copy', 'rows'), o.arguments ->> 'structure', 'spock'),
+           'structure', CASE o.arguments ->> 'copy' WHEN 'present' THEN 'present' ELSE coalesce(o.arguments ->> 'structure', 'spock') END,
            'clone', coalesce(o.arguments ->> 'copy' = 'present', false),
+           'transport', nullif(o.arguments ->> 'copy', 'present'),
            'verify', coalesce((o.arguments ->> 'verify')::boolean, false),
            'members', pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C"),
            'peers', coalesce(pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
@@ -12247,7 +12511,7 @@ BEGIN
     v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
         zodan.choose_lanes(v_survey.p_facts, pg_catalog.jsonb_build_array(v_survey.p_join -> 'source', v_survey.p_join -> 'new'),
             p_jobs), 'structure', CASE p_copy WHEN 'present' THEN p_copy ELSE p_structure END, 'clone', p_copy = 'present',
-        'verify', p_verify) || p_limits;
+        'transport', nullif(p_copy, 'present'), 'verify', p_verify) || p_limits;
     SELECT pg_catalog.array_agg(c) INTO p_checks
       FROM zodan.examine('pre', v_survey.p_facts, v_survey.p_join, v_survey.p_dsns) AS c;
     IF p_roles THEN
@@ -12424,16 +12688,16 @@ attributes, memberships and password hashes. jobs is how many sessions copy side
 indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
 8 at most. structure says who brings the structure: spock, or present if it is on the new node
 already; it is then compared with the source's before a row is copied, all tables must be empty, and the new node's
-Spock may be newer than the members'. copy says who brings the rows: rows, or present if the new node is a physical
-copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables
-a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a
-peer lags further behind the source; NULL means any lag. verify compares the rows of all nodes at the end, as
-zodan.verify does, also with jobs sessions on each machine, and pausing for max_lag; what it finds is in
-zodan.compared. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
-interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors: ZD0nn
-caller's mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the structures
-differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget, ZD4nn the node has joined, and something is
-left, such as ZD404: rows are different. */
+Spock may be newer than the members'. copy says how the rows come: rows, over dblink; psql, for which the new node's
+server runs its psql, and faster; or present if the new node is a physical copy of the source that zodan-sql clone has
+prepared; its structure is there then. max_rate is how many bytes of tables a second the copy reads at most, in all
+its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source; NULL
+means any lag. verify compares the rows of all nodes at the end, as zodan.verify does, also with jobs sessions on each
+machine, and pausing for max_lag; what it finds is in zodan.compared. verb prints every step; dry_run prints the plan
+and changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and
+max_lag stay as they were unless given. Errors: ZD0nn caller's mistake, ZD100 preconditions not met (all named), ZD110
+another operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of
+its budget, ZD4nn the node has joined, and something is left, such as ZD404: rows are different. */
 DECLARE
     v_operation bigint;
     v_plan zodan.plan_step[];
@@ -12488,16 +12752,16 @@ attributes, memberships and password hashes. jobs is how many sessions copy side
 indexes of what is copied; by default as many as source and new node have processors, but 2 at least and
 8 at most. structure says who brings the structure: spock, or present if it is on the new node
 already; it is then compared with the source''s before a row is copied, all tables must be empty, and the new node''s
-Spock may be newer than the members''. copy says who brings the rows: rows, or present if the new node is a physical
-copy of the source that zodan-sql clone has prepared; its structure is there then. max_rate is how many bytes of tables
-a second the copy reads at most, in all its sessions together; NULL means no limit. max_lag pauses the copy while a
-peer lags further behind the source; NULL means any lag. verify compares the rows of all nodes at the end, as
-zodan.verify does, also with jobs sessions on each machine, and pausing for max_lag; what it finds is in
-zodan.compared. verb prints every step; dry_run prints the plan and changes nothing. When called again after an
-interruption, it continues where it stopped; jobs, max_rate and max_lag stay as they were unless given. Errors: ZD0nn
-caller''s mistake, ZD100 preconditions not met (all named), ZD110 another operation is under way, ZD114 the structures
-differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of its budget, ZD4nn the node has joined, and something is
-left, such as ZD404: rows are different.';
+Spock may be newer than the members''. copy says how the rows come: rows, over dblink; psql, for which the new node''s
+server runs its psql, and faster; or present if the new node is a physical copy of the source that zodan-sql clone has
+prepared; its structure is there then. max_rate is how many bytes of tables a second the copy reads at most, in all
+its sessions together; NULL means no limit. max_lag pauses the copy while a peer lags further behind the source; NULL
+means any lag. verify compares the rows of all nodes at the end, as zodan.verify does, also with jobs sessions on each
+machine, and pausing for max_lag; what it finds is in zodan.compared. verb prints every step; dry_run prints the plan
+and changes nothing. When called again after an interruption, it continues where it stopped; jobs, max_rate and
+max_lag stay as they were unless given. Errors: ZD0nn caller''s mistake, ZD100 preconditions not met (all named), ZD110
+another operation is under way, ZD114 the structures differ, ZD2nn a step failed on a node, ZD3nn a wait ran out of
+its budget, ZD4nn the node has joined, and something is left, such as ZD404: rows are different.';
 REVOKE ALL ON PROCEDURE spock.add_node FROM PUBLIC;
 
 CREATE PROCEDURE spock.health_check(

@@ -164,12 +164,12 @@ def _units(node: Node) -> list[tuple[str, int, int]]:
     )
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_every_kind(make_cluster: MakeCluster, jobs: int) -> None:
+@pytest.mark.parametrize(("jobs", "copy"), [(1, "rows"), (3, "rows"), (2, "psql")])
+def test_every_kind(make_cluster: MakeCluster, jobs: int, copy: str) -> None:
     cluster = _make(make_cluster)
     n1, n2 = cluster.nodes
     indexes = n1.execute(_INDEXES)
-    add_node(cluster, "n1", "n2", jobs=jobs)
+    add_node(cluster, "n1", "n2", jobs=jobs, copy=copy)
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, _TABLES)
     assert not exceptions(cluster.members)

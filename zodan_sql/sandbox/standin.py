@@ -78,5 +78,7 @@ def _write_programs(engine: Engine, folder: Path) -> Path:
         program = programs / source.name
         program.write_text(source.read_text().replace("@PG_BIN@", str(engine.pg_bin)))
         program.chmod(0o755)
+    # A server finds its psql beside itself, too.
+    (programs / "psql").symlink_to(engine.pg_bin / "psql")
     # A copy, not a link: the server resolves links before it looks for programs beside itself.
     return Path(shutil.copy2(engine.pg_bin / "postgres", programs / "postgres"))
