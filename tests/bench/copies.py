@@ -45,11 +45,16 @@ def _nothing(node: Node) -> AbstractContextManager[Any]:
 
 
 def by_zodan(
-    cluster: Cluster, data: Data, port: int | None = None, jobs: int | None = None, meanwhile: Meanwhile = _nothing
+    cluster: Cluster,
+    data: Data,
+    port: int | None = None,
+    jobs: int | None = None,
+    meanwhile: Meanwhile = _nothing,
+    copy: str = "rows",
 ) -> Copied:
     """Measure ``CALL spock.add_node`` as a whole; n1 is reached by ``port`` if that is given."""
     with new_server(cluster) as new:
-        arguments = join_arguments(cluster["n1"], new, port, jobs)
+        arguments = join_arguments(cluster["n1"], new, port, jobs) | {"copy": copy}
         with meanwhile(new):
             began = time.monotonic()
             call(new, "spock.add_node", **arguments)

@@ -26,12 +26,16 @@ class Variant:
     what: str
     line: Line | None = None
     jobs: int | None = None
+    copy: str = "rows"
 
 
 VARIANTS = (
     Variant(FOUR, "direct"),
     Variant(FOUR, "10 MB/s a connection", LIMITED, 4),
     Variant(FOUR, "20 ms each way", FAR, 4),
+    Variant(FOUR, "direct", copy="psql"),
+    Variant(FOUR, "10 MB/s a connection", LIMITED, 4, "psql"),
+    Variant(FOUR, "20 ms each way", FAR, 4, "psql"),
     Variant(ONE, "10 MB/s a connection", LIMITED, 4),
     Variant(MANY, "direct"),
 )
@@ -42,10 +46,10 @@ def measure(cluster: Cluster, variant: Variant, report: Report) -> None:
     with ExitStack() as stack:
         port = stack.enter_context(Proxy(cluster["n1"].port, variant.line)).port if variant.line else None
         spock = by_spock(cluster, variant.data, port)
-        zodan = by_zodan(cluster, variant.data, port, variant.jobs)
+        zodan = by_zodan(cluster, variant.data, port, variant.jobs, copy=variant.copy)
     report.add(
         _KIND,
-        f"{variant.data.name}, {variant.what}, {zodan.jobs} jobs",
+        f"{variant.data.name}, {variant.what}, {zodan.jobs} jobs, {variant.copy}",
         {
             "Spock s": spock.seconds,
             "Zodan s": zodan.seconds,

@@ -13,6 +13,7 @@ from zodan_sql.cli.calling import Call, begin, bring_by_client, need, read_journ
 from zodan_sql.cli.documents import operation_entry, plan_entries
 from zodan_sql.cli.options import (
     AcceptDivergence,
+    Copy,
     Country,
     DryRun,
     Force,
@@ -31,6 +32,7 @@ from zodan_sql.cli.options import (
     Number,
     ProgressMode,
     Roles,
+    Rows,
     SrcDsn,
     SrcNodeName,
     Structure,
@@ -71,6 +73,7 @@ def add_node(
     jobs: Jobs = None,
     max_rate: MaxRate = None,
     max_lag: MaxLag = None,
+    copy: Copy = Rows.ROWS,
     structure: Structure = Way.SPOCK,
     verify: Verify = False,
     verbose: Verbose = False,
@@ -85,7 +88,7 @@ def add_node(
         arguments = join_arguments(
             src_node_name, src_dsn, new_node_name, new_node_dsn, new_node_location, new_node_country, new_node_info
         )
-        arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
+        arguments |= copy_arguments(structure, copy=copy, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         called = Call(dsn or new_node_dsn, "add_node", new_node_name)
         if not dry_run and ((dsn is None and not no_install) or structure is Way.CLIENT):
             refuse_member(new_node_dsn, new_node_name)
@@ -134,6 +137,7 @@ def plan(
     jobs: Jobs = None,
     max_rate: MaxRate = None,
     max_lag: MaxLag = None,
+    copy: Copy = Rows.ROWS,
     structure: Structure = Way.SPOCK,
     verify: Verify = False,
     target_node_name: Annotated[str | None, typer.Option(help="To remove: the node.")] = None,
@@ -160,7 +164,7 @@ def plan(
         if all(adds) and not any(removes):
             arguments = join_arguments(*adds, new_node_location, new_node_country, new_node_info)  # type: ignore[arg-type]
             where, function = dsn or str(new_node_dsn), "plan_add_node"
-            arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
+            arguments |= copy_arguments(structure, copy=copy, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
             if structure is Way.CLIENT:
                 check_client(dry_run=True, roles=roles)
             switches = {"roles": roles, "verify": verify}

@@ -31,6 +31,13 @@ class Way(StrEnum):
     CLIENT = "client"
 
 
+class Rows(StrEnum):
+    """How the rows come to a new node."""
+
+    ROWS = "rows"
+    PSQL = "psql"
+
+
 def dsn_option(name: str, text: str) -> OptionInfo:
     """Return an option for a connection string. Its help shows no default, because that could be a password."""
     option: OptionInfo = typer.Option(name, metavar="DSN", help=text, show_default=False)
@@ -107,13 +114,16 @@ def join_arguments(
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def copy_arguments(way: Way, *, jobs: int | None, max_rate: str | None, max_lag: str | None) -> dict[str, object]:
+def copy_arguments(
+    way: Way, *, copy: Rows, jobs: int | None, max_rate: str | None, max_lag: str | None
+) -> dict[str, object]:
     """Return what add_node is to know of the copy; a structure that the client brings is present by then."""
     arguments = {
         "jobs": jobs,
         "max_rate": None if max_rate is None else parse_size(max_rate, "--max-rate"),
         "max_lag": None if max_lag is None else parse_span(max_lag, "--max-lag"),
         "structure": None if way is Way.SPOCK else Way.PRESENT.value,
+        "copy": None if copy is Rows.ROWS else copy.value,
     }
     return {name: value for name, value in arguments.items() if value is not None}
 
@@ -189,6 +199,13 @@ Structure = Annotated[
     typer.Option(
         "--structure",
         help="Who brings the structure: Spock; or pg_dump and pg_restore of this machine; or it is present already.",
+    ),
+]
+Copy = Annotated[
+    Rows,
+    typer.Option(
+        "--copy",
+        help="How the rows come: over dblink; or through the psql that the new node's server runs, which is faster.",
     ),
 ]
 Pgdata = typer.Option("--pgdata", metavar="DIRECTORY", help="The new server's data directory, on this machine.")

@@ -11,6 +11,7 @@ import typer
 from zodan_sql.cli.calling import Call, begin, bring_by_client, refuse_member
 from zodan_sql.cli.options import (
     AcceptDivergence,
+    Copy,
     Country,
     DryRun,
     EmptyPgdata,
@@ -33,6 +34,7 @@ from zodan_sql.cli.options import (
     RestoreCommand,
     Restored,
     Roles,
+    Rows,
     ServerBin,
     Settings,
     Soak,
@@ -74,6 +76,7 @@ def replace_node(
     jobs: Jobs = None,
     max_rate: MaxRate = None,
     max_lag: MaxLag = None,
+    copy: Copy = Rows.ROWS,
     structure: Structure = Way.SPOCK,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the rows of all nodes before the old one goes.")
@@ -149,7 +152,11 @@ def replace_node(
         )
         if clone:
             of_rows = {"--jobs": jobs, "--max-lag": max_lag, "--with-roles": roles, "--dsn": dsn}
-            of_rows |= {"--structure": structure is not Way.SPOCK, "--no-install": no_install}
+            of_rows |= {
+                "--structure": structure is not Way.SPOCK,
+                "--copy": copy is not Rows.ROWS,
+                "--no-install": no_install,
+            }
             _refuse(of_rows)
             ending = Ending(
                 called,
@@ -163,7 +170,7 @@ def replace_node(
             return
         if options := given.named():
             raise caller_error(f"{', '.join(options)}: for a physical copy only", "Give --clone too, or leave it out.")
-        arguments |= copy_arguments(structure, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
+        arguments |= copy_arguments(structure, copy=copy, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         if not dry_run and ((dsn is None and not no_install) or structure is Way.CLIENT):
             refuse_member(new_node_dsn, new_node_name)
         if structure is Way.CLIENT:

@@ -13,6 +13,7 @@ import typer
 from zodan_sql.cli.calling import Call, provide, refuse_node, show_call
 from zodan_sql.cli.documents import PairEntry, operation_entry, plan_entries
 from zodan_sql.cli.options import (
+    Copy,
     DryRun,
     Jobs,
     Json,
@@ -22,6 +23,7 @@ from zodan_sql.cli.options import (
     ProgressMode,
     Quiet,
     Roles,
+    Rows,
     Soak,
     Verbose,
     Way,
@@ -77,6 +79,7 @@ def upgrade(
     jobs: Jobs = None,
     max_rate: MaxRate = None,
     max_lag: MaxLag = None,
+    copy: Copy = Rows.ROWS,
     structure: Annotated[
         Way | None,
         typer.Option(
@@ -103,7 +106,7 @@ def upgrade(
         wanted, known = [_parse_pair(each) for each in pairs], parse_node_dsns(node_dsn or [])
         _check_pairs(wanted)
         _check_places(wanted)
-        arguments = copy_arguments(Way.SPOCK, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
+        arguments = copy_arguments(Way.SPOCK, copy=copy, jobs=jobs, max_rate=max_rate, max_lag=max_lag)
         arguments |= beside_arguments(soak, quiet) | ({"roles": True} if roles else {})
         try:
             for number, pair in enumerate(wanted, 1):
