@@ -8565,16 +8565,16 @@ BEGIN
         v_settings := v_settings - '{password,passfile}'::text[];
         PERFORM pg_catalog.set_config('zodan.passed', '*:*:*:*:' || pg_catalog.regexp_replace(v_password, '([\\:])', '\\\1', 'g'), true);
         EXECUTE pg_catalog.format($query$COPY (SELECT pg_catalog.current_setting('zodan.passed')) TO PROGRAM %%L
-            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; cat > ' || v_file || '.pass',
+            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; trap : INT TERM; cat > ' || v_file || '.pass',
             pg_catalog.getdatabaseencoding());
         PERFORM pg_catalog.set_config('zodan.passed', '', true);
     END IF;
     RETURN (
-        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; LC_ALL=C PGCLIENTENCODING=', pg_catalog.getdatabaseencoding(),
+        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; trap : INT TERM; LC_ALL=C PGCLIENTENCODING=', pg_catalog.getdatabaseencoding(),
                    CASE WHEN v_password IS NOT NULL THEN ' PGPASSFILE=' || v_file || '.pass' END, ' ', pg_catalog.string_agg(
                        '''' || pg_catalog.replace(w.word, '''', '''\''''') || '''', ' ' ORDER BY w.place),
-                   ' 2> ', v_file, '.err; ended=$?; rm -f ', v_file, '.pass; case $ended in 0|141) rm -f ', v_file, '.err;; *) echo >> ',
-                   v_file, '.err psql ended with $ended;; esac; exit $ended')
+                   ' 2> ', v_file, '.err; ended=$?; rm -f ', v_file, '.pass; case $ended in 0|130|141|143) rm -f ', v_file,
+                   '.err;; *) echo >> ', v_file, '.err psql ended with $ended;; esac; exit $ended')
           FROM pg_catalog.unnest(ARRAY[(SELECT c.setting || '/psql' FROM pg_catalog.pg_config() AS c WHERE c.name = 'BINDIR'), '-XqAt',
                    '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', (SELECT pg_catalog.string_agg(s.key || '='''
                        || pg_catalog.regexp_replace(s.value, '([\\''])', '\\\1', 'g') || '''', ' ')
@@ -8609,14 +8609,15 @@ END
     WHEN OTHERS THEN
         v_fault := SQLERRM;
     END;
-    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried', DETAIL = coalesce(v_fault, '');
+    RAISE EXCEPTION USING ERRCODE = 'ZD000', MESSAGE = 'tried',
+        DETAIL = pg_catalog.jsonb_build_object('fault', v_fault)::text;
 END
 $do$$sql$,
     zodan.placeholder('dsn', p_source))
 $zodan$;
 COMMENT ON FUNCTION zodan.try_psql IS
 'Tries whether the server of the new node can run its psql, and reach the source with it. Everything is rolled back,
-by an error ZD000 whose DETAIL is the fault, empty where it worked.';
+by an error ZD000 whose DETAIL is an object: fault, NULL where it worked.';
 REVOKE ALL ON FUNCTION zodan.try_psql FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.open_lane(
@@ -8672,16 +8673,16 @@ BEGIN
         v_settings := v_settings - '{password,passfile}'::text[];
         PERFORM pg_catalog.set_config('zodan.passed', '*:*:*:*:' || pg_catalog.regexp_replace(v_password, '([\\:])', '\\\1', 'g'), true);
         EXECUTE pg_catalog.format($query$COPY (SELECT pg_catalog.current_setting('zodan.passed')) TO PROGRAM %%L
-            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; cat > ' || v_file || '.pass',
+            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; trap : INT TERM; cat > ' || v_file || '.pass',
             pg_catalog.getdatabaseencoding());
         PERFORM pg_catalog.set_config('zodan.passed', '', true);
     END IF;
     RETURN (
-        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; LC_ALL=C PGCLIENTENCODING=', pg_catalog.getdatabaseencoding(),
+        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; trap : INT TERM; LC_ALL=C PGCLIENTENCODING=', pg_catalog.getdatabaseencoding(),
                    CASE WHEN v_password IS NOT NULL THEN ' PGPASSFILE=' || v_file || '.pass' END, ' ', pg_catalog.string_agg(
                        '''' || pg_catalog.replace(w.word, '''', '''\''''') || '''', ' ' ORDER BY w.place),
-                   ' 2> ', v_file, '.err; ended=$?; rm -f ', v_file, '.pass; case $ended in 0|141) rm -f ', v_file, '.err;; *) echo >> ',
-                   v_file, '.err psql ended with $ended;; esac; exit $ended')
+                   ' 2> ', v_file, '.err; ended=$?; rm -f ', v_file, '.pass; case $ended in 0|130|141|143) rm -f ', v_file,
+                   '.err;; *) echo >> ', v_file, '.err psql ended with $ended;; esac; exit $ended')
           FROM pg_catalog.unnest(ARRAY[(SELECT c.setting || '/psql' FROM pg_catalog.pg_config() AS c WHERE c.name = 'BINDIR'), '-XqAt',
                    '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', (SELECT pg_catalog.string_agg(s.key || '='''
                        || pg_catalog.regexp_replace(s.value, '([\\''])', '\\\1', 'g') || '''', ' ')
@@ -8940,6 +8941,7 @@ DECLARE
     v_program text;
     v_rows bigint;
     v_fault jsonb;
+    v_detail text;
 BEGIN
     -- A table without a column to copy has nothing that COPY could name.
     IF p_table ->> 'names' = 'true' THEN
@@ -8962,7 +8964,11 @@ BEGIN
         GET DIAGNOSTICS v_rows = ROW_COUNT;
     -- Rows that were cut off may be of any kind.
     EXCEPTION WHEN external_routine_exception OR data_exception OR integrity_constraint_violation THEN
+        GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL;
         v_fault := pg_temp.zodan_psql_fault();
+        IF v_fault IS NULL AND SQLSTATE = '38000' THEN
+            v_fault := pg_catalog.jsonb_build_object('sqlstate', '08006', 'message', 'psql was ended: ' || v_detail);
+        END IF;
         IF v_fault ->> 'sqlstate' = '55P03' THEN
             RETURN NULL;
         ELSIF v_fault IS NULL THEN
@@ -11013,7 +11019,7 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
     ('snowflake-node', 'snowflake.node', 'warn', l.snowflake, 'a number that no other node has',
      'Set snowflake.node in postgresql.conf of the new node to a number of its own.'),
     ('copy-by-psql', 'copy by psql', 'fail', CASE WHEN f.n #>> '{psql,sqlstate}' = 'ZD000'
-     THEN nullif(f.n #>> '{psql,detail}', '') ELSE f.n #>> '{psql,message}' END,
+     THEN (f.n #>> '{psql,detail}')::jsonb ->> 'fault' ELSE f.n #>> '{psql,message}' END,
      'with copy => ''psql'', the right to run programs on the new node''s server, and its psql, which reaches the source',
      'Remove the cause, or copy without psql.')
  ) AS c(key, name, severity, list, required, hint)

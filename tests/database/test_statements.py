@@ -127,7 +127,13 @@ TESTED_APART = {
     ),
     *("copy/prove_sound", "remote/refresh_view", "node/drop_node", "node/drop_node_row", "node/level_sequences"),
     *("node/mirror_sets", "node/prove_whole", "node/register_node", "remote/copy_roles", "remote/probe"),
-    *("remote/try_references", "remote/try_structure", "stream/confirm_positions", "stream/create_copy_subscription"),
+    *(
+        "remote/try_references",
+        "remote/try_structure",
+        "remote/try_psql",
+        "stream/confirm_positions",
+        "stream/create_copy_subscription",
+    ),
     *("stream/create_failover_slot", "stream/create_slot", "stream/create_subscription", "stream/drop_slot_of"),
     *("copy/prove_copy_slot", "copy/confirm_clone", "copy/begin_clone_stream"),
     *(

@@ -16,6 +16,7 @@ import pytest
 from psycopg import sql
 
 from support.objects import everything_in
+from support.programs import left_by_programs
 from support.statements import ODD, forgotten, run, value
 from zodan_sql.building.render import read_default
 from zodan_sql.sandbox import Node, wait_until
@@ -746,7 +747,14 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
     assert session is not None
     with here.session("lane") as lane:
         ours = Here(here.zodan, lane, here.server)
-        ours.run("open_lane", unit(), subscription=_SUBSCRIPTION, lane="{result:unit.lane}", session=session[0])
+        ours.run(
+            "open_lane",
+            unit(),
+            subscription=_SUBSCRIPTION,
+            lane="{result:unit.lane}",
+            session=session[0],
+            transport="rows",
+        )
         with source.session("snapshot") as holder, holder.transaction():
             holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             exported = value(holder, "SELECT pg_export_snapshot()")
@@ -789,6 +797,75 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
     assert here.value("SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'zodan_copy%'") == 0
 
 
+def test_rows_come_by_psql(here: Here, source: Here) -> None:
+    """By a program that reads every kind of value, and by what takes its place where it cannot."""
+    for place in (here, source):
+        place.execute(
+            "CREATE DOMAIN public.short AS text CHECK (length(VALUE) < 9)",
+            f"CREATE TABLE {_PUBLIC_ODD} (id int PRIMARY KEY, v text, gone int, reg regclass, s public.short, a int[],"
+            " w int GENERATED ALWAYS AS IDENTITY)",
+            f"ALTER TABLE {_PUBLIC_ODD} DROP COLUMN gone",
+            "CREATE TYPE public.mood AS ENUM ('sad', 'o''k')",
+            "CREATE TABLE public.plain (id int, f float8, m public.mood, n numeric, b bytea, t text, at timestamptz)",
+        )
+    source.execute(
+        f"INSERT INTO {_PUBLIC_ODD} (id, v, reg, s, a) SELECT i, E'a\\t\\\\N\\n' || repeat('x', 2000), 'public.plain',"
+        " 'ü', ARRAY[i, NULL] FROM generate_series(1, 99) AS i",
+        "INSERT INTO public.plain SELECT i, 0.1 * i, 'o''k', 'NaN', '\\x00ff', NULLIF('t' || i, 't7'), 'infinity'"
+        " FROM generate_series(1, 2000) AS i",
+    )
+    here.subscribe()
+    session = here.zodan.execute("SELECT zodan.set_session()").fetchone()
+    assert session is not None
+    with here.session("lane") as lane, source.session("snapshot") as holder, holder.transaction():
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        exported = value(holder, "SELECT pg_export_snapshot()")
+        source.execute("INSERT INTO public.plain (id) VALUES (-1)")
+        ours = Here(here.zodan, lane, here.server)
+        given = unit()
+        ours.run(
+            "open_lane",
+            given,
+            subscription=_SUBSCRIPTION,
+            lane="{result:unit.lane}",
+            session=session[0],
+            transport="psql",
+        )
+
+        def copied(table: str, names: str, snapshot: str = exported, **more: Any) -> Any:
+            asked = {"table": table, "names": names, "begin": 0, "end": None, "filter": None} | more
+            return value(lane, "SELECT pg_temp.zodan_copy_by_psql(%s, %s)", json.dumps(asked), snapshot)
+
+        assert copied(_PUBLIC_ODD, "id, v, reg, s, a, w") == 99
+        assert copied("public.plain", "id, f, m, n, b, t, at", filter="id > 100", end=9) < 1900
+        here.execute("TRUNCATE public.plain")
+        assert copied("public.plain", "id, f, m, n, b, t, at", filter="id > 100") == 1900
+        read = f"SELECT string_agg(t::text, ' ' ORDER BY id) FROM {_PUBLIC_ODD} AS t"
+        assert here.value(read) == source.value(read)
+        read = "SELECT string_agg(t::text, ' ' ORDER BY id) FROM public.plain AS t"
+        assert here.value(read) == source.value(f"{read} WHERE id > 100")
+        # What it cannot do, others do.
+        assert copied("public.plain", "true") is None
+        assert copied("public.plain", "id", filter=f"id > length('{'x' * 120000}')") is None
+        with source.session("other") as other, other.transaction():
+            other.execute("LOCK TABLE public.plain")
+            assert copied("public.plain", "id") is None
+        # Each failure has the words and the SQLSTATE of the one that failed.
+        for asked, sqlstate in (
+            ({"snapshot": "00000003-0000001B-1"}, ("22023", "42704")),
+            ({"snapshot": exported, "filter": "1 / (id - 7) = 1"}, ("22012",)),
+        ):
+            with pytest.raises(psycopg.Error) as raised:
+                copied("public.plain", "id", **asked)
+            assert raised.value.sqlstate in sqlstate
+            assert "psql" not in str(raised.value.diag.message_primary)
+        here.execute("ALTER TABLE public.plain ADD CHECK (id <> 9)")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            copied("public.plain", "id")
+        assert left_by_programs(here.connection) == []
+    here.run("drop_lanes", subscription=_SUBSCRIPTION)
+
+
 def check_altered(here: Here, source: Here, session: str, given: dict[str, Any]) -> None:
     """A table that is not what it was, or is another one, or gone."""
     names = {name: f"{{result:unit.{name}}}" for name in _UNIT}
@@ -804,7 +881,14 @@ def check_altered(here: Here, source: Here, session: str, given: dict[str, Any])
             holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             given["unit"]["snapshot"] = value(holder, "SELECT pg_export_snapshot()")
             ours = Here(here.zodan, lane, here.server)
-            ours.run("open_lane", given, subscription=_SUBSCRIPTION, lane="{result:unit.lane}", session=session)
+            ours.run(
+                "open_lane",
+                given,
+                subscription=_SUBSCRIPTION,
+                lane="{result:unit.lane}",
+                session=session,
+                transport="rows",
+            )
             if sqlstate is None:
                 found = ours.run("copy_unit", given, **names)
                 assert (found["copied"], found["lsn"], list(found["files"].values())) == (0, "0/99", [None])

@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 
 from support.objects import everything_in
+from support.programs import left_by_programs
 from support.statements import ODD, forgotten, run, value
 from zodan_sql.sandbox import Node
 
@@ -491,6 +492,21 @@ def test_what_a_copy_would_fail_at_is_told(zodan: psycopg.Connection[Any], datab
     assert set(answer["extensions"]) == {ODD, "hstore"}
     assert answer["extensions"]["hstore"] == f'schema "x{ODD}" does not exist'
     assert answer["extension_rows"][f"public.{_ODD}"].startswith("1 ")
+
+
+# --- psql
+
+
+def test_psql_is_tried(zodan: psycopg.Connection[Any], database: psycopg.Connection[Any], server: Node) -> None:
+    def tried(dsn: str) -> Any:
+        return outcome(zodan, database, "try_psql", dsns={ODD: dsn}, source=ODD)["fault"]
+
+    assert tried(server.dsn()) is None
+    assert "refused" in tried(server.dsn().replace(f"port={server.port}", "port=1"))
+    assert "password" in tried(server.dsn(password=False) + " passfile=/dev/null")
+    # The command line of a program is seen by all.
+    assert "sslpassword" in tried(server.dsn() + " sslpassword=secret")
+    assert left_by_programs(database) == []
 
 
 # --- levelling
