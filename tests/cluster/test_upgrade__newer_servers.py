@@ -10,9 +10,25 @@ import pytest
 from support.calls import exceptions, leftovers, remove_node
 from support.clusters import MakeCluster
 from support.shell import add_by_client
-from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+from support.tables import TABLES, add_to_sets, assert_rows_equal, create_tables, fill, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster, Engine, Node, detect_engine
+
+#: Types of which the binary form is copied, and one of which the text is.
+_KINDS = """
+CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE TABLE in_binary (id int PRIMARY KEY, f float8, n numeric, at timestamptz, iv interval, b bytea, jb jsonb, u uuid,
+    ip inet, a int[], r int4range, m int8multirange, e mood, ts tsvector, o money, c char(9), bits varbit, t text);
+INSERT INTO in_binary SELECT i, i / 7.0, i / 7.0, to_timestamp(i * 1e5), i * interval '1 day 1 s',
+    decode(md5(i::text), 'hex'), jsonb_build_object('k', i), md5(i::text)::uuid, '10.0.0.1'::inet + i, ARRAY[i, NULL],
+    int4range(i, i + 2), int8multirange(int8range(i, i + 2)), CASE i % 2 WHEN 0 THEN 'sad' ELSE 'happy' END::mood,
+    to_tsvector('simple', 'a b' || i), i::money, 'ab', i::bit(9)::varbit, repeat('ü', i % 100)
+  FROM generate_series(1, 50000) AS i;
+CREATE DOMAIN short AS text CHECK (length(VALUE) < 900);
+CREATE TABLE in_text (id int PRIMARY KEY, s short, g regclass);
+INSERT INTO in_text SELECT i, repeat(E'\\\\', i % 100) || E'\\t', 'in_binary' FROM generate_series(1, 90000) AS i
+"""
+_KIND_TABLES = ["in_binary", "in_text"]
 
 
 @pytest.fixture
@@ -26,6 +42,22 @@ def _join(cluster: Cluster, new: Node) -> None:
     ended = add_by_client(cluster["n1"], new)
     assert ended.code == 0, ended.err
     cluster.members.append(new)
+
+
+def test_a_newer_server_copies_with_its_psql(make_cluster: MakeCluster, newer: Engine) -> None:
+    cluster = make_cluster(members=1, blanks=0)
+    others = make_cluster(members=0, blanks=["n3"], engine=newer)
+    n1, n3 = cluster["n1"], others["n3"]
+    with n1.connect() as connection:
+        for statement in _KINDS.strip().split(";\n"):
+            connection.execute(statement.encode())
+    add_to_sets(n1, dict.fromkeys(_KIND_TABLES, "default"))
+    ended = add_by_client(n1, n3, "--copy", "psql")
+    assert ended.code == 0, ended.err
+    wait_level([n1, n3])
+    assert_rows_equal([n1, n3], _KIND_TABLES)
+    parts = n3.execute("SELECT count(*) FROM zodan.unit WHERE title LIKE 'public.in_binary, part%'")
+    assert parts[0][0] > 1
 
 
 @pytest.mark.slow
