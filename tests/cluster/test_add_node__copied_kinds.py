@@ -245,7 +245,8 @@ def test_no_piece_waits_for_its_turn_on_disk(make_cluster: MakeCluster) -> None:
     assert n2.execute("SELECT temp_files FROM pg_stat_database WHERE datname = 'app'") == [(0,)]
 
 
-def test_no_piece_is_larger_than_it_should_be_in_memory(make_cluster: MakeCluster) -> None:
+@pytest.mark.parametrize("copy", ["rows", "psql"])
+def test_no_piece_is_larger_than_it_should_be_in_memory(make_cluster: MakeCluster, copy: str) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes
     with n1.connect() as connection:
@@ -257,7 +258,7 @@ def test_no_piece_is_larger_than_it_should_be_in_memory(make_cluster: MakeCluste
     add_to_sets(n1, dict.fromkeys(("blobs", "texts"), "default"))
     load_zodan(n2)
     with MemorySampler(n1, n2, COPYING) as sampler:
-        add_node(cluster, "n1", "n2")
+        add_node(cluster, "n1", "n2", copy=copy)
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, ["blobs", "texts"])
     assert n1.execute("SELECT pg_table_size('blobs') < 20000000, pg_table_size('texts') < 20000000") == [(True, True)]
