@@ -11027,7 +11027,8 @@ SELECT c.key, c.name, p_join ->> 'new', c.severity, c.list IS NULL, coalesce(c.l
 $zodan$;
 COMMENT ON FUNCTION zodan.check_new_server IS
 'Checks what the new node''s server and database must or must not have for the structure of the source to fit:
-tablespaces, lolor ready, a snowflake number of its own, and its psql if that is to copy; warns where roles or extensions differ.';
+tablespaces, lolor ready, a snowflake number of its own, and its psql if that is to copy; warns where roles or
+extensions differ.';
 REVOKE ALL ON FUNCTION zodan.check_new_server FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_members(p_facts jsonb, p_join jsonb)

@@ -119,6 +119,7 @@ _NONSENSE: list[dict[str, object]] = [
     *({"jobs": number} for number in (0, -1, 65)),
     *({"max_rate": rate} for rate in (0, -1, 65535)),
     *({"max_lag": lag} for lag in ("0 s", "-1 min")),
+    *({"copy": way} for way in ("fast", "", None)),
 ]
 
 

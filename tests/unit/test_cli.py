@@ -192,6 +192,7 @@ def test_replace_node_passes_what_was_given(run: Run, calls: list[tuple[Any, ...
         (["--clone"], "--pgdata is missing"),
         ([*PLACE, "--jobs", "2", "--max-lag", "3s"], "--jobs, --max-lag: not with --clone"),
         ([*PLACE, "--roles", "--structure", "client"], "--with-roles, --structure: not with --clone"),
+        ([*PLACE, "--copy", "psql"], "--copy: not with --clone"),
         ([*PLACE, "--no-install", "--dsn", OTHER], "--dsn, --no-install: not with --clone"),
         ([*PLACE, "--set", "nothing"], '--set is "nothing"'),
         ([*PLACE, "--rollback", "--dry-run"], "--rollback goes with neither"),
@@ -534,6 +535,15 @@ def test_a_rate_that_makes_no_sense_is_refused(run: Run, calls: list[tuple[Any, 
     assert code == 2
     assert f'--max-rate is "{text}"' in err
     assert calls == []
+
+
+@pytest.mark.parametrize(("command", "given"), [("add-node", ADD), ("replace-node", REPLACE)])
+def test_how_rows_come_is_passed_on(run: Run, calls: list[tuple[Any, ...]], command: str, given: list[str]) -> None:
+    run(command, *given, "--copy", "psql")
+    run(command, *given, "--copy", "rows")
+    assert [arguments.get("copy") for _, _, arguments in calls] == ["psql", None]
+    assert run(command, *given, "--copy", "present")[0] == 2
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(("text", "span"), [("30s", "30 s"), ("1.5 min", "1.5 min"), ("10", "10 s"), ("2h", "2 h")])
