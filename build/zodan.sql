@@ -8947,12 +8947,13 @@ BEGIN
     IF p_table ->> 'names' = 'true' THEN
         RETURN NULL;
     END IF;
-    v_program := pg_temp.zodan_program(pg_temp.zodan_find_dsn(), ARRAY['\o /dev/null', %3$s, '\o',
-        'SET client_min_messages = error', pg_temp.zodan_begin(p_snapshot),
-        -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
-        pg_catalog.format('LOCK TABLE ONLY %%s IN ACCESS SHARE MODE NOWAIT', p_table ->> 'table'),
-        pg_catalog.concat('COPY (SELECT ', p_table ->> 'names', ' FROM ONLY ', p_table ->> 'table', ' WHERE ctid >= ''(',
-            p_table ->> 'begin', ',0)''', ' AND ctid < ''(' || (p_table ->> 'end') || ',0)''', ' AND (' || (p_table ->> 'filter') || ')',
+    -- In two messages: each is a round trip.
+    v_program := pg_temp.zodan_program(pg_temp.zodan_find_dsn(), ARRAY['\o /dev/null', %3$s || '; SET client_min_messages = error',
+        '\o', pg_catalog.concat(pg_temp.zodan_begin(p_snapshot),
+            -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
+            ' LOCK TABLE ONLY ', p_table ->> 'table', ' IN ACCESS SHARE MODE NOWAIT; COPY (SELECT ', p_table ->> 'names',
+            ' FROM ONLY ', p_table ->> 'table', ' WHERE ctid >= ''(', p_table ->> 'begin', ',0)''',
+            ' AND ctid < ''(' || (p_table ->> 'end') || ',0)''', ' AND (' || (p_table ->> 'filter') || ')',
             ') TO STDOUT (FORMAT ', v_format, ')')]);
     IF pg_catalog.octet_length(v_program) > 120000 THEN
         RETURN NULL;

@@ -53,7 +53,9 @@ def _check(cluster: Cluster) -> None:
 
 
 def _copies(source: Node, new: Node) -> str:
-    query = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'COPY (SELECT%' AND application_name LIKE 'zodan_copy%'"
+    query = (
+        "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%TO STDOUT (FORMAT%' AND application_name LIKE 'zodan_copy%'"
+    )
     return "" if source.execute(query) and running_psqls(new) else "it does not copy yet"
 
 
@@ -103,7 +105,7 @@ def test_what_breaks_is_copied_again(make_cluster: MakeCluster, fault: str) -> N
             os.kill(running_psqls(n2)[0], signal.SIGKILL)
         elif fault == "source session":
             n1.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY (SELECT%'"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%TO STDOUT (FORMAT%'"
                 " AND application_name LIKE 'zodan_copy%'"
             )
         elif fault == "new node":

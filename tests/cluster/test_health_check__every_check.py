@@ -221,6 +221,8 @@ BEFORE = [
     Case("unread-constraints", SOURCE, "warn", put(f"{SOURCE}/references/unchecked", ["c on a"])),
     Case("table-reading-checks", SOURCE, "warn", put(f"{SOURCE}/structure/peeking", ["f(integer)"])),
     Case("search-paths", SOURCE, "warn", put(f"{SOURCE}/structure/unpinned", ["f(integer)"])),
+    Case("copy-by-psql", NEW, "fail", put(f"{NEW}/psql", {"sqlstate": "ZD000", "detail": '{"fault": "not found"}'})),
+    Case("copy-by-psql", NEW, "fail", put(f"{NEW}/psql", {"sqlstate": "08006", "message": "no answer"})),
     Case("lolor", NEW, "fail", change(lolor)),
     Case(
         "lolor",
