@@ -8839,14 +8839,20 @@ WHEN sqlclient_unable_to_establish_sqlconnection THEN
     RETURN false;
 END
     $function$;
+    CREATE FUNCTION pg_temp.zodan_part(p_table jsonb, p_begin bigint, p_end bigint) RETURNS text LANGUAGE plpgsql AS $function$
+BEGIN
+    RETURN pg_catalog.concat(' FROM ONLY ', p_table ->> 'table', ' WHERE ctid >= ''(', p_begin, ',0)''',
+        ' AND ctid < ''(' || p_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')');
+END
+    $function$;
     CREATE FUNCTION pg_temp.zodan_weigh(p_tables jsonb[]) RETURNS jsonb[] LANGUAGE plpgsql AS $function$
 DECLARE
     v_asked text := (
         SELECT pg_catalog.string_agg(pg_catalog.format('SELECT %%s, pg_catalog.count(*), pg_catalog.avg(w.bytes)'
                    ' FROM (SELECT CASE WHEN pg_catalog.row_number() OVER () <= 8'
                    ' THEN pg_catalog.octet_length(t::pg_catalog.text) END AS bytes'
-                   ' FROM (SELECT %%s FROM ONLY %%s WHERE ctid >= ''(%%s,0)'' AND ctid < ''(%%s,0)'') AS t) AS w', t.place,
-                   t.item ->> 'names', t.item ->> 'table', t.item ->> 'begin', (t.item ->> 'begin')::bigint + 1), ' UNION ALL ')
+                   ' FROM (SELECT %%s%%s) AS t) AS w', t.place, t.item ->> 'names', pg_temp.zodan_part(t.item - 'filter',
+                   (t.item ->> 'begin')::bigint, (t.item ->> 'begin')::bigint + 1)), ' UNION ALL ')
           FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)
          WHERE (t.item ->> 'bytes')::bigint > 262144);
 BEGIN
@@ -8952,8 +8958,7 @@ BEGIN
         '\o', pg_catalog.concat(pg_temp.zodan_begin(p_snapshot),
             -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
             ' LOCK TABLE ONLY ', p_table ->> 'table', ' IN ACCESS SHARE MODE NOWAIT; COPY (SELECT ', p_table ->> 'names',
-            ' FROM ONLY ', p_table ->> 'table', ' WHERE ctid >= ''(', p_table ->> 'begin', ',0)''',
-            ' AND ctid < ''(' || (p_table ->> 'end') || ',0)''', ' AND (' || (p_table ->> 'filter') || ')',
+            pg_temp.zodan_part(p_table, (p_table ->> 'begin')::bigint, (p_table ->> 'end')::bigint),
             ') TO STDOUT (FORMAT ', v_format, ')')]);
     IF pg_catalog.octet_length(v_program) > 120000 THEN
         RETURN NULL;
@@ -8985,8 +8990,7 @@ END
 DECLARE
     v_begin CONSTANT bigint := (p_table ->> 'begin')::bigint;
     v_blocks CONSTANT bigint := coalesce((p_table ->> 'end')::bigint, (p_table ->> 'last')::bigint) - v_begin;
-    v_from CONSTANT text := pg_catalog.concat(' FROM ONLY ', p_table ->> 'table', ' WHERE ctid >= ''(', v_begin, ',0)''',
-        ' AND ctid < ''(' || (p_table ->> 'end') || ',0)''', ' AND (' || (p_table ->> 'filter') || ')');
+    v_from CONSTANT text := pg_temp.zodan_part(p_table, v_begin, (p_table ->> 'end')::bigint);
     v_count bigint;
     v_taken bigint := 0;
     v_copied bigint := 0;
@@ -9018,14 +9022,14 @@ DECLARE
     v_end bigint;
     v_asked int := 0;
     v_taken int := 0;
+    v_by_psql bigint;
     v_copied bigint := 0;
 BEGIN
     IF %4$s = 'psql' AND p_pace ->> 'rate' IS NULL THEN
-        v_copied := pg_temp.zodan_copy_by_psql(p_table, p_snapshot);
-        IF v_copied IS NOT NULL THEN
-            RETURN v_copied;
+        v_by_psql := pg_temp.zodan_copy_by_psql(p_table, p_snapshot);
+        IF v_by_psql IS NOT NULL THEN
+            RETURN v_by_psql;
         END IF;
-        v_copied := 0;
     END IF;
     IF p_table ? 'rows' THEN
         RETURN pg_temp.zodan_copy_wide(p_table, p_pace);
@@ -9039,8 +9043,7 @@ BEGIN
             END IF;
             v_end := least(v_end, (p_table ->> 'end')::bigint);
             PERFORM pg_temp.dblink_send_query(v_sources[1 + v_asked %% pg_catalog.cardinality(v_sources)],
-                pg_catalog.concat('SELECT ', p_table ->> 'names', ' FROM ONLY ', p_table ->> 'table',
-                ' WHERE ctid >= ''(', v_begin, ',0)''', ' AND ctid < ''(' || v_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')'));
+                pg_catalog.concat('SELECT ', p_table ->> 'names', pg_temp.zodan_part(p_table, v_begin, v_end)));
             v_asked := v_asked + 1;
             v_begin := CASE WHEN v_end < v_last THEN v_end END;
             -- The first piece is under way: time to prepare the second session.
