@@ -165,7 +165,7 @@ def _units(node: Node) -> list[tuple[str, int, int]]:
     )
 
 
-@pytest.mark.parametrize(("jobs", "copy"), [(1, "rows"), (3, "rows"), (2, "psql")])
+@pytest.mark.parametrize(("jobs", "copy"), [pytest.param(1, "rows", marks=pytest.mark.slow), (3, "rows"), (2, "psql")])
 def test_every_kind(make_cluster: MakeCluster, jobs: int, copy: str) -> None:
     cluster = _make(make_cluster)
     n1, n2 = cluster.nodes
@@ -246,7 +246,7 @@ def test_no_piece_waits_for_its_turn_on_disk(make_cluster: MakeCluster) -> None:
     assert n2.execute("SELECT temp_files FROM pg_stat_database WHERE datname = 'app'") == [(0,)]
 
 
-@pytest.mark.parametrize("copy", ["rows", "psql"])
+@pytest.mark.parametrize("copy", ["rows", pytest.param("psql", marks=pytest.mark.slow)])
 def test_no_piece_is_larger_than_it_should_be_in_memory(make_cluster: MakeCluster, copy: str) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes

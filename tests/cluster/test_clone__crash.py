@@ -72,7 +72,14 @@ def test_killed_after_every_step_it_goes_on(cluster: Cluster) -> None:
     leave(cluster, place)
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS if step != "join"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, marks=[pytest.mark.slow] if number % 3 else [])
+        for number, step in enumerate(STEPS)
+        if step != "join"
+    ],
+)
 def test_killed_after_any_step_it_is_taken_back(cluster: Cluster, step: str) -> None:
     place = make_place(cluster)
     before = _streams(cluster)

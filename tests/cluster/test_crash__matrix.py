@@ -1,8 +1,8 @@
 """Whatever dies at whatever step of an operation, it can be finished, and an addition can be taken back.
 
-A sample runs always: every fourth step of an addition and every second of a removal once, every fault and ending about
-equally often. The rest of the sample and the whole matrix are slow. Each test prints its part as a table, steps x
-faults, one letter a cell (support.crash.Stage.run tells which).
+A part of a sample runs always. The rest of the sample, which has every step once and every fault and ending about
+equally often, and the whole matrix are slow. Each test prints its part as a table, steps x faults, one letter a cell
+(support.crash.Stage.run tells which).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from support.gathering import TABLE
 _SEED = 20240917
 #: Parts of the sample: (operation, members, part, of how many), each on a cluster of its own.
 _SAMPLE = [
-    *(pytest.param("add_node", 2, part, 12, marks=[pytest.mark.slow] if part else []) for part in range(12)),
-    *(pytest.param("remove_node", 2, part, 4, marks=[pytest.mark.slow] if part else []) for part in range(4)),
+    *(pytest.param("add_node", 2, part, 20, marks=[pytest.mark.slow] if part else []) for part in range(20)),
+    *(pytest.param("remove_node", 2, part, 6, marks=[pytest.mark.slow] if part else []) for part in range(6)),
 ]
 _HEADS = {fault: "".join(word[0] for word in fault.split()) for fault in FAULTS}
 

@@ -12,7 +12,9 @@ from support.tables import CHAIN, KEYED, KEYLESS, TABLES, assert_rows_equal, che
 from support.writers import Writers
 from zodan_sql.sandbox import Node
 
-_ROWS = 300_000
+_ROWS = 150_000
+#: No transaction is to slip between two steps unseen: many writes a second.
+_PAUSE_S = 0.01
 _CUSTOM = "custom"
 
 
@@ -25,7 +27,7 @@ def test_rows_committed_just_before_reach_every_survivor(make_cluster: MakeClust
         node.execute("SELECT spock.repset_add_table(%(set)s, 'extra')", {"set": _CUSTOM})
     n1, n2, n3 = cluster.nodes
     wait_level(cluster.members)
-    with Writers([n3, n1]) as writers:
+    with Writers([n3, n1], pause_s=_PAUSE_S) as writers:
         n3.execute(
             f"INSERT INTO {KEYED} SELECT -i, 'bulk', 0, 'x' FROM generate_series(1, %(rows)s) i", {"rows": _ROWS}
         )

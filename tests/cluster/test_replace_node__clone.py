@@ -28,7 +28,7 @@ _BUDGET_S = 120.0
 _SHORT = ("--quiet", "0.3", "--no-verify")
 _SHORT_ARGUMENTS = {"quiet": "0.3 s", "verify": False}
 #: Rests of a writer: enough writes for every race, few enough rows to compare them after every case.
-_PAUSE_S = 0.02
+_PAUSE_S = 0.04
 _RUNS = "SELECT 1 FROM zodan.step WHERE phase_name = %(phase)s AND state = 'running'"
 _WAITED = "SELECT 1 FROM zodan.step WHERE phase_name = 'quiet' AND clock_timestamp() - started_at > interval '7 s'"
 

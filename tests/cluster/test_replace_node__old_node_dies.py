@@ -56,7 +56,7 @@ class Begun:
         assert rows == [("replace_node", "done")]
 
 
-@pytest.mark.parametrize("phase", ["beside", "settled"])
+@pytest.mark.parametrize("phase", [pytest.param("beside", marks=pytest.mark.slow), "settled"])
 def test_it_dies_and_force_goes_on(make_cluster: MakeCluster, phase: str) -> None:
     begun = Begun(make_cluster, phase)
     wait_level([*begun.cluster.members, begun.n4])

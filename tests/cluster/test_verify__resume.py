@@ -119,7 +119,7 @@ def interrupt(cluster: Cluster, path: Path, number: signal.Signals) -> Ended:
     return ended
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
 def test_what_was_compared_is_not_compared_again_and_counts(
     cluster: Cluster, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -39,7 +39,7 @@ ENDINGS: tuple[Ending, ...] = ("resume", "rollback")
 
 _ROWS = 1000
 #: Rests of a writer: enough writes for every race, few enough rows to compare them after every case.
-_WRITER_PAUSE_S = 0.02
+_WRITER_PAUSE_S = 0.04
 #: Longer than a pause may be left over without being noticed: nothing gets level within the budget while it lasts.
 _PAUSE_TIMEOUT_S = 2 * _BUDGET_S
 

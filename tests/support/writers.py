@@ -20,7 +20,7 @@ _RANGE = 10_000_000
 _NODES = 10
 #: How long after its insert on one node a row of the chain is updated on the other.
 _CHAIN_DELAY_S = 1.0
-_PAUSE_S = 0.01
+_PAUSE_S = 0.03
 #: How long a writer may take to write again on a node that came back.
 _SETTLE_BUDGET_S = 30.0
 
