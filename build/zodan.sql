@@ -8554,48 +8554,65 @@ DECLARE
         SELECT pg_catalog.jsonb_object_agg(m.part[1], pg_catalog.regexp_replace(CASE WHEN pg_catalog.left(m.part[2], 1) = ''''
                    THEN pg_catalog.substr(m.part[2], 2, pg_catalog.length(m.part[2]) - 2) ELSE m.part[2] END, '\\(.)', '\1', 'gs'))
           FROM pg_catalog.regexp_matches(p_dsn, '([a-z_]+)\s*=\s*(''(?:[^''\\]|\\.)*''|(?:[^\s\\]|\\.)*)', 'g') AS m(part));
-    v_password CONSTANT text := v_settings ->> 'password';
+    v_password CONSTANT text := nullif(v_settings ->> 'password', '');
+    v_program text;
     c_other CONSTANT text[] := '{sslpassword,scram_client_key,scram_server_key,oauth_client_secret}';
 BEGIN
     IF v_settings ?| c_other THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD004', MESSAGE = pg_catalog.format('psql would show everybody on the server the value of %%s',
             (SELECT pg_catalog.string_agg(s.name, ', ') FROM pg_catalog.unnest(c_other) AS s(name) WHERE v_settings ? s.name));
     END IF;
-    IF v_password IS NOT NULL THEN
-        v_settings := v_settings - '{password,passfile}'::text[];
-        PERFORM pg_catalog.set_config('zodan.passed', '*:*:*:*:' || pg_catalog.regexp_replace(v_password, '([\\:])', '\\\1', 'g'), true);
-        EXECUTE pg_catalog.format($query$COPY (SELECT pg_catalog.current_setting('zodan.passed')) TO PROGRAM %%L
-            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; trap : INT TERM; cat > ' || v_file || '.pass',
-            pg_catalog.getdatabaseencoding());
-        PERFORM pg_catalog.set_config('zodan.passed', '', true);
+    -- A line break ends the password in the file, and COPY quotes these control characters.
+    IF v_password ~ '[\n\r\x1e\x1f]' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD004',
+            MESSAGE = 'psql cannot read a password with a line break or a control character from a file';
     END IF;
-    RETURN (
-        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; trap : INT TERM; LC_ALL=C PGCLIENTENCODING=', pg_catalog.getdatabaseencoding(),
-                   CASE WHEN v_password IS NOT NULL THEN ' PGPASSFILE=' || v_file || '.pass' END, ' ', pg_catalog.string_agg(
+    -- Empty, the password comes from the file. Left out, it would come from the server's environment or a service.
+    IF v_password IS NOT NULL THEN
+        v_settings := v_settings || pg_catalog.jsonb_build_object('password', '', 'passfile', v_file || '.pass');
+    END IF;
+    v_program := (
+        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; psql= stop=; trap ''stop=stop; kill $psql 2> /dev/null'' INT QUIT TERM; LC_ALL=C PGCLIENTENCODING=',
+                   pg_catalog.getdatabaseencoding(), ' ', pg_catalog.string_agg(
                        '''' || pg_catalog.replace(w.word, '''', '''\''''') || '''', ' ' ORDER BY w.place),
-                   ' 2> ', v_file, '.err; ended=$?; rm -f ', v_file, '.pass; case $ended in 0|130|141|143) rm -f ', v_file,
-                   '.err;; *) echo >> ', v_file, '.err psql ended with $ended;; esac; exit $ended')
-          FROM pg_catalog.unnest(ARRAY[(SELECT c.setting || '/psql' FROM pg_catalog.pg_config() AS c WHERE c.name = 'BINDIR'), '-XqAt',
+                   ' 2> ', v_file, '.err & psql=$!; test -z "$stop" || kill $psql; wait $psql; ended=$?; test -z "$stop" || wait $psql; rm -f ', v_file, '.pass;',
+                   ' case $stop$ended in 0|stop*|130|141|143) rm -f ', v_file, '.err;;',
+                   ' *) echo >> ', v_file, '.err psql ended with $ended;; esac; exit $ended')
+          FROM pg_catalog.unnest(ARRAY[(SELECT c.setting || '/psql' FROM pg_catalog.pg_config() AS c WHERE c.name = 'BINDIR'), '-wXqAt',
                    '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', (SELECT pg_catalog.string_agg(s.key || '='''
                        || pg_catalog.regexp_replace(s.value, '([\\''])', '\\\1', 'g') || '''', ' ')
                         FROM pg_catalog.jsonb_each_text(v_settings) AS s(key, value))]
                || ARRAY(SELECT a.word FROM pg_catalog.unnest(p_commands) WITH ORDINALITY AS c(command, place)
                       CROSS JOIN LATERAL (VALUES (1, '-c'), (2, c.command)) AS a(place, word) ORDER BY c.place, a.place))
                WITH ORDINALITY AS w(word, place));
+    IF pg_catalog.octet_length(v_program) > 120000 THEN
+        RETURN NULL;
+    END IF;
+    IF v_password IS NOT NULL THEN
+        PERFORM pg_catalog.set_config('zodan.passed', '*:*:*:*:' || pg_catalog.regexp_replace(v_password, '([\\:])', '\\\1', 'g'), true);
+        EXECUTE pg_catalog.format($query$COPY (SELECT pg_catalog.current_setting('zodan.passed')) TO PROGRAM %%L
+            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; cat > ' || v_file || '.pass',
+            pg_catalog.getdatabaseencoding());
+        PERFORM pg_catalog.set_config('zodan.passed', '', true);
+    END IF;
+    RETURN v_program;
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_psql_fault() RETURNS jsonb LANGUAGE plpgsql AS $function$
 DECLARE
     v_file CONSTANT text := 'base/pgsql_tmp/pgsql_tmp.zodan_' || pg_catalog.pg_backend_pid() || '.err';
-    v_said text := pg_catalog.pg_read_file(v_file, 0, 8192, true);
-    -- The last of them is the error: what comes before it are warnings.
+    -- All of it: an error may name a long value, and a part may end inside a character.
+    v_said text := (SELECT pg_catalog.pg_read_file(v_file, 0, f.size, true) FROM pg_catalog.pg_stat_file(v_file, true) AS f);
+    -- The last of them is the error. Before it are warnings, and what else the source reports to this role, which has no error's class.
     v_found text[] := (
-        SELECT m.part FROM pg_catalog.regexp_matches(v_said, '^\S+:\s+([0-9A-Z]{5}): ([^\n]*)', 'gn') WITH ORDINALITY AS m(part, place)
+        SELECT m.part
+          FROM pg_catalog.regexp_matches(v_said, '^\S+:\s+((?!0[0-2])[0-9A-Z]{5}): ([^\n]*)', 'gn') WITH ORDINALITY AS m(part, place)
          ORDER BY m.place DESC LIMIT 1);
 BEGIN
     EXECUTE pg_catalog.format('COPY (SELECT 1 WHERE false) TO PROGRAM %%L', 'rm -f ' || v_file);
     RETURN CASE WHEN v_said <> '' THEN pg_catalog.jsonb_build_object(
-        'sqlstate', coalesce(v_found[1], CASE WHEN v_said ~ 'psql ended with 12[67]\n' THEN '38000' ELSE '08006' END),
+        'sqlstate', coalesce(v_found[1], CASE WHEN v_said ~ 'psql ended with 12[67]\n' THEN '38000'
+            WHEN v_said ~ '(^|\n)psql: error: connection to server (at|on) ' THEN '08001' ELSE '08006' END),
         'message', coalesce(v_found[2], pg_catalog.regexp_replace(pg_catalog.btrim(v_said, E' \n'), '\s*\n\s*', '; ', 'g'))) END;
 END
     $function$;
@@ -8662,48 +8679,65 @@ DECLARE
         SELECT pg_catalog.jsonb_object_agg(m.part[1], pg_catalog.regexp_replace(CASE WHEN pg_catalog.left(m.part[2], 1) = ''''
                    THEN pg_catalog.substr(m.part[2], 2, pg_catalog.length(m.part[2]) - 2) ELSE m.part[2] END, '\\(.)', '\1', 'gs'))
           FROM pg_catalog.regexp_matches(p_dsn, '([a-z_]+)\s*=\s*(''(?:[^''\\]|\\.)*''|(?:[^\s\\]|\\.)*)', 'g') AS m(part));
-    v_password CONSTANT text := v_settings ->> 'password';
+    v_password CONSTANT text := nullif(v_settings ->> 'password', '');
+    v_program text;
     c_other CONSTANT text[] := '{sslpassword,scram_client_key,scram_server_key,oauth_client_secret}';
 BEGIN
     IF v_settings ?| c_other THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD004', MESSAGE = pg_catalog.format('psql would show everybody on the server the value of %%s',
             (SELECT pg_catalog.string_agg(s.name, ', ') FROM pg_catalog.unnest(c_other) AS s(name) WHERE v_settings ? s.name));
     END IF;
-    IF v_password IS NOT NULL THEN
-        v_settings := v_settings - '{password,passfile}'::text[];
-        PERFORM pg_catalog.set_config('zodan.passed', '*:*:*:*:' || pg_catalog.regexp_replace(v_password, '([\\:])', '\\\1', 'g'), true);
-        EXECUTE pg_catalog.format($query$COPY (SELECT pg_catalog.current_setting('zodan.passed')) TO PROGRAM %%L
-            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; trap : INT TERM; cat > ' || v_file || '.pass',
-            pg_catalog.getdatabaseencoding());
-        PERFORM pg_catalog.set_config('zodan.passed', '', true);
+    -- A line break ends the password in the file, and COPY quotes these control characters.
+    IF v_password ~ '[\n\r\x1e\x1f]' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD004',
+            MESSAGE = 'psql cannot read a password with a line break or a control character from a file';
     END IF;
-    RETURN (
-        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; trap : INT TERM; LC_ALL=C PGCLIENTENCODING=', pg_catalog.getdatabaseencoding(),
-                   CASE WHEN v_password IS NOT NULL THEN ' PGPASSFILE=' || v_file || '.pass' END, ' ', pg_catalog.string_agg(
+    -- Empty, the password comes from the file. Left out, it would come from the server's environment or a service.
+    IF v_password IS NOT NULL THEN
+        v_settings := v_settings || pg_catalog.jsonb_build_object('password', '', 'passfile', v_file || '.pass');
+    END IF;
+    v_program := (
+        SELECT pg_catalog.concat('umask 077; mkdir -p base/pgsql_tmp; psql= stop=; trap ''stop=stop; kill $psql 2> /dev/null'' INT QUIT TERM; LC_ALL=C PGCLIENTENCODING=',
+                   pg_catalog.getdatabaseencoding(), ' ', pg_catalog.string_agg(
                        '''' || pg_catalog.replace(w.word, '''', '''\''''') || '''', ' ' ORDER BY w.place),
-                   ' 2> ', v_file, '.err; ended=$?; rm -f ', v_file, '.pass; case $ended in 0|130|141|143) rm -f ', v_file,
-                   '.err;; *) echo >> ', v_file, '.err psql ended with $ended;; esac; exit $ended')
-          FROM pg_catalog.unnest(ARRAY[(SELECT c.setting || '/psql' FROM pg_catalog.pg_config() AS c WHERE c.name = 'BINDIR'), '-XqAt',
+                   ' 2> ', v_file, '.err & psql=$!; test -z "$stop" || kill $psql; wait $psql; ended=$?; test -z "$stop" || wait $psql; rm -f ', v_file, '.pass;',
+                   ' case $stop$ended in 0|stop*|130|141|143) rm -f ', v_file, '.err;;',
+                   ' *) echo >> ', v_file, '.err psql ended with $ended;; esac; exit $ended')
+          FROM pg_catalog.unnest(ARRAY[(SELECT c.setting || '/psql' FROM pg_catalog.pg_config() AS c WHERE c.name = 'BINDIR'), '-wXqAt',
                    '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-d', (SELECT pg_catalog.string_agg(s.key || '='''
                        || pg_catalog.regexp_replace(s.value, '([\\''])', '\\\1', 'g') || '''', ' ')
                         FROM pg_catalog.jsonb_each_text(v_settings) AS s(key, value))]
                || ARRAY(SELECT a.word FROM pg_catalog.unnest(p_commands) WITH ORDINALITY AS c(command, place)
                       CROSS JOIN LATERAL (VALUES (1, '-c'), (2, c.command)) AS a(place, word) ORDER BY c.place, a.place))
                WITH ORDINALITY AS w(word, place));
+    IF pg_catalog.octet_length(v_program) > 120000 THEN
+        RETURN NULL;
+    END IF;
+    IF v_password IS NOT NULL THEN
+        PERFORM pg_catalog.set_config('zodan.passed', '*:*:*:*:' || pg_catalog.regexp_replace(v_password, '([\\:])', '\\\1', 'g'), true);
+        EXECUTE pg_catalog.format($query$COPY (SELECT pg_catalog.current_setting('zodan.passed')) TO PROGRAM %%L
+            (FORMAT csv, DELIMITER E'\x1f', QUOTE E'\x1e', ENCODING %%L)$query$, 'umask 077; mkdir -p base/pgsql_tmp; cat > ' || v_file || '.pass',
+            pg_catalog.getdatabaseencoding());
+        PERFORM pg_catalog.set_config('zodan.passed', '', true);
+    END IF;
+    RETURN v_program;
 END
     $function$;
     CREATE FUNCTION pg_temp.zodan_psql_fault() RETURNS jsonb LANGUAGE plpgsql AS $function$
 DECLARE
     v_file CONSTANT text := 'base/pgsql_tmp/pgsql_tmp.zodan_' || pg_catalog.pg_backend_pid() || '.err';
-    v_said text := pg_catalog.pg_read_file(v_file, 0, 8192, true);
-    -- The last of them is the error: what comes before it are warnings.
+    -- All of it: an error may name a long value, and a part may end inside a character.
+    v_said text := (SELECT pg_catalog.pg_read_file(v_file, 0, f.size, true) FROM pg_catalog.pg_stat_file(v_file, true) AS f);
+    -- The last of them is the error. Before it are warnings, and what else the source reports to this role, which has no error's class.
     v_found text[] := (
-        SELECT m.part FROM pg_catalog.regexp_matches(v_said, '^\S+:\s+([0-9A-Z]{5}): ([^\n]*)', 'gn') WITH ORDINALITY AS m(part, place)
+        SELECT m.part
+          FROM pg_catalog.regexp_matches(v_said, '^\S+:\s+((?!0[0-2])[0-9A-Z]{5}): ([^\n]*)', 'gn') WITH ORDINALITY AS m(part, place)
          ORDER BY m.place DESC LIMIT 1);
 BEGIN
     EXECUTE pg_catalog.format('COPY (SELECT 1 WHERE false) TO PROGRAM %%L', 'rm -f ' || v_file);
     RETURN CASE WHEN v_said <> '' THEN pg_catalog.jsonb_build_object(
-        'sqlstate', coalesce(v_found[1], CASE WHEN v_said ~ 'psql ended with 12[67]\n' THEN '38000' ELSE '08006' END),
+        'sqlstate', coalesce(v_found[1], CASE WHEN v_said ~ 'psql ended with 12[67]\n' THEN '38000'
+            WHEN v_said ~ '(^|\n)psql: error: connection to server (at|on) ' THEN '08001' ELSE '08006' END),
         'message', coalesce(v_found[2], pg_catalog.regexp_replace(pg_catalog.btrim(v_said, E' \n'), '\s*\n\s*', '; ', 'g'))) END;
 END
     $function$;
@@ -8953,6 +8987,8 @@ BEGIN
     IF p_table ->> 'names' = 'true' THEN
         RETURN NULL;
     END IF;
+    -- COPY must not wait once the password is in its file: the program that deletes it would never start.
+    EXECUTE pg_catalog.format('LOCK TABLE ONLY %%s IN ROW EXCLUSIVE MODE', p_table ->> 'table');
     -- In two messages: each is a round trip.
     v_program := pg_temp.zodan_program(pg_temp.zodan_find_dsn(), ARRAY['\o /dev/null', %3$s || '; SET client_min_messages = error',
         '\o', pg_catalog.concat(pg_temp.zodan_begin(p_snapshot),
@@ -8960,7 +8996,7 @@ BEGIN
             ' LOCK TABLE ONLY ', p_table ->> 'table', ' IN ACCESS SHARE MODE NOWAIT; COPY (SELECT ', p_table ->> 'names',
             pg_temp.zodan_part(p_table, (p_table ->> 'begin')::bigint, (p_table ->> 'end')::bigint),
             ') TO STDOUT (FORMAT ', v_format, ')')]);
-    IF pg_catalog.octet_length(v_program) > 120000 THEN
+    IF v_program IS NULL THEN
         RETURN NULL;
     END IF;
     BEGIN
@@ -8975,7 +9011,8 @@ BEGIN
         IF v_fault IS NULL AND SQLSTATE = '38000' THEN
             v_fault := pg_catalog.jsonb_build_object('sqlstate', '08006', 'message', 'psql was ended: ' || v_detail);
         END IF;
-        IF v_fault ->> 'sqlstate' = '55P03' THEN
+        -- It cannot have the lock, or a connection: the first session has both.
+        IF v_fault ->> 'sqlstate' IN ('55P03', '08001') THEN
             RETURN NULL;
         ELSIF v_fault IS NULL THEN
             RAISE;

@@ -65,7 +65,9 @@ def _arguments(cluster: Cluster, **more: Any) -> dict[str, Any]:
     return names | {"jobs": 2, "copy": "psql"} | more
 
 
-def test_each_part_comes_through_a_program(make_cluster: MakeCluster) -> None:
+def test_each_part_comes_through_a_program(make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the servers find in their environment is not for the source.
+    monkeypatch.setenv("PGPASSWORD", "of another server")
     cluster = _make(make_cluster, is_slow=False)
     n1, n2 = cluster.nodes
     n1.execute("INSERT INTO parts SELECT i, repeat('x', 400), i FROM generate_series(15001, 60000) AS i")
@@ -102,7 +104,8 @@ def test_what_breaks_is_copied_again(make_cluster: MakeCluster, fault: str) -> N
     with ThreadPoolExecutor(1) as pool:
         joining = pool.submit(call, n2, "spock.add_node", **_arguments(cluster))
         wait_until(lambda: _copies(n1, n2), _BUDGET_S, "psql to copy")
-        shown = "".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in running_psqls(n2))
+        programs = [Path(f"/proc/{pid}") for pid in running_psqls(n2)]
+        shown = "".join((program / "cmdline").read_text() for program in programs)
         assert "parts" in shown
         assert PASSWORD[:6] not in shown
         if fault == "program":
@@ -114,6 +117,7 @@ def test_what_breaks_is_copied_again(make_cluster: MakeCluster, fault: str) -> N
             )
         elif fault == "new node":
             n2.stop("immediate")
+            wait_until(lambda: " ".join(str(p) for p in programs if p.exists()), _BUDGET_S, "psql to end")
         else:
             n2.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL spock.add_node%'")
         if fault in ("new node", "caller"):

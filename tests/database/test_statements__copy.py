@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 
 from support.objects import everything_in
-from support.programs import left_by_programs
+from support.programs import left_by_programs, running_psqls
 from support.statements import ODD, forgotten, run, value
 from zodan_sql.building.render import read_default
 from zodan_sql.sandbox import Node, wait_until
@@ -814,28 +814,8 @@ def test_rows_come_by_psql(here: Here, source: Here) -> None:
         "INSERT INTO public.plain SELECT i, 0.1 * i, 'o''k', 'NaN', '\\x00ff', NULLIF('t' || i, 't7'), 'infinity'"
         " FROM generate_series(1, 2000) AS i",
     )
-    here.subscribe()
-    session = here.zodan.execute("SELECT zodan.set_session()").fetchone()
-    assert session is not None
-    with here.session("lane") as lane, source.session("snapshot") as holder, holder.transaction():
-        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        exported = value(holder, "SELECT pg_export_snapshot()")
+    with lane_with_psql(here, source) as (copied, _):
         source.execute("INSERT INTO public.plain (id) VALUES (-1)")
-        ours = Here(here.zodan, lane, here.server)
-        given = unit()
-        ours.run(
-            "open_lane",
-            given,
-            subscription=_SUBSCRIPTION,
-            lane="{result:unit.lane}",
-            session=session[0],
-            transport="psql",
-        )
-
-        def copied(table: str, names: str, snapshot: str = exported, **more: Any) -> Any:
-            asked = {"table": table, "names": names, "begin": 0, "end": None, "filter": None} | more
-            return value(lane, "SELECT pg_temp.zodan_copy_by_psql(%s, %s)", json.dumps(asked), snapshot)
-
         assert copied(_PUBLIC_ODD, "id, v, reg, s, a, w") == 99
         assert copied("public.plain", "id, f, m, n, b, t, at", filter="id > 100", end=9) < 1900
         here.execute("TRUNCATE public.plain")
@@ -847,13 +827,15 @@ def test_rows_come_by_psql(here: Here, source: Here) -> None:
         # What it cannot do, others do.
         assert copied("public.plain", "true") is None
         assert copied("public.plain", "id", filter=f"id > length('{'x' * 120000}')") is None
+        assert left_by_programs(here.connection) == []
         with source.session("other") as other, other.transaction():
             other.execute("LOCK TABLE public.plain")
             assert copied("public.plain", "id") is None
         # Each failure has the words and the SQLSTATE of the one that failed.
         for asked, sqlstate in (
             ({"snapshot": "00000003-0000001B-1"}, ("22023", "42704")),
-            ({"snapshot": exported, "filter": "1 / (id - 7) = 1"}, ("22012",)),
+            ({"filter": "1 / (id - 7) = 1"}, ("22012",)),
+            *(({"filter": f"repeat('{shift}ü€', 4000)::int = id"}, ("22P02",)) for shift in ("", "x", "xx", "xxx")),
         ):
             with pytest.raises(psycopg.Error) as raised:
                 copied("public.plain", "id", **asked)
@@ -864,6 +846,84 @@ def test_rows_come_by_psql(here: Here, source: Here) -> None:
             copied("public.plain", "id")
         assert left_by_programs(here.connection) == []
     here.run("drop_lanes", subscription=_SUBSCRIPTION)
+
+
+@pytest.mark.parametrize("ends", ["cancel", "terminate"])
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_nothing_is_left_of_a_program(here: Here, source: Here, is_locked: bool, ends: str) -> None:
+    """Of one that runs, and of one that has not begun because somebody has locked the table."""
+    for place in (here, source):
+        place.execute("CREATE TABLE public.plain (id int, v text)")
+    source.execute("INSERT INTO public.plain SELECT i, repeat('x', 400) FROM generate_series(1, 20000) AS i")
+
+    def waits(pid: int) -> str:
+        query = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+        is_there = here.value(query, pid) == "relation" if is_locked else running_psqls(here.server)
+        return "" if is_there else "it does not copy yet"
+
+    with lane_with_psql(here, source) as (copied, lane), here.session("other") as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN")
+        if is_locked:
+            other.execute("LOCK TABLE public.plain")
+        copying = pool.submit(copied, "public.plain", "id, v", filter="length(repeat(v, 20000)) > id % 60")
+        wait_until(lambda: waits(lane.info.backend_pid), 60, "the copy to begin")
+        here.execute(f"SELECT pg_{ends}_backend({lane.info.backend_pid})")
+        with pytest.raises(psycopg.Error):
+            copying.result()
+    assert left_by_programs(here.connection) == []
+    here.run("drop_lanes", subscription=_SUBSCRIPTION)
+
+
+def test_rows_come_without_psql_where_the_source_is_full(here: Here, source: Here) -> None:
+    """And what else the source reports to a role is not taken for its error."""
+    for place in (here, source):
+        place.execute("CREATE TABLE public.plain (id int)")
+    source.execute(
+        "INSERT INTO public.plain SELECT i FROM generate_series(1, 9) AS i",
+        "CREATE ROLE loud LOGIN PASSWORD 'loud' CONNECTION LIMIT 1",
+        "ALTER ROLE loud SET client_min_messages = log",
+        "GRANT SELECT ON public.plain TO loud",
+        "ALTER ROLE loud SET debug_print_plan = on",
+    )
+    dsn = source.server.dsn(password=False, dbname=source.dbname).replace("user=dba", "user=loud") + " password=loud"
+    with lane_with_psql(here, source) as (copied, lane):
+        lane.execute(
+            "CREATE OR REPLACE FUNCTION pg_temp.zodan_find_dsn() RETURNS text LANGUAGE sql AS"
+            f" $$ SELECT $x${dsn}$x$ $$".encode()
+        )
+        assert copied("public.plain", "id") == 9
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            copied("public.plain", "id", filter="1 / (id - 7) = 1")
+        with psycopg.connect(dsn):
+            assert copied("public.plain", "id") is None
+        assert left_by_programs(here.connection) == []
+    here.run("drop_lanes", subscription=_SUBSCRIPTION)
+    source.execute("DROP OWNED BY loud", "DROP ROLE loud")
+
+
+@contextmanager
+def lane_with_psql(here: Here, source: Here) -> Iterator[tuple[Callable[..., Any], psycopg.Connection[Any]]]:
+    """Open a session that copies by psql; return what copies a table in a snapshot of now, and the session."""
+    here.subscribe()
+    session = here.zodan.execute("SELECT zodan.set_session()").fetchone()
+    assert session is not None
+    with source.session("snapshot") as holder, holder.transaction(), here.session(f"{_SUBSCRIPTION} 1") as lane:
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        exported = value(holder, "SELECT pg_export_snapshot()")
+        Here(here.zodan, lane, here.server).run(
+            "open_lane",
+            unit(),
+            subscription=_SUBSCRIPTION,
+            lane="{result:unit.lane}",
+            session=session[0],
+            transport="psql",
+        )
+
+        def copied(table: str, names: str, snapshot: str = exported, **more: Any) -> Any:
+            asked = {"table": table, "names": names, "begin": 0, "end": None, "filter": None} | more
+            return value(lane, "SELECT pg_temp.zodan_copy_by_psql(%s, %s)", json.dumps(asked), snapshot)
+
+        yield copied, lane
 
 
 def check_altered(here: Here, source: Here, session: str, given: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from psycopg import sql
 
 from support.objects import everything_in
 from support.programs import left_by_programs
+from support.secrets import PASSWORD
 from support.statements import ODD, forgotten, run, value
-from zodan_sql.sandbox import Node
+from zodan_sql.sandbox import Node, os_user
 
 _ODD = sql.Identifier(ODD).as_string()
 _SOURCE = "source " + ODD
@@ -503,7 +505,16 @@ def test_psql_is_tried(zodan: psycopg.Connection[Any], database: psycopg.Connect
 
     assert tried(server.dsn()) is None
     assert "refused" in tried(server.dsn().replace(f"port={server.port}", "port=1"))
-    assert "password" in tried(server.dsn(password=False) + " passfile=/dev/null")
+    # It asks nobody for a password.
+    assert "Password for user" not in tried(server.dsn(password=False) + " passfile=/dev/null")
+    # A file has one password on each line.
+    assert "line break" in tried(server.dsn(password=False) + " password='of\ntwo lines'")
+    # To libpq, an empty password is none.
+    file = server.folder / "passwords"
+    file.write_text("*:*:*:*:" + re.sub(r"([\\:])", r"\\\1", PASSWORD))
+    file.chmod(0o600)
+    os_user.give(file)
+    assert tried(f"{server.dsn(password=False)} passfile='{file}' password=''") is None
     # The command line of a program is seen by all.
     assert "sslpassword" in tried(server.dsn() + " sslpassword=secret")
     assert left_by_programs(database) == []
