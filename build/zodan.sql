@@ -8616,13 +8616,15 @@ BEGIN
         'message', coalesce(v_found[2], pg_catalog.regexp_replace(pg_catalog.btrim(v_said, E' \n'), '\s*\n\s*', '; ', 'g'))) END;
 END
     $function$;
-    CREATE TABLE pg_temp.zodan_tried (line text);
+    CREATE TABLE pg_temp.zodan_tried (number int);
     BEGIN
-        EXECUTE pg_catalog.format('COPY pg_temp.zodan_tried FROM PROGRAM %%L', pg_temp.zodan_program(
-            %1$s || ' connect_timeout=10', ARRAY['SELECT 1']));
-    EXCEPTION WHEN external_routine_exception THEN
+        EXECUTE pg_catalog.format('COPY pg_temp.zodan_tried FROM PROGRAM %%L (FORMAT binary)', pg_temp.zodan_program(
+            %1$s || ' connect_timeout=10', ARRAY['COPY (SELECT 1) TO STDOUT (FORMAT binary)']));
+    EXCEPTION WHEN external_routine_exception OR bad_copy_file_format THEN
         GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL;
-        v_fault := coalesce(pg_temp.zodan_psql_fault() ->> 'message', v_detail);
+        -- A script in the place of psql may print something itself.
+        v_fault := coalesce(pg_temp.zodan_psql_fault() ->> 'message', CASE SQLSTATE WHEN '38000' THEN v_detail
+            ELSE 'psql writes something other than the rows: ' || SQLERRM END);
     WHEN OTHERS THEN
         v_fault := SQLERRM;
     END;

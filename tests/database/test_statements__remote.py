@@ -520,6 +520,23 @@ def test_psql_is_tried(zodan: psycopg.Connection[Any], database: psycopg.Connect
     assert left_by_programs(database) == []
 
 
+def test_a_psql_that_prints_more_than_rows_is_found(
+    zodan: psycopg.Connection[Any], database: psycopg.Connection[Any], server: Node
+) -> None:
+    program = Path(value(database, "SELECT setting || '/psql' FROM pg_config() WHERE name = 'BINDIR'"))
+    if not program.is_relative_to(server.folder.parent):
+        pytest.skip("the server has no folder of programs to itself")
+    real = program.readlink()
+    program.unlink()
+    program.write_text(f"#!/bin/sh\necho welcome\nexec '{real}' \"$@\"\n")
+    program.chmod(0o755)
+    fault = outcome(zodan, database, "try_psql", dsns={ODD: server.dsn()}, source=ODD)["fault"]
+    program.unlink()
+    program.symlink_to(real)
+    assert str(fault).startswith("psql writes something other than the rows")
+    assert left_by_programs(database) == []
+
+
 # --- levelling
 
 
