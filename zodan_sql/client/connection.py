@@ -37,6 +37,14 @@ SELECT pg_catalog.set_config(s.name, s.value, false)
  WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
 """
 
+#: The limits that somebody set for the database or the role are for applications; not every server has each of them.
+_LAST = """
+SELECT pg_catalog.set_config(s.name, '0', false)
+  FROM pg_catalog.pg_settings AS s
+ WHERE s.name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
+                  'idle_session_timeout')
+"""
+
 
 def parse_dsn(dsn: str, option: str) -> dict[str, str]:
     """Return a connection string's settings. The error names ``option`` and never repeats the string."""
@@ -66,10 +74,13 @@ def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> Conn
     settings = parse_dsn(dsn, option)
     settings.setdefault("connect_timeout", str(render.read_default("connect_timeout", int)))
     settings.setdefault("fallback_application_name", "zodan-sql")
+    # In SQL_ASCII, texts would come as bytes.
+    settings["client_encoding"] = "UTF8"
     try:
         connection = psycopg.connect(autocommit=autocommit, **settings)  # type: ignore[arg-type]
         # A server may log a statement when it begins or is bound. Only the client can switch this off in time.
         connection.execute(_hide())
+        connection.execute(_LAST)
         if not autocommit:
             connection.commit()
         return connection

@@ -75,6 +75,8 @@ def borrowed(dsn: str) -> Iterator[Where]:
     with connect(dsn, autocommit=False) as connection:
         try:
             try:
+                # Nothing of it stays, so it may be done where transactions are read-only by default.
+                connection.execute("SET TRANSACTION READ WRITE")
                 _load(connection, create_dblink=True)
             except psycopg.Error as error:
                 raise from_database(error) from None
