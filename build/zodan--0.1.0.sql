@@ -12870,6 +12870,21 @@ failed, ZD0nn caller''s mistake.';
 REVOKE ALL ON PROCEDURE spock.health_check FROM PUBLIC;
 
 
+CREATE FUNCTION zodan.write_text(p_column jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format(CASE WHEN (p_column ->> 'cast')::boolean THEN '%1$s::pg_catalog.text'
+           -- Not IS NULL, which holds for a composite value of NULLs, too.
+           ELSE '(CASE WHEN %1$s IS DISTINCT FROM NULL THEN pg_catalog.concat(%1$s) END)' END,
+           't.' || zodan.quote_name(p_column ->> 'name'))
+$zodan$;
+COMMENT ON FUNCTION zodan.write_text IS
+'Writes the expression of the text of a column of a row t, NULL for NULL; p_column has its name, and cast, whether a cast
+makes the text that PostgreSQL prints. Somebody may have defined the cast of a type of their own, so that different
+values have the same text, or one that cannot be read again; and that of a bpchar without a length drops its last spaces.';
+REVOKE ALL ON FUNCTION zodan.write_text FROM PUBLIC;
+
 CREATE FUNCTION zodan.write_digest(p_columns jsonb, p_exact boolean)
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -12881,19 +12896,19 @@ SELECT pg_catalog.format(CASE WHEN p_exact THEN
   -- A function takes a hundred arguments at most.
   FROM (SELECT f.number, pg_catalog.format('pg_catalog.concat(%s)',
                    pg_catalog.string_agg(f.text, ', ''|'', ' ORDER BY f.place)) AS texts
-          FROM (SELECT c.place, (c.place - 1) / 40 AS number, CASE WHEN (c.item ->> 'plain')::boolean THEN n.name
+          FROM (SELECT c.place, (c.place - 1) / 40 AS number, CASE WHEN (c.item ->> 'plain')::boolean THEN
+                               't.' || zodan.quote_name(c.item ->> 'name')
                            WHEN p_exact THEN pg_catalog.format(
-                               'pg_catalog.md5(pg_catalog.convert_to(%s::pg_catalog.text, ''UTF8''))', n.name)
+                               'pg_catalog.md5(pg_catalog.convert_to(%s, ''UTF8''))', zodan.write_text(c.item))
                            ELSE pg_catalog.format(
-                               'pg_catalog.hashtextextended(%s::pg_catalog.text COLLATE pg_catalog."C", 0)', n.name)
+                               'pg_catalog.hashtextextended(%s COLLATE pg_catalog."C", 0)', zodan.write_text(c.item))
                            END AS text
-                  FROM pg_catalog.jsonb_array_elements(p_columns) WITH ORDINALITY AS c(item, place)
-                 CROSS JOIN LATERAL (SELECT 't.' || zodan.quote_name(c.item ->> 'name') AS name) AS n) AS f
+                  FROM pg_catalog.jsonb_array_elements(p_columns) WITH ORDINALITY AS c(item, place)) AS f
          GROUP BY f.number) AS g
 $zodan$;
 COMMENT ON FUNCTION zodan.write_digest IS
-'Writes the expression that hashes a row t: the texts of its columns in the order of p_columns (objects of name and
-plain), so that equal rows have equal hashes on every node, wherever a column stands in the table. NULL is told from an
+'Writes the expression that hashes a row t: the texts of its columns in the order of p_columns (objects of name,
+plain and cast), so that equal rows have equal hashes on every node, wherever a column stands in the table. NULL is told from an
 empty text, and no two rows have the same texts in a row: what may hold a separator is hashed by itself. With p_exact
 the hash is the same on servers of another byte order or encoding, too, and takes three times as long.';
 REVOKE ALL ON FUNCTION zodan.write_digest FROM PUBLIC;
@@ -12904,11 +12919,11 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format('pg_catalog.jsonb_object(%s, ARRAY[%s]::pg_catalog.text[])',
        zodan.quote_list(pg_catalog.array_agg(c.item ->> 'name' ORDER BY c.place)),
-       pg_catalog.string_agg(pg_catalog.format(CASE WHEN p_whole THEN '%1$s::pg_catalog.text'
-           ELSE 'CASE WHEN pg_catalog.length(%1$s::pg_catalog.text) > %2$s '
-           'THEN pg_catalog.left(%1$s::pg_catalog.text, %2$s) || ''... ('' || pg_catalog.length(%1$s::pg_catalog.text)'
-           ' || '' characters, md5 '' || pg_catalog.md5(%1$s::pg_catalog.text) || '')'' ELSE %1$s::pg_catalog.text END' END,
-           't.' || zodan.quote_name(c.item ->> 'name'), 100), ', ' ORDER BY c.place))
+       pg_catalog.string_agg(pg_catalog.format(CASE WHEN p_whole THEN '%1$s'
+           ELSE 'CASE WHEN pg_catalog.length(%1$s) > %2$s '
+           'THEN pg_catalog.left(%1$s, %2$s) || ''... ('' || pg_catalog.length(%1$s)'
+           ' || '' characters, md5 '' || pg_catalog.md5(%1$s) || '')'' ELSE %1$s END' END,
+           zodan.write_text(c.item), 100), ', ' ORDER BY c.place))
   FROM pg_catalog.jsonb_array_elements(p_columns) WITH ORDINALITY AS c(item, place)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_shown IS
@@ -12920,8 +12935,8 @@ CREATE FUNCTION zodan.write_size(p_columns jsonb)
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('coalesce(pg_catalog.octet_length(t.%s::pg_catalog.text), 0)::bigint',
-           zodan.quote_name(c.item ->> 'name')), ' + '), '0')
+SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('coalesce(pg_catalog.octet_length(%s), 0)::bigint',
+           zodan.write_text(c.item)), ' + '), '0')
   FROM pg_catalog.jsonb_array_elements(p_columns) AS c(item)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_size IS
@@ -12933,11 +12948,11 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format('pg_catalog.jsonb_build_array(%s)', pg_catalog.string_agg(
-           't.' || zodan.quote_name(c.item ->> 'name') || '::pg_catalog.text', ', ' ORDER BY c.place))
+           zodan.write_text(c.item), ', ' ORDER BY c.place))
   FROM pg_catalog.jsonb_array_elements(p_key) WITH ORDINALITY AS c(item, place)
 $zodan$;
 COMMENT ON FUNCTION zodan.write_key IS
-'Writes the expression that names a row t by its key, whose columns p_key has (objects of name and type): an array of
+'Writes the expression that names a row t by its key, whose columns p_key has (objects of name, type and cast): an array of
 texts.';
 REVOKE ALL ON FUNCTION zodan.write_key FROM PUBLIC;
 
@@ -13048,11 +13063,14 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
                AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
            'columns', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
                            'type', pg_catalog.format_type(a.atttypid, -1),
+                           'cast', y.typnamespace = 'pg_catalog'::regnamespace
+                               AND (a.atttypid <> 'bpchar'::regtype OR a.atttypmod <> -1),
                            'plain', a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
                                'float4'::regtype, 'float8'::regtype, 'numeric'::regtype, 'bool'::regtype,
                                'date'::regtype, 'time'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype,
                                'interval'::regtype, 'uuid'::regtype))), '[]')
                          FROM pg_catalog.pg_attribute AS a
+                         JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
            'print', (SELECT pg_catalog.md5(pg_catalog.concat_ws(' ', c.oid, pg_catalog.string_agg(
                          pg_catalog.concat_ws(' ', a.attnum, a.attname,
@@ -13066,10 +13084,13 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
            'inserted', CASE WHEN f.names <> '[]' THEN (
                SELECT pg_catalog.jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attgenerated = '' AND NOT a.attisdropped) END,
-           -- Only where pg_catalog has the operators: nothing else can be found in every node's search_path.
+           -- Only where pg_catalog has the operators: nothing else can be found in every node's search_path. The type
+           -- is not the domain, because what that checks may need another search_path.
            'key', (SELECT CASE WHEN pg_catalog.bool_and(y.typnamespace = 'pg_catalog'::regnamespace OR y.typtype = 'e')
-                       THEN pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
-                           'type', pg_catalog.format_type(a.atttypid, -1)) ORDER BY k.place) ELSE '[]' END
+                       THEN pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname, 'cast',
+                           d.typnamespace = 'pg_catalog'::regnamespace
+                               AND (d.oid <> 'bpchar'::regtype OR a.atttypmod <> -1),
+                           'type', pg_catalog.format_type(y.oid, -1)) ORDER BY k.place) ELSE '[]' END
                      FROM pg_catalog.pg_index AS i
                     CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
                      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.number
@@ -13089,7 +13110,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.describe_tables IS
 'Describes, on a node, those of p_tables that are there, so that their rows can be compared. It returns one row:
 tables, an object of name and an object of schema, table, print (which is another one if the table was made again, or
-its columns were changed), columns (name, type, and whether its text can hold no separator: plain), generated (the
+its columns were changed), columns (name, type, whether its text can hold no separator: plain, and whether a cast
+makes its text, as zodan.write_text has it: cast), generated (the
 columns that nobody can write), fixed (the identity columns that an INSERT can write, and an UPDATE cannot), inserted
 (where there are such columns, all that an INSERT can write), key (the columns of the replica identity, none where there
 is no usable one), rows (estimated), readable.';
@@ -13146,8 +13168,8 @@ row: sums, an array of the number of rows and the sum of their hashes; took, in 
 REVOKE ALL ON FUNCTION zodan.hash_ranges FROM PUBLIC;
 
 CREATE FUNCTION zodan.list_bounds(
-    p_key text,
     p_step text,
+    p_key text,
     p_columns text,
     p_source text,
     p_condition text,
@@ -13156,14 +13178,14 @@ CREATE FUNCTION zodan.list_bounds(
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(%1$s ORDER BY t.zodan_place)
-           FILTER (WHERE t.zodan_place %% %2$s::bigint = 0), '[]') AS bounds,
+SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_agg(b.key ORDER BY b.place) FILTER (WHERE b.key IS NOT NULL), '[]') AS bounds,
        pg_catalog.count(*) AS seen,
        extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS took
-  FROM (SELECT t.*, pg_catalog.row_number() OVER () AS zodan_place
+  FROM (SELECT pg_catalog.row_number() OVER () AS place,
+               CASE WHEN pg_catalog.row_number() OVER () %% %1$s::bigint = 0 THEN %2$s END AS key
           FROM (SELECT %3$s FROM %4$s AS t
-                 WHERE %5$s ORDER BY %3$s LIMIT %6$s::bigint) AS t) AS t$sql$,
-    p_key, zodan.quote_text(p_step), p_columns, p_source, p_condition, zodan.quote_text(p_most))
+                 WHERE %5$s ORDER BY %3$s LIMIT %6$s::bigint) AS t) AS b$sql$,
+    zodan.quote_text(p_step), p_key, p_columns, p_source, p_condition, zodan.quote_text(p_most))
 $zodan$;
 COMMENT ON FUNCTION zodan.list_bounds IS
 'Finds, in a range of a table, where to cut it: the key of every p_step-th row, of the first p_most rows. p_columns
@@ -13292,6 +13314,9 @@ BEGIN
             PERFORM pg_catalog.pg_replication_origin_create(v_name);
         END IF;
     END LOOP;
+    -- What checks a value that is written may need it.
+    PERFORM pg_catalog.set_config('zodan.search_path', s.reset_val, false)
+       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog', false),
             pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
             pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
@@ -13314,6 +13339,7 @@ BEGIN
     END IF;
     PERFORM pg_catalog.pg_replication_origin_session_setup(
         pg_catalog.format('zodan repair %%s %%s', pg_catalog.pg_backend_pid(), p_origin));
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
     PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(p_committed, pg_catalog.clock_timestamp()));
 END
     $function$;
@@ -13594,13 +13620,14 @@ described AS MATERIALIZED (
 fields AS MATERIALIZED (
     SELECT d.name, c.item ->> 'name' AS column_name, pg_catalog.bool_and((c.item ->> 'plain')::boolean)
                AND pg_catalog.count(DISTINCT c.item ->> 'type') = 1 AS plain,
+           pg_catalog.bool_and((c.item ->> 'cast')::boolean) AS is_cast,
            pg_catalog.jsonb_agg(d.node) AS nodes, pg_catalog.count(DISTINCT c.item ->> 'type') > 1 AS differs,
            pg_catalog.string_agg(pg_catalog.format('%s on %s', c.item ->> 'type', d.node), ', ' ORDER BY d.node) AS types
       FROM described AS d CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(d.facts -> 'columns') AS c(item)
       JOIN published AS p ON p.name = d.name AND (coalesce(p.columns, 'null') = 'null' OR p.columns ? (c.item ->> 'name'))
      GROUP BY d.name, c.item ->> 'name'),
 merged AS MATERIALIZED (
-    SELECT c.name, pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', c.column_name, 'plain', c.plain)
+    SELECT c.name, pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', c.column_name, 'plain', c.plain, 'cast', c.is_cast)
                ORDER BY c.column_name COLLATE "C") AS columns,
            pg_catalog.string_agg(pg_catalog.format('column "%s" is compared by its text: it is %s', c.column_name, c.types), '; ')
                FILTER (WHERE c.differs) AS notes,
@@ -13632,7 +13659,7 @@ SELECT p.name, p.above, pg_catalog.jsonb_build_object('name', p.name, 'keyed', n
                WHERE NOT (c.item ->> 'plain')::boolean AND pg_catalog.jsonb_path_exists(n.nodes, '$.*.key[*] ? (@.name == $name)',
                    pg_catalog.jsonb_build_object('name', c.item -> 'name'))),
            'columns', (
-               SELECT pg_catalog.jsonb_agg(c.item - 'plain') FROM pg_catalog.jsonb_array_elements(m.columns) AS c(item))),
+               SELECT coalesce(pg_catalog.jsonb_agg(c.item - 'plain'), '[]') FROM pg_catalog.jsonb_array_elements(m.columns) AS c(item))),
        nullif(pg_catalog.concat_ws('; ', 'it is missing on ' || n.missing, 'no right to read it on ' || n.unreadable,
            m.missing, CASE WHEN p.differs THEN 'the nodes publish different rows or columns of it' END), ''), m.notes
   FROM published AS p JOIN nodes AS n ON n.name = p.name LEFT JOIN merged AS m ON m.name = p.name
@@ -15005,8 +15032,10 @@ BEGIN
         p_same := pg_catalog.concat('(' || (v_table ->> 'filter') || ') AND ', pg_catalog.format('(%s) = %s::bigint',
             p_item ->> 'digest', zodan.quote_text(p_key ->> 0)));
         p_condition := pg_catalog.format('(SELECT pg_catalog.count(*) FROM %s AS t WHERE %s) = %s', p_source, p_same, v_there);
-        p_write := CASE p_action WHEN 'delete' THEN pg_catalog.format('DELETE FROM %1$s AS t WHERE t.ctid = ANY (ARRAY('
+        p_write := CASE WHEN p_action = 'delete' THEN pg_catalog.format('DELETE FROM %1$s AS t WHERE t.ctid = ANY (ARRAY('
                 'SELECT t.ctid FROM %1$s AS t WHERE %2$s LIMIT %3$s FOR UPDATE))', p_source, p_same, p_rows)
+            WHEN v_names IS NULL THEN pg_catalog.format('INSERT INTO %s SELECT FROM pg_catalog.generate_series(1, %s)',
+                pg_catalog.substr(p_source, 6), p_rows)
             ELSE pg_catalog.format('%s VALUES %s', v_insert, pg_catalog.rtrim(
                 pg_catalog.repeat(pg_catalog.format('(%s), ', v_texts), p_rows::int), ', ')) END;
         RETURN;
@@ -15255,7 +15284,7 @@ SELECT f.item ->> 'table', CASE WHEN t.item -> 'key' <> '[]' THEN (
          CROSS JOIN LATERAL (SELECT f.item #> ARRAY['seen', n.name] AS item) AS h
          CROSS JOIN LATERAL (SELECT CASE WHEN h.item IS NOT NULL THEN pg_catalog.jsonb_build_object('row', d.shown,
              'committed', h.item -> 'at', 'origin', coalesce(h.item ->> 'origin', n.name), 'rows', h.item -> 'rows') END
-             AS seen FROM (SELECT pg_catalog.jsonb_object_agg(c.key, c.value) AS shown
+             AS seen FROM (SELECT coalesce(pg_catalog.jsonb_object_agg(c.key, c.value), '{}') AS shown
                                  FROM pg_catalog.jsonb_each(h.item -> 'shown') AS c(key, value)
                                 WHERE h.item ? 'rows' OR EXISTS (
                                     SELECT FROM pg_catalog.jsonb_array_elements_text(p_state -> 'nodes') AS o(name)
