@@ -16128,6 +16128,8 @@ BEGIN
 DECLARE
     v_dsn text;
     v_name text := 'zodan ' || pg_catalog.md5(p_node);
+    c_more CONSTANT text := 'connect_timeout=10 keepalives_idle=10'
+        ' keepalives_interval=5 keepalives_count=2';
 BEGIN
     IF NOT v_name = ANY (coalesce(pg_temp.dblink_get_connections(), '{}')) THEN
         SELECT i.if_dsn INTO v_dsn
@@ -16138,9 +16140,10 @@ BEGIN
         IF v_dsn IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'ZD202', MESSAGE = pg_catalog.format('there is no subscription from node %%s', p_node);
         END IF;
-        PERFORM pg_temp.dblink_connect(v_name, 'connect_timeout=10'
-            ' keepalives_idle=10'
-            ' keepalives_interval=5 keepalives_count=2 ' || v_dsn);
+        PERFORM pg_temp.dblink_connect(v_name, CASE WHEN v_dsn !~ '^postgres(ql)?://' THEN c_more || ' ' || v_dsn
+            -- What stands before the host may hold a question mark, too.
+            ELSE v_dsn || CASE WHEN pg_catalog.regexp_replace(v_dsn, '^[^/]*//[^@/]*@', '') ~ '\?' THEN '&' ELSE '?' END
+                || pg_catalog.replace(c_more, ' ', '&') END);
         PERFORM * FROM pg_temp.dblink(v_name, %1$s) AS s(done text);
     END IF;
     RETURN v_name;
@@ -16228,7 +16231,7 @@ BEGIN
                'fixed', c.fixed, 'all', e.names, 'kept', e.kept,
                'missing', CASE WHEN c.count IS DISTINCT FROM pg_catalog.jsonb_array_length(f.columns) THEN true END,
                'clause', CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                   WHERE i.indrelid = pg_catalog.to_regclass(f.name) AND i.indisunique AND NOT i.indimmediate)
+                   WHERE i.indrelid = pg_catalog.to_regclass(f.name) AND (i.indisunique OR i.indisexclusion) AND NOT i.indimmediate)
                    THEN ' ON CONFLICT DO NOTHING' ELSE '' END)
       FROM pg_temp.dblink(pg_temp.zodan_peer(p_furthest), pg_catalog.format($query$
 WITH published AS MATERIALIZED (
@@ -16258,22 +16261,29 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$query$, %2$s)) AS f(name text, filter text, whole boolean, columns jsonb)
       LEFT JOIN LATERAL (
         SELECT pg_catalog.jsonb_agg(w.operators || pg_catalog.jsonb_build_object('name', 't.' || w.name, 'type', w.type) ORDER BY w.place)
-                   AS keys, pg_catalog.format('pg_catalog.jsonb_build_array(%%s)', pg_catalog.string_agg('t.' || w.name || '::text', ', '
-                   ORDER BY w.place)) AS key, pg_catalog.array_agg(w.number) AS numbers,
+                   AS keys, pg_catalog.format('pg_catalog.jsonb_build_array(%%s)', pg_catalog.string_agg(pg_catalog.format(
+                   -- A cast may be a function of somebody's.
+                   'pg_catalog.concat(t.%%s)', w.name), ', ' ORDER BY w.place)) AS key, pg_catalog.array_agg(w.number) AS numbers,
                pg_catalog.string_agg(pg_catalog.format('t.%%s USING %%s', w.name, w.operators ->> '<'), ', ' ORDER BY w.place) AS order
-          FROM (SELECT pg_catalog.quote_ident(a.attname) AS name, pg_catalog.format_type(a.atttypid, -1) AS type, k.place,
-                       a.attnum AS number, (SELECT pg_catalog.jsonb_object_agg((ARRAY['<', '<=', '=', '>=', '>'])[m.amopstrategy],
+          FROM (SELECT pg_catalog.quote_ident(a.attname) AS name, k.place,
+                       pg_catalog.format_type(CASE WHEN y.typtype = 'd' THEN y.typbasetype ELSE y.oid END, -1) AS type,
+                       a.attnum AS number, coalesce((SELECT pg_catalog.jsonb_object_agg((ARRAY['<', '<=', '=', '>=', '>'])[m.amopstrategy],
                                pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, p.oprname))
                            FROM pg_catalog.pg_opclass AS c
                            JOIN pg_catalog.pg_amop AS m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype
                                 AND m.amoprighttype = c.opcintype AND m.amoppurpose = 's'
                            JOIN pg_catalog.pg_operator AS p ON p.oid = m.amopopr
                            JOIN pg_catalog.pg_namespace AS n ON n.oid = p.oprnamespace
-                          WHERE c.oid = i.indclass[k.place - 1]) AS operators
+                          WHERE c.oid = i.indclass[k.place - 1] AND EXISTS (
+                              SELECT FROM pg_catalog.pg_am AS a WHERE a.oid = c.opcmethod AND a.amname = 'btree')),
+                           -- A key WITHOUT OVERLAPS has no order of its own.
+                           '{"<": "OPERATOR(pg_catalog.<)", "<=": "OPERATOR(pg_catalog.<=)", "=": "OPERATOR(pg_catalog.=)",
+                             ">=": "OPERATOR(pg_catalog.>=)", ">": "OPERATOR(pg_catalog.>)"}'::jsonb) AS operators
                   FROM pg_catalog.pg_class AS r
                   JOIN pg_catalog.pg_index AS i ON i.indrelid = r.oid
                  CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
                   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = k.number
+                  JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
                  WHERE r.oid = pg_catalog.to_regclass(f.name) AND k.place <= i.indnkeyatts AND i.indisvalid
                    AND CASE WHEN r.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END) AS w
          HAVING pg_catalog.count(*) > 0) AS k ON true
@@ -16417,6 +16427,7 @@ BEGIN
         SELECT pg_catalog.max(b.at) INTO v_newest FROM pg_temp.zodan_level_bag AS b;
         DELETE FROM pg_temp.zodan_level_bag AS b WHERE b.at < v_newest;
     ELSE
+        PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
         EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_new SELECT q.* FROM pg_temp.dblink($1, $2) AS q("zodan id" bigint,'
             ' "zodan at" timestamptz, %%s)', v_table ->> 'typed') USING v_peer, pg_catalog.concat(v_query,
             ' AND c.timestamp >= ' || pg_catalog.quote_literal(v_newest), ' AND c.timestamp > ' || pg_catalog.quote_literal((
@@ -16523,7 +16534,8 @@ DECLARE
         ' AND t.xmin = pg_catalog.split_part(w.here, '' '', 2)::xid WHERE w.id = ANY ($1) FOR UPDATE OF t SKIP LOCKED) ',
         p_table ->> 'name');
 BEGIN
-    -- As an apply worker does.
+    -- As an apply worker does: what checks a value may need its search_path.
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
     PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     PERFORM pg_catalog.set_config('lock_timeout', '500ms', true);
@@ -16640,6 +16652,8 @@ BEGIN
     DROP TABLE IF EXISTS pg_temp.zodan_level_new;
     EXECUTE pg_catalog.format('CREATE TEMPORARY TABLE zodan_level_new AS SELECT 0::bigint AS "zodan id", %%s FROM ONLY %%s AS t WHERE false',
         p_table ->> 'values', p_table ->> 'name');
+    -- A domain checks what comes.
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
     EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_new SELECT w.id, %%s FROM pg_temp.dblink($1, $2) AS t("zodan key" jsonb,'
         ' "zodan version" text, %%s) JOIN pg_temp.zodan_level_row AS w ON w.key = t."zodan key" AND w.there = t."zodan version"'
         ' WHERE w.id = ANY ($3)', p_table ->> 'values', p_table ->> 'typed')
@@ -16753,6 +16767,7 @@ BEGIN
         SELECT pg_catalog.min(n."zodan at") INTO v_at FROM pg_temp.zodan_level_new AS n;
         EXIT WHEN v_at IS NULL OR pg_catalog.clock_timestamp() > v_end;
         PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', v_at);
+        PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
         PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
         PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
         EXECUTE pg_catalog.format('WITH t AS (DELETE FROM pg_temp.zodan_level_new AS n WHERE n.ctid = ANY (ARRAY(SELECT o.ctid'
@@ -16807,6 +16822,8 @@ END
     $function$;
     PERFORM pg_temp.zodan_origin(NULL);
     PERFORM pg_catalog.set_config('zodan.level', '', false);
+    PERFORM pg_catalog.set_config('zodan.search_path', s.reset_val, false)
+       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
     CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_table (number int PRIMARY KEY, item jsonb NOT NULL);
     CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_row (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tab int NOT NULL,
         key jsonb NOT NULL, there text, there_at timestamptz, there_origin text, here text, here_at timestamptz, here_origin text,

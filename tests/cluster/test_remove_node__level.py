@@ -6,9 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from support.calls import call, leftovers, load_zodan, remove_node
 from support.clusters import MakeCluster
@@ -228,6 +230,61 @@ def _create(cluster: Cluster, ddl: str, **tables: str) -> None:
                 )
                 connection.execute(f"SELECT spock.repset_add_table('default', '{table}'{more})".encode())
     wait_level(cluster.members)
+
+
+_CHECKED = """
+CREATE EXTENSION IF NOT EXISTS btree_gist SCHEMA public;
+CREATE TYPE shade AS ENUM ('red', 'rose', 'blue');
+CREATE FUNCTION name_shade(shade) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT 'any shade' $$;
+CREATE CAST (shade AS text) WITH FUNCTION name_shade(shade);
+CREATE FUNCTION is_positive(int) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT $1 > 0';
+CREATE FUNCTION is_checked(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN is_positive($1); END';
+CREATE DOMAIN checked AS int CHECK (is_checked(VALUE));
+CREATE TABLE shades (k shade PRIMARY KEY, v text);
+CREATE TABLE checks (k checked PRIMARY KEY, v checked CHECK (is_checked(v)));
+CREATE TABLE rooms (k int PRIMARY KEY, r int4range, EXCLUDE USING gist (r WITH &&) DEFERRABLE);
+CREATE TABLE stays (k int, r daterange, v text, PRIMARY KEY (k, r{overlaps}));
+"""
+_CHECKED_TABLES = ("shades", "checks", "rooms", "stays")
+
+
+def _use_uris(cluster: Cluster) -> None:
+    """Have the catalogs name the members as postgresql://, with and without options at its end."""
+    for node in cluster.members:
+        schema = node.execute("SELECT coalesce(to_regnamespace('pglogical')::text, 'spock')")[0][0]
+        for member, end in zip(cluster.members, ("", "?connect_timeout=9", ""), strict=True):
+            dsn = {name: quote(str(value), safe="") for name, value in conninfo_to_dict(member.dsn()).items()}
+            # Before the host, a question mark need not be written as %3F.
+            secret = dsn["password"].replace("%3F", "?")
+            uri = f"postgresql://{dsn['user']}:{secret}@{dsn['host']}:{dsn['port']}/{dsn['dbname']}{end}"
+            node.execute(
+                f"UPDATE {schema}.node_interface SET if_dsn = %(uri)s WHERE if_nodeid ="
+                f" (SELECT node_id FROM {schema}.node WHERE node_name = %(name)s)",
+                {"uri": uri, "name": member.name},
+            )
+
+
+def test_values_that_are_checked_and_keys_of_other_kinds(cluster: Cluster) -> None:
+    n1, _, n3 = cluster.members
+    ((version,),) = n1.execute("SELECT current_setting('server_version_num')::int")
+    overlaps = " WITHOUT OVERLAPS" if version >= 180000 else ""
+    _create(cluster, _CHECKED.format(overlaps=overlaps), **dict.fromkeys(_CHECKED_TABLES, ""))
+    n3.execute("INSERT INTO shades VALUES ('red', 'a'), ('rose', 'b')")
+    n3.execute("INSERT INTO checks SELECT i, i FROM generate_series(1, 5) AS i")
+    n3.execute("INSERT INTO rooms SELECT i, int4range(i, i + 1) FROM generate_series(1, 5) AS i")
+    n3.execute("INSERT INTO stays SELECT i, '[2020-01-01,2020-02-01)', 'a' FROM generate_series(1, 5) AS i")
+    wait_level(cluster.members)
+    _use_uris(cluster)
+    with behind(cluster, "n2"):
+        n3.execute("UPDATE shades SET v = 'z' WHERE k = 'red'")
+        n3.execute("INSERT INTO shades VALUES ('blue', 'c')")
+        n3.execute("UPDATE checks SET v = 7 WHERE k = 1")
+        n3.execute("INSERT INTO checks VALUES (6, 6)")
+        n3.execute("DELETE FROM rooms WHERE k = 1")
+        n3.execute("INSERT INTO rooms VALUES (6, '[1,2)')")
+        n3.execute("UPDATE stays SET v = 'z' WHERE k = 1")
+    remove(cluster)
+    same(cluster, *_CHECKED_TABLES)
 
 
 _ALWAYS = """
