@@ -14,6 +14,7 @@ from support.commands import Run
 from zodan_sql import cli
 from zodan_sql.building import render, script
 from zodan_sql.client import install, journal, operation, redaction, topology
+from zodan_sql.client import verify as comparison
 from zodan_sql.client.install import InstallResult
 from zodan_sql.client.operation import PlannedStep
 from zodan_sql.client.topology import Leftover
@@ -564,3 +565,17 @@ def test_the_comparison_of_a_join_is_passed_on(run: Run, calls: list[tuple[Any, 
     run("add-node", *ADD, "--verify")
     run("add-node", *ADD)
     assert [call[2].get("verify") for call in calls] == [True, None]
+
+
+def test_a_folder_for_repairs_is_made_before_rows_are_compared(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(comparison, "verify", lambda *given: compared.append(given))
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        code, _, err = run(
+            "verify", "--dsn", SRC, "--repair", "plan", "--like", "n1", "--apply", "--output", str(folder)
+        )
+        assert (code, f"could not write {folder}" in err) == (2, True), err
+    assert compared == []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from zodan_sql.cli.screen import Screen
 from zodan_sql.client.verify import Outcome, Repair, Wish
-from zodan_sql.errors import caller_error
+from zodan_sql.errors import ZodanError, caller_error
 
 #: Only the caller reads the values of rows.
 _MODE = 0o600
@@ -30,17 +31,30 @@ def show(screen: Screen, outcome: Outcome, wish: Wish, output: Path | None) -> N
         screen.line("there is nothing to repair")
 
 
-def write(screen: Screen, outcome: Outcome, wish: Wish, output: Path) -> None:
-    """Write a file for each node into a folder, which is made if it is missing."""
+def make_folder(output: Path) -> None:
+    """Make the folder for the files if it is missing: a comparison may take hours, and a repair cannot be undone."""
     try:
         output.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise _not_written(error) from None
+
+
+def write(screen: Screen, outcome: Outcome, wish: Wish, output: Path) -> None:
+    """Write a file for each node into a folder."""
+    try:
         for node in outcome.frames:
             path = output / f"{node.replace('/', '_')}.sql"
             path.touch(mode=_MODE)
             path.write_text(script(outcome, wish, node), encoding="utf-8")
             screen.line(str(path))
     except OSError as error:
-        raise caller_error(f"could not write {error.filename}: {error.strerror}", "Choose another folder.") from None
+        raise _not_written(error) from None
+
+
+def _not_written(error: OSError) -> ZodanError:
+    return caller_error(f"could not write {error.filename}: {error.strerror}", "Choose another folder.")
 
 
 def script(outcome: Outcome, wish: Wish, node: str) -> str:

@@ -128,6 +128,8 @@ def verify(
     with reporting([dsn], "verify" if as_json else None) as screen:
         parse_dsn(dsn, "--dsn")
         wish = _wish(repair, like, output, apply)
+        if output is not None:
+            repairs.make_folder(output)
         named = [name.strip() for listed in nodes or [] for name in listed.split(",")]
         arguments = {
             "tables": tables or None,
