@@ -13064,7 +13064,10 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
            'columns', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
                            'type', pg_catalog.format_type(a.atttypid, -1),
                            'cast', y.typnamespace = 'pg_catalog'::regnamespace
-                               AND (a.atttypid <> 'bpchar'::regtype OR a.atttypmod <> -1),
+                               AND (a.atttypid <> 'bpchar'::regtype OR a.atttypmod <> -1)
+                               AND NOT
+EXISTS (SELECT FROM pg_catalog.pg_cast AS o
+         WHERE o.castsource = a.atttypid AND o.casttarget = 'text'::regtype AND o.oid >= 16384),
                            'plain', a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
                                'float4'::regtype, 'float8'::regtype, 'numeric'::regtype, 'bool'::regtype,
                                'date'::regtype, 'time'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype,
@@ -13089,7 +13092,10 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
            'key', (SELECT CASE WHEN pg_catalog.bool_and(y.typnamespace = 'pg_catalog'::regnamespace OR y.typtype = 'e')
                        THEN pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname, 'cast',
                            d.typnamespace = 'pg_catalog'::regnamespace
-                               AND (d.oid <> 'bpchar'::regtype OR a.atttypmod <> -1),
+                               AND (d.oid <> 'bpchar'::regtype OR a.atttypmod <> -1)
+                               AND NOT
+EXISTS (SELECT FROM pg_catalog.pg_cast AS o
+         WHERE o.castsource = a.atttypid AND o.casttarget = 'text'::regtype AND o.oid >= 16384),
                            'type', pg_catalog.format_type(y.oid, -1)) ORDER BY k.place) ELSE '[]' END
                      FROM pg_catalog.pg_index AS i
                     CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
