@@ -27,6 +27,8 @@ _FILLED = 20_000
 #: Rows that all nodes change, so that changes of two nodes meet.
 _HOT = 2000
 _REST_S = 0.005
+#: Between two writes of one of the writers.
+_PAUSE_S = 0.01
 #: How long the long test lasts; ZODAN_VERIFY_S names another time.
 _LONG_S = 3600.0
 _BUDGET_S = 60.0
@@ -164,7 +166,7 @@ def test_it_pauses_while_a_peer_lags(cluster: Cluster) -> None:
 def test_no_false_alarm_in_a_long_time(cluster: Cluster) -> None:
     lasts = float(os.environ.get("ZODAN_VERIFY_S", str(_LONG_S)))
     compared = undecided = 0
-    with Writers(cluster.members, series=1) as writers, conflicts(cluster.members):
+    with Writers(cluster.members, series=1, pause_s=_PAUSE_S) as writers, conflicts(cluster.members):
         until = time.monotonic() + lasts
         while time.monotonic() < until:
             results, rows = verify(cluster)
@@ -184,7 +186,7 @@ def test_no_false_alarm_in_a_long_time(cluster: Cluster) -> None:
 
 def test_no_false_alarm_and_the_planted_rows_found(cluster: Cluster) -> None:
     compared = 0
-    with Writers(cluster.members) as writers, conflicts(cluster.members):
+    with Writers(cluster.members, pause_s=_PAUSE_S) as writers, conflicts(cluster.members):
         until = time.monotonic() + _COMPARED_S
         while time.monotonic() < until or compared == 0:
             results, rows = verify(cluster)
