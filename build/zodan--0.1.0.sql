@@ -13353,16 +13353,18 @@ END
     RETURNS void LANGUAGE plpgsql AS $function$
 DECLARE
     v_is_there boolean;
-    v_rows bigint := 0;
+    v_rows bigint;
 BEGIN
     PERFORM pg_temp.zodan_repair_as(p_origin, p_committed);
     EXECUTE pg_catalog.format('SELECT %%s', p_condition) INTO v_is_there;
-    IF v_is_there THEN
-        EXECUTE p_write;
-        GET DIAGNOSTICS v_rows = ROW_COUNT;
-    END IF;
-    IF v_rows <> p_rows THEN
+    IF v_is_there IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD206', MESSAGE = 'the row is no longer what it was: it was left alone';
+    END IF;
+    EXECUTE p_write;
+    GET DIAGNOSTICS v_rows = ROW_COUNT;
+    IF v_rows <> p_rows THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD206',
+            MESSAGE = 'a trigger or a rule kept the row from being written, or it has changed meanwhile: it was left alone';
     END IF;
 END
     $function$;

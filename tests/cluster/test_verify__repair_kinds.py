@@ -332,6 +332,24 @@ def test_values_that_a_cast_does_not_tell_apart(cluster: Cluster) -> None:
     check_equal(cluster)
 
 
+_KEEPS_OUT = (
+    "CREATE FUNCTION keeps_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "CREATE TRIGGER keeps_out BEFORE UPDATE ON scaled FOR EACH ROW EXECUTE FUNCTION keeps_out()",
+    "ALTER TABLE scaled ENABLE ALWAYS TRIGGER keeps_out",
+)
+
+
+def test_a_row_that_a_trigger_keeps_out_is_left_alone_and_why(cluster: Cluster) -> None:
+    n2 = cluster["n2"]
+    plant(n2, "UPDATE scaled SET v = v || 'w' WHERE k = (SELECT min(k) FROM scaled)")
+    at(n2, *_KEEPS_OUT)
+    (outcome,) = outcomes(repair(cluster, code=1))
+    assert str(outcome).startswith("a trigger or a rule kept the row from being written")
+    at(n2, "DROP FUNCTION keeps_out CASCADE")
+    assert outcomes(repair(cluster)) == {"repaired"}
+    check_equal(cluster)
+
+
 @pytest.mark.slow
 def test_more_rows_are_repaired_than_one_array_holds(cluster: Cluster) -> None:
     n1, n2 = cluster.members

@@ -38,7 +38,7 @@ SELECT pg_catalog.set_config(s.name, s.value, false)
 """
 
 #: The limits that somebody set for the database or the role are for applications; not every server has each of them.
-_LAST = """
+_UNLIMITED = """
 SELECT pg_catalog.set_config(s.name, '0', false)
   FROM pg_catalog.pg_settings AS s
  WHERE s.name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
@@ -80,7 +80,7 @@ def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> Conn
         connection = psycopg.connect(autocommit=autocommit, **settings)  # type: ignore[arg-type]
         # A server may log a statement when it begins or is bound. Only the client can switch this off in time.
         connection.execute(_hide())
-        connection.execute(_LAST)
+        connection.execute(_UNLIMITED)
         if not autocommit:
             connection.commit()
         return connection
