@@ -214,6 +214,7 @@ def test_a_snapshot_that_outlives_its_caller(cluster: Cluster) -> None:
     _check(cluster)
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_is_kept_no_longer(cluster: Cluster) -> None:
     n1 = cluster["n1"]
     with Writers(cluster.members) as writers, _changing(n1):

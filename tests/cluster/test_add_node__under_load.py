@@ -15,7 +15,7 @@ _PAUSE_S = 0.01
 
 @pytest.mark.parametrize(
     ("members", "joining", "rows"),
-    [(1, 1, 20_000), (2, 2, 200_000), (3, 2, 20_000)],
+    [(1, 1, 20_000), (2, 2, 200_000), pytest.param(3, 2, 20_000, marks=pytest.mark.slow)],
     ids=["second", "third-and-fourth-with-a-long-copy", "fourth-and-fifth"],
 )
 def test_no_row_is_lost_doubled_or_different(make_cluster: MakeCluster, members: int, joining: int, rows: int) -> None:

@@ -135,7 +135,11 @@ def _break_join(cluster: Cluster, point: str, ending: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("point", "ending"), [("after 1", "rollback"), ("after 27", "rollback"), ("before 17", "resume")]
+    ("point", "ending"),
+    [
+        *(pytest.param(point, "rollback", marks=pytest.mark.slow) for point in ("after 1", "after 27")),
+        ("before 17", "resume"),
+    ],
 )
 def test_a_join_that_is_killed(cluster: Cluster, point: str, ending: str) -> None:
     _break_join(cluster, point, ending)
@@ -195,6 +199,7 @@ def test_killed_within_the_flip_its_stream_goes_on(cluster: Cluster) -> None:
         _break_join(cluster, f"before {step}", "resume")
 
 
+@pytest.mark.slow
 def test_a_flip_that_fails_is_tried_again_with_the_same_copy(cluster: Cluster) -> None:
     """The pause of the source ends too early, after the stream of the copy was disabled."""
     place = make_place(cluster)

@@ -441,6 +441,7 @@ def test_a_unique_value_that_a_row_has_for_good(cluster: Cluster) -> None:
     assert n2.execute(rows) == n1.execute(rows) == [(1, "taken"), (2, "u2")]
 
 
+@pytest.mark.slow
 def test_killed_while_levelling_and_called_again(cluster: Cluster) -> None:
     n1, n2, n3 = cluster.members
     with behind(cluster, "n2"), n3.connect() as connection:

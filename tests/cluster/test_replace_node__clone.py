@@ -166,6 +166,7 @@ def test_once_the_removal_has_begun_it_can_only_go_on(stage: Stage) -> None:
     stage.turn()
 
 
+@pytest.mark.slow
 def test_before_the_removal_it_is_taken_back(stage: Stage) -> None:
     before: Any = state(stage.cluster.members)
     with stage.writers() as writers:

@@ -18,7 +18,7 @@ _BUDGET_S = 60.0
 
 @pytest.mark.parametrize(
     ("phase", "where"),
-    [("copied", "n3"), ("prepare", "n2"), ("pause", "n1"), ("switch", "n3")],
+    [pytest.param("copied", "n3", marks=pytest.mark.slow), ("prepare", "n2"), ("pause", "n1"), ("switch", "n3")],
 )
 def test_a_lost_connection_is_opened_again(make_cluster: MakeCluster, phase: str, where: str) -> None:
     join = Join(make_cluster)

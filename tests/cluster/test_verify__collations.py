@@ -45,12 +45,12 @@ def verify(cluster: Cluster, table: str) -> tuple[tuple[Any, ...], list[tuple[An
     return of_table[2:], [(row[1], row[2]) for row in rows]
 
 
-@pytest.mark.parametrize("table", _TABLES)
+@pytest.mark.parametrize("table", ["single", pytest.param("pairs", marks=pytest.mark.slow)])
 def test_rows_that_are_equal_are_compared_once(cluster: Cluster, table: str) -> None:
     assert verify(cluster, table) == (("equal", _TABLES[table], 0, 0, None), [])
 
 
-@pytest.mark.parametrize("table", _TABLES)
+@pytest.mark.parametrize("table", ["single", pytest.param("pairs", marks=pytest.mark.slow)])
 def test_each_row_that_differs_is_named_once(cluster: Cluster, table: str) -> None:
     plant(cluster["n2"], f"UPDATE {table} SET v = 'w' WHERE i = 1717", f"DELETE FROM {table} WHERE i = 2")
     plant(cluster["n1"], f"DELETE FROM {table} WHERE i = 3")
