@@ -13625,17 +13625,16 @@ SELECT pg_catalog.format($sql$SELECT coalesce(pg_catalog.jsonb_object_agg(w.name
                AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
            'columns', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname,
                            'type', pg_catalog.format_type(a.atttypid, -1),
-                           'cast', y.typnamespace = 'pg_catalog'::regnamespace
-                               AND (a.atttypid <> 'bpchar'::regtype OR a.atttypmod <> -1)
-                               AND NOT
-EXISTS (SELECT FROM pg_catalog.pg_cast AS o
-         WHERE o.castsource = a.atttypid AND o.casttarget = 'text'::regtype AND o.oid >= 16384),
+                           'cast',
+d.typnamespace = 'pg_catalog'::regnamespace AND (d.oid <> 'bpchar'::regtype OR a.atttypmod <> -1)
+ AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast AS o
+                  WHERE o.castsource = d.oid AND o.casttarget = 'text'::regtype AND o.oid >= 16384),
                            'plain', a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
                                'float4'::regtype, 'float8'::regtype, 'numeric'::regtype, 'bool'::regtype,
                                'date'::regtype, 'time'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype,
                                'interval'::regtype, 'uuid'::regtype))), '[]')
                          FROM pg_catalog.pg_attribute AS a
-                         JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
+                         JOIN pg_catalog.pg_type AS d ON d.oid = a.atttypid
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
            'print', (SELECT pg_catalog.md5(pg_catalog.concat_ws(' ', c.oid, pg_catalog.string_agg(
                          pg_catalog.concat_ws(' ', a.attnum, a.attname,
@@ -13653,11 +13652,9 @@ EXISTS (SELECT FROM pg_catalog.pg_cast AS o
            -- is not the domain, because what that checks may need another search_path.
            'key', (SELECT CASE WHEN pg_catalog.bool_and(y.typnamespace = 'pg_catalog'::regnamespace OR y.typtype = 'e')
                        THEN pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname, 'cast',
-                           d.typnamespace = 'pg_catalog'::regnamespace
-                               AND (d.oid <> 'bpchar'::regtype OR a.atttypmod <> -1)
-                               AND NOT
-EXISTS (SELECT FROM pg_catalog.pg_cast AS o
-         WHERE o.castsource = a.atttypid AND o.casttarget = 'text'::regtype AND o.oid >= 16384),
+d.typnamespace = 'pg_catalog'::regnamespace AND (d.oid <> 'bpchar'::regtype OR a.atttypmod <> -1)
+ AND NOT EXISTS (SELECT FROM pg_catalog.pg_cast AS o
+                  WHERE o.castsource = d.oid AND o.casttarget = 'text'::regtype AND o.oid >= 16384),
                            'type', pg_catalog.format_type(y.oid, -1)) ORDER BY k.place) ELSE '[]' END
                      FROM pg_catalog.pg_index AS i
                     CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
@@ -13882,9 +13879,6 @@ BEGIN
             PERFORM pg_catalog.pg_replication_origin_create(v_name);
         END IF;
     END LOOP;
-    -- What checks a value that is written may need it.
-    PERFORM pg_catalog.set_config('zodan.search_path', s.reset_val, false)
-       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog', false),
             pg_catalog.set_config('spock.enable_ddl_replication', 'off', false),
             pg_catalog.set_config('DateStyle', 'ISO, YMD', false),
@@ -13907,7 +13901,8 @@ BEGIN
     END IF;
     PERFORM pg_catalog.pg_replication_origin_session_setup(
         pg_catalog.format('zodan repair %%s %%s', pg_catalog.pg_backend_pid(), p_origin));
-    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+    -- What checks a value that is written may need it.
+    SET LOCAL search_path TO DEFAULT;
     PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', coalesce(p_committed, pg_catalog.clock_timestamp()));
 END
     $function$;
@@ -16986,12 +16981,12 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
                        a.attnum AS number, coalesce((SELECT pg_catalog.jsonb_object_agg((ARRAY['<', '<=', '=', '>=', '>'])[m.amopstrategy],
                                pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, p.oprname))
                            FROM pg_catalog.pg_opclass AS c
+                           JOIN pg_catalog.pg_am AS b ON b.oid = c.opcmethod AND b.amname = 'btree'
                            JOIN pg_catalog.pg_amop AS m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype
                                 AND m.amoprighttype = c.opcintype AND m.amoppurpose = 's'
                            JOIN pg_catalog.pg_operator AS p ON p.oid = m.amopopr
                            JOIN pg_catalog.pg_namespace AS n ON n.oid = p.oprnamespace
-                          WHERE c.oid = i.indclass[k.place - 1] AND EXISTS (
-                              SELECT FROM pg_catalog.pg_am AS a WHERE a.oid = c.opcmethod AND a.amname = 'btree')),
+                          WHERE c.oid = i.indclass[k.place - 1]),
                            -- A key WITHOUT OVERLAPS has no order of its own.
                            '{"<": "OPERATOR(pg_catalog.<)", "<=": "OPERATOR(pg_catalog.<=)", "=": "OPERATOR(pg_catalog.=)",
                              ">=": "OPERATOR(pg_catalog.>=)", ">": "OPERATOR(pg_catalog.>)"}'::jsonb) AS operators
@@ -17143,7 +17138,7 @@ BEGIN
         SELECT pg_catalog.max(b.at) INTO v_newest FROM pg_temp.zodan_level_bag AS b;
         DELETE FROM pg_temp.zodan_level_bag AS b WHERE b.at < v_newest;
     ELSE
-        PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+        SET LOCAL search_path TO DEFAULT;
         EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_new SELECT q.* FROM pg_temp.dblink($1, $2) AS q("zodan id" bigint,'
             ' "zodan at" timestamptz, %%s)', v_table ->> 'typed') USING v_peer, pg_catalog.concat(v_query,
             ' AND c.timestamp >= ' || pg_catalog.quote_literal(v_newest), ' AND c.timestamp > ' || pg_catalog.quote_literal((
@@ -17251,7 +17246,7 @@ DECLARE
         p_table ->> 'name');
 BEGIN
     -- As an apply worker does: what checks a value may need its search_path.
-    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+    SET LOCAL search_path TO DEFAULT;
     PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     PERFORM pg_catalog.set_config('lock_timeout', '500ms', true);
@@ -17369,7 +17364,7 @@ BEGIN
     EXECUTE pg_catalog.format('CREATE TEMPORARY TABLE zodan_level_new AS SELECT 0::bigint AS "zodan id", %%s FROM ONLY %%s AS t WHERE false',
         p_table ->> 'values', p_table ->> 'name');
     -- A domain checks what comes.
-    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+    SET LOCAL search_path TO DEFAULT;
     EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_new SELECT w.id, %%s FROM pg_temp.dblink($1, $2) AS t("zodan key" jsonb,'
         ' "zodan version" text, %%s) JOIN pg_temp.zodan_level_row AS w ON w.key = t."zodan key" AND w.there = t."zodan version"'
         ' WHERE w.id = ANY ($3)', p_table ->> 'values', p_table ->> 'typed')
@@ -17483,7 +17478,7 @@ BEGIN
         SELECT pg_catalog.min(n."zodan at") INTO v_at FROM pg_temp.zodan_level_new AS n;
         EXIT WHEN v_at IS NULL OR pg_catalog.clock_timestamp() > v_end;
         PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', v_at);
-        PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+        SET LOCAL search_path TO DEFAULT;
         PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
         PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
         EXECUTE pg_catalog.format('WITH t AS (DELETE FROM pg_temp.zodan_level_new AS n WHERE n.ctid = ANY (ARRAY(SELECT o.ctid'
@@ -17538,8 +17533,6 @@ END
     $function$;
     PERFORM pg_temp.zodan_origin(NULL);
     PERFORM pg_catalog.set_config('zodan.level', '', false);
-    PERFORM pg_catalog.set_config('zodan.search_path', s.reset_val, false)
-       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
     CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_table (number int PRIMARY KEY, item jsonb NOT NULL);
     CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_row (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tab int NOT NULL,
         key jsonb NOT NULL, there text, there_at timestamptz, there_origin text, here text, here_at timestamptz, here_origin text,

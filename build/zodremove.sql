@@ -6606,12 +6606,12 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
                        a.attnum AS number, coalesce((SELECT pg_catalog.jsonb_object_agg((ARRAY['<', '<=', '=', '>=', '>'])[m.amopstrategy],
                                pg_catalog.format('OPERATOR(%%I.%%s)', n.nspname, p.oprname))
                            FROM pg_catalog.pg_opclass AS c
+                           JOIN pg_catalog.pg_am AS b ON b.oid = c.opcmethod AND b.amname = 'btree'
                            JOIN pg_catalog.pg_amop AS m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype
                                 AND m.amoprighttype = c.opcintype AND m.amoppurpose = 's'
                            JOIN pg_catalog.pg_operator AS p ON p.oid = m.amopopr
                            JOIN pg_catalog.pg_namespace AS n ON n.oid = p.oprnamespace
-                          WHERE c.oid = i.indclass[k.place - 1] AND EXISTS (
-                              SELECT FROM pg_catalog.pg_am AS a WHERE a.oid = c.opcmethod AND a.amname = 'btree')),
+                          WHERE c.oid = i.indclass[k.place - 1]),
                            -- A key WITHOUT OVERLAPS has no order of its own.
                            '{"<": "OPERATOR(pg_catalog.<)", "<=": "OPERATOR(pg_catalog.<=)", "=": "OPERATOR(pg_catalog.=)",
                              ">=": "OPERATOR(pg_catalog.>=)", ">": "OPERATOR(pg_catalog.>)"}'::jsonb) AS operators
@@ -6763,7 +6763,7 @@ BEGIN
         SELECT pg_catalog.max(b.at) INTO v_newest FROM pg_temp.zodan_level_bag AS b;
         DELETE FROM pg_temp.zodan_level_bag AS b WHERE b.at < v_newest;
     ELSE
-        PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+        SET LOCAL search_path TO DEFAULT;
         EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_new SELECT q.* FROM pg_temp.dblink($1, $2) AS q("zodan id" bigint,'
             ' "zodan at" timestamptz, %%s)', v_table ->> 'typed') USING v_peer, pg_catalog.concat(v_query,
             ' AND c.timestamp >= ' || pg_catalog.quote_literal(v_newest), ' AND c.timestamp > ' || pg_catalog.quote_literal((
@@ -6871,7 +6871,7 @@ DECLARE
         p_table ->> 'name');
 BEGIN
     -- As an apply worker does: what checks a value may need its search_path.
-    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+    SET LOCAL search_path TO DEFAULT;
     PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     PERFORM pg_catalog.set_config('lock_timeout', '500ms', true);
@@ -6989,7 +6989,7 @@ BEGIN
     EXECUTE pg_catalog.format('CREATE TEMPORARY TABLE zodan_level_new AS SELECT 0::bigint AS "zodan id", %%s FROM ONLY %%s AS t WHERE false',
         p_table ->> 'values', p_table ->> 'name');
     -- A domain checks what comes.
-    PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+    SET LOCAL search_path TO DEFAULT;
     EXECUTE pg_catalog.format('INSERT INTO pg_temp.zodan_level_new SELECT w.id, %%s FROM pg_temp.dblink($1, $2) AS t("zodan key" jsonb,'
         ' "zodan version" text, %%s) JOIN pg_temp.zodan_level_row AS w ON w.key = t."zodan key" AND w.there = t."zodan version"'
         ' WHERE w.id = ANY ($3)', p_table ->> 'values', p_table ->> 'typed')
@@ -7103,7 +7103,7 @@ BEGIN
         SELECT pg_catalog.min(n."zodan at") INTO v_at FROM pg_temp.zodan_level_new AS n;
         EXIT WHEN v_at IS NULL OR pg_catalog.clock_timestamp() > v_end;
         PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', v_at);
-        PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('zodan.search_path'), true);
+        SET LOCAL search_path TO DEFAULT;
         PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
         PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
         EXECUTE pg_catalog.format('WITH t AS (DELETE FROM pg_temp.zodan_level_new AS n WHERE n.ctid = ANY (ARRAY(SELECT o.ctid'
@@ -7158,8 +7158,6 @@ END
     $function$;
     PERFORM pg_temp.zodan_origin(NULL);
     PERFORM pg_catalog.set_config('zodan.level', '', false);
-    PERFORM pg_catalog.set_config('zodan.search_path', s.reset_val, false)
-       FROM pg_catalog.pg_settings AS s WHERE s.name = 'search_path';
     CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_table (number int PRIMARY KEY, item jsonb NOT NULL);
     CREATE TABLE IF NOT EXISTS pg_temp.zodan_level_row (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tab int NOT NULL,
         key jsonb NOT NULL, there text, there_at timestamptz, there_origin text, here text, here_at timestamptz, here_origin text,
