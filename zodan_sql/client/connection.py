@@ -31,14 +31,12 @@ Where = str | Connection
 
 Row = TypeVar("Row")
 
-_HIDE = """
+#: Not every server has each of the limits.
+_SETTINGS = """
 SELECT pg_catalog.set_config(s.name, s.value, false)
   FROM (VALUES {}) AS s(name, value)
  WHERE pg_catalog.has_parameter_privilege(s.name, 'SET')
-"""
-
-#: The limits that somebody set for the database or the role are for applications; not every server has each of them.
-_UNLIMITED = """
+ UNION ALL
 SELECT pg_catalog.set_config(s.name, '0', false)
   FROM pg_catalog.pg_settings AS s
  WHERE s.name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
@@ -79,8 +77,7 @@ def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> Conn
     try:
         connection = psycopg.connect(autocommit=autocommit, **settings)  # type: ignore[arg-type]
         # A server may log a statement when it begins or is bound. Only the client can switch this off in time.
-        connection.execute(_hide())
-        connection.execute(_UNLIMITED)
+        connection.execute(_set())
         if not autocommit:
             connection.commit()
         return connection
@@ -91,8 +88,11 @@ def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> Conn
 
 
 @cache
-def _hide() -> sql.Composed:
-    """Return a query that keeps statements out of a server's log and statistics, as far as the session may."""
+def _set() -> sql.Composed:
+    """Return a query that keeps statements out of a server's log and statistics, as far as the session may.
+
+    It also ends the limits that somebody has set for the database or the role: they are for applications.
+    """
     ended: dict[str, str] = render.read_default("unlogged", dict)
     settings = {
         "log_statement": "none",
@@ -101,7 +101,7 @@ def _hide() -> sql.Composed:
         "pg_stat_statements.track_utility": "off",
     }
     rows = (sql.SQL("({}, {})").format(name, value) for name, value in settings.items())
-    return sql.SQL(_HIDE).format(sql.SQL(", ").join(rows))
+    return sql.SQL(_SETTINGS).format(sql.SQL(", ").join(rows))
 
 
 def read_rows(
