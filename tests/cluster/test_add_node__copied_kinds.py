@@ -9,6 +9,7 @@ from support.calls import add_node, call, exceptions, load_zodan, state
 from support.clusters import MakeCluster
 from support.joins import planned
 from support.memory import COPYING, MemorySampler
+from support.parameters import some_slow
 from support.tables import add_to_sets, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node
 
@@ -246,7 +247,7 @@ def test_no_piece_waits_for_its_turn_on_disk(make_cluster: MakeCluster) -> None:
     assert n2.execute("SELECT temp_files FROM pg_stat_database WHERE datname = 'app'") == [(0,)]
 
 
-@pytest.mark.parametrize("copy", ["rows", pytest.param("psql", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("copy", some_slow(["rows", "psql"], quick=("rows",)))
 def test_no_piece_is_larger_than_it_should_be_in_memory(make_cluster: MakeCluster, copy: str) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes

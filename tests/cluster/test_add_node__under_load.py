@@ -7,10 +7,7 @@ import pytest
 from support.calls import add_node, exceptions, leftovers, remove_node
 from support.clusters import MakeCluster
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
-from support.writers import Writers
-
-#: Many writes a second.
-_PAUSE_S = 0.01
+from support.writers import OFTEN_S, Writers
 
 
 @pytest.mark.parametrize(
@@ -23,7 +20,7 @@ def test_no_row_is_lost_doubled_or_different(make_cluster: MakeCluster, members:
     create_tables(cluster)
     fill(cluster["n1"], rows)
     wait_level(cluster.members)
-    with Writers(cluster.members[:2], pause_s=_PAUSE_S) as writers:
+    with Writers(cluster.members[:2], pause_s=OFTEN_S) as writers:
         for blank in list(cluster.blanks):
             add_node(cluster, "n1", blank.name)
     assert writers.failures == []

@@ -17,6 +17,7 @@ from support.calls import call, load_zodan
 from support.clones import clone, clone_words, leave, make_place, record_of
 from support.clusters import MakeCluster
 from support.crash import HeldCall
+from support.parameters import some_slow
 from support.shell import end, start
 from support.tables import create_tables, fill, wait_level
 from support.writers import Writers
@@ -72,14 +73,7 @@ def test_killed_after_every_step_it_goes_on(cluster: Cluster) -> None:
     leave(cluster, place)
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(step, marks=[pytest.mark.slow] if number % 3 else [])
-        for number, step in enumerate(STEPS)
-        if step != "join"
-    ],
-)
+@pytest.mark.parametrize("step", some_slow([step for step in STEPS if step != "join"], quick=("slot", "strip")))
 def test_killed_after_any_step_it_is_taken_back(cluster: Cluster, step: str) -> None:
     place = make_place(cluster)
     before = _streams(cluster)

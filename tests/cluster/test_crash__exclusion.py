@@ -11,6 +11,7 @@ import pytest
 from support.calls import call, load_zodan
 from support.clusters import MakeCluster
 from support.crash import HeldCall, Stage, wait_unlocked
+from support.parameters import some_slow
 from support.tables import KEYED, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Node, wait_until
 
@@ -70,7 +71,7 @@ def test_a_node_comes_and_goes(make_cluster: MakeCluster) -> None:
 
 @pytest.mark.parametrize(
     "point",
-    ["detached", *(pytest.param(point, marks=pytest.mark.slow) for point in ("positions read", "level", "switched"))],
+    some_slow(["detached", "positions read", "level", "switched"], quick=("detached",)),
 )
 def test_a_caller_that_dies_in_the_flip_leaves_nothing_paused(make_cluster: MakeCluster, point: str) -> None:
     stage = Stage(make_cluster, pause_timeout_s=_PAUSE_TIMEOUT_S)

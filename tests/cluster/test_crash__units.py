@@ -15,6 +15,7 @@ import pytest
 from support.calls import state
 from support.clusters import MakeCluster
 from support.crash import ENDINGS, Ending, HeldCall, Stage, keepers, wait_unlocked
+from support.parameters import some_slow
 from support.tables import add_to_sets, wait_level
 
 #: In three parts, and with indexes that are built afterwards.
@@ -152,7 +153,7 @@ def _run(make_cluster: MakeCluster, cases: list[UnitCase]) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 6))])
+@pytest.mark.parametrize("part", some_slow(range(6), quick=(0,)))
 def test_a_sample_of_units(make_cluster: MakeCluster, part: int) -> None:
     _run(make_cluster, _sample()[part::6])
 

@@ -9,12 +9,10 @@ from support.calls import add_node, exceptions, leftovers, remove_node
 from support.clusters import MakeCluster
 from support.sets import read_sets
 from support.tables import CHAIN, KEYED, KEYLESS, TABLES, assert_rows_equal, checksum, create_tables, wait_level
-from support.writers import Writers
+from support.writers import OFTEN_S, Writers
 from zodan_sql.sandbox import Node
 
-_ROWS = 150_000
-#: No transaction is to slip between two steps unseen: many writes a second.
-_PAUSE_S = 0.01
+_ROWS = 300_000
 _CUSTOM = "custom"
 
 
@@ -27,7 +25,7 @@ def test_rows_committed_just_before_reach_every_survivor(make_cluster: MakeClust
         node.execute("SELECT spock.repset_add_table(%(set)s, 'extra')", {"set": _CUSTOM})
     n1, n2, n3 = cluster.nodes
     wait_level(cluster.members)
-    with Writers([n3, n1], pause_s=_PAUSE_S) as writers:
+    with Writers([n3, n1], pause_s=OFTEN_S) as writers:
         n3.execute(
             f"INSERT INTO {KEYED} SELECT -i, 'bulk', 0, 'x' FROM generate_series(1, %(rows)s) i", {"rows": _ROWS}
         )

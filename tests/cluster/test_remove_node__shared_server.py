@@ -6,10 +6,11 @@ import pytest
 
 from support.calls import call, load_zodan
 from support.clusters import MakeCluster
+from support.parameters import some_slow
 from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
 
 
-@pytest.mark.parametrize("force", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("force", some_slow([False, True], quick=(True,)))
 def test_a_database_leaves_and_its_neighbour_stays(make_cluster: MakeCluster, force: bool) -> None:
     cluster = make_cluster(members=2, blanks=0)
     create_tables(cluster)

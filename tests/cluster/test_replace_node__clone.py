@@ -17,7 +17,7 @@ from support.objects import at
 from support.replacing import arguments, check_replaced, note_replaced
 from support.shell import Ended, end, start
 from support.tables import create_tables, fill, wait_level
-from support.writers import Writers
+from support.writers import RARELY_S, Writers
 from zodan_sql.cloning.clone import STEPS
 from zodan_sql.sandbox import Cluster, Node, SandboxError, wait_until
 from zodan_sql.sandbox.mesh import wait_replicating
@@ -28,7 +28,6 @@ _BUDGET_S = 120.0
 _SHORT = ("--quiet", "0.3", "--no-verify")
 _SHORT_ARGUMENTS = {"quiet": "0.3 s", "verify": False}
 #: Rests of a writer: enough writes for every race, few enough rows to compare them after every case.
-_PAUSE_S = 0.04
 _RUNS = "SELECT 1 FROM zodan.step WHERE phase_name = %(phase)s AND state = 'running'"
 _WAITED = "SELECT 1 FROM zodan.step WHERE phase_name = 'quiet' AND clock_timestamp() - started_at > interval '7 s'"
 
@@ -50,7 +49,7 @@ class Stage:
         self._series += 1
         nodes = [*more, *self.stay]
         watch = ChainWatch([*self.cluster.members, *more], inserter=nodes[-1])
-        return Writers(nodes, series=self._series, pause_s=_PAUSE_S, may_hand_over=watch.has_come)
+        return Writers(nodes, series=self._series, pause_s=RARELY_S, may_hand_over=watch.has_come)
 
     def replace(self, *more: str, **environment: str) -> Ended:
         """Call."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -12,15 +11,15 @@ from psycopg.types.json import Jsonb
 from support.calls import call, load_zodan, state
 from support.clusters import MakeCluster
 from support.crash import ChainWatch, HeldCall, wait_unlocked
+from support.parameters import some_slow
 from support.replacing import arguments, check_replaced, note_replaced
 from support.tables import KEYLESS, TABLES, create_tables, fill, wait_level
-from support.writers import Writers
+from support.writers import RARELY_S, Writers
 from zodan_sql.sandbox import Cluster
 
 #: Short: nobody writes on the old node here.
 _QUIET = "0.3 s"
 #: Rests of a writer: enough writes for every race, few enough rows to compare them after every case.
-_PAUSE_S = 0.04
 #: Phases of the join, of what is between the halves, and of the removal: the call dies before their first step.
 _JOIN = ("slot", "copied", "prepare", "switch", "way_back", "whole")
 _BETWEEN = ("joined", "beside", "quiet")
@@ -64,7 +63,7 @@ class Stage:
             {"name": self.old.name, "series": self._series},
         )
         watch = ChainWatch([*self.cluster.nodes], inserter=self.stay[-1])
-        return Writers(self.stay, series=self._series, pause_s=_PAUSE_S, may_hand_over=watch.has_come)
+        return Writers(self.stay, series=self._series, pause_s=RARELY_S, may_hand_over=watch.has_come)
 
     def kill(self, phase: str, last: bool) -> None:
         """Call, and kill the call before a phase."""
@@ -104,12 +103,7 @@ def stage(make_module_cluster: MakeCluster) -> Stage:
     return Stage(make_module_cluster)
 
 
-def _phases(phases: Sequence[str], quick: Sequence[str]) -> list[Any]:
-    """Return parameters, of which those that are not ``quick`` make a slow test."""
-    return [phase if phase in quick else pytest.param(phase, marks=pytest.mark.slow) for phase in phases]
-
-
-@pytest.mark.parametrize("phase", _phases([*_JOIN, *_BETWEEN, *_REMOVAL], ("switch", "leave")))
+@pytest.mark.parametrize("phase", some_slow([*_JOIN, *_BETWEEN, *_REMOVAL], ("switch", "leave")))
 def test_killed_and_resumed(stage: Stage, phase: str) -> None:
     with stage.writers() as writers:
         stage.kill(phase, last=phase in _REMOVAL)
@@ -118,7 +112,7 @@ def test_killed_and_resumed(stage: Stage, phase: str) -> None:
     stage.turn()
 
 
-@pytest.mark.parametrize("phase", _phases(["copied", "switch", *_BETWEEN], ("quiet",)))
+@pytest.mark.parametrize("phase", some_slow(["copied", "switch", *_BETWEEN], ("quiet",)))
 def test_killed_and_rolled_back(stage: Stage, phase: str) -> None:
     before: Any = state(stage.cluster.nodes)
     with stage.writers() as writers:
@@ -129,7 +123,7 @@ def test_killed_and_rolled_back(stage: Stage, phase: str) -> None:
     check_replaced(stage.cluster)
 
 
-@pytest.mark.parametrize("phase", _phases(["settled", "forget"], ("settled",)))
+@pytest.mark.parametrize("phase", some_slow(["settled", "forget"], ("settled",)))
 def test_not_rolled_back_once_the_removal_has_begun(stage: Stage, phase: str) -> None:
     with stage.writers() as writers:
         stage.kill(phase, last=True)

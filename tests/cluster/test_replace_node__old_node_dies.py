@@ -10,6 +10,7 @@ import pytest
 from support.calls import call, leftovers, load_zodan, remove_node, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
+from support.parameters import some_slow
 from support.replacing import arguments, check_replaced, note_replaced
 from support.tables import KEYED, create_tables, fill, wait_level
 from zodan_sql.sandbox import Cluster, Node
@@ -56,7 +57,7 @@ class Begun:
         assert rows == [("replace_node", "done")]
 
 
-@pytest.mark.parametrize("phase", [pytest.param("beside", marks=pytest.mark.slow), "settled"])
+@pytest.mark.parametrize("phase", some_slow(["beside", "settled"], quick=("settled",)))
 def test_it_dies_and_force_goes_on(make_cluster: MakeCluster, phase: str) -> None:
     begun = Begun(make_cluster, phase)
     wait_level([*begun.cluster.members, begun.n4])

@@ -8,6 +8,7 @@ import pytest
 
 from support.calls import load_zodan
 from support.clusters import MakeCluster
+from support.parameters import some_slow
 from support.planting import plant
 from support.tables import add_to_sets, wait_level
 from zodan_sql.sandbox import Cluster
@@ -45,12 +46,12 @@ def verify(cluster: Cluster, table: str) -> tuple[tuple[Any, ...], list[tuple[An
     return of_table[2:], [(row[1], row[2]) for row in rows]
 
 
-@pytest.mark.parametrize("table", ["single", pytest.param("pairs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("table", some_slow(_TABLES, quick=("single",)))
 def test_rows_that_are_equal_are_compared_once(cluster: Cluster, table: str) -> None:
     assert verify(cluster, table) == (("equal", _TABLES[table], 0, 0, None), [])
 
 
-@pytest.mark.parametrize("table", ["single", pytest.param("pairs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("table", some_slow(_TABLES, quick=("single",)))
 def test_each_row_that_differs_is_named_once(cluster: Cluster, table: str) -> None:
     plant(cluster["n2"], f"UPDATE {table} SET v = 'w' WHERE i = 1717", f"DELETE FROM {table} WHERE i = 2")
     plant(cluster["n1"], f"DELETE FROM {table} WHERE i = 3")

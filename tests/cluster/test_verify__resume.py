@@ -15,6 +15,7 @@ import pytest
 from support.calls import state
 from support.clusters import MakeCluster
 from support.documents import parse
+from support.parameters import some_slow
 from support.planting import plant
 from support.secrets import find
 from support.shell import Ended, end, run, start
@@ -119,7 +120,7 @@ def interrupt(cluster: Cluster, path: Path, number: signal.Signals) -> Ended:
     return ended
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
+@pytest.mark.parametrize("number", some_slow([signal.SIGKILL, signal.SIGINT], quick=(signal.SIGINT,)))
 def test_what_was_compared_is_not_compared_again_and_counts(
     cluster: Cluster, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -18,7 +18,7 @@ from support.calls import load_zodan
 from support.clusters import MakeCluster
 from support.planting import plant
 from support.tables import KEYED, KEYLESS, TABLES, assert_rows_equal, create_tables, fill, wait_level
-from support.writers import Writers
+from support.writers import OFTEN_S, Writers
 from zodan_sql.sandbox import Cluster, Node
 
 #: How long rows are compared again and again.
@@ -27,8 +27,6 @@ _FILLED = 20_000
 #: Rows that all nodes change, so that changes of two nodes meet.
 _HOT = 2000
 _REST_S = 0.005
-#: Between two writes of one of the writers.
-_PAUSE_S = 0.01
 #: How long the long test lasts; ZODAN_VERIFY_S names another time.
 _LONG_S = 3600.0
 _BUDGET_S = 60.0
@@ -166,7 +164,7 @@ def test_it_pauses_while_a_peer_lags(cluster: Cluster) -> None:
 def test_no_false_alarm_in_a_long_time(cluster: Cluster) -> None:
     lasts = float(os.environ.get("ZODAN_VERIFY_S", str(_LONG_S)))
     compared = undecided = 0
-    with Writers(cluster.members, series=1, pause_s=_PAUSE_S) as writers, conflicts(cluster.members):
+    with Writers(cluster.members, series=1, pause_s=OFTEN_S) as writers, conflicts(cluster.members):
         until = time.monotonic() + lasts
         while time.monotonic() < until:
             results, rows = verify(cluster)
@@ -186,7 +184,7 @@ def test_no_false_alarm_in_a_long_time(cluster: Cluster) -> None:
 
 def test_no_false_alarm_and_the_planted_rows_found(cluster: Cluster) -> None:
     compared = 0
-    with Writers(cluster.members, pause_s=_PAUSE_S) as writers, conflicts(cluster.members):
+    with Writers(cluster.members, pause_s=OFTEN_S) as writers, conflicts(cluster.members):
         until = time.monotonic() + _COMPARED_S
         while time.monotonic() < until or compared == 0:
             results, rows = verify(cluster)

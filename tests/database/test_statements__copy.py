@@ -661,6 +661,20 @@ def unit(**unit: Any) -> dict[str, Any]:
     return {"unit": {"lane": 1, **unit}}
 
 
+def open_lane(here: Here, lane: psycopg.Connection[Any], given: dict[str, Any], transport: str) -> Here:
+    """Prepare a session to copy units as the executor does, and return what runs statements in it."""
+    ours = Here(here.zodan, lane, here.server)
+    ours.run(
+        "open_lane",
+        given,
+        subscription=_SUBSCRIPTION,
+        lane="{result:unit.lane}",
+        session=value(here.zodan, "SELECT zodan.set_session()"),
+        transport=transport,
+    )
+    return ours
+
+
 def test_what_is_to_be_copied_is_listed(source: Here) -> None:
     source.execute(
         f"CREATE TABLE {_PUBLIC_ODD} (id int PRIMARY KEY, a int, b int)",
@@ -743,18 +757,8 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
         {"oid": oid, "schema": "public", "name": ODD, "columns": None, "filter": "id % 2 = 0", "step": 1}
         | {"begin": 0, "end": None, "last": 1}
     ]
-    session = here.zodan.execute("SELECT zodan.set_session()").fetchone()
-    assert session is not None
     with here.session("lane") as lane:
-        ours = Here(here.zodan, lane, here.server)
-        ours.run(
-            "open_lane",
-            unit(),
-            subscription=_SUBSCRIPTION,
-            lane="{result:unit.lane}",
-            session=session[0],
-            transport="rows",
-        )
+        ours = open_lane(here, lane, unit(), "rows")
         with source.session("snapshot") as holder, holder.transaction():
             holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             exported = value(holder, "SELECT pg_export_snapshot()")
@@ -792,7 +796,7 @@ def test_a_unit_is_copied_once_and_taken_back(here: Here, source: Here) -> None:
             assert raised.value.sqlstate == "ZD307"
     # Its session on the source, with its lock, goes with it.
     source.execute(f"ALTER TABLE {_PUBLIC_ODD} ADD x int")
-    check_altered(here, source, session[0], given)
+    check_altered(here, source, given)
     here.run("drop_lanes", subscription=_SUBSCRIPTION)
     assert here.value("SELECT count(*) FROM pg_replication_origin WHERE roname LIKE 'zodan_copy%'") == 0
 
@@ -905,19 +909,10 @@ def test_rows_come_without_psql_where_the_source_is_full(here: Here, source: Her
 def lane_with_psql(here: Here, source: Here) -> Iterator[tuple[Callable[..., Any], psycopg.Connection[Any]]]:
     """Open a session that copies by psql; return what copies a table in a snapshot of now, and the session."""
     here.subscribe()
-    session = here.zodan.execute("SELECT zodan.set_session()").fetchone()
-    assert session is not None
     with source.session("snapshot") as holder, holder.transaction(), here.session(f"{_SUBSCRIPTION} 1") as lane:
         holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         exported = value(holder, "SELECT pg_export_snapshot()")
-        Here(here.zodan, lane, here.server).run(
-            "open_lane",
-            unit(),
-            subscription=_SUBSCRIPTION,
-            lane="{result:unit.lane}",
-            session=session[0],
-            transport="psql",
-        )
+        open_lane(here, lane, unit(), "psql")
 
         def copied(table: str, names: str, snapshot: str = exported, **more: Any) -> Any:
             asked = {"table": table, "names": names, "begin": 0, "end": None, "filter": None} | more
@@ -926,7 +921,7 @@ def lane_with_psql(here: Here, source: Here) -> Iterator[tuple[Callable[..., Any
         yield copied, lane
 
 
-def check_altered(here: Here, source: Here, session: str, given: dict[str, Any]) -> None:
+def check_altered(here: Here, source: Here, given: dict[str, Any]) -> None:
     """A table that is not what it was, or is another one, or gone."""
     names = {name: f"{{result:unit.{name}}}" for name in _UNIT}
     renames = (f"ALTER TABLE {_PUBLIC_ODD} RENAME TO other", f"ALTER TABLE public.other RENAME TO {_ODD}")
@@ -940,15 +935,7 @@ def check_altered(here: Here, source: Here, session: str, given: dict[str, Any])
         with here.session(f"{_SUBSCRIPTION} 1") as lane, source.session("snapshot") as holder, holder.transaction():
             holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             given["unit"]["snapshot"] = value(holder, "SELECT pg_export_snapshot()")
-            ours = Here(here.zodan, lane, here.server)
-            ours.run(
-                "open_lane",
-                given,
-                subscription=_SUBSCRIPTION,
-                lane="{result:unit.lane}",
-                session=session,
-                transport="rows",
-            )
+            ours = open_lane(here, lane, given, "rows")
             if sqlstate is None:
                 found = ours.run("copy_unit", given, **names)
                 assert (found["copied"], found["lsn"], list(found["files"].values())) == (0, "0/99", [None])

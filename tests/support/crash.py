@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from support.calls import call, exceptions, leftovers, load_zodan, state
 from support.clusters import MakeCluster
 from support.tables import CHAIN, KEYLESS, TABLES, assert_rows_equal, create_tables, fill, wait_level
-from support.writers import Writers
+from support.writers import RARELY_S, Writers
 from zodan_sql.building.render import read_default
 from zodan_sql.sandbox import Node, detect_engine, wait_until
 
@@ -38,8 +38,6 @@ Ending = Literal["resume", "rollback"]
 ENDINGS: tuple[Ending, ...] = ("resume", "rollback")
 
 _ROWS = 1000
-#: Rests of a writer: enough writes for every race, few enough rows to compare them after every case.
-_WRITER_PAUSE_S = 0.04
 #: Longer than a pause may be left over without being noticed: nothing gets level within the budget while it lasts.
 _PAUSE_TIMEOUT_S = 2 * _BUDGET_S
 
@@ -245,7 +243,7 @@ class Stage:
         self._series += 1
         nodes = [self.source, self.peer]
         watch = ChainWatch([*self.cluster.nodes], inserter=self.peer)
-        return Writers(nodes, series=self._series, pause_s=_WRITER_PAUSE_S, may_hand_over=watch.has_come)
+        return Writers(nodes, series=self._series, pause_s=RARELY_S, may_hand_over=watch.has_come)
 
     def run(self, operation: Operation, case: Case) -> str:
         """Break an operation as a case says, end it, check everything, and return the case's letter.

@@ -21,6 +21,10 @@ _NODES = 10
 #: How long after its insert on one node a row of the chain is updated on the other.
 _CHAIN_DELAY_S = 1.0
 _PAUSE_S = 0.03
+#: Rests of writers that write much: no transaction is to slip between two steps unseen.
+OFTEN_S = 0.01
+#: Rests of writers in a row of cases: enough writes for every race, few enough rows to compare them after every case.
+RARELY_S = 0.04
 #: How long a writer may take to write again on a node that came back.
 _SETTLE_BUDGET_S = 30.0
 
