@@ -1897,25 +1897,43 @@ password that this server has logged, or will log because the caller may not set
 takes a connection string calls this first.';
 REVOKE ALL ON FUNCTION zodan.hide_statement FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL)
+CREATE OR REPLACE FUNCTION zodan.wait_a_moment(p_since timestamptz DEFAULT NULL, p_for_answers boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
-/* Sleeps 0.002 s between two looks at the nodes, longer the longer nothing has happened:
-p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
-that a session that lives on does not keep the cluster locked; the cancel then passes through. */
+/* Rests between two looks at the nodes: 0.002 s, longer the longer nothing has happened, up to
+0.1 s; p_since is when something last did. With p_for_answers, for looks that would find nothing but
+answers, it rests 0.1 s, but no longer than until one of the statements that are under way has ended.
+If the caller is cancelled meanwhile, it closes the kept connections first, so that a session that lives on does not
+keep the cluster locked; the cancel then passes through. */
+DECLARE
+    v_end timestamptz := pg_catalog.clock_timestamp() + interval '0.1 s';
+    v_rest double precision := greatest(0.002,
+        0.05 * extract(epoch FROM pg_catalog.clock_timestamp() - p_since)::double precision);
+    v_busy text[];
 BEGIN
-    PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.002,
-        0.05 * extract(epoch FROM pg_catalog.clock_timestamp() - p_since)::double precision)));
+    IF NOT p_for_answers THEN
+        PERFORM pg_catalog.pg_sleep(least(0.1, v_rest));
+        RETURN;
+    END IF;
+    SELECT pg_catalog.array_agg(c.name) INTO v_busy FROM pg_catalog.unnest(dblink_get_connections()) AS c(name)
+     WHERE pg_catalog.starts_with(c.name, 'zodan_') AND dblink_is_busy(c.name) = 1;
+    LOOP
+        PERFORM pg_catalog.pg_sleep(least(0.01, v_rest));
+        EXIT WHEN pg_catalog.clock_timestamp() > v_end
+            OR EXISTS (SELECT FROM pg_catalog.unnest(v_busy) AS c(name) WHERE dblink_is_busy(c.name) = 0);
+    END LOOP;
 EXCEPTION WHEN query_canceled THEN
     PERFORM zodan.close_connections();
     RAISE;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_a_moment IS
-'Sleeps 0.002 s between two looks at the nodes, longer the longer nothing has happened:
-p_since is when something last did. If the caller is cancelled meanwhile, it closes the kept connections first, so
-that a session that lives on does not keep the cluster locked; the cancel then passes through.';
+'Rests between two looks at the nodes: 0.002 s, longer the longer nothing has happened, up to
+0.1 s; p_since is when something last did. With p_for_answers, for looks that would find nothing but
+answers, it rests 0.1 s, but no longer than until one of the statements that are under way has ended.
+If the caller is cancelled meanwhile, it closes the kept connections first, so that a session that lives on does not
+keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.read_bound()
@@ -5058,7 +5076,8 @@ BEGIN
         EXIT WHEN NOT v_open;
         -- No snapshot is held from one look to the next: a copy may take hours, and vacuum goes on.
         COMMIT;
-        PERFORM zodan.wait_a_moment(v_moved) WHERE v_moved < v_looked;
+        PERFORM zodan.wait_a_moment(v_moved, NOT EXISTS (SELECT FROM pg_catalog.unnest(v_jobs) AS j
+            WHERE j.stage NOT IN ('done', 'failed') AND j.lanes IS NULL)) WHERE v_moved < v_looked;
     END LOOP;
 END
 $zodan$;
