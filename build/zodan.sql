@@ -4140,6 +4140,20 @@ COMMENT ON FUNCTION zodan.describe_units IS
 tables and the units of its bundle; for comparing, others, the files of what was copied before its snapshot.';
 REVOKE ALL ON FUNCTION zodan.describe_units FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.share_rate(p_step zodan.step)
+RETURNS bigint
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT coalesce((p_step.units ->> 'max_rate')::bigint / greatest(1, least((p_step.units ->> 'lanes')::int, (
+           SELECT pg_catalog.count(*) FROM zodan.unit AS u
+            WHERE (u.operation_id, u.phase_name) = (p_step.operation_id, p_step.phase_name) AND u.state <> 'done'))), 0)
+$zodan$;
+COMMENT ON FUNCTION zodan.share_rate IS
+'Returns how many bytes a second a unit that is sent now may read, 0 where p_step has no limit: its part among the
+units that can run beside it. Those are fewer than the lanes at the end of a copy. What runs then was sent while
+there were more, and has no larger part, so that all of them together keep to the limit.';
+REVOKE ALL ON FUNCTION zodan.share_rate FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.send_unit(
     p_lane jsonb,
     p_step zodan.step,
@@ -4178,8 +4192,7 @@ BEGIN
         v_answer := zodan.send_statement(v_node, p_step.units ->> CASE v_stage WHEN 'opening' THEN 'lane_sql'
             WHEN 'clearing' THEN 'clear_sql' WHEN 'comparing' THEN 'compare_sql' ELSE 'unit_sql' END, p_dsns,
             p_results || pg_catalog.jsonb_build_object('unit', coalesce(pg_catalog.to_jsonb(p_unit), '{}')
-                || pg_catalog.jsonb_build_object('lane', p_lane -> 'number', 'rate',
-                       coalesce((p_step.units ->> 'max_rate')::bigint / (p_step.units ->> 'lanes')::int, 0))
+                || pg_catalog.jsonb_build_object('lane', p_lane -> 'number', 'rate', zodan.share_rate(p_step))
                 || zodan.describe_units(p_unit, v_stage)));
     END IF;
     RETURN p_lane - '{blockers,told_due}'::text[] || pg_catalog.jsonb_build_object('stage', v_stage, 'snapshot', p_unit.snapshot, 'due',
