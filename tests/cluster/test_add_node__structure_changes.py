@@ -13,8 +13,19 @@ from support.objects import at
 from support.tables import add_to_sets, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Node
 
-_BEFORE = ("wider", "retyped", "gone", "renamed", "indexed")
+_BEFORE = ("wider", "retyped", "gone", "renamed", "indexed", "moody", "loose", "slim", "inner_renamed", "moved")
 _DDL = "CREATE TABLE {} (id int PRIMARY KEY, v int)"
+_TYPES = (
+    "CREATE TYPE mood AS ENUM ('glad', 'mad')",
+    "CREATE DOMAIN small AS int CHECK (VALUE < 10)",
+    "CREATE SCHEMA elsewhere",
+)
+_MORE = (
+    "ALTER TABLE moody ADD COLUMN m mood DEFAULT 'mad'",
+    "ALTER TABLE loose ADD COLUMN s small DEFAULT 1",
+    "ALTER TABLE slim ADD COLUMN d int DEFAULT 1",
+    "ALTER TABLE inner_renamed ADD COLUMN d int DEFAULT 1",
+)
 #: One of every kind.
 _CHANGES = (
     "ALTER TABLE public.wider ADD COLUMN w text DEFAULT 'w'",
@@ -23,8 +34,19 @@ _CHANGES = (
     "ALTER TABLE public.renamed RENAME TO other",
     "CREATE INDEX indexed_v ON public.indexed (v)",
     "CREATE TABLE public.made (id int PRIMARY KEY, v int)",
+    "ALTER TYPE public.mood ADD VALUE 'sad' BEFORE 'glad'",
+    "ALTER DOMAIN public.small DROP CONSTRAINT small_check",
+    "ALTER TABLE public.slim DROP COLUMN d",
+    "ALTER TABLE public.inner_renamed RENAME COLUMN d TO e",
+    "ALTER TABLE public.moved SET SCHEMA elsewhere",
 )
-_AFTER = ("wider", "retyped", "other", "indexed", "made")
+_AFTER = ("wider", "retyped", "other", "indexed", "made", "moody", "loose", "slim", "inner_renamed", "elsewhere.moved")
+#: What only the changed structure can hold.
+_NEW = (
+    "UPDATE moody SET m = 'sad' WHERE id = {0}",
+    "UPDATE loose SET s = 99 WHERE id = {0}",
+    "UPDATE inner_renamed SET e = 5 WHERE id = {0}",
+)
 _SHAPE = (
     "SELECT c.relname,"
     " string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod)), ',' ORDER BY a.attname)"
@@ -49,13 +71,14 @@ def _change(join: Join, replicated: bool) -> None:
 def _write(nodes: Sequence[Node], first: int) -> None:
     for number, node in enumerate(nodes, first):
         at(node, *(f"INSERT INTO {table} (id, v) VALUES ({number}, 7)" for table in _AFTER))
+        at(node, *(change.format(number) for change in _NEW))
 
 
 @pytest.fixture
 def join(make_cluster: MakeCluster) -> Join:
     join = Join(make_cluster)
     for node in (join.n1, join.n2):
-        at(node, *(_DDL.format(table) for table in _BEFORE))
+        at(node, *_TYPES, *(_DDL.format(table) for table in _BEFORE), *_MORE)
         add_to_sets(node, dict.fromkeys(_BEFORE, "default"))
     at(join.n1, *(f"INSERT INTO {table} SELECT i, i FROM generate_series(1, 500) i" for table in _BEFORE))
     wait_level([join.n1, join.n2])
