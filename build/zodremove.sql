@@ -1559,7 +1559,7 @@ DECLARE
     v_connection text;
 BEGIN
     FOREACH v_connection IN ARRAY coalesce(dblink_get_connections(), '{}') LOOP
-        IF v_connection LIKE 'zodan\_%' THEN
+        IF pg_catalog.starts_with(v_connection, 'zodan_') THEN
             PERFORM dblink_disconnect(v_connection);
         END IF;
     END LOOP;
