@@ -4388,7 +4388,7 @@ RETURNS void
 LANGUAGE plpgsql
 AS $zodan$
 /* Reports that a step is done: a NOTICE when verbose, its statement as DEBUG and, whether verbose or not, a WARNING with
-what it passed over. Changes nothing. */
+the materialized view that it passed over. Changes nothing. */
 BEGIN
     IF p_verbose THEN
         RAISE NOTICE '% %: %', CASE WHEN p_job.found THEN '=' WHEN p_undo THEN '-' ELSE '+' END,
@@ -4396,14 +4396,16 @@ BEGIN
     END IF;
     IF p_job.result ->> 'passed' IS NOT NULL THEN
         RAISE WARNING 'on node "%", passed over: %', p_step.node, pg_catalog.concat_ws(': ', p_step.object_name,
-            p_job.result ->> 'passed');
+            p_job.result ->> 'passed')
+            USING HINT = pg_catalog.format('It has no rows on this node until REFRESH MATERIALIZED VIEW %s succeeds there.',
+                p_step.object_name);
     END IF;
     RAISE DEBUG 'on %: %', p_step.node, coalesce(p_step.do_sql, p_step.until_sql);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.announce_step IS
 'Reports that a step is done: a NOTICE when verbose, its statement as DEBUG and, whether verbose or not, a WARNING with
-what it passed over. Changes nothing.';
+the materialized view that it passed over. Changes nothing.';
 REVOKE ALL ON FUNCTION zodan.announce_step FROM PUBLIC;
 
 CREATE FUNCTION zodan.meet_test_hook(p_point text, p_ordinal int)
