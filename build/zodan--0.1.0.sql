@@ -8382,6 +8382,11 @@ DECLARE
     v_rows bigint;
 BEGIN
     SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
     EXECUTE pg_catalog.format('INSERT INTO %%s %%s FROM pg_temp.dblink_get_result($1) AS r(%%s)', p_table ->> 'table',
         p_table ->> 'into', p_table ->> 'types')
       USING p_source;
@@ -8474,7 +8479,12 @@ BEGIN
         RETURN NULL;
     END IF;
     BEGIN
-        SET LOCAL search_path TO DEFAULT;
+    SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
         EXECUTE pg_catalog.format('COPY %%s (%%s) FROM PROGRAM %%L (FORMAT %%s, ENCODING %%L)', p_table ->> 'table', p_table ->> 'names',
             v_program, v_format, pg_catalog.getdatabaseencoding());
         GET DIAGNOSTICS v_rows = ROW_COUNT;
@@ -8797,8 +8807,12 @@ AS $zodan$
 SELECT pg_catalog.format($sql$DO $do$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = pg_catalog.to_regclass(%1$s) AND NOT i.indisready) THEN
-        -- Functions in it may rely on the search_path that sessions of this database have.
-        SET LOCAL search_path TO DEFAULT;
+    SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
         EXECUTE 'REINDEX INDEX ' || %1$s;
     END IF;
 END
@@ -9853,7 +9867,13 @@ SELECT pg_catalog.format($sql$DO $do$
 BEGIN
     PERFORM pg_catalog.set_config(%1$s, '', false);
     BEGIN
-        SET LOCAL search_path TO DEFAULT;
+    SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
+        SET LOCAL lc_monetary TO DEFAULT;
         REFRESH MATERIALIZED VIEW %2$s.%3$s;
     EXCEPTION WHEN OTHERS THEN
         PERFORM pg_catalog.set_config(%1$s, SQLERRM, false);
@@ -9863,9 +9883,9 @@ $do$$sql$,
     zodan.quote_text(p_key), zodan.quote_name(p_schema), zodan.quote_name(p_view))
 $zodan$;
 COMMENT ON FUNCTION zodan.refresh_view IS
-'Fills the materialized view p_view of schema p_schema with the search_path that sessions of this database have,
-because functions in it may rely on that. One that cannot be filled is passed over, for zodan.view_refused to tell: rows
-that others can compute again are no reason to fail a join. p_key names the setting of this session that says why.';
+'Fills the materialized view p_view of schema p_schema with the settings that sessions of this database have. One that
+cannot be filled is passed over, for zodan.view_refused to tell: rows that others can compute again are no reason to
+fail a join. p_key names the setting of this session that says why.';
 REVOKE ALL ON FUNCTION zodan.refresh_view FROM PUBLIC;
 
 CREATE FUNCTION zodan.gather_more(p_facts jsonb, p_dsns jsonb)
