@@ -6497,7 +6497,7 @@ AS $zodan$
 SELECT $sql$SELECT pg_catalog.count(*) FILTER (WHERE pg_catalog.pg_relation_size(c.oid) > 0) AS tables,
        CASE WHEN pg_catalog.bool_or(t.cut) IS NOT TRUE THEN coalesce(pg_catalog.sum(pg_catalog.pg_relation_size(c.oid)
            + coalesce(pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), 0)), 0) END AS bytes
-  FROM (SELECT s.set_reloid, pg_catalog.bool_and(s.set_row_filter IS NOT NULL OR s.set_att_list IS NOT NULL) AS cut
+  FROM (SELECT s.set_reloid, pg_catalog.bool_or(s.set_row_filter IS NOT NULL OR s.set_att_list IS NOT NULL) AS cut
           FROM spock.replication_set_table AS s
           JOIN spock.replication_set AS r ON r.set_id = s.set_id
           JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
@@ -7314,12 +7314,12 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$WITH leaves AS MATERIALIZED (
 WITH published AS MATERIALIZED (
-    SELECT t.set_reloid::oid AS relid, CASE WHEN NOT pg_catalog.bool_or(t.set_att_list IS NULL) THEN (
+    SELECT t.set_reloid::oid AS relid, (
                SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
                  FROM pg_catalog.unnest(pg_catalog.array_agg(t.set_att_list::text)) AS w(list)
-                CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END AS columns,
-           CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
-               DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter
+                CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) AS columns,
+           pg_catalog.string_agg(DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' AND ')
+               AS filter
       FROM spock.replication_set_table AS t
       JOIN spock.replication_set AS r ON r.set_id = t.set_id
       JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
@@ -9034,7 +9034,8 @@ BEGIN
     v_program := pg_temp.zodan_program(pg_temp.zodan_find_dsn(), ARRAY['\o /dev/null', %3$s || '; SET client_min_messages = error',
         '\o', pg_catalog.concat(pg_temp.zodan_begin(p_snapshot),
             -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
-            ' LOCK TABLE ONLY ', p_table ->> 'table', ' IN ACCESS SHARE MODE NOWAIT; COPY (SELECT ', p_table ->> 'names',
+            ' LOCK TABLE ONLY ', p_table ->> 'table', ' IN ACCESS SHARE MODE NOWAIT; ', CASE WHEN p_table ->> 'filter' IS NOT NULL
+                THEN $query$SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT; $query$ END, 'COPY (SELECT ', p_table ->> 'names',
             pg_temp.zodan_part(p_table, (p_table ->> 'begin')::bigint, (p_table ->> 'end')::bigint),
             ') TO STDOUT (FORMAT ', v_format, ')')]);
     IF v_program IS NULL THEN
@@ -9114,8 +9115,12 @@ BEGIN
             RETURN v_by_psql;
         END IF;
     END IF;
+    IF p_table ->> 'filter' IS NOT NULL THEN
+        PERFORM pg_temp.dblink_exec('zodan_source', $query$SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT$query$);
+    END IF;
     IF p_table ? 'rows' THEN
-        RETURN pg_temp.zodan_copy_wide(p_table, p_pace);
+        v_copied := pg_temp.zodan_copy_wide(p_table, p_pace);
+        v_begin := NULL;
     END IF;
     LOOP
         WHILE v_begin IS NOT NULL AND v_asked < v_taken + pg_catalog.cardinality(v_sources) LOOP
@@ -9133,6 +9138,9 @@ BEGIN
             IF v_asked = 1 AND v_begin IS NOT NULL AND (p_table ->> 'ahead')::boolean AND p_pace ->> 'rate' IS NULL
                AND pg_temp.zodan_look_ahead(p_table ->> 'table', p_snapshot) THEN
                 v_sources := ARRAY['zodan_source', 'zodan_ahead'];
+                IF p_table ->> 'filter' IS NOT NULL THEN
+                    PERFORM pg_temp.dblink_exec('zodan_ahead', $query$SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT$query$);
+                END IF;
             END IF;
         END LOOP;
         EXIT WHEN v_taken = v_asked;
@@ -9147,6 +9155,9 @@ BEGIN
     END LOOP;
     IF pg_catalog.cardinality(v_sources) > 1 THEN
         PERFORM pg_temp.dblink_send_query('zodan_ahead', 'COMMIT');
+    END IF;
+    IF p_table ->> 'filter' IS NOT NULL THEN
+        PERFORM pg_temp.dblink_exec('zodan_source', 'SET LOCAL search_path TO pg_catalog; SET LOCAL TimeZone TO ''UTC''');
     END IF;
     RETURN v_copied;
 END
@@ -9222,7 +9233,7 @@ BEGIN
     FOREACH v_table IN ARRAY pg_temp.zodan_weigh(v_tables) LOOP
         v_blocks := coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint;
         IF v_blocks <= (v_table ->> 'step')::bigint AND v_table ->> 'end' IS NULL AND v_table ->> 'begin' = '0'
-           AND v_pace ->> 'rate' IS NULL AND NOT v_table ? 'rows' THEN
+           AND v_pace ->> 'rate' IS NULL AND NOT v_table ? 'rows' AND v_table ->> 'filter' IS NULL THEN
             v_small := v_small || v_table;
         ELSE
             copied := copied + pg_temp.zodan_copy_rows(v_table, p_snapshot, v_pace);
@@ -10563,6 +10574,20 @@ COMMENT ON FUNCTION zodan.list_published IS
 and set, as zodan.read_sets returns them: set, table, columns and filter.';
 REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.list_columns(p_facts jsonb, p_join jsonb)
+RETURNS TABLE (name text, columns jsonb)
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT i.item ->> 'table', pg_catalog.jsonb_agg(DISTINCT c.name) FILTER (WHERE c.name IS NOT NULL)
+  FROM zodan.list_published(p_facts, p_join) AS i(item)
+  LEFT JOIN LATERAL pg_catalog.jsonb_array_elements_text(nullif(i.item -> 'columns', 'null')) AS c(name) ON true
+ GROUP BY i.item ->> 'table'
+$zodan$;
+COMMENT ON FUNCTION zodan.list_columns IS
+'Returns the tables of the source that the members take from one another, once each, with the columns that Spock sends: those
+of all its lists, NULL if no set has one.';
+REVOKE ALL ON FUNCTION zodan.list_columns FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.compare_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -10638,8 +10663,7 @@ BEGIN
     END LOOP;
     SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.filter), '{}') INTO v_filters
       FROM (SELECT i.item ->> 'table' AS name,
-                   CASE WHEN pg_catalog.bool_and(i.item ->> 'filter' IS NOT NULL)
-                       THEN pg_catalog.string_agg(pg_catalog.format('(%s)', i.item ->> 'filter'), ' OR ') END AS filter
+                   pg_catalog.string_agg('(' || (i.item ->> 'filter') || ')', ' AND ') AS filter
               FROM zodan.list_published(v_facts, p_join) AS i(item) GROUP BY i.item ->> 'table') AS t;
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
         v_new, zodan.try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')::text),
@@ -11273,8 +11297,8 @@ AS $zodan$
 SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(c.list, 'as needed'), c.required, c.hint
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
       p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
-               (SELECT coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}')
-                  FROM zodan.list_published(p_facts, p_join) AS i(item)) AS published,
+               (SELECT coalesce(pg_catalog.jsonb_object_agg(i.name, i.columns), '{}')
+                  FROM zodan.list_columns(p_facts, p_join) AS i) AS published,
                -- A physical copy of the source writes no rows.
                coalesce((p_join ->> 'clone')::boolean, false) AS clone OFFSET 0) AS f
  CROSS JOIN LATERAL (
@@ -11410,9 +11434,9 @@ SELECT 'same-sets', 'same sets taken', s.subscriber, 'fail', pg_catalog.bool_and
 UNION ALL
 SELECT c.key, c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.list, 'none'), c.required, c.hint
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
-      coalesce(pg_catalog.jsonb_object_agg(i.item ->> 'table', i.item -> 'columns'), '{}') AS published
+      coalesce(pg_catalog.jsonb_object_agg(i.name, i.columns), '{}') AS published
           -- OFFSET 0: once, and not again for every row.
-          FROM zodan.list_published(p_facts, p_join) AS i(item) OFFSET 0) AS f
+          FROM zodan.list_columns(p_facts, p_join) AS i OFFSET 0) AS f
  CROSS JOIN LATERAL (VALUES
     ('partition-roots', 'partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name))
      FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
@@ -13616,12 +13640,12 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$WITH leaves AS MATERIALIZED (
 WITH published AS MATERIALIZED (
-    SELECT t.set_reloid::oid AS relid, CASE WHEN NOT pg_catalog.bool_or(t.set_att_list IS NULL) THEN (
+    SELECT t.set_reloid::oid AS relid, (
                SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
                  FROM pg_catalog.unnest(pg_catalog.array_agg(t.set_att_list::text)) AS w(list)
-                CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) END AS columns,
-           CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
-               DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter
+                CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) AS columns,
+           pg_catalog.string_agg(DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' AND ')
+               AS filter
       FROM spock.replication_set_table AS t
       JOIN spock.replication_set AS r ON r.set_id = t.set_id
       JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
@@ -17000,10 +17024,10 @@ BEGIN
                    THEN ' ON CONFLICT DO NOTHING' ELSE '' END)
       FROM pg_temp.dblink(pg_temp.zodan_peer(p_furthest), pg_catalog.format($query$
 WITH published AS MATERIALIZED (
-    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_or(t.set_att_list IS NULL) AS has_all,
+    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_and(t.set_att_list IS NULL) AS has_all,
            pg_catalog.array_agg(t.set_att_list::text) FILTER (WHERE t.set_att_list IS NOT NULL) AS lists,
-           CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
-               DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter,
+           pg_catalog.string_agg(DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' AND ')
+               AS filter,
            pg_catalog.bool_or(r.replicate_insert AND r.replicate_update AND r.replicate_delete) AS whole
       FROM spock.replication_set_table AS t
       JOIN spock.replication_set AS r ON r.set_id = t.set_id

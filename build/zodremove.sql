@@ -6605,10 +6605,10 @@ BEGIN
                    THEN ' ON CONFLICT DO NOTHING' ELSE '' END)
       FROM pg_temp.dblink(pg_temp.zodan_peer(p_furthest), pg_catalog.format($query$
 WITH published AS MATERIALIZED (
-    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_or(t.set_att_list IS NULL) AS has_all,
+    SELECT t.set_reloid::oid AS relid, pg_catalog.bool_and(t.set_att_list IS NULL) AS has_all,
            pg_catalog.array_agg(t.set_att_list::text) FILTER (WHERE t.set_att_list IS NOT NULL) AS lists,
-           CASE WHEN pg_catalog.bool_and(t.set_row_filter IS NOT NULL) THEN pg_catalog.string_agg(
-               DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' OR ') END AS filter,
+           pg_catalog.string_agg(DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' AND ')
+               AS filter,
            pg_catalog.bool_or(r.replicate_insert AND r.replicate_update AND r.replicate_delete) AS whole
       FROM spock.replication_set_table AS t
       JOIN spock.replication_set AS r ON r.set_id = t.set_id
