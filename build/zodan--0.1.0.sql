@@ -9211,14 +9211,17 @@ CREATE FUNCTION zodan.read_sequences()
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), q.last_value),
+SELECT $sql$SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%I.%I', q.schemaname, q.sequencename), l.value),
     '{}') AS sequences
   FROM pg_catalog.pg_sequences AS q
- WHERE q.last_value IS NOT NULL AND q.schemaname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'$sql$
+ CROSS JOIN LATERAL (SELECT coalesce(q.last_value, nullif(pg_catalog.substring(pg_catalog.query_to_xml(
+           pg_catalog.format('SELECT last_value AS at FROM %I.%I', q.schemaname, q.sequencename), false, false,
+           '')::text, '<at>(.+)</at>')::bigint, q.start_value)) AS value) AS l
+ WHERE l.value IS NOT NULL AND q.schemaname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'$sql$
 $zodan$;
 COMMENT ON FUNCTION zodan.read_sequences IS
 'Reads how far every user sequence of a node has counted. It returns one row, sequences, an object of sequence and
-last value.';
+last value. One that was set and not called since, as RESTART does, counts as having given what comes next.';
 REVOKE ALL ON FUNCTION zodan.read_sequences FROM PUBLIC;
 
 CREATE FUNCTION zodan.level_sequences(p_seen text)
