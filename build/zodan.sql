@@ -8920,7 +8920,7 @@ DECLARE
     v_asked text := (
         SELECT pg_catalog.string_agg(pg_catalog.format('SELECT %%s, pg_catalog.count(*), pg_catalog.avg(w.bytes)'
                    ' FROM (SELECT CASE WHEN pg_catalog.row_number() OVER () <= 8'
-                   ' THEN pg_catalog.octet_length(t::pg_catalog.text) END AS bytes'
+                   ' THEN pg_catalog.octet_length((t.*)::pg_catalog.text) END AS bytes'
                    ' FROM (SELECT %%s%%s) AS t) AS w', t.place, t.item ->> 'names', pg_temp.zodan_part(t.item - 'filter',
                    (t.item ->> 'begin')::bigint, (t.item ->> 'begin')::bigint + 1)), ' UNION ALL ')
           FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from support.calls import add_node, exceptions
+from support.calls import add_node, exceptions, load_zodan
 from support.clusters import MakeCluster
+from support.memory import COPYING, MemorySampler
 from support.tables import add_to_sets, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node
 
@@ -114,3 +115,17 @@ def test_sequences_that_were_set_and_not_called(make_cluster: MakeCluster) -> No
     (key,) = n2.execute("INSERT INTO counted DEFAULT VALUES RETURNING id")[0]
     assert key > 100
     assert n2.execute("SELECT nextval('untouched')") == [(7,)]
+
+
+def test_a_column_with_the_name_of_an_alias(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    n1.execute("CREATE TABLE blobs (id int PRIMARY KEY, t int, v text)")
+    n1.execute("INSERT INTO blobs SELECT i, 1, repeat(md5(i::text), 120000) FROM generate_series(1, 50) AS i")
+    add_to_sets(n1, {"blobs": "default"})
+    load_zodan(n2)
+    with MemorySampler(n1, n2, COPYING) as sampler:
+        add_node(cluster, "n1", "n2")
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, ["blobs"])
+    assert 0 < sampler.most["new node"] < 150e6
