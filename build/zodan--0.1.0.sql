@@ -7875,7 +7875,11 @@ BEGIN
      WHERE i.indrelid = pg_catalog.to_regclass(t.name) AND i.indisvalid
        -- PostgreSQL 17 and later build an index with a search_path in which a function may not find what it calls.
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_class'::regclass
-                           AND d.objid = i.indexrelid AND d.refclassid = 'pg_catalog.pg_proc'::regclass)
+                           AND d.objid = i.indexrelid AND (d.refclassid = 'pg_catalog.pg_proc'::regclass
+                               OR d.refclassid IN ('pg_catalog.pg_operator'::regclass, 'pg_catalog.pg_type'::regclass,
+                                                   'pg_catalog.pg_opclass'::regclass)
+                                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid = d.refclassid
+                                                     AND e.objid = d.refobjid AND e.deptype = 'e')))
        -- Not again once a unit is done: of a copy that goes on, some may have been built.
        AND NOT EXISTS (SELECT FROM spock.local_sync_status AS m JOIN spock.subscription AS s ON s.sub_id = m.sync_subid
                         WHERE s.sub_name = %2$s AND (s.sub_enabled OR m.sync_nspname = 'zodan unit'));
@@ -7886,7 +7890,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.set_indexes_aside IS
 'Sets the indexes of p_tables (an array of names, a placeholder) on the new node aside, those of keys too: while
 these tables are being filled, no row is written to their indexes, and each is built from the whole table afterwards.
-Indexes that call functions of the database itself stay in use. To PostgreSQL an index that is set aside is one whose
+Indexes that call functions of the database itself stay in use, and those that may, by an operator,
+a type or an operator class of its own. To PostgreSQL an index that is set aside is one whose
 building was begun; REINDEX ends it. Nothing of its definition is lost, as it would be if the index were dropped. See
 docs/explanation/protocol.md. Where a publication holds all tables, those of Spock too, it also lets the marks of units
 be deleted.';

@@ -129,3 +129,24 @@ def test_a_column_with_the_name_of_an_alias(make_cluster: MakeCluster) -> None:
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, ["blobs"])
     assert 0 < sampler.most["new node"] < 150e6
+
+
+def test_an_index_whose_operator_needs_a_search_path(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    for statement in (
+        "CREATE FUNCTION ends(int, int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1 % 10 = $2'",
+        "CREATE FUNCTION does_end(int, int) RETURNS bool LANGUAGE plpgsql IMMUTABLE "
+        "AS 'BEGIN RETURN ends($1, $2); END'",
+        "CREATE OPERATOR ==> (LEFTARG = int, RIGHTARG = int, FUNCTION = does_end)",
+        "CREATE TABLE large (id int PRIMARY KEY, a int, filler text)",
+        "CREATE INDEX large_a ON large (a) WHERE a ==> 3",
+        "INSERT INTO large SELECT i, i, repeat('x', 300) FROM generate_series(1, 30000) AS i",
+    ):
+        n1.execute(statement)
+    add_to_sets(n1, {"large": "default"})
+    add_node(cluster, "n1", "n2")
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, ["large"])
+    whole = n2.execute("SELECT bool_and(indisvalid AND indisready) FROM pg_index WHERE indrelid = 'large'::regclass")
+    assert whole == [(True,)]
