@@ -6129,13 +6129,15 @@ spaces AS MATERIALIZED (
 -- Functions of users, with what they are used in: an index, a check, a generated column.
 used AS MATERIALIZED (
     SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.prosrc, p.proconfig, d.classid,
-        coalesce(k.contype::text, 'i') AS kind
+        CASE WHEN a.attnum IS NOT NULL THEN 'g' ELSE coalesce(k.contype::text, 'i') END AS kind
       FROM pg_catalog.pg_depend AS d
       JOIN pg_catalog.pg_proc AS p ON d.refclassid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.refobjid
       JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
       LEFT JOIN pg_catalog.pg_constraint AS k ON d.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = d.objid
       LEFT JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid
-     WHERE (k.contype = 'c' OR c.relkind IN ('i', 'I')) AND p.oid >= 16384
+      LEFT JOIN pg_catalog.pg_attrdef AS f ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
+      LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated = 's'
+     WHERE (k.contype = 'c' OR c.relkind IN ('i', 'I') OR a.attnum IS NOT NULL) AND p.oid >= 16384
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS e WHERE e.classid = 'pg_catalog.pg_proc'::regclass
            AND e.objid = p.oid AND e.deptype = 'e'))
 SELECT pg_catalog.jsonb_build_object(
@@ -6283,10 +6285,10 @@ SELECT pg_catalog.jsonb_build_object(
              WHERE a.attnum > 0 AND NOT a.attisdropped) AS v
       JOIN pg_catalog.pg_class AS c ON c.oid = v.conrelid AND c.relkind IN ('r', 'p')
       JOIN spaces AS s ON s.oid = c.relnamespace) AS r),
-    'peeking', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u WHERE u.kind = 'c'
+    'peeking', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u WHERE u.kind IN ('c', 'g')
         AND u.prosrc ~* '\m(from|join)\M'),
     'unpinned', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u
-                  WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(u.proconfig) AS c(setting)
+                  WHERE u.kind <> 'g' AND NOT EXISTS (SELECT FROM pg_catalog.unnest(u.proconfig) AS c(setting)
                       WHERE c.setting LIKE 'search_path=%%')
                     AND EXISTS (SELECT FROM pg_catalog.regexp_matches(u.prosrc,
                         '([a-z_][a-z0-9_$]*)\s*\(|\m(?:from|join)\s+([a-z_][a-z0-9_$]*)\M(?!\s*\.)', 'gi') AS m(part)
@@ -10794,8 +10796,8 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
      'keys that can be read before, of tables that are small enough',
      'Look for rows without the one that they refer to: the new node would have them too.'),
     ('table-reading-checks', 'checks that read tables', 'warn', zodan.name_some(f.t -> 'peeking'),
-     'no CHECK whose function reads a table, which may be empty while the copy fills another',
-     'Drop these constraints on every member until the node has joined, or use a trigger instead.'),
+     'no CHECK or generated column whose function reads a table, which may be empty while the copy fills another',
+     'Drop these constraints on every member until the node has joined, or use a trigger instead; compute such columns again.'),
     ('unvalidated-constraints', 'constraints that are NOT VALID', 'fail',
      CASE WHEN NOT f.clone THEN zodan.name_some(f.s #> '{references,violated}') END,
      'no row among those that are copied that violates a constraint: the copy writes it again, and fails',
