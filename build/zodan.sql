@@ -8928,9 +8928,14 @@ DECLARE
         SELECT pg_catalog.string_agg(pg_catalog.format('SELECT %%s, pg_catalog.count(*), pg_catalog.avg(w.bytes)'
                    ' FROM (SELECT CASE WHEN pg_catalog.row_number() OVER () <= 8'
                    ' THEN pg_catalog.octet_length((t.*)::pg_catalog.text) END AS bytes'
-                   ' FROM (SELECT %%s%%s) AS t) AS w', t.place, t.item ->> 'names', pg_temp.zodan_part(t.item - 'filter',
-                   (t.item ->> 'begin')::bigint, (t.item ->> 'begin')::bigint + 1)), ' UNION ALL ')
+                   ' FROM (SELECT %%s FROM ONLY %%s WHERE ctid >= %%s AND ctid <= %%s) AS t) AS w', t.place,
+                   t.item ->> 'names', t.item ->> 'table', pg_catalog.format(f.place, '0'), pg_catalog.format(f.place, '65535')),
+                   ' UNION ALL ')
           FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)
+         CROSS JOIN LATERAL (SELECT pg_catalog.concat(
+                   '(SELECT (pg_catalog.split_part(ctid::pg_catalog.text, '','', 1) || '',%%s)'')::pg_catalog.tid',
+                   pg_catalog.replace(pg_temp.zodan_part(t.item - 'filter', (t.item ->> 'begin')::bigint,
+                       (t.item ->> 'end')::bigint), '%%', '%%%%'), ' LIMIT 1)') AS place) AS f
          WHERE (t.item ->> 'bytes')::bigint > 262144);
 BEGIN
     IF v_asked IS NULL THEN

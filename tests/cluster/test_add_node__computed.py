@@ -131,6 +131,21 @@ def test_a_column_with_the_name_of_an_alias(make_cluster: MakeCluster) -> None:
     assert 0 < sampler.most["new node"] < 150e6
 
 
+def test_a_table_whose_first_blocks_are_empty(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=1, blanks=1)
+    n1, n2 = cluster.nodes
+    n1.execute("CREATE TABLE texts (id int PRIMARY KEY, v text)")
+    n1.execute("INSERT INTO texts SELECT i, repeat('text ', 10000) FROM generate_series(1, 6000) AS i")
+    n1.execute("DELETE FROM texts WHERE ctid < '(5,0)'")
+    add_to_sets(n1, {"texts": "default"})
+    load_zodan(n2)
+    with MemorySampler(n1, n2, COPYING) as sampler:
+        add_node(cluster, "n1", "n2")
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, ["texts"])
+    assert 0 < sampler.most["new node"] < 150e6
+
+
 def test_an_index_whose_operator_needs_a_search_path(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes
