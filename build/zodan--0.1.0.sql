@@ -6254,7 +6254,11 @@ SELECT pg_catalog.jsonb_build_object(
     'unvalidated', (SELECT coalesce(pg_catalog.jsonb_agg(r.item), '[]') FROM (
     WITH RECURSIVE unvalidated AS MATERIALIZED (
         SELECT k.* FROM pg_catalog.pg_constraint AS k
-         WHERE k.contype IN ('c', 'n') AND NOT k.convalidated
+         WHERE k.contype IN ('c', 'n') AND (NOT k.convalidated
+               OR k.contype = 'c' AND (k.conbin::text ~ '{SQLVALUEFUNCTION ' OR EXISTS (
+                   SELECT FROM pg_catalog.regexp_matches(k.conbin::text, ' :(?:op)?funcid (\d+)', 'g') AS m(part)
+                     JOIN pg_catalog.pg_proc AS p ON p.oid = m.part[1]::oid
+                    WHERE p.provolatile <> 'i' AND p.oid < 16384)))
            -- From PostgreSQL 18 on, some are never compared.
            AND (SELECT coalesce((pg_catalog.to_jsonb(w) ->> 'conenforced')::boolean, true)
                   FROM pg_catalog.pg_constraint AS w WHERE w.oid = k.oid)),
@@ -6405,6 +6409,12 @@ BEGIN
     PERFORM pg_catalog.set_config('log_min_messages', 'panic', true);
     -- As the role that copies it: row security and triggers do not apply.
     PERFORM pg_catalog.set_config('row_security', 'off', true);
+    SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
     FOR v_key IN
         -- A constraint says nothing of the rows of tables that inherit.
         SELECT k.*, pg_catalog.format('%%s on %%s', k.name, k."table") AS title,

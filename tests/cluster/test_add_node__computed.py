@@ -6,6 +6,7 @@ import pytest
 
 from support.calls import add_node, exceptions, load_zodan
 from support.clusters import MakeCluster
+from support.joins import refused
 from support.memory import COPYING, MemorySampler
 from support.tables import add_to_sets, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node
@@ -165,3 +166,17 @@ def test_an_index_whose_operator_needs_a_search_path(make_cluster: MakeCluster) 
     assert_rows_equal(cluster.members, ["large"])
     whole = n2.execute("SELECT bool_and(indisvalid AND indisready) FROM pg_index WHERE indrelid = 'large'::regclass")
     assert whole == [(True,)]
+
+
+def test_a_check_that_time_has_made_false(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=1)
+    for node in cluster.members:
+        with node.connect() as connection:
+            connection.execute("CREATE TABLE due (id int PRIMARY KEY, at date)")
+            connection.execute("INSERT INTO due VALUES (1, current_date - 9)")
+            connection.execute("ALTER TABLE due ADD CHECK (at > current_date - 3) NOT VALID")
+            # Nobody can wait for so long.
+            connection.execute("UPDATE pg_constraint SET convalidated = true WHERE conname = 'due_at_check'")
+        add_to_sets(node, {"due": "default"})
+    load_zodan(cluster["n3"])
+    refused(cluster, "unvalidated-constraints", "due_at_check on public.due")
