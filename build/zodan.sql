@@ -14020,6 +14020,15 @@ BEGIN
     IF v_is_there IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD206', MESSAGE = 'the row is no longer what it was: it was left alone';
     END IF;
+    -- It compares nothing with what was printed under this session's settings.
+    IF pg_catalog.starts_with(p_write, 'INSERT ') THEN
+    SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
+    END IF;
     EXECUTE p_write;
     GET DIAGNOSTICS v_rows = ROW_COUNT;
     IF v_rows <> p_rows THEN
