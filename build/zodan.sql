@@ -2615,7 +2615,8 @@ is special about a step. once: not repeated after it is done. final: from there 
 guarded: not undone if users have written on the new node. again: runs again before a later group is tried again. fresh:
 runs again in each call. swift: holds others up, so it fails at once if its node is lost, and once done it stands for
 all steps before it. passed: once all steps of this policy are done, a resume runs none before them again. budget is how
-long until_sql may see no progress. units says of a step whose work is in zodan.unit how it is done: lanes, how many
+long until_sql may see no progress; null means as long as the session that runs it says. units says of a step whose
+work is in zodan.unit how it is done: lanes, how many
 sessions at a time; max_rate, how many bytes a second all of them may read, if that is limited; lane_sql, what prepares
 one; unit_sql, what does one unit; snapshot, the node that each bundle of units needs a snapshot of; clear_sql, what
 empties the tables of a bundle whose snapshot was lost; load_sql, a look at what that node carries; max_lag, how far a
@@ -2824,7 +2825,9 @@ BEGIN
         do_sql, done_sql, undo_sql, until_sql, budget, units)
     SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
         p.object_name, p.title,
-           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget, p.units
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql,
+           CASE WHEN p.policy IS DISTINCT FROM 'swift' THEN nullif(p.budget, zodan.read_patience()) ELSE p.budget END,
+           p.units
       FROM pg_catalog.unnest(p_plan) AS p;
     RETURN v_operation;
 END
@@ -2911,7 +2914,9 @@ BEGIN
         do_sql, done_sql, undo_sql, until_sql, budget, units, state, attempts, result)
     SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
         p.object_name, p.title,
-           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, p.budget, p.units,
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql,
+           CASE WHEN p.policy IS DISTINCT FROM 'swift' THEN nullif(p.budget, zodan.read_patience()) ELSE p.budget END,
+           p.units,
            coalesce(b.state, 'pending'), coalesce(b.attempts, 0), b.result
       FROM (SELECT n.*, coalesce(n.object_name, '') AS object,
                    pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name
@@ -5577,7 +5582,7 @@ SELECT coalesce(pg_catalog.array_agg(m.name ORDER BY m.name), '{}')
    AND m.name <> o.node
    -- The old node leaves by the operation itself: it is gone before only if it is no node either.
    AND NOT (o.kind = 'replace_node' AND m.name = o.arguments ->> 'old_node_name'
-       AND (zodan.is_final(o.operation_id) OR p_facts #>> ARRAY[m.name, 'spock', 'node'] = m.name))
+       AND (zodan.is_final(o.operation_id) OR p_facts #>> ARRAY[m.name, 'spock', 'node'] IS NOT DISTINCT FROM m.name))
    AND EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
                 WHERE f.key NOT IN (m.name, o.node) AND o.members ? f.key AND f.value #>> '{spock,node}' = f.key)
    AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
@@ -5651,15 +5656,40 @@ with it; and in a replacement whose new node has joined, another node that it is
 force.';
 REVOKE ALL ON FUNCTION zodan.may_be_away FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.check_unfinished(p_operation bigint)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD006 if there is no operation of a number, or if it has ended. */
+DECLARE
+    v_state text := (SELECT o.state FROM zodan.operation AS o WHERE o.operation_id = p_operation);
+BEGIN
+    IF v_state IS NULL OR v_state IN ('done', 'rolled back', 'given up') THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD006',
+            MESSAGE = pg_catalog.format('operation %s cannot continue: %s', p_operation,
+                        coalesce('it is ' || v_state, 'there is no such operation in this database')),
+            HINT = 'See the rows of zodan.operation for those that were interrupted.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_unfinished IS
+'Raises ZD006 if there is no operation of a number, or if it has ended.';
+REVOKE ALL ON FUNCTION zodan.check_unfinished FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.may_be_blank(p_operation bigint, p_node text)
 RETURNS boolean
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT p_node = CASE WHEN zodan.has_joined(p_operation) THEN o.arguments ->> 'old_node_name' ELSE o.node END
+SELECT p_node = o.node AND NOT (o.kind = 'replace_node' AND zodan.is_final(p_operation))
+       OR zodan.has_joined(p_operation) AND p_node = o.arguments ->> 'old_node_name'
   FROM zodan.operation AS o WHERE o.operation_id = p_operation
 $zodan$;
 COMMENT ON FUNCTION zodan.may_be_blank IS
-'Returns whether a node of an interrupted operation may be no Spock node: the one that is joining or leaving.';
+'Returns whether a node of an interrupted operation may be no Spock node: the one that is joining or leaving, and in a
+replacement the new node until the removal begins, because somebody may have removed it or an earlier rollback was
+interrupted, and the old one once the new one has joined.';
 REVOKE ALL ON FUNCTION zodan.may_be_blank FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
@@ -5680,15 +5710,8 @@ DECLARE
     v_gone text[];
     v_came text[];
 BEGIN
+    PERFORM zodan.check_unfinished(p_operation);
     SELECT * INTO v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
-    IF v_operation.state IS NULL OR v_operation.state IN ('done', 'rolled back', 'given up') THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD006',
-            MESSAGE = pg_catalog.format('operation %s cannot continue: %s', p_operation,
-                        coalesce('it is ' || v_operation.state, 'there is no such operation in this database')),
-            HINT = 'See the rows of zodan.operation for those that were interrupted.';
-    END IF;
     SELECT * INTO v_found FROM zodan.find_dsns(p_operation, p_given);
     v_gone := zodan.find_gone(p_operation, v_found.p_facts);
     v_found.p_facts := v_found.p_facts - v_gone;
@@ -5702,6 +5725,16 @@ BEGIN
             MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation,
                 pg_catalog.array_to_string(v_came, ', ')),
             HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again.', p_operation);
+    ELSIF NOT p_resumes AND v_operation.kind IN ('add_node', 'replace_node')
+        AND v_found.p_facts #> ARRAY[v_operation.node, 'spock', 'nodes'] ?| v_came THEN
+        -- The undo would delete the rows of the new node while that node still sends its changes.
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD112',
+            MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation,
+                pg_catalog.array_to_string(v_came, ', ')),
+            DETAIL = pg_catalog.format('It exchanges rows with node "%s", and a rollback would reach it too.', v_operation.node),
+            HINT = pg_catalog.format('Take node "%s" out by spock.remove_node, which ends this operation.', v_operation.node);
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
                 WHERE f.value ? 'error' AND NOT zodan.may_be_away(p_operation, f.key)) THEN
@@ -5731,6 +5764,8 @@ BEGIN
     SELECT pg_catalog.jsonb_object_agg(d.key, d.value) INTO v_dsns
       FROM pg_catalog.jsonb_each(v_found.p_dsns) AS d(key, value) WHERE NOT v_found.p_facts -> d.key ? 'error';
     PERFORM zodan.lock_members(v_dsns);
+    -- Whoever held the lock until now may have finished it.
+    PERFORM zodan.check_unfinished(p_operation);
     IF v_gone <> '{}' THEN
         RAISE NOTICE 'skipped, because they are no longer members: %', pg_catalog.array_to_string(v_gone, ', ');
         PERFORM zodan.pass_over(p_operation, v_gone, p_resumes, v_found.p_facts, v_dsns);
@@ -5912,6 +5947,8 @@ BEGIN
             WHEN zodan.has_joined(p_operation)
             THEN ' Or take the new node out by spock.remove_node, which loses nothing and ends this operation.' ELSE '' END));
     END IF;
+    -- The new node is no member any longer, even if the rollback does not get to its end.
+    UPDATE zodan.step SET state = 'pending' WHERE operation_id = p_operation AND policy = 'passed';
     CALL zodan.undo_phases(p_operation, NULL, v_dsns, p_verbose, v_failure);
     PERFORM zodan.finish_operation(p_operation, CASE WHEN v_failure IS NULL THEN 'rolled back' ELSE 'failed' END,
         pg_catalog.concat_ws(' ', v_failure ->> 'message', v_failure ->> 'detail'));
@@ -13170,7 +13207,9 @@ BEGIN
         END IF;
     END LOOP;
     PERFORM zodan.replace_plan(p_operation, v_plan, v_before);
-    UPDATE zodan.operation SET members = members - p_gone WHERE operation_id = p_operation;
+    -- How to reach the old node of a replacement is asked for again before its removal.
+    UPDATE zodan.operation SET members = members - pg_catalog.array_remove(p_gone, arguments ->> 'old_node_name')
+     WHERE operation_id = p_operation;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.replan_join IS
@@ -13425,6 +13464,7 @@ DECLARE
         'max_lag', max_lag, 'copy', copy, 'verify', verify);
     v_limits jsonb := pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag);
 BEGIN
+    dry_run := coalesce(dry_run, false);
     PERFORM zodan.check_jobs(jobs);
     PERFORM zodan.check_limits(max_rate, max_lag);
     PERFORM zodan.check_structure_choice(structure);
@@ -13449,6 +13489,7 @@ BEGIN
             PERFORM zodan.show_plan(v_plan, verb);
             RETURN;
         END IF;
+        PERFORM zodan.give_up_operations(new_node_name, 'another operation has begun to join the node');
         v_operation := zodan.start_operation('add_node', new_node_name, v_arguments, v_dsns, v_plan, v_checks);
     END IF;
     COMMIT;
@@ -18271,7 +18312,7 @@ SELECT p_leave || pg_catalog.jsonb_build_object(
     'members', (SELECT pg_catalog.jsonb_agg(m.name ORDER BY m.name COLLATE "C")
                   FROM pg_catalog.jsonb_array_elements_text((p_leave -> 'members') || (p_cluster -> 'new')) AS m(name)),
     'subscriptions', (p_leave -> 'subscriptions') || pg_catalog.jsonb_build_object(
-        n.target, (p_leave #> ARRAY['subscriptions', n.target]) || pg_catalog.jsonb_build_object(
+        n.target, coalesce(p_leave #> ARRAY['subscriptions', n.target], '[]') || pg_catalog.jsonb_build_object(
             'name', zodan.subscription_name(n.new, n.target), 'provider', n.new, 'enabled', true,
             'slot', p_cluster #> ARRAY['slots', n.new, n.target]),
         n.new, pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(
@@ -18414,6 +18455,24 @@ $zodan$;
 COMMENT ON FUNCTION zodan.check_soak IS
 'Raises ZD004 for a time beside each other or without writing that makes no sense.';
 REVOKE ALL ON FUNCTION zodan.check_soak FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.check_source_choice(p_source text, p_source_dsn text)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD004 if the connection string of a source is given without its name. */
+BEGIN
+    IF p_source IS NULL AND p_source_dsn IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD004',
+            MESSAGE = 'src_dsn is given without src_node_name',
+            HINT = 'Give both, or neither to copy from the old node.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_source_choice IS
+'Raises ZD004 if the connection string of a source is given without its name.';
+REVOKE ALL ON FUNCTION zodan.check_source_choice FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_old_node(p_old text, p_old_dsn text)
 RETURNS void
@@ -18615,6 +18674,7 @@ BEGIN
     PERFORM zodan.check_structure_choice(structure);
     PERFORM zodan.check_copy_choice(copy, roles);
     PERFORM zodan.check_soak(soak, quiet);
+    PERFORM zodan.check_source_choice(src_node_name, src_dsn);
     PERFORM zodan.close_connections();
     SELECT p.p_plan INTO v_plan
       FROM zodan.prepare_replace(old_node_dsn, CASE WHEN v_source = old_node_name THEN old_node_dsn ELSE src_dsn END,
@@ -18684,11 +18744,13 @@ DECLARE
         'roles', roles, 'jobs', jobs, 'structure', structure, 'max_rate', max_rate, 'max_lag', max_lag, 'copy', copy, 'verify', verify,
         'soak', soak, 'quiet', quiet, 'force', nullif(force, false), 'accept_divergence', nullif(accept_divergence, false));
 BEGIN
+    dry_run := coalesce(dry_run, false);
     PERFORM zodan.check_jobs(jobs);
     PERFORM zodan.check_limits(max_rate, max_lag);
     PERFORM zodan.check_structure_choice(structure);
     PERFORM zodan.check_copy_choice(copy, roles);
     PERFORM zodan.check_soak(soak, quiet);
+    PERFORM zodan.check_source_choice(src_node_name, src_dsn);
     CALL zodan.require_autocommit('zodan.replace_node', NOT dry_run, old_node_dsn, new_node_dsn, src_dsn);
     PERFORM zodan.close_connections();
     v_operation := zodan.find_interrupted('replace_node', new_node_name);
@@ -18709,6 +18771,7 @@ BEGIN
             PERFORM zodan.show_plan(v_plan, verb);
             RETURN;
         END IF;
+        PERFORM zodan.give_up_operations(new_node_name, 'another operation has begun to join the node');
         v_operation := zodan.start_operation('replace_node', new_node_name, v_arguments, v_dsns, v_plan, v_checks);
     END IF;
     COMMIT;

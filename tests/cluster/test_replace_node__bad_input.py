@@ -59,6 +59,10 @@ def test_an_old_node_that_is_somewhere_else_than_the_source(cluster: Cluster) ->
     _refused(cluster, "ZD003", 'It leads to node "n2"', old_node_dsn=cluster["n2"].dsn(), **source)
 
 
+def test_a_source_without_its_name(cluster: Cluster) -> None:
+    _refused(cluster, "ZD004", "src_dsn is given without src_node_name", src_dsn=cluster["n3"].dsn())
+
+
 def test_one_database_for_both(cluster: Cluster) -> None:
     said = _refused(cluster, "ZD100", "", new_node_dsn=cluster["n1"].dsn())
     assert name_of("not-a-node") in said
