@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import typer
@@ -174,7 +174,7 @@ def _find(screen: Screen, through: Sequence[str], known: dict[str, str]) -> dict
             first = first or error
             continue
         screen.redact.add(each.dsn for each in found.values())
-        return {name: Member(name, known.get(name, each.dsn), each.spock) for name, each in found.items()}
+        return {name: replace(each, dsn=known.get(name, each.dsn)) for name, each in found.items()}
     raise first or precondition_error("no member can be reached")
 
 
@@ -197,6 +197,17 @@ def _is_done(pair: _Pair, members: dict[str, Member]) -> bool:
     return True
 
 
+def _reached(old: Member) -> Member:
+    """Return an old node, which must be there. Raises ZodanError (ZD101) if it was not reached."""
+    if not old.is_reached:
+        raise ZodanError(
+            f'"{old.name}" is a member, and cannot be reached',
+            sqlstate="ZD101",
+            hint="Bring it back; if it is gone for good, remove it with zodan-sql remove-node --force.",
+        )
+    return old
+
+
 def _plan(
     screen: Screen, pair: _Pair, members: dict[str, Member], arguments: dict[str, object], structure: Way | None
 ) -> None:
@@ -205,7 +216,7 @@ def _plan(
         pair.state = "replaced before"
         screen.line("  it has taken its place already")
         return
-    way = _choose(pair, members[pair.old], structure)
+    way = _choose(pair, _reached(members[pair.old]), structure)
     pair.state, pair.more = "planned", {"structure": way.value, "plan": None}
     if way is Way.CLIENT:
         screen.line("  pg_dump and pg_restore bring the structure first: the plan compares it, and is made then")
@@ -232,12 +243,15 @@ def _replace(
         pair.state = "replaced before"
         screen.line("  it has taken its place already")
         return
+    if number is None:
+        _reached(members[pair.old])
     refuse_node(read_place(pair.dsn).node, pair.new, underway=number is not None)
     provide(screen, pair.dsn, change=True)
     pair.state = "failed"
     try:
         if number is not None:
-            dsns = {each.name: each.dsn for each in members.values()} | known | {pair.new: pair.dsn}
+            dsns = {each.name: each.dsn for each in members.values() if each.dsn} | known | {pair.new: pair.dsn}
+            journal.change(pair.dsn, number, arguments)
             resumed: dict[str, object] = {"p_operation": number, "p_dsns": dsns}
             show_call(
                 screen, Call(pair.dsn, "resume", pair.new, number, "zodan"), resumed, {"p_verbose": True}, verbose
@@ -260,7 +274,7 @@ def _choose(pair: _Pair, old: Member, structure: Way | None) -> Way:
     """Return who brings the structure. Spock's own way needs the same version of Spock at both ends."""
     if structure is not None and structure is not Way.CLIENT:
         return structure
-    here, there = _MINOR.match(read_spock(pair.dsn) or ""), _MINOR.match(old.spock)
+    here, there = _MINOR.match(read_spock(pair.dsn) or ""), _MINOR.match(old.spock or "")
     if structure is None and (here is None or there is None or here.groups() == there.groups()):
         return Way.SPOCK
     # A call that ended after the structure had come: it is compared before a row is copied.

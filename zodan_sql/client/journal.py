@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import psycopg
 from psycopg.rows import class_row
 
 from zodan_sql.building import render
 from zodan_sql.client.connection import Connection, connect, read_rows
+from zodan_sql.errors import from_database
 
 #: The state of an operation that the journal has as running, although nobody is working on it.
 INTERRUPTED = "interrupted"
@@ -47,6 +49,15 @@ SELECT u.phase_name, u.number, u.title, u.state, u.lane, u.bytes, u.rows, u.atte
   LEFT JOIN zodan.step AS s ON s.operation_id = u.operation_id AND s.phase_name = u.phase_name AND s.units IS NOT NULL
  WHERE u.operation_id = %(number)s
  ORDER BY s.ordinal, u.number
+"""
+#: Arguments of a replacement that may change when it goes on.
+_FREE = ("jobs", "max_rate", "max_lag", "soak", "quiet")
+_CHANGE = """
+SELECT zodan.check_jobs(a.jobs), zodan.check_limits(a.max_rate, a.max_lag), zodan.check_soak(a.soak, a.quiet),
+       zodan.set_arguments(%(number)s, pg_catalog.to_jsonb(a)), zodan.set_lanes(%(number)s, a.jobs),
+       zodan.set_limits(%(number)s, pg_catalog.jsonb_build_object('max_rate', a.max_rate, 'max_lag', a.max_lag))
+  FROM (SELECT %(jobs)s::int AS jobs, %(max_rate)s::bigint AS max_rate, %(max_lag)s::interval AS max_lag,
+               %(soak)s::interval AS soak, %(quiet)s::interval AS quiet) AS a
 """
 
 
@@ -126,6 +137,16 @@ def steps(dsn: str, number: int) -> list[Step]:
 def units(dsn: str, number: int) -> list[Unit]:
     """Return what an operation copied, built and analyzed, in the order of its plan."""
     return read_rows(dsn, _UNITS, {"number": number}, Unit)
+
+
+def change(dsn: str, number: int, arguments: Mapping[str, object]) -> None:
+    """Give an operation that goes on other arguments, those that may change on the way. Raises ZodanError."""
+    given = {name: arguments[name] for name in _FREE if arguments.get(name) is not None}
+    with connect(dsn) as connection:
+        try:
+            connection.execute(_CHANGE, {**dict.fromkeys(_FREE), **given, "number": number})
+        except psycopg.Error as error:
+            raise from_database(error) from None
 
 
 def find_newest(dsn: str, kinds: Collection[str], node: str) -> Operation | None:

@@ -11,10 +11,12 @@ from zodan_sql.client.install import borrowed
 from zodan_sql.errors import from_database
 
 _MEMBERS = """
-SELECT d.key AS name, d.value AS dsn, m.p_facts #>> ARRAY[d.key, 'extensions', 'spock'] AS spock
+SELECT f.key AS name, coalesce(m.p_dsns ->> f.key, '') AS dsn, f.value #>> '{extensions,spock}' AS spock,
+       m.p_dsns ? f.key AS is_reached
   FROM zodan.find_members(%(dsn)s, 'zodan upgrade') AS m
- CROSS JOIN LATERAL pg_catalog.jsonb_each_text(m.p_dsns) AS d(key, value)
- ORDER BY d.key COLLATE "C"
+ CROSS JOIN LATERAL pg_catalog.jsonb_each(m.p_facts) AS f(key, value)
+ WHERE m.p_dsns ? f.key OR f.value ? 'error'
+ ORDER BY f.key COLLATE "C"
 """
 _DATABASE = """
 SELECT pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
@@ -29,12 +31,13 @@ _SPOCK = "SELECT e.extversion FROM pg_catalog.pg_extension AS e WHERE e.extname 
 
 @dataclass(frozen=True)
 class Member:
-    """A member that was reached; the connection string is a secret."""
+    """A member; the connection string is a secret, and empty if the member was not reached."""
 
     name: str
     dsn: str = field(repr=False)
-    #: The version of Spock there.
-    spock: str
+    #: The version of Spock there, None if the member was not reached.
+    spock: str | None
+    is_reached: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Place:
 
 
 def find_members(dsn: str) -> dict[str, Member]:
-    """Return the members of a cluster that can be reached, found through one of them. Raises ZodanError."""
+    """Return the members of a cluster, found through one of them. Raises ZodanError."""
     with borrowed(dsn) as where:
         return {each.name: each for each in read_rows(where, _MEMBERS, {"dsn": dsn}, Member)}
 
