@@ -11442,7 +11442,12 @@ SELECT c.key, c.name, m.name, CASE WHEN m.name = p_join ->> 'new' OR c.kind <> '
        coalesce(nullif(pg_catalog.concat_ws('; ', 'lacks or has otherwise: ' || d.lacks, 'has beyond: ' || d.has), ''),
            'as on the source'),
        'what the source has',
-       'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.'
+       CASE WHEN c.kind = 'tables' AND '[]' IN (k.own, k.source)
+            -- What was written there since then has reached nobody, and would not come with the tables.
+            THEN pg_catalog.format('Node "%s" publishes no table: if its removal was interrupted, finish that by '
+                'spock.remove_node; otherwise add the tables with spock.repset_add_table.',
+                CASE k.own WHEN '[]' THEN m.name ELSE p_join ->> 'source' END)
+            ELSE 'Make them alike with spock.repset_create, repset_alter, repset_add_table and repset_remove_table.' END
   FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
  CROSS JOIN (VALUES ('replication-sets', 'replication sets', 'sets', 'name', 'name'),
      ('set-tables', 'tables in sets', 'tables', 'table', 'set'), ('set-sequences', 'sequences in sets', 'sequences',

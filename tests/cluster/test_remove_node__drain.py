@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from support.calls import add_node, exceptions, leftovers, remove_node
+from support.calls import add_node, exceptions, leftovers, load_zodan, remove_node
 from support.clusters import MakeCluster
+from support.crash import HeldCall, wait_unlocked
 from support.sets import read_sets
 from support.tables import CHAIN, KEYED, KEYLESS, TABLES, assert_rows_equal, checksum, create_tables, wait_level
 from support.writers import OFTEN_S, Writers
@@ -108,6 +109,27 @@ def counts(node: Node) -> tuple[Any, ...]:
         " (SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'zodan %%')"
     )
     return row
+
+
+def test_the_health_check_names_a_removal_that_was_interrupted(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=0)
+    n1, n2, _ = cluster.nodes
+    create_tables(cluster)
+    load_zodan(n2)
+    given = {"target_node_name": "n1", "target_node_dsn": n1.dsn()}
+    plan = (
+        "SELECT ordinal FROM zodan.plan_remove_node(%(target_node_name)s, %(target_node_dsn)s)"
+        " WHERE phase_name = 'settled'"
+    )
+    HeldCall(n2, f"before {n2.execute(plan, given)[0][0]}", "spock.remove_node", given).kill()
+    wait_unlocked(cluster.nodes)
+    for source in (n1, n2):
+        hints = n2.execute(
+            "SELECT hint FROM zodan.checks('post', %(name)s, %(dsn)s) WHERE key = 'set-tables' AND NOT passed",
+            {"name": source.name, "dsn": source.dsn()},
+        )
+        assert hints
+        assert all('"n1" publishes no table' in hint and "spock.remove_node" in hint for (hint,) in hints), hints
 
 
 def clear(node: Node) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from support.calls import state
+from support.calls import load_zodan, state
 from support.clusters import MakeCluster
-from support.crash import ChainWatch, wait_unlocked
-from support.replacing import check_replaced, note_replaced
+from support.crash import ChainWatch, HeldCall, wait_unlocked
+from support.replacing import arguments, check_replaced, note_replaced
 from support.shell import Ended, end, start
 from support.tables import create_tables, fill, wait_level
 from support.writers import RARELY_S, Writers
@@ -258,3 +258,30 @@ def test_new_nodes_in_one_database_or_on_a_member_change_nothing(make_cluster: M
             assert f'the new node "{name}" leads to node "n2"' in ended.err
     assert _installed(cluster) == []
     assert state(cluster.nodes) == before
+
+
+def test_an_old_node_that_is_down_was_not_replaced(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=0)
+    n1, n2, n3 = cluster.nodes
+    n1.stop("fast")
+    before = state([n2, n3])
+    for more in ([], ["--dry-run"]):
+        ended = end(start("upgrade", "--dsn", n2.dsn(), "--map", f"n1=n3:{n3.dsn()}", *more))
+        assert (ended.code, '"n1" is a member, and cannot be reached' in ended.err) == (3, True), ended.err + ended.out
+    assert state([n2, n3]) == before
+
+
+def test_a_call_that_goes_on_takes_new_options(make_cluster: MakeCluster, engine: Engine) -> None:
+    upgrade = Upgrade(make_cluster, engine, size=2)
+    n1, _ = upgrade.old
+    n3, _ = upgrade.new
+    load_zodan(n3)
+    given = arguments(n1, n3, quiet="1 h", verify=False)
+    names = ", ".join(f"{name} => %({name})s" for name in given)
+    plan = f"SELECT max(ordinal) FROM zodan.plan_replace_node({names}) WHERE phase_name = 'quiet'"
+    HeldCall(n3, f"before {n3.execute(plan, given)[0][0]}", "zodan.replace_node", given).kill()
+    wait_unlocked([*upgrade.old, *upgrade.new])
+    ended = end(start("upgrade", "--dsn", n1.dsn(), "--map", f"n1=n3:{n3.dsn()}", "--quiet", "0s", "--jobs", "1"))
+    assert ended.code == 0, ended.err
+    changed = n3.execute("SELECT arguments ->> 'quiet', arguments ->> 'jobs', state FROM zodan.operation")
+    assert changed == [("00:00:00", "1", "done")]
