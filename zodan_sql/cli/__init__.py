@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -22,8 +23,10 @@ from zodan_sql.cli import (
     upgrade,
     verify,
 )
+from zodan_sql.cli.outlet import replace_unknown
 from zodan_sql.cli.screen import EXIT_BUG, EXIT_USAGE, Screen
 from zodan_sql.client.install import own_version
+from zodan_sql.errors import EXIT_INTERRUPTED
 
 
 def _app(name: str, text: str) -> typer.Typer:
@@ -109,13 +112,27 @@ def zodremove_py(arguments: Sequence[str] | None = None) -> None:
 
 def _run(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
+    replace_unknown()
+    try:
+        for each in given:
+            each.encode()
+    except UnicodeEncodeError:
+        # Its bytes would pass through neither libpq nor SQL. The message does not quote them: perhaps a password.
+        Screen().warn("error: an argument is no text in UTF-8")
+        sys.exit(EXIT_USAGE)
     try:
         code = commands(args=given or ["--help"], prog_name=name, standalone_mode=False)
     except _UsageError as error:
         # The message quotes the command line: perhaps an unquoted connection string, with its password.
         Screen(given).warn(f"error: {error.format_message()}")  # type: ignore[attr-defined]
         code = EXIT_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
     except RenderError as error:
         typer.echo(f"error: {error}", err=True)
+        code = EXIT_BUG
+    except Exception:
+        # The code 1 of Python itself would say that something was found.
+        Screen(given).warn(f"this is a bug in Zodan, please report it:\n{traceback.format_exc()}")
         code = EXIT_BUG
     sys.exit(code if isinstance(code, int) else 0)

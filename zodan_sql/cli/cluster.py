@@ -47,7 +47,7 @@ def topology(
         elif format_ is Format.TEXT:
             show_topology(screen, streams)
         else:
-            typer.echo(_DRAW[format_](topologies.masked(streams, screen.redact)), nl=False)
+            screen.raw(_DRAW[format_](topologies.masked(streams, screen.redact)))
 
 
 def rescan(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from zodan_sql.cli.documents import check_entries
 from zodan_sql.cli.options import Json
+from zodan_sql.cli.outlet import table_outlet
 from zodan_sql.cli.screen import Screen, reporting
 from zodan_sql.client import checks
 from zodan_sql.client import install as installer
@@ -18,8 +18,6 @@ from zodan_sql.client.connection import parse_dsn
 from zodan_sql.errors import EXIT_CODES, caller_error
 
 _STYLES = {"FAIL": "red", "WARN": "yellow", "INFO": "cyan", "PASS": "green"}
-#: Width of the table, in characters, if stdout is no terminal.
-_PLAIN_WIDTH = 160
 
 
 def health_check(
@@ -83,5 +81,4 @@ def _print_table(screen: Screen, results: list[CheckResult], verbose: bool) -> N
         hint = "" if result.verdict == "PASS" else result.hint
         cells = (result.verdict, result.name, result.scope, result.observed, hint)
         table.add_row(*map(screen.redact, cells), style=_STYLES[result.verdict])
-    console = Console(highlight=False, markup=False)
-    console.print(table, width=console.width if console.is_terminal else _PLAIN_WIDTH)
+    table_outlet().print(table)

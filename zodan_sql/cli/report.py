@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zodan_sql.cli import outlet
 from zodan_sql.cli.calling import need
 from zodan_sql.cli.options import JournalDsn, Number
 from zodan_sql.cli.screen import reporting
@@ -41,7 +42,7 @@ def report(
         streams, why = _look(screen.redact, dsn, through)
         page = reports.draw(record, screen.redact, streams, why)
         if str(html) == "-":
-            typer.echo(page, nl=False)
+            outlet.write(page)
             return
         try:
             html.write_text(page, encoding="utf-8")

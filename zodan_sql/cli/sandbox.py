@@ -67,7 +67,7 @@ def dsn(node: Annotated[str, typer.Argument(help="A node of the sandbox.")], bas
 
     Use it in a command line: --src-dsn "$(zodan-sql sandbox dsn n1)".
     """
-    with reporting():
+    with reporting() as screen:
         from zodan_sql import sandbox
 
         try:
@@ -77,7 +77,7 @@ def dsn(node: Annotated[str, typer.Argument(help="A node of the sandbox.")], bas
                 f'there is no node "{node}" in the sandbox', "Run zodan-sql sandbox status to list the nodes."
             ) from None
         # The user asked for it, and it opens only the sandbox: the one connection string that is not masked.
-        typer.echo(found.dsn())
+        screen.raw(found.dsn() + "\n")
 
 
 def demo(pg_bin: PgBin = None) -> None:

@@ -12,10 +12,10 @@ from contextlib import contextmanager, nullcontext
 
 import psycopg
 import typer
-from rich.console import Console
 
 from zodan_sql.building.lint.findings import LintUnavailable
 from zodan_sql.building.render import RenderError
+from zodan_sql.cli import outlet
 from zodan_sql.cli.documents import ErrorEntry, WarningEntry, error_entry
 from zodan_sql.cli.progress import Mode, PhaseProgress, PlainProgress, ReadPlan, is_step, watching
 from zodan_sql.client.redaction import Redactor
@@ -37,8 +37,8 @@ class Screen:
         self._mode = mode
         self.redact = Redactor(dsns)
         self.as_json = document is not None
-        self._out = Console(highlight=False, markup=False, soft_wrap=True, stderr=self.as_json)
-        self._err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
+        self._out = outlet.Outlet(soft_wrap=True, stderr=self.as_json)
+        self._err = outlet.Outlet(soft_wrap=True, stderr=True)
         self._progress: PhaseProgress | None = None
         self._command = document
         self._filled: dict[str, object] = {}
@@ -59,7 +59,7 @@ class Screen:
         if self._command is None:
             return
         whole = {"command": self._command, "error": self._error, "warnings": self._warnings, **self._filled}
-        typer.echo(json.dumps(self._redacted(whole), indent=2, ensure_ascii=False))
+        outlet.write(json.dumps(self._redacted(whole), indent=2, ensure_ascii=False) + "\n")
 
     def _redacted(self, value: object) -> object:
         """Mask text by text: in a whole document, masking would also remove the quotes that end strings."""
@@ -89,7 +89,7 @@ class Screen:
 
     def raw(self, text: str) -> None:
         """Print on stdout as it is, without masking: a statement with another value would write another value."""
-        typer.echo(text, nl=False)
+        outlet.write(text)
 
     def line(self, text: str = "", style: str | None = None) -> None:
         """Print a line on stdout."""
@@ -164,7 +164,8 @@ def reporting(dsns: Iterable[str | None] = (), document: str | None = None, mode
         with _told(screen):
             yield screen
     finally:
-        screen.close()
+        with _told(screen):
+            screen.close()
 
 
 @contextmanager

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from zodan_sql.cli import repairs
 from zodan_sql.cli.documents import kept_entries, repair_entries, verify_entries
 from zodan_sql.cli.options import Json, MemberDsn, ProgressMode, parse_span
+from zodan_sql.cli.outlet import Outlet, table_outlet
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.resuming import resuming
 from zodan_sql.cli.screen import EXIT_FOUND, Screen, reporting
@@ -28,8 +28,6 @@ from zodan_sql.errors import caller_error
 EXIT_UNDECIDED = 2
 
 _STYLES = {"equal": "green", "different": "red", "undecided": "yellow"}
-#: Width of the table, in characters, if stdout is no terminal.
-_PLAIN_WIDTH = 160
 #: Rows that the text shows of one table.
 _SHOWN = 20
 #: Seconds between two lines of progress if stderr is no terminal.
@@ -224,7 +222,7 @@ class _Progress:
         self._screen = screen
         self._mode = mode
         self._due = time.monotonic() + _REST_S
-        console = Console(stderr=True, highlight=False, markup=False)
+        console = Outlet(stderr=True)
         live = mode is Mode.AUTO and console.is_terminal
         self._status = console.status("comparing") if live else None
         if self._status is not None:
@@ -254,8 +252,7 @@ def _print(screen: Screen, results: list[VerifyResult]) -> None:
             numbers = [str(number) for number in (each.compared, each.equal, each.different, each.undecided)]
             cells = (each.table_name, each.result, *numbers, f"{each.seconds or 0:.1f}", each.why or "")
             table.add_row(*map(screen.redact, cells), style=_STYLES[each.result])
-    console = Console(highlight=False, markup=False, stderr=screen.stdout_is_kept)
-    console.print(table, width=console.width if console.is_terminal else _PLAIN_WIDTH)
+    table_outlet(stderr=screen.stdout_is_kept).print(table)
     shown: dict[str, int] = {}
     for each in results:
         if each.row_key is None:

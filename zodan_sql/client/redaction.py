@@ -53,8 +53,8 @@ class Redactor:
             for secret in self._known
             for spelling in (
                 secret,
-                quote(secret, safe=""),
-                quote_plus(secret),
+                quote(secret, safe="", errors="surrogateescape"),
+                quote_plus(secret, errors="surrogateescape"),
                 secret.replace("\\", "\\\\").replace("'", "\\'"),
                 secret.replace("'", "''"),
             )
