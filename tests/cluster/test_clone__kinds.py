@@ -88,10 +88,14 @@ def test_a_server_that_others_start(make_cluster: MakeCluster) -> None:
     make_place(cluster)
     said = cluster.base / "said"
     begin = f"setpriv --reuid=postgres --regid=postgres --init-groups {place.engine.pg_bin}/pg_ctl start -w"
-    begin += f" -D {place.data_dir} -l {place.log_file} -o '-c config_file={outside}/postgresql.conf'"
+    # What the server says goes where the command's own words go.
+    begin += f" -D {place.data_dir} -o '-c config_file={outside}/postgresql.conf'"
     ended = clone(n1, place, "--start-command", "exit 3")
     assert ended.code == 4
     assert "exit 3" in ended.err
+    ended = clone(n1, place, "--start-command", begin, "--set", "shared_preload_libraries=nowhere")
+    assert ended.code == 4
+    assert "nowhere" in ended.err
     ended = clone(n1, place, "--start-command", f"{begin} && touch {said}")
     assert ended.code == 0, ended.err
     assert said.exists()

@@ -63,6 +63,31 @@ def test_a_dry_run_lists_the_steps_and_changes_nothing(cluster: Cluster) -> None
     assert not place.data_dir.exists()
 
 
+def test_what_no_server_could_start_with_is_refused(cluster: Cluster) -> None:
+    n1, place = cluster["n1"], cluster["n3"]
+    settings = ("shared_buffers=much", "nosuch=1", "port=7", "a b=1", "spock.some=1")
+    words = [word for each in settings for word in ("--set", each)]
+    ended = clone(n1, place, "--dry-run", *words, "--tablespace-mapping", "/nowhere=here")
+    assert ended.code == 3
+    for said in (
+        '"shared_buffers"',
+        '"nosuch"',
+        "--set names the port",
+        "--set a b",
+        "no tablespace in /nowhere",
+        "here",
+    ):
+        assert said in ended.err, said
+    assert "spock.some" not in ended.err
+
+
+@pytest.mark.parametrize("rate", ["0", "31kB", "2GB"])
+def test_a_rate_that_pg_basebackup_does_not_take_is_refused(cluster: Cluster, rate: str) -> None:
+    ended = clone(cluster["n1"], cluster["n3"], "--dry-run", "--max-rate", rate)
+    assert ended.code == 2
+    assert "32kB to 1GB" in ended.err
+
+
 @pytest.mark.parametrize("name", ["block_size", "segment_size"])
 def test_programs_that_were_built_otherwise_are_refused(cluster: Cluster, name: str) -> None:
     n1, place = cluster["n1"], cluster["n3"]

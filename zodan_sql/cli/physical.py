@@ -16,6 +16,8 @@ from zodan_sql.errors import ZodanError, caller_error
 
 _HOOK = "ZODAN_CLONE_HOOK"
 _KINDS = ("add_node", "replace_node")
+#: What pg_basebackup takes, in bytes a second.
+_SLOWEST, _FASTEST = 32 * 1024, 1024**3
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _request(given: CopyOptions, ending: Ending, source: str, max_rate: str | No
         restore_command=given.restore_command,
         start_command=given.start_command,
         stop_command=given.stop_command,
-        max_rate=None if max_rate is None else parse_size(max_rate, "--max-rate"),
+        max_rate=None if max_rate is None else _rate(max_rate),
     )
 
 
@@ -166,6 +168,15 @@ def _roll_back(screen: Screen, cloned: Clone, ending: Ending, verbose: bool) -> 
         called = Call(ending.called.dsn, "rollback", ending.new, found.number, "zodan")
         run(screen, called, {"p_operation": found.number, "p_dsns": ending.dsns}, {}, verbose)
     cloned.roll_back(had_joined=found is not None)
+
+
+def _rate(text: str) -> int:
+    found = parse_size(text, "--max-rate")
+    if not _SLOWEST <= found <= _FASTEST:
+        raise caller_error(
+            f'--max-rate is "{text}", which pg_basebackup does not take', "Give 32kB to 1GB, or leave it out."
+        )
+    return found
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, str]:

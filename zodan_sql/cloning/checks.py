@@ -71,7 +71,15 @@ def check_members(found: list[CheckResult]) -> Iterator[Finding]:
 
 
 def check_host(
-    host: Host, facts: Facts, pgdata: Path, new_dsn: str, mapping: Mapping[str, str], *, restored: bool, starts: bool
+    host: Host,
+    facts: Facts,
+    pgdata: Path,
+    new_dsn: str,
+    mapping: Mapping[str, str],
+    settings: Mapping[str, str],
+    *,
+    restored: bool,
+    starts: bool,
 ) -> Iterator[Finding]:
     """Yield what is wrong with this machine."""
     if host.version() != facts.major:
@@ -95,10 +103,15 @@ def check_host(
             f"the source's configuration is {facts.config_file}, which no copy of its data directory has",
             "Make the configuration of the new server, and say how to start it: --start-command.",
         )
-    settings = parse_dsn(new_dsn, "--new-node-dsn")
-    if _answers(settings):
+    for name, value in settings.items():
+        if name.lower() == "port":
+            yield "--set names the port", "Give it in --new-node-dsn."
+        elif why := host.refuses(name, value):
+            yield f"--set {name}: {why}", "Correct what is given with --set."
+    place = parse_dsn(new_dsn, "--new-node-dsn")
+    if _answers(place):
         yield (
-            f"something answers at port {settings.get('port') or 5432} of the new node already",
+            f"something answers at port {place.get('port') or 5432} of the new node already",
             "Stop that server, or give another port in --new-node-dsn.",
         )
     if restored:
@@ -108,6 +121,11 @@ def check_host(
     free = shutil.disk_usage(_existing(pgdata)).free
     if free < facts.bytes * _ROOM:
         yield f"the source has {size(facts.bytes)}, {pgdata} has {size(free)} free", "Give a larger disk."
+    for there, new in mapping.items():
+        if there not in facts.tablespaces.values():
+            yield f"the source has no tablespace in {there}", "Correct what is given with --tablespace-mapping."
+        if not Path(new).is_absolute():
+            yield f"{new} for a tablespace is no absolute path", "Give one with --tablespace-mapping."
     for name, there in facts.tablespaces.items():
         here = Path(mapping.get(there, there))
         if not is_empty(here):

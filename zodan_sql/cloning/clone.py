@@ -35,6 +35,8 @@ _START_S = 120.0
 _ARCHIVED_S = 60.0
 _REST_S = 0.2
 _NOTHING = "/bin/false"
+#: What the new server says, in its data directory, if nothing else takes it.
+_LOG = "zodan-clone.log"
 _BEHIND = """
 SELECT pg_catalog.pg_wal_lsn_diff(%s::pg_lsn, %s::pg_lsn) < 0
 """
@@ -277,6 +279,10 @@ class Clone:
         shutil.rmtree(self._request.pgdata / "spock", ignore_errors=True)
 
     def _settle(self, record: Record) -> None:
+        self._write_settings()
+        record.rested = self._read_rest()
+
+    def _write_settings(self) -> None:
         settings = {"port": parse_dsn(self._request.new_dsn, "--new-node-dsn").get("port", "5432")}
         was = self.facts.settings
         if was.get("archive_mode", "off") != "off":
@@ -291,14 +297,15 @@ class Clone:
             if fence.read_setting(self._request.pgdata, name):
                 settings[name] = ""
         fence.settle(self._request.pgdata, settings | dict(self._request.settings), self.host)
-        record.rested = self._read_rest()
 
     def _start(self, record: Record) -> None:
+        log = self._request.pgdata / _LOG
         if not self.host.is_running(self._request.pgdata):
+            # It may not have started with those of the call before.
+            self._write_settings()
             if self._request.start_command is not None:
-                run_shell(self._request.start_command, "the server of the new node did not start")
+                run_shell(self._request.start_command, "the server of the new node did not start", log, self.host)
             else:
-                log = self._request.pgdata / "zodan-clone.log"
                 self.host.run(
                     "pg_ctl",
                     *("start", "-D", str(self._request.pgdata), "-l", str(log), "-t", str(int(_START_S))),
@@ -362,6 +369,7 @@ class Clone:
                 given.pgdata,
                 given.new_dsn,
                 given.mapping,
+                given.settings,
                 restored=given.restored,
                 starts=given.start_command is not None,
             ),
@@ -441,7 +449,8 @@ class Clone:
 
     def _stop(self) -> None:
         if self._request.stop_command is not None and self.host.is_running(self._request.pgdata):
-            run_shell(self._request.stop_command, "the server of the new node does not stop")
+            log = self._request.pgdata / _LOG
+            run_shell(self._request.stop_command, "the server of the new node does not stop", log, self.host)
 
     def _do(self, record: Record, step: str, work: Callable[[Record], None]) -> None:
         self._tell(f"+ {self._describe(step)}")

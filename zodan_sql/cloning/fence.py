@@ -53,8 +53,8 @@ def read_setting(pgdata: Path, name: str) -> str:
     """Return what postgresql.auto.conf has for a setting; nothing if it has none."""
     path = pgdata / "postgresql.auto.conf"
     text = path.read_text(errors="replace") if path.exists() else ""
-    found = re.findall(rf"^\s*{name}\s*=?\s*'((?:[^']|'')*)'", _BLOCK.sub("", text), re.MULTILINE)
-    return found[-1].replace("''", "'") if found else ""
+    found = re.findall(rf"^\s*{name}\s*=?\s*'((?:[^'\\]|''|\\.)*)'", _BLOCK.sub("", text), re.MULTILINE)
+    return re.sub(r"(?:'|\\)(.)", r"\1", found[-1]) if found else ""
 
 
 def _replace(pgdata: Path, block: str, host: Host) -> None:

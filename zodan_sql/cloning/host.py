@@ -20,6 +20,8 @@ from zodan_sql.errors import ZodanError, caller_error, precondition_error
 _PROGRAMS = ("postgres", "pg_ctl", "pg_basebackup", "pg_controldata")
 _DEBIAN = "/usr/lib/postgresql/{major}/bin"
 _STOP_S = 600
+_NEVER = re.compile(r"[\x00-\x08\x0a-\x1f]")
+_SETTING = re.compile(r"[a-z_][\w$]*(\.[a-z_][\w$]*)?", re.IGNORECASE | re.ASCII)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -68,6 +70,17 @@ class Host:
         words = ("-C", name, "-D", "/", "-c", "config_file=/dev/null")
         return self.run("postgres", *words, problem=f"{self.pg_bin / 'postgres'} does not tell {name}").strip()
 
+    def refuses(self, name: str, value: str) -> str | None:
+        """Return why a server could not start with a setting, None if it could."""
+        if not _SETTING.fullmatch(name) or _NEVER.search(value):
+            return f"{name} or its value has a character that no setting has"
+        words = ("-C", name, "-D", "/", "-c", "config_file=/dev/null", "-c", f"{name}={value}")
+        try:
+            self.run("postgres", *words, problem=name)
+        except ZodanError as error:
+            return next((line.partition("FATAL:")[2].strip() for line in error.detail.splitlines()), name)
+        return None
+
     def give(self, path: Path) -> None:
         """Make the servers' user the owner of a file or folder."""
         if self.user is not None:
@@ -115,7 +128,8 @@ class Host:
 
 def find_host(pg_bin: Path | None, os_user: str | None, pgdata: Path, major: int) -> Host:
     """Return the host with the programs of a major version. Raises ZodanError: ZD001, or ZD100 if one is missing."""
-    folder = pg_bin or _default_folder(major)
+    # The programs run in a folder of their own.
+    folder = (pg_bin or _default_folder(major)).absolute()
     missing = [name for name in _PROGRAMS if not os.access(folder / name, os.X_OK)]
     if missing:
         raise precondition_error(
@@ -178,11 +192,20 @@ def empty(folder: Path) -> None:
             entry.unlink()
 
 
-def run_shell(command: str, problem: str) -> None:
-    """Run a command that the caller gave. Raises ZodanError (ZD200) with its last words."""
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, errors="replace", check=False)
+def run_shell(command: str, problem: str, log: Path, host: Host) -> None:
+    """Run a command that the caller gave. Raises ZodanError (ZD200) with its last words.
+
+    What it says goes to ``log``, as does what a server says that it leaves behind: that has no end to wait for.
+    """
+    if not log.exists():
+        write(log, "", host)
+    with log.open("ab") as said:
+        began = said.tell()
+        words = ["/bin/sh", "-c", command]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False)
     if done.returncode != 0:
-        raise ZodanError(problem, sqlstate="ZD200", detail=f"{command}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        last = log.read_bytes()[began:].decode(errors="replace").strip()[-2000:]
+        raise ZodanError(problem, sqlstate="ZD200", detail=f"{command}: {last}")
 
 
 def write(path: Path, text: str, host: Host) -> None:
@@ -199,4 +222,5 @@ def write(path: Path, text: str, host: Host) -> None:
 
 def settings_lines(settings: Mapping[str, str]) -> Sequence[str]:
     """Return the lines of a configuration file."""
-    return ["{} = '{}'".format(name, value.replace("'", "''")) for name, value in settings.items()]
+    quoted = {name: value.replace("\\", "\\\\").replace("'", "''") for name, value in settings.items()}
+    return [f"{name} = '{value}'" for name, value in quoted.items()]

@@ -118,12 +118,16 @@ class RecordFile:
                 self._lock.unlink(missing_ok=True)
 
     def load(self) -> Record | None:
-        """Return the record; None if there is no file. Raises ZodanError (ZD001) for a file of something else."""
+        """Return the record; None if there is no file. Raises ZodanError: ZD001 for a file of something else, ZD100."""
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             return Record(**{each.name: found[each.name] for each in fields(Record)})
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise precondition_error(
+                f"{self.path} cannot be read: {error.strerror}", "Give a data directory that this user can read."
+            ) from None
         except (ValueError, KeyError, TypeError):
             raise caller_error(
                 f"{self.path} is no record of a clone", "Look what it is, and move it out of the way."
