@@ -42,6 +42,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         ),
     )
     monkeypatch.setattr(journal, "find_unfinished", lambda dsn, kind, node: 17)
+    found = journal.Operation(17, "add_node", "n4", "failed", "today", None, None)
+    monkeypatch.setattr(journal, "operations", lambda dsn: [found])
     return recorded
 
 
@@ -340,7 +342,7 @@ def test_every_class_of_error_has_its_exit_code(
     monkeypatch.setattr(operation, "call", fail)
     said = f"error {sqlstate}: it failed\n  detail: with postgresql://me:****@b/app\n  hint: do password=**** this\n"
     # Where the session itself died or was cancelled, the server cannot say how to go on.
-    assert run("add-node", *ADD) == (code, "", said if sqlstate.startswith("ZD") else said + UNFINISHED)
+    assert run("add-node", *ADD) == (code, "", said if sqlstate.startswith("ZD") else said + UNFINISHED + UNDO)
 
 
 def test_progress_is_on_stdout_and_warnings_are_on_stderr(
@@ -403,11 +405,8 @@ def test_every_command_that_runs_an_operation_has_progress(
     assert len(calls) == len(commands) + 2
 
 
-UNFINISHED = (
-    "operation 17 is unfinished; what is done stays done\n"
-    "  to finish it: zodan-sql resume 17 --dsn ...\n"
-    "  to undo it: zodan-sql rollback 17 --dsn ...\n"
-)
+UNFINISHED = "operation 17 is unfinished; what is done stays done\n  to finish it: zodan-sql resume 17 --dsn ...\n"
+UNDO = "  to undo it: zodan-sql rollback 17 --dsn ...\n"
 
 
 def test_interrupting_says_how_to_go_on(
@@ -419,12 +418,22 @@ def test_interrupting_says_how_to_go_on(
     def gone(*_: object) -> None:
         raise ZodanError("no server", sqlstate="08006")
 
+    def have(kind: str, state: str) -> None:
+        found = journal.Operation(17, kind, "n4", state, "today", None, None)
+        monkeypatch.setattr(journal, "operations", lambda _: [found])
+
     monkeypatch.setattr(operation, "call", interrupt)
+    have("remove_node", "interrupted")
     assert run("remove-node", *REMOVE) == (130, "", "interrupted\n" + UNFINISHED)
     assert run("resume", "17", "--dsn", OTHER) == (130, "", "interrupted\n" + UNFINISHED)
-    monkeypatch.setattr(journal, "find_unfinished", lambda *_: None)
+    have("add_node", "failed")
+    assert run("add-node", *ADD) == (130, "", "interrupted\n" + UNFINISHED + UNDO)
+    assert run("rollback", "17", "--dsn", OTHER) == (130, "", "interrupted\n" + UNFINISHED + UNDO)
+    have("add_node", "done")
     assert run("add-node", *ADD) == (130, "", "interrupted\nno operation is unfinished\n")
-    monkeypatch.setattr(journal, "find_unfinished", gone)
+    assert run("resume", "17", "--dsn", OTHER) == (130, "", "interrupted\nno operation is unfinished\n")
+    assert run("resume", "99", "--dsn", OTHER) == (130, "", "interrupted\nno operation is unfinished\n")
+    monkeypatch.setattr(journal, "operations", gone)
     code, _, err = run("add-node", *ADD)
     assert code == 130
     assert "zodan-sql operations" in err
@@ -579,3 +588,22 @@ def test_a_folder_for_repairs_is_made_before_rows_are_compared(
         )
         assert (code, f"could not write {folder}" in err) == (2, True), err
     assert compared == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("add-node", *ADD, "--jobs", "100000000000"),
+        ("add-node", *ADD, "--max-rate", "10000000TB"),
+        ("add-node", *ADD, "--new-node-info", '{"a": NaN}'),
+        ("add-node", *ADD, "--new-node-info", "[" * 100_000),
+        ("verify", "--dsn", OTHER, "--jobs", "65"),
+        ("verify", "--dsn", OTHER, "--most", "2147483648"),
+        ("resume", "9223372036854775808", "--dsn", OTHER),
+    ],
+)
+def test_a_number_that_the_server_does_not_take_is_the_callers_mistake(
+    run: Run, calls: list[tuple[Any, ...]], words: tuple[str, ...]
+) -> None:
+    assert run(*words)[0] == 2
+    assert not calls

@@ -27,6 +27,8 @@ from zodan_sql.client.samples import Watch
 from zodan_sql.client.structure import bring_structure
 from zodan_sql.errors import EXIT_INTERRUPTED, ZodanError, precondition_error
 
+_REMOVAL = "remove_node"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -164,16 +166,18 @@ def show_call(
 
 def _tell_what_is_left(screen: Screen, called: Call) -> None:
     try:
-        number = called.find_number()
+        found = called.find_newest()
     except (ZodanError, psycopg.Error):
         screen.warn("what is done stays done: run zodan-sql operations --dsn ..., then zodan-sql resume or rollback")
         return
-    if number is None:
+    if found is None or found.has_ended:
         screen.warn("no operation is unfinished")
         return
-    screen.warn(f"operation {number} is unfinished; what is done stays done")
-    screen.warn(f"  to finish it: zodan-sql resume {number} --dsn ...")
-    screen.warn(f"  to undo it: zodan-sql rollback {number} --dsn ...")
+    screen.warn(f"operation {found.number} is unfinished; what is done stays done")
+    screen.warn(f"  to finish it: zodan-sql resume {found.number} --dsn ...")
+    # A removal that has begun can only be finished.
+    if found.kind != _REMOVAL:
+        screen.warn(f"  to undo it: zodan-sql rollback {found.number} --dsn ...")
 
 
 def provide(screen: Screen, dsn: str, *, change: bool) -> None:

@@ -20,6 +20,10 @@ from zodan_sql.errors import caller_error
 _SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d+)?)\s*(?P<unit>B|kB|MB|GB|TB)?", re.IGNORECASE)
 _SPAN = re.compile(r"(?P<number>\d{1,9}(\.\d+)?)\s*(?P<unit>ms|s|min|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400}
+#: The largest numbers that the server takes: of bytes and of operations, of rows, and of sessions.
+LARGEST = 2**63 - 1
+MOST_ROWS = 2**31 - 1
+MOST_JOBS = 64
 _UNITS = {unit: 1024**power for power, unit in enumerate(("b", "kb", "mb", "gb", "tb"))}
 
 
@@ -49,7 +53,10 @@ def parse_size(text: str, option: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise caller_error(f'{option} is "{text}"', "Give a number of bytes, or one with a unit: 500kB, 20MB, 1.5GB.")
-    return int(float(found["number"]) * _UNITS[(found["unit"] or "B").lower()])
+    size = int(float(found["number"]) * _UNITS[(found["unit"] or "B").lower()])
+    if size > LARGEST:
+        raise caller_error(f'{option} is "{text}"', "Give less, or leave it out.")
+    return size
 
 
 def parse_span(text: str, option: str) -> str:
@@ -142,10 +149,15 @@ def check_client(*, dry_run: bool, roles: bool) -> None:
         )
 
 
+def _refuse_constant(text: str) -> None:
+    # Python reads NaN and Infinity, and PostgreSQL does not.
+    raise ValueError(text)
+
+
 def _json_object(text: str) -> dict[str, object]:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise caller_error("--new-node-info is not a JSON object", """Write it as '{"name": "value"}'.""")
@@ -168,6 +180,7 @@ Jobs = Annotated[
     typer.Option(
         "--jobs",
         min=1,
+        max=MOST_JOBS,
         metavar="N",
         help="How many sessions copy side by side; as many more build indexes.",
         show_default="as many as both servers have processors, from 2 to 8",
@@ -297,7 +310,8 @@ SurvivorDsn = Annotated[
     str | None, dsn_option("--survivor-dsn", "With --force: the connection string of a member that stays.")
 ]
 Number = Annotated[
-    int, typer.Argument(metavar="OPERATION", help="The operation's number, as zodan-sql operations lists it.")
+    int,
+    typer.Argument(metavar="OPERATION", max=LARGEST, help="The operation's number, as zodan-sql operations lists it."),
 ]
 JournalDsn = Annotated[str, dsn_option("--dsn", "The database in which the operation was called.")]
 NodeDsns = Annotated[

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from zodan_sql.cli import repairs
 from zodan_sql.cli.documents import kept_entries, repair_entries, verify_entries
-from zodan_sql.cli.options import Json, MemberDsn, ProgressMode, parse_span
+from zodan_sql.cli.options import MOST_JOBS, MOST_ROWS, Json, MemberDsn, ProgressMode, parse_span
 from zodan_sql.cli.outlet import Outlet, table_outlet
 from zodan_sql.cli.progress import Mode
 from zodan_sql.cli.resuming import resuming
@@ -55,6 +55,7 @@ def verify(
         typer.Option(
             "--jobs",
             min=1,
+            max=MOST_JOBS,
             metavar="N",
             help="How many sessions read side by side on each machine; nodes that share one are read in turn.",
             show_default="half as many as the servers have processors, from 1 to 4",
@@ -65,6 +66,7 @@ def verify(
         typer.Option(
             "--most",
             min=1,
+            max=MOST_ROWS,
             metavar="N",
             help="Compare a table no further after so many different or undecided rows.",
             show_default="1000",
