@@ -46,8 +46,12 @@ def write(screen: Screen, outcome: Outcome, wish: Wish, output: Path) -> None:
     try:
         for node in outcome.frames:
             path = output / f"{node.replace('/', '_')}.sql"
-            path.touch(mode=_MODE)
-            path.write_text(script(outcome, wish, node), encoding="utf-8")
+            # A file that is there may be one that others can read.
+            beside = path.with_name(path.name + ".new")
+            beside.unlink(missing_ok=True)
+            beside.touch(mode=_MODE, exist_ok=False)
+            beside.write_text(script(outcome, wish, node), encoding="utf-8")
+            beside.replace(path)
             screen.line(str(path))
     except OSError as error:
         raise _not_written(error) from None

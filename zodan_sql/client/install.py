@@ -75,6 +75,7 @@ def borrowed(dsn: str) -> Iterator[Where]:
     with connect(dsn, autocommit=False) as connection:
         try:
             try:
+                _check_primary(connection)
                 # Nothing of it stays, so it may be done where transactions are read-only by default.
                 connection.execute("SET TRANSACTION READ WRITE")
                 _load(connection, create_dblink=True)
@@ -132,6 +133,7 @@ def _load(connection: Connection, create_dblink: bool) -> None:
 
 
 def _install(connection: Connection, create_dblink: bool) -> InstallResult:
+    _check_primary(connection)
     before = _version(connection) if _is_complete(connection) else None
     _load(connection, create_dblink)
     _verify(connection)
@@ -173,6 +175,14 @@ def switch_off_ddl_replication(connection: Connection) -> None:
         "SELECT pg_catalog.set_config(name, 'off', true) FROM pg_catalog.pg_settings WHERE name = ANY (%s)",
         [_DDL_REPLICATION],
     )
+
+
+def _check_primary(connection: Connection) -> None:
+    if _one(connection, "SELECT pg_catalog.pg_is_in_recovery()"):
+        raise precondition_error(
+            "the connection string leads to a standby, where nothing can be loaded",
+            "Give the connection string of the primary.",
+        )
 
 
 def _check_spock(connection: Connection) -> None:
