@@ -11550,15 +11550,17 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
      CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(f.value #> '{spock,subscriptions}') AS x(item)) AS u
  CROSS JOIN LATERAL (
     SELECT zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(coalesce(s.held, 0))
-        || ' held') FILTER (WHERE NOT s.active AND NOT u.slots ? s.name)) AS idle,
+        || ' held') FILTER (WHERE NOT s.active AND NOT s.kept AND NOT u.slots ? s.name)) AS idle,
            zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.held) || ' held')
-               FILTER (WHERE NOT s.active AND s.held > 268435456)) AS holding,
+               FILTER (WHERE NOT s.active AND NOT s.kept AND s.held > 268435456)) AS holding,
            zodan.name_some(pg_catalog.jsonb_agg(s.name || ' is ' || s.status)
                FILTER (WHERE s.status IN ('lost', 'unreserved') AND u.slots ? s.name)) AS lost,
            zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.lag) || ' behind')
                FILTER (WHERE s.lag > 67108864 AND s.here)) AS slow
-      FROM pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[m.name, 'host', 'slots'])
-               AS s(name text, active boolean, status text, here boolean, held numeric, lag numeric)) AS l
+      FROM (SELECT r.*, coalesce((p_join ->> 'clone')::boolean, false) AND m.name = p_join ->> 'source'
+                        AND pg_catalog.strpos(r.name, '_zodan_co') > 0 AS kept
+              FROM pg_catalog.jsonb_to_recordset(p_facts #> ARRAY[m.name, 'host', 'slots'])
+                       AS r(name text, active boolean, status text, here boolean, held numeric, lag numeric)) AS s) AS l
  CROSS JOIN LATERAL (VALUES
     ('inactive-slots', 'no inactive slots', 'warn', l.idle,
      'a subscriber on every slot that is none of the cluster''s own',
@@ -11576,7 +11578,7 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
 $zodan$;
 COMMENT ON FUNCTION zodan.check_slots IS
 'Checks the replication slots of every member: streamed from, no member''s slot without its WAL, none that holds much
-WAL unused, none far behind.';
+WAL unused, none far behind. The slot that keeps what a clone lacks, while it joins, is inactive for that long.';
 REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)

@@ -19,6 +19,8 @@ def test_a_copy_joins_under_writers_and_leaves(make_cluster: MakeCluster) -> Non
     with Writers([n1, n2]) as before:
         ended = clone(n1, place)
         assert ended.code == 0, ended.err + ended.out
+        # It keeps what the copy lacks: nobody is to drop it.
+        assert "inactive slots" not in ended.err
         with Writers([n1, n2, place], series=1) as after:
             pass
     assert before.failures == after.failures == []
