@@ -634,8 +634,8 @@ def test_a_worker_in_the_middle_of_something_is_alive(nodes: Nodes) -> None:
     nodes.subscribe()
     arguments: dict[str, Any] = {"provider": _PROVIDER, "lsn": "0/30"}
     with nodes.worker("sub_a") as worker, ThreadPoolExecutor() as pool:
-        # Idle it waits for its peer.
-        assert not nodes.run("wait_applied", **arguments)["alive"]
+        # Idle it waits for its peer, as soon as it has got there.
+        wait_until(lambda: "busy" if nodes.run("wait_applied", **arguments)["alive"] else "", 10, "it to be idle")
         nodes.here.execute("SELECT pg_advisory_lock(1)")
         busy = pool.submit(worker.execute, b"DO $$ BEGIN WHILE NOT pg_try_advisory_xact_lock(1) LOOP END LOOP; END $$")
         try:
