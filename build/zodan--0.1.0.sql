@@ -13506,8 +13506,8 @@ BEGIN
     IF v_is_there IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD206', MESSAGE = 'the row is no longer what it was: it was left alone';
     END IF;
-    -- It compares nothing with what was printed under this session's settings.
-    IF pg_catalog.starts_with(p_write, 'INSERT ') THEN
+    -- p_condition has compared digests of what this session prints. A DELETE may too, and computes nothing.
+    IF NOT pg_catalog.starts_with(p_write, 'DELETE ') THEN
     SET LOCAL search_path TO DEFAULT;
     SET LOCAL TimeZone TO DEFAULT;
     SET LOCAL DateStyle TO DEFAULT;
@@ -13530,6 +13530,7 @@ DECLARE
     v_columns text;
     v_row record;
     v_rows bigint;
+    v_is_there boolean;
 BEGIN
     EXECUTE pg_catalog.format('SELECT t.tableoid FROM %%s AS t LIMIT 1', p_source) INTO v_table;
     v_columns := (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
@@ -13543,16 +13544,23 @@ BEGIN
     FOR v_row IN
         SELECT a.* FROM pg_temp.zodan_aside AS a WHERE a.source = p_source AND a.sets IS NOT NULL ORDER BY a.place
     LOOP
+        EXECUTE pg_catalog.format('SELECT %%s', v_row.condition) INTO v_is_there;
         EXECUTE pg_catalog.format('WITH old AS (DELETE FROM %%s AS t WHERE %%s RETURNING t.*) '
             'INSERT INTO pg_temp.zodan_wanted SELECT %%s, %%s FROM old', p_source, v_row.same, v_row.place, v_columns);
         GET DIAGNOSTICS v_rows = ROW_COUNT;
-        IF v_rows <> 1 THEN
+        IF v_rows <> 1 OR v_is_there IS NOT TRUE THEN
             RAISE EXCEPTION USING ERRCODE = 'ZD206',
                 MESSAGE = 'a row that goes with it is no longer what it was: they were left alone';
         END IF;
         EXECUTE pg_catalog.format('UPDATE pg_temp.zodan_wanted AS t SET %%s WHERE t."zodan place" = %%s', v_row.sets,
             v_row.place);
     END LOOP;
+    SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
     EXECUTE pg_catalog.format('INSERT INTO %%s (%%s) OVERRIDING SYSTEM VALUE SELECT %%2$s FROM pg_temp.zodan_wanted',
         pg_catalog.substr(p_source, 6), v_columns);
     DELETE FROM pg_temp.zodan_aside AS a WHERE a.source = p_source AND a.sets IS NOT NULL;
@@ -15168,9 +15176,9 @@ AS $zodan$
 /* Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
 the row's key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
 (all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or delete;
-p_condition; p_write, the statement; and p_rows, how many it writes. Also p_source, the table, p_same, which rows are
-written, and p_sets, what an update sets: these say all if p_write is NULL. An update that changes a column which only an
-INSERT can write (GENERATED ALWAYS AS IDENTITY) deletes the row and inserts it again. */
+p_condition, which also locks a row with a key; p_write, the statement; and p_rows, how many it writes. Also p_source,
+the table, p_same, which rows are written, and p_sets, what an update sets: these say all if p_write is NULL. An update
+of a column which only an INSERT can write (GENERATED ALWAYS AS IDENTITY) deletes the row and inserts it again. */
 DECLARE
     v_table jsonb := p_item #> ARRAY['nodes', p_node];
     v_names text;
@@ -15207,10 +15215,10 @@ BEGIN
         p_write := pg_catalog.format('%s VALUES (%s)', v_insert, v_texts);
         RETURN;
     END IF;
-    p_same := pg_catalog.format('%s AND (%s) = %s::bigint AND t.xmin = %s::xid AND t.ctid = %s::tid',
-        zodan.write_keys(v_table -> 'key', pg_catalog.jsonb_build_array(p_key)), p_item ->> 'digest',
-        zodan.quote_text(p_there ->> 'hash'), zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 2)),
-        zodan.quote_text(pg_catalog.split_part(p_there ->> 'version', ' ', 3)));
+    p_same := zodan.write_keys(v_table -> 'key', pg_catalog.jsonb_build_array(p_key)) || pg_catalog.regexp_replace(
+        p_there ->> 'version', '^\S+ (\d+) (\(\d+,\d+\))$', ' AND t.xmin = ''\1''::xid AND t.ctid = ''\2''::tid');
+    p_condition := pg_catalog.format('EXISTS (SELECT FROM %s AS t WHERE %s AND (%s) = %s::bigint FOR UPDATE)', p_source, p_same,
+        p_item ->> 'digest', zodan.quote_text(p_there ->> 'hash'));
     IF p_action = 'delete' THEN
         p_write := pg_catalog.format('DELETE FROM %s AS t WHERE %s', p_source, p_same);
         RETURN;
@@ -15238,9 +15246,9 @@ COMMENT ON FUNCTION zodan.write_repair IS
 'Writes what makes a row of a node as another node has it. p_item describes the table, p_node names the node, p_key is
 the row''s key; p_wanted is the row as the other node has it, p_there as this one has it, each with hash, version, shown
 (all columns, whole) and, without a key, rows; NULL where it is missing. Returns p_action, insert, update or delete;
-p_condition; p_write, the statement; and p_rows, how many it writes. Also p_source, the table, p_same, which rows are
-written, and p_sets, what an update sets: these say all if p_write is NULL. An update that changes a column which only an
-INSERT can write (GENERATED ALWAYS AS IDENTITY) deletes the row and inserts it again.';
+p_condition, which also locks a row with a key; p_write, the statement; and p_rows, how many it writes. Also p_source,
+the table, p_same, which rows are written, and p_sets, what an update sets: these say all if p_write is NULL. An update
+of a column which only an INSERT can write (GENERATED ALWAYS AS IDENTITY) deletes the row and inserts it again.';
 REVOKE ALL ON FUNCTION zodan.write_repair FROM PUBLIC;
 
 CREATE FUNCTION zodan.read_whole(p_item jsonb, p_keys jsonb, p_state jsonb, p_lanes jsonb)
