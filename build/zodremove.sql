@@ -6941,8 +6941,12 @@ DECLARE
         ' AND t.xmin = pg_catalog.split_part(w.here, '' '', 2)::xid WHERE w.id = ANY ($1) FOR UPDATE OF t SKIP LOCKED) ',
         p_table ->> 'name');
 BEGIN
-    -- As an apply worker does: what checks a value may need its search_path.
     SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
     PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
     PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
     PERFORM pg_catalog.set_config('lock_timeout', '500ms', true);
@@ -7175,6 +7179,11 @@ BEGIN
         EXIT WHEN v_at IS NULL OR pg_catalog.clock_timestamp() > v_end;
         PERFORM pg_catalog.pg_replication_origin_xact_setup('0/0', v_at);
         SET LOCAL search_path TO DEFAULT;
+    SET LOCAL TimeZone TO DEFAULT;
+    SET LOCAL DateStyle TO DEFAULT;
+    SET LOCAL IntervalStyle TO DEFAULT;
+    SET LOCAL extra_float_digits TO DEFAULT;
+    SET LOCAL bytea_output TO DEFAULT;
         PERFORM pg_catalog.set_config('session_replication_role', 'replica', true);
         PERFORM pg_catalog.set_config('synchronous_commit', 'off', true);
         EXECUTE pg_catalog.format('WITH t AS (DELETE FROM pg_temp.zodan_level_new AS n WHERE n.ctid = ANY (ARRAY(SELECT o.ctid'

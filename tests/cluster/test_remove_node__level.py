@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from support.calls import call, leftovers, load_zodan, remove_node
 from support.clusters import MakeCluster
 from support.crash import HeldCall
-from support.tables import KEYED, KEYLESS, TABLES, assert_rows_equal, create_tables, wait_level
+from support.tables import KEYED, KEYLESS, TABLES, add_to_sets, assert_rows_equal, create_tables, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster, Node, wait_until
 
@@ -293,6 +293,36 @@ CREATE TABLE drawn (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY, v te
 CREATE TABLE only_drawn (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY);
 CREATE TABLE listed (id int PRIMARY KEY, hidden text, n int GENERATED ALWAYS AS IDENTITY, shown text);
 """
+
+
+def test_what_rows_compute_by_the_settings_of_a_database(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=0, extra_conf={"timezone": "Asia/Tokyo"})
+    n1, _, n3 = cluster.members
+    create_tables(cluster)
+    for node in cluster.members:
+        node.execute("CREATE FUNCTION day_of(timestamptz) RETURNS date LANGUAGE sql IMMUTABLE AS 'SELECT $1::date'")
+        node.execute("CREATE TABLE dated (id int PRIMARY KEY, at timestamptz)")
+        node.execute("CREATE INDEX dated_day ON dated (day_of(at))")
+        add_to_sets(node, {"dated": "default"})
+    # For eight of these hours, it is another day in Tokyo than in Greenwich.
+    hours = (
+        "SELECT i + %(first)s, timestamptz '2026-01-01 00:30+09' + i * interval '1 hour'"
+        " FROM generate_series(0, 23) AS i"
+    )
+    n3.execute(f"INSERT INTO dated {hours}", {"first": 0})
+    wait_level(cluster.members)
+    load_zodan(n1)
+    with behind(cluster, "n2"):
+        n3.execute(f"INSERT INTO dated {hours}", {"first": 100})
+        n3.execute("UPDATE dated SET at = at + interval '1 day' WHERE id < 100")
+    remove(cluster)
+    same(cluster, "dated")
+    for node in cluster.members:
+        with node.connect() as connection:
+            connection.execute("SET enable_seqscan = off")
+            for day in ("2026-01-01", "2026-01-02"):
+                found = connection.execute("SELECT count(*) FROM dated WHERE day_of(at) = %s", [day]).fetchone()
+                assert found == (24,), (node.name, day)
 
 
 def test_a_value_that_only_an_insert_can_write(cluster: Cluster) -> None:

@@ -201,6 +201,7 @@ def test_a_join_that_ends_while_its_rollback_begins_stays(make_cluster: MakeClus
     second.join(_BUDGET_S)
     assert [error.sqlstate for error in errors] == ["ZD006"]
     assert n3.execute("SELECT state FROM zodan.operation") == [("done",)]
+    cluster.blanks.remove(n3)
     cluster.members.append(n3)
     cluster.wait_replicating()
     wait_level(cluster.members)
