@@ -49,10 +49,13 @@ CREATE FUNCTION name_place(point) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT
 CREATE CAST (point AS text) WITH FUNCTION name_place(point);
 CREATE TABLE placed (zodan_place int PRIMARY KEY, t int, p point);
 CREATE TABLE columnless ();
+CREATE FUNCTION day_of(timestamptz) RETURNS date IMMUTABLE LANGUAGE sql AS 'SELECT $1::date';
+CREATE TABLE dated (k int PRIMARY KEY, u int UNIQUE, d timestamptz);
+CREATE INDEX dated_day ON dated (day_of(d));
 """
 _TABLES = {
     **dict.fromkeys(("pairs", "scaled", "documents", "moved", '"Odd {dsn:n1}"', "stamped", "halves"), "default"),
-    **dict.fromkeys(("counted", "large", "cased", "shades", "padded", "checks", "placed"), "default"),
+    **dict.fromkeys(("counted", "large", "cased", "shades", "padded", "checks", "placed", "dated"), "default"),
     "columnless": "default_insert_only",
 }
 _ROWS = """
@@ -71,13 +74,14 @@ INSERT INTO padded SELECT i || ' ', 'v ' FROM generate_series(1, 5) AS i;
 INSERT INTO checks SELECT i, i FROM generate_series(1, 1200) AS i;
 INSERT INTO placed SELECT i, i, point(i, 0) FROM generate_series(1, 3000) AS i;
 INSERT INTO columnless SELECT FROM generate_series(1, 3);
+INSERT INTO dated SELECT i, i, timestamptz '2026-01-01 00:30+09' + i * interval '1 hour' FROM generate_series(0, 23) i;
 """
 
 
 @pytest.fixture(scope="module")
 def cluster(make_module_cluster: MakeCluster) -> Cluster:
     """Return two nodes with the same rows."""
-    made = make_module_cluster(members=2, blanks=0)
+    made = make_module_cluster(members=2, blanks=0, extra_conf={"timezone": "Asia/Tokyo"})
     for node in made.members:
         at(node, _DDL)
         add_to_sets(node, _TABLES)
@@ -337,6 +341,26 @@ _KEEPS_OUT = (
     "CREATE TRIGGER keeps_out BEFORE UPDATE ON scaled FOR EACH ROW EXECUTE FUNCTION keeps_out()",
     "ALTER TABLE scaled ENABLE ALWAYS TRIGGER keeps_out",
 )
+
+
+def test_what_rows_compute_by_the_settings_of_a_database(cluster: Cluster) -> None:
+    n1, n2 = cluster.members
+    later = "UPDATE dated SET d = d + interval '1 day' WHERE k"
+    # Rows that are missing, that are different, and that have the unique values of each other as well; in Greenwich
+    # each of them would be one of the day before.
+    plant(
+        n2,
+        "DELETE FROM dated WHERE k < 3",
+        f"{later} BETWEEN 3 AND 8",
+        "UPDATE dated SET u = -u WHERE k BETWEEN 6 AND 8",
+        "UPDATE dated SET u = 14 + u WHERE k BETWEEN 6 AND 8",
+    )
+    assert outcomes(repair(cluster)) == {"repaired"}
+    check_equal(cluster)
+    for node in (n1, n2):
+        with node.connect() as connection:
+            connection.execute("SET enable_seqscan = off")
+            assert connection.execute("SELECT count(*) FROM dated WHERE day_of(d) = '2026-01-01'").fetchone() == (24,)
 
 
 def test_a_row_that_a_trigger_keeps_out_is_left_alone_and_why(cluster: Cluster) -> None:
