@@ -8,6 +8,7 @@ from support.calls import add_node, exceptions, load_zodan
 from support.clusters import MakeCluster
 from support.joins import refused
 from support.memory import COPYING, MemorySampler
+from support.parameters import some_slow
 from support.tables import add_to_sets, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node
 
@@ -27,7 +28,7 @@ CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM ('2026-01-02') TO ('20
 _DAYS = "SELECT day::text, count FROM days ORDER BY 1"
 
 
-@pytest.mark.parametrize("copy", ["rows", "psql"])
+@pytest.mark.parametrize("copy", some_slow(["rows", "psql"], {"rows"}))
 def test_functions_that_rely_on_settings(make_cluster: MakeCluster, copy: str) -> None:
     cluster = make_cluster(members=1, blanks=1, extra_conf={"timezone": _ZONE, "datestyle": "iso, dmy"})
     n1, n2 = cluster.nodes
@@ -70,7 +71,7 @@ SELECT spock.repset_add_table('default', 'timed', false, NULL, 'at < ''2026-01-0
 """
 
 
-@pytest.mark.parametrize("copy", ["rows", "psql"])
+@pytest.mark.parametrize("copy", some_slow(["rows", "psql"], {"rows"}))
 def test_filters_and_lists_are_what_the_stream_makes_of_them(make_cluster: MakeCluster, copy: str) -> None:
     cluster = make_cluster(members=2, blanks=1, extra_conf={"timezone": _ZONE})
     n1, n2, n3 = cluster.nodes
@@ -118,6 +119,7 @@ def test_sequences_that_were_set_and_not_called(make_cluster: MakeCluster) -> No
     assert n2.execute("SELECT nextval('untouched')") == [(7,)]
 
 
+@pytest.mark.slow
 def test_a_column_with_the_name_of_an_alias(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
+import pytest
+
 from support.calls import add_node, exceptions, leftovers, load_zodan, remove_node
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
@@ -65,6 +67,7 @@ def test_rows_committed_just_before_reach_every_survivor(make_cluster: MakeClust
     n1.execute("INSERT INTO extra VALUES (2)")
 
 
+@pytest.mark.slow
 def test_leaving_and_joining_again_under_the_same_name(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=2, blanks=1)
     create_tables(cluster)

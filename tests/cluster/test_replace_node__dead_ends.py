@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from support.calls import add_node, call, leftovers, load_zodan, remove_node, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
+from support.parameters import some_slow
 from support.replacing import arguments, check_replaced, note_replaced
 from support.tables import KEYED, TABLES, assert_rows_equal, create_on, create_tables, fill, wait_level
 from zodan_sql.sandbox import Cluster, Node, wait_until
@@ -86,7 +87,7 @@ def test_a_node_that_joined_meanwhile_keeps_its_rows(make_cluster: MakeCluster) 
     assert begun.operations() == [("replace_node", "given up"), ("remove_node", "done")]
 
 
-@pytest.mark.parametrize("again", ["zodan.rollback", "zodan.resume"])
+@pytest.mark.parametrize("again", some_slow(["zodan.rollback", "zodan.resume"], {"zodan.rollback"}))
 def test_a_rollback_that_was_killed_once_the_node_was_gone(make_cluster: MakeCluster, again: str) -> None:
     begun = Begun(make_cluster, "quiet")
     (register,) = begun.n4.execute(
@@ -113,6 +114,7 @@ def test_the_new_node_was_removed_by_a_call_on_another_node(make_cluster: MakeCl
     check_replaced(begun.cluster)
 
 
+@pytest.mark.slow
 def test_an_operation_that_another_join_overtook_is_over(make_cluster: MakeCluster) -> None:
     begun = Begun(make_cluster, "quiet")
     note_joined(begun)
@@ -123,6 +125,7 @@ def test_an_operation_that_another_join_overtook_is_over(make_cluster: MakeClust
     check_replaced(begun.cluster)
 
 
+@pytest.mark.slow
 def test_the_old_node_died_before_the_new_one_joined(make_cluster: MakeCluster) -> None:
     begun = Begun(make_cluster, "prepare", source="n3")
     begun.n1.stop("immediate")

@@ -230,6 +230,7 @@ def _installed(cluster: Cluster) -> list[str]:
     return [each.name for each in cluster.nodes if each.execute("SELECT to_regnamespace('zodan')") != [(None,)]]
 
 
+@pytest.mark.slow
 def test_new_nodes_in_one_database_or_on_a_member_change_nothing(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=3, blanks=1)
     n1, n2, _, n4 = (cluster[f"n{i}"] for i in range(1, 5))

@@ -276,6 +276,7 @@ def test_the_node_that_a_row_came_from(cluster: Cluster) -> None:
     check_equal(cluster)
 
 
+@pytest.mark.slow
 def test_a_file_drops_its_origins_whatever_fails(cluster: Cluster, tmp_path: Path) -> None:
     n2 = cluster["n2"]
     plant(n2, "UPDATE stamped SET v = 'other' WHERE k IN (5, 6)")

@@ -157,6 +157,7 @@ def test_what_was_compared_is_not_compared_again_and_counts(
     assert state(cluster.members) == before
 
 
+@pytest.mark.slow
 def test_a_node_that_restarts_in_the_middle(cluster: Cluster, tmp_path: Path) -> None:
     path = tmp_path / "verify.json"
     plant(cluster["n3"], _PLANTED)
