@@ -10074,19 +10074,20 @@ COMMENT ON FUNCTION zodan.list_published IS
 and set, as zodan.read_sets returns them: set, table, columns and filter.';
 REVOKE ALL ON FUNCTION zodan.list_published FROM PUBLIC;
 
-CREATE FUNCTION zodan.list_columns(p_facts jsonb, p_join jsonb)
-RETURNS TABLE (name text, columns jsonb)
+CREATE FUNCTION zodan.merge_published(p_facts jsonb, p_join jsonb)
+RETURNS TABLE (name text, columns jsonb, filter text)
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT i.item ->> 'table', pg_catalog.jsonb_agg(DISTINCT c.name) FILTER (WHERE c.name IS NOT NULL)
-  FROM zodan.list_published(p_facts, p_join) AS i(item)
-  LEFT JOIN LATERAL pg_catalog.jsonb_array_elements_text(nullif(i.item -> 'columns', 'null')) AS c(name) ON true
- GROUP BY i.item ->> 'table'
+SELECT i.item ->> 'table',
+       (SELECT pg_catalog.jsonb_agg(DISTINCT c.name) FROM pg_catalog.unnest(pg_catalog.array_agg(
+            nullif(i.item -> 'columns', 'null'))) AS l(list) CROSS JOIN pg_catalog.jsonb_array_elements_text(l.list) AS c(name)),
+       pg_catalog.string_agg('(' || (i.item ->> 'filter') || ')', ' AND ')
+  FROM zodan.list_published(p_facts, p_join) AS i(item) GROUP BY i.item ->> 'table'
 $zodan$;
-COMMENT ON FUNCTION zodan.list_columns IS
-'Returns the tables of the source that the members take from one another, once each, with the columns that Spock sends: those
-of all its lists, NULL if no set has one.';
-REVOKE ALL ON FUNCTION zodan.list_columns FROM PUBLIC;
+COMMENT ON FUNCTION zodan.merge_published IS
+'Returns the tables of the source that the members take from one another, once each, as Spock sends them: columns, those
+of all its lists, NULL if no set has one; and filter, which all its filters make together, NULL if there is none.';
+REVOKE ALL ON FUNCTION zodan.merge_published FROM PUBLIC;
 
 CREATE FUNCTION zodan.compare_structure(p_facts jsonb, p_join jsonb, p_dsns jsonb)
 RETURNS jsonb
@@ -10162,9 +10163,7 @@ BEGIN
             ELSE pg_catalog.jsonb_build_object('structure', v_answer.facts) END);
     END LOOP;
     SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.filter), '{}') INTO v_filters
-      FROM (SELECT i.item ->> 'table' AS name,
-                   pg_catalog.string_agg('(' || (i.item ->> 'filter') || ')', ' AND ') AS filter
-              FROM zodan.list_published(v_facts, p_join) AS i(item) GROUP BY i.item ->> 'table') AS t;
+      FROM zodan.merge_published(v_facts, p_join) AS t;
     v_answers := zodan.query_nodes(pg_catalog.jsonb_build_object(
         v_new, zodan.try_structure(coalesce(v_facts #> ARRAY[v_source, 'structure', 'extensions'], '{}')::text),
         v_source, zodan.try_references(p_filters => v_filters::text,
@@ -10798,7 +10797,7 @@ SELECT c.key, c.name, p_join ->> 'source', c.severity, c.list IS NULL, coalesce(
   FROM (SELECT p_facts -> (p_join ->> 'new') AS n, p_facts -> (p_join ->> 'source') AS s,
       p_facts #> ARRAY[p_join ->> 'source', 'structure'] AS t,
                (SELECT coalesce(pg_catalog.jsonb_object_agg(i.name, i.columns), '{}')
-                  FROM zodan.list_columns(p_facts, p_join) AS i) AS published,
+                  FROM zodan.merge_published(p_facts, p_join) AS i) AS published,
                -- A physical copy of the source writes no rows.
                coalesce((p_join ->> 'clone')::boolean, false) AS clone OFFSET 0) AS f
  CROSS JOIN LATERAL (
@@ -10941,7 +10940,7 @@ SELECT c.key, c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.li
   FROM (SELECT p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS t,
       coalesce(pg_catalog.jsonb_object_agg(i.name, i.columns), '{}') AS published
           -- OFFSET 0: once, and not again for every row.
-          FROM zodan.list_columns(p_facts, p_join) AS i OFFSET 0) AS f
+          FROM zodan.merge_published(p_facts, p_join) AS i OFFSET 0) AS f
  CROSS JOIN LATERAL (VALUES
     ('partition-roots', 'partitions with their root', (SELECT zodan.name_some(pg_catalog.jsonb_agg(n.name))
      FROM pg_catalog.jsonb_each_text(f.t -> 'tables') AS n(name, root)
