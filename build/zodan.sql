@@ -2794,6 +2794,17 @@ print is a digest of what was compared: the nodes and how each has the table. A 
 compare a table again that was equal 24 h ago or less, while its print is the same.';
 REVOKE ALL ON TABLE zodan.compared FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.keep_budget(p_policy text, p_budget interval)
+RETURNS interval
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN p_policy IS DISTINCT FROM 'swift' THEN nullif(p_budget, zodan.read_patience()) ELSE p_budget END
+$zodan$;
+COMMENT ON FUNCTION zodan.keep_budget IS
+'Returns the budget of a planned step as the journal keeps it: NULL where it is the patience of the session that plans, so
+that a session which continues has its own. Steps that hold others up keep theirs.';
+REVOKE ALL ON FUNCTION zodan.keep_budget FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.start_operation(
     p_kind text,
     p_node text,
@@ -2825,9 +2836,7 @@ BEGIN
         do_sql, done_sql, undo_sql, until_sql, budget, units)
     SELECT v_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
         p.object_name, p.title,
-           p.do_sql, p.done_sql, p.undo_sql, p.until_sql,
-           CASE WHEN p.policy IS DISTINCT FROM 'swift' THEN nullif(p.budget, zodan.read_patience()) ELSE p.budget END,
-           p.units
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, zodan.keep_budget(p.policy, p.budget), p.units
       FROM pg_catalog.unnest(p_plan) AS p;
     RETURN v_operation;
 END
@@ -2914,9 +2923,7 @@ BEGIN
         do_sql, done_sql, undo_sql, until_sql, budget, units, state, attempts, result)
     SELECT p_operation, p.phase, p.phase_name, p.ordinal, p.kind, p.group_name, p.group_tries, p.policy, p.node,
         p.object_name, p.title,
-           p.do_sql, p.done_sql, p.undo_sql, p.until_sql,
-           CASE WHEN p.policy IS DISTINCT FROM 'swift' THEN nullif(p.budget, zodan.read_patience()) ELSE p.budget END,
-           p.units,
+           p.do_sql, p.done_sql, p.undo_sql, p.until_sql, zodan.keep_budget(p.policy, p.budget), p.units,
            coalesce(b.state, 'pending'), coalesce(b.attempts, 0), b.result
       FROM (SELECT n.*, coalesce(n.object_name, '') AS object,
                    pg_catalog.row_number() OVER (PARTITION BY n.node, n.phase_name, n.kind, n.object_name
