@@ -119,33 +119,38 @@ def test_sequences_that_were_set_and_not_called(make_cluster: MakeCluster) -> No
     assert n2.execute("SELECT nextval('untouched')") == [(7,)]
 
 
-@pytest.mark.slow
-def test_a_column_with_the_name_of_an_alias(make_cluster: MakeCluster) -> None:
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param(
+            (
+                "CREATE TABLE long (id int PRIMARY KEY, t int, v text)",
+                "INSERT INTO long SELECT i, 1, repeat(md5(i::text), 120000) FROM generate_series(1, 50) AS i",
+            ),
+            id="a column with the name of an alias",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            (
+                "CREATE TABLE long (id int PRIMARY KEY, v text)",
+                "INSERT INTO long SELECT i, repeat('text ', 10000) FROM generate_series(1, 6000) AS i",
+                "DELETE FROM long WHERE ctid < '(5,0)'",
+            ),
+            id="the first blocks are empty",
+        ),
+    ],
+)
+def test_pieces_are_small_whatever_the_table(make_cluster: MakeCluster, statements: tuple[str, ...]) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes
-    n1.execute("CREATE TABLE blobs (id int PRIMARY KEY, t int, v text)")
-    n1.execute("INSERT INTO blobs SELECT i, 1, repeat(md5(i::text), 120000) FROM generate_series(1, 50) AS i")
-    add_to_sets(n1, {"blobs": "default"})
+    for statement in statements:
+        n1.execute(statement)
+    add_to_sets(n1, {"long": "default"})
     load_zodan(n2)
     with MemorySampler(n1, n2, COPYING) as sampler:
         add_node(cluster, "n1", "n2")
     wait_level(cluster.members)
-    assert_rows_equal(cluster.members, ["blobs"])
-    assert 0 < sampler.most["new node"] < 150e6
-
-
-def test_a_table_whose_first_blocks_are_empty(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=1, blanks=1)
-    n1, n2 = cluster.nodes
-    n1.execute("CREATE TABLE texts (id int PRIMARY KEY, v text)")
-    n1.execute("INSERT INTO texts SELECT i, repeat('text ', 10000) FROM generate_series(1, 6000) AS i")
-    n1.execute("DELETE FROM texts WHERE ctid < '(5,0)'")
-    add_to_sets(n1, {"texts": "default"})
-    load_zodan(n2)
-    with MemorySampler(n1, n2, COPYING) as sampler:
-        add_node(cluster, "n1", "n2")
-    wait_level(cluster.members)
-    assert_rows_equal(cluster.members, ["texts"])
+    assert_rows_equal(cluster.members, ["long"])
     assert 0 < sampler.most["new node"] < 150e6
 
 

@@ -12,8 +12,9 @@ from psycopg.types.json import Jsonb
 from support.calls import add_node, call, leftovers, load_zodan, remove_node, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
+from support.joins import planned
 from support.parameters import some_slow
-from support.replacing import arguments, check_replaced, note_replaced
+from support.replacing import arguments, check_replaced, kill_before, note_replaced
 from support.tables import KEYED, TABLES, assert_rows_equal, create_on, create_tables, fill, wait_level
 from zodan_sql.sandbox import Cluster, Node, wait_until
 
@@ -36,13 +37,7 @@ class Begun:
         if present:
             more["structure"] = "present"
         self.given = arguments(self.n1, self.n4, quiet="0.3 s", verify=False, **more)
-        names = ", ".join(f"{name} => %({name})s" for name in self.given)
-        (self.ordinal,) = self.n4.execute(
-            f"SELECT max(ordinal) FROM zodan.plan_replace_node({names}) WHERE phase_name = %(phase)s",
-            {**self.given, "phase": phase},
-        )[0]
-        HeldCall(self.n4, f"before {self.ordinal}", "zodan.replace_node", self.given).kill()
-        wait_unlocked(self.cluster.nodes)
+        kill_before(phase, self.n4, self.given, self.cluster.nodes)
 
     @property
     def way(self) -> dict[str, Any]:
@@ -181,10 +176,8 @@ def test_a_join_that_ends_while_its_rollback_begins_stays(make_cluster: MakeClus
     fill(n1, 100)
     wait_level(cluster.members)
     load_zodan(n3)
-    given = {"src_node_name": "n1", "src_dsn": n1.dsn(), "new_node_name": "n3", "new_node_dsn": n3.dsn()}
-    names = ", ".join(f"{name} => %({name})s" for name in given)
-    (last,) = n3.execute(f"SELECT max(ordinal) FROM zodan.plan_add_node({names})", given)[0]
-    held = HeldCall(n3, f"after {last}", "spock.add_node", given)
+    given, plan = planned(n1, n3)
+    held = HeldCall(n3, f"after {plan.steps[-1][0]}", "spock.add_node", given)
     errors: list[psycopg.Error] = []
 
     def roll_back() -> None:

@@ -9,9 +9,8 @@ import pytest
 
 from support.calls import call, leftovers, load_zodan, remove_node, state
 from support.clusters import MakeCluster
-from support.crash import HeldCall, wait_unlocked
 from support.parameters import some_slow
-from support.replacing import arguments, check_replaced, note_replaced
+from support.replacing import arguments, check_replaced, kill_before, note_replaced
 from support.tables import KEYED, create_tables, fill, wait_level
 from zodan_sql.sandbox import Cluster, Node
 
@@ -27,13 +26,7 @@ class Begun:
         wait_level(self.cluster.members)
         self.given = arguments(self.n1, self.n4, quiet="0.3 s")
         load_zodan(self.n4)
-        names = ", ".join(f"{name} => %({name})s" for name in self.given)
-        (ordinal,) = self.n4.execute(
-            f"SELECT max(ordinal) FROM zodan.plan_replace_node({names}) WHERE phase_name = %(phase)s",
-            {**self.given, "phase": phase},
-        )[0]
-        HeldCall(self.n4, f"before {ordinal}", "zodan.replace_node", self.given).kill()
-        wait_unlocked(self.cluster.nodes)
+        kill_before(phase, self.n4, self.given, self.cluster.nodes)
 
     def finish(self, **more: Any) -> list[str]:
         """Call again."""

@@ -20,8 +20,8 @@ import pytest
 
 from support.calls import load_zodan, state
 from support.clusters import MakeCluster
-from support.crash import ChainWatch, HeldCall, wait_unlocked
-from support.replacing import arguments, check_replaced, note_replaced
+from support.crash import ChainWatch, wait_unlocked
+from support.replacing import arguments, check_replaced, kill_before, note_replaced
 from support.shell import Ended, end, start
 from support.tables import create_tables, fill, wait_level
 from support.writers import RARELY_S, Writers
@@ -278,10 +278,7 @@ def test_a_call_that_goes_on_takes_new_options(make_cluster: MakeCluster, engine
     n3, _ = upgrade.new
     load_zodan(n3)
     given = arguments(n1, n3, quiet="1 h", verify=False)
-    names = ", ".join(f"{name} => %({name})s" for name in given)
-    plan = f"SELECT max(ordinal) FROM zodan.plan_replace_node({names}) WHERE phase_name = 'quiet'"
-    HeldCall(n3, f"before {n3.execute(plan, given)[0][0]}", "zodan.replace_node", given).kill()
-    wait_unlocked([*upgrade.old, *upgrade.new])
+    kill_before("quiet", n3, given, [*upgrade.old, *upgrade.new])
     ended = end(start("upgrade", "--dsn", n1.dsn(), "--map", f"n1=n3:{n3.dsn()}", "--quiet", "0s", "--jobs", "1"))
     assert ended.code == 0, ended.err
     changed = n3.execute("SELECT arguments ->> 'quiet', arguments ->> 'jobs', state FROM zodan.operation")

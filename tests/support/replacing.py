@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 
 from support.calls import exceptions, leftovers, load_zodan
+from support.crash import HeldCall, wait_unlocked
 from support.tables import TABLES, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node, wait_until
 
@@ -23,6 +25,17 @@ def arguments(old: Node, new: Node, **options: Any) -> dict[str, Any]:
         "new_node_dsn": new.dsn(),
         **options,
     }
+
+
+def kill_before(phase: str, new: Node, given: dict[str, Any], nodes: Sequence[Node]) -> None:
+    """Have a replacement die before the last step of a phase."""
+    names = ", ".join(f"{name} => %({name})s" for name in given)
+    (ordinal,) = new.execute(
+        f"SELECT max(ordinal) FROM zodan.plan_replace_node({names}) WHERE phase_name = %(phase)s",
+        {**given, "phase": phase},
+    )[0]
+    HeldCall(new, f"before {ordinal}", "zodan.replace_node", given).kill()
+    wait_unlocked(nodes)
 
 
 class Replacement:
