@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -133,6 +132,6 @@ def _run(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> N
         code = EXIT_BUG
     except Exception:
         # The code 1 of Python itself would say that something was found.
-        Screen(given).warn(f"this is a bug in Zodan, please report it:\n{traceback.format_exc()}")
+        Screen(given).bug()
         code = EXIT_BUG
     sys.exit(code if isinstance(code, int) else 0)

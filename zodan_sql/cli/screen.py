@@ -91,6 +91,10 @@ class Screen:
         """Print on stdout as it is, without masking: a statement with another value would write another value."""
         outlet.write(text)
 
+    def bug(self) -> None:
+        """Print where the exception that is being handled came from, on stderr."""
+        self.warn(f"this is a bug in Zodan, please report it:\n{traceback.format_exc()}")
+
     def line(self, text: str = "", style: str | None = None) -> None:
         """Print a line on stdout."""
         self._out.print(self.redact(text), style=style)
@@ -195,5 +199,5 @@ def _told(screen: Screen) -> Iterator[None]:
             screen.error(precondition_error(str(error.args[0]), hint))
             raise typer.Exit(EXIT_CODES["ZD1"]) from None
         screen.note(ZodanError(f"{type(error).__name__}: {error}", sqlstate="ZD900", hint="Report this as a bug."))
-        screen.warn(f"this is a bug in Zodan, please report it:\n{traceback.format_exc()}")
+        screen.bug()
         raise typer.Exit(EXIT_BUG) from None
