@@ -8332,8 +8332,8 @@ BEGIN
         RETURN;
     END IF;
     FOR v_one IN
-        SELECT t.item, t.item ->> 'table' AS name, f.kept, f.file, f.blocks, f.print AS there,
-               l.names, l.types, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+        SELECT t.item, t.item ->> 'table' AS name, f.kept, f.file, f.blocks, f.toast, f.print AS there,
+               l.names, l.types, l.octets, l.others, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
             (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
@@ -8345,7 +8345,8 @@ BEGIN
           JOIN pg_catalog.unnest(v_locked) AS k(name) ON k.name = t.item ->> 'table'
           LEFT JOIN pg_temp.dblink('zodan_source', pg_catalog.format('LOCK TABLE ONLY %%s IN ACCESS SHARE MODE;',
                 pg_catalog.array_to_string(v_locked, ', ONLY ')) || $query$ SELECT t.oid, c.relfilenode,
-                pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+                pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint,
+                pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
             (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
@@ -8355,12 +8356,16 @@ BEGIN
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
                 c.relfilenode = pg_catalog.pg_relation_filenode(c.oid) AND c.oid = pg_catalog.to_regclass(t."table")
               FROM pg_catalog.pg_class AS c JOIN $query$ || v_asked || ' ON t.oid = c.oid')
-              AS f(oid oid, file oid, blocks bigint, print text, kept boolean) ON f.oid = (t.item ->> 'oid')::oid
+              AS f(oid oid, file oid, blocks bigint, toast bigint, print text, kept boolean) ON f.oid = (t.item ->> 'oid')::oid
           LEFT JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.item ->> 'table')
           LEFT JOIN LATERAL (
             SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
-                   pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types
-              FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name,
+                   pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types,
+                   pg_catalog.string_agg(' + coalesce(pg_catalog.octet_length(' || w.name || '), 0) * ' || w.octets, '') AS octets,
+                   pg_catalog.jsonb_agg(w.name) FILTER (WHERE w.long AND w.octets IS NULL) AS others
+              FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name, a.attlen = -1 AS long,
+                           CASE a.atttypid WHEN 'text'::regtype THEN 1 WHEN 'varchar'::regtype THEN 1
+                               WHEN 'bpchar'::regtype THEN 1 WHEN 'bytea'::regtype THEN 2 END AS octets,
                            -- With its schema: the rows are not written with this search_path.
                            CASE WHEN a.atttypmod = -1 AND y.typnamespace = 'pg_catalog'::regnamespace
                                THEN 'pg_catalog.' || pg_catalog.quote_ident(y.typname)
@@ -8382,6 +8387,7 @@ BEGIN
         RETURN NEXT v_one.item || pg_catalog.jsonb_build_object('names', coalesce(v_one.names, 'true'),
             'types', coalesce(v_one.types, 'nothing boolean'),
             'into', coalesce('(' || v_one.names || ') OVERRIDING SYSTEM VALUE SELECT ' || v_one.names, 'SELECT'),
+            'toast', v_one.toast, 'octets', v_one.octets, 'others', v_one.others,
             'file', v_one.file::text, 'last', greatest(v_one.blocks, (v_one.item ->> 'last')::bigint));
     END LOOP;
 END
@@ -8414,32 +8420,131 @@ BEGIN
         ' AND ctid < ''(' || p_end || ',0)''', ' AND (' || (p_table ->> 'filter') || ')');
 END
     $function$;
-    CREATE FUNCTION pg_temp.zodan_weigh(p_tables jsonb[]) RETURNS jsonb[] LANGUAGE plpgsql AS $function$
+    CREATE FUNCTION pg_temp.zodan_weigh_some(p_tables jsonb[]) RETURNS jsonb[] LANGUAGE plpgsql AS $function$
 DECLARE
-    v_asked text := (
-        SELECT pg_catalog.string_agg(pg_catalog.format('SELECT %%s, pg_catalog.count(*), pg_catalog.avg(w.bytes)'
-                   ' FROM (SELECT CASE WHEN pg_catalog.row_number() OVER () <= 8'
-                   ' THEN pg_catalog.octet_length((t.*)::pg_catalog.text) END AS bytes'
-                   ' FROM (SELECT %%s FROM ONLY %%s WHERE ctid >= %%s AND ctid <= %%s) AS t) AS w', t.place,
-                   t.item ->> 'names', t.item ->> 'table', pg_catalog.format(f.place, '0'), pg_catalog.format(f.place, '65535')),
-                   ' UNION ALL ')
+    v_block CONSTANT text := '(SELECT (split_part(ctid::text, '','', 1) || '',%%s)'')::tid%%s LIMIT 1)';
+    v_asked CONSTANT text := (
+        SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ', t.place, '::int8, floor(16777216 / nullif(max(w.rows'
+                   ' * w.bytes), 0)), CASE WHEN max(w.rows * w.bytes) > 16777216 THEN greatest(1,'
+                   ' floor(16777216 / max(w.bytes))) END FROM (', r.asked, ') AS w'), ' UNION ALL ')
           FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)
-         CROSS JOIN LATERAL (SELECT pg_catalog.concat(
-                   '(SELECT (pg_catalog.split_part(ctid::pg_catalog.text, '','', 1) || '',%%s)'')::pg_catalog.tid',
-                   pg_catalog.replace(pg_temp.zodan_part(t.item - 'filter', (t.item ->> 'begin')::bigint,
-                       (t.item ->> 'end')::bigint), '%%', '%%%%'), ' LIMIT 1)') AS place) AS f
-         WHERE (t.item ->> 'bytes')::bigint > 262144);
+         CROSS JOIN LATERAL (SELECT (t.item ->> 'begin')::bigint AS first,
+                   coalesce((t.item ->> 'end')::bigint, (t.item ->> 'last')::bigint) - (t.item ->> 'begin')::bigint AS blocks) AS b
+         CROSS JOIN LATERAL (
+            SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT count(*) AS rows, avg(r.bytes) AS bytes FROM (SELECT CASE WHEN'
+                       ' row_number() OVER () <= 8 THEN octet_length((t.*)::text) END AS bytes FROM (SELECT ',
+                       t.item ->> 'names', ' FROM ONLY ', t.item ->> 'table', ' WHERE ctid >= ', pg_catalog.format(v_block, 0, f.place),
+                       ' AND ctid <= ', pg_catalog.format(v_block, 65535, f.place), ') AS t) AS r'), ' UNION ALL ') AS asked
+              FROM pg_catalog.generate_series(0, 4 - 1) AS n(number)
+             -- In each part, the first block that has a row.
+             CROSS JOIN LATERAL (SELECT pg_temp.zodan_part(t.item - 'filter', b.first + b.blocks * n.number / 4,
+                       b.first + b.blocks * (n.number + 1) / 4) AS place) AS f) AS r
+         WHERE (t.item ->> 'bytes')::bigint > 262144
+           AND (t.item ->> 'toast')::bigint > 262144 IS NOT TRUE);
 BEGIN
     IF v_asked IS NULL THEN
         RETURN p_tables;
     END IF;
     RETURN ARRAY(
-        SELECT t.item || CASE WHEN w.rows * w.bytes > 16777216 THEN pg_catalog.jsonb_build_object('rows',
-                   greatest(1, pg_catalog.floor(16777216 / w.bytes)))
-               ELSE pg_catalog.jsonb_build_object('step', least((t.item ->> 'step')::bigint,
-                   pg_catalog.floor(16777216 / nullif(w.rows * w.bytes, 0)))) END
+        SELECT t.item || CASE WHEN w.step < (t.item ->> 'step')::bigint THEN pg_catalog.jsonb_build_object('stretches',
+                   pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('begin', t.item -> 'begin', 'end', t.item -> 'end',
+                       'step', greatest(1, w.step::bigint), 'rows', w.rows::bigint))) ELSE '{}' END
           FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)
-          LEFT JOIN pg_temp.dblink('zodan_source', v_asked) AS w(place bigint, rows bigint, bytes float8) ON w.place = t.place
+          LEFT JOIN pg_temp.dblink('zodan_source', v_asked) AS w(place bigint, step float8, rows float8) ON w.place = t.place
+         ORDER BY t.place);
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_weigh_steps(p_table jsonb) RETURNS text LANGUAGE plpgsql AS $function$
+DECLARE
+    v_begin CONSTANT bigint := (p_table ->> 'begin')::bigint;
+    v_last CONSTANT bigint := greatest(coalesce((p_table ->> 'end')::bigint, (p_table ->> 'last')::bigint), v_begin + 1);
+    v_step CONSTANT bigint := (p_table ->> 'step')::bigint * greatest(1, pg_catalog.ceil((v_last - v_begin)
+        / ((p_table ->> 'step')::numeric * 256)))::bigint;
+    v_octets CONSTANT text := (SELECT pg_catalog.string_agg(pg_catalog.replace(
+            ' + coalesce(pg_column_size(%%) * CASE WHEN pg_column_size(%%) > 2000'
+            ' THEN 300::int8 ELSE 4 END, 0)', '%%', o.name), '')
+        FROM pg_catalog.jsonb_array_elements_text(nullif(p_table -> 'others', 'null')) AS o(name));
+BEGIN
+    RETURN (SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ', b.first, '::int8, ', coalesce(b.next::text, 'NULL'), '::int8',
+               ' FROM (SELECT sum(24::int8', p_table ->> 'octets', v_octets, ') AS octets',
+               pg_temp.zodan_part(p_table - 'filter', b.first, b.next), ') AS s WHERE s.octets > 16777216'), ' UNION ALL ')
+        FROM (SELECT n.first, CASE WHEN n.first + v_step < v_last THEN n.first + v_step
+                     ELSE (p_table ->> 'end')::bigint END AS next
+                FROM pg_catalog.generate_series(v_begin, v_last - 1, v_step) AS n(first)) AS b);
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_weigh_blocks(p_table jsonb, p_parts jsonb) RETURNS text LANGUAGE plpgsql AS $function$
+DECLARE
+    v_others CONSTANT text[] := ARRAY(SELECT pg_catalog.jsonb_array_elements_text(nullif(p_table -> 'others', 'null')));
+    v_stored CONSTANT text := '(0::int8' || coalesce((SELECT pg_catalog.string_agg(' + coalesce(pg_column_size(' || o.name || '), 0)', '')
+        FROM pg_catalog.unnest(v_others) AS o(name)), '') || ')';
+    v_printed CONSTANT text := (SELECT pg_catalog.string_agg(' + coalesce(octet_length(' || o.name || '::text), 0)', '')
+        FROM pg_catalog.unnest(v_others) AS o(name));
+BEGIN
+    RETURN pg_catalog.concat('SELECT p.step, min(p.block), CASE WHEN bool_and(p.dense) THEN greatest(1,'
+        ' floor(16777216 / max(p.widest))) END FROM (WITH blocks AS MATERIALIZED (SELECT r.block, ',
+        p_table ->> 'begin', ' + (r.block - ', p_table ->> 'begin', ') / ', p_table ->> 'step', ' * ', p_table ->> 'step', ' AS step,'
+        ' sum(r.octets) AS octets, sum(r.stored) AS stored, max(r.octets + r.stored) AS widest, max(r.stored) AS largest FROM (', (
+        SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT (ctid::text::point)[0]::int8 AS block, 24::int8',
+                   p_table ->> 'octets', ' AS octets, ', v_stored, ' AS stored', pg_temp.zodan_part(p_table - 'filter',
+                   (a.part ->> 0)::bigint, (a.part ->> 1)::bigint)), ' UNION ALL ')
+          FROM pg_catalog.jsonb_array_elements(p_parts) AS a(part)), ' OFFSET 0) AS r GROUP BY 1, 2),'
+        ' printed AS (SELECT b.step, max((SELECT (0::float8', v_printed, ') / b.largest FROM ONLY ', p_table ->> 'table',
+        ' WHERE ctid >= concat(''('', b.block, '',0)'')::tid AND ctid < concat(''('', b.block + 1, '',0)'')::tid ORDER BY ', v_stored,
+        ' DESC LIMIT 1)) AS times FROM (SELECT k.*, row_number() OVER (PARTITION BY k.step ORDER BY k.largest DESC) AS rank'
+        ' FROM blocks AS k WHERE k.largest > 0) AS b WHERE b.rank & (b.rank - 1) = 0 GROUP BY 1),'
+        ' weights AS (SELECT b.block, b.step, b.octets + b.stored * greatest(t.times, 1) AS weight,'
+        ' b.widest * greatest(t.times, 1) AS widest FROM blocks AS b LEFT JOIN printed AS t ON t.step = b.step),'
+        ' sums AS (SELECT w.*, sum(w.weight) OVER (PARTITION BY w.step) > 16777216 AS much,'
+        ' w.weight > 16777216 AS dense, floor(sum(w.weight) OVER (PARTITION BY w.step ORDER BY w.block)'
+        ' / 16777216) AS number FROM weights AS w)'
+        ' SELECT s.*, count(*) FILTER (WHERE s.dense) OVER (ORDER BY s.block) AS passed FROM sums AS s) AS p WHERE p.much'
+        ' GROUP BY p.step, p.dense, p.passed, CASE WHEN NOT p.dense THEN p.number END');
+END
+    $function$;
+    CREATE FUNCTION pg_temp.zodan_weigh_all(p_tables jsonb[]) RETURNS jsonb[] LANGUAGE plpgsql AS $function$
+DECLARE
+    v_asked text := (
+        SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ', t.place, '::int8, w.* FROM (', pg_temp.zodan_weigh_steps(t.item),
+                   ') AS w'), ' UNION ALL ')
+          FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)
+         WHERE (t.item ->> 'toast')::bigint > 262144);
+BEGIN
+    SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ', t.place, '::int8, w.* FROM (',
+               pg_temp.zodan_weigh_blocks(t.item, w.parts), ') AS w'), ' UNION ALL ')
+      INTO v_asked
+      FROM (SELECT s.place, pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(s.first, s.next)) AS parts
+              FROM pg_temp.dblink('zodan_source', v_asked) AS s(place bigint, first bigint, next bigint)
+             GROUP BY s.place) AS w
+      JOIN pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place) ON t.place = w.place;
+    IF v_asked IS NULL THEN
+        RETURN p_tables;
+    END IF;
+    RETURN ARRAY(
+        WITH heavy AS MATERIALIZED (
+            SELECT w.place, w.step, w.rows, CASE WHEN w.block > pg_catalog.min(w.block) OVER (PARTITION BY w.place, w.step)
+                       THEN w.block ELSE w.step END AS begin
+              FROM pg_temp.dblink('zodan_source', v_asked) AS w(place bigint, step bigint, block bigint, rows float8)),
+        tables AS MATERIALIZED (
+            SELECT t.place, t.item, (t.item ->> 'begin')::bigint AS first, (t.item ->> 'step')::bigint AS step,
+                   coalesce((t.item ->> 'end')::bigint, (t.item ->> 'last')::bigint) AS last
+              FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)),
+        -- What is not too much begins with the table, and behind a step that is.
+        begins AS (
+            SELECT b.place, b.begin, pg_catalog.max(b.rows) AS rows
+              FROM (SELECT h.place, h.begin, h.rows FROM heavy AS h
+                    UNION ALL SELECT t.place, t.first, NULL FROM tables AS t WHERE t.place IN (SELECT h.place FROM heavy AS h)
+                    UNION ALL SELECT t.place, h.step + t.step, NULL FROM heavy AS h JOIN tables AS t ON t.place = h.place
+                     WHERE h.step + t.step < t.last) AS b
+             GROUP BY b.place, b.begin),
+        stretches AS (
+            SELECT b.place, b.begin, b.rows, pg_catalog.lead(b.begin) OVER (PARTITION BY b.place ORDER BY b.begin) AS next
+              FROM begins AS b)
+        SELECT t.item || coalesce((SELECT pg_catalog.jsonb_build_object('stretches', pg_catalog.jsonb_agg(
+                   pg_catalog.jsonb_build_object('begin', s.begin, 'end', coalesce(s.next, (t.item ->> 'end')::bigint),
+                       'step', t.step, 'rows', s.rows::bigint) ORDER BY s.begin)) FROM stretches AS s WHERE s.place = t.place
+            HAVING pg_catalog.count(*) > 0), '{}')
+          FROM tables AS t
          ORDER BY t.place);
 END
     $function$;
@@ -8611,18 +8716,26 @@ DECLARE
     v_asked int := 0;
     v_taken int := 0;
     v_by_psql bigint;
+    v_stretch jsonb;
     v_copied bigint := 0;
 BEGIN
-    IF %4$s = 'psql' AND p_pace ->> 'rate' IS NULL THEN
+    IF %4$s = 'psql' AND p_pace ->> 'rate' IS NULL AND NOT p_table ? 'stretch' THEN
         v_by_psql := pg_temp.zodan_copy_by_psql(p_table, p_snapshot);
         IF v_by_psql IS NOT NULL THEN
             RETURN v_by_psql;
         END IF;
     END IF;
+    IF p_table ? 'stretches' THEN
+        FOR v_stretch IN SELECT s.item FROM pg_catalog.jsonb_array_elements(p_table -> 'stretches') AS s(item) LOOP
+            v_copied := v_copied + pg_temp.zodan_copy_rows(p_table - 'stretches' || v_stretch || '{"stretch": true}', p_snapshot, p_pace
+                || pg_catalog.jsonb_build_object('blocks', (p_pace ->> 'blocks')::bigint + (v_stretch ->> 'begin')::bigint - v_begin));
+        END LOOP;
+        RETURN v_copied;
+    END IF;
     IF p_table ->> 'filter' IS NOT NULL THEN
         PERFORM pg_temp.dblink_exec('zodan_source', $query$SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT$query$);
     END IF;
-    IF p_table ? 'rows' THEN
+    IF p_table ->> 'rows' IS NOT NULL THEN
         v_copied := pg_temp.zodan_copy_wide(p_table, p_pace);
         v_begin := NULL;
     END IF;
@@ -8734,10 +8847,10 @@ BEGIN
     files := (SELECT pg_catalog.jsonb_object_agg(t.item ->> 'oid', c.item -> 'file')
         FROM pg_catalog.jsonb_array_elements(p_what) AS t(item)
         LEFT JOIN pg_catalog.unnest(v_tables) AS c(item) ON c.item ->> 'oid' = t.item ->> 'oid');
-    FOREACH v_table IN ARRAY pg_temp.zodan_weigh(v_tables) LOOP
+    FOREACH v_table IN ARRAY pg_temp.zodan_weigh_all(pg_temp.zodan_weigh_some(v_tables)) LOOP
         v_blocks := coalesce((v_table ->> 'end')::bigint, (v_table ->> 'last')::bigint) - (v_table ->> 'begin')::bigint;
         IF v_blocks <= (v_table ->> 'step')::bigint AND v_table ->> 'end' IS NULL AND v_table ->> 'begin' = '0'
-           AND v_pace ->> 'rate' IS NULL AND NOT v_table ? 'rows' AND v_table ->> 'filter' IS NULL THEN
+           AND v_pace ->> 'rate' IS NULL AND NOT v_table ? 'stretches' AND v_table ->> 'filter' IS NULL THEN
             v_small := v_small || v_table;
         ELSE
             copied := copied + pg_temp.zodan_copy_rows(v_table, p_snapshot, v_pace);

@@ -13,6 +13,7 @@ from support.parameters import some_slow
 from support.tables import add_to_sets, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Cluster, Node
 
+_LARGE_VALUES = ["blobs", "texts", "documents", "drafts"]
 _ALL = """
 CREATE SCHEMA "Odd ""1"" s";
 CREATE TYPE mood AS ENUM ('sad', 'o''k', 'happy "x"');
@@ -257,11 +258,20 @@ def test_no_piece_is_larger_than_it_should_be_in_memory(make_cluster: MakeCluste
         connection.execute("INSERT INTO blobs SELECT i, repeat(md5(i::text), 120000) FROM generate_series(1, 25) AS i")
         connection.execute("CREATE TABLE texts (id int PRIMARY KEY, v text)")
         connection.execute("INSERT INTO texts SELECT i, repeat('text ', 10000) FROM generate_series(1, 2000) AS i")
-    add_to_sets(n1, dict.fromkeys(("blobs", "texts"), "default"))
+        # Behind many narrow rows, and behind those that are in the same block.
+        for table, rows in (("documents", 20000), ("drafts", 100)):
+            connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, v bytea, j jsonb)".encode())
+            connection.execute(f"INSERT INTO {table} SELECT i FROM generate_series(1, {rows}) AS i".encode())
+            connection.execute(
+                f"INSERT INTO {table} SELECT -i, CASE i % 2 WHEN 0 THEN convert_to(w.words, 'UTF8') END,"
+                " CASE i % 2 WHEN 1 THEN to_jsonb(w.words) END FROM generate_series(1, 80) AS i"
+                " CROSS JOIN LATERAL (SELECT repeat(md5(i::text), 30000)) AS w(words)".encode()
+            )
+    add_to_sets(n1, dict.fromkeys(_LARGE_VALUES, "default"))
     load_zodan(n2)
     with MemorySampler(n1, n2, COPYING) as sampler:
         add_node(cluster, "n1", "n2", copy=copy)
     wait_level(cluster.members)
-    assert_rows_equal(cluster.members, ["blobs", "texts"])
+    assert_rows_equal(cluster.members, _LARGE_VALUES)
     assert n1.execute("SELECT pg_table_size('blobs') < 20000000, pg_table_size('texts') < 20000000") == [(True, True)]
     assert 0 < sampler.most["new node"] < 150e6
