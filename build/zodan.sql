@@ -6732,9 +6732,11 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
 spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
      WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'),
--- Functions of users, with what they are used in: an index, a check, a generated column.
+-- Functions of users, with what they are used in: an index, a check, a generated column. A FROM that reads nothing goes.
 used AS MATERIALIZED (
-    SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.prosrc, p.proconfig, d.classid,
+    SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.proconfig, d.classid,
+        pg_catalog.regexp_replace(p.prosrc, '--[^\n]*|/\*.*?\*/|\mdistinct\s+from\M'
+            '|\m(extract|substring|trim|overlay)\s*\([^()]*\mfrom\M', ' ', 'gi') AS prosrc,
         CASE WHEN a.attnum IS NOT NULL THEN 'g' ELSE coalesce(k.contype::text, 'i') END AS kind
       FROM pg_catalog.pg_depend AS d
       JOIN pg_catalog.pg_proc AS p ON d.refclassid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.refobjid
@@ -6896,7 +6898,9 @@ SELECT pg_catalog.jsonb_build_object(
       JOIN pg_catalog.pg_class AS c ON c.oid = v.conrelid AND c.relkind IN ('r', 'p')
       JOIN spaces AS s ON s.oid = c.relnamespace) AS r),
     'peeking', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u WHERE u.kind IN ('c', 'g')
-        AND u.prosrc ~* '\m(from|join)\M'),
+        AND (u.prosrc ~* '\m(from|join)\M' OR EXISTS (SELECT FROM pg_catalog.pg_depend AS b
+            WHERE b.classid = 'pg_catalog.pg_proc'::regclass AND b.objid = u.oid
+                AND b.refclassid = 'pg_catalog.pg_class'::regclass))),
     'unpinned', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT u.name), '[]') FROM used AS u
                   WHERE u.kind <> 'g' AND NOT EXISTS (SELECT FROM pg_catalog.unnest(u.proconfig) AS c(setting)
                       WHERE c.setting LIKE 'search_path=%%')

@@ -125,6 +125,7 @@ def checks(cluster: Cluster, key: str) -> list[tuple[object, ...]]:
     ("check", "statement"),
     [
         ("table-reading-checks", "ALTER TABLE holder ADD CHECK (looks_up(id))"),
+        ("table-reading-checks", "ALTER TABLE holder ADD CHECK (looks_into(id))"),
         ("search-paths", "CREATE INDEX holder_calls ON holder (calls(id))"),
     ],
 )
@@ -134,6 +135,8 @@ def test_functions_that_may_fail_in_a_copy_are_named(cluster: Cluster, check: st
         "CREATE TABLE holder (id int PRIMARY KEY)",
         "CREATE FUNCTION looks_up(int) RETURNS boolean LANGUAGE sql SET search_path = public"
         " AS 'SELECT EXISTS (SELECT FROM app_keyed) OR true'",
+        "CREATE FUNCTION looks_into(int) RETURNS boolean LANGUAGE sql SET search_path = public"
+        " BEGIN ATOMIC SELECT EXISTS (SELECT FROM app_keyed) OR true; END",
         "CREATE FUNCTION helper(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'",
         "CREATE FUNCTION calls(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN helper($1); END'",
         statement,
@@ -141,9 +144,23 @@ def test_functions_that_may_fail_in_a_copy_are_named(cluster: Cluster, check: st
     ((severity, passed, observed),) = checks(cluster, check)
     assert (severity, passed) == ("warn", False)
     assert "(integer)" in str(observed)
-    everywhere(cluster, "DROP TABLE holder", "DROP FUNCTION looks_up, calls, helper")
+    everywhere(cluster, "DROP TABLE holder", "DROP FUNCTION looks_up, looks_into, calls, helper")
     ((_, passed, _),) = checks(cluster, check)
     assert passed
+
+
+def test_a_function_that_only_says_from_is_not_named(cluster: Cluster) -> None:
+    everywhere(
+        cluster,
+        "CREATE TABLE holder (id int PRIMARY KEY, t timestamp, v text)",
+        "CREATE FUNCTION weekday(timestamp, text) RETURNS boolean LANGUAGE sql IMMUTABLE AS"
+        " $$SELECT extract(isodow FROM $1) < 6 -- from Monday on\n AND $2 IS DISTINCT FROM substring($2 FROM 3)$$",
+        "ALTER TABLE holder ADD CHECK (weekday(t, v))",
+        "CREATE INDEX holder_weekdays ON holder (weekday(t, v))",
+    )
+    found = {key: checks(cluster, key)[0][1] for key in ("table-reading-checks", "search-paths")}
+    everywhere(cluster, "DROP TABLE holder", "DROP FUNCTION weekday")
+    assert found == {"table-reading-checks": True, "search-paths": True}
 
 
 def test_a_reference_to_what_is_not_copied(cluster: Cluster) -> None:
