@@ -6170,7 +6170,7 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
 spaces AS MATERIALIZED (
     SELECT n.oid, n.nspname FROM pg_catalog.pg_namespace AS n
      WHERE n.nspname !~ '^(pg_.*|information_schema|spock|pglogical|zodan)$'),
--- Functions of users, with what they are used in: an index, a check, a generated column. A FROM that reads nothing goes.
+-- Functions of users, with what they are used in: an index, a check, a generated column. FROM that reads nothing goes.
 used AS MATERIALIZED (
     SELECT DISTINCT p.oid, p.oid::regprocedure::text AS name, p.proconfig, d.classid,
         pg_catalog.regexp_replace(p.prosrc, '--[^\n]*|/\*.*?\*/|\mdistinct\s+from\M'
@@ -11082,14 +11082,18 @@ SELECT c.key, c.name, p_join ->> 'source', 'fail', c.list IS NULL, coalesce(c.li
  ) AS c(key, name, list, required, hint)
  WHERE f.t IS NOT NULL
 UNION ALL
-SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.list IS NULL,
-    coalesce('slot of the copy of another node: ' || j.list, 'none'), 'no unfinished join of another node',
-       'Finish that join, or roll it back, where it was called.'
-  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+-- Spock shortens the name of a subscription to its beginning and a hash of seven digits, pglogical's of eight. The
+-- slot of a physical copy was made before its own join.
+SELECT 'other-joins', 'no other join under way', m.name, 'fail', j.slots <= m.own,
+    coalesce('slot of the copy of another node: ' || CASE WHEN j.slots > m.own THEN j.list END, 'none'),
+    'no unfinished join of another node',
+    'Finish that join, or roll it back, where it was called; if its node is gone for good, drop the slot.'
+  FROM (SELECT n.name, (coalesce((p_join ->> 'clone')::boolean, false) AND n.name = p_join ->> 'source')::int AS own
+          FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS n(name)) AS m
  CROSS JOIN LATERAL (
-    SELECT pg_catalog.string_agg(s.item ->> 'name', ', ') AS list
+    SELECT pg_catalog.string_agg(s.item ->> 'name', ', ') AS list, pg_catalog.count(*) AS slots
         FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'host', 'slots']) AS s(item)
-     WHERE s.item ->> 'name' ~ '^spk_.*_zodan_co[0-9a-f]{8}$' AND (s.item ->> 'here')::boolean) AS j
+     WHERE s.item ->> 'name' ~ '^spk_.*_zodan_co[0-9a-f]{7,8}$' AND (s.item ->> 'here')::boolean) AS j
  WHERE p_facts -> m.name ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_premises IS

@@ -96,3 +96,25 @@ def test_a_node_that_joined_meanwhile_is_told(make_cluster: MakeCluster) -> None
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, TABLES)
     assert [n.execute("SELECT count(*) FROM spock.subscription") for n in cluster.members] == [[(3,)]] * 4
+
+
+def test_a_node_is_refused_while_the_copy_of_another_is_unfinished(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=2)
+    create_tables(cluster)
+    n1, n2, n3, n4 = cluster.nodes
+    for node in (n3, n4):
+        load_zodan(node)
+    wait_level(cluster.members)
+    arguments, plan = planned(n1, n3)
+    HeldCall(n3, f"before {plan.at('pause', 'n1')}", "spock.add_node", arguments).kill()
+    wait_unlocked(cluster.nodes)
+    for source in ("n1", "n2"):
+        with pytest.raises(psycopg.Error) as refused:
+            add_node(cluster, source, "n4")
+        assert refused.value.sqlstate == "ZD100"
+        assert "slot of the copy of another node: spk_" in str(refused.value.diag.message_detail)
+    add_node(cluster, "n1", "n3")
+    add_node(cluster, "n2", "n4")
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)
