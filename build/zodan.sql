@@ -9952,6 +9952,45 @@ s; for until_sql. A pause would wait for such a worker, and hold up all others m
 progress.';
 REVOKE ALL ON FUNCTION zodan.wait_unbusy FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.advance_slot(p_behind text, p_slot text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_near record;
+    v_begin timestamptz := pg_catalog.clock_timestamp();
+    v_pass timestamptz;
+BEGIN
+    LOOP
+        v_pass := pg_catalog.clock_timestamp();
+        SELECT greatest(r.confirmed_flush_lsn, b.confirmed_flush_lsn) AS lsn,
+               b.confirmed_flush_lsn - r.restart_lsn <= 67108864 AS is_level INTO v_near
+          FROM pg_catalog.pg_replication_slots AS r
+          JOIN pg_catalog.pg_replication_slots AS b ON b.slot_name::text = %1$s
+         WHERE r.slot_name::text = %2$s AND NOT r.active AND r.wal_status <> 'lost'
+           AND pg_catalog.pg_current_wal_lsn() - r.restart_lsn > 67108864;
+        -- A subscriber confirms within seconds what it has applied.
+        EXIT WHEN NOT FOUND OR v_pass > v_begin + CASE WHEN v_near.is_level
+            THEN interval '15 s' ELSE interval '60 s' END;
+        IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
+            PERFORM pg_catalog.pg_log_standby_snapshot();
+        END IF;
+        PERFORM pg_catalog.pg_replication_slot_advance(%2$s, v_near.lsn);
+        -- Leaves the server half of the time.
+        PERFORM pg_catalog.pg_sleep(greatest(0.1, extract(epoch FROM pg_catalog.clock_timestamp() - v_pass)));
+    END LOOP;
+END
+$do$$sql$,
+    zodan.quote_text(p_behind), zodan.quote_text(p_slot))
+$zodan$;
+COMMENT ON FUNCTION zodan.advance_slot IS
+'Brings a slot that waits for its stream near to where the stream is to start: to what the subscriber of another slot,
+p_behind, has confirmed of the same changes. A sender first reads all WAL since its slot''s restart_lsn, and until then
+the other streams would bring changes of rows that this one has not brought. PostgreSQL moves restart_lsn past no
+transaction that is still open, so this tries for 60 s at most, and then lets the slot be.';
+REVOKE ALL ON FUNCTION zodan.advance_slot FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.read_sequences()
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -12543,7 +12582,7 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
 event on each peer after its slot, and the barrier, which waits until the source has passed that event, so that what
-the source holds at the flip is no older than the slots. */
+the source holds at the flip is no older than the slots. Last, the slots advance, so that their streams start together. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_source text := p_cluster ->> 'source';
@@ -12584,12 +12623,21 @@ BEGIN
     RETURN NEXT zodan.make_step('nearly', v_new, pg_catalog.format('wait until %s has applied it', v_new),
         p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'near', 'lsn'), p_provider => v_source),
             p_budget := p_patience, p_group := 'approach');
+    FOR v_peer IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
+        RETURN NEXT zodan.make_step('advance', v_peer, pg_catalog.format('advance slot %s on %s to where its stream is to start',
+            p_cluster #>> ARRAY['slots', v_peer, v_new], v_peer),
+            p_do := zodan.advance_slot(p_slot => p_cluster #>> ARRAY['slots', v_peer, v_new],
+                p_behind => CASE WHEN v_peer = v_source THEN p_cluster ->> 'copy_slot'
+                    ELSE p_cluster #>> ARRAY['feeds', v_peer] END),
+            p_budget := greatest(p_patience, '10 min'::interval), p_group := 'approach',
+            p_object := p_cluster #>> ARRAY['slots', v_peer, v_new]);
+    END LOOP;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_peers IS
 'Returns the steps that prepare the direct streams: disabled subscriptions on the new node from every member, a sync
 event on each peer after its slot, and the barrier, which waits until the source has passed that event, so that what
-the source holds at the flip is no older than the slots.';
+the source holds at the flip is no older than the slots. Last, the slots advance, so that their streams start together.';
 REVOKE ALL ON FUNCTION zodan.plan_peers FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_see_slots(
@@ -12952,7 +13000,7 @@ BEGIN
         UNION ALL SELECT * FROM zodan.plan_verify(p_cluster) WHERE (p_cluster ->> 'verify')::boolean
         UNION ALL SELECT * FROM zodan.plan_finish(p_cluster, p_patience)) AS s;
     RETURN (SELECT pg_catalog.array_agg(n ORDER BY n.ordinal) FROM zodan.number_steps(v_steps,
-        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,analyzed,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,verify,tidy}') AS n);
+        '{clean,register,roles_before,roles,note,slot,copying,structured,units,aside,copied,indexes,streaming,analyzed,sound,level,levelled,prepare,mark,barrier,ready,near,nearly,advance,pause,nudge,still,positions,caught_up,held,detach,detached,confirm,switch,enable,resume,way_back,replicating,sequences,prove,proven,views,whole,verify,tidy}') AS n);
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_join IS
@@ -13189,8 +13237,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
-PostgreSQL version by node, and the slot of every stream by provider and subscriber. Asks each subscriber, because
-Spock makes a slot's name from the subscriber's database name. Errors: ZD204. */
+PostgreSQL version by node, the slot of every stream by provider and subscriber, and that of the source by peer, feeds.
+Asks each subscriber, because Spock makes a slot's name from the subscriber's database name. Errors: ZD204. */
 DECLARE
     v_new text := p_join ->> 'new';
     v_queries jsonb;
@@ -13236,6 +13284,9 @@ BEGIN
     END LOOP;
     RETURN p_join || pg_catalog.jsonb_build_object('slots', v_slots - '{the copy,the structure}'::text[], 'copy_slot',
         v_slots #> ARRAY['the copy', v_new], 'structure_slot', v_slots #> ARRAY['the structure', v_new],
+        'feeds', (SELECT coalesce(pg_catalog.jsonb_object_agg(s.item ->> 'provider', s.item -> 'slot'), '{}')
+                    FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[p_join ->> 'source', 'spock', 'subscriptions'])
+                        AS s(item) WHERE s.item ->> 'provider' IS NOT NULL),
         'views', coalesce(p_facts #> ARRAY[p_join ->> 'source', 'views'], '[]'), 'fenced',
             pg_catalog.to_jsonb(zodan.list_fenced(p_facts, p_join)), 'extension',
             coalesce(p_facts #> ARRAY[p_join ->> 'source', 'extensions'] ? 'zodan', false),
@@ -13250,8 +13301,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.describe_cluster IS
 'Adds to source, new and members what a plan needs to know and holds no secret: the replication sets and the
-PostgreSQL version by node, and the slot of every stream by provider and subscriber. Asks each subscriber, because
-Spock makes a slot''s name from the subscriber''s database name. Errors: ZD204.';
+PostgreSQL version by node, the slot of every stream by provider and subscriber, and that of the source by peer, feeds.
+Asks each subscriber, because Spock makes a slot''s name from the subscriber''s database name. Errors: ZD204.';
 REVOKE ALL ON FUNCTION zodan.describe_cluster FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.join_without(p_operation bigint, p_gone text[])

@@ -101,7 +101,7 @@ def test_a_node_that_joined_meanwhile_is_told(make_cluster: MakeCluster) -> None
 def test_a_node_is_refused_while_the_copy_of_another_is_unfinished(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=2, blanks=2)
     create_tables(cluster)
-    n1, n2, n3, n4 = cluster.nodes
+    n1, _, n3, n4 = cluster.nodes
     for node in (n3, n4):
         load_zodan(node)
     wait_level(cluster.members)

@@ -11,6 +11,7 @@ from support.crash import wait_unlocked
 from support.joins import Join
 from support.tables import CHAIN, KEYED, wait_level
 from support.writers import Writers
+from zodan_sql.building.render import read_default
 from zodan_sql.sandbox import Node, wait_until
 
 _BUDGET_S = 60.0
@@ -191,6 +192,32 @@ def test_a_long_transaction_on_the_source_is_waited_for(join: Join) -> None:
     assert held.error is None
     join.check()
     assert join.attempts("pause", "n1") == 1
+
+
+@pytest.mark.parametrize("member", ["n1", "n2"])
+def test_a_slot_that_waited_is_advanced_before_the_flip(join: Join, member: str) -> None:
+    node, wait = join.cluster[member], read_default("advance_bytes", int)
+    with Writers([join.n1, join.n2]) as writers:
+        held = join.held("near", "n1")
+        for _ in range(wait // 10_000_000 + 2):
+            node.execute("SELECT pg_logical_emit_message(false, 'zodan test', repeat('x', 10000000))")
+        (slot,) = node.execute(
+            "SELECT slot_name, restart_lsn FROM pg_replication_slots WHERE slot_name LIKE %(part)s",
+            {"part": f"spk_%sub_{member}_n3"},
+        )
+        held.kill()
+        wait_unlocked(join.cluster.nodes)
+        held = join.held("pause", "n1")
+        (after,) = node.execute(
+            "SELECT pg_current_wal_lsn() - restart_lsn, confirmed_flush_lsn >= restart_lsn FROM pg_replication_slots"
+            " WHERE slot_name = %(slot)s AND restart_lsn > %(before)s",
+            {"slot": slot[0], "before": slot[1]},
+        )
+        held.let_go()
+    assert after[0] < wait
+    assert held.error is None
+    assert writers.failures == []
+    join.check()
 
 
 def _is_stuck(node: Node) -> str:

@@ -154,7 +154,13 @@ TESTED_APART = {
         "stream/prove_level",
         "node/drop_level_origins",
     ),
-    *("stream/prove_slots", "stream/read_positions", "stream/start_streams", "stream/switch_streams"),
+    *(
+        "stream/advance_slot",
+        "stream/prove_slots",
+        "stream/read_positions",
+        "stream/start_streams",
+        "stream/switch_streams",
+    ),
 }
 
 

@@ -275,6 +275,29 @@ def test_a_slot_of_another_database_is_not_that_of_the_subscriber_that_is_gone(n
     assert _slots(nodes.peer) == [slot]
 
 
+def test_a_slot_is_advanced_to_what_the_subscriber_of_another_has_confirmed(nodes: Nodes) -> None:
+    for name in ("spk_one", "spk_two"):
+        nodes.run("create_slot", on=nodes.there, slot=name)
+    where = "SELECT restart_lsn, confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'spk_one'"
+    first = nodes.there.execute(where).fetchall()
+    # Near, gone, or nothing to go by: left as it is.
+    for slot, behind in (("spk_one", "spk_two"), (ODD, "spk_two"), ("spk_one", ODD)):
+        nodes.run("advance_slot", on=nodes.there, slot=slot, behind=behind)
+    assert nodes.there.execute(where).fetchall() == first
+    for _ in range(7):
+        nodes.there.execute("SELECT pg_logical_emit_message(false, '', repeat('x', 10000000))")
+    # Logs which transactions are open.
+    nodes.there.execute("CHECKPOINT")
+    nodes.there.execute("SELECT pg_replication_slot_advance('spk_two', pg_current_wal_lsn())")
+    confirmed = value(nodes.there, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'spk_two'")
+    for _ in range(2):
+        nodes.run("advance_slot", on=nodes.there, slot="spk_one", behind="spk_two")
+        near = (
+            "SELECT %s::pg_lsn = confirmed_flush_lsn AND %s::pg_lsn - restart_lsn < 70000000 FROM pg_replication_slots"
+        )
+        assert value(nodes.there, f"{near} WHERE slot_name = 'spk_one'", confirmed, confirmed) is True
+
+
 def test_slots_that_a_stream_can_start_from_are_proved(nodes: Nodes) -> None:
     lsn = nodes.run("create_slot", on=nodes.there, slot="spk_one")["lsn"]
     reached = {"flip": {"lsn": lsn, "positions": {_PEER: "0/1", _PROVIDER: lsn}}}
