@@ -11086,6 +11086,15 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
          coalesce(f.value #>> '{host,settings,spock.readonly}', 'not set')),
      'a database that may be written to',
          'Set default_transaction_read_only and spock.readonly to off for the database and the role.'),
+    -- Without a row there, a change that Spock discards leaves no trace, and nothing would prove the join.
+    ('exception-logging', 'exception logging', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
+     coalesce(f.value #>> '{host,settings,spock.exception_logging}', 'all') <> 'none'
+         OR f.value #>> '{host,settings,spock.exception_behaviour}' = 'sub_disable',
+     pg_catalog.format('spock.exception_logging %s, spock.exception_behaviour %s',
+         coalesce(f.value #>> '{host,settings,spock.exception_logging}', 'not set'),
+         coalesce(f.value #>> '{host,settings,spock.exception_behaviour}', 'not set')),
+     'changes that Spock discards in spock.exception_log',
+     'Set spock.exception_logging to all or discard, or spock.exception_behaviour to sub_disable, and reload.'),
     ('time-limits', 'no time limits', 'warn', limits.list IS NULL, coalesce(limits.list, 'none'),
      'none, because the copy is one long statement',
      'Reset them for the role and the database that the connection string names.'),
@@ -11101,7 +11110,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.check_settings IS
 'Checks the server settings and rights without which a join would fail half-way: logical WAL, commit timestamps, the
 output plugin allowed where PostgreSQL keeps a list, Spock preloaded, no hot standby, a superuser, nothing read-only.
-Warns of time limits that a copy would exceed and of a pause too short for the flip.';
+The new node must log what its Spock discards. Warns of time limits that a copy would exceed and of a pause too short
+for the flip.';
 REVOKE ALL ON FUNCTION zodan.check_settings FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_sessions(p_facts jsonb, p_join jsonb)

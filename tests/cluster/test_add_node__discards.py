@@ -7,7 +7,7 @@ import pytest
 
 from support.calls import add_node, call, load_zodan, remove_node
 from support.clusters import MakeCluster
-from support.joins import Join, planned
+from support.joins import Join, make_filled, planned, refused
 from support.objects import at
 from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, wait_level
 from support.writers import Writers
@@ -129,3 +129,19 @@ def test_a_discarded_statement_without_a_table_stops_no_check(make_cluster: Make
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, TABLES)
     remove_node(cluster, "n3")
+
+
+@pytest.mark.skipif(not detect_engine().is_real, reason="pglogical discards nothing")
+def test_a_node_that_would_discard_without_a_trace_is_refused(make_cluster: MakeCluster) -> None:
+    cluster = make_filled(make_cluster, 10)
+    n3 = cluster["n3"]
+    for name, value in (("exception_logging", "none"), ("exception_behaviour", "transdiscard")):
+        n3.execute(f"ALTER SYSTEM SET spock.{name} = '{value}'")
+    n3.execute("SELECT pg_reload_conf()")
+    refused(cluster, "exception-logging", "spock.exception_logging none")
+    n3.execute("ALTER SYSTEM SET spock.exception_behaviour = 'sub_disable'")
+    n3.execute("SELECT pg_reload_conf()")
+    add_node(cluster, "n1", "n3")
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)

@@ -97,6 +97,13 @@ def unlike(name: str, severity: str, path: str, value: Any = "other") -> Case:
     return Case(name, PEER, severity, put(f"{PEER}/host/{path}", value))
 
 
+def unlogged(node: str) -> Doctor:
+    """Have a node discard changes without a trace."""
+    return several(
+        setting(node, "spock.exception_logging", "none"), setting(node, "spock.exception_behaviour", "transdiscard")
+    )
+
+
 BEFORE = [
     Case("reachable", PEER, "fail", put(PEER, {"error": "connection refused"})),
     Case("readable", PEER, "fail", put(f"{PEER}/unread", "host: permission denied")),
@@ -256,6 +263,8 @@ BEFORE = [
             lambda f: [t.update(columns=["id"]) for t in f[SOURCE]["streams"]["tables"] if "keyed" in t["table"]],
         ),
     ),
+    Case("exception-logging", NEW, "fail", unlogged(NEW)),
+    Case("exception-logging", PEER, "warn", unlogged(PEER)),
     Case("other-joins", PEER, "fail", slot(name="spk_app_n2_zodan_co0e97236a")),
     Case("apply-delay", SOURCE, "fail", put(f"{SOURCE}/spock/subscriptions/0/delay", "01:00:00")),
     Case("forwarding", PEER, "warn", put(f"{PEER}/spock/subscriptions/0/forwards", ["all"])),
