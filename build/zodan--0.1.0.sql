@@ -150,7 +150,8 @@ LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
 bracketed IPv6 addresses included, as libpq does. Returns an object of strings. Errors: ZD001, which never repeats the
-text. */
+text; also where libpq would take a piece of a password that is not percent-encoded for a host, a port or a database,
+and show it. */
 DECLARE
     v_settings jsonb := '{}'::jsonb;
     v_parts text[];
@@ -208,13 +209,20 @@ BEGIN
             THEN pg_catalog.jsonb_build_object('sslmode', 'require')
             ELSE pg_catalog.jsonb_build_object(v_setting, v_value) END;
     END LOOP;
+    IF v_parts[2] LIKE '%@%' OR v_parts[3] ~ '@[^/]*/' OR v_settings ->> 'port' !~ '^[0-9, ]*$' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD001',
+            MESSAGE = 'a connection URI has an @, / or : where none belongs',
+            HINT = 'Percent-encode the special characters of user and password: write %40 for @, %2F for /, %3A for :.';
+    END IF;
     RETURN v_settings;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.parse_dsn_uri IS
 'Reads a connection URI, postgresql://user:password@host:port,host:port/database?setting=value, percent encoding and
 bracketed IPv6 addresses included, as libpq does. Returns an object of strings. Errors: ZD001, which never repeats the
-text.';
+text; also where libpq would take a piece of a password that is not percent-encoded for a host, a port or a database,
+and show it.';
 REVOKE ALL ON FUNCTION zodan.parse_dsn_uri FROM PUBLIC;
 
 CREATE FUNCTION zodan.parse_dsn(p_dsn text)

@@ -15,6 +15,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from support.examples import some_examples
+from zodan_sql.client.connection import is_misread
 
 #: Connecting with it gives a session that takes no SQL; libpq has it for itself.
 _NOT_OURS = {"replication"}
@@ -83,6 +84,18 @@ WRONG = [
 ]
 
 
+#: What libpq reads, but with a piece of the password as a host, a port or a database.
+MISREAD = [
+    "postgresql://u:pass@s3cret@h:5432/d",
+    "postgresql://u:s3cret@@h/d",
+    "postgresql://u:s3cret/word@h:5432/d",
+    "postgresql://u:s3cret/word@h",
+    "postgresql://u:5/s3cret@h/d",
+    "postgresql://u:pass@s3cret/word@h/d",
+    "postgresql://u:pass@s3cret/word@h/d?sslmode=require",
+]
+
+
 def parse(connection: psycopg.Connection[Any], dsn: str) -> dict[str, str]:
     row = connection.execute("SELECT zodan.parse_dsn(%s)", [dsn]).fetchone()
     assert row is not None
@@ -114,6 +127,17 @@ def test_rejects_what_libpq_rejects_and_repeats_nothing(zodan: psycopg.Connectio
         parse(zodan, dsn)
     assert raised.value.sqlstate == "ZD001"
     assert raised.value.diag.message_hint
+    assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dsn", MISREAD)
+def test_a_password_that_libpq_would_take_for_something_else_is_refused_and_not_shown(
+    zodan: psycopg.Connection[Any], dsn: str
+) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        parse(zodan, dsn)
+    assert raised.value.sqlstate == "ZD001"
+    assert "%40" in str(raised.value.diag.message_hint)
     assert "s3cret" not in str(raised.value)
 
 
@@ -179,6 +203,8 @@ def test_agrees_with_libpq_on_nonsense(zodan: psycopg.Connection[Any], dsn: str)
     try:
         expected = normal(conninfo_to_dict(dsn)) if dsn.strip() else None
     except (psycopg.ProgrammingError, UnicodeDecodeError):
+        expected = None
+    if expected and is_misread(dsn, expected.get("port", "")):
         expected = None
     try:
         found = normal(parse(zodan, dsn))

@@ -71,7 +71,19 @@ def test_a_short_password_does_not_eat_other_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "dsn", ["", "hunter2", "host=a password='hunter2", "postgresql://me:hunter2@[a", "hunter2=hunter2 host=a"]
+    "dsn",
+    [
+        "",
+        "hunter2",
+        "host=a password='hunter2",
+        "postgresql://me:hunter2@[a",
+        "hunter2=hunter2 host=a",
+        # What libpq would take for a host, a port or a database.
+        "postgresql://me:x@hunter2@a/b",
+        "postgresql://me:hunter2/x@a:5432/b",
+        "postgresql://me:hunter2/x@a",
+        "postgres://me:x@y/hunter2@a/b?sslmode=require",
+    ],
 )
 def test_a_string_that_cannot_be_read_is_never_echoed(dsn: str) -> None:
     with pytest.raises(ZodanError) as raised:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -44,6 +45,19 @@ SELECT pg_catalog.set_config(s.name, '0', false)
 """
 
 
+_URI = re.compile(r"postgres(?:ql)?://(?:[^@/]*@)?(?P<hosts>[^/?]*)(?:/(?P<path>[^?]*))?")
+
+
+def is_misread(dsn: str, port: str) -> bool:
+    """Tell whether libpq takes a piece of a URI's password for a host, a port or a database, and would show it."""
+    found = _URI.match(dsn)
+    return found is not None and (
+        "@" in found["hosts"]
+        or re.search("@[^/]*/", found["path"] or "") is not None
+        or re.fullmatch("[0-9, ]*", port) is None
+    )
+
+
 def parse_dsn(dsn: str, option: str) -> dict[str, str]:
     """Return a connection string's settings. The error names ``option`` and never repeats the string."""
     try:
@@ -56,6 +70,11 @@ def parse_dsn(dsn: str, option: str) -> dict[str, str]:
             f"{option} is not a connection string",
             "Write key=value pairs with values quoted where they hold spaces, or postgresql://user@host:port/database.",
         ) from None
+    if is_misread(dsn, str(settings.get("port", ""))):
+        raise caller_error(
+            f"{option} has an @, / or : where none belongs in a URI",
+            "Percent-encode the special characters of user and password: write %40 for @, %2F for /, %3A for :.",
+        )
     return {name: str(value) for name, value in settings.items()}
 
 
