@@ -58,11 +58,12 @@ BEGIN
                 pg_catalog.current_database()),
             HINT = 'Use ALTER EXTENSION zodan UPDATE, or DROP EXTENSION zodan first.';
     END IF;
-    -- Routines of another version go first, all of them: a mixture of two versions must not run. Before the release some had
-    -- the number of this one, and no samples, no units or nothing compared.
+    -- Routines of another version go first, all of them: a mixture of two versions must not run. The same goes for another
+    -- build of this version, whose routines may have other arguments.
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
-            OR pg_catalog.to_regclass('zodan.unit') IS NULL OR pg_catalog.to_regclass('zodan.compared') IS NULL THEN
+            OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
+                NOT LIKE '%, build c931dbb2:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -96,7 +97,7 @@ BEGIN
             LOOP
                 EXECUTE pg_catalog.format('DROP ROUTINE %s', v_routine);
             END LOOP;
-            RAISE WARNING 'Zodan of another version was here: load both scripts, zodan.sql and zodremove.sql';
+            RAISE WARNING 'another version or build of Zodan was here: load both scripts, zodan.sql and zodremove.sql';
         END IF;
     END IF;
 END
@@ -104,7 +105,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0: adds nodes to a running Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build c931dbb2: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text

@@ -118,6 +118,27 @@ def test_over_an_earlier_install(engine: Engine, server: Node, make_database: Ma
         assert earlier.execute("SELECT node, checks FROM zodan.operation").fetchall() == [("n", None)]
 
 
+#: What another build of this version looked like: a routine had other arguments, and one has gone.
+_ANOTHER_BUILD = """
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0: adds nodes to a running Spock cluster and removes them.';
+DROP FUNCTION zodan.wait_a_moment;
+CREATE FUNCTION zodan.wait_a_moment(p_begun timestamptz) RETURNS void LANGUAGE sql AS '';
+CREATE FUNCTION zodan.gone() RETURNS void LANGUAGE sql AS '';
+INSERT INTO zodan.operation (kind, node, arguments, members, state) VALUES ('add_node', 'n', '{}', '{}', 'done');
+"""
+
+
+def test_over_another_build_of_this_version(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
+    with make_database("spock", "dblink") as fresh, make_database("spock", "dblink") as earlier:
+        for connection in (fresh, earlier):
+            run(engine, server, connection, "zodan.sql", "zodremove.sql")
+        earlier.execute(_ANOTHER_BUILD)
+        assert "load both scripts" in run(engine, server, earlier, "zodan.sql")
+        assert run(engine, server, earlier, "zodremove.sql", "zodan.sql") == ""
+        assert routines(earlier) == routines(fresh)
+        assert earlier.execute("SELECT count(*) FROM zodan.operation").fetchone() == (1,)
+
+
 #: What an older Zodan's types and tables may lack, and whether the types are changed in their place for it.
 _OLDER = {
     "last columns": (

@@ -6,6 +6,7 @@ the same templates give the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,14 @@ def read_version(templates: Path) -> str:
     if found is None:
         raise RenderError("zodan.control.j2 names no default_version")
     return found.group(1)
+
+
+def read_build(templates: Path) -> str:
+    """Return a name for what the templates say: two builds of one version have different names."""
+    digest = hashlib.sha256()
+    for path in sorted(templates.rglob("*.j2")):
+        digest.update(path.relative_to(templates).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
 
 
 def read_default(name: str, kind: type[Value]) -> Value:
@@ -167,7 +176,7 @@ def _environment(templates: Path) -> jinja2.Environment:
 
 def _with_constants(folder: Path) -> jinja2.Environment:
     environment = _environment(folder)
-    constants: dict[str, Any] = {"version": read_version(folder)}
+    constants: dict[str, Any] = {"version": read_version(folder), "build": read_build(folder)}
     for name in ("defaults", "phases"):
         page = f"constants/{name}.sql.j2"
         if (folder / page).is_file():
