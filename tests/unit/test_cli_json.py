@@ -92,6 +92,20 @@ def test_a_call_that_never_began_has_no_operation_of_an_earlier_one(run: Any, mo
     }
 
 
+def test_a_call_that_is_interrupted_again_has_its_operation(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    interrupted = journal.Operation(17, "add_node", "n4", "interrupted", "2026-01-01 10:00:00+00:00", None, None)
+    monkeypatch.setattr(operation, "call", call)
+    monkeypatch.setattr(journal, "operations", lambda dsn: [interrupted])
+    code, out, _ = run("add-node", *ADD, "--json")
+    found = parse(out, documents.CallDocument)
+    assert code == 130
+    assert found["operation"]["number"] == 17
+    assert found["steps"]
+
+
 @pytest.mark.parametrize(("failure", "code"), [(KeyboardInterrupt(), 130), (RuntimeError(DSN), 70)])
 def test_a_document_is_printed_whatever_happens(
     run: Any, monkeypatch: pytest.MonkeyPatch, failure: BaseException, code: int

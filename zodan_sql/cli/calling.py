@@ -125,8 +125,9 @@ def run(screen: Screen, called: Call, arguments: dict[str, object], switches: di
 
 def _fill(screen: Screen, called: Call, before: journal.Operation | None) -> None:
     found = called.find_newest()
-    # If nothing has changed, this is an earlier operation: the call failed before it began one.
-    if found is not None and (before is None or found != before):
+    # If nothing has changed, this is an earlier operation: the call failed before it began one. One that is interrupted
+    # once more looks the same.
+    if found is not None and (before is None or found != before or found.state == journal.INTERRUPTED):
         screen.fill(read_journal(called.dsn, found))
 
 
