@@ -225,6 +225,14 @@ def test_bad_maps_change_nothing(make_cluster: MakeCluster, pairs: list[str], wo
     assert state(cluster.nodes) == before
 
 
+def test_a_plan_that_cannot_be_made_is_no_plan(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=1)
+    pair = f"n1=n2:{cluster['n3'].dsn()}"
+    ended = end(start("upgrade", "--dsn", cluster["n1"].dsn(), "--map", pair, "--dry-run", "--json"))
+    assert ended.code == 3, ended.err
+    assert [each["state"] for each in json.loads(ended.out)["pairs"]] == ["failed"]
+
+
 def _installed(cluster: Cluster) -> list[str]:
     """Return the nodes that have Zodan."""
     return [each.name for each in cluster.nodes if each.execute("SELECT to_regnamespace('zodan')") != [(None,)]]

@@ -217,13 +217,14 @@ def _plan(
         screen.line("  it has taken its place already")
         return
     way = _choose(pair, _reached(members[pair.old]), structure)
-    pair.state, pair.more = "planned", {"structure": way.value, "plan": None}
+    pair.state, pair.more = "failed", {"structure": way.value, "plan": None}
     if way is Way.CLIENT:
+        pair.state = "planned"
         screen.line("  pg_dump and pg_restore bring the structure first: the plan compares it, and is made then")
         return
     with borrowed(pair.dsn) as lent:
         steps = operation.plan(lent, "plan_replace_node", _arguments(pair, members[pair.old], arguments, way))
-    pair.more["plan"] = plan_entries(steps)
+    pair.state, pair.more["plan"] = "planned", plan_entries(steps)
     for step in steps:
         screen.line(f"  {step.phase:>3}.{step.ordinal} {step.node}: {step.title}")
 
