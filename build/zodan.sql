@@ -63,7 +63,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build c931dbb2:%' THEN
+                NOT LIKE '%, build a22df773:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -105,7 +105,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build c931dbb2: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build a22df773: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -16985,16 +16985,15 @@ COMMENT ON FUNCTION zodan.unpublish IS
 'Takes every table out of every replication set of a node.';
 REVOKE ALL ON FUNCTION zodan.unpublish FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION zodan.wait_drained(p_provider text, p_lsn text)
+CREATE OR REPLACE FUNCTION zodan.wait_drained(p_lsn text, p_provider text, p_streams text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
-SELECT pg_catalog.format($sql$SELECT CASE WHEN w.gone THEN true WHEN w.ok THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok,
-       w.progress, w.alive, w.measure, CASE WHEN NOT w.gone THEN w.trouble END AS trouble
-  FROM (SELECT a.*, NOT EXISTS (SELECT FROM spock.subscription AS s JOIN spock.node AS n ON n.node_id = s.sub_origin
-                                 WHERE n.node_name = %1$s) AS gone
-          FROM (
-SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), false) AS ok,
+SELECT pg_catalog.format($sql$SELECT CASE WHEN d.gone THEN true WHEN d.passed THEN spock.sync_event(false) IS NOT NULL ELSE false END AS ok,
+       d.progress, w.alive, w.measure || d.measure AS measure, w.blockers,
+       CASE WHEN NOT d.gone THEN coalesce(w.trouble, d.trouble) END AS trouble
+  FROM (
+SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %1$s::pg_catalog.pg_lsn), false) AS ok,
        pg_catalog.max(o.remote_lsn) AS progress,
        coalesce(pg_catalog.bool_or(EXISTS (
            SELECT FROM pg_catalog.pg_stat_activity AS a
@@ -17002,8 +17001,8 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')
               AND a.xact_start IS NOT NULL
     AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Activity', 'Extension'))), false) AS alive,
-       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %1$s
-            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %1$s
+       CASE WHEN pg_catalog.count(s.sub_id) = 0 THEN 'there is no subscription from node ' || %2$s
+            WHEN NOT pg_catalog.bool_or(s.sub_enabled) THEN 'the subscription from node ' || %2$s
                 || ' is disabled' || coalesce(': ' || (
                 SELECT e.error_message FROM spock.exception_log AS e
                  WHERE e.remote_origin = pg_catalog.min(n.node_id) ORDER BY e.retry_errored_at DESC LIMIT 1),
@@ -17013,7 +17012,7 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
            SELECT FROM pg_catalog.pg_stat_activity AS a
             WHERE a.datname = pg_catalog.current_database()
     AND pg_catalog.concat_ws(' ', a.backend_type, a.application_name) ~ ('apply .*:' || s.sub_id || '( |$)')))
-           THEN 'the worker of the stream from node ' || %1$s
+           THEN 'the worker of the stream from node ' || %2$s
                || ' is not running: ' || coalesce((
     SELECT pg_catalog.string_agg(w.words, '; ' ORDER BY w.place)
       FROM (SELECT pg_catalog.max(m.place) AS place, m.found[1] AS words
@@ -17027,18 +17026,28 @@ SELECT coalesce(pg_catalog.bool_or(o.remote_lsn >= %2$s::pg_catalog.pg_lsn), fal
              GROUP BY m.found[1] ORDER BY pg_catalog.max(m.place) DESC LIMIT 3) AS w),
     pg_catalog.format('the server log there says why, shortly before %%s', pg_catalog.clock_timestamp()))
            END AS blockers,
-       pg_catalog.jsonb_build_object('lag_bytes', greatest(%2$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
+       pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn, pg_catalog.max(o.remote_lsn))
            - nullif(pg_catalog.max(o.remote_lsn), '0/0')) AS measure
   FROM spock.node AS n
   JOIN spock.subscription AS s ON s.sub_origin = n.node_id
   LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
- WHERE n.node_name = %1$s) AS a) AS w$sql$,
-    zodan.quote_text(p_provider), zodan.quote_result(p_lsn))
+ WHERE n.node_name = %2$s) AS w
+ CROSS JOIN (
+    SELECT pg_catalog.count(*) = 0 AS gone,
+           pg_catalog.bool_and(coalesce(o.remote_lsn >= %1$s::pg_catalog.pg_lsn, false)) AS passed,
+           pg_catalog.string_agg(o.remote_lsn::text, ' ' ORDER BY s.sub_name) AS progress,
+           pg_catalog.jsonb_build_object('lag_bytes', greatest(%1$s::pg_catalog.pg_lsn
+               - nullif(pg_catalog.min(o.remote_lsn), '0/0'), 0)) AS measure,
+           'subscription ' || pg_catalog.min(s.sub_name) FILTER (WHERE NOT s.sub_enabled) || ' is disabled' AS trouble
+      FROM spock.subscription AS s
+      LEFT JOIN pg_catalog.pg_replication_origin_status AS o ON o.external_id = s.sub_slot_name
+     WHERE s.sub_name::text = ANY (%3$s)) AS d$sql$,
+    zodan.quote_result(p_lsn), zodan.quote_text(p_provider), zodan.quote_list(p_streams))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_drained IS
-'Returns, on a member, whether it has applied everything that p_provider committed before p_lsn, and then flushes
-it, because Spock applies with synchronous_commit off, and the slot that could send it again is about to go. A
-subscription that is gone has been waited for before; for until_sql.';
+'Returns, on a member, whether each of its subscriptions p_streams from p_provider has applied everything that was
+committed there before p_lsn, and then flushes it, because Spock applies with synchronous_commit off, and the slot that
+could send it again is about to go. A subscription that is gone has been waited for before; for until_sql.';
 REVOKE ALL ON FUNCTION zodan.wait_drained FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_node(p_target text)
@@ -18134,7 +18143,9 @@ BEGIN
         RETURN NEXT zodan.make_step('drained', v_member,
             pg_catalog.format('wait until %s has applied and flushed everything of %s', v_member, v_target),
             p_until := zodan.wait_drained(p_lsn => zodan.placeholder('result', 'drain', 'lsn'),
-                p_provider => v_target), p_budget := p_patience,
+                p_provider => v_target, p_streams => ARRAY(SELECT s.item ->> 'name'
+                  FROM pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', v_member]) AS s(item)
+                 WHERE (s.item ->> 'enabled')::boolean)), p_budget := p_patience,
             p_policy := 'once');
     END LOOP;
 END

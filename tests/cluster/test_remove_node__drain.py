@@ -10,6 +10,7 @@ import pytest
 from support.calls import add_node, exceptions, leftovers, load_zodan, remove_node
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
+from support.objects import at
 from support.sets import read_sets
 from support.tables import CHAIN, KEYED, KEYLESS, TABLES, assert_rows_equal, checksum, create_tables, wait_level
 from support.writers import OFTEN_S, Writers
@@ -89,6 +90,26 @@ def test_leaving_and_joining_again_under_the_same_name(make_cluster: MakeCluster
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, TABLES)
     assert n2.execute(f"SELECT id FROM {CHAIN} WHERE id < 0 ORDER BY 1") == [(-3,), (-2,), (-1,)]
+
+
+def test_a_second_subscription_is_drained_too(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=0)
+    n1, n2 = cluster.nodes
+    create_tables(cluster)
+    for node in cluster.members:
+        at(node, "CREATE TABLE extra (id int PRIMARY KEY)")
+        node.execute("SELECT spock.repset_create(%(set)s)", {"set": _CUSTOM})
+        node.execute("SELECT spock.repset_add_table(%(set)s, 'extra')", {"set": _CUSTOM})
+    subscribe = (
+        "SELECT spock.sub_create('second', %(dsn)s, ARRAY[%(set)s], false, false, '{}', apply_delay => interval '3 s')"
+    )
+    n1.execute(subscribe, {"dsn": n2.dsn(), "set": _CUSTOM})
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    n2.execute("INSERT INTO extra SELECT generate_series(1, 1000)")
+    remove_node(cluster, "n2")
+    assert n1.execute("SELECT count(*) FROM extra") == [(1000,)]
+    assert leftovers(cluster.nodes, "n2") == []
 
 
 def nothing_of_spock(node: Node) -> list[tuple[Any, ...]]:

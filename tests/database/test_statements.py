@@ -104,7 +104,10 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"soak": "1 s", "since": "2026-01-01 00:00:00+00", "subscriptions": [TRAP]},
         {"ok", "progress", "trouble", "alive", "blockers"},
     ),
-    "stream/wait_drained": ({"lsn": "0/1", "provider": TRAP}, {"ok", "progress", "alive", "trouble", "measure"}),
+    "stream/wait_drained": (
+        {"lsn": "0/1", "provider": TRAP, "streams": [TRAP]},
+        {"ok", "progress", "alive", "trouble", "blockers", "measure"},
+    ),
     "stream/wait_quiet": ({"node": TRAP, "quiet": "1 s", "origin": TRAP}, {"ok", "blockers"}),
     "stream/wait_replicating": ({"subscriptions": [TRAP]}, {"ok", "progress", "trouble"}),
     "stream/wait_settled": ({"xid": "1"}, {"ok", "progress"}),

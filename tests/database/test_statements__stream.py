@@ -583,7 +583,7 @@ def test_positions_are_read_and_confirmed_while_the_source_is_paused(nodes: Node
             "results": {"event": {"lsn": lsn}},
         }
         wait_until(lambda: "" if nodes.run("wait_applied", **arguments)["ok"] else "not yet", 20, "the event")
-        assert nodes.run("wait_drained", **arguments)["ok"]
+        assert nodes.run("wait_drained", **arguments, streams=["sub_a"])["ok"]
         return lsn
 
     def confirm(positions: dict[str, str], peers: list[str]) -> None:
@@ -636,6 +636,8 @@ def test_what_a_subscriber_has_applied_is_told_and_measured(nodes: Nodes, statem
 
     def ask(lsn: str) -> dict[str, Any]:
         arguments: dict[str, Any] = {"provider": _PROVIDER, "lsn": "{result:event.lsn}"}
+        if statement == "wait_drained":
+            arguments["streams"] = ["sub_a"]
         return nodes.run(statement, results={"event": {"lsn": lsn}}, **arguments)
 
     row = ask("0/20")
@@ -672,7 +674,7 @@ def test_nothing_is_applied_without_a_subscription_but_it_has_been_waited_for(no
     for node in (ODD, _PROVIDER):
         row = nodes.run("wait_applied", provider=node, lsn="0/30")
         assert (row["ok"], row["trouble"]) == (False, f"there is no subscription from node {node}")
-        row = nodes.run("wait_drained", provider=node, lsn="0/30")
+        row = nodes.run("wait_drained", provider=node, lsn="0/30", streams=["sub_a"])
         assert (row["ok"], row["trouble"]) == (True, None)
 
 
