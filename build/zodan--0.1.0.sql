@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build a22df773: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 5c0a5a24: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -2787,6 +2787,48 @@ COMMENT ON FUNCTION zodan.gather_cluster IS
 until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to p_dsns and p_facts, of which nothing
 is read again; what p_known says of a node goes before what others say. The connections stay open.';
 REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
+
+CREATE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+AS $zodan$
+/* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
+member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
+connection, identity and replication, with the fault, NULL where it worked. Changes nothing. */
+DECLARE
+    v_dsns jsonb;
+    v_queries jsonb;
+BEGIN
+    SELECT coalesce(pg_catalog.jsonb_object_agg(t.way, t.dsn), '{}'), pg_catalog.jsonb_object_agg(t.node, t.targets)
+        INTO v_dsns, v_queries
+      FROM (SELECT f.key AS node, pg_catalog.concat_ws(' -> ', f.key, o.key) AS way,
+                   coalesce(zodan.known_dsns(pg_catalog.jsonb_build_object('own', f.value)) -> o.key, o.value) AS dsn,
+                   pg_catalog.jsonb_object_agg(o.key, pg_catalog.jsonb_build_object(
+                       'way', pg_catalog.concat_ws(' -> ', f.key, o.key), 'who',
+                           p_facts #> ARRAY[o.key, 'who'])) OVER (PARTITION BY f.key) AS targets
+              FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+             CROSS JOIN pg_catalog.jsonb_each(p_dsns) AS o(key, value)
+             -- Only a superuser can keep a statement, and the connection strings in it, out of the server's log.
+             WHERE o.key <> f.key AND (f.value ->> 'superuser')::boolean) AS t;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(q.key, zodan.probe((
+               SELECT 'pg_catalog.jsonb_build_object(' || pg_catalog.string_agg(pg_catalog.format(
+                          '%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
+                          zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
+                              || ')'
+                 FROM pg_catalog.jsonb_each(q.value) AS t(key, value)))), '{}') INTO v_queries
+      FROM pg_catalog.jsonb_each(v_queries) AS q(key, value);
+    RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, CASE WHEN r.value ->> 'sqlstate' = 'ZD000'
+                       THEN (r.value ->> 'detail')::jsonb
+                       ELSE pg_catalog.jsonb_build_object('', pg_catalog.jsonb_build_object('connection',
+                           coalesce(r.value ->> 'message', 'no answer'))) END), '{}')
+              FROM pg_catalog.jsonb_each(zodan.query_nodes(v_queries, v_dsns || p_dsns)) AS r(key, value));
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.probe_pairs IS
+'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
+member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
+connection, identity and replication, with the fault, NULL where it worked. Changes nothing.';
+REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_pause(
     p_load jsonb,
@@ -10175,48 +10217,6 @@ node''s, and the caller''s before and after), host, tables and, where Spock is, 
 read. Never raises an error.';
 REVOKE ALL ON FUNCTION zodan.gather_more FROM PUBLIC;
 
-CREATE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
-RETURNS jsonb
-LANGUAGE plpgsql
-AS $zodan$
-/* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Changes nothing. */
-DECLARE
-    v_dsns jsonb;
-    v_queries jsonb;
-BEGIN
-    SELECT coalesce(pg_catalog.jsonb_object_agg(t.way, t.dsn), '{}'), pg_catalog.jsonb_object_agg(t.node, t.targets)
-        INTO v_dsns, v_queries
-      FROM (SELECT f.key AS node, pg_catalog.concat_ws(' -> ', f.key, o.key) AS way,
-                   coalesce(zodan.known_dsns(pg_catalog.jsonb_build_object('own', f.value)) -> o.key, o.value) AS dsn,
-                   pg_catalog.jsonb_object_agg(o.key, pg_catalog.jsonb_build_object(
-                       'way', pg_catalog.concat_ws(' -> ', f.key, o.key), 'who',
-                           p_facts #> ARRAY[o.key, 'who'])) OVER (PARTITION BY f.key) AS targets
-              FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
-             CROSS JOIN pg_catalog.jsonb_each(p_dsns) AS o(key, value)
-             -- Only a superuser can keep a statement, and the connection strings in it, out of the server's log.
-             WHERE o.key <> f.key AND (f.value ->> 'superuser')::boolean) AS t;
-    SELECT coalesce(pg_catalog.jsonb_object_agg(q.key, zodan.probe((
-               SELECT 'pg_catalog.jsonb_build_object(' || pg_catalog.string_agg(pg_catalog.format(
-                          '%s, pg_catalog.jsonb_build_object(''dsn'', %s, ''who'', %s)', zodan.quote_text(t.key),
-                          zodan.placeholder('dsn', t.value ->> 'way'), zodan.quote_text(t.value ->> 'who')), ', ')
-                              || ')'
-                 FROM pg_catalog.jsonb_each(q.value) AS t(key, value)))), '{}') INTO v_queries
-      FROM pg_catalog.jsonb_each(v_queries) AS q(key, value);
-    RETURN (SELECT coalesce(pg_catalog.jsonb_object_agg(r.key, CASE WHEN r.value ->> 'sqlstate' = 'ZD000'
-                       THEN (r.value ->> 'detail')::jsonb
-                       ELSE pg_catalog.jsonb_build_object('', pg_catalog.jsonb_build_object('connection',
-                           coalesce(r.value ->> 'message', 'no answer'))) END), '{}')
-              FROM pg_catalog.jsonb_each(zodan.query_nodes(v_queries, v_dsns || p_dsns)) AS r(key, value));
-END
-$zodan$;
-COMMENT ON FUNCTION zodan.probe_pairs IS
-'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
-member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Changes nothing.';
-REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
-
 CREATE FUNCTION zodan.list_fenced(p_facts jsonb, p_join jsonb)
 RETURNS text[]
 LANGUAGE sql IMMUTABLE
@@ -17273,6 +17273,22 @@ COMMENT ON FUNCTION zodan.is_reachable IS
 'Returns whether a node can be connected to; the connection stays open. Errors: ZD001.';
 REVOKE ALL ON FUNCTION zodan.is_reachable FROM PUBLIC;
 
+CREATE FUNCTION zodan.list_reaching(p_target text, p_dsn text, p_facts jsonb)
+RETURNS jsonb
+LANGUAGE sql
+AS $zodan$
+SELECT coalesce(pg_catalog.jsonb_agg(p.key ORDER BY p.key COLLATE "C"), '[]')
+  FROM pg_catalog.jsonb_each(zodan.probe_pairs(
+           (SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, f.value), '{}') FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+             WHERE f.key <> p_target AND f.value #>> '{spock,node}' = f.key),
+           pg_catalog.jsonb_build_object(p_target, zodan.canonical_dsn(p_dsn)))) AS p(key, value)
+ WHERE p.value -> p_target ? 'connection' AND p.value #>> ARRAY[p_target, 'connection'] IS NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.list_reaching IS
+'Returns the members that can connect to p_target, each by the connection string that it knows, else by p_dsn; a list of
+names. p_facts is what zodan.gather_facts returned, over the connections that it left open. Errors: ZD001.';
+REVOKE ALL ON FUNCTION zodan.list_reaching FROM PUBLIC;
+
 CREATE FUNCTION zodan.check_survivors(p_facts jsonb, p_leave jsonb, p_accept boolean, p_level boolean)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
@@ -17340,6 +17356,84 @@ COMMENT ON FUNCTION zodan.check_outsiders IS
 'Checks that only members read from the target: a subscriber outside the cluster would lose its stream.';
 REVOKE ALL ON FUNCTION zodan.check_outsiders FROM PUBLIC;
 
+CREATE FUNCTION zodan.check_cut_off(p_facts jsonb, p_leave jsonb, p_accept boolean)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'cut-off', 'reached without the node', f.name, CASE WHEN p_accept THEN 'warn' ELSE 'fail' END, f.list IS NULL,
+       coalesce(pg_catalog.format('the changes of %s come to it only through node "%s"', f.list, p_leave ->> 'target'),
+           'nothing comes only through the node'),
+       'a subscription from each member whose changes the node to remove forwards',
+       pg_catalog.format('First subscribe node "%s" to those members, and set forward_origins of its subscription to {}. Or call '
+           'with accept_divergence => true: what is on its way may be lost, and nothing comes any longer.', f.name)
+  FROM (SELECT m.name, zodan.name_some(pg_catalog.jsonb_agg(o.name ORDER BY o.name)
+                 FILTER (WHERE NOT p_facts #> ARRAY[m.name, 'spock', 'subscriptions'] @> pg_catalog.jsonb_build_array(
+                     pg_catalog.jsonb_build_object('provider', o.name)))) AS list
+          FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+         CROSS JOIN pg_catalog.jsonb_array_elements_text((p_leave -> 'members') || (p_leave -> 'missing')) AS o(name)
+         WHERE o.name <> m.name
+           AND p_leave #> ARRAY['subscriptions', m.name] @> '[{"forwards": ["all"]}]'
+           AND ((p_leave ->> 'dead')::boolean OR p_leave #> ARRAY['subscriptions', p_leave ->> 'target']
+               @> pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('provider', o.name)))
+         GROUP BY m.name) AS f
+UNION ALL
+SELECT 'drain-delay', 'drains in time', (p_leave ->> 'target') || ' -> ' || m.name, 'fail', false,
+       pg_catalog.format('subscription "%s" has an apply delay of %s', s.item ->> 'name', s.item ->> 'delay'),
+       pg_catalog.format('less than %s, for which a wait may see no progress', w.patience),
+       'Set zodan.sync_timeout above the delay in the session that calls.'
+  FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+ CROSS JOIN LATERAL pg_catalog.jsonb_array_elements(p_leave #> ARRAY['subscriptions', m.name]) AS s(item)
+ CROSS JOIN LATERAL (SELECT coalesce((p_leave ->> 'patience')::interval, '10 min') AS patience) AS w
+ WHERE NOT (p_leave ->> 'dead')::boolean AND (s.item ->> 'enabled')::boolean
+   AND (s.item ->> 'delay')::interval >= w.patience
+UNION ALL
+SELECT 'receives', 'receives from the node', m.name, 'warn', false, 'it has no subscription from node "' || (p_leave ->> 'target') || '"',
+       'a subscription, by which everything committed on the node to remove comes',
+       pg_catalog.format('If node "%s" should have what was committed on node "%s", compare their rows: '
+           'the removal brings it nothing.', m.name, p_leave ->> 'target')
+  FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+ WHERE NOT (p_leave ->> 'dead')::boolean AND p_leave #> ARRAY['subscriptions', m.name] = '[]'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_cut_off IS
+'Checks what members get from the target and would not get any longer: changes of other members that only it forwards
+to them; and, of a living target, what takes longer to come than a wait may see no progress, or does not come at all.';
+REVOKE ALL ON FUNCTION zodan.check_cut_off FROM PUBLIC;
+
+CREATE FUNCTION zodan.check_dead(p_facts jsonb, p_leave jsonb, p_accept boolean)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT 'gone-for-all', 'gone for every member', p_leave ->> 'target', CASE WHEN p_accept THEN 'warn' ELSE 'fail' END,
+       p_leave -> 'reached_by' = '[]',
+       CASE p_leave -> 'reached_by' WHEN '[]' THEN 'no member reaches it'
+           ELSE 'it lives: reached from ' || zodan.name_some(p_leave -> 'reached_by') END,
+       'a node that no member reaches',
+       pg_catalog.format('Give a connection string that leads to it from here, or call on node "%s". If it is to go without what '
+           'it has not sent yet, stop its server first.', p_leave #>> '{reached_by,0}')
+ WHERE (p_leave ->> 'dead')::boolean AND pg_catalog.jsonb_typeof(p_leave -> 'reached_by') = 'array'
+UNION ALL
+SELECT 'unread-slots', 'slots with a known reader', m.name, 'warn', s.list IS NULL, coalesce(s.list, 'none without'),
+       'inactive slots only of known subscriptions',
+       'After the removal, drop those slots that the dead node read from: they hold WAL for nobody.'
+  FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name)
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(l.item -> 'name')) AS list
+      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[m.name, 'spock', 'slots']) AS l(item)
+     WHERE NOT (l.item ->> 'active')::boolean AND pg_catalog.left(l.item ->> 'name', 4) = 'spk_'
+       -- Those of these subscriptions the removal drops.
+       AND NOT EXISTS (SELECT FROM (VALUES (zodan.subscription_name(m.name, p_leave ->> 'target')),
+                                           (zodan.copy_name(p_leave ->> 'target'))) AS k(name)
+                        WHERE pg_catalog.right(l.item ->> 'name', pg_catalog.length(k.name) + 1) = '_' || k.name)
+       AND NOT pg_catalog.jsonb_path_exists(p_facts, '$.*.spock.subscriptions[*] ? (@.slot == $slot)',
+           pg_catalog.jsonb_build_object('slot', l.item -> 'name'))) AS s
+ WHERE (p_leave ->> 'dead')::boolean
+$zodan$;
+COMMENT ON FUNCTION zodan.check_dead IS
+'Checks that a target which the caller cannot reach is gone for the members too, or p_accept is given: while it lives,
+members stop at different points of its stream. Names the slots that it may have read from under names that Zodan does
+not know.';
+REVOKE ALL ON FUNCTION zodan.check_dead FROM PUBLIC;
+
 CREATE FUNCTION zodan.check_leave(
     p_facts jsonb,
     p_leave jsonb,
@@ -17394,6 +17488,10 @@ SELECT 'drains', 'drains', (p_leave ->> 'target') || ' -> ' || f.key, CASE WHEN 
  WHERE f.value ? 'error' AND f.key <> p_leave ->> 'target' AND NOT (p_leave ->> 'dead')::boolean
 UNION ALL
 SELECT o.* FROM zodan.check_outsiders(p_facts, p_leave) AS o
+UNION ALL
+SELECT c.* FROM zodan.check_cut_off(p_facts, p_leave, p_accept) AS c
+UNION ALL
+SELECT d.* FROM zodan.check_dead(p_facts, p_leave, p_accept) AS d
 UNION ALL
 SELECT s.* FROM zodan.check_survivors(p_facts, p_leave, p_accept, p_level) AS s
 $zodan$;
@@ -17648,8 +17746,9 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
 new one, and reads everybody's facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
-from this database if it is one. Returns the facts by node; target, members and their subscriptions; and the
-connection strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+from this database if it is one. Returns the facts by node; target, members and their subscriptions, how
+long a wait may see no progress and, for a target that it does not reach, the members that do; and the connection strings
+of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
 the target is another node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
@@ -17684,14 +17783,17 @@ BEGIN
       FROM zodan.gather_cluster(v_known, NULL, c_purpose, p_dsns, p_facts) AS g;
     SELECT coalesce(pg_catalog.jsonb_object_agg(d.key, d.value), '{}') INTO p_dsns
       FROM pg_catalog.jsonb_each(p_dsns) AS d(key, value) WHERE NOT p_facts -> d.key ? 'error';
-    p_leave := zodan.describe_leave(p_facts, p_target);
+    p_leave := zodan.describe_leave(p_facts, p_target) || pg_catalog.jsonb_build_object('patience', zodan.read_patience())
+        || CASE WHEN p_facts -> p_target ? 'error' THEN pg_catalog.jsonb_build_object('reached_by',
+            zodan.list_reaching(p_target, p_target_dsn, p_facts)) ELSE '{}' END;
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.survey_leave IS
 'Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
 new one, and reads everybody''s facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
-from this database if it is one. Returns the facts by node; target, members and their subscriptions; and the
-connection strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+from this database if it is one. Returns the facts by node; target, members and their subscriptions, how
+long a wait may see no progress and, for a target that it does not reach, the members that do; and the connection strings
+of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
 the target is another node.';
 REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
 
