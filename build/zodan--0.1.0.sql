@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 5c0a5a24: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build b1e0990f: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -5898,8 +5898,8 @@ tables AS MATERIALIZED (
 SELECT pg_catalog.jsonb_build_object(
     'tables', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.root), '{}') FROM tables AS t
         WHERE t.relkind = 'r' AND t.relpersistence = 'p'),
-    'rows', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.reltuples), '{}') FROM tables AS t
-        WHERE t.relkind = 'r' AND t.relpersistence = 'p'),
+    'rows', (SELECT coalesce(pg_catalog.jsonb_object_agg(t.name, t.reltuples) FILTER (WHERE t.relkind = 'r'
+        AND t.relpersistence = 'p'), '{}') FROM tables AS t),
     'small', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
                WHERE t.relkind = 'r' AND t.relpersistence = 'p' AND t.reltuples <= 10000
                  AND pg_catalog.pg_relation_size(t.oid) < 10000 * 1024),
@@ -5908,6 +5908,12 @@ SELECT pg_catalog.jsonb_build_object(
                  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
                      WHERE i.indrelid = t.oid AND i.indisvalid AND i.indimmediate
                        AND (t.relreplident = 'd' AND i.indisprimary OR t.relreplident = 'i' AND i.indisreplident))),
+    'shapes', (SELECT coalesce(pg_catalog.jsonb_object_agg(h.name, h.shape), '{}')
+  FROM (SELECT t.name, pg_catalog.left(pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attname,
+                   pg_catalog.format_type(a.atttypid, a.atttypmod)), ',' ORDER BY a.attname)), 12) AS shape
+          FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
+         WHERE a.attnum > 0 AND NOT a.attisdropped
+         GROUP BY t.name) AS h),
     'types', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT y.typname), '[]')
                 FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid JOIN pg_catalog.pg_type AS y
                     ON a.atttypid IN (y.oid, y.typarray)
@@ -5924,9 +5930,8 @@ SELECT pg_catalog.jsonb_build_object(
     'several_unique', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
                         WHERE (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index AS i WHERE i.indrelid = t.oid
                             AND i.indisunique) > 1),
-    'triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, g.tgname)), '[]')
-                   FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
-                       WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
+    'triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, g.tgname)), '[]') FROM tables AS t
+                   JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
     -- Rules that rewrite an INSERT of a session that writes what is replicated, with the tables above theirs.
     'rules', (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%s (%s)', t.name, r.rulename), (
                          SELECT pg_catalog.jsonb_agg(o.name) FROM tables AS o WHERE o.oid = t.oid OR o.oid IN (
@@ -11269,6 +11274,53 @@ a member, which a slot waits for, and the WAL that the source keeps during its c
 average. SQL cannot know the disk space of the new node: its passed is NULL.';
 REVOKE ALL ON FUNCTION zodan.check_load FROM PUBLIC;
 
+CREATE FUNCTION zodan.check_shapes(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'as on the source'), c.required, c.hint
+  FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+ CROSS JOIN LATERAL (SELECT p_facts #> ARRAY[m.name, 'tables'] AS own, p_facts #> ARRAY[m.name, 'streams'] AS streams,
+     p_facts #> ARRAY[p_join ->> 'source', 'tables'] AS source OFFSET 0) AS f
+ -- A key is found in an object at once, in an array only by going through it. OFFSET 0: once, not again for every row.
+ CROSS JOIN LATERAL (
+    SELECT (SELECT coalesce(pg_catalog.jsonb_object_agg(k.name, true), '{}')
+              FROM pg_catalog.jsonb_array_elements_text(f.own -> 'unkeyed') AS k(name)) AS unkeyed,
+           f.own -> 'shapes' AS own, f.source -> 'shapes' AS source OFFSET 0) AS s
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(DISTINCT i.item ->> 'table')
+               -- What a list leaves out is each node's own.
+               FILTER (WHERE i.item ->> 'columns' IS NULL
+                   AND s.own ->> (i.item ->> 'table') <> s.source ->> (i.item ->> 'table'))) AS shapes,
+           zodan.name_some(pg_catalog.jsonb_agg(DISTINCT i.item ->> 'table')
+               FILTER (WHERE 'true' IN (r.item ->> 'update', r.item ->> 'delete')
+                   AND s.unkeyed ? (i.item ->> 'table'))) AS unkeyed
+      FROM pg_catalog.jsonb_array_elements(f.streams -> 'tables') AS i(item)
+      LEFT JOIN pg_catalog.jsonb_array_elements(f.streams -> 'sets') AS r(item) ON r.item ->> 'name' = i.item ->> 'set') AS t
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(g.name)) AS list
+      FROM (SELECT coalesce(o.name, x.name) AS name
+              FROM pg_catalog.jsonb_array_elements_text(f.own -> 'triggers') AS o(name)
+              FULL JOIN pg_catalog.jsonb_array_elements_text(f.source -> 'triggers') AS x(name) ON x.name = o.name
+             WHERE o.name IS NULL OR x.name IS NULL) AS g) AS d
+ CROSS JOIN LATERAL (VALUES
+    ('same-columns', 'columns of replicated tables', 'warn', t.shapes,
+     'columns of the same names and types as on the source: what a node lacks or has otherwise stops a stream',
+     'Make the tables alike with ALTER TABLE, on every member.'),
+    ('member-keys', 'keys on every member', 'fail', t.unkeyed,
+     'a primary key or index as replica identity, not deferrable, where updates or deletes are replicated',
+     'Give the tables on this node the key that they have on the other members.'),
+    ('same-triggers', 'triggers as on the source', 'warn', d.list,
+     'the same triggers enabled ALWAYS or REPLICA: nodes that apply rows by other rules get different rows',
+     'Create, drop, enable or disable the triggers that are named, so that all members have the same.')
+ ) AS c(key, name, severity, list, required, hint)
+ WHERE m.name <> p_join ->> 'source' AND f.own IS NOT NULL AND f.streams IS NOT NULL AND f.source IS NOT NULL
+$zodan$;
+COMMENT ON FUNCTION zodan.check_shapes IS
+'Checks that the tables of every other member can take what comes, and apply it as the source does: columns of the same
+names and types, a key where updates or deletes are replicated, the same triggers that fire for applied rows.';
+REVOKE ALL ON FUNCTION zodan.check_shapes FROM PUBLIC;
+
 CREATE FUNCTION zodan.check_tables(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
@@ -11360,7 +11412,7 @@ DECLARE
     -- The lists of all tables are nearly all of the facts, and most checks do not look at them.
     v_brief jsonb := coalesce((SELECT pg_catalog.jsonb_object_agg(f.key, f.value
             || CASE WHEN f.value ? 'tables' THEN pg_catalog.jsonb_build_object('tables',
-                   (f.value -> 'tables') - '{tables,rows,small,needed,unkeyed}'::text[]) ELSE '{}' END
+                   (f.value -> 'tables') - '{tables,rows,small,needed,unkeyed,shapes}'::text[]) ELSE '{}' END
             || CASE WHEN f.value ? 'streams' THEN pg_catalog.jsonb_build_object('streams',
                    (f.value -> 'streams') - 'tables'::text) ELSE '{}' END)
         FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)), '{}');
@@ -11387,6 +11439,7 @@ BEGIN
     RETURN QUERY SELECT * FROM zodan.check_load(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
     RETURN QUERY SELECT * FROM zodan.check_tables(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_shapes(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sequences(p_facts, p_join);
 END
 $zodan$;
@@ -11509,6 +11562,7 @@ BEGIN
     RETURN QUERY SELECT * FROM zodan.check_replicating(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_joined(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sets(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_shapes(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_slots(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_pairs(p_probes, p_join);
     RETURN QUERY SELECT * FROM zodan.check_rows(p_facts, p_join);
