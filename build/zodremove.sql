@@ -63,7 +63,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build b1e0990f:%' THEN
+                NOT LIKE '%, build 02304308:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -105,7 +105,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build b1e0990f: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 02304308: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -7845,8 +7845,8 @@ AS $zodan$
 /* Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
 new one, and reads everybody's facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
 from this database if it is one. Returns the facts by node; target, members and their subscriptions, how
-long a wait may see no progress and, for a target that it does not reach, the members that do; and the connection strings
-of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+long a wait may see no progress, and the members that reach a target which the caller does not; and the connection
+strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
 the target is another node. */
 DECLARE
     c_purpose CONSTANT text := 'zodan remove_node ' || p_target;
@@ -7890,8 +7890,8 @@ COMMENT ON FUNCTION zodan.survey_leave IS
 'Connects to the node that is to go, learns the other nodes from it and from those it knows, until nobody names a
 new one, and reads everybody''s facts. If the target cannot be reached, it starts from p_survivor_dsn, a member, or
 from this database if it is one. Returns the facts by node; target, members and their subscriptions, how
-long a wait may see no progress and, for a target that it does not reach, the members that do; and the connection strings
-of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
+long a wait may see no progress, and the members that reach a target which the caller does not; and the connection
+strings of the nodes that it reached. Errors: ZD001 malformed connection string, ZD002 name missing, ZD003
 the target is another node.';
 REVOKE ALL ON FUNCTION zodan.survey_leave FROM PUBLIC;
 
