@@ -63,7 +63,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 02304308:%' THEN
+                NOT LIKE '%, build d3527aba:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -105,7 +105,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 02304308: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build d3527aba: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -7829,10 +7829,13 @@ types AS MATERIALIZED (
        AND NOT EXISTS (SELECT FROM foreigners AS f
            WHERE f.classid = 'pg_catalog.pg_type'::regclass AND f.objid = t.oid)),
 columns AS MATERIALIZED (
-    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list
-      FROM (SELECT a.attrelid, pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+    -- In the text of a row that is a value, attributes have a place and no name.
+    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list,
+           pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS places
+      FROM (SELECT a.attrelid, a.attnum, pg_catalog.quote_ident(a.attname) AS name,
+                   pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
                    pg_catalog.format_type(a.atttypid, a.atttypmod),
-                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || pg_catalog.quote_ident(l.collname) END,
+                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || a.attcollation::regcollation END,
                    CASE WHEN a.attnotnull THEN 'NOT NULL' END,
                    CASE WHEN a.attidentity <> '' THEN 'IDENTITY ' || a.attidentity::text END,
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
@@ -7840,7 +7843,6 @@ columns AS MATERIALIZED (
               FROM pg_catalog.pg_attribute AS a
               JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
-              LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
              WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
@@ -7851,6 +7853,12 @@ UNION ALL
 SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
            ELSE 'table ' END || r.name, pg_catalog.concat_ws(' ', CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
            '(' || c.list || ')',
+           (SELECT pg_catalog.format('in the order (%%s)', c.places)
+              FROM pg_catalog.pg_type AS y WHERE y.oid = r.reltype AND EXISTS (
+                   SELECT FROM pg_catalog.pg_depend AS d WHERE d.refclassid = 'pg_catalog.pg_type'::regclass
+                      AND d.refobjid IN (y.oid, y.typarray)
+                      AND (d.classid = 'pg_catalog.pg_class'::regclass AND d.objsubid > 0
+                          OR d.classid = 'pg_catalog.pg_type'::regclass AND d.objid <> y.typarray))),
            'PARTITION BY ' || CASE WHEN r.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(r.oid) END,
            (SELECT 'INHERITS ' || pg_catalog.string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
               FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = r.oid),
@@ -7911,8 +7919,10 @@ SELECT CASE t.typtype WHEN 'd' THEN 'domain ' ELSE 'type ' END || t.name, pg_cat
            (SELECT '(' || pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', '
                        ORDER BY e.enumsortorder) || ')'
               FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = t.oid),
-           (SELECT '(' || c.list || ')' FROM columns AS c WHERE c.attrelid = t.typrelid),
-           (SELECT pg_catalog.format_type(n.rngsubtype, NULL)
+           (SELECT pg_catalog.format('(%%s) in the order (%%s)', c.list, c.places) FROM columns AS c
+             WHERE c.attrelid = t.typrelid),
+           (SELECT pg_catalog.concat_ws(' ', pg_catalog.format_type(n.rngsubtype, NULL), CASE WHEN n.rngcollation <> 0
+                       THEN 'COLLATE ' || n.rngcollation::regcollation END)
               FROM pg_catalog.pg_range AS n WHERE n.rngtypid = t.oid))
   FROM types AS t
 UNION ALL
@@ -7933,7 +7943,26 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
 UNION ALL
-SELECT u.type || ' ' || u.identity, 'an object'
+SELECT u.type || ' ' || u.identity, pg_catalog.concat_ws(' ', 'an object',
+           (SELECT pg_catalog.concat_ws(' ', 'of provider', l.collprovider,
+                       CASE WHEN NOT l.collisdeterministic THEN 'not deterministic' END,
+                       CASE WHEN %2$s::boolean THEN pg_catalog.concat_ws(' ', 'locale', l.collcollate, l.collctype,
+                           (SELECT pg_catalog.concat_ws(' ', j.item ->> 'colllocale', j.item ->> 'colliculocale',
+                                       j.item ->> 'collicurules') FROM pg_catalog.to_jsonb(l) AS j(item))) END)
+              FROM pg_catalog.pg_collation AS l
+             WHERE u.classid = 'pg_catalog.pg_collation'::regclass AND l.oid = u.objid),
+           (SELECT pg_catalog.concat_ws(' ', 'of template', p.tmplname, d.dictinitoption)
+              FROM pg_catalog.pg_ts_dict AS d JOIN pg_catalog.pg_ts_template AS p ON p.oid = d.dicttemplate
+             WHERE u.classid = 'pg_catalog.pg_ts_dict'::regclass AND d.oid = u.objid),
+           (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', m.maptokentype, m.mapdict::regdictionary), ', '
+                       ORDER BY m.maptokentype, m.mapseqno)
+              FROM pg_catalog.pg_ts_config_map AS m
+             WHERE u.classid = 'pg_catalog.pg_ts_config'::regclass AND m.mapcfg = u.objid),
+           (SELECT pg_catalog.concat_ws(' ', k.castmethod, k.castcontext, nullif(k.castfunc, 0)::regprocedure)
+              FROM pg_catalog.pg_cast AS k WHERE u.classid = 'pg_catalog.pg_cast'::regclass AND k.oid = u.objid),
+           (SELECT r.oprcode::oid::regprocedure::text
+              FROM pg_catalog.pg_operator AS r
+             WHERE u.classid = 'pg_catalog.pg_operator'::regclass AND r.oid = u.objid))
   FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
   FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
       FROM pg_catalog.pg_event_trigger AS a
@@ -8049,10 +8078,13 @@ types AS MATERIALIZED (
        AND NOT EXISTS (SELECT FROM foreigners AS f
            WHERE f.classid = 'pg_catalog.pg_type'::regclass AND f.objid = t.oid)),
 columns AS MATERIALIZED (
-    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list
-      FROM (SELECT a.attrelid, pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+    -- In the text of a row that is a value, attributes have a place and no name.
+    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list,
+           pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS places
+      FROM (SELECT a.attrelid, a.attnum, pg_catalog.quote_ident(a.attname) AS name,
+                   pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
                    pg_catalog.format_type(a.atttypid, a.atttypmod),
-                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || pg_catalog.quote_ident(l.collname) END,
+                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || a.attcollation::regcollation END,
                    CASE WHEN a.attnotnull THEN 'NOT NULL' END,
                    CASE WHEN a.attidentity <> '' THEN 'IDENTITY ' || a.attidentity::text END,
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
@@ -8060,7 +8092,6 @@ columns AS MATERIALIZED (
               FROM pg_catalog.pg_attribute AS a
               JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
-              LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
              WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
@@ -8071,6 +8102,12 @@ UNION ALL
 SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
            ELSE 'table ' END || r.name, pg_catalog.concat_ws(' ', CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
            '(' || c.list || ')',
+           (SELECT pg_catalog.format('in the order (%%s)', c.places)
+              FROM pg_catalog.pg_type AS y WHERE y.oid = r.reltype AND EXISTS (
+                   SELECT FROM pg_catalog.pg_depend AS d WHERE d.refclassid = 'pg_catalog.pg_type'::regclass
+                      AND d.refobjid IN (y.oid, y.typarray)
+                      AND (d.classid = 'pg_catalog.pg_class'::regclass AND d.objsubid > 0
+                          OR d.classid = 'pg_catalog.pg_type'::regclass AND d.objid <> y.typarray))),
            'PARTITION BY ' || CASE WHEN r.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(r.oid) END,
            (SELECT 'INHERITS ' || pg_catalog.string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
               FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = r.oid),
@@ -8131,8 +8168,10 @@ SELECT CASE t.typtype WHEN 'd' THEN 'domain ' ELSE 'type ' END || t.name, pg_cat
            (SELECT '(' || pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', '
                        ORDER BY e.enumsortorder) || ')'
               FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = t.oid),
-           (SELECT '(' || c.list || ')' FROM columns AS c WHERE c.attrelid = t.typrelid),
-           (SELECT pg_catalog.format_type(n.rngsubtype, NULL)
+           (SELECT pg_catalog.format('(%%s) in the order (%%s)', c.list, c.places) FROM columns AS c
+             WHERE c.attrelid = t.typrelid),
+           (SELECT pg_catalog.concat_ws(' ', pg_catalog.format_type(n.rngsubtype, NULL), CASE WHEN n.rngcollation <> 0
+                       THEN 'COLLATE ' || n.rngcollation::regcollation END)
               FROM pg_catalog.pg_range AS n WHERE n.rngtypid = t.oid))
   FROM types AS t
 UNION ALL
@@ -8153,7 +8192,26 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
 UNION ALL
-SELECT u.type || ' ' || u.identity, 'an object'
+SELECT u.type || ' ' || u.identity, pg_catalog.concat_ws(' ', 'an object',
+           (SELECT pg_catalog.concat_ws(' ', 'of provider', l.collprovider,
+                       CASE WHEN NOT l.collisdeterministic THEN 'not deterministic' END,
+                       CASE WHEN %3$s::boolean THEN pg_catalog.concat_ws(' ', 'locale', l.collcollate, l.collctype,
+                           (SELECT pg_catalog.concat_ws(' ', j.item ->> 'colllocale', j.item ->> 'colliculocale',
+                                       j.item ->> 'collicurules') FROM pg_catalog.to_jsonb(l) AS j(item))) END)
+              FROM pg_catalog.pg_collation AS l
+             WHERE u.classid = 'pg_catalog.pg_collation'::regclass AND l.oid = u.objid),
+           (SELECT pg_catalog.concat_ws(' ', 'of template', p.tmplname, d.dictinitoption)
+              FROM pg_catalog.pg_ts_dict AS d JOIN pg_catalog.pg_ts_template AS p ON p.oid = d.dicttemplate
+             WHERE u.classid = 'pg_catalog.pg_ts_dict'::regclass AND d.oid = u.objid),
+           (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', m.maptokentype, m.mapdict::regdictionary), ', '
+                       ORDER BY m.maptokentype, m.mapseqno)
+              FROM pg_catalog.pg_ts_config_map AS m
+             WHERE u.classid = 'pg_catalog.pg_ts_config'::regclass AND m.mapcfg = u.objid),
+           (SELECT pg_catalog.concat_ws(' ', k.castmethod, k.castcontext, nullif(k.castfunc, 0)::regprocedure)
+              FROM pg_catalog.pg_cast AS k WHERE u.classid = 'pg_catalog.pg_cast'::regclass AND k.oid = u.objid),
+           (SELECT r.oprcode::oid::regprocedure::text
+              FROM pg_catalog.pg_operator AS r
+             WHERE u.classid = 'pg_catalog.pg_operator'::regclass AND r.oid = u.objid))
   FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
   FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
       FROM pg_catalog.pg_event_trigger AS a
@@ -8267,10 +8325,13 @@ types AS MATERIALIZED (
        AND NOT EXISTS (SELECT FROM foreigners AS f
            WHERE f.classid = 'pg_catalog.pg_type'::regclass AND f.objid = t.oid)),
 columns AS MATERIALIZED (
-    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list
-      FROM (SELECT a.attrelid, pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+    -- In the text of a row that is a value, attributes have a place and no name.
+    SELECT w.attrelid, pg_catalog.string_agg(w.words, ', ' ORDER BY w.words COLLATE "C") AS list,
+           pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS places
+      FROM (SELECT a.attrelid, a.attnum, pg_catalog.quote_ident(a.attname) AS name,
+                   pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
                    pg_catalog.format_type(a.atttypid, a.atttypmod),
-                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || pg_catalog.quote_ident(l.collname) END,
+                   CASE WHEN a.attcollation <> y.typcollation THEN 'COLLATE ' || a.attcollation::regcollation END,
                    CASE WHEN a.attnotnull THEN 'NOT NULL' END,
                    CASE WHEN a.attidentity <> '' THEN 'IDENTITY ' || a.attidentity::text END,
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text ELSE 'DEFAULT' END
@@ -8278,7 +8339,6 @@ columns AS MATERIALIZED (
               FROM pg_catalog.pg_attribute AS a
               JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
               JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
-              LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
               LEFT JOIN pg_catalog.pg_attrdef AS f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
              WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped) AS w GROUP BY w.attrelid)
 SELECT 'schema ' || pg_catalog.quote_ident(s.nspname) AS name, 'a schema' AS definition FROM spaces AS s
@@ -8289,6 +8349,12 @@ UNION ALL
 SELECT CASE r.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'f' THEN 'foreign table '
            ELSE 'table ' END || r.name, pg_catalog.concat_ws(' ', CASE WHEN r.relpersistence = 'u' THEN 'unlogged' END,
            '(' || c.list || ')',
+           (SELECT pg_catalog.format('in the order (%%s)', c.places)
+              FROM pg_catalog.pg_type AS y WHERE y.oid = r.reltype AND EXISTS (
+                   SELECT FROM pg_catalog.pg_depend AS d WHERE d.refclassid = 'pg_catalog.pg_type'::regclass
+                      AND d.refobjid IN (y.oid, y.typarray)
+                      AND (d.classid = 'pg_catalog.pg_class'::regclass AND d.objsubid > 0
+                          OR d.classid = 'pg_catalog.pg_type'::regclass AND d.objid <> y.typarray))),
            'PARTITION BY ' || CASE WHEN r.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(r.oid) END,
            (SELECT 'INHERITS ' || pg_catalog.string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
               FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = r.oid),
@@ -8349,8 +8415,10 @@ SELECT CASE t.typtype WHEN 'd' THEN 'domain ' ELSE 'type ' END || t.name, pg_cat
            (SELECT '(' || pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', '
                        ORDER BY e.enumsortorder) || ')'
               FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = t.oid),
-           (SELECT '(' || c.list || ')' FROM columns AS c WHERE c.attrelid = t.typrelid),
-           (SELECT pg_catalog.format_type(n.rngsubtype, NULL)
+           (SELECT pg_catalog.format('(%%s) in the order (%%s)', c.list, c.places) FROM columns AS c
+             WHERE c.attrelid = t.typrelid),
+           (SELECT pg_catalog.concat_ws(' ', pg_catalog.format_type(n.rngsubtype, NULL), CASE WHEN n.rngcollation <> 0
+                       THEN 'COLLATE ' || n.rngcollation::regcollation END)
               FROM pg_catalog.pg_range AS n WHERE n.rngtypid = t.oid))
   FROM types AS t
 UNION ALL
@@ -8371,7 +8439,26 @@ SELECT pg_catalog.format('function %%I.%%I(%%s)', s.nspname, p.proname,
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
        AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
 UNION ALL
-SELECT u.type || ' ' || u.identity, 'an object'
+SELECT u.type || ' ' || u.identity, pg_catalog.concat_ws(' ', 'an object',
+           (SELECT pg_catalog.concat_ws(' ', 'of provider', l.collprovider,
+                       CASE WHEN NOT l.collisdeterministic THEN 'not deterministic' END,
+                       CASE WHEN %2$s::boolean THEN pg_catalog.concat_ws(' ', 'locale', l.collcollate, l.collctype,
+                           (SELECT pg_catalog.concat_ws(' ', j.item ->> 'colllocale', j.item ->> 'colliculocale',
+                                       j.item ->> 'collicurules') FROM pg_catalog.to_jsonb(l) AS j(item))) END)
+              FROM pg_catalog.pg_collation AS l
+             WHERE u.classid = 'pg_catalog.pg_collation'::regclass AND l.oid = u.objid),
+           (SELECT pg_catalog.concat_ws(' ', 'of template', p.tmplname, d.dictinitoption)
+              FROM pg_catalog.pg_ts_dict AS d JOIN pg_catalog.pg_ts_template AS p ON p.oid = d.dicttemplate
+             WHERE u.classid = 'pg_catalog.pg_ts_dict'::regclass AND d.oid = u.objid),
+           (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', m.maptokentype, m.mapdict::regdictionary), ', '
+                       ORDER BY m.maptokentype, m.mapseqno)
+              FROM pg_catalog.pg_ts_config_map AS m
+             WHERE u.classid = 'pg_catalog.pg_ts_config'::regclass AND m.mapcfg = u.objid),
+           (SELECT pg_catalog.concat_ws(' ', k.castmethod, k.castcontext, nullif(k.castfunc, 0)::regprocedure)
+              FROM pg_catalog.pg_cast AS k WHERE u.classid = 'pg_catalog.pg_cast'::regclass AND k.oid = u.objid),
+           (SELECT r.oprcode::oid::regprocedure::text
+              FROM pg_catalog.pg_operator AS r
+             WHERE u.classid = 'pg_catalog.pg_operator'::regclass AND r.oid = u.objid))
   FROM (SELECT o.classid, o.objid, i.type, i.identity, o.rank
   FROM (SELECT 'pg_catalog.pg_event_trigger'::regclass::oid AS classid, a.oid AS objid, NULL::oid AS space, 1 AS rank
       FROM pg_catalog.pg_event_trigger AS a

@@ -35,6 +35,10 @@ CREATE VIEW seen AS SELECT id, v FROM "Odd t" WHERE id > 1;
 CREATE MATERIALIZED VIEW kept AS SELECT count(*) AS n FROM child;
 CREATE TABLE large (id int PRIMARY KEY, v text);
 CREATE INDEX large_v ON large (v);
+CREATE TABLE boxed (a int, b int);
+CREATE TABLE boxes (id int PRIMARY KEY, c boxed[]);
+CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TEXT SEARCH CONFIGURATION words (COPY = english);
 """
 _ROWS = f"""
 INSERT INTO "Odd t" (id, v, m, s, p) SELECT i, 'v' || i, 'o''k', 'x', '(1,y)' FROM generate_series(1, 50) i;
@@ -52,6 +56,8 @@ def cluster(make_module_cluster: MakeCluster) -> Cluster:
     cluster = make_filled(make_module_cluster, 500)
     for node in cluster.nodes:
         at(node, _STRUCTURE)
+        # The order of columns makes no difference, unless rows of a table are values.
+        at(node, f"CREATE TABLE turned (id int, {'b int, a int' if node.name == 'n3' else 'a int, b int'})")
     create_on(cluster["n3"])
     for node in cluster.members:
         add_to_sets(node, dict.fromkeys(_MORE, "default"))
@@ -112,6 +118,27 @@ _DIFFERENT = {
         "ALTER TABLE child REPLICA IDENTITY FULL",
         "ALTER TABLE child REPLICA IDENTITY DEFAULT",
         "table public.child",
+    ),
+    "order of attributes": (
+        "ALTER TYPE pair DROP ATTRIBUTE a, ADD ATTRIBUTE a int",
+        "ALTER TYPE pair DROP ATTRIBUTE b, ADD ATTRIBUTE b text",
+        "type public.pair is",
+    ),
+    "order of columns in values": (
+        "ALTER TABLE boxed DROP COLUMN a, ADD COLUMN a int",
+        "ALTER TABLE boxed DROP COLUMN b, ADD COLUMN b int",
+        "table public.boxed is",
+    ),
+    "collation": (
+        "DROP COLLATION folded; CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2')",
+        "DROP COLLATION folded;"
+        " CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        "collation public.folded is",
+    ),
+    "text search configuration": (
+        "ALTER TEXT SEARCH CONFIGURATION words ALTER MAPPING FOR asciiword WITH simple",
+        "ALTER TEXT SEARCH CONFIGURATION words ALTER MAPPING FOR asciiword WITH english_stem",
+        "text search configuration public.words is",
     ),
     "schema": ("CREATE SCHEMA beyond", "DROP SCHEMA beyond", "schema beyond is missing on n1"),
 }
