@@ -63,7 +63,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build d3527aba:%' THEN
+                NOT LIKE '%, build 072ae35b:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -105,7 +105,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build d3527aba: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 072ae35b: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -9045,9 +9045,32 @@ BEGIN
                l.names, l.types, l.octets, l.others, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
-            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
-               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
+            CASE WHEN a.atttypid >= 16384 THEN (
+                WITH RECURSIVE inside AS (
+                    SELECT a.atttypid AS oid
+                     UNION
+                    SELECT x.oid FROM inside AS i JOIN pg_catalog.pg_type AS t ON t.oid = i.oid
+                     CROSS JOIN LATERAL (
+                        SELECT e.oid FROM pg_catalog.unnest(ARRAY[t.typelem, t.typbasetype]) AS e(oid)
+                         UNION ALL
+                        SELECT g.rngsubtype FROM pg_catalog.pg_range AS g WHERE t.oid IN (g.rngtypid, g.rngmultitypid)
+                         UNION ALL
+                        SELECT b.atttypid FROM pg_catalog.pg_attribute AS b
+                         WHERE b.attrelid = t.typrelid AND b.attnum > 0 AND NOT b.attisdropped) AS x(oid)
+                     WHERE x.oid >= 16384)
+                SELECT pg_catalog.string_agg(pg_catalog.format('(%%s)', l.list), ' ' ORDER BY l.list COLLATE "C")
+                  FROM inside AS i CROSS JOIN LATERAL (
+                    SELECT pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder)
+                      FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = i.oid
+                     UNION ALL
+                    SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(b.attname),
+                               pg_catalog.format_type(b.atttypid, b.atttypmod)), ', ' ORDER BY b.attnum)
+                      FROM pg_catalog.pg_type AS t JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.typrelid
+                     WHERE t.oid = i.oid AND b.attnum > 0 AND NOT b.attisdropped
+                     UNION ALL
+                    SELECT pg_catalog.string_agg(k.conname, ', ' ORDER BY k.conname)
+                      FROM pg_catalog.pg_constraint AS k WHERE k.contypid = i.oid AND k.contype = 'c') AS l(list)
+                 WHERE l.list IS NOT NULL) END), ', ' ORDER BY a.attname COLLATE "C")
    FROM pg_catalog.pg_attribute AS a
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS here
           FROM pg_catalog.jsonb_array_elements(v_what) WITH ORDINALITY AS t(item, place)
@@ -9058,9 +9081,32 @@ BEGIN
                 pg_catalog.pg_relation_size(nullif(c.reltoastrelid, 0)), (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
-            (SELECT '(' || pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder) || ')'
-               FROM pg_catalog.pg_enum AS e JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-              WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype))), ', ' ORDER BY a.attname COLLATE "C")
+            CASE WHEN a.atttypid >= 16384 THEN (
+                WITH RECURSIVE inside AS (
+                    SELECT a.atttypid AS oid
+                     UNION
+                    SELECT x.oid FROM inside AS i JOIN pg_catalog.pg_type AS t ON t.oid = i.oid
+                     CROSS JOIN LATERAL (
+                        SELECT e.oid FROM pg_catalog.unnest(ARRAY[t.typelem, t.typbasetype]) AS e(oid)
+                         UNION ALL
+                        SELECT g.rngsubtype FROM pg_catalog.pg_range AS g WHERE t.oid IN (g.rngtypid, g.rngmultitypid)
+                         UNION ALL
+                        SELECT b.atttypid FROM pg_catalog.pg_attribute AS b
+                         WHERE b.attrelid = t.typrelid AND b.attnum > 0 AND NOT b.attisdropped) AS x(oid)
+                     WHERE x.oid >= 16384)
+                SELECT pg_catalog.string_agg(pg_catalog.format('(%%s)', l.list), ' ' ORDER BY l.list COLLATE "C")
+                  FROM inside AS i CROSS JOIN LATERAL (
+                    SELECT pg_catalog.string_agg(e.enumlabel, ', ' ORDER BY e.enumsortorder)
+                      FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = i.oid
+                     UNION ALL
+                    SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(b.attname),
+                               pg_catalog.format_type(b.atttypid, b.atttypmod)), ', ' ORDER BY b.attnum)
+                      FROM pg_catalog.pg_type AS t JOIN pg_catalog.pg_attribute AS b ON b.attrelid = t.typrelid
+                     WHERE t.oid = i.oid AND b.attnum > 0 AND NOT b.attisdropped
+                     UNION ALL
+                    SELECT pg_catalog.string_agg(k.conname, ', ' ORDER BY k.conname)
+                      FROM pg_catalog.pg_constraint AS k WHERE k.contypid = i.oid AND k.contype = 'c') AS l(list)
+                 WHERE l.list IS NOT NULL) END), ', ' ORDER BY a.attname COLLATE "C")
    FROM pg_catalog.pg_attribute AS a
   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
                 c.relfilenode = pg_catalog.pg_relation_filenode(c.oid) AND c.oid = pg_catalog.to_regclass(t."table")

@@ -109,6 +109,35 @@ def test_a_change_during_the_copy_is_on_the_new_node(join: Join, point: str, rep
     _check(join)
 
 
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("ALTER TYPE tone ADD VALUE 'low'", "(low,1)"),
+        ("ALTER DOMAIN tiny DROP CONSTRAINT tiny_check", "(high,99)"),
+    ],
+    ids=["enum", "domain"],
+)
+def test_a_change_inside_a_type_by_hand_is_on_the_new_node(join: Join, change: str, value: str) -> None:
+    for node in (join.n1, join.n2):
+        at(
+            node,
+            "CREATE TYPE tone AS ENUM ('high')",
+            "CREATE DOMAIN tiny AS int CHECK (VALUE < 10)",
+            "CREATE TYPE sound AS (t tone, n tiny)",
+            "CREATE TABLE heard (id int PRIMARY KEY, s sound[])",
+        )
+        add_to_sets(node, {"heard": "default"})
+    held = join.held("copied", "n3")
+    for node in (join.n1, join.n2):
+        at(node, change)
+    at(join.n1, f"INSERT INTO heard VALUES (1, ARRAY['{value}'::sound])")
+    held.let_go()
+    assert held.error is None, held.error
+    assert join.attempts("slot", "n1") == 2
+    join.check()
+    assert_rows_equal(join.cluster.members, ["heard"])
+
+
 def test_a_table_that_is_made_again_by_hand_is_copied_again(join: Join) -> None:
     held = join.held("streaming", "n3")
     for node in (join.n1, join.n2):
