@@ -63,7 +63,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 072ae35b:%' THEN
+                NOT LIKE '%, build fc6060bf:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -105,7 +105,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 072ae35b: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build fc6060bf: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -7494,7 +7494,9 @@ SELECT coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
            'bytes', p.bytes, 'tables', p.tables, 'what', p.what) ORDER BY p.rank DESC, p.title ASC, p.number ASC)
            FROM pieces AS p), '[]') AS units,
        coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.format('%%I.%%I', p.nspname, p.relname)) FROM parts AS p
-           WHERE p.bytes > 4194304), '[]') AS large$sql$,
+           WHERE p.bytes > 4194304), '[]') AS large,
+       coalesce((SELECT pg_catalog.jsonb_agg(
+pg_catalog.concat_ws(' ', l.relid::oid, l.columns, l.filter)) FROM leaves AS l), '[]') AS leaves$sql$,
     zodan.quote_list(p_sets), zodan.quote_text(p_lanes), zodan.quote_result(p_head))
 $zodan$;
 COMMENT ON FUNCTION zodan.list_units IS
@@ -7502,8 +7504,8 @@ COMMENT ON FUNCTION zodan.list_units IS
 table, a table, or a batch of small ones. It returns one row: units, an array of title, bundle (units of one bundle
 have the same snapshot: the parts of a table, or, without p_head, all units), bytes, tables (how many end with it) and
 what (the tables, each with its columns and row filter in the sets, and the blocks to read, up to the last where there
-is no end); and large, an array of the tables that are more than one block of work, whose indexes are better built
-afterwards.';
+is no end); large, an array of the tables that are more than one block of work, whose indexes are better built
+afterwards; and leaves, an array of what identifies each table and what is published of it.';
 REVOKE ALL ON FUNCTION zodan.list_units FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.note_ddl()
@@ -8554,6 +8556,100 @@ has changed, and a hash of its definition; and those that are gone, of any table
 for what zodan.note_ddl returned before, it has no object if Spock queued a change of structure since: that may be on
 its way.';
 REVOKE ALL ON FUNCTION zodan.changed_structure FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.find_uncopied(p_sets text[], p_leaves text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$WITH leaves AS MATERIALIZED (
+WITH published AS MATERIALIZED (
+    SELECT t.set_reloid::oid AS relid, (
+               SELECT pg_catalog.jsonb_agg(DISTINCT u.name)
+                 FROM pg_catalog.unnest(pg_catalog.array_agg(t.set_att_list::text)) AS w(list)
+                CROSS JOIN LATERAL pg_catalog.unnest(w.list::text[]) AS u(name)) AS columns,
+           pg_catalog.string_agg(DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' AND ')
+               AS filter
+      FROM spock.replication_set_table AS t
+      JOIN spock.replication_set AS r ON r.set_id = t.set_id
+      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%1$s)
+     GROUP BY t.set_reloid)
+SELECT p.relid, p.columns, p.filter FROM published AS p
+UNION ALL
+-- For a leaf that is in no set by itself stands the nearest table above it that is.
+(SELECT DISTINCT ON (i.relid) i.relid::oid, p.columns, p.filter
+   FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+  WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o)
+  ORDER BY i.relid, i.level)),
+named AS MATERIALIZED (
+    SELECT t.set_reloid::oid AS relid, pg_catalog.pg_xact_commit_timestamp(t.xmin) AS at
+      FROM spock.replication_set_table AS t
+      JOIN spock.replication_set AS r ON r.set_id = t.set_id
+      JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
+     WHERE r.set_name::text = ANY (%1$s)),
+later AS MATERIALIZED (
+    SELECT c.oid, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name, l.filter,
+           -- A partition is published since it or a table above it was added, or since it was attached there.
+           coalesce((SELECT pg_catalog.min(o.at) FROM named AS o WHERE o.relid = l.relid),
+               (SELECT greatest(pg_catalog.min(o.at), pg_catalog.max(pg_catalog.pg_xact_commit_timestamp(i.xmin)))
+                  FROM pg_catalog.pg_partition_ancestors(l.relid) AS a(relid)
+                  LEFT JOIN named AS o ON o.relid = a.relid
+                  LEFT JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = a.relid)) AS at
+      FROM leaves AS l
+      JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE NOT %2$s::jsonb ? pg_catalog.concat_ws(' ', l.relid::oid, l.columns, l.filter))
+SELECT coalesce(pg_catalog.jsonb_object_agg(f.name, f.rows), '{}') AS tables
+  FROM (SELECT t.name, pg_catalog.substring(pg_catalog.query_to_xml(pg_catalog.format('SELECT pg_catalog.count(*) AS n'
+               ' FROM ONLY %%s AS t WHERE coalesce(pg_catalog.pg_xact_commit_timestamp(t.xmin) < %%L, true)%%s', t.name,
+               t.at, ' AND ' || t.filter), false, false, '')::text, '<n>(\d+)</n>')::bigint AS rows
+          FROM later AS t) AS f
+ WHERE f.rows > 0$sql$,
+    zodan.quote_list(p_sets), zodan.quote_result(p_leaves))
+$zodan$;
+COMMENT ON FUNCTION zodan.find_uncopied IS
+'Finds, on the source, the tables of p_sets of which more is published than zodan.list_units listed (p_leaves is a
+placeholder for that): tables that were added to a set or attached since, or with another filter or column list. It
+returns one row: tables, an object of each that has rows from before, and how many. The stream brings no such row.';
+REVOKE ALL ON FUNCTION zodan.find_uncopied FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION zodan.prove_copied(p_tables text, p_stage text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$DO $do$
+DECLARE
+    v_table record;
+    v_count bigint;
+    v_missing text[] := '{}';
+    v_names text;
+BEGIN
+    FOR v_table IN SELECT t.name, t.rows FROM pg_catalog.jsonb_each_text(%1$s::jsonb) AS t(name, rows)
+                    ORDER BY t.name LOOP
+        IF %2$s = 'joined' AND pg_catalog.to_regclass(v_table.name) IS NOT NULL THEN
+            EXECUTE 'SELECT pg_catalog.count(*) FROM ONLY ' || v_table.name INTO v_count;
+            CONTINUE WHEN v_count >= v_table.rows::bigint;
+        END IF;
+        v_missing := v_missing || v_table.name;
+    END LOOP;
+    v_names := pg_catalog.array_to_string(v_missing[:10], ', ');
+    IF v_missing <> '{}' AND %2$s = 'copied' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD304',
+            MESSAGE = 'rows were published on the source after the tables were listed: ' || v_names;
+    ELSIF v_missing <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'ZD407',
+            MESSAGE = 'rows from before these tables were published are missing here: ' || v_names,
+            HINT = 'Compare these tables with zodan.verify, repair the rows, and resume.';
+    END IF;
+END
+$do$$sql$,
+    zodan.quote_result(p_tables), zodan.quote_text(p_stage))
+$zodan$;
+COMMENT ON FUNCTION zodan.prove_copied IS
+'Fails if rows of p_tables (a placeholder for what zodan.find_uncopied returned) are not on the new node: with ZD304
+if p_stage is copied, so that the copy starts over and brings them; with ZD407 if p_stage is joined, and a table here
+has fewer rows than its rows from before on the source.';
+REVOKE ALL ON FUNCTION zodan.prove_copied FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.list_filled()
 RETURNS text
@@ -12644,6 +12740,41 @@ source had up to the position that its mark says, and the slot on the source has
 before the join. Neither can be made again for this copy: where its stream is broken, another copy has to be made.';
 REVOKE ALL ON FUNCTION zodan.plan_cloned FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.plan_uncopied(p_cluster jsonb, p_early boolean)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that look for rows which were published on the source after the tables to copy were listed, because
+a table was added to a set or attached, or its filter or column list changed: no stream brings those. With p_early,
+before the new node turns to the direct streams, the copy then starts over; else the join is not done before they are there.
+A physical copy has the rows of all tables. */
+DECLARE
+    v_new text := p_cluster ->> 'new';
+    v_source text := p_cluster ->> 'source';
+    v_ref text := CASE WHEN p_early THEN 'uncopied early' ELSE 'uncopied' END;
+BEGIN
+    IF (p_cluster ->> 'clone')::boolean THEN
+        RETURN;
+    END IF;
+    RETURN NEXT zodan.make_step(CASE WHEN p_early THEN 'analyzed' ELSE 'way_back' END, v_source,
+        'find rows that were published late on ' || v_source,
+        p_do := zodan.find_uncopied(p_sets => zodan.list_sets(p_cluster, v_source),
+            p_leaves => zodan.placeholder('result', 'units', 'leaves')), p_ref := v_ref,
+        p_group := CASE WHEN p_early THEN 'copy' END, p_policy := CASE WHEN NOT p_early THEN 'fresh' END, p_object := 'rows');
+    RETURN NEXT zodan.make_step(CASE WHEN p_early THEN 'sound' ELSE 'whole' END, v_new,
+        pg_catalog.format('confirm that the rows of all tables came to %s', v_new),
+        p_do := zodan.prove_copied(p_tables => zodan.placeholder('result', v_ref, 'tables'),
+            p_stage => CASE WHEN p_early THEN 'copied' ELSE 'joined' END),
+        p_group := CASE WHEN p_early THEN 'approach' END, p_kind := 'verify', p_object := 'rows');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_uncopied IS
+'Returns the steps that look for rows which were published on the source after the tables to copy were listed, because
+a table was added to a set or attached, or its filter or column list changed: no stream brings those. With p_early,
+before the new node turns to the direct streams, the copy then starts over; else the join is not done before they are there.
+A physical copy has the rows of all tables.';
+REVOKE ALL ON FUNCTION zodan.plan_uncopied FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_copy(p_cluster jsonb, p_patience interval)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -12686,6 +12817,7 @@ BEGIN
                 p_objects => zodan.placeholder('result', 'changed early', 'facts')), p_group := 'approach', p_kind := 'verify',
             p_object := 'structure');
     END IF;
+    RETURN QUERY SELECT * FROM zodan.plan_uncopied(p_cluster, true);
     RETURN NEXT zodan.make_step('level', v_source, 'send a sync event on ' || v_source,
             p_do := zodan.emit_sync_event(),
             p_ref := 'level', p_group := 'approach');
@@ -13112,6 +13244,7 @@ BEGIN
     RETURN NEXT zodan.make_step('whole', v_new, 'add what the source added to its replication sets on ' || v_new,
         p_do := zodan.mirror_sets(p_wanted => zodan.placeholder('result', 'sets again', 'sets'),
             p_sets => zodan.list_sets(p_cluster, p_cluster ->> 'source')));
+    RETURN QUERY SELECT * FROM zodan.plan_uncopied(p_cluster, false);
     RETURN NEXT zodan.make_step('whole', v_new, 'confirm that nothing was discarded on ' || v_new,
             p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', 'note', 'at'),
                 p_origin => NULL), p_kind := 'verify');

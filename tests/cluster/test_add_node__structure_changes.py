@@ -138,6 +138,39 @@ def test_a_change_inside_a_type_by_hand_is_on_the_new_node(join: Join, change: s
     assert_rows_equal(join.cluster.members, ["heard"])
 
 
+@pytest.mark.parametrize("point", ["streaming", "near"])
+def test_rows_of_a_table_that_is_published_late_are_on_the_new_node(join: Join, point: str) -> None:
+    rows = "SELECT i, i FROM generate_series(1, 100) i"
+    unpublish = "SELECT spock.repset_remove_table(set_name, '{0}') FROM spock.tables WHERE relid = '{0}'::regclass"
+    for node in (join.n1, join.n2):
+        at(node, *(_DDL.format(table) for table in ("late", "widened")))
+        at(node, *(f"{unpublish.format(table)} AND set_name IS NOT NULL" for table in ("late", "widened")))
+        at(node, *(f"INSERT INTO {table} {rows}" for table in ("late", "widened")))
+        at(node, "SELECT spock.repset_add_table('default', 'widened', row_filter := 'id > 50')")
+    held = join.held(point, "n3" if point == "streaming" else "n1")
+    for node in (join.n1, join.n2):
+        at(node, "SELECT spock.repset_remove_table('default', 'widened')")
+        add_to_sets(node, {"late": "default", "widened": "default"})
+    at(join.n1, "INSERT INTO late VALUES (1001, 7)")
+    held.let_go()
+    if point == "streaming":
+        assert held.error is None, held.error
+        assert join.attempts("slot", "n1") == 2
+    else:
+        assert held.error is not None
+        assert "ZD407" in str(held.error.diag.message_detail), held.error
+        assert "public.late, public.widened" in str(held.error.diag.message_detail)
+        at(
+            join.n3,
+            "SET session_replication_role = replica",
+            f"INSERT INTO late {rows}",
+            f"INSERT INTO widened {rows} ON CONFLICT DO NOTHING",
+        )
+        call(join.n3, "zodan.resume", p_operation=1)
+    join.check()
+    assert_rows_equal(join.cluster.members, ["late", "widened"])
+
+
 def test_a_table_that_is_made_again_by_hand_is_copied_again(join: Join) -> None:
     held = join.held("streaming", "n3")
     for node in (join.n1, join.n2):

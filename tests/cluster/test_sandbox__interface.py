@@ -49,7 +49,7 @@ _COLUMNS = {
     "local_sync_status": "sync_kind sync_subid sync_nspname sync_relname sync_status sync_statuslsn",
     "replication_set": "set_id set_nodeid set_name replicate_insert replicate_update replicate_delete"
     " replicate_truncate",
-    "replication_set_table": "set_id set_reloid set_att_list set_row_filter",
+    "replication_set_table": "set_id set_reloid set_att_list set_row_filter xmin",
     "replication_set_seq": "set_id set_seqoid",
     "tables": "relid nspname relname set_name",
     "lag_tracker": "origin_name receiver_name commit_timestamp",

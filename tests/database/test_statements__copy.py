@@ -703,7 +703,59 @@ def test_what_is_to_be_copied_is_listed(source: Here) -> None:
     assert set(tables) == {ODD, "leaf"}
     assert (tables[ODD]["columns"], tables[ODD]["filter"]) == (["b", "id"], "((id > 5))")
     assert (tables["leaf"]["columns"], tables["leaf"]["filter"]) == (None, None)
-    assert source.run("list_units", sets=[ODD], lanes="2", head="") == {"units": [], "large": []}
+    assert source.run("list_units", sets=[ODD], lanes="2", head="") == {"units": [], "large": [], "leaves": []}
+
+
+def test_rows_that_were_published_late_are_found(here: Here, source: Here) -> None:
+    odd = "public." + sql.Identifier("late " + ODD).as_string()
+    made = "CREATE TABLE {} (id int PRIMARY KEY)"
+    rows = "INSERT INTO {} SELECT i FROM generate_series(1, 9) AS i"
+    add = "SELECT spock.repset_add_table('{1}', $n${0}$n$::regclass)"
+    for table in (odd, "public.late_wider", "public.late_moved", "public.late_renamed", "public.late_leaf"):
+        source.execute(made.format(table), rows.format(table))
+    source.execute(
+        f"{made.format('public.late_root')} PARTITION BY RANGE (id)",
+        "SELECT spock.repset_add_table('default', 'public.late_wider', false, NULL, 'id > 5')",
+        *(add.format(table, "default") for table in ("public.late_moved", "public.late_renamed", "public.late_root")),
+    )
+    listed = source.run("list_units", sets=["default", "default_insert_only"], lanes="2", head="")
+    found = partial(
+        source.run, "find_uncopied", {"u": listed}, sets=["default", "default_insert_only"], leaves="{result:u.leaves}"
+    )
+    assert found() == {"tables": {}}
+    # What was published is no news under another name or in another set, nor are rows that came afterwards.
+    source.execute(
+        "ALTER TABLE public.late_renamed RENAME TO late_other",
+        "SELECT spock.repset_remove_table('default', 'public.late_moved')",
+        add.format("public.late_moved", "default_insert_only"),
+        made.format("public.late_fresh"),
+        add.format("public.late_fresh", "default"),
+        rows.format("public.late_fresh"),
+    )
+    assert found() == {"tables": {}}
+    source.execute(
+        add.format(odd, "default"),
+        "SELECT spock.repset_remove_table('default', 'public.late_wider')",
+        add.format("public.late_wider", "default"),
+        "ALTER TABLE public.late_root ATTACH PARTITION public.late_leaf DEFAULT",
+        rows.replace("1, 9", "11, 15").format(odd),
+    )
+    late = found()["tables"]
+    assert late == {odd: 9, "public.late_wider": 9, "public.late_leaf": 9}
+    prove = partial(here.run, "prove_copied", {"u": {"tables": late}}, tables="{result:u.tables}")
+    here.execute(made.format(odd), rows.format(odd), made.format("public.late_wider"))
+    for stage, sqlstate, names in (
+        ("copied", "ZD304", f"public.late_leaf, public.late_wider, {odd}"),
+        ("joined", "ZD407", "public.late_leaf, public.late_wider"),
+    ):
+        with pytest.raises(psycopg.Error) as error:
+            prove(stage=stage)
+        assert (error.value.sqlstate, set(str(error.value.diag.message_primary).split(": ", 1)[1].split(", "))) == (
+            sqlstate,
+            set(names.split(", ")),
+        )
+    here.execute(rows.format("public.late_wider"), made.format("public.late_leaf"), rows.format("public.late_leaf"))
+    prove(stage="joined")
 
 
 def test_indexes_are_set_aside_and_built_again(here: Here) -> None:

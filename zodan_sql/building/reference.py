@@ -79,6 +79,7 @@ MEANINGS = {
     "ZD404": "rows are proven different on the nodes; the message counts them by table, zodan.compared names each",
     "ZD405": "it could not be decided whether all rows are equal; zodan.compared says why",
     "ZD406": "rows of a member could not be brought level with another member; the message names them and says why",
+    "ZD407": "the new node has joined, but lacks rows from before a table was added to a replication set meanwhile",
     "ZD900": "the scripts ran, but something that they create is missing",
     "ZD901": "a statement names a connection string or a result that nobody provided",
     "ZD902": "a step is in a phase that its plan does not have",

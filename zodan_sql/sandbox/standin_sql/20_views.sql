@@ -75,11 +75,12 @@ SELECT set_id, spock._node_id(set_nodeid) AS set_nodeid, set_name,
        replicate_insert, replicate_update, replicate_delete, replicate_truncate
   FROM pglogical.replication_set;
 
+-- In Spock it is a table, and says by xmin when a table was added.
 CREATE VIEW spock.replication_set_table AS
-SELECT set_id, set_reloid, set_att_list, set_row_filter
+SELECT set_id, set_reloid, set_att_list, set_row_filter, xmin
   FROM pglogical.replication_set_table
 UNION ALL
-SELECT r.set_id, r.set_reloid::regclass, NULL, NULL
+SELECT r.set_id, r.set_reloid::regclass, NULL, NULL, r.xmin
   FROM spock._root r JOIN pg_catalog.pg_class c ON c.oid = r.set_reloid;
 
 CREATE VIEW spock.replication_set_seq AS
