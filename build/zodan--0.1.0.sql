@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build fc6060bf: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 57e0f58d: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -1550,6 +1550,41 @@ COMMENT ON FUNCTION zodan.disconnect IS
 'Closes a connection of this session by its name; harmless if there is none.';
 REVOKE ALL ON FUNCTION zodan.disconnect FROM PUBLIC;
 
+CREATE FUNCTION zodan.does_answer(p_settings jsonb)
+RETURNS boolean
+LANGUAGE plpgsql
+AS $zodan$
+/* Returns whether a server answers a connection within its connect_timeout, be it with a refusal; p_settings as zodan.parse_dsn
+returns them. dblink knows no such limit from PostgreSQL 16 on, and would wait for a server that hangs for ever. So a
+second session on this server tries it, without a password, under a statement_timeout. True if there cannot be such a
+session: it comes through this server's socket. Raises no error except for a cancel. */
+DECLARE
+    c_connection CONSTANT text := 'zodan tries';
+BEGIN
+    PERFORM zodan.disconnect(c_connection);
+    PERFORM dblink_connect(c_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
+        'host', pg_catalog.btrim(pg_catalog.split_part(pg_catalog.current_setting('unix_socket_directories'), ',', 1)),
+        'port', pg_catalog.current_setting('port'), 'dbname', pg_catalog.current_database(), 'user', current_user,
+        'application_name', c_connection)));
+    PERFORM dblink_exec(c_connection, pg_catalog.format('SET search_path TO %s; SET statement_timeout TO %L',
+        pg_catalog.current_setting('search_path'), (p_settings ->> 'connect_timeout') || 's'));
+    PERFORM dblink_exec(c_connection, pg_catalog.format('DO %L', pg_catalog.format('BEGIN PERFORM dblink_connect(%L);'
+        ' EXCEPTION WHEN query_canceled THEN RAISE EXCEPTION USING ERRCODE = %L; WHEN OTHERS THEN NULL; END',
+        zodan.format_dsn(p_settings - zodan.list_secrets() - 'passfile'), 'ZD000')));
+    PERFORM dblink_disconnect(c_connection);
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    PERFORM zodan.disconnect(c_connection);
+    RETURN SQLSTATE <> 'ZD000';
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.does_answer IS
+'Returns whether a server answers a connection within its connect_timeout, be it with a refusal; p_settings as zodan.parse_dsn
+returns them. dblink knows no such limit from PostgreSQL 16 on, and would wait for a server that hangs for ever. So a
+second session on this server tries it, without a password, under a statement_timeout. True if there cannot be such a
+session: it comes through this server''s socket. Raises no error except for a cancel.';
+REVOKE ALL ON FUNCTION zodan.does_answer FROM PUBLIC;
+
 CREATE FUNCTION zodan.connect(
     p_connection text,
     p_node text,
@@ -1565,13 +1600,21 @@ end to its statement when the caller dies. p_dsns holds the connection strings b
 pg_stat_activity, p_settings is what the connection string gets besides. Returns {ok: true}, or {ok: false, sqlstate,
 message} without secrets; raises no error for a node that cannot be reached. */
 DECLARE
+    v_settings jsonb;
     v_message text;
     v_detail text;
 BEGIN
-    PERFORM dblink_connect(p_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
+    v_settings := pg_catalog.jsonb_build_object(
             'connect_timeout', '10', 'keepalives_idle', '60')
         || zodan.parse_dsn(p_dsns ->> p_node) || p_settings || pg_catalog.jsonb_build_object(
-            'application_name', zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid())))));
+            'application_name', zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid())));
+    -- Not a node that has a kept connection.
+    IF pg_catalog.current_setting('server_version_num')::int >= 160000 AND (v_settings ->> 'connect_timeout')::int > 0
+       AND zodan.connection_name(p_node) <> ALL (coalesce(dblink_get_connections(), '{}')) AND NOT zodan.does_answer(v_settings) THEN
+        RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08001', 'message', pg_catalog.format(
+            'could not establish connection: the server did not answer within %s s', v_settings ->> 'connect_timeout'));
+    END IF;
+    PERFORM dblink_connect(p_connection, zodan.format_dsn(v_settings));
     PERFORM * FROM dblink(p_connection, zodan.set_session()) AS s(done text);
     RETURN '{"ok": true}'::jsonb;
 EXCEPTION WHEN OTHERS THEN
@@ -2788,13 +2831,14 @@ until nobody names anyone new; of p_wanted only, where that is not NULL. Adds to
 is read again; what p_known says of a node goes before what others say. The connections stay open.';
 REVOKE ALL ON FUNCTION zodan.gather_cluster FROM PUBLIC;
 
-CREATE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb)
+CREATE FUNCTION zodan.probe_pairs(p_facts jsonb, p_dsns jsonb, p_bound interval DEFAULT zodan.read_bound())
 RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
 member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Changes nothing. */
+connection, identity and replication, with the fault, NULL where it worked. A node may take p_bound for its tries. Changes
+nothing. */
 DECLARE
     v_dsns jsonb;
     v_queries jsonb;
@@ -2821,13 +2865,14 @@ BEGIN
                        THEN (r.value ->> 'detail')::jsonb
                        ELSE pg_catalog.jsonb_build_object('', pg_catalog.jsonb_build_object('connection',
                            coalesce(r.value ->> 'message', 'no answer'))) END), '{}')
-              FROM pg_catalog.jsonb_each(zodan.query_nodes(v_queries, v_dsns || p_dsns)) AS r(key, value));
+              FROM pg_catalog.jsonb_each(zodan.query_nodes(v_queries, v_dsns || p_dsns, p_bound)) AS r(key, value));
 END
 $zodan$;
 COMMENT ON FUNCTION zodan.probe_pairs IS
 'Lets every node try to connect to every other one, plainly and for replication, all nodes at once. To another
 member each uses the connection string that it knows itself. Returns an object of node, then of target, then of
-connection, identity and replication, with the fault, NULL where it worked. Changes nothing.';
+connection, identity and replication, with the fault, NULL where it worked. A node may take p_bound for its tries. Changes
+nothing.';
 REVOKE ALL ON FUNCTION zodan.probe_pairs FROM PUBLIC;
 
 CREATE FUNCTION zodan.find_pause(
@@ -5927,11 +5972,11 @@ SELECT pg_catalog.jsonb_build_object(
     'deferrable', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, k.conname)), '[]')
                      FROM tables AS t JOIN pg_catalog.pg_constraint AS k ON k.conrelid = t.oid
                          WHERE k.contype IN ('p', 'u') AND k.condeferrable),
-    'several_unique', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t
-                        WHERE (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index AS i WHERE i.indrelid = t.oid
-                            AND i.indisunique) > 1),
-    'triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, g.tgname)), '[]') FROM tables AS t
-                   JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
+    'several_unique', (SELECT coalesce(pg_catalog.jsonb_agg(t.name), '[]') FROM tables AS t WHERE (
+        SELECT pg_catalog.count(*) FROM pg_catalog.pg_index AS i WHERE i.indrelid = t.oid AND i.indisunique) > 1),
+    'triggers', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.format('%s (%s)', t.name, g.tgname)), '[]')
+                   FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
+                  WHERE g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal),
     -- Rules that rewrite an INSERT of a session that writes what is replicated, with the tables above theirs.
     'rules', (SELECT coalesce(pg_catalog.jsonb_object_agg(pg_catalog.format('%s (%s)', t.name, r.rulename), (
                          SELECT pg_catalog.jsonb_agg(o.name) FROM tables AS o WHERE o.oid = t.oid OR o.oid IN (
@@ -17601,7 +17646,9 @@ SELECT coalesce(pg_catalog.jsonb_agg(p.key ORDER BY p.key COLLATE "C"), '[]')
   FROM pg_catalog.jsonb_each(zodan.probe_pairs(
            (SELECT coalesce(pg_catalog.jsonb_object_agg(f.key, f.value), '{}') FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
              WHERE f.key <> p_target AND f.value #>> '{spock,node}' = f.key),
-           pg_catalog.jsonb_build_object(p_target, zodan.canonical_dsn(p_dsn)))) AS p(key, value)
+           pg_catalog.jsonb_build_object(p_target, zodan.canonical_dsn(p_dsn)),
+           -- It may hang, and from PostgreSQL 16 on dblink waits for a connection without a limit.
+           least(zodan.read_bound(), interval '20 s'))) AS p(key, value)
  WHERE p.value -> p_target ? 'connection' AND p.value #>> ARRAY[p_target, 'connection'] IS NULL
 $zodan$;
 COMMENT ON FUNCTION zodan.list_reaching IS

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from support.clones import clone, leave, make_place, password_file
 from support.clusters import MakeCluster
+from support.freezing import frozen
 from support.objects import at
 from support.tables import create_tables, fill, wait_level
 from support.writers import Writers
@@ -105,7 +102,7 @@ def test_a_snapshot_of_the_running_source(cluster: Cluster) -> None:
     )
     with Writers(cluster.members, series=3) as writers:
         assert clone(n1, place, _RESTORED, "--prepare-only").code == 0
-        with _frozen(n1):
+        with frozen(n1):
             copy_folder(n1.data_dir, place.data_dir)
         _joins(cluster, place)
     assert place.execute("SELECT count(*) FROM pg_subscription") == [(0,)]
@@ -113,17 +110,3 @@ def test_a_snapshot_of_the_running_source(cluster: Cluster) -> None:
     assert cluster["n2"].execute("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'of_native'") == [(1,)]
     _leaves(cluster, place, writers)
     at(n1, "DROP SUBSCRIPTION native", "SELECT pg_drop_replication_slot('of_others')")
-
-
-@contextmanager
-def _frozen(node: Node) -> Iterator[None]:
-    """Hold all processes of a server, as the moment of a snapshot does."""
-    first = int((node.data_dir / "postmaster.pid").read_text().split()[0])
-    children = [int(pid) for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split()]
-    for pid in (first, *children):
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in (first, *children):
-            os.kill(pid, signal.SIGCONT)

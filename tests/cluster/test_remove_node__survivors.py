@@ -8,6 +8,7 @@ import pytest
 from support.calls import call, leftovers, load_zodan, state
 from support.checks import name_of
 from support.clusters import MakeCluster
+from support.freezing import frozen
 from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, wait_level
 from support.writers import Writers
 from zodan_sql.sandbox import Cluster, Node, wait_until
@@ -66,6 +67,17 @@ def test_a_survivor_that_is_down_gets_its_rows_or_somebody_is_told(cluster: Clus
     cluster.wait_replicating()
     wait_level(cluster.members)
     assert n2.execute(f"SELECT 1 FROM {KEYED} WHERE id = 999999999998") == [(1,)]
+
+
+def test_a_node_that_hangs_is_removed_as_a_dead_one_is(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster.nodes
+    with frozen(n3):
+        call(n1, "spock.remove_node", target_node_name="n3", target_node_dsn=n3.dsn(), force=True)
+        assert leftovers([n1, n2], "n3") == []
+    cluster.members.remove(n3)
+    n1.execute(f"INSERT INTO {KEYED} VALUES (999999999998, 'n1', 0, 'next')")
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)
 
 
 def test_a_drain_that_cannot_be(cluster: Cluster) -> None:
