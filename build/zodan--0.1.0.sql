@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 57e0f58d: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 7b041362: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -9660,6 +9660,16 @@ its stream is to start at: p_lsn, or that of p_peer in p_positions; without eith
 may invalidate a slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
 REVOKE ALL ON FUNCTION zodan.prove_slots FROM PUBLIC;
 
+CREATE FUNCTION zodan.note_time()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.note_time IS
+'Notes the time, before a join has brought anything. It returns one row: at, in seconds of this node''s clock.';
+REVOKE ALL ON FUNCTION zodan.note_time FROM PUBLIC;
+
 CREATE FUNCTION zodan.prove_whole(p_since text, p_origin text, p_nodes text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -9683,7 +9693,7 @@ SELECT pg_catalog.string_agg(x.what, '; ' ORDER BY x.at, x.what)
 BEGIN
     IF v_discarded IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD402', MESSAGE = 'changes were discarded here: ' || v_discarded,
-            HINT = 'Repair these rows, delete what spock.exception_log has of them on this node, and resume.';
+            HINT = 'Repair these rows, here and on the new node, delete what spock.exception_log has of them on this node, and resume.';
     END IF;
     SELECT pg_catalog.string_agg(n.node_name, ', ' ORDER BY n.node_name) INTO v_others
       FROM spock.node AS n WHERE n.node_name::text <> ALL (%3$s);
@@ -12271,6 +12281,8 @@ DECLARE
     v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
     v_cloned boolean := coalesce((p_cluster ->> 'clone')::boolean, false);
 BEGIN
+    -- Not again where the copy starts over: what the source has not got by then, the new node will not get either.
+    RETURN NEXT zodan.make_step('note', v_source, 'note the time on ' || v_source, p_do := zodan.note_time(), p_ref := 'since');
     IF v_cloned THEN
         RETURN QUERY SELECT * FROM zodan.plan_cloned(p_cluster);
     ELSE
@@ -12707,13 +12719,15 @@ BEGIN
             pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event', 'lsn'), p_provider => v_new),
             p_budget := p_patience, p_kind := 'verify');
-        RETURN NEXT zodan.make_step('whole', v_member, pg_catalog.format('confirm that nothing of %s was discarded on %s',
-            v_new, v_member),
-            p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', CASE
-                WHEN v_member = p_cluster ->> 'source' THEN 'level'
-                ELSE 'mark' || (SELECT p.place
-                    FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
-                                 WHERE p.name = v_member) END, 'at'), p_origin => v_new), p_kind := 'verify');
+        -- What the source has discarded of anybody's, the new node has not got from it.
+        RETURN NEXT CASE WHEN v_member = p_cluster ->> 'source' THEN zodan.make_step('whole', v_member,
+            'confirm that nothing was discarded on ' || v_member, p_do := zodan.prove_whole(p_nodes => v_nodes,
+                p_since => zodan.placeholder('result', 'since', 'at'), p_origin => NULL), p_kind := 'verify')
+            ELSE zodan.make_step('whole', v_member, pg_catalog.format('confirm that nothing of %s was discarded on %s',
+                v_new, v_member), p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result',
+                    'mark' || (SELECT p.place
+                        FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
+                       WHERE p.name = v_member), 'at'), p_origin => v_new), p_kind := 'verify') END;
     END LOOP;
     RETURN NEXT zodan.make_step('prove', v_new, 'set the sequences of ' || v_new || ' beyond those of the members',
             p_do := zodan.level_sequences('ARRAY[' || pg_catalog.array_to_string(v_refs, ', ') || ']::jsonb[]'));

@@ -2,6 +2,7 @@
 -- Zodan 0.1.0: CALL spock.add_node(...). Load with psql; twice does no harm.
 \set ON_ERROR_STOP on
 BEGIN;
+SET LOCAL transaction_read_only TO off;
 SELECT pg_catalog.set_config('spock.enable_ddl_replication', 'off', true),
        pg_catalog.set_config('spock.include_ddl_repset', 'off', true),
        pg_catalog.set_config('client_min_messages', 'warning', true),
@@ -63,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 57e0f58d:%' THEN
+                NOT LIKE '%, build 7b041362:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -105,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 57e0f58d: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 7b041362: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -10223,6 +10224,16 @@ its stream is to start at: p_lsn, or that of p_peer in p_positions; without eith
 may invalidate a slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
 REVOKE ALL ON FUNCTION zodan.prove_slots FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.note_time()
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT $sql$SELECT extract(epoch FROM pg_catalog.clock_timestamp()) AS at$sql$
+$zodan$;
+COMMENT ON FUNCTION zodan.note_time IS
+'Notes the time, before a join has brought anything. It returns one row: at, in seconds of this node''s clock.';
+REVOKE ALL ON FUNCTION zodan.note_time FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.prove_whole(p_since text, p_origin text, p_nodes text[])
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -10246,7 +10257,7 @@ SELECT pg_catalog.string_agg(x.what, '; ' ORDER BY x.at, x.what)
 BEGIN
     IF v_discarded IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD402', MESSAGE = 'changes were discarded here: ' || v_discarded,
-            HINT = 'Repair these rows, delete what spock.exception_log has of them on this node, and resume.';
+            HINT = 'Repair these rows, here and on the new node, delete what spock.exception_log has of them on this node, and resume.';
     END IF;
     SELECT pg_catalog.string_agg(n.node_name, ', ' ORDER BY n.node_name) INTO v_others
       FROM spock.node AS n WHERE n.node_name::text <> ALL (%3$s);
@@ -12834,6 +12845,8 @@ DECLARE
     v_slot text := p_cluster #>> ARRAY['slots', v_source, v_new];
     v_cloned boolean := coalesce((p_cluster ->> 'clone')::boolean, false);
 BEGIN
+    -- Not again where the copy starts over: what the source has not got by then, the new node will not get either.
+    RETURN NEXT zodan.make_step('note', v_source, 'note the time on ' || v_source, p_do := zodan.note_time(), p_ref := 'since');
     IF v_cloned THEN
         RETURN QUERY SELECT * FROM zodan.plan_cloned(p_cluster);
     ELSE
@@ -13270,13 +13283,15 @@ BEGIN
             pg_catalog.format('wait until %s has applied the sync event of %s', v_member, v_new),
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event', 'lsn'), p_provider => v_new),
             p_budget := p_patience, p_kind := 'verify');
-        RETURN NEXT zodan.make_step('whole', v_member, pg_catalog.format('confirm that nothing of %s was discarded on %s',
-            v_new, v_member),
-            p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result', CASE
-                WHEN v_member = p_cluster ->> 'source' THEN 'level'
-                ELSE 'mark' || (SELECT p.place
-                    FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
-                                 WHERE p.name = v_member) END, 'at'), p_origin => v_new), p_kind := 'verify');
+        -- What the source has discarded of anybody's, the new node has not got from it.
+        RETURN NEXT CASE WHEN v_member = p_cluster ->> 'source' THEN zodan.make_step('whole', v_member,
+            'confirm that nothing was discarded on ' || v_member, p_do := zodan.prove_whole(p_nodes => v_nodes,
+                p_since => zodan.placeholder('result', 'since', 'at'), p_origin => NULL), p_kind := 'verify')
+            ELSE zodan.make_step('whole', v_member, pg_catalog.format('confirm that nothing of %s was discarded on %s',
+                v_new, v_member), p_do := zodan.prove_whole(p_nodes => v_nodes, p_since => zodan.placeholder('result',
+                    'mark' || (SELECT p.place
+                        FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
+                       WHERE p.name = v_member), 'at'), p_origin => v_new), p_kind := 'verify') END;
     END LOOP;
     RETURN NEXT zodan.make_step('prove', v_new, 'set the sequences of ' || v_new || ' beyond those of the members',
             p_do := zodan.level_sequences('ARRAY[' || pg_catalog.array_to_string(v_refs, ', ') || ']::jsonb[]'));

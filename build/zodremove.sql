@@ -2,6 +2,7 @@
 -- Zodan 0.1.0: CALL spock.remove_node(...). Load with psql; twice does no harm.
 \set ON_ERROR_STOP on
 BEGIN;
+SET LOCAL transaction_read_only TO off;
 SELECT pg_catalog.set_config('spock.enable_ddl_replication', 'off', true),
        pg_catalog.set_config('spock.include_ddl_repset', 'off', true),
        pg_catalog.set_config('client_min_messages', 'warning', true),
@@ -63,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 57e0f58d:%' THEN
+                NOT LIKE '%, build 7b041362:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -105,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 57e0f58d: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 7b041362: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text

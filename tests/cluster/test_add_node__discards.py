@@ -11,7 +11,7 @@ from support.joins import Join, make_filled, planned, refused
 from support.objects import at
 from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, wait_level
 from support.writers import Writers
-from zodan_sql.sandbox import detect_engine
+from zodan_sql.sandbox import detect_engine, wait_until
 
 _APART = ["CREATE TABLE apart (id int PRIMARY KEY)", "SELECT spock.repset_add_table('default', 'apart')"]
 
@@ -94,6 +94,32 @@ def test_a_row_that_is_refused(join: Join, request: pytest.FixtureRequest) -> No
     assert join.attempts("note", "n3") == (2 if join.cluster.engine.is_real else 1)
     assert writers.failures == []
     _check(join)
+
+
+@pytest.mark.skipif(not detect_engine().is_real, reason="pglogical discards nothing")
+def test_a_transaction_that_the_source_discards(make_cluster: MakeCluster) -> None:
+    join = Join(make_cluster)
+    for node in join.cluster.nodes:
+        node.execute("ALTER SYSTEM SET spock.exception_behaviour = 'transdiscard'")
+        node.execute("SELECT pg_reload_conf()")
+    join.plan = planned(join.n1, join.n3)[1]
+    held = join.held("level", "n1")
+    at(join.n1, f"ALTER TABLE {KEYED} ADD CONSTRAINT odd CHECK (id <> 999999999997)")
+    row = f"INSERT INTO {KEYED} VALUES (999999999997, 'n2', 0, 'discarded')"
+    join.n2.execute(row)
+    logged = "SELECT 1 FROM spock.exception_log WHERE table_name = 'app_keyed'"
+    wait_until(lambda: "" if join.n1.execute(logged) else "nothing is logged", 60.0, "n1 to discard it")
+    at(join.n1, f"ALTER TABLE {KEYED} DROP CONSTRAINT odd")
+    held.let_go()
+    # The node is there, and does not pass for whole.
+    assert isinstance(held.error, psycopg.Error)
+    assert held.error.sqlstate == "ZD402"
+    assert f"INSERT on public.{KEYED}" in str(held.error)
+    for node in (join.n1, join.n3):
+        at(node, "BEGIN", "SELECT spock.repair_mode(true)", row, "COMMIT")
+    at(join.n1, "DELETE FROM spock.exception_log")
+    call(join.n3, "zodan.resume", p_operation=1)
+    join.check()
 
 
 def test_a_slot_that_is_lost_while_the_rows_are_copied(make_cluster: MakeCluster) -> None:
