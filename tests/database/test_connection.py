@@ -8,7 +8,7 @@ import pytest
 
 from support.objects import at
 from zodan_sql.client.connection import connect
-from zodan_sql.client.install import borrowed
+from zodan_sql.client.install import borrowed, install, uninstall
 from zodan_sql.sandbox import Node
 
 _SETTINGS = {
@@ -34,6 +34,13 @@ def test_no_limit_ends_a_session(limited: Node) -> None:
         found = [connection.execute("SELECT current_setting(%s)", [name]).fetchone() for name in limits]
         assert found == [("0",)] * len(limits)
         assert connection.execute("SELECT 'é'").fetchone() == ("é",)
+
+
+def test_zodan_is_installed_and_removed_where_transactions_are_read_only(limited: Node) -> None:
+    (installed,) = install([limited.dsn()])
+    assert installed.error is None
+    (removed,) = uninstall([limited.dsn()])
+    assert removed.error is None
 
 
 def test_zodan_is_lent_where_transactions_are_read_only(limited: Node) -> None:

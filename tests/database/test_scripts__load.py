@@ -64,6 +64,13 @@ def test_where_a_backslash_escapes(engine: Engine, server: Node, make_database: 
         assert routines(connection) == routines(plain)
 
 
+def test_where_transactions_are_read_only(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
+    with make_database("spock", "dblink") as connection:
+        dbname = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(dbname))
+        assert run(engine, server, connection, "zodan.sql", "zodremove.sql", "zodan.sql") == ""
+
+
 def test_alone_in_either_order_and_twice(engine: Engine, server: Node, make_database: MakeDatabase) -> None:
     with make_database("spock", "dblink") as add, make_database("spock", "dblink") as remove:
         # Loading is silent, so that a DBA sees what matters.

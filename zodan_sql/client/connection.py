@@ -110,13 +110,15 @@ def connect(dsn: str, option: str = "--dsn", *, autocommit: bool = True) -> Conn
 def _set() -> sql.Composed:
     """Return a query that keeps statements out of a server's log and statistics, as far as the session may.
 
-    It also ends the limits that somebody has set for the database or the role: they are for applications.
+    It also ends the limits that somebody has set for the database or the role: they are for applications, and so is a
+    default that transactions are read-only.
     """
     ended: dict[str, str] = render.read_default("unlogged", dict)
     settings = {
         "log_statement": "none",
         **ended,
         "log_parameter_max_length_on_error": "0",
+        "default_transaction_read_only": "off",
         "pg_stat_statements.track_utility": "off",
     }
     rows = (sql.SQL("({}, {})").format(name, value) for name, value in settings.items())

@@ -76,9 +76,6 @@ def borrowed(dsn: str) -> Iterator[Where]:
         try:
             try:
                 _check_primary(connection)
-                connection.rollback()
-                # Nothing of it stays, so it may be done where transactions are read-only by default.
-                connection.execute("SET TRANSACTION READ WRITE")
                 _load(connection, create_dblink=True)
             except psycopg.Error as error:
                 raise from_database(error) from None
