@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 7b041362:%' THEN
+                NOT LIKE '%, build f085d85e:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 7b041362: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build f085d85e: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -5796,6 +5796,39 @@ replacement the new node until the removal begins, because somebody may have rem
 interrupted, and the old one once the new one has joined.';
 REVOKE ALL ON FUNCTION zodan.may_be_blank FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.check_came(p_operation zodan.operation, p_resumes boolean, p_facts jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Refuses to resume a join, or to roll one back, because of nodes that joined the cluster after it began: its plan does not
+have them, and the undo would delete the rows of a node that sends its changes to them. p_facts is what zodan.find_dsns
+returned. Errors: ZD112. */
+DECLARE
+    v_came text[] := zodan.find_came(p_operation.operation_id, p_facts);
+    v_takes_part boolean := coalesce(p_facts #> ARRAY[p_operation.node, 'spock', 'nodes'] ?| v_came, false);
+BEGIN
+    IF v_came = '{}' OR p_operation.kind NOT IN ('add_node', 'replace_node') OR NOT p_resumes AND NOT v_takes_part
+       OR p_resumes AND p_operation.kind = 'replace_node' AND zodan.has_joined(p_operation.operation_id) THEN
+        RETURN;
+    END IF;
+    PERFORM zodan.close_connections();
+    RAISE EXCEPTION USING
+        ERRCODE = 'ZD112',
+        MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation.operation_id,
+            pg_catalog.array_to_string(v_came, ', ')),
+        DETAIL = pg_catalog.format(CASE WHEN v_takes_part THEN 'It exchanges rows with node "%s", and a rollback would reach it too.'
+            ELSE 'It exchanges no rows with node "%s".' END, p_operation.node),
+        HINT = CASE WHEN NOT v_takes_part THEN pg_catalog.format('CALL zodan.rollback(%s), then call again.', p_operation.operation_id)
+            ELSE pg_catalog.format('Take node "%s" out by spock.remove_node, which ends this operation; or leave it, and see by'
+                ' zodan-sql verify whether it has all rows.', p_operation.node) END;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.check_came IS
+'Refuses to resume a join, or to roll one back, because of nodes that joined the cluster after it began: its plan does not
+have them, and the undo would delete the rows of a node that sends its changes to them. p_facts is what zodan.find_dsns
+returned. Errors: ZD112.';
+REVOKE ALL ON FUNCTION zodan.check_came FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.reopen(p_operation bigint, p_given jsonb, p_resumes boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -5812,7 +5845,6 @@ DECLARE
     v_found record;
     v_dsns jsonb;
     v_gone text[];
-    v_came text[];
 BEGIN
     PERFORM zodan.check_unfinished(p_operation);
     SELECT * INTO v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
@@ -5820,26 +5852,7 @@ BEGIN
     v_gone := zodan.find_gone(p_operation, v_found.p_facts);
     v_found.p_facts := v_found.p_facts - v_gone;
     v_found.p_dsns := v_found.p_dsns - v_gone;
-    v_came := zodan.find_came(p_operation, v_found.p_facts);
-    IF v_came <> '{}' AND p_resumes AND (v_operation.kind = 'add_node'
-        OR v_operation.kind = 'replace_node' AND NOT zodan.has_joined(p_operation)) THEN
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD112',
-            MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation,
-                pg_catalog.array_to_string(v_came, ', ')),
-            HINT = pg_catalog.format('CALL zodan.rollback(%s), then call again.', p_operation);
-    ELSIF NOT p_resumes AND v_operation.kind IN ('add_node', 'replace_node')
-        AND v_found.p_facts #> ARRAY[v_operation.node, 'spock', 'nodes'] ?| v_came THEN
-        -- The undo would delete the rows of the new node while that node still sends its changes.
-        PERFORM zodan.close_connections();
-        RAISE EXCEPTION USING
-            ERRCODE = 'ZD112',
-            MESSAGE = pg_catalog.format('a node joined the cluster after operation %s began: %s', p_operation,
-                pg_catalog.array_to_string(v_came, ', ')),
-            DETAIL = pg_catalog.format('It exchanges rows with node "%s", and a rollback would reach it too.', v_operation.node),
-            HINT = pg_catalog.format('Take node "%s" out by spock.remove_node, which ends this operation.', v_operation.node);
-    END IF;
+    PERFORM zodan.check_came(v_operation, p_resumes, v_found.p_facts);
     IF EXISTS (SELECT FROM pg_catalog.jsonb_each(v_found.p_facts) AS f(key, value)
                 WHERE f.value ? 'error' AND NOT zodan.may_be_away(p_operation, f.key)) THEN
         PERFORM zodan.close_connections();

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from support.calls import add_node, call, leftovers, load_zodan, state
+from support.calls import add_node, call, leftovers, load_zodan, remove_node, state
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
 from support.joins import planned
@@ -96,6 +96,34 @@ def test_a_node_that_joined_meanwhile_is_told(make_cluster: MakeCluster) -> None
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, TABLES)
     assert [n.execute("SELECT count(*) FROM spock.subscription") for n in cluster.members] == [[(3,)]] * 4
+
+
+@pytest.mark.slow
+def test_a_node_that_joined_with_one_that_is_nearly_done(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=2)
+    create_tables(cluster)
+    n1, _, n3, n4 = cluster.nodes
+    for node in (n3, n4):
+        load_zodan(node)
+    wait_level(cluster.members)
+    arguments, plan = planned(n1, n3)
+    HeldCall(n3, f"before {plan.at('prove', 'n3')}", "spock.add_node", arguments).kill()
+    wait_unlocked(cluster.nodes)
+    cluster.blanks.remove(n3)
+    cluster.members.append(n3)
+    add_node(cluster, "n1", "n4")
+    # Neither way on leads to the other: both say what there is.
+    for routine in ("zodan.resume", "zodan.rollback"):
+        with pytest.raises(psycopg.Error) as refused:
+            call(n3, routine, p_operation=1)
+        assert refused.value.sqlstate == "ZD112"
+        assert "spock.remove_node" in str(refused.value.diag.message_hint)
+    cluster.wait_replicating()
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)
+    remove_node(cluster, "n3")
+    assert leftovers(cluster.nodes, "n3") == []
+    assert n3.execute("SELECT state FROM zodan.operation WHERE operation_id = 1") == [("given up",)]
 
 
 def test_a_node_is_refused_while_the_copy_of_another_is_unfinished(make_cluster: MakeCluster) -> None:
