@@ -69,6 +69,7 @@ def test_a_survivor_that_is_down_gets_its_rows_or_somebody_is_told(cluster: Clus
     assert n2.execute(f"SELECT 1 FROM {KEYED} WHERE id = 999999999998") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_node_that_hangs_is_removed_as_a_dead_one_is(cluster: Cluster) -> None:
     n1, n2, n3 = cluster.nodes
     with frozen(n3):
