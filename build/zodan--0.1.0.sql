@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build f085d85e: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 4d864015: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -8093,7 +8093,9 @@ later AS MATERIALIZED (
       FROM leaves AS l
       JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE NOT %2$s::jsonb ? pg_catalog.concat_ws(' ', l.relid::oid, l.columns, l.filter))
+     -- In an array, each would be looked for from the beginning on.
+     WHERE pg_catalog.concat_ws(' ', l.relid::oid, l.columns, l.filter)
+           NOT IN (SELECT k.print FROM pg_catalog.jsonb_array_elements_text(%2$s::jsonb) AS k(print)))
 SELECT coalesce(pg_catalog.jsonb_object_agg(f.name, f.rows), '{}') AS tables
   FROM (SELECT t.name, pg_catalog.substring(pg_catalog.query_to_xml(pg_catalog.format('SELECT pg_catalog.count(*) AS n'
                ' FROM ONLY %%s AS t WHERE coalesce(pg_catalog.pg_xact_commit_timestamp(t.xmin) < %%L, true)%%s', t.name,
