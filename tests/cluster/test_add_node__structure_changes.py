@@ -193,6 +193,7 @@ def test_a_replicated_change_after_the_copy_is_on_the_new_node(join: Join) -> No
     _check(join)
 
 
+@pytest.mark.slow
 def test_a_change_by_hand_that_stops_the_stream_is_told(join: Join) -> None:
     join.n3.execute("ALTER DATABASE app SET zodan.sync_timeout = '8 s'")
     held = join.held("near", "n1")

@@ -9,6 +9,7 @@ from support.calls import add_node, call, exceptions
 from support.clusters import MakeCluster
 from support.crash import wait_unlocked
 from support.joins import Join
+from support.parameters import some_slow
 from support.tables import CHAIN, KEYED, wait_level
 from support.writers import Writers
 from zodan_sql.building.render import read_default
@@ -194,7 +195,7 @@ def test_a_long_transaction_on_the_source_is_waited_for(join: Join) -> None:
     assert join.attempts("pause", "n1") == 1
 
 
-@pytest.mark.parametrize("member", ["n1", "n2"])
+@pytest.mark.parametrize("member", some_slow(["n1", "n2"], quick=("n2",)))
 def test_a_slot_that_waited_is_advanced_before_the_flip(join: Join, member: str) -> None:
     node, wait = join.cluster[member], read_default("advance_bytes", int)
     with Writers([join.n1, join.n2]) as writers:

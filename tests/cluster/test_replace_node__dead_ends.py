@@ -145,6 +145,7 @@ def test_the_old_node_that_was_the_source_died(make_cluster: MakeCluster) -> Non
     assert leftovers([begun.n2, begun.n3, begun.n4], "n4") == []
 
 
+@pytest.mark.slow
 def test_a_resume_waits_as_long_as_its_own_session_says(make_cluster: MakeCluster) -> None:
     begun = Begun(make_cluster, "quiet")
     ended = threading.Event()

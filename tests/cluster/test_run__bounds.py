@@ -108,6 +108,7 @@ ALTER TABLE slow ENABLE REPLICA TRIGGER slow_row
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_works_is_progress(make_cluster: MakeCluster) -> None:
     join = Join(make_cluster)
     for node in (join.n1, join.n2):

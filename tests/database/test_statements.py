@@ -46,7 +46,6 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/list_units": ({"sets": [TRAP], "lanes": "2", "head": ""}, {"units", "large", "leaves"}),
     "copy/look_at_copy": ({"subscription": TRAP}, {"marks", "bytes"}),
     "copy/note_ddl": ({}, {"ddl"}),
-    "node/note_time": ({}, {"at"}),
     "copy/note_life": ({}, {"starts"}),
     "copy/note_objects": ({}, {"objects", "identity", "at"}),
     "copy/read_load": (

@@ -139,6 +139,12 @@ def test_a_sync_event_is_put_into_the_stream(node: Blank) -> None:
     assert node.value("SELECT %s::pg_lsn > %s", again["lsn"], row["lsn"])
 
 
+def test_the_time_is_noted(blank: Blank) -> None:
+    before = blank.value("SELECT extract(epoch FROM clock_timestamp())")
+    noted = blank.run("note_time")["at"]
+    assert blank.value("SELECT %s::float8 BETWEEN %s AND extract(epoch FROM clock_timestamp())", noted, before) is True
+
+
 def test_where_there_is_no_node_there_is_no_event_to_wait_for(blank: Blank) -> None:
     assert blank.run("emit_sync_event")["lsn"] == "0/0"
 
