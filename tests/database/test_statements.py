@@ -83,6 +83,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "node/drop_empty_schema": ({}, set()),
     "node/drop_roles": ({"node": TRAP, "brought": [TRAP], "before": "[]"}, set()),
     "node/emit_sync_event": ({}, {"lsn", "at"}),
+    "node/note_time": ({}, {"at"}),
     "node/forget_node": ({"target": TRAP}, {"dropped", "ended"}),
     "node/is_unpublished": ({}, {"ok"}),
     "node/prove_gone": ({"target": TRAP, "origins": [TRAP], "slots": [TRAP]}, set()),
