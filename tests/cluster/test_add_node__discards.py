@@ -7,7 +7,7 @@ import pytest
 
 from support.calls import add_node, call, load_zodan, remove_node
 from support.clusters import MakeCluster
-from support.joins import Join, make_filled, planned, refused
+from support.joins import Join, log_exception, make_filled, planned, refused
 from support.objects import at
 from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, wait_level
 from support.writers import Writers
@@ -32,14 +32,6 @@ def join(make_cluster: MakeCluster, request: pytest.FixtureRequest) -> Join:
     join.n3.execute("ALTER ROLE CURRENT_USER SET zodan.sync_timeout = '5 s'")
     join.plan = planned(join.n1, join.n3)[1]
     return join
-
-
-#: As Spock notes a change that it could not carry out.
-_LOG = (
-    "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at, remote_xid,"
-    " table_schema, table_name, operation, error_message) SELECT node_id, now(), 1, clock_timestamp(), 1,"
-    " nullif('{}', ''), nullif('{}', ''), '{}', 'it failed' FROM spock.node WHERE node_name = 'n2'"
-)
 
 
 def _insert(join: Join, values: str) -> None:
@@ -121,7 +113,7 @@ def test_a_transaction_that_the_source_discards(make_cluster: MakeCluster) -> No
         wait_until(lambda: "" if join.n1.execute(logged) else "nothing is logged", 60.0, "n1 to discard it")
         at(join.n1, f"ALTER TABLE {KEYED} DROP CONSTRAINT odd")
     else:
-        at(join.n1, _LOG.format("public", KEYED, "INSERT"))
+        log_exception(join.n1, "n2", "INSERT", KEYED)
     held.let_go()
     # The node is there, and does not pass for whole.
     assert isinstance(held.error, psycopg.Error)
@@ -155,7 +147,7 @@ def test_a_discarded_statement_without_a_table_stops_no_check(make_cluster: Make
     wait_level(cluster.members)
     n1, _, n3 = cluster.nodes
     load_zodan(n3)
-    at(n1, _LOG.format("", "", "DDL"))
+    log_exception(n1, "n2", "DDL")
     told = add_node(cluster, "n1", "n3")
     assert [line for line in told if "DDL on no table, 1 times" in line]
     cluster.wait_replicating()

@@ -11,6 +11,7 @@ from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
 from support.joins import planned
 from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+from zodan_sql.sandbox import Cluster
 
 
 @pytest.mark.parametrize(
@@ -72,18 +73,25 @@ def test_a_source_that_is_gone_leaves_the_rollback(make_cluster: MakeCluster) ->
     assert leftovers([n2, n3, n4], "n1") == []
 
 
-def test_a_node_that_joined_meanwhile_is_told(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=2, blanks=2)
+def interrupted(make: MakeCluster, phase: str, node: str) -> Cluster:
+    """Make two members with rows, and two blanks with Zodan; n3's join was killed before a phase on a node."""
+    cluster = make(members=2, blanks=2)
     create_tables(cluster)
-    n1, n2, n3, n4 = cluster.nodes
+    n1, _, n3, n4 = cluster.nodes
     fill(n1, 500)
     wait_level(cluster.members)
-    for node in (n3, n4):
-        load_zodan(node)
+    for blank in (n3, n4):
+        load_zodan(blank)
     arguments, plan = planned(n1, n3)
-    # Before the copy, whose slot would keep n4 from joining.
-    HeldCall(n3, f"before {plan.at('note', 'n3')}", "spock.add_node", arguments).kill()
+    HeldCall(n3, f"before {plan.at(phase, node)}", "spock.add_node", arguments).kill()
     wait_unlocked(cluster.nodes)
+    return cluster
+
+
+def test_a_node_that_joined_meanwhile_is_told(make_cluster: MakeCluster) -> None:
+    # Before the copy, whose slot would keep n4 from joining.
+    cluster = interrupted(make_cluster, "note", "n3")
+    n1, n2, n3, _ = cluster.nodes
     add_node(cluster, "n1", "n4")
     cluster.wait_replicating()
     with pytest.raises(psycopg.Error) as refused:
@@ -100,15 +108,8 @@ def test_a_node_that_joined_meanwhile_is_told(make_cluster: MakeCluster) -> None
 
 @pytest.mark.slow
 def test_a_node_that_joined_with_one_that_is_nearly_done(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=2, blanks=2)
-    create_tables(cluster)
-    n1, _, n3, n4 = cluster.nodes
-    for node in (n3, n4):
-        load_zodan(node)
-    wait_level(cluster.members)
-    arguments, plan = planned(n1, n3)
-    HeldCall(n3, f"before {plan.at('prove', 'n3')}", "spock.add_node", arguments).kill()
-    wait_unlocked(cluster.nodes)
+    cluster = interrupted(make_cluster, "prove", "n3")
+    n3 = cluster["n3"]
     cluster.blanks.remove(n3)
     cluster.members.append(n3)
     add_node(cluster, "n1", "n4")
@@ -127,15 +128,7 @@ def test_a_node_that_joined_with_one_that_is_nearly_done(make_cluster: MakeClust
 
 
 def test_a_node_is_refused_while_the_copy_of_another_is_unfinished(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=2, blanks=2)
-    create_tables(cluster)
-    n1, _, n3, n4 = cluster.nodes
-    for node in (n3, n4):
-        load_zodan(node)
-    wait_level(cluster.members)
-    arguments, plan = planned(n1, n3)
-    HeldCall(n3, f"before {plan.at('pause', 'n1')}", "spock.add_node", arguments).kill()
-    wait_unlocked(cluster.nodes)
+    cluster = interrupted(make_cluster, "pause", "n1")
     for source in ("n1", "n2"):
         with pytest.raises(psycopg.Error) as refused:
             add_node(cluster, source, "n4")

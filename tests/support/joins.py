@@ -12,7 +12,7 @@ from support.calls import call, load_zodan, state
 from support.checks import name_of
 from support.clusters import MakeCluster
 from support.crash import HeldCall
-from support.tables import TABLES, assert_rows_equal, create_tables, fill, wait_level
+from support.tables import KEYED, TABLES, assert_rows_equal, create_tables, fill, wait_level
 from zodan_sql.sandbox import Cluster, Node
 
 
@@ -71,6 +71,17 @@ def refused(cluster: Cluster, check: str, words: str) -> None:
     assert state(cluster.nodes) == before
 
 
+def log_exception(node: Node, origin: str, operation: str, table: str | None = None) -> None:
+    """Write what Spock logs of a change that it could not carry out."""
+    node.execute(
+        "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
+        " remote_xid, table_schema, table_name, operation, error_message) SELECT node_id, now(), 1, clock_timestamp(),"
+        " 1, CASE WHEN %(table)s::text IS NOT NULL THEN 'public' END, %(table)s, %(operation)s, 'it failed'"
+        " FROM spock.node WHERE node_name = %(origin)s",
+        {"origin": origin, "operation": operation, "table": table},
+    )
+
+
 class Join:
     """A join of n3 to n1 and n2 that can be held at a step."""
 
@@ -94,12 +105,7 @@ class Join:
 
     def discard(self) -> None:
         """Have n3 set a change aside, as Spock does when it cannot apply one."""
-        self.n3.execute(
-            "INSERT INTO spock.exception_log (remote_origin, remote_commit_ts, command_counter, retry_errored_at,"
-            " remote_xid, table_schema, table_name, operation, error_message)"
-            " SELECT node_id, now(), 1, clock_timestamp(), 1, 'public', 'app_keyed', 'INSERT', 'column is missing'"
-            " FROM spock.node WHERE node_name = 'n1'"
-        )
+        log_exception(self.n3, "n1", "INSERT", KEYED)
 
     def check(self) -> None:
         """Check that n3 is a member like any other, and that every row is equal everywhere."""
