@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 4d864015: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 589872e2: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -1556,11 +1556,16 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Returns whether a server answers a connection within its connect_timeout, be it with a refusal; p_settings as zodan.parse_dsn
 returns them. dblink knows no such limit from PostgreSQL 16 on, and would wait for a server that hangs for ever. So a
-second session on this server tries it, without a password, under a statement_timeout. True if there cannot be such a
-session: it comes through this server's socket. Raises no error except for a cancel. */
+second session on this server tries it, without a password, under a statement_timeout. True without a try where dblink
+knows the limit, where there is none, and if there cannot be such a session: it comes through this server's socket. Raises
+no error except for a cancel. */
 DECLARE
     c_connection CONSTANT text := 'zodan tries';
 BEGIN
+    IF pg_catalog.current_setting('server_version_num')::int < 160000
+       OR coalesce((p_settings ->> 'connect_timeout')::int, 0) <= 0 THEN
+        RETURN true;
+    END IF;
     PERFORM zodan.disconnect(c_connection);
     PERFORM dblink_connect(c_connection, zodan.format_dsn(pg_catalog.jsonb_build_object(
         'host', pg_catalog.btrim(pg_catalog.split_part(pg_catalog.current_setting('unix_socket_directories'), ',', 1)),
@@ -1581,8 +1586,9 @@ $zodan$;
 COMMENT ON FUNCTION zodan.does_answer IS
 'Returns whether a server answers a connection within its connect_timeout, be it with a refusal; p_settings as zodan.parse_dsn
 returns them. dblink knows no such limit from PostgreSQL 16 on, and would wait for a server that hangs for ever. So a
-second session on this server tries it, without a password, under a statement_timeout. True if there cannot be such a
-session: it comes through this server''s socket. Raises no error except for a cancel.';
+second session on this server tries it, without a password, under a statement_timeout. True without a try where dblink
+knows the limit, where there is none, and if there cannot be such a session: it comes through this server''s socket. Raises
+no error except for a cancel.';
 REVOKE ALL ON FUNCTION zodan.does_answer FROM PUBLIC;
 
 CREATE FUNCTION zodan.connect(
@@ -1609,8 +1615,8 @@ BEGIN
         || zodan.parse_dsn(p_dsns ->> p_node) || p_settings || pg_catalog.jsonb_build_object(
             'application_name', zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid())));
     -- Not a node that has a kept connection.
-    IF pg_catalog.current_setting('server_version_num')::int >= 160000 AND (v_settings ->> 'connect_timeout')::int > 0
-       AND zodan.connection_name(p_node) <> ALL (coalesce(dblink_get_connections(), '{}')) AND NOT zodan.does_answer(v_settings) THEN
+    IF zodan.connection_name(p_node) <> ALL (coalesce(dblink_get_connections(), '{}'))
+       AND NOT zodan.does_answer(v_settings) THEN
         RETURN pg_catalog.jsonb_build_object('ok', false, 'sqlstate', '08001', 'message', pg_catalog.format(
             'could not establish connection: the server did not answer within %s s', v_settings ->> 'connect_timeout'));
     END IF;
@@ -1951,12 +1957,15 @@ the session whose purpose ends with p_purpose, such as a lane: processes and pre
 an event. Returns NULL if it waits for nothing, or if that cannot be asked. Raises no error except for a cancel. */
 DECLARE
     v_connection text := zodan.connection_name(p_node) || ' asks';
+    v_settings jsonb;
     v_found text;
 BEGIN
-    PERFORM dblink_connect(v_connection,
-        zodan.format_dsn('{"connect_timeout": "10"}'::jsonb
-        || zodan.parse_dsn(p_dsns ->> p_node)
-        || '{"application_name": "zodan asks"}'));
+    v_settings := '{"connect_timeout": "10"}'::jsonb || zodan.parse_dsn(p_dsns ->> p_node)
+        || '{"application_name": "zodan asks"}';
+    IF NOT zodan.does_answer(v_settings) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM dblink_connect(v_connection, zodan.format_dsn(v_settings));
     SELECT b.found INTO v_found FROM dblink(v_connection,
         zodan.find_waits(zodan.name_session(p_purpose, zodan.name_caller(pg_catalog.pg_backend_pid())))) AS b(found text);
     PERFORM dblink_disconnect(v_connection);
