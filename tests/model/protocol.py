@@ -66,6 +66,7 @@ class Variant(Settings):
     forwarded_copy: bool = True
     own_copy: bool = True
     barrier: bool = True
+    advance_confirmed: bool = True
     pause: bool = True
     nudge: bool = True
     confirm: bool = True
@@ -360,6 +361,14 @@ def see_slot(cluster: Cluster, stream: Stream, start: int | None) -> None:
         raise StepFailed(f"the slot {stream} cannot be used")
 
 
+def advance_slot(cluster: Cluster, stream: Stream, behind: Stream, variant: Variant) -> None:
+    """Move a slot that waits to what the subscriber of another has confirmed, unless one is lost."""
+    provider = cluster.nodes[stream.provider]
+    slot, other = provider.slots.get(stream), provider.slots.get(behind)
+    if slot is not None and other is not None and not cluster.is_active(stream):
+        slot.confirmed = max(slot.confirmed, other.confirmed if variant.advance_confirmed else len(provider.wal))
+
+
 def is_replicating(cluster: Cluster, stream: Stream) -> bool:
     """Tell whether a stream flows; fail when it never will."""
     subscription = cluster.nodes[stream.subscriber].live.subscriptions.get(stream)
@@ -481,6 +490,17 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
     steps += [event_step("mark", peer, f"mark {peer}", "approach") for peer in peers]
     if variant.barrier:
         steps += [wait_step("barrier", peer, source, f"mark {peer}", "approach") for peer in peers]
+    feeds = {member: copy if member == source else Stream(member, source) for member in members}
+    steps += [
+        Step(
+            "advance",
+            member,
+            f"advance slot {Stream(member, new)}",
+            do=lambda c, r, member=member: advance_slot(c, Stream(member, new), feeds[member], variant),
+            section="approach",
+        )
+        for member in members
+    ]
     steps += plan_flip(source, peers, copy, variant)
     if not variant.way_back_slots_first:
         steps += [slot_step("late way back", Stream(new, member)) for member in members]

@@ -71,6 +71,7 @@ GAP = (Lost, Dangling, Different)
         (AdditionMachine, ["own_copy"], GAP),
         # That a slot is beyond the position of its stream would be seen in the flip.
         (AdditionMachine, ["barrier", "slots_seen"], GAP),
+        (AdditionMachine, ["advance_confirmed", "slots_seen"], GAP),
         (AdditionMachine, ["pause", "confirm"], (Doubled, *GAP)),
         (AdditionMachine, ["confirm"], (Doubled, *GAP)),
         (AdditionMachine, ["stream_end"], (Doubled,)),

@@ -16,8 +16,6 @@ _NOT_MODELLED = {
         *("indexes", "analyzed"),
         # Waits that make the pause short.
         *("ready", "near", "nearly"),
-        # Moves no slot beyond what its peer has confirmed, and "held" looks at it.
-        "advance",
         # A comparison, which changes nothing.
         "verify",
     },
