@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 589872e2:%' THEN
+                NOT LIKE '%, build 2cfb3390:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 589872e2: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 2cfb3390: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -6431,7 +6431,8 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                                 AND d.setrole IN (0, (SELECT r.oid FROM pg_catalog.pg_roles AS r
                                     WHERE r.rolname = session_user))
                               ORDER BY d.setrole DESC, d.setdatabase DESC LIMIT 1),
-                            (SELECT f.setting FROM pg_catalog.pg_file_settings AS f WHERE f.name = s.name AND f.applied
+                            (SELECT f.setting FROM pg_catalog.pg_file_settings AS f
+                              WHERE pg_catalog.lower(f.name) = pg_catalog.lower(s.name) AND f.applied
                                 ORDER BY f.seqno DESC LIMIT 1),
                             s.boot_val) ELSE s.reset_val END) FROM pg_catalog.pg_settings AS s
                   WHERE s.name ~ '^(spock|pglogical|snowflake)\.'
@@ -6441,7 +6442,8 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                           'max_replication_slots', 'data_directory',
                       'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout',
                       'default_transaction_read_only', 'client_encoding', 'lc_monetary', 'xmloption',
-                          'default_transaction_isolation')),
+                          'default_transaction_isolation', 'array_nulls', 'DateStyle', 'IntervalStyle',
+                          'extra_float_digits')),
     'converts', (SELECT s.reset_val <> 'SQL_ASCII' AND pg_catalog.pg_char_to_encoding(s.reset_val) <> d.encoding
                    FROM pg_catalog.pg_settings AS s CROSS JOIN pg_catalog.pg_database AS d
                        WHERE s.name = 'client_encoding' AND d.datname = pg_catalog.current_database()),
@@ -6544,7 +6546,29 @@ SELECT pg_catalog.jsonb_build_object(
                    pg_catalog.format_type(a.atttypid, a.atttypmod)), ',' ORDER BY a.attname)), 12) AS shape
           FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
          WHERE a.attnum > 0 AND NOT a.attisdropped
-         GROUP BY t.name) AS h),
+         GROUP BY t.name) AS h), 'spelled', (WITH RECURSIVE inside AS (
+    SELECT DISTINCT y.oid, y.oid >= 16384 AND (y.typtype = 'c' OR y.typelem <> 0 OR y.typreceive = 0) AS is_text
+      FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
+      JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
+     WHERE a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT n.oid, i.is_text
+      FROM inside AS i JOIN pg_catalog.pg_type AS y ON y.oid = i.oid
+     CROSS JOIN LATERAL (
+        SELECT y.typelem UNION ALL SELECT y.typbasetype
+        UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE y.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+         WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS n(oid)
+     WHERE n.oid <> 0)
+SELECT pg_catalog.jsonb_build_object(
+    'same', coalesce(pg_catalog.jsonb_agg(DISTINCT s.name) FILTER (WHERE i.is_text), '[]'),
+    'across', coalesce(pg_catalog.jsonb_agg(DISTINCT s.name), '[]'))
+  FROM inside AS i JOIN pg_catalog.pg_type AS y ON y.oid = i.oid
+ CROSS JOIN LATERAL (SELECT CASE WHEN y.typcategory = 'A' THEN 'array_nulls'
+     WHEN y.typname IN ('date', 'timestamp', 'timestamptz') THEN 'DateStyle'
+     WHEN y.typname = 'interval' THEN 'IntervalStyle'
+     WHEN y.typname IN ('float4', 'float8') THEN 'extra_float_digits' END AS name) AS s
+ WHERE s.name IS NOT NULL),
     'types', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT y.typname), '[]')
                 FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid JOIN pg_catalog.pg_type AS y
                     ON a.atttypid IN (y.oid, y.typarray)
@@ -11472,6 +11496,51 @@ the client encoding, lc_monetary if the source has columns of type money, xmlopt
 level in which apply fails. Zodan sets what its own sessions need by itself.';
 REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.check_formats(p_facts jsonb, p_join jsonb)
+RETURNS SETOF zodan.finding
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT c.key, c.name, f.key, CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
+       coalesce(c.passed, false), coalesce(c.observed, 'unknown'), c.required, c.hint
+  FROM pg_catalog.jsonb_each(p_facts) AS f(key, value)
+ CROSS JOIN (SELECT p_facts -> (p_join ->> 'source') AS facts) AS s
+ CROSS JOIN LATERAL (SELECT f.value #> '{host,settings}' AS is, s.facts #> '{host,settings}' AS are,
+     s.facts #> ARRAY['tables', 'spelled', CASE WHEN (f.value ->> 'version_num')::int / 10000
+         = (s.facts ->> 'version_num')::int / 10000 THEN 'same' ELSE 'across' END] AS spelled,
+     -- Spock 6 asks the provider for formats that every session reads.
+     f.value #>> '{extensions,spock}' ~ '^5\.' OR s.facts #>> '{extensions,spock}' ~ '^5\.' AS as_set) AS g
+ CROSS JOIN LATERAL (SELECT
+     -- Every session reads a date as ISO prints it, in whatever order it expects others.
+     CASE WHEN g.is ->> 'DateStyle' ~* 'sql|postgres|german'
+         THEN pg_catalog.upper(pg_catalog.replace(g.is ->> 'DateStyle', ' ', '')) ELSE 'ISO' END AS date,
+     CASE WHEN g.are ->> 'DateStyle' ~* 'sql|postgres|german'
+         THEN pg_catalog.upper(pg_catalog.replace(g.are ->> 'DateStyle', ' ', '')) ELSE 'ISO' END AS source_date,
+     -- Only this style has one sign for several fields.
+     pg_catalog.lower(g.is ->> 'IntervalStyle') = 'sql_standard' AS is_standard,
+     pg_catalog.lower(g.are ->> 'IntervalStyle') = 'sql_standard' AS source_is_standard) AS v
+ CROSS JOIN LATERAL (VALUES
+    ('array-nulls', 'NULL in arrays', NOT coalesce(g.spelled ? 'array_nulls', false)
+     OR (g.is ->> 'array_nulls')::boolean, 'array_nulls ' || (g.is ->> 'array_nulls'),
+     'array_nulls on, because Spock sends arrays of the source as text, with NULL in them',
+     'Set array_nulls to on for the role and the database.'),
+    ('value-formats', 'value formats', NOT coalesce(g.as_set, false)
+     OR (NOT coalesce(g.spelled ? 'DateStyle', false) OR v.date = v.source_date)
+     AND (NOT coalesce(g.spelled ? 'IntervalStyle', false) OR v.is_standard = v.source_is_standard)
+     AND (NOT coalesce(g.spelled ? 'extra_float_digits', false) OR (g.is ->> 'extra_float_digits')::int > 0),
+     pg_catalog.format('DateStyle %s, IntervalStyle %s, extra_float_digits %s',
+         g.is ->> 'DateStyle', g.is ->> 'IntervalStyle', g.is ->> 'extra_float_digits'),
+     pg_catalog.format('DateStyle %s and IntervalStyle %s, as on the source, and extra_float_digits 1 or more, because '
+         'Spock 5 sends such values of the source as text', g.are ->> 'DateStyle', g.are ->> 'IntervalStyle'),
+     'Set DateStyle, IntervalStyle and extra_float_digits for the role and the database.')
+ ) AS c(key, name, passed, observed, required, hint)
+ WHERE f.value ? 'host' AND s.facts ? 'host'
+$zodan$;
+COMMENT ON FUNCTION zodan.check_formats IS
+'Checks the settings of role, database and server by which Spock''s sessions print and parse what they send as text:
+array_nulls where values hold arrays; and, as Spock 5 takes the formats that the provider''s sessions have, the styles
+of dates and intervals and the digits of floating-point numbers.';
+REVOKE ALL ON FUNCTION zodan.check_formats FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.check_alike(p_facts jsonb, p_join jsonb)
 RETURNS SETOF zodan.finding
 LANGUAGE sql IMMUTABLE
@@ -12296,6 +12365,7 @@ BEGIN
     RETURN QUERY SELECT * FROM zodan.check_versions(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_settings(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sessions(v_brief, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_formats(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_alike(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_clocks(v_brief, p_join);
     RETURN QUERY SELECT * FROM zodan.check_new_node(v_brief, p_join);
@@ -12428,6 +12498,7 @@ BEGIN
     RETURN QUERY SELECT * FROM zodan.check_versions(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_settings(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_sessions(p_facts, p_join);
+    RETURN QUERY SELECT * FROM zodan.check_formats(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_alike(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_clocks(p_facts, p_join);
     RETURN QUERY SELECT * FROM zodan.check_members(p_facts, p_join);

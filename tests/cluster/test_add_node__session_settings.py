@@ -101,6 +101,55 @@ def test_what_only_changes_how_values_are_printed_does_no_harm(cluster: Cluster,
     assert state(cluster.nodes) == before
 
 
+def make_spelled(make: MakeCluster) -> Cluster:
+    """Make two members and a blank, and a table whose values Spock sends as text."""
+    cluster = make(members=2, blanks=1)
+    everywhere(
+        cluster,
+        "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+        "CREATE TYPE stay AS (since date, lasts interval, rent float8)",
+        "CREATE TABLE spelled (id int PRIMARY KEY, moods mood[], stay stay)",
+        "SELECT spock.repset_add_table('default', 'spelled')",
+    )
+    load_zodan(cluster["n3"])
+    return cluster
+
+
+def test_nulls_of_arrays_that_travel_as_text_are_not_made_strings(make_cluster: MakeCluster) -> None:
+    cluster = make_spelled(make_cluster)
+    at(cluster["n3"], "ALTER DATABASE app SET array_nulls = off")
+    refused(cluster, "array-nulls", "array_nulls off")
+    at(cluster["n3"], "ALTER DATABASE app SET array_nulls = true")
+    assert_joins(cluster)
+
+
+def test_dates_that_travel_as_text_stay_the_same(make_cluster: MakeCluster) -> None:
+    cluster = make_spelled(make_cluster)
+    for node in cluster.members:
+        at(node, "ALTER DATABASE app SET DateStyle = 'SQL, DMY'")
+        node.restart()
+    cluster.wait_replicating()
+    if cluster["n1"].execute("SELECT extversion ~ '^5' FROM pg_extension WHERE extname = 'spock'")[0][0]:
+        refused(cluster, "value-formats", "ISO, MDY")
+        at(cluster["n3"], "ALTER DATABASE app SET datestyle TO 'sql,dmy'")
+    assert_joins(cluster)
+
+
+def assert_joins(cluster: Cluster) -> None:
+    """Check that n3 joins, and that it has a row of every node as that has it."""
+    join(cluster)
+    cluster.members.append(cluster.blanks.pop())
+    cluster.wait_replicating()
+    row = "ARRAY['sad', NULL]::mood[], ROW('2024-03-02', '-1 day -2 hours', 0.1::float8 + 0.2)"
+    for number, node in enumerate(cluster.members):
+        at(node, f"INSERT INTO spelled VALUES ({number}, {row})")
+    wait_level(cluster.members)
+    assert (
+        len({str(n.execute("SET DateStyle = ISO; SELECT s.* FROM spelled AS s ORDER BY 1")) for n in cluster.nodes})
+        == 1
+    )
+
+
 def test_a_connection_string_hides_no_setting_of_the_server(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes

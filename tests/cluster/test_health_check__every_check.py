@@ -97,6 +97,16 @@ def unlike(name: str, severity: str, path: str, value: Any = "other") -> Case:
     return Case(name, PEER, severity, put(f"{PEER}/host/{path}", value))
 
 
+def spelled(setting: str) -> Doctor:
+    """Have values on the source that Spock sends as text, as a setting has them printed or parsed."""
+    return put(f"{SOURCE}/tables/spelled", {"same": [setting], "across": [setting]})
+
+
+def spock_five(facts: Any) -> None:
+    for node in (SOURCE, PEER, NEW):
+        facts[node]["extensions"]["spock"] = "5.0.11"
+
+
 def unlogged(node: str) -> Doctor:
     """Have a node discard changes without a trace."""
     return several(
@@ -152,6 +162,26 @@ BEFORE = [
     ),
     Case("transaction-isolation", NEW, "fail", setting(NEW, "default_transaction_isolation", "serializable")),
     Case("transaction-isolation", PEER, "warn", setting(PEER, "default_transaction_isolation", "serializable")),
+    Case("array-nulls", NEW, "fail", several(spelled("array_nulls"), setting(NEW, "array_nulls", "off"))),
+    Case("array-nulls", PEER, "warn", several(spelled("array_nulls"), setting(PEER, "array_nulls", "off"))),
+    Case(
+        "value-formats",
+        NEW,
+        "fail",
+        several(change(spock_five), spelled("DateStyle"), setting(NEW, "DateStyle", "SQL, DMY")),
+    ),
+    Case(
+        "value-formats",
+        NEW,
+        "fail",
+        several(change(spock_five), spelled("IntervalStyle"), setting(NEW, "IntervalStyle", "sql_standard")),
+    ),
+    Case(
+        "value-formats",
+        PEER,
+        "warn",
+        several(change(spock_five), spelled("extra_float_digits"), setting(PEER, "extra_float_digits", "0")),
+    ),
     unlike("encoding", "fail", "encoding", "LATIN1"),
     unlike("collation", "warn", "locale/is", "c de_DE.utf8"),
     unlike("collation-version", "warn", "locale/actual"),
