@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 2cfb3390:%' THEN
+                NOT LIKE '%, build 5d243a86:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 2cfb3390: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 5d243a86: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -11479,11 +11479,12 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
      || ', as on the source, where there are columns of type money',
      'Set lc_monetary to the same value on all nodes.'),
     ('xml-option', 'XML option', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
-     NOT coalesce(s.types ? 'xml', false) OR g.is ->> 'xmloption' = 'content', g.is ->> 'xmloption',
+     NOT coalesce(s.types ? 'xml', false) OR pg_catalog.lower(g.is ->> 'xmloption') = 'content',
+     g.is ->> 'xmloption',
      'content, because a column of type xml may hold fragments',
      'Set xmloption to content for the role and the database.'),
     ('transaction-isolation', 'transaction isolation', CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE 'warn' END,
-     g.is ->> 'default_transaction_isolation' = 'read committed',
+     pg_catalog.lower(g.is ->> 'default_transaction_isolation') = 'read committed',
      g.is ->> 'default_transaction_isolation',
          'read committed, for apply does not try again what cannot be serialized',
          'Set default_transaction_isolation to read committed for the role and the database.')

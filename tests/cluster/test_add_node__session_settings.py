@@ -150,6 +150,22 @@ def assert_joins(cluster: Cluster) -> None:
     )
 
 
+def test_settings_in_other_letters_are_not_refused(cluster: Cluster) -> None:
+    n1, n3 = cluster["n1"], cluster["n3"]
+    at(
+        n3,
+        "ALTER DATABASE app SET default_transaction_isolation = 'READ COMMITTED'",
+        "ALTER DATABASE app SET xmloption = 'CONTENT'",
+    )
+    given = {"source": n1.dsn(), "new": n3.dsn()}
+    judged = n3.execute(
+        "SELECT key FROM zodan.checks('pre', 'n1', %(source)s, 'n3', %(new)s) WHERE severity = 'fail' AND NOT passed",
+        given,
+    )
+    at(n3, "ALTER DATABASE app RESET ALL")
+    assert judged == []
+
+
 def test_a_connection_string_hides_no_setting_of_the_server(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes
