@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 5d243a86: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build c3a4cacf: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -673,6 +673,7 @@ SELECT $sql$SELECT pg_catalog.concat(
         pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
         -- Autovacuum makes way for whoever has waited this long for its lock.
         pg_catalog.set_config('deadlock_timeout', '100ms', false),
+        pg_catalog.set_config('temp_file_limit', '-1', false),
         pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
     pg_catalog.set_config('search_path', 'pg_catalog', false),
     pg_catalog.set_config('statement_timeout', '0', false),

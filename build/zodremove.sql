@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 5d243a86:%' THEN
+                NOT LIKE '%, build c3a4cacf:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 5d243a86: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build c3a4cacf: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -733,6 +733,7 @@ SELECT $sql$SELECT pg_catalog.concat(
         pg_catalog.set_config('auto_explain.log_min_duration', '-1', false),
         -- Autovacuum makes way for whoever has waited this long for its lock.
         pg_catalog.set_config('deadlock_timeout', '100ms', false),
+        pg_catalog.set_config('temp_file_limit', '-1', false),
         pg_catalog.set_config('pg_stat_statements.track', 'none', false)) END,
     pg_catalog.set_config('search_path', 'pg_catalog', false),
     pg_catalog.set_config('statement_timeout', '0', false),

@@ -166,6 +166,18 @@ def test_settings_in_other_letters_are_not_refused(cluster: Cluster) -> None:
     assert judged == []
 
 
+def test_a_limit_on_temporary_files_is_not_for_sessions_of_a_join(cluster: Cluster) -> None:
+    n1, n3 = cluster["n1"], cluster["n3"]
+    at(n1, "ALTER DATABASE app SET temp_file_limit = 0")
+    judged = n3.execute(
+        "SELECT key, observed FROM zodan.checks('pre', 'n1', %(source)s, 'n3', %(new)s)"
+        " WHERE severity = 'fail' AND NOT passed",
+        {"source": n1.dsn(), "new": n3.dsn()},
+    )
+    at(n1, "ALTER DATABASE app RESET ALL")
+    assert judged == []
+
+
 def test_a_connection_string_hides_no_setting_of_the_server(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=1, blanks=1)
     n1, n2 = cluster.nodes
