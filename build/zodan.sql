@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build c3a4cacf:%' THEN
+                NOT LIKE '%, build 08337395:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build c3a4cacf: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 08337395: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -6450,6 +6450,12 @@ SELECT $sql$SELECT pg_catalog.jsonb_build_object(
                        WHERE s.name = 'client_encoding' AND d.datname = pg_catalog.current_database()),
     -- With its unit, as SHOW prints it.
     'pause', pg_catalog.current_setting('spock.pause_timeout', true),
+    'standbys', (SELECT pg_catalog.jsonb_build_object('names', n.names,
+            'needed', coalesce(pg_catalog.substring(n.names, '(?i)^\s*(?:first|any)?\s*(\d+)\s*\(')::int, 1),
+            'there', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication AS r
+                WHERE r.sync_state IN ('sync', 'quorum')))
+   FROM (SELECT pg_catalog.current_setting('synchronous_standby_names') AS names) AS n
+  WHERE n.names <> '' AND pg_catalog.current_setting('synchronous_commit') NOT IN ('off', 'local')),
     'library', (SELECT pg_catalog.regexp_replace(p.probin, '^.*/|\.so$', '', 'g') FROM pg_catalog.pg_proc AS p
                  WHERE p.pronamespace = pg_catalog.to_regnamespace('spock') AND p.probin IS NOT NULL LIMIT 1),
     'encoding', (SELECT pg_catalog.pg_encoding_to_char(d.encoding) FROM pg_catalog.pg_database AS d
@@ -9851,7 +9857,8 @@ END
     END IF;
     PERFORM pg_catalog.pg_replication_origin_session_setup(v_origin);
     -- A unit that the journal has as done is on disk.
-    PERFORM pg_catalog.set_config('synchronous_commit', 'on', false);
+    PERFORM pg_catalog.set_config('synchronous_commit', CASE WHEN pg_catalog.current_setting('synchronous_commit')
+        IN ('off', 'local') THEN 'local' ELSE 'on' END, false);
     PERFORM pg_catalog.set_config('work_mem', greatest(s.setting::bigint,
            pg_catalog.pg_size_bytes('32MB') / 1024)::text, false)
        FROM pg_catalog.pg_settings AS s WHERE s.name = 'work_mem';
@@ -11488,14 +11495,21 @@ SELECT c.key, c.name, f.key, c.severity, coalesce(c.passed, false), coalesce(c.o
      pg_catalog.lower(g.is ->> 'default_transaction_isolation') = 'read committed',
      g.is ->> 'default_transaction_isolation',
          'read committed, for apply does not try again what cannot be serialized',
-         'Set default_transaction_isolation to read committed for the role and the database.')
+         'Set default_transaction_isolation to read committed for the role and the database.'),
+    ('synchronous-standbys', 'synchronous standbys', 'fail', coalesce((f.value #>> '{host,standbys,there}')::int
+     >= (f.value #>> '{host,standbys,needed}')::int, true),
+     pg_catalog.format('%s of %s (synchronous_standby_names %s)', coalesce(f.value #>> '{host,standbys,there}', '0'),
+         coalesce(f.value #>> '{host,standbys,needed}', '0'), coalesce(f.value #>> '{host,standbys,names}', 'not set')),
+     'as many as a commit waits for: without them, none ends',
+     'Start the standbys, or reset synchronous_standby_names on this server and reload.')
  ) AS c(key, name, severity, passed, observed, required, hint)
  WHERE f.value ? 'host'
 $zodan$;
 COMMENT ON FUNCTION zodan.check_sessions IS
 'Checks settings of role, database and server that Spock''s own sessions take over and that change values in transit:
-the client encoding, lc_monetary if the source has columns of type money, xmloption if it has XML, and an isolation
-level in which apply fails. Zodan sets what its own sessions need by itself.';
+the client encoding, lc_monetary if the source has columns of type money, xmloption if it has XML, an isolation
+level in which apply fails, and standbys that are not there, for which every commit would wait. Zodan sets what its own
+sessions need by itself.';
 REVOKE ALL ON FUNCTION zodan.check_sessions FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_formats(p_facts jsonb, p_join jsonb)

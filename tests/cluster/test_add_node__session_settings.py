@@ -166,6 +166,17 @@ def test_settings_in_other_letters_are_not_refused(cluster: Cluster) -> None:
     assert judged == []
 
 
+@pytest.mark.parametrize("node", ["n2", "n3"])
+def test_standbys_that_are_not_there_are_not_waited_for(cluster: Cluster, node: str) -> None:
+    waiting = cluster[node]
+    with waiting.connect() as connection:
+        connection.execute("SET synchronous_commit = local")
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'any 1 (nobody, none)'")
+        connection.execute("SELECT pg_reload_conf()")
+    refused(cluster, "synchronous-standbys", "0 of 1 (synchronous_standby_names any 1 (nobody, none))")
+    at(waiting, "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+
+
 def test_a_limit_on_temporary_files_is_not_for_sessions_of_a_join(cluster: Cluster) -> None:
     n1, n3 = cluster["n1"], cluster["n3"]
     at(n1, "ALTER DATABASE app SET temp_file_limit = 0")

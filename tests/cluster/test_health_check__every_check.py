@@ -162,6 +162,12 @@ BEFORE = [
     ),
     Case("transaction-isolation", NEW, "fail", setting(NEW, "default_transaction_isolation", "serializable")),
     Case("transaction-isolation", PEER, "warn", setting(PEER, "default_transaction_isolation", "serializable")),
+    Case(
+        "synchronous-standbys",
+        NEW,
+        "fail",
+        put(f"{NEW}/host/standbys", {"names": "FIRST 2 (a, b)", "needed": 2, "there": 1}),
+    ),
     Case("array-nulls", NEW, "fail", several(spelled("array_nulls"), setting(NEW, "array_nulls", "off"))),
     Case("array-nulls", PEER, "warn", several(spelled("array_nulls"), setting(PEER, "array_nulls", "off"))),
     Case(
