@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 08337395: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 24426a22: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -8675,7 +8675,7 @@ BEGIN
     END IF;
     FOR v_one IN
         SELECT t.item, t.item ->> 'table' AS name, f.kept, f.file, f.blocks, f.toast, f.print AS there,
-               l.names, l.types, l.octets, l.others, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
+               l.names, l.read, l.types, l.octets, l.others, (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.quote_ident(a.attname),
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attgenerated <> '' THEN 'generated' END,
             CASE WHEN a.atttypid >= 16384 THEN (
@@ -8748,10 +8748,14 @@ BEGIN
           LEFT JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.item ->> 'table')
           LEFT JOIN LATERAL (
             SELECT pg_catalog.string_agg(w.name, ', ' ORDER BY w.attnum) AS names,
+                   pg_catalog.string_agg(w.read, ', ' ORDER BY w.attnum) AS read,
                    pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.attnum) AS types,
                    pg_catalog.string_agg(' + coalesce(pg_catalog.octet_length(' || w.name || '), 0) * ' || w.octets, '') AS octets,
                    pg_catalog.jsonb_agg(w.name) FILTER (WHERE w.long AND w.octets IS NULL) AS others
               FROM (SELECT a.attnum, pg_catalog.quote_ident(a.attname) AS name, a.attlen = -1 AS long,
+                           -- What PostgreSQL prints of xml lacks the encoding that it declares.
+                           pg_catalog.quote_ident(a.attname) || CASE a.atttypid WHEN 'xml'::regtype
+                               THEN '::pg_catalog.text' ELSE '' END AS read,
                            CASE a.atttypid WHEN 'text'::regtype THEN 1 WHEN 'varchar'::regtype THEN 1
                                WHEN 'bpchar'::regtype THEN 1 WHEN 'bytea'::regtype THEN 2 END AS octets,
                            -- With its schema: the rows are not written with this search_path.
@@ -8773,7 +8777,7 @@ BEGIN
         END IF;
         -- Of a table without a column to copy, only how many rows it has.
         RETURN NEXT v_one.item || pg_catalog.jsonb_build_object('names', coalesce(v_one.names, 'true'),
-            'types', coalesce(v_one.types, 'nothing boolean'),
+            'read', coalesce(v_one.read, 'true'), 'types', coalesce(v_one.types, 'nothing boolean'),
             'into', coalesce('(' || v_one.names || ') OVERRIDING SYSTEM VALUE SELECT ' || v_one.names, 'SELECT'),
             'toast', v_one.toast, 'octets', v_one.octets, 'others', v_one.others,
             'file', v_one.file::text, 'last', greatest(v_one.blocks, (v_one.item ->> 'last')::bigint));
@@ -9032,7 +9036,7 @@ BEGIN
         '\o', pg_catalog.concat(pg_temp.zodan_begin(p_snapshot),
             -- Somebody may wait for the lock of the first session: to wait behind them would be for ever.
             ' LOCK TABLE ONLY ', p_table ->> 'table', ' IN ACCESS SHARE MODE NOWAIT; ', CASE WHEN p_table ->> 'filter' IS NOT NULL
-                THEN $query$SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT; $query$ END, 'COPY (SELECT ', p_table ->> 'names',
+                THEN $query$SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT; $query$ END, 'COPY (SELECT ', p_table ->> 'read',
             pg_temp.zodan_part(p_table, (p_table ->> 'begin')::bigint, (p_table ->> 'end')::bigint),
             ') TO STDOUT (FORMAT ', v_format, ')')]);
     IF v_program IS NULL THEN
@@ -9079,7 +9083,7 @@ BEGIN
     -- How many there are, from the source: a trigger here may leave rows out.
     SELECT c.rows INTO STRICT v_count FROM pg_temp.dblink('zodan_source', 'SELECT pg_catalog.count(*)' || v_from) AS c(rows bigint);
     PERFORM pg_temp.dblink_exec('zodan_source', pg_catalog.concat('DECLARE zodan_rows NO SCROLL CURSOR FOR SELECT ',
-        p_table ->> 'names', v_from));
+        p_table ->> 'read', v_from));
     WHILE v_taken < v_count LOOP
         PERFORM pg_temp.zodan_keep_pace(p_pace, (v_blocks * v_taken / v_count)::bigint);
         PERFORM pg_temp.dblink_send_query('zodan_source', 'FETCH ' || (p_table ->> 'rows') || ' FROM zodan_rows');
@@ -9136,7 +9140,7 @@ BEGIN
             END IF;
             v_end := least(v_end, (p_table ->> 'end')::bigint);
             PERFORM pg_temp.dblink_send_query(v_sources[1 + v_asked %% pg_catalog.cardinality(v_sources)],
-                pg_catalog.concat('SELECT ', p_table ->> 'names', pg_temp.zodan_part(p_table, v_begin, v_end)));
+                pg_catalog.concat('SELECT ', p_table ->> 'read', pg_temp.zodan_part(p_table, v_begin, v_end)));
             v_asked := v_asked + 1;
             v_begin := CASE WHEN v_end < v_last THEN v_end END;
             -- The first piece is under way: time to prepare the second session.
@@ -9173,7 +9177,7 @@ DECLARE
     v_copied bigint := 0;
 BEGIN
     PERFORM pg_temp.dblink_send_query('zodan_source', (SELECT pg_catalog.string_agg(pg_catalog.concat('SELECT ',
-            t.item ->> 'names', ' FROM ONLY ', t.item ->> 'table', ' WHERE ' || (t.item ->> 'filter')), ';' ORDER BY t.place)
+            t.item ->> 'read', ' FROM ONLY ', t.item ->> 'table', ' WHERE ' || (t.item ->> 'filter')), ';' ORDER BY t.place)
         FROM pg_catalog.unnest(p_tables) WITH ORDINALITY AS t(item, place)));
     FOREACH v_table IN ARRAY p_tables LOOP
         v_copied := v_copied + pg_temp.zodan_take('zodan_source', v_table);
@@ -17093,7 +17097,7 @@ BEGIN
     SELECT pg_catalog.row_number() OVER (ORDER BY f.name COLLATE "C"), pg_catalog.jsonb_build_object('name', f.name, 'filter', f.filter,
                'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'key', k.key, 'order', k.order,
                'hash', pg_catalog.format('pg_catalog.hashtextextended(ROW(%%s)::text COLLATE pg_catalog."C", 0)', c.values),
-               'names', c.names, 'typed', c.typed, 'values', c.values, 'set', c.set, 'merges', c.merges,
+               'names', c.names, 'typed', c.typed, 'values', c.values, 'sent', c.sent, 'set', c.set, 'merges', c.merges,
                'fixed', c.fixed, 'all', e.names, 'kept', e.kept,
                'missing', CASE WHEN c.count IS DISTINCT FROM pg_catalog.jsonb_array_length(f.columns) THEN true END,
                'clause', CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
@@ -17156,6 +17160,9 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
       LEFT JOIN LATERAL (
         SELECT pg_catalog.count(*) AS count, pg_catalog.string_agg(w.name, ', ' ORDER BY w.place) AS names,
                pg_catalog.string_agg('t.' || w.name, ', ' ORDER BY w.place) AS values,
+               -- What PostgreSQL prints of xml lacks the encoding that it declares.
+               pg_catalog.string_agg(pg_catalog.concat('t.', w.name, CASE WHEN w.type = 'xml' THEN '::pg_catalog.text' END),
+                   ', ' ORDER BY w.place) AS sent,
                pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.place) AS typed,
                pg_catalog.string_agg(w.name || ' = n.' || w.name, ', ' ORDER BY w.place) FILTER (
                    WHERE w.identity <> 'a' AND NOT w.number = ANY (coalesce(k.numbers, '{}'))) AS set,
@@ -17283,7 +17290,7 @@ BEGIN
     END IF;
     v_query := pg_catalog.format('SELECT %%s, c.timestamp%%s FROM ONLY %%s AS t CROSS JOIN LATERAL'
         ' pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) AS c WHERE t.ctid >= ''(%%s,0)''%%s AND c.roident IN %%s%%s', v_table ->> 'hash',
-        CASE WHEN p_state ->> 'bag' = 'there' THEN ', ' || (v_table ->> 'values') ELSE '' END, v_table ->> 'name', v_state ->> 'block',
+        CASE WHEN p_state ->> 'bag' = 'there' THEN ', ' || (v_table ->> 'sent') ELSE '' END, v_table ->> 'name', v_state ->> 'block',
         CASE WHEN (v_state ->> 'block')::bigint + 500 <= (v_state ->> 'blocks')::bigint THEN pg_catalog.format(
             ' AND t.ctid < ''(%%s,0)''', (v_state ->> 'block')::bigint + 500) ELSE '' END, c_of,
         coalesce(' AND (' || (v_table ->> 'filter') || ')', ''));
@@ -17529,7 +17536,7 @@ BEGIN
         ' WHERE w.id = ANY ($3)', p_table ->> 'values', p_table ->> 'typed')
       USING pg_temp.zodan_peer(p_state ->> 'furthest'), pg_catalog.format(
           'SELECT %%s, pg_catalog.concat_ws('' '', %%s, t.xmin, t.ctid), %%s FROM ONLY %%s AS t WHERE %%s', p_table ->> 'key',
-          p_table ->> 'hash', p_table ->> 'values', p_table ->> 'name', pg_temp.zodan_among(p_table, ARRAY(
+          p_table ->> 'hash', p_table ->> 'sent', p_table ->> 'name', pg_temp.zodan_among(p_table, ARRAY(
               SELECT w.key FROM pg_temp.zodan_level_row AS w
               WHERE w.id = ANY (p_ids) AND w.verdict IN ('inserted', 'updated')) || CASE WHEN NOT EXISTS (
                   SELECT FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict IN ('inserted', 'updated'))

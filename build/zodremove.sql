@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 08337395:%' THEN
+                NOT LIKE '%, build 24426a22:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 08337395: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 24426a22: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -6770,7 +6770,7 @@ BEGIN
     SELECT pg_catalog.row_number() OVER (ORDER BY f.name COLLATE "C"), pg_catalog.jsonb_build_object('name', f.name, 'filter', f.filter,
                'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'key', k.key, 'order', k.order,
                'hash', pg_catalog.format('pg_catalog.hashtextextended(ROW(%%s)::text COLLATE pg_catalog."C", 0)', c.values),
-               'names', c.names, 'typed', c.typed, 'values', c.values, 'set', c.set, 'merges', c.merges,
+               'names', c.names, 'typed', c.typed, 'values', c.values, 'sent', c.sent, 'set', c.set, 'merges', c.merges,
                'fixed', c.fixed, 'all', e.names, 'kept', e.kept,
                'missing', CASE WHEN c.count IS DISTINCT FROM pg_catalog.jsonb_array_length(f.columns) THEN true END,
                'clause', CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
@@ -6833,6 +6833,9 @@ SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole
       LEFT JOIN LATERAL (
         SELECT pg_catalog.count(*) AS count, pg_catalog.string_agg(w.name, ', ' ORDER BY w.place) AS names,
                pg_catalog.string_agg('t.' || w.name, ', ' ORDER BY w.place) AS values,
+               -- What PostgreSQL prints of xml lacks the encoding that it declares.
+               pg_catalog.string_agg(pg_catalog.concat('t.', w.name, CASE WHEN w.type = 'xml' THEN '::pg_catalog.text' END),
+                   ', ' ORDER BY w.place) AS sent,
                pg_catalog.string_agg(w.name || ' ' || w.type, ', ' ORDER BY w.place) AS typed,
                pg_catalog.string_agg(w.name || ' = n.' || w.name, ', ' ORDER BY w.place) FILTER (
                    WHERE w.identity <> 'a' AND NOT w.number = ANY (coalesce(k.numbers, '{}'))) AS set,
@@ -6960,7 +6963,7 @@ BEGIN
     END IF;
     v_query := pg_catalog.format('SELECT %%s, c.timestamp%%s FROM ONLY %%s AS t CROSS JOIN LATERAL'
         ' pg_catalog.pg_xact_commit_timestamp_origin(t.xmin) AS c WHERE t.ctid >= ''(%%s,0)''%%s AND c.roident IN %%s%%s', v_table ->> 'hash',
-        CASE WHEN p_state ->> 'bag' = 'there' THEN ', ' || (v_table ->> 'values') ELSE '' END, v_table ->> 'name', v_state ->> 'block',
+        CASE WHEN p_state ->> 'bag' = 'there' THEN ', ' || (v_table ->> 'sent') ELSE '' END, v_table ->> 'name', v_state ->> 'block',
         CASE WHEN (v_state ->> 'block')::bigint + 500 <= (v_state ->> 'blocks')::bigint THEN pg_catalog.format(
             ' AND t.ctid < ''(%%s,0)''', (v_state ->> 'block')::bigint + 500) ELSE '' END, c_of,
         coalesce(' AND (' || (v_table ->> 'filter') || ')', ''));
@@ -7206,7 +7209,7 @@ BEGIN
         ' WHERE w.id = ANY ($3)', p_table ->> 'values', p_table ->> 'typed')
       USING pg_temp.zodan_peer(p_state ->> 'furthest'), pg_catalog.format(
           'SELECT %%s, pg_catalog.concat_ws('' '', %%s, t.xmin, t.ctid), %%s FROM ONLY %%s AS t WHERE %%s', p_table ->> 'key',
-          p_table ->> 'hash', p_table ->> 'values', p_table ->> 'name', pg_temp.zodan_among(p_table, ARRAY(
+          p_table ->> 'hash', p_table ->> 'sent', p_table ->> 'name', pg_temp.zodan_among(p_table, ARRAY(
               SELECT w.key FROM pg_temp.zodan_level_row AS w
               WHERE w.id = ANY (p_ids) AND w.verdict IN ('inserted', 'updated')) || CASE WHEN NOT EXISTS (
                   SELECT FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict IN ('inserted', 'updated'))

@@ -150,8 +150,9 @@ CREATE TABLE parents (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, code t
 CREATE TABLE children (id bigint PRIMARY KEY, parent bigint NOT NULL REFERENCES parents);
 CREATE TABLE listed (id bigint PRIMARY KEY, shown text, hidden text);
 CREATE TABLE filtered (id bigint PRIMARY KEY, region text);
+CREATE TABLE declared (id bigint PRIMARY KEY, x xml);
 """
-_KINDS_KEYED = ("wide", "parts", "odd", "parents", "children")
+_KINDS_KEYED = ("wide", "parts", "odd", "parents", "children", "declared")
 
 
 def test_every_kind_of_table_and_of_change(cluster: Cluster) -> None:
@@ -192,6 +193,7 @@ def test_every_kind_of_table_and_of_change(cluster: Cluster) -> None:
         n3.execute("INSERT INTO children SELECT 2, id FROM parents WHERE code = 'three'")
         n3.execute("INSERT INTO listed VALUES (1, 'x', 'not replicated')")
         n3.execute("INSERT INTO filtered VALUES (1, 'eu'), (2, 'us')")
+        n3.execute("INSERT INTO declared VALUES (1, '<?xml version=\"1.0\" encoding=\"UTF-8\"?><a/>')")
         n3.execute(f"INSERT INTO {KEYLESS} VALUES ('n3', 1, 'x'), ('n3', 1, 'x'), ('n3', 2, NULL)")
     # Later than the dead node's: another column of a row whose long value it changed; and the same key inserted.
     n1.execute("UPDATE wide SET value = 5 WHERE id = 2")
@@ -206,6 +208,9 @@ def test_every_kind_of_table_and_of_change(cluster: Cluster) -> None:
     same(cluster, *_KINDS_KEYED, *published, *TABLES)
     assert n2.execute("SELECT value, long FROM wide WHERE id IN (3, 50) ORDER BY id") == [(6, "short"), (2, "later")]
     assert n2.execute("SELECT id FROM filtered ORDER BY id") == [(1,), (3,)]
+    # What xml prints lacks the encoding that it declares; the value as a text has it.
+    declared = "SELECT x::text FROM declared"
+    assert n2.execute(declared) == n1.execute(declared) == [('<?xml version="1.0" encoding="UTF-8"?><a/>',)]
     assert n2.execute("SELECT hidden FROM listed") == [(None,)]
     # The commit times are those of the dead node, on both.
     query = "SELECT id, pg_xact_commit_timestamp(xmin) FROM wide WHERE id IN (1, 21, 51) ORDER BY id"
