@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 24426a22: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 877d5914: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -17379,6 +17379,17 @@ DECLARE
     v_first timestamptz;
     v_peer CONSTANT text := pg_temp.zodan_peer(p_state ->> 'furthest');
 BEGIN
+    IF p_table ->> 'filter' IS NOT NULL AND EXISTS (
+           SELECT FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict = 'deleted') THEN
+        UPDATE pg_temp.zodan_level_row AS w SET verdict = CASE WHEN f.at < (
+                   SELECT pg_catalog.max(l.commit_timestamp) FROM spock.lag_tracker AS l
+                    WHERE l.origin_name = %3$s AND l.receiver_name = p_state ->> 'self') THEN 'kept' ELSE 'odd' END
+          FROM pg_temp.dblink(v_peer, pg_temp.zodan_query(p_table - 'filter', pg_temp.zodan_among(p_table, ARRAY(
+              SELECT o.key FROM pg_temp.zodan_level_row AS o WHERE o.id = ANY (p_ids) AND o.verdict = 'deleted'))))
+              AS f(key jsonb, version text, at timestamptz, origin text)
+         WHERE w.id = ANY (p_ids) AND w.verdict = 'deleted' AND w.key = f.key;
+        DELETE FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (p_ids) AND w.verdict = 'kept';
+    END IF;
     IF EXISTS (SELECT FROM pg_temp.zodan_level_row AS w
                 WHERE w.id = ANY (p_ids) AND w.verdict = 'deleted' AND w.here_origin = p_state ->> 'self') THEN
         SELECT f.at INTO v_first FROM pg_temp.dblink(v_peer, pg_catalog.format(
