@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 877d5914:%' THEN
+                NOT LIKE '%, build 28f6182c:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 877d5914: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 28f6182c: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -7729,6 +7729,39 @@ its writers go on. Then comes a sync event after that point, applied by every me
 here on the removal can only be finished: what is written on the target now reaches nobody.';
 REVOKE ALL ON FUNCTION zodan.plan_drain FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.plan_forget(p_leave jsonb, p_member text, p_policy text)
+RETURNS SETOF zodan.plan_step
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns the steps that make a member forget the target: drop the slots of its streams there, also those of a join
+that never finished, which has a slot before the subscription that would name it; drop its node row; then prove that
+nothing is left. */
+DECLARE
+    v_target text := p_leave ->> 'target';
+    v_subscription text;
+BEGIN
+    FOREACH v_subscription IN ARRAY ARRAY[zodan.subscription_name(p_member, v_target), zodan.copy_name(v_target),
+        zodan.structure_name(v_target)] LOOP
+        RETURN NEXT zodan.make_step('forget', p_member,
+            pg_catalog.format('drop the slot of subscription %s on %s, if it is there', v_subscription, p_member),
+            p_do := zodan.drop_slot_of(p_provider => p_member, p_subscription => v_subscription), p_policy := p_policy,
+            p_object := v_subscription);
+    END LOOP;
+    RETURN NEXT zodan.make_step('forget', p_member, pg_catalog.format('forget node %s on %s', v_target, p_member),
+        p_do := zodan.forget_node(v_target), p_policy := p_policy, p_object := v_target);
+    RETURN NEXT zodan.make_step('prove', p_member, pg_catalog.format('prove that nothing of %s is left on %s',
+        v_target, p_member),
+        p_do := zodan.prove_gone(p_target => v_target,
+            p_origins => zodan.list_stream_names(p_leave, p_member, 'subscriber'),
+            p_slots => zodan.list_stream_names(p_leave, p_member, 'provider')), p_kind := 'verify');
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.plan_forget IS
+'Returns the steps that make a member forget the target: drop the slots of its streams there, also those of a join
+that never finished, which has a slot before the subscription that would name it; drop its node row; then prove that
+nothing is left.';
+REVOKE ALL ON FUNCTION zodan.plan_forget FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.plan_withdraw(p_leave jsonb)
 RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
@@ -7769,13 +7802,7 @@ BEGIN
                 v_member)), p_object := zodan.subscription_name(v_target, v_member));
     END LOOP;
     FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_leave -> 'members') AS m(name) LOOP
-        RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
-            p_do := zodan.forget_node(v_target), p_object := v_target);
-        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
-            v_target, v_member),
-            p_do := zodan.prove_gone(p_target => v_target,
-                p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
-                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
+        RETURN QUERY SELECT * FROM zodan.plan_forget(p_leave, v_member, NULL);
     END LOOP;
     RETURN NEXT zodan.make_step('drop', v_target,
         pg_catalog.format('drop every subscription and node %s on %s', v_target, v_target),
@@ -7800,7 +7827,6 @@ AS $zodan$
 /* Returns the steps that remove a node which cannot be reached: all members drop their subscriptions to it at once,
 then drop the slot that it used there and its row; a last step proves that they are gone. */
 DECLARE
-    v_target text := p_leave ->> 'target';
     v_member text;
     v_item jsonb;
 BEGIN
@@ -7812,24 +7838,9 @@ BEGIN
                 p_do := zodan.drop_subscription(v_item ->> 'name'), p_policy := 'final', p_object := v_item ->> 'name');
         END LOOP;
         RETURN NEXT zodan.make_step('forget', v_member,
-            pg_catalog.format('drop the slot that %s used on %s', v_target, v_member),
-            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.subscription_name(v_member,
-                v_target)), p_policy := 'final', p_object := zodan.subscription_name(v_member, v_target));
-        -- A join that never finished used this slot.
-        RETURN NEXT zodan.make_step('forget', v_member,
-            pg_catalog.format('drop the slot that the copy of %s used on %s', v_target, v_member),
-            p_do := zodan.drop_slot_of(p_provider => v_member, p_subscription => zodan.copy_name(v_target)),
-                p_policy := 'final', p_object := zodan.copy_name(v_target));
-        RETURN NEXT zodan.make_step('forget', v_member,
             pg_catalog.format('drop the origins that the levelling used on %s', v_member),
             p_do := zodan.drop_level_origins(), p_policy := 'final', p_object := 'zodan level');
-        RETURN NEXT zodan.make_step('forget', v_member, pg_catalog.format('forget node %s on %s', v_target, v_member),
-            p_do := zodan.forget_node(v_target), p_policy := 'final', p_object := v_target);
-        RETURN NEXT zodan.make_step('prove', v_member, pg_catalog.format('prove that nothing of %s is left on %s',
-            v_target, v_member),
-            p_do := zodan.prove_gone(p_target => v_target,
-                p_origins => zodan.list_stream_names(p_leave, v_member, 'subscriber'),
-                p_slots => zodan.list_stream_names(p_leave, v_member, 'provider')), p_kind := 'verify');
+        RETURN QUERY SELECT * FROM zodan.plan_forget(p_leave, v_member, 'final');
     END LOOP;
 END
 $zodan$;
