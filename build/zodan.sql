@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 28f6182c:%' THEN
+                NOT LIKE '%, build 6e31a6ce:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 28f6182c: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 6e31a6ce: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -1996,17 +1996,45 @@ If the caller is cancelled meanwhile, it closes the kept connections first, so t
 keep the cluster locked; the cancel then passes through.';
 REVOKE ALL ON FUNCTION zodan.wait_a_moment FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.read_duration(p_setting text, p_value text, p_default text)
+RETURNS interval
+LANGUAGE plpgsql STABLE
+AS $zodan$
+/* Returns a setting that says how long something may take: p_value, an interval or a number of seconds, or p_default
+where it is NULL. Errors: ZD004 the value of p_setting is neither, or not above zero. */
+DECLARE
+    v_duration interval;
+BEGIN
+    BEGIN
+        v_duration := CASE WHEN p_value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => p_value::double precision)
+            ELSE coalesce(p_value, p_default)::interval END;
+    EXCEPTION WHEN data_exception THEN
+        v_duration := NULL;
+    END;
+    IF v_duration > interval '0' THEN
+        RETURN v_duration;
+    END IF;
+    RAISE EXCEPTION USING
+        ERRCODE = 'ZD004',
+        MESSAGE = pg_catalog.format('%s is "%s" in this session', p_setting, p_value),
+        HINT = pg_catalog.format('Run SET %s with an interval such as ''30 min'', or with a number of seconds.', p_setting);
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.read_duration IS
+'Returns a setting that says how long something may take: p_value, an interval or a number of seconds, or p_default
+where it is NULL. Errors: ZD004 the value of p_setting is neither, or not above zero.';
+REVOKE ALL ON FUNCTION zodan.read_duration FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.read_bound()
 RETURNS interval
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
-            ELSE coalesce(s.value, '1 min')::interval END
-  FROM (SELECT nullif(pg_catalog.current_setting('zodan.look_timeout', true), '') AS value) AS s
+SELECT zodan.read_duration('zodan.look_timeout',
+    nullif(pg_catalog.current_setting('zodan.look_timeout', true), ''), '1 min')
 $zodan$;
 COMMENT ON FUNCTION zodan.read_bound IS
 'Returns how long a look at a node may take before it is cancelled: the setting zodan.look_timeout if it is set (an
-interval, or a number of seconds), else 1 min.';
+interval, or a number of seconds), else 1 min. Errors: ZD004.';
 REVOKE ALL ON FUNCTION zodan.read_bound FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.find_blockers(p_node text, p_dsns jsonb, p_purpose text DEFAULT '')
@@ -2276,14 +2304,15 @@ CREATE OR REPLACE FUNCTION zodan.read_patience()
 RETURNS interval
 LANGUAGE sql STABLE
 AS $zodan$
-SELECT CASE WHEN s.value ~ '^[0-9]+$' THEN pg_catalog.make_interval(secs => s.value::double precision)
-            ELSE coalesce(s.value, '10 min')::interval END
-  FROM (SELECT coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
-                        nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')) AS value) AS s
+SELECT zodan.read_duration('zodan.sync_timeout',
+    coalesce(nullif(pg_catalog.current_setting('zodan.sync_timeout', true), ''),
+             nullif(nullif(pg_catalog.current_setting('spock.sync_timeout', true), ''), '0')),
+    '10 min')
 $zodan$;
 COMMENT ON FUNCTION zodan.read_patience IS
 'Returns how long a wait may go without progress: the setting zodan.sync_timeout if it is set (an interval, or a
-number of seconds), else Spock''s own spock.sync_timeout if that is set, else 10 min.';
+number of seconds), else Spock''s own spock.sync_timeout if that is set, else 10 min. Errors:
+ZD004.';
 REVOKE ALL ON FUNCTION zodan.read_patience FROM PUBLIC;
 
 DO $zodan$
@@ -3577,7 +3606,8 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
 was given (zodan.hide_statement). With p_lasts it refuses the caller's own time limits, which would end the call in
-the middle. Errors: ZD008 there is such a limit; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
+the middle, and transactions that may not write. Errors: ZD008 there is such a limit, or transactions are read-only;
+ZD004 a time limit of Zodan's own makes no sense; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
 where only the commit can tell: in the extended protocol an implicit transaction also begins before its statement, and
 looks like a block. */
 BEGIN
@@ -3602,14 +3632,26 @@ BEGIN
             MESSAGE = pg_catalog.format('transaction_timeout is %s in this session, and would end %s in the middle',
                 pg_catalog.current_setting('transaction_timeout'), p_procedure),
             HINT = 'Run SET transaction_timeout = 0, then call again.';
+    ELSIF p_lasts AND pg_catalog.pg_is_in_recovery() THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD008',
+            MESSAGE = pg_catalog.format('this server is a standby, where %s cannot write its journal', p_procedure),
+            HINT = 'Call on a server that is not a standby.';
+    ELSIF p_lasts AND pg_catalog.current_setting('default_transaction_read_only')::boolean THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD008',
+            MESSAGE = pg_catalog.format('transactions are read-only in this session, and %s writes its journal', p_procedure),
+            HINT = 'Run SET default_transaction_read_only = off, then call again.';
     END IF;
+    PERFORM zodan.read_patience(), zodan.read_bound();
     COMMIT;
 END
 $zodan$;
 COMMENT ON PROCEDURE zodan.require_autocommit IS
 'Ends the transaction that a procedure was called in, so that it can commit between its phases, and hides what it
 was given (zodan.hide_statement). With p_lasts it refuses the caller''s own time limits, which would end the call in
-the middle. Errors: ZD008 there is such a limit; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
+the middle, and transactions that may not write. Errors: ZD008 there is such a limit, or transactions are read-only;
+ZD004 a time limit of Zodan''s own makes no sense; ZD005 inside a transaction block; 2D000, from PostgreSQL itself,
 where only the commit can tell: in the extended protocol an implicit transaction also begins before its statement, and
 looks like a block.';
 REVOKE ALL ON PROCEDURE zodan.require_autocommit FROM PUBLIC;

@@ -45,7 +45,7 @@ MEANINGS = {
     "ZD005": "the call is inside a transaction block, where Zodan cannot commit",
     "ZD006": "the operation does not exist, or is already done or rolled back",
     "ZD007": "a removal is past the point where a rollback could undo it",
-    "ZD008": "the caller's session has a time limit that would end the call in the middle",
+    "ZD008": "the caller's session has a time limit that would end the call in the middle, or may not write",
     "ZD100": "one or more checks failed; DETAIL lists all of them",
     "ZD101": "Zodan cannot reach a node",
     "ZD102": "the database lacks what Zodan needs: PostgreSQL 15, Spock, dblink",
