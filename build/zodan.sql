@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 6e31a6ce:%' THEN
+                NOT LIKE '%, build d45d9ae0:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 6e31a6ce: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build d45d9ae0: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -1178,6 +1178,11 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
+    -- Which life of the node this is: the row is made with the node, and never changes.
+    'life', (SELECT l.xmin::text FROM spock.local_node AS l),
+    'publishes', EXISTS (SELECT FROM spock.replication_set_table AS t
+                           JOIN spock.replication_set AS r ON r.set_id = t.set_id
+                           JOIN spock.local_node AS l ON l.node_id = r.set_nodeid),
     'pauses', pg_catalog.to_regprocedure('spock.pause_apply_workers()') IS NOT NULL,
     'nodes', (SELECT coalesce(pg_catalog.jsonb_object_agg(n.node_name, i.if_dsn), '{}')
                 FROM spock.node AS n
@@ -5765,6 +5770,33 @@ COMMENT ON FUNCTION zodan.find_came IS
 reported now: a member knows them, and the operation does not.';
 REVOKE ALL ON FUNCTION zodan.find_came FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.is_past(p_operation zodan.operation, p_facts jsonb)
+RETURNS boolean
+LANGUAGE sql STABLE
+AS $zodan$
+SELECT CASE WHEN p_operation.kind IN ('remove_node', 'replace_node') AND (
+        SELECT s.state = 'done' FROM zodan.step AS s
+         WHERE s.operation_id = p_operation.operation_id AND s.phase_name = 'unpublish')
+         AND (p_facts #>> ARRAY[coalesce(p_operation.arguments ->> 'old_node_name', p_operation.node), 'spock', 'publishes'])::boolean
+        THEN true
+    WHEN p_operation.kind = 'remove_node' THEN n.facts ->> 'life' <> p_operation.arguments ->> 'life'
+        OR EXISTS (SELECT FROM pg_catalog.unnest(zodan.find_came(p_operation.operation_id, p_facts)) AS c(name)
+                    WHERE NOT p_operation.arguments -> 'missing' ? c.name)
+    WHEN p_operation.kind = 'mend' THEN false
+    ELSE coalesce((SELECT s.result ->> 'life' <> n.facts ->> 'life' FROM zodan.step AS s
+                    WHERE s.operation_id = p_operation.operation_id AND s.phase_name = 'note' AND s.node = p_operation.node
+                      AND s.result IS NOT NULL), n.facts -> 'subscriptions' <> '[]') END IS TRUE
+  FROM (SELECT CASE WHEN p_facts #>> ARRAY[p_operation.node, 'spock', 'node'] = p_operation.node
+            THEN p_facts #> ARRAY[p_operation.node, 'spock'] END AS facts) AS n
+$zodan$;
+COMMENT ON FUNCTION zodan.is_past IS
+'Returns whether what an unfinished operation has done no longer holds, by what zodan.gather_facts reported now. It does
+not if the operation is about an earlier life of its node: a call in another database ended what this one began, and the
+node joined again. A join notes the life of the new node before it makes a subscription there, a removal that of the node
+that leaves. A removal is past as well if a node has joined that is not in its plan, or if the node to remove publishes
+again: members that had drained it then lack what comes after that.';
+REVOKE ALL ON FUNCTION zodan.is_past FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.pass_over(
     p_operation bigint,
     p_gone text[],
@@ -5887,11 +5919,12 @@ LANGUAGE plpgsql
 AS $zodan$
 /* Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster's
 lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
-node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
-again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
-ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
-ZD113 the source is gone; ZD110 this operation is still running, or another one is. */
+node, the connections open; or NULL if what the operation has done no longer holds: it gives the operation up. Passes
+over a member that has left the cluster meanwhile: with p_resumes it plans a join again without that member. A removal
+continues without the nodes that cannot be reached if it is done with them: at its end nobody may know their
+connection strings any longer. Errors: ZD003 a connection string leads to another node; ZD006 no such operation, or it
+is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile; ZD113 the source is gone; ZD110
+this operation is still running, or another one is. */
 DECLARE
     v_operation zodan.operation;
     v_found record;
@@ -5901,6 +5934,11 @@ BEGIN
     PERFORM zodan.check_unfinished(p_operation);
     SELECT * INTO v_operation FROM zodan.operation AS o WHERE o.operation_id = p_operation;
     SELECT * INTO v_found FROM zodan.find_dsns(p_operation, p_given);
+    IF zodan.is_past(v_operation, v_found.p_facts) THEN
+        UPDATE zodan.operation SET state = 'given up', finished_at = pg_catalog.clock_timestamp(),
+            error = 'what it had done no longer holds' WHERE operation_id = p_operation;
+        RETURN NULL;
+    END IF;
     v_gone := zodan.find_gone(p_operation, v_found.p_facts);
     v_found.p_facts := v_found.p_facts - v_gone;
     v_found.p_dsns := v_found.p_dsns - v_gone;
@@ -5945,12 +5983,33 @@ $zodan$;
 COMMENT ON FUNCTION zodan.reopen IS
 'Prepares an interrupted operation to be resumed or rolled back: connects to all its nodes and takes the cluster''s
 lock. p_given holds connection strings by node where the cluster itself does not know them. Returns all of them by
-node, the connections open. Passes over a member that has left the cluster meanwhile: with p_resumes it plans a join
-again without that member. A removal continues without the nodes that cannot be reached if it is done with them: at
-its end nobody may know their connection strings any longer. Errors: ZD003 a connection string leads to another node;
-ZD006 no such operation, or it is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile;
-ZD113 the source is gone; ZD110 this operation is still running, or another one is.';
+node, the connections open; or NULL if what the operation has done no longer holds: it gives the operation up. Passes
+over a member that has left the cluster meanwhile: with p_resumes it plans a join again without that member. A removal
+continues without the nodes that cannot be reached if it is done with them: at its end nobody may know their
+connection strings any longer. Errors: ZD003 a connection string leads to another node; ZD006 no such operation, or it
+is done or rolled back; ZD101 a node cannot be reached; ZD112 a node joined meanwhile; ZD113 the source is gone; ZD110
+this operation is still running, or another one is.';
 REVOKE ALL ON FUNCTION zodan.reopen FROM PUBLIC;
+
+CREATE OR REPLACE PROCEDURE zodan.require_present(p_operation bigint, p_dsns jsonb)
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises ZD006 if zodan.reopen gave an operation up, p_dsns is NULL then, and keeps in the journal that it did. */
+BEGIN
+    IF p_dsns IS NULL THEN
+        COMMIT;
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD006',
+            MESSAGE = pg_catalog.format('operation %s cannot continue, and is given up: what it had done no longer holds', p_operation),
+            DETAIL = 'Since then a node has joined the cluster, or the node that was to leave publishes again.',
+            HINT = 'If a node is to join or to leave, call spock.add_node or spock.remove_node for it.';
+    END IF;
+END
+$zodan$;
+COMMENT ON PROCEDURE zodan.require_present IS
+'Raises ZD006 if zodan.reopen gave an operation up, p_dsns is NULL then, and keeps in the journal that it did.';
+REVOKE ALL ON PROCEDURE zodan.require_present FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_same_call(p_operation bigint, p_arguments jsonb)
 RETURNS void
@@ -6067,6 +6126,7 @@ BEGIN
     CALL zodan.require_autocommit('zodan.resume', true, p_dsns::text);
     PERFORM zodan.close_connections();
     v_dsns := zodan.reopen(p_operation, p_dsns, true);
+    CALL zodan.require_present(p_operation, v_dsns);
     PERFORM zodan.reopen_operation(p_operation, v_dsns);
     COMMIT;
     CALL zodan.carry_on(p_operation, v_dsns, p_verbose, v_failure);
@@ -6109,6 +6169,7 @@ BEGIN
             HINT = pg_catalog.format('Finish it: CALL zodan.resume(%s).', p_operation);
     END IF;
     v_dsns := zodan.reopen(p_operation, p_dsns, false);
+    CALL zodan.require_present(p_operation, v_dsns);
     IF NOT p_discard_writes THEN
         PERFORM zodan.raise_failure(zodan.find_written(p_operation, v_dsns, pg_catalog.format(
             'Finish the join: CALL zodan.resume(%1$s); or give the rows up: '
@@ -10689,6 +10750,7 @@ SELECT $sql$SELECT coalesce(pg_catalog.jsonb_agg(u.classid || ':' || u.objid), '
        pg_catalog.concat_ws(':', (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c),
     pg_catalog.current_setting('data_directory'),
     (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())) AS identity,
+       (SELECT l.xmin::text FROM spock.local_node AS l) AS life,
        extract(epoch FROM pg_catalog.clock_timestamp()) AS at
   FROM (
 SELECT o.classid, o.objid, i.type, i.identity, o.rank
@@ -10743,7 +10805,7 @@ SELECT o.classid, o.objid, i.type, i.identity, o.rank
 $zodan$;
 COMMENT ON FUNCTION zodan.note_objects IS
 'Records what the new database holds before the copy. It returns one row: objects, an array of class:oid; identity,
-which database that was; and at, the time by its clock.';
+which database that was; life, which life of the node as zodan.spock_facts has it; and at, the time by its clock.';
 REVOKE ALL ON FUNCTION zodan.note_objects FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.drop_copied(p_objects text, p_node text, p_identity text)
@@ -14217,6 +14279,8 @@ BEGIN
         PERFORM zodan.check_same_call(v_operation, v_arguments);
         v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(src_node_name, src_dsn, new_node_name,
             new_node_dsn), true);
+    END IF;
+    IF v_dsns IS NOT NULL THEN
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
         PERFORM zodan.set_lanes(v_operation, jobs);
         PERFORM zodan.set_limits(v_operation, v_limits);
@@ -19080,14 +19144,15 @@ CREATE OR REPLACE FUNCTION zodan.prepare_leave(
     p_lock boolean,
     OUT p_plan zodan.plan_step[],
     OUT p_dsns jsonb,
-    OUT p_checks zodan.check_result[]
+    OUT p_checks zodan.check_result[],
+    OUT p_arguments jsonb
 )
 LANGUAGE plpgsql
 AS $zodan$
 /* Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
 preconditions and makes the plan. Without the lock, and where a call was interrupted, it returns that call's plan as
-it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
-zodan.judge_checks. */
+it stands. p_arguments goes to the journal: which life of the node is to end, and which members were not reached.
+Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
 BEGIN
@@ -19107,6 +19172,8 @@ BEGIN
       FROM zodan.check_leave(v_survey.p_facts, v_survey.p_leave, p_force, p_accept, p_level) AS f;
     PERFORM zodan.judge_checks(p_checks);
     p_dsns := v_survey.p_dsns;
+    p_arguments := pg_catalog.jsonb_build_object('life', v_survey.p_facts #> ARRAY[p_target, 'spock', 'life'],
+        'missing', v_survey.p_leave -> 'missing');
     p_plan := zodan.plan_leave(v_survey.p_leave || pg_catalog.jsonb_build_object('level', p_level, 'accept', p_accept,
         'sets', zodan.list_exchanged(v_survey.p_facts, v_survey.p_leave)), zodan.read_patience());
 END
@@ -19114,8 +19181,8 @@ $zodan$;
 COMMENT ON FUNCTION zodan.prepare_leave IS
 'Everything before the first change of a removal: surveys the cluster, takes its lock if asked to, runs the
 preconditions and makes the plan. Without the lock, and where a call was interrupted, it returns that call''s plan as
-it stands. Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and
-zodan.judge_checks.';
+it stands. p_arguments goes to the journal: which life of the node is to end, and which members were not reached.
+Leaves the connections open. Errors: those of zodan.survey_leave, zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.prepare_leave FROM PUBLIC;
 
 
@@ -19657,6 +19724,8 @@ BEGIN
         PERFORM zodan.set_arguments(v_operation, v_arguments);
         v_dsns := zodan.reopen(v_operation, pg_catalog.jsonb_build_object(old_node_name, old_node_dsn, v_source, v_source_dsn,
             new_node_name, new_node_dsn), true);
+    END IF;
+    IF v_dsns IS NOT NULL THEN
         PERFORM zodan.reopen_operation(v_operation, v_dsns);
         PERFORM zodan.set_lanes(v_operation, jobs);
         PERFORM zodan.set_limits(v_operation, pg_catalog.jsonb_build_object('max_rate', max_rate, 'max_lag', max_lag));

@@ -139,3 +139,35 @@ def test_a_node_is_refused_while_the_copy_of_another_is_unfinished(make_cluster:
     cluster.wait_replicating()
     wait_level(cluster.members)
     assert_rows_equal(cluster.members, TABLES)
+
+
+@pytest.mark.parametrize("phase", ["prepare", pytest.param("register", marks=pytest.mark.slow)])
+def test_a_join_that_another_call_overtook_does_not_touch_the_member(make_cluster: MakeCluster, phase: str) -> None:
+    cluster = make_cluster(members=2, blanks=1)
+    create_tables(cluster)
+    n1, n2, n3 = cluster.nodes
+    fill(n1, 500)
+    wait_level(cluster.members)
+    load_zodan(n1)
+    given = {"src_node_name": "n1", "src_dsn": n1.dsn(), "new_node_name": "n3", "new_node_dsn": n3.dsn()}
+    names = ", ".join(f"{name} => %({name})s" for name in given)
+    first = f"SELECT min(ordinal) FROM zodan.plan_add_node({names}) WHERE phase_name = %(phase)s"
+    (ordinal,) = n1.execute(first, {**given, "phase": phase})[0]
+    HeldCall(n1, f"before {ordinal}", "spock.add_node", given).kill()
+    wait_unlocked(cluster.nodes)
+    if phase == "prepare":
+        load_zodan(n2)
+        call(n2, "spock.remove_node", target_node_name="n3", target_node_dsn=n3.dsn(), survivor_dsn=n2.dsn())
+        n3.execute(f"DROP TABLE {', '.join(TABLES)}")
+    add_node(cluster, "n1", "n3")
+    before = state(cluster.nodes)
+    with pytest.raises(psycopg.Error) as refused:
+        call(n1, "zodan.rollback", p_operation=1)
+    assert refused.value.sqlstate == "ZD006"
+    with pytest.raises(psycopg.Error) as refused:
+        call(n1, "spock.add_node", **given)
+    assert refused.value.sqlstate == "ZD100"
+    assert state(cluster.nodes) == before
+    assert n1.execute("SELECT state FROM zodan.operation") == [("given up",)]
+    wait_level(cluster.members)
+    assert_rows_equal(cluster.members, TABLES)

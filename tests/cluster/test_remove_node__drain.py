@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
+import psycopg
 import pytest
 
-from support.calls import add_node, exceptions, leftovers, load_zodan, remove_node
+from support.calls import add_node, call, exceptions, leftovers, load_zodan, remove_node
 from support.clusters import MakeCluster
 from support.crash import HeldCall, wait_unlocked
 from support.objects import at
@@ -161,3 +162,61 @@ def clear(node: Node) -> None:
     with closing(node.connect()) as connection:
         for table in TABLES:
             connection.execute(f"DROP TABLE public.{table}".encode())
+
+
+def held_before(phase: str, at_node: Node, target: Node) -> None:
+    """Have a removal, called on a member, die before a phase."""
+    load_zodan(at_node)
+    given = {"target_node_name": target.name, "target_node_dsn": target.dsn()}
+    names = ", ".join(f"{name} => %({name})s" for name in given)
+    first = f"SELECT min(ordinal) FROM zodan.plan_remove_node({names}) WHERE phase_name = %(phase)s"
+    (ordinal,) = at_node.execute(first, {**given, "phase": phase})[0]
+    HeldCall(at_node, f"before {ordinal}", "spock.remove_node", given).kill()
+    wait_unlocked([at_node, target])
+
+
+def test_a_removal_that_another_call_ended_does_not_stand_for_the_next(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=1)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    n1, _, n3 = cluster.members
+    held_before("leave", n1, n3)
+    remove_node(cluster, "n3", at="n2")
+    n3.execute(f"DROP TABLE {', '.join(TABLES)}")
+    add_node(cluster, "n1", "n3")
+    add_node(cluster, "n1", "n4")
+    # What has to be drained now was not there when the journal of n1 noted that all was drained.
+    n3.execute(f"INSERT INTO {KEYLESS} SELECT 'n3', i, repeat('x', 200) FROM generate_series(1, 100000) i")
+    remove_node(cluster, "n3", at="n1")
+    assert [node.execute(f"SELECT count(*) FROM {KEYLESS}") for node in cluster.members] == [[(100_000,)]] * 3
+    assert leftovers(cluster.nodes, "n3") == []
+    assert n1.execute("SELECT state FROM zodan.operation ORDER BY operation_id") == [("given up",), ("done",)]
+
+
+def test_a_removal_that_had_not_begun_reaches_a_node_that_joined_since(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=2, blanks=1)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    n1, n2, n3 = cluster.nodes
+    held_before("unpublish", n1, n2)
+    add_node(cluster, "n1", "n3")
+    with pytest.raises(psycopg.Error) as refused:
+        call(n1, "zodan.resume", p_operation=1)
+    assert refused.value.sqlstate == "ZD006"
+    n2.execute(f"INSERT INTO {KEYLESS} SELECT 'n2', i, repeat('x', 200) FROM generate_series(1, 50000) i")
+    remove_node(cluster, "n2", at="n1")
+    assert [node.execute(f"SELECT count(*) FROM {KEYLESS}") for node in (n1, n3)] == [[(50_000,)]] * 2
+    assert leftovers(cluster.nodes, "n2") == []
+
+
+def test_a_node_that_publishes_again_is_drained_again(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(members=3, blanks=0)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    n1, _, n3 = cluster.members
+    held_before("leave", n1, n3)
+    n3.execute("SELECT spock.repset_add_table('default_insert_only', %(table)s)", {"table": KEYLESS})
+    n3.execute(f"INSERT INTO {KEYLESS} SELECT 'n3', i, repeat('x', 200) FROM generate_series(1, 100000) i")
+    remove_node(cluster, "n3", at="n1")
+    assert [node.execute(f"SELECT count(*) FROM {KEYLESS}") for node in cluster.members] == [[(100_000,)]] * 2
+    assert leftovers(cluster.nodes, "n3") == []

@@ -43,7 +43,7 @@ MEANINGS = {
     "ZD003": "a connection string leads to a node other than the one named, or to no node",
     "ZD004": "an argument is not valid, or differs from what the interrupted call gave",
     "ZD005": "the call is inside a transaction block, where Zodan cannot commit",
-    "ZD006": "the operation does not exist, or is already done or rolled back",
+    "ZD006": "the operation does not exist, is already done or rolled back, or what it had done no longer holds",
     "ZD007": "a removal is past the point where a rollback could undo it",
     "ZD008": "the caller's session has a time limit that would end the call in the middle, or may not write",
     "ZD100": "one or more checks failed; DETAIL lists all of them",

@@ -7,9 +7,8 @@ CREATE VIEW spock.node_interface AS
 SELECT if_id, if_name, spock._node_id(if_nodeid) AS if_nodeid, if_dsn
   FROM pglogical.node_interface;
 
-CREATE VIEW spock.local_node AS
-SELECT spock._node_id(node_id) AS node_id, node_local_interface
-  FROM pglogical.local_node;
+-- A table as in Spock, whose row is made with the node and goes with it.
+CREATE TABLE spock.local_node (node_id oid PRIMARY KEY, node_local_interface oid NOT NULL);
 
 CREATE VIEW spock.subscription AS
 SELECT s.sub_id,

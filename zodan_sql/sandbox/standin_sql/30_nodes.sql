@@ -14,12 +14,15 @@ BEGIN
     DELETE FROM spock._node_extra e WHERE e.node_name = node_create.node_name;
     INSERT INTO spock._node_extra
     VALUES (node_create.node_name, node_create.location, node_create.country, node_create.info);
+    INSERT INTO spock.local_node
+    SELECT spock._node_id(l.node_id), l.node_local_interface FROM pglogical.local_node l;
     RETURN spock._node_id(v_id);
 END
 $$;
 
 CREATE FUNCTION spock._forget_gone() RETURNS void
 LANGUAGE sql VOLATILE AS $$
+    DELETE FROM spock.local_node WHERE NOT EXISTS (SELECT FROM pglogical.local_node);
     DELETE FROM spock._node_extra e
      WHERE NOT EXISTS (SELECT FROM pglogical.node n WHERE n.node_name = e.node_name);
     DELETE FROM spock._subscription_extra e
