@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build d45d9ae0:%' THEN
+                NOT LIKE '%, build 95bc1a6a:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build d45d9ae0: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 95bc1a6a: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -13421,20 +13421,16 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
-wait until all replicate. Before, every member sends the sync event that will prove its own stream: once the worker of
-its new subscription starts it would wait, up to a second. */
+wait until all replicate. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_sub text;
     v_member text;
-    v_place bigint;
 BEGIN
     RETURN NEXT zodan.make_step('way_back', v_new,
             pg_catalog.format('drop subscription %s on %s', zodan.copy_name(v_new), v_new),
             p_until := zodan.drop_ended(zodan.copy_name(v_new)), p_budget := p_patience, p_object := zodan.copy_name(v_new));
-    FOR v_member, v_place IN
-        SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
-    LOOP
+    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
         IF v_member = p_cluster ->> 'source' THEN
             -- What a physical copy has is compared whole. This comes before the sync event: once that has come, the new node
             -- has every change that came by the stream.
@@ -13446,8 +13442,6 @@ BEGIN
             RETURN NEXT zodan.make_step('way_back', v_member, 'read the replication sets again on ' || v_member,
                 p_do := zodan.read_sets(zodan.list_sets(p_cluster, v_member)), p_ref := 'sets again', p_policy := 'fresh');
         END IF;
-        RETURN NEXT zodan.make_step('way_back', v_member, 'send a sync event on ' || v_member,
-            p_do := zodan.emit_sync_event(), p_ref := 'event' || v_place);
         v_sub := zodan.subscription_name(v_new, v_member);
         RETURN NEXT zodan.make_step('way_back', v_member, pg_catalog.format('create subscription %s on %s', v_sub,
             v_member),
@@ -13468,8 +13462,7 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_return IS
 'Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
-wait until all replicate. Before, every member sends the sync event that will prove its own stream: once the worker of
-its new subscription starts it would wait, up to a second.';
+wait until all replicate.';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
@@ -13477,7 +13470,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
-both directions: a sync event on every node, applied at the other end. Those of the members were sent before. */
+both directions: a sync event on every node, applied at the other end. It is sent once all streams replicate: what came
+before says nothing of a stream whose slot was lost since the turn. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -13493,6 +13487,8 @@ BEGIN
         RETURN NEXT zodan.make_step('sequences', v_member, 'read the sequences of ' || v_member,
             p_do := zodan.read_sequences(),
             p_ref := 'seq' || v_place);
+        RETURN NEXT zodan.make_step('prove', v_member, 'send a sync event on ' || v_member,
+            p_do := zodan.emit_sync_event(), p_ref := 'event' || v_place);
         RETURN NEXT zodan.make_step('proven', v_new,
             pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event' || v_place, 'lsn'),
@@ -13531,7 +13527,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_prove IS
 'Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
-both directions: a sync event on every node, applied at the other end. Those of the members were sent before.';
+both directions: a sync event on every node, applied at the other end. It is sent once all streams replicate: what came
+before says nothing of a stream whose slot was lost since the turn.';
 REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.plan_verify(p_cluster jsonb)

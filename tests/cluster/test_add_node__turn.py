@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 
-from support.calls import add_node, call, exceptions
+from support.calls import add_node, call, exceptions, leftovers
 from support.clusters import MakeCluster
 from support.crash import wait_unlocked
 from support.joins import Join
@@ -259,3 +261,28 @@ def _makes_a_slot(node: Node) -> str:
         " AND a.query LIKE '%%pg_create_logical_replication_slot%%' AND NOT l.granted"
     )
     return "" if rows else "it is not waited for"
+
+
+def test_a_stream_that_lost_its_slot_after_the_turn_is_not_called_joined(join: Join) -> None:
+    join.n3.execute("ALTER DATABASE app SET zodan.sync_timeout = '5 s'")
+    held = join.held("prove", "n3")
+    with join.n1.connect() as source:
+        # As max_slot_wal_keep_size does it: the worker is ended, and comes back to no slot.
+        drop = (
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            " WHERE slot_name LIKE 'spk_%sub_n1_n3' AND pg_terminate_backend(active_pid, 5000)"
+        )
+        wait_until(lambda: _dropped(source, drop), _BUDGET_S, "the slot to be dropped")
+    held.let_go()
+    assert held.error is not None
+    assert (held.error.sqlstate, "n1" in str(held.error)) == ("ZD301", True), held.error
+    assert join.n3.execute("SELECT state FROM zodan.operation") == [("failed",)]
+    call(join.n3, "zodan.rollback", p_operation=1)
+    assert leftovers(join.cluster.nodes, "n3") == []
+
+
+def _dropped(source: psycopg.Connection[Any], drop: str) -> str:
+    try:
+        return "" if source.execute(drop.encode()).fetchall() else "it is in no use"
+    except psycopg.errors.ObjectInUse as error:
+        return str(error)

@@ -506,7 +506,6 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
         steps += [slot_step("late way back", Stream(new, member)) for member in members]
     if variant.own_copy and variant.copy_dropped:
         steps.append(Step("way_back", new, f"drop {copy}", do=lambda c, r: c.drop_subscription(copy)))
-    steps += [event_step("way_back", member, f"event {member}") for member in members]
     for member in members:
         steps.append(subscription_step("way_back", Stream(new, member), Subscription(enabled=True), variant))
     mesh = [Stream(new, member) for member in members] + [Stream(member, new) for member in members]
@@ -519,7 +518,7 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
                 until=lambda c, r, stream=stream: is_replicating(c, stream),
             )
         )
-    steps.append(event_step("prove", new, f"event {new}"))
+    steps += [event_step("prove", node, f"event {node}") for node in [*members, new]]
     steps += [wait_step("proven", *stream[:2], f"event {stream.provider}") for stream in mesh]
     steps.append(Step("whole", new, "see that nothing was discarded", do=lambda c, r: see_whole(c, new, r, variant)))
     return steps
