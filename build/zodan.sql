@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 95bc1a6a:%' THEN
+                NOT LIKE '%, build 1407ee72:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 95bc1a6a: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 1407ee72: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -12267,10 +12267,26 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
      'Wait until the subscribers have caught up, or find what slows them.')
  ) AS c(key, name, severity, list, required, hint)
  WHERE p_facts -> m.name ? 'host'
+UNION ALL
+SELECT 'free-slots', 'slot names free', n.name, 'fail', l.list IS NULL, coalesce(l.list, 'none taken'),
+       'no slot with the name of a slot that the join makes',
+       'Finish or roll back the join that made it, or drop it if no subscriber needs it. Or give the new node another name.'
+  FROM (SELECT p_join ->> 'new' AS name UNION ALL
+        SELECT k.name FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS k(name)) AS n
+ CROSS JOIN LATERAL (
+    SELECT zodan.name_some(pg_catalog.jsonb_agg(s.item -> 'name')) AS list
+      FROM pg_catalog.jsonb_array_elements(p_facts #> ARRAY[n.name, 'host', 'slots']) AS s(item)
+     WHERE (s.item ->> 'here')::boolean AND EXISTS (
+           SELECT FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+            CROSS JOIN LATERAL (SELECT CASE WHEN n.name = m.name THEN zodan.subscription_name(m.name, p_join ->> 'new')
+                WHEN n.name = p_join ->> 'new' THEN zodan.subscription_name(n.name, m.name) END AS name) AS x
+            WHERE pg_catalog.left(s.item ->> 'name', 4) = 'spk_'
+              AND pg_catalog.right(s.item ->> 'name', pg_catalog.length(x.name) + 1) = '_' || x.name)) AS l
+ WHERE p_facts -> n.name ? 'host' AND NOT p_join -> 'members' ? (p_join ->> 'new')
 $zodan$;
 COMMENT ON FUNCTION zodan.check_slots IS
 'Checks the replication slots of every member: streamed from, no member''s slot without its WAL, none that holds much
-WAL unused, none far behind. The slot that keeps what a clone lacks, while it joins, is inactive for that long.';
+WAL unused, none far behind; and, before a join, none with the name that a stream of the new node is to use. The slot that keeps what a clone lacks, while it joins, is inactive for that long.';
 REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)

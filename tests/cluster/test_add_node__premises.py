@@ -31,6 +31,16 @@ def test_a_partition_without_its_root(cluster: Cluster) -> None:
     everywhere(cluster, "SELECT spock.repset_remove_table('default', 'm26')", "DROP TABLE m")
 
 
+@pytest.mark.parametrize(("node", "other"), [("n1", "n3"), ("n3", "n2")])
+def test_a_slot_with_the_name_of_a_stream_to_come(cluster: Cluster, node: str, other: str) -> None:
+    (name,) = cluster[node].execute(
+        "SELECT spock.spock_gen_slot_name('app', %(node)s, %(sub)s)", {"node": node, "sub": f"sub_{node}_{other}"}
+    )[0]
+    at(cluster[node], f"SELECT pg_create_logical_replication_slot('{name}', 'spock_output')")
+    refused(cluster, "free-slots", str(name))
+    at(cluster[node], f"SELECT pg_drop_replication_slot('{name}')")
+
+
 def test_filters_that_differ(cluster: Cluster) -> None:
     everywhere(cluster, "CREATE TABLE f (id int PRIMARY KEY, region int)")
     for number, node in enumerate(cluster.members, 1):

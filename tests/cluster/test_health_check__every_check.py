@@ -320,6 +320,7 @@ BEFORE = [
     Case("replication-origins", PEER, "fail", put(f"{PEER}/host/origins", 32)),
     Case("max-connections", PEER, "fail", setting(PEER, "max_connections", "2")),
     Case("inactive-slots", PEER, "warn", slot(active=False)),
+    Case("free-slots", PEER, "fail", slot(name=f"spk_app_{PEER}_sub_{PEER}_{NEW}", active=False)),
     Case("held-wal", PEER, "warn", slot(active=False, held=2**30)),
     Case("lost-slots", PEER, "fail", put(f"{PEER}/host/slots/0/status", "lost")),
     Case("lag", PEER, "warn", slot(lag=2**30)),
