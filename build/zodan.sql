@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 1407ee72:%' THEN
+                NOT LIKE '%, build cf7d22ab:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 1407ee72: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build cf7d22ab: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -12247,6 +12247,7 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
                FILTER (WHERE NOT s.active AND NOT s.kept AND s.held > 268435456)) AS holding,
            zodan.name_some(pg_catalog.jsonb_agg(s.name || ' is ' || s.status)
                FILTER (WHERE s.status IN ('lost', 'unreserved') AND u.slots ? s.name)) AS lost,
+           coalesce(pg_catalog.bool_or(s.status = 'lost' AND u.slots ? s.name), false) AS is_gone,
            zodan.name_some(pg_catalog.jsonb_agg(s.name || ', ' || pg_catalog.pg_size_pretty(s.lag) || ' behind')
                FILTER (WHERE s.lag > 67108864 AND s.here)) AS slow
       FROM (SELECT r.*, coalesce((p_join ->> 'clone')::boolean, false) AND m.name = p_join ->> 'source'
@@ -12261,7 +12262,10 @@ SELECT c.key, c.name, m.name, c.severity, c.list IS NULL, coalesce(c.list, 'none
      pg_catalog.pg_size_pretty(268435456::bigint) || ' at most by a slot that nobody streams from',
      'Bring its subscriber back, or drop the slot if nobody needs it (see zodan.rescan): it fills the disk.'),
     ('lost-slots', 'no slot without its WAL', 'fail', l.lost, 'WAL for every slot that a member streams from',
-     'Remove the subscriber of this slot from the cluster and join it again: changes for it are gone.'),
+     CASE WHEN l.is_gone
+         THEN 'Remove the subscriber of the slot that is lost and join it again: changes for it are gone.'
+         ELSE 'Raise max_slot_wal_keep_size and reload, until the subscriber has caught up: the next checkpoint may '
+             'remove WAL that it needs.' END),
     ('lag', 'lag', 'warn', l.slow, pg_catalog.pg_size_pretty(67108864::bigint)
      || ' at most not yet confirmed by a subscriber',
      'Wait until the subscribers have caught up, or find what slows them.')

@@ -442,6 +442,20 @@ def test_a_slot_of_a_stranger_stops_no_join(healthy: Healthy) -> None:
     assert [result for result in facts.check("check_join") if result.passed is False] == []
 
 
+@pytest.mark.parametrize(
+    ("status", "action"), [("lost", "Remove the subscriber"), ("unreserved", "Raise max_slot_wal")]
+)
+def test_a_subscriber_that_may_catch_up_is_not_to_be_removed(healthy: Healthy, status: str, action: str) -> None:
+    (place,) = [
+        number
+        for number, each in enumerate(healthy.before.facts[SOURCE]["host"]["slots"])
+        if each["name"] == healthy.before.facts[PEER]["spock"]["subscriptions"][0]["slot"]
+    ]
+    facts = healthy.before.doctored(put(f"{SOURCE}/host/slots/{place}/status", status))
+    (found,) = [r for r in facts.check("check_join") if (r.key, r.scope) == ("lost-slots", SOURCE)]
+    assert (found.passed, found.hint.startswith(action)) == (False, True), found
+
+
 def test_settings_that_differ_are_named_with_their_role(healthy: Healthy) -> None:
     facts = healthy.before.doctored(
         several(
