@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build cf7d22ab: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build fd1e5075: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -11726,7 +11726,8 @@ SELECT 'free-slots', 'slot names free', n.name, 'fail', l.list IS NULL, coalesce
 $zodan$;
 COMMENT ON FUNCTION zodan.check_slots IS
 'Checks the replication slots of every member: streamed from, no member''s slot without its WAL, none that holds much
-WAL unused, none far behind; and, before a join, none with the name that a stream of the new node is to use. The slot that keeps what a clone lacks, while it joins, is inactive for that long.';
+WAL unused, none far behind; and, before a join, none with the name that a stream of the new node is to use. The slot
+that keeps what a clone lacks, while it joins, is inactive for that long.';
 REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
 
 CREATE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)

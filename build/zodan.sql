@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build cf7d22ab:%' THEN
+                NOT LIKE '%, build fd1e5075:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build cf7d22ab: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build fd1e5075: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -12290,7 +12290,8 @@ SELECT 'free-slots', 'slot names free', n.name, 'fail', l.list IS NULL, coalesce
 $zodan$;
 COMMENT ON FUNCTION zodan.check_slots IS
 'Checks the replication slots of every member: streamed from, no member''s slot without its WAL, none that holds much
-WAL unused, none far behind; and, before a join, none with the name that a stream of the new node is to use. The slot that keeps what a clone lacks, while it joins, is inactive for that long.';
+WAL unused, none far behind; and, before a join, none with the name that a stream of the new node is to use. The slot
+that keeps what a clone lacks, while it joins, is inactive for that long.';
 REVOKE ALL ON FUNCTION zodan.check_slots FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.check_load(p_facts jsonb, p_join jsonb)
