@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build fd1e5075:%' THEN
+                NOT LIKE '%, build 371dc805:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build fd1e5075: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 371dc805: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -16188,7 +16188,8 @@ RETURNS jsonb
 LANGUAGE plpgsql
 AS $zodan$
 /* Reads the rows of a table with these keys on every node, all at once: an object of key, as text, and of node, and
-the row. Returns failure instead if it fails, as zodan.find_failure returns it. */
+the row. Row filters do not count: a node may have a row that another one publishes, and not publish it itself, because its
+filter reads what is not published. Returns failure instead if it fails, as zodan.find_failure returns it. */
 DECLARE
     v_answers jsonb;
     v_failure jsonb;
@@ -16198,8 +16199,7 @@ BEGIN
                    p_key => zodan.write_key(i.item -> 'key'), p_digest => p_item ->> 'digest',
                    p_shown => zodan.write_shown(p_item -> 'columns', (p_item ->> 'whole')::boolean),
                    p_size => zodan.write_size(p_item -> 'columns'), p_source => zodan.write_source(i.item),
-                   p_condition => coalesce('(' || (i.item ->> 'filter') || ') AND ', '')
-                       || zodan.write_keys(i.item -> 'key', p_keys),
+                   p_condition => zodan.write_keys(i.item -> 'key', p_keys),
                    p_most => '2000000'))
           FROM pg_catalog.jsonb_array_elements_text(p_nodes) AS n(name)
          CROSS JOIN LATERAL (SELECT p_item #> ARRAY['nodes', n.name] AS item) AS i), p_lanes);
@@ -16218,7 +16218,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.read_keys IS
 'Reads the rows of a table with these keys on every node, all at once: an object of key, as text, and of node, and
-the row. Returns failure instead if it fails, as zodan.find_failure returns it.';
+the row. Row filters do not count: a node may have a row that another one publishes, and not publish it itself, because its
+filter reads what is not published. Returns failure instead if it fails, as zodan.find_failure returns it.';
 REVOKE ALL ON FUNCTION zodan.read_keys FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.look_at_suspects(p_suspects jsonb, p_state jsonb, p_lanes jsonb)

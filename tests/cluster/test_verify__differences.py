@@ -44,6 +44,7 @@ CREATE TABLE deep_1_low PARTITION OF deep_1 FOR VALUES FROM (0) TO (30);
 CREATE TABLE deep_1_high PARTITION OF deep_1 FOR VALUES FROM (30) TO (100);
 CREATE TABLE deep_2 PARTITION OF deep FOR VALUES IN (2);
 CREATE TABLE filtered (k int PRIMARY KEY, region int, shared text, own text);
+CREATE TABLE hidden (k int PRIMARY KEY, v text, own int);
 CREATE TABLE apart (k int PRIMARY KEY);
 """
 _COLUMNS = (
@@ -87,6 +88,7 @@ INSERT INTO big SELECT i, i, repeat('x', 50) FROM generate_series(1, 30000) AS i
 INSERT INTO parts SELECT i, 1 + i % 2, 'v' FROM generate_series(1, 50) AS i;
 INSERT INTO deep SELECT i, 1 + i % 2, 'v' FROM generate_series(1, 50) AS i;
 INSERT INTO filtered SELECT i, i % 2, 'shared', 'own' FROM generate_series(1, 20) AS i;
+INSERT INTO hidden SELECT i, 'v', i FROM generate_series(1, 20) AS i;
 """
 
 
@@ -110,6 +112,8 @@ def cluster(make_module_cluster: MakeCluster) -> Iterator[Cluster]:
             "SELECT spock.repset_add_table('default', 'filtered', columns := '{k,region,shared}',"
             " row_filter := 'region = 1')"
         )
+        # Its filter keeps no row where what it reads does not come.
+        node.execute("SELECT spock.repset_add_table('default', 'hidden', columns := '{k,v}', row_filter := 'own > 5')")
     at(made["n1"], _ROWS)
     wait_level(made.members)
     # What the filter and the column list leave out is each node's own.
@@ -171,6 +175,7 @@ _PLANTED = {
         ("v", "v", "w"),
     ),
     "filtered": ("n3", "UPDATE filtered SET shared = '' WHERE k = 3", "filtered", {"k": "3"}, ("shared", "shared", "")),
+    "hidden by a filter": ("n3", "UPDATE hidden SET v = 'w' WHERE k = 10", "hidden", {"k": "10"}, ("v", "v", "w")),
     "odd names": (
         "n3",
         'UPDATE "Odd {dsn:n1}"."T $x$" SET "a b" = 3 WHERE "K""k" = \'ok\'',
