@@ -2,92 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import signal
+import threading
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
-
-from zodan_sql.building.render import RenderError
-from zodan_sql.cli import (
-    clone,
-    cluster,
-    databases,
-    develop,
-    health,
-    operations,
-    replace,
-    report,
-    sandbox,
-    upgrade,
-    verify,
-)
-from zodan_sql.cli.outlet import replace_unknown
-from zodan_sql.cli.screen import EXIT_BUG, EXIT_USAGE, Screen
-from zodan_sql.client.install import own_version
-from zodan_sql.errors import EXIT_INTERRUPTED
-
-
-def _app(name: str, text: str) -> typer.Typer:
-    # A traceback with its variables would show passwords.
-    return typer.Typer(
-        name=name, help=text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
-    )
-
-
-_ABOUT = "Add a node to a running Spock cluster, or remove one, while the other nodes keep taking writes."
-app = _app("zodan-sql", _ABOUT)
-app.command("build")(develop.build)
-app.command("lint")(develop.lint)
-app.command("install")(databases.install)
-app.command("uninstall")(databases.uninstall)
-app.command("add-node")(operations.add_node)
-app.command("clone")(clone.clone)
-app.command("remove-node")(operations.remove_node)
-app.command("replace-node")(replace.replace_node)
-app.command("upgrade")(upgrade.upgrade)
-app.command("health-check")(health.health_check)
-app.command("plan")(operations.plan)
-app.command("resume")(operations.resume)
-app.command("rollback")(operations.rollback)
-app.command("operations")(operations.operations)
-app.command("steps")(operations.steps)
-app.command("topology")(cluster.topology)
-app.command("rescan")(cluster.rescan)
-app.command("verify")(verify.verify)
-app.command("report")(report.report)
-app.command("demo")(sandbox.demo)
-app.add_typer(sandbox.app, name="sandbox")
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        typer.echo(own_version())
-        raise typer.Exit
-
-
-Version = Annotated[
-    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
-]
-
-
-def _options(version: Version = False) -> None:
-    """Accept the options before the command."""
-
-
-app.callback(help=_ABOUT)(_options)
-
-#: The commands of zodan-sql under the names in existing runbooks.
-_add_app = _app("zodan.py", "Add a node to a running Spock cluster: the same as zodan-sql add-node and health-check.")
-_add_app.command("add_node")(operations.add_node)
-_add_app.command("health-check")(health.health_check)
-_remove_app = _app("zodremove.py", "Remove a node from a running Spock cluster: the same as zodan-sql remove-node.")
-_remove_app.command("remove_node")(operations.remove_node)
-# With only one command, the parser would not expect the command's name.
-_remove_app.callback()(lambda: None)
-
-#: What the parser raises for an invalid command line; typer exports only its subclasses.
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+from types import ModuleType
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,42 +14,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 build or lint found something, 2 caller's mistake, 3 precondition, 4 remote step failed,
     5 a wait ran out, 6 finished incomplete, 7 database error, 70 bug, 130 interrupted.
     """
-    _run(app, "zodan-sql", arguments)
+    _load().main(arguments)
 
 
 def zodan_py(arguments: Sequence[str] | None = None) -> None:
     """Run ``zodan.py add_node`` or ``zodan.py health-check``; exit codes as of main."""
-    _run(_add_app, "zodan.py", arguments)
+    _load().zodan_py(arguments)
 
 
 def zodremove_py(arguments: Sequence[str] | None = None) -> None:
     """Run ``zodremove.py remove_node``; exit codes as of main."""
-    _run(_remove_app, "zodremove.py", arguments)
+    _load().zodremove_py(arguments)
 
 
-def _run(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> None:
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    replace_unknown()
-    try:
-        for each in given:
-            each.encode()
-    except UnicodeEncodeError:
-        # Its bytes would pass through neither libpq nor SQL. The message does not quote them: perhaps a password.
-        Screen().warn("error: an argument is no text in UTF-8")
-        sys.exit(EXIT_USAGE)
-    try:
-        code = commands(args=given or ["--help"], prog_name=name, standalone_mode=False)
-    except _UsageError as error:
-        # The message quotes the command line: perhaps an unquoted connection string, with its password.
-        Screen(given).warn(f"error: {error.format_message()}")  # type: ignore[attr-defined]
-        code = EXIT_USAGE
-    except (KeyboardInterrupt, typer.Abort):
-        code = EXIT_INTERRUPTED
-    except RenderError as error:
-        typer.echo(f"error: {error}", err=True)
-        code = EXIT_BUG
-    except Exception:
-        # The code 1 of Python itself would say that something was found.
-        Screen(given).bug()
-        code = EXIT_BUG
-    sys.exit(code if isinstance(code, int) else 0)
+def _load() -> ModuleType:
+    """Import the commands, which may take a second. Meanwhile, Ctrl-C ends the process as it ends any other program."""
+    before = signal.getsignal(signal.SIGINT)
+    # A shell's background process ignores Ctrl-C, and goes on doing so.
+    catches = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if catches:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from zodan_sql.cli import commands
+
+    if catches:
+        signal.signal(signal.SIGINT, before)
+    return commands
