@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 371dc805:%' THEN
+                NOT LIKE '%, build 00ff81ca:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 371dc805: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 00ff81ca: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -14039,6 +14039,35 @@ at once what was made for them on nodes that were reached; what was done for the
 kept. Errors: ZD113 the source is gone; ZD200 something could not be undone.';
 REVOKE ALL ON FUNCTION zodan.replan_join FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION zodan.refuse_joined(p_facts jsonb, p_join jsonb)
+RETURNS void
+LANGUAGE plpgsql
+AS $zodan$
+/* Raises an error if the new node is a member already, by what zodan.survey_join found: every member and it subscribe
+to each other. Errors: ZD100. */
+DECLARE
+    v_new text := p_join ->> 'new';
+    v_streams CONSTANT jsonpath := '$.spock.subscriptions[*] ? (@.provider == $node && @.enabled == true)'::jsonpath;
+BEGIN
+    IF p_facts #>> ARRAY[v_new, 'spock', 'node'] = v_new AND NOT EXISTS (
+        SELECT FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
+         WHERE NOT pg_catalog.jsonb_path_exists(p_facts -> m.name, v_streams, pg_catalog.jsonb_build_object('node', v_new))
+            OR NOT pg_catalog.jsonb_path_exists(p_facts -> v_new, v_streams, pg_catalog.jsonb_build_object('node', m.name)))
+    THEN
+        PERFORM zodan.close_connections();
+        RAISE EXCEPTION USING
+            ERRCODE = 'ZD100',
+            MESSAGE = pg_catalog.format('node "%s" has joined already, nothing was changed', v_new),
+            DETAIL = 'Every member and this node have enabled subscriptions to each other.',
+            HINT = 'Check it with spock.health_check and check_type => ''post'', and its rows with zodan.verify.';
+    END IF;
+END
+$zodan$;
+COMMENT ON FUNCTION zodan.refuse_joined IS
+'Raises an error if the new node is a member already, by what zodan.survey_join found: every member and it subscribe
+to each other. Errors: ZD100.';
+REVOKE ALL ON FUNCTION zodan.refuse_joined FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION zodan.examine_join(
     p_source text,
     p_source_dsn text,
@@ -14061,12 +14090,13 @@ AS $zodan$
 /* Surveys the cluster for a join, takes its lock if asked to and runs the preconditions. p_limits has what the copy is
 to keep to: max_rate, max_lag; p_verify adds the comparison of rows. Returns everybody's facts, the cluster as
 zodan.plan_join needs it described, the connection strings and the checks. Leaves the connections open. Errors: those of
-zodan.survey_join, zodan.lock_members and zodan.judge_checks. */
+zodan.survey_join, zodan.refuse_joined, zodan.lock_members and zodan.judge_checks. */
 DECLARE
     v_survey record;
     v_members jsonb;
 BEGIN
     SELECT * INTO v_survey FROM zodan.survey_join(p_source, p_source_dsn, p_new, p_new_dsn);
+    PERFORM zodan.refuse_joined(v_survey.p_facts, v_survey.p_join);
     -- Two names for one database fail a check below; its lock cannot be taken twice.
     IF p_lock AND NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')
        AND (SELECT pg_catalog.count(*) = pg_catalog.count(DISTINCT (f.value -> 'server', f.value -> 'dbname'))
@@ -14105,7 +14135,7 @@ COMMENT ON FUNCTION zodan.examine_join IS
 'Surveys the cluster for a join, takes its lock if asked to and runs the preconditions. p_limits has what the copy is
 to keep to: max_rate, max_lag; p_verify adds the comparison of rows. Returns everybody''s facts, the cluster as
 zodan.plan_join needs it described, the connection strings and the checks. Leaves the connections open. Errors: those of
-zodan.survey_join, zodan.lock_members and zodan.judge_checks.';
+zodan.survey_join, zodan.refuse_joined, zodan.lock_members and zodan.judge_checks.';
 REVOKE ALL ON FUNCTION zodan.examine_join FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION zodan.prepare_join(

@@ -84,7 +84,7 @@ ADDING: dict[str, Case] = {
     "a member already": (
         lambda c: {"new_node_name": "n2", "new_node_dsn": c["n2"].dsn()},
         "ZD100",
-        "the cluster knows a node of this name",
+        'node "n2" has joined already',
     ),
     "name of a member": (lambda c: {"new_node_name": "n2"}, "ZD100", "the cluster knows a node of this name"),
     "database on the source's server": (
