@@ -47,7 +47,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "copy/look_at_copy": ({"subscription": TRAP}, {"marks", "bytes"}),
     "copy/note_ddl": ({}, {"ddl"}),
     "copy/note_life": ({}, {"starts"}),
-    "copy/note_objects": ({}, {"objects", "identity", "at"}),
+    "copy/note_objects": ({}, {"objects", "identity", "life", "at"}),
     "copy/read_load": (
         {"slot": TRAP, "subscription": TRAP},
         {"lsn", "slots", "peers", "lost", "waiters", "queued"},

@@ -967,7 +967,7 @@ def lane_with_psql(here: Here, source: Here) -> Iterator[tuple[Callable[..., Any
         open_lane(here, lane, unit(), "psql")
 
         def copied(table: str, names: str, snapshot: str = exported, **more: Any) -> Any:
-            asked = {"table": table, "names": names, "begin": 0, "end": None, "filter": None} | more
+            asked = {"table": table, "names": names, "read": names, "begin": 0, "end": None, "filter": None} | more
             return value(lane, "SELECT pg_temp.zodan_copy_by_psql(%s, %s)", json.dumps(asked), snapshot)
 
         yield copied, lane
