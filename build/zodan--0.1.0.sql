@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 00ff81ca: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 3dd18e70: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -9823,6 +9823,24 @@ its stream is to start at: p_lsn, or that of p_peer in p_positions; without eith
 may invalidate a slot that waits: max_slot_wal_keep_size, idle_replication_slot_timeout.';
 REVOKE ALL ON FUNCTION zodan.prove_slots FROM PUBLIC;
 
+CREATE FUNCTION zodan.wait_in_use(p_slots text[])
+RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $zodan$
+SELECT pg_catalog.format($sql$SELECT pg_catalog.bool_and(r.active IS TRUE) AS ok,
+       pg_catalog.string_agg(pg_catalog.format('nobody streams from slot %%s', w.name), ', ' ORDER BY w.name)
+           FILTER (WHERE NOT r.active) AS progress,
+       pg_catalog.string_agg(pg_catalog.format('slot %%s %%s', w.name, CASE WHEN r.slot_name IS NULL THEN 'is gone'
+           ELSE 'has lost its WAL' END), ', ' ORDER BY w.name)
+           FILTER (WHERE r.slot_name IS NULL OR r.wal_status = 'lost') AS trouble
+  FROM pg_catalog.unnest(%1$s) AS w(name) LEFT JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name::text = w.name$sql$,
+    zodan.quote_list(p_slots))
+$zodan$;
+COMMENT ON FUNCTION zodan.wait_in_use IS
+'Returns, on a provider, whether each of p_slots has a subscriber that streams from it; for until_sql. One that is gone or
+has lost its WAL never will: its subscription reads as replicating whenever Spock has just started the worker again.';
+REVOKE ALL ON FUNCTION zodan.wait_in_use FROM PUBLIC;
+
 CREATE FUNCTION zodan.note_time()
 RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -12878,16 +12896,20 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
-wait until all replicate. */
+wait until all replicate. Before, every member sends the sync event that will prove its own stream: once the worker of
+its new subscription starts it would wait, up to a second. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_sub text;
     v_member text;
+    v_place bigint;
 BEGIN
     RETURN NEXT zodan.make_step('way_back', v_new,
             pg_catalog.format('drop subscription %s on %s', zodan.copy_name(v_new), v_new),
             p_until := zodan.drop_ended(zodan.copy_name(v_new)), p_budget := p_patience, p_object := zodan.copy_name(v_new));
-    FOR v_member IN SELECT m.name FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') AS m(name) LOOP
+    FOR v_member, v_place IN
+        SELECT m.name, m.place FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'members') WITH ORDINALITY AS m(name, place)
+    LOOP
         IF v_member = p_cluster ->> 'source' THEN
             -- What a physical copy has is compared whole. This comes before the sync event: once that has come, the new node
             -- has every change that came by the stream.
@@ -12899,6 +12921,8 @@ BEGIN
             RETURN NEXT zodan.make_step('way_back', v_member, 'read the replication sets again on ' || v_member,
                 p_do := zodan.read_sets(zodan.list_sets(p_cluster, v_member)), p_ref := 'sets again', p_policy := 'fresh');
         END IF;
+        RETURN NEXT zodan.make_step('way_back', v_member, 'send a sync event on ' || v_member,
+            p_do := zodan.emit_sync_event(), p_ref := 'event' || v_place);
         v_sub := zodan.subscription_name(v_new, v_member);
         RETURN NEXT zodan.make_step('way_back', v_member, pg_catalog.format('create subscription %s on %s', v_sub,
             v_member),
@@ -12919,7 +12943,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_return IS
 'Returns the steps that start the streams from the new node: a subscription to it on every member at once, then the
-wait until all replicate.';
+wait until all replicate. Before, every member sends the sync event that will prove its own stream: once the worker of
+its new subscription starts it would wait, up to a second.';
 REVOKE ALL ON FUNCTION zodan.plan_return FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_prove(p_cluster jsonb, p_patience interval)
@@ -12927,8 +12952,8 @@ RETURNS SETOF zodan.plan_step
 LANGUAGE plpgsql STABLE
 AS $zodan$
 /* Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
-both directions: a sync event on every node, applied at the other end. It is sent once all streams replicate: what came
-before says nothing of a stream whose slot was lost since the turn. */
+both directions: a sync event on every node, applied at the other end. Those of the members were sent before, and say
+nothing of a slot that was lost since: so the last steps look whether every slot is in use. */
 DECLARE
     v_new text := p_cluster ->> 'new';
     v_member text;
@@ -12944,8 +12969,6 @@ BEGIN
         RETURN NEXT zodan.make_step('sequences', v_member, 'read the sequences of ' || v_member,
             p_do := zodan.read_sequences(),
             p_ref := 'seq' || v_place);
-        RETURN NEXT zodan.make_step('prove', v_member, 'send a sync event on ' || v_member,
-            p_do := zodan.emit_sync_event(), p_ref := 'event' || v_place);
         RETURN NEXT zodan.make_step('proven', v_new,
             pg_catalog.format('wait until %s has applied the sync event of %s', v_new, v_member),
             p_until := zodan.wait_applied(p_lsn => zodan.placeholder('result', 'event' || v_place, 'lsn'),
@@ -12964,6 +12987,14 @@ BEGIN
                     'mark' || (SELECT p.place
                         FROM pg_catalog.jsonb_array_elements_text(p_cluster -> 'peers') WITH ORDINALITY AS p(name, place)
                        WHERE p.name = v_member), 'at'), p_origin => v_new), p_kind := 'verify') END;
+    END LOOP;
+    FOR v_member IN SELECT m.name FROM pg_catalog.unnest(v_nodes) AS m(name) LOOP
+        RETURN NEXT zodan.make_step('whole', v_member, CASE WHEN v_member = v_new
+                THEN 'wait until the members stream from the slots on ' || v_new
+                ELSE pg_catalog.format('wait until %s streams from its slot on %s', v_new, v_member) END,
+            p_until := zodan.wait_in_use(ARRAY(SELECT s.value FROM pg_catalog.jsonb_each_text(p_cluster #> ARRAY['slots', v_member])
+                AS s(key, value) WHERE v_new IN (v_member, s.key))),
+            p_budget := p_patience, p_kind := 'verify');
     END LOOP;
     RETURN NEXT zodan.make_step('prove', v_new, 'set the sequences of ' || v_new || ' beyond those of the members',
             p_do := zodan.level_sequences('ARRAY[' || pg_catalog.array_to_string(v_refs, ', ') || ']::jsonb[]'));
@@ -12984,8 +13015,8 @@ END
 $zodan$;
 COMMENT ON FUNCTION zodan.plan_prove IS
 'Returns the last steps of a join: they bring sequences level, then prove that every stream of the new node moves in
-both directions: a sync event on every node, applied at the other end. It is sent once all streams replicate: what came
-before says nothing of a stream whose slot was lost since the turn.';
+both directions: a sync event on every node, applied at the other end. Those of the members were sent before, and say
+nothing of a slot that was lost since: so the last steps look whether every slot is in use.';
 REVOKE ALL ON FUNCTION zodan.plan_prove FROM PUBLIC;
 
 CREATE FUNCTION zodan.plan_verify(p_cluster jsonb)

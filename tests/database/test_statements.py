@@ -110,6 +110,7 @@ HARMLESS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"ok", "progress", "alive", "trouble", "blockers", "measure"},
     ),
     "stream/wait_quiet": ({"node": TRAP, "quiet": "1 s", "origin": TRAP}, {"ok", "blockers"}),
+    "stream/wait_in_use": ({"slots": [TRAP]}, {"ok", "progress", "trouble"}),
     "stream/wait_replicating": ({"subscriptions": [TRAP]}, {"ok", "progress", "trouble"}),
     "stream/wait_settled": ({"xid": "1"}, {"ok", "progress"}),
     "stream/wait_slot_free": ({"slot": TRAP}, {"ok"}),

@@ -517,6 +517,19 @@ def test_a_stream_that_is_disabled_or_unknown_does_not_replicate(nodes: Nodes) -
     assert not nodes.run("wait_replicating", subscriptions=[ODD])["ok"]
 
 
+def test_a_slot_is_in_use_while_somebody_streams_from_it(nodes: Nodes) -> None:
+    slot = nodes.subscribe()
+    row = nodes.run("wait_in_use", on=nodes.there, slots=[slot])
+    assert row == {"ok": False, "progress": f"nobody streams from slot {slot}", "trouble": None}
+    nodes.run("enable_streams", subscriptions=["sub_a"])
+    nodes.run("start_streams", subscriptions=["sub_a"])
+    wait_until(
+        lambda: "" if nodes.run("wait_in_use", on=nodes.there, slots=[slot])["ok"] else "not yet", 60, "the stream"
+    )
+    row = nodes.run("wait_in_use", on=nodes.there, slots=[slot, ODD])
+    assert row == {"ok": False, "progress": None, "trouble": f"slot {ODD} is gone"}
+
+
 def test_a_soak_lasts_while_the_streams_replicate(nodes: Nodes) -> None:
     nodes.subscribe("sub_a", enabled=True)
     nodes.run("start_streams", subscriptions=["sub_a"])

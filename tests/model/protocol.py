@@ -377,6 +377,13 @@ def is_replicating(cluster: Cluster, stream: Stream) -> bool:
     return stream in cluster.workers
 
 
+def is_in_use(cluster: Cluster, stream: Stream) -> bool:
+    """Tell whether somebody reads from a slot; fail when nobody ever will."""
+    if stream not in cluster.nodes[stream.provider].slots:
+        raise StepFailed(f"the slot {stream} is gone")
+    return cluster.is_active(stream)
+
+
 def positions(cluster: Cluster, source: str, peers: list[str]) -> dict[str, int]:
     """Return how far the source has applied its peers' commits."""
     return {peer: cluster.nodes[source].live.origins.get(Stream(peer, source), 0) for peer in peers}
@@ -506,6 +513,7 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
         steps += [slot_step("late way back", Stream(new, member)) for member in members]
     if variant.own_copy and variant.copy_dropped:
         steps.append(Step("way_back", new, f"drop {copy}", do=lambda c, r: c.drop_subscription(copy)))
+    steps += [event_step("way_back", member, f"event {member}") for member in members]
     for member in members:
         steps.append(subscription_step("way_back", Stream(new, member), Subscription(enabled=True), variant))
     mesh = [Stream(new, member) for member in members] + [Stream(member, new) for member in members]
@@ -518,8 +526,12 @@ def plan_addition(source: str, peers: list[str], new: str, variant: Variant = RI
                 until=lambda c, r, stream=stream: is_replicating(c, stream),
             )
         )
-    steps += [event_step("prove", node, f"event {node}") for node in [*members, new]]
+    steps.append(event_step("prove", new, f"event {new}"))
     steps += [wait_step("proven", *stream[:2], f"event {stream.provider}") for stream in mesh]
+    steps += [
+        Step("whole", stream.provider, f"wait until {stream} is used", until=lambda c, r, s=stream: is_in_use(c, s))
+        for stream in mesh
+    ]
     steps.append(Step("whole", new, "see that nothing was discarded", do=lambda c, r: see_whole(c, new, r, variant)))
     return steps
 
