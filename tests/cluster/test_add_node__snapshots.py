@@ -164,6 +164,7 @@ def test_every_snapshot_that_is_lost(cluster: Cluster) -> None:
     _check(cluster)
 
 
+@pytest.mark.slow
 def test_a_stream_that_breaks_before_it_has_passed_them_all(cluster: Cluster) -> None:
     n1, n3 = cluster["n1"], cluster["n3"]
     plan = planned(n1, n3)[1]

@@ -15,7 +15,7 @@ from support.parameters import some_slow
 from support.tables import KEYED, assert_rows_equal, wait_level
 from zodan_sql.sandbox import Node, wait_until
 
-_CALLERS = 10
+_CALLERS = 5
 _REJOINS = 10
 #: Spock's default, after which a pause ends by itself.
 _PAUSE_TIMEOUT_S = 10.0

@@ -69,6 +69,7 @@ def note_joined(begun: Begun) -> None:
     begun.cluster.members.append(begun.n4)
 
 
+@pytest.mark.slow
 def test_a_node_that_joined_meanwhile_keeps_its_rows(make_cluster: MakeCluster) -> None:
     begun = Begun(make_cluster, "quiet", present=True)
     members = [begun.n1, begun.n2, begun.n3]

@@ -80,6 +80,7 @@ def test_it_is_removed_by_hand(make_cluster: MakeCluster) -> None:
     begun.check()
 
 
+@pytest.mark.slow
 def test_the_new_node_is_taken_out_again(make_cluster: MakeCluster) -> None:
     begun = Begun(make_cluster, "beside")
     begun.n4.execute(f"INSERT INTO {KEYED} VALUES (999999999999, 'n4', 0, 'written by a user')")

@@ -258,6 +258,7 @@ def test_what_makes_no_sense_is_refused(cluster: Cluster, arguments: tuple[str, 
     assert words in ended.err
 
 
+@pytest.mark.slow
 def test_undecided_rows_are_not_repaired(cluster: Cluster) -> None:
     assert verify(cluster, "--repair", "plan", "--like", "n1", "--apply").code == 0
     plant(cluster["n3"], "UPDATE kinds SET x = 'b' WHERE id = 15")
