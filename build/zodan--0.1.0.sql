@@ -46,7 +46,7 @@ $zodan$;
 
 CREATE SCHEMA zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 3dd18e70: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 6305bc8c: adds nodes to a Spock cluster and removes them.';
 
 CREATE FUNCTION zodan.version()
 RETURNS text
@@ -9828,17 +9828,19 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.bool_and(r.active IS TRUE) AS ok,
-       pg_catalog.string_agg(pg_catalog.format('nobody streams from slot %%s', w.name), ', ' ORDER BY w.name)
+       pg_catalog.string_agg('nobody streams from slot ' || w.name, ', ' ORDER BY w.name)
            FILTER (WHERE NOT r.active) AS progress,
        pg_catalog.string_agg(pg_catalog.format('slot %%s %%s', w.name, CASE WHEN r.slot_name IS NULL THEN 'is gone'
            ELSE 'has lost its WAL' END), ', ' ORDER BY w.name)
            FILTER (WHERE r.slot_name IS NULL OR r.wal_status = 'lost') AS trouble
-  FROM pg_catalog.unnest(%1$s) AS w(name) LEFT JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name::text = w.name$sql$,
+  FROM pg_catalog.unnest(%1$s) AS w(name)
+  LEFT JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name::text = w.name$sql$,
     zodan.quote_list(p_slots))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_in_use IS
-'Returns, on a provider, whether each of p_slots has a subscriber that streams from it; for until_sql. One that is gone or
-has lost its WAL never will: its subscription reads as replicating whenever Spock has just started the worker again.';
+'Returns, on a provider, whether each of p_slots has a subscriber that streams from it; for until_sql. One that is
+gone or has lost its WAL never will: its subscription reads as replicating whenever Spock has just started the worker
+again.';
 REVOKE ALL ON FUNCTION zodan.wait_in_use FROM PUBLIC;
 
 CREATE FUNCTION zodan.note_time()
@@ -13514,12 +13516,12 @@ AS $zodan$
 to each other. Errors: ZD100. */
 DECLARE
     v_new text := p_join ->> 'new';
-    v_streams CONSTANT jsonpath := '$.spock.subscriptions[*] ? (@.provider == $node && @.enabled == true)'::jsonpath;
+    c_streams CONSTANT jsonpath := '$.spock.subscriptions[*] ? (@.provider == $node && @.enabled == true)'::jsonpath;
 BEGIN
     IF p_facts #>> ARRAY[v_new, 'spock', 'node'] = v_new AND NOT EXISTS (
         SELECT FROM pg_catalog.jsonb_array_elements_text(p_join -> 'members') AS m(name)
-         WHERE NOT pg_catalog.jsonb_path_exists(p_facts -> m.name, v_streams, pg_catalog.jsonb_build_object('node', v_new))
-            OR NOT pg_catalog.jsonb_path_exists(p_facts -> v_new, v_streams, pg_catalog.jsonb_build_object('node', m.name)))
+         WHERE NOT pg_catalog.jsonb_path_exists(p_facts -> m.name, c_streams, pg_catalog.jsonb_build_object('node', v_new))
+            OR NOT pg_catalog.jsonb_path_exists(p_facts -> v_new, c_streams, pg_catalog.jsonb_build_object('node', m.name)))
     THEN
         PERFORM zodan.close_connections();
         RAISE EXCEPTION USING

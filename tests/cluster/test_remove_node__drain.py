@@ -15,7 +15,7 @@ from support.objects import at
 from support.sets import read_sets
 from support.tables import CHAIN, KEYED, KEYLESS, TABLES, assert_rows_equal, checksum, create_tables, wait_level
 from support.writers import OFTEN_S, Writers
-from zodan_sql.sandbox import Node
+from zodan_sql.sandbox import Cluster, Node
 
 _ROWS = 300_000
 _CUSTOM = "custom"
@@ -175,6 +175,18 @@ def held_before(phase: str, at_node: Node, target: Node) -> None:
     wait_unlocked([at_node, target])
 
 
+def remove_right_after(cluster: Cluster, name: str, rows: int) -> None:
+    """Write rows on a node and remove it at once, called on n1: all others have them, and nothing of it is left."""
+    cluster[name].execute(
+        f"INSERT INTO {KEYLESS} SELECT %(name)s, i, repeat('x', 200) FROM generate_series(1, %(rows)s) i",
+        {"name": name, "rows": rows},
+    )
+    remove_node(cluster, name, at="n1")
+    counts = {node.name: node.execute(f"SELECT count(*) FROM {KEYLESS}") for node in cluster.members}
+    assert set(map(str, counts.values())) == {str([(rows,)])}, counts
+    assert leftovers(cluster.nodes, name) == []
+
+
 def test_a_removal_that_another_call_ended_does_not_stand_for_the_next(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(members=3, blanks=1)
     create_tables(cluster)
@@ -186,10 +198,7 @@ def test_a_removal_that_another_call_ended_does_not_stand_for_the_next(make_clus
     add_node(cluster, "n1", "n3")
     add_node(cluster, "n1", "n4")
     # What has to be drained now was not there when the journal of n1 noted that all was drained.
-    n3.execute(f"INSERT INTO {KEYLESS} SELECT 'n3', i, repeat('x', 200) FROM generate_series(1, 100000) i")
-    remove_node(cluster, "n3", at="n1")
-    assert [node.execute(f"SELECT count(*) FROM {KEYLESS}") for node in cluster.members] == [[(100_000,)]] * 3
-    assert leftovers(cluster.nodes, "n3") == []
+    remove_right_after(cluster, "n3", 100_000)
     assert n1.execute("SELECT state FROM zodan.operation ORDER BY operation_id") == [("given up",), ("done",)]
 
 
@@ -197,16 +206,13 @@ def test_a_removal_that_had_not_begun_reaches_a_node_that_joined_since(make_clus
     cluster = make_cluster(members=2, blanks=1)
     create_tables(cluster)
     wait_level(cluster.members)
-    n1, n2, n3 = cluster.nodes
+    n1, n2, _ = cluster.nodes
     held_before("unpublish", n1, n2)
     add_node(cluster, "n1", "n3")
     with pytest.raises(psycopg.Error) as refused:
         call(n1, "zodan.resume", p_operation=1)
     assert refused.value.sqlstate == "ZD006"
-    n2.execute(f"INSERT INTO {KEYLESS} SELECT 'n2', i, repeat('x', 200) FROM generate_series(1, 50000) i")
-    remove_node(cluster, "n2", at="n1")
-    assert [node.execute(f"SELECT count(*) FROM {KEYLESS}") for node in (n1, n3)] == [[(50_000,)]] * 2
-    assert leftovers(cluster.nodes, "n2") == []
+    remove_right_after(cluster, "n2", 50_000)
 
 
 def test_a_node_that_publishes_again_is_drained_again(make_cluster: MakeCluster) -> None:
@@ -216,7 +222,4 @@ def test_a_node_that_publishes_again_is_drained_again(make_cluster: MakeCluster)
     n1, _, n3 = cluster.members
     held_before("leave", n1, n3)
     n3.execute("SELECT spock.repset_add_table('default_insert_only', %(table)s)", {"table": KEYLESS})
-    n3.execute(f"INSERT INTO {KEYLESS} SELECT 'n3', i, repeat('x', 200) FROM generate_series(1, 100000) i")
-    remove_node(cluster, "n3", at="n1")
-    assert [node.execute(f"SELECT count(*) FROM {KEYLESS}") for node in cluster.members] == [[(100_000,)]] * 2
-    assert leftovers(cluster.nodes, "n3") == []
+    remove_right_after(cluster, "n3", 100_000)
