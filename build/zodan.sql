@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 6305bc8c:%' THEN
+                NOT LIKE '%, build 3c7329cd:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 6305bc8c: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 3c7329cd: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -17992,7 +17992,8 @@ DECLARE
     v_odd text;
 BEGIN
     INSERT INTO pg_temp.zodan_level_table (number, item)
-    SELECT pg_catalog.row_number() OVER (ORDER BY f.name COLLATE "C"), pg_catalog.jsonb_build_object('name', f.name, 'filter', f.filter,
+    SELECT pg_catalog.row_number() OVER (ORDER BY f.name COLLATE "C"), pg_catalog.jsonb_build_object('name', f.name, 'blind', f.blind,
+               'filter', CASE WHEN NOT f.blind THEN f.filter END,
                'whole', f.whole AND k.keys IS NOT NULL, 'keys', k.keys, 'key', k.key, 'order', k.order,
                'hash', pg_catalog.format('pg_catalog.hashtextextended(ROW(%%s)::text COLLATE pg_catalog."C", 0)', c.values),
                'names', c.names, 'typed', c.typed, 'values', c.values, 'sent', c.sent, 'set', c.set, 'merges', c.merges,
@@ -18006,27 +18007,35 @@ WITH published AS MATERIALIZED (
     SELECT t.set_reloid::oid AS relid, pg_catalog.bool_and(t.set_att_list IS NULL) AS has_all,
            pg_catalog.array_agg(t.set_att_list::text) FILTER (WHERE t.set_att_list IS NOT NULL) AS lists,
            pg_catalog.string_agg(DISTINCT '(' || pg_catalog.pg_get_expr(t.set_row_filter, t.set_reloid) || ')', ' AND ')
-               AS filter,
+               AS filter, pg_catalog.string_agg(t.set_row_filter::text, ' ') AS tree,
            pg_catalog.bool_or(r.replicate_insert AND r.replicate_update AND r.replicate_delete) AS whole
       FROM spock.replication_set_table AS t
       JOIN spock.replication_set AS r ON r.set_id = t.set_id
       JOIN spock.local_node AS l ON l.node_id = r.set_nodeid
      WHERE r.set_name::text = ANY (%%1$L::text[])
      GROUP BY t.set_reloid),
+judged AS MATERIALIZED (
+    SELECT p.relid, p.has_all, p.lists, p.filter, p.whole, NOT p.has_all AND EXISTS (
+               SELECT FROM pg_catalog.regexp_matches(p.tree, ':varattno (\d+)', 'g') AS v(number)
+                 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = p.relid AND a.attnum = v.number[1]::int
+                WHERE NOT EXISTS (SELECT FROM pg_catalog.unnest(p.lists) AS w(list) WHERE a.attname::text = ANY (w.list::text[])))
+               AS blind
+      FROM published AS p),
 leaves AS MATERIALIZED (
-    SELECT p.* FROM published AS p
+    SELECT p.* FROM judged AS p
     UNION ALL
-    SELECT i.relid, p.has_all, p.lists, p.filter, p.whole
-      FROM published AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
-     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM published AS o))
+    SELECT i.relid, p.has_all, p.lists, p.filter, p.whole, p.blind
+      FROM judged AS p CROSS JOIN LATERAL pg_catalog.pg_partition_tree(p.relid) AS i
+     WHERE i.isleaf AND i.relid <> p.relid AND i.relid NOT IN (SELECT o.relid FROM judged AS o))
 SELECT pg_catalog.format('%%%%I.%%%%I', n.nspname, c.relname), l.filter, l.whole,
        (SELECT pg_catalog.jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
            AND (l.has_all OR EXISTS (SELECT FROM pg_catalog.unnest(l.lists) AS w(list)
-               WHERE a.attname::text = ANY (w.list::text[]))))
+               WHERE a.attname::text = ANY (w.list::text[])))),
+       l.blind
   FROM leaves AS l
   JOIN pg_catalog.pg_class AS c ON c.oid = l.relid AND c.relkind = 'r'
-  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$query$, %2$s)) AS f(name text, filter text, whole boolean, columns jsonb)
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace$query$, %2$s)) AS f(name text, filter text, whole boolean, columns jsonb, blind boolean)
       LEFT JOIN LATERAL (
         SELECT pg_catalog.jsonb_agg(w.operators || pg_catalog.jsonb_build_object('name', 't.' || w.name, 'type', w.type) ORDER BY w.place)
                    AS keys, pg_catalog.format('pg_catalog.jsonb_build_array(%%s)', pg_catalog.string_agg(pg_catalog.format(
@@ -18532,6 +18541,14 @@ BEGIN
                                OR w.there_at = w.here_at AND w.there_origin = w.here_origin THEN 'updated' ELSE 'odd' END
      WHERE w.id = ANY (v_ids) AND (w.stable >= 2
            OR w.absent >= 2 * 2 AND NOT coalesce((v_table ->> 'merges')::boolean, false));
+    IF (v_table ->> 'blind')::boolean THEN
+        -- Which rows a node publishes cannot be told elsewhere, but what came of the dead node it has published.
+        DELETE FROM pg_temp.zodan_level_row AS w
+         WHERE w.id = ANY (v_ids) AND NOT CASE w.verdict WHEN 'inserted' THEN w.there_origin = %3$s
+             WHEN 'updated' THEN w.there_origin = %3$s WHEN 'deleted' THEN w.here_origin = %3$s
+             WHEN 'odd' THEN false ELSE %3$s IN (w.there_origin, w.here_origin) END;
+        UPDATE pg_temp.zodan_level_row AS w SET verdict = 'odd' WHERE w.id = ANY (v_ids) AND w.verdict = 'deleted';
+    END IF;
     PERFORM pg_temp.zodan_doubt(p_state, v_table, v_ids);
     WITH gone AS (DELETE FROM pg_temp.zodan_level_row AS w WHERE w.id = ANY (v_ids) AND w.verdict = 'odd' RETURNING w.*)
     INSERT INTO pg_temp.zodan_level_odd (tab, key, why)
