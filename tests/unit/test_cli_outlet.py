@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def unread() -> int:
 def test_a_command_goes_on_when_nobody_reads_its_stdout(unread: int) -> None:
     code, _, err = _run(LINES, stdout=unread)
     assert (code, err.strip()) == (0, "the end")
+
+
+@pytest.mark.parametrize("printed", [LINES, TABLE, "from zodan_sql.cli import main; main(['--version'])"])
+def test_text_for_a_full_disk_is_an_error_and_no_bug(printed: str) -> None:
+    begin = "import sys, typer\nfrom zodan_sql.cli.screen import reporting\ntry:\n with reporting():\n"
+    end = "\nexcept typer.Exit as end: sys.exit(end.exit_code)"
+    with Path("/dev/full").open("wb") as full:
+        code, _, err = _run(begin + textwrap.indent(printed, "  ") + end, stdout=full.fileno())
+    assert code == 2, err
+    assert "could not write to stdout: No space left on device" in err
+    assert "Traceback" not in err
 
 
 def test_the_exit_code_stays_when_nobody_reads_the_document(unread: int) -> None:

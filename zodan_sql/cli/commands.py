@@ -25,7 +25,7 @@ from zodan_sql.cli import (
     upgrade,
     verify,
 )
-from zodan_sql.cli.outlet import replace_unknown
+from zodan_sql.cli.outlet import leave_stdout, replace_unknown
 from zodan_sql.cli.screen import EXIT_BUG, EXIT_USAGE, Screen
 from zodan_sql.client.install import own_version
 from zodan_sql.errors import EXIT_INTERRUPTED
@@ -143,6 +143,11 @@ def _run(commands: typer.Typer, name: str, arguments: Sequence[str] | None) -> N
     except RenderError as error:
         typer.echo(f"error: {error}", err=True)
         code = EXIT_BUG
+    except OSError as error:
+        # Of what typer itself prints: the commands report their own.
+        leave_stdout()
+        Screen(given).warn(f"error: could not write to stdout: {error.strerror}")
+        code = EXIT_USAGE
     except Exception:
         # The code 1 of Python itself would say that something was found.
         Screen(given).bug()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
 
-from zodan_sql.errors import caller_error
+from zodan_sql.errors import ZodanError, caller_error
 
 #: Width of a table, in characters, if nobody sees it on a terminal.
 _PLAIN_WIDTH = 160
+
+#: Why text for stdout could not be written, the first time.
+_lost: list[str] = []
 
 
 class Outlet(Console):
@@ -21,8 +25,17 @@ class Outlet(Console):
     def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
         super().__init__(highlight=False, markup=False, soft_wrap=soft_wrap, stderr=stderr)
 
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401
+        """Print as any console does. Where nothing can be written the command goes on: see check_stdout."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            if not self.stderr:
+                _lost.append(error.strerror or str(error))
+            self.on_broken_pipe()
+
     def on_broken_pipe(self) -> None:
-        """Write nothing more to a pipe that nobody reads."""
+        """Write nothing more to where nothing can be written."""
         self.quiet = True
         _leave(self.file.fileno())
 
@@ -40,15 +53,30 @@ def write(text: str) -> None:
     try:
         typer.echo(text.encode("utf-8", "backslashreplace"), nl=False)
     except BrokenPipeError:
-        _leave(sys.stdout.fileno())
+        leave_stdout()
     except OSError as error:
-        raise caller_error(f"could not write to stdout: {error.strerror}", "Redirect it to another file.") from None
+        raise _unwritten(str(error.strerror)) from None
+
+
+def check_stdout() -> None:
+    """Raise ZodanError (ZD001) if text for people could not be written to stdout."""
+    if _lost:
+        raise _unwritten(_lost[0])
 
 
 def replace_unknown() -> None:
     """Print an escape for each character that the encoding of stdout lacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def leave_stdout() -> None:
+    """Write nothing more to stdout, nor what waits to be written."""
+    _leave(sys.stdout.fileno())
+
+
+def _unwritten(why: str) -> ZodanError:
+    return caller_error(f"could not write to stdout: {why}", "Redirect it to another file.")
 
 
 def _leave(descriptor: int) -> None:

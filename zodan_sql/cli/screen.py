@@ -55,8 +55,11 @@ class Screen:
         self._filled |= document
 
     def close(self) -> None:
-        """Print the JSON document, if the command has one."""
+        """Print the JSON document, if the command has one. Raises ZodanError (ZD001) if stdout lacks anything."""
         if self._command is None:
+            # What the command itself failed with says more.
+            if self._error is None:
+                outlet.check_stdout()
             return
         whole = {"command": self._command, "error": self._error, "warnings": self._warnings, **self._filled}
         outlet.write(json.dumps(self._redacted(whole), indent=2, ensure_ascii=False) + "\n")
