@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build 3c7329cd:%' THEN
+                NOT LIKE '%, build aff23dc5:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build 3c7329cd: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build aff23dc5: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -14129,7 +14129,6 @@ DECLARE
     v_members jsonb;
 BEGIN
     SELECT * INTO v_survey FROM zodan.survey_join(p_source, p_source_dsn, p_new, p_new_dsn);
-    PERFORM zodan.refuse_joined(v_survey.p_facts, v_survey.p_join);
     -- Two names for one database fail a check below; its lock cannot be taken twice.
     IF p_lock AND NOT pg_catalog.jsonb_path_exists(v_survey.p_facts, '$.*.error')
        AND (SELECT pg_catalog.count(*) = pg_catalog.count(DISTINCT (f.value -> 'server', f.value -> 'dbname'))
@@ -14146,6 +14145,7 @@ BEGIN
                 HINT = 'Call again.';
         END IF;
     END IF;
+    PERFORM zodan.refuse_joined(v_survey.p_facts, v_survey.p_join);
     v_survey.p_join := v_survey.p_join || pg_catalog.jsonb_build_object('lanes',
         zodan.choose_lanes(v_survey.p_facts, pg_catalog.jsonb_build_array(v_survey.p_join -> 'source', v_survey.p_join -> 'new'),
             p_jobs), 'structure', CASE p_copy WHEN 'present' THEN p_copy ELSE p_structure END, 'clone', p_copy = 'present',

@@ -23,7 +23,7 @@ _SEED = 20240917
 #: Parts of the sample: (operation, members, part, of how many), each on a cluster of its own.
 _SAMPLE = [
     *(pytest.param("add_node", 2, part, 28, marks=[pytest.mark.slow] if part else []) for part in range(28)),
-    *(pytest.param("remove_node", 2, part, 6, marks=[pytest.mark.slow] if part else []) for part in range(6)),
+    *(pytest.param("remove_node", 2, part, 9, marks=[pytest.mark.slow] if part else []) for part in range(9)),
 ]
 _HEADS = {fault: "".join(word[0] for word in fault.split()) for fault in FAULTS}
 

@@ -167,7 +167,11 @@ def test_every_kind_of_table_and_of_change(cluster: Cluster) -> None:
                     " (SELECT FROM spock.tables WHERE relid = %(table)s::regclass AND set_name = 'default')",
                     {"table": table},
                 )
-            for table, more in (("listed", "'{id,shown}'"), ("filtered", "NULL, 'region = ''eu'''"), ("blind", "'{id,shown}', 'hidden > 5'")):
+            for table, more in (
+                ("listed", "'{id,shown}'"),
+                ("filtered", "NULL, 'region = ''eu'''"),
+                ("blind", "'{id,shown}', 'hidden > 5'"),
+            ):
                 connection.execute(
                     f"SELECT spock.repset_remove_table(set_name, '{table}') FROM spock.tables"
                     f" WHERE relid = '{table}'::regclass AND set_name IS NOT NULL".encode()

@@ -247,6 +247,7 @@ def _origins(document: VerifyDocument, node: str) -> dict[Any, str]:
     return {row["key"]["k"]: row["nodes"][node]["origin"] for row in rows if row["nodes"][node] is not None}
 
 
+@pytest.mark.slow
 def test_the_node_that_a_row_came_from(cluster: Cluster) -> None:
     n1, n2 = cluster.members
     n1.execute("UPDATE stamped SET v = 'from n1' WHERE k = 10")
