@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build aff23dc5:%' THEN
+                NOT LIKE '%, build c426b1a4:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build aff23dc5: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build c426b1a4: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -1178,7 +1178,6 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
-    -- Which life of the node this is: the row is made with the node, and never changes.
     'life', (SELECT l.xmin::text FROM spock.local_node AS l),
     'publishes', EXISTS (SELECT FROM spock.replication_set_table AS t
                            JOIN spock.replication_set AS r ON r.set_id = t.set_id
@@ -10367,12 +10366,14 @@ SELECT pg_catalog.format($sql$DO $do$
 DECLARE
     v_trouble text;
 BEGIN
-    SELECT pg_catalog.string_agg(pg_catalog.format('slot "%%s" %%s', w.name, CASE WHEN r.slot_name IS NULL THEN 'is gone'
-               WHEN r.wal_status = 'lost' THEN 'has lost its WAL' ELSE 'is at ' || r.confirmed_flush_lsn END), ', ')
+    SELECT pg_catalog.string_agg(pg_catalog.format('slot "%%s" %%s', w.name, coalesce(f.fault, 'is at ' || r.confirmed_flush_lsn)),
+               ', ')
       INTO v_trouble
       FROM pg_catalog.unnest(%1$s) AS w(name) LEFT JOIN pg_catalog.pg_replication_slots AS r
           ON r.slot_name::text = w.name
-     WHERE r.slot_name IS NULL OR r.wal_status = 'lost' OR r.confirmed_flush_lsn > coalesce(
+     CROSS JOIN LATERAL (SELECT CASE WHEN r.slot_name IS NULL THEN 'is gone'
+    WHEN r.wal_status = 'lost' THEN 'has lost its WAL' END AS fault) AS f
+     WHERE f.fault IS NOT NULL OR r.confirmed_flush_lsn > coalesce(
                %2$s, %3$s::pg_catalog.jsonb ->> %4$s)::pg_catalog.pg_lsn;
     IF v_trouble IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'ZD305', MESSAGE = v_trouble;
@@ -10394,11 +10395,13 @@ AS $zodan$
 SELECT pg_catalog.format($sql$SELECT pg_catalog.bool_and(r.active IS TRUE) AS ok,
        pg_catalog.string_agg('nobody streams from slot ' || w.name, ', ' ORDER BY w.name)
            FILTER (WHERE NOT r.active) AS progress,
-       pg_catalog.string_agg(pg_catalog.format('slot %%s %%s', w.name, CASE WHEN r.slot_name IS NULL THEN 'is gone'
-           ELSE 'has lost its WAL' END), ', ' ORDER BY w.name)
-           FILTER (WHERE r.slot_name IS NULL OR r.wal_status = 'lost') AS trouble
+       pg_catalog.string_agg(pg_catalog.format('slot %%s %%s', w.name, f.fault), ', ' ORDER BY w.name)
+           FILTER (WHERE f.fault IS NOT NULL) AS trouble
   FROM pg_catalog.unnest(%1$s) AS w(name)
-  LEFT JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name::text = w.name$sql$,
+  LEFT JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name::text = w.name
+ CROSS JOIN LATERAL (
+    SELECT CASE WHEN r.slot_name IS NULL THEN 'is gone'
+    WHEN r.wal_status = 'lost' THEN 'has lost its WAL' END AS fault) AS f$sql$,
     zodan.quote_list(p_slots))
 $zodan$;
 COMMENT ON FUNCTION zodan.wait_in_use IS
@@ -11655,10 +11658,9 @@ SELECT c.key, c.name, f.key, CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE
      f.value #>> '{extensions,spock}' ~ '^5\.' OR s.facts #>> '{extensions,spock}' ~ '^5\.' AS as_set) AS g
  CROSS JOIN LATERAL (SELECT
      -- Every session reads a date as ISO prints it, in whatever order it expects others.
-     CASE WHEN g.is ->> 'DateStyle' ~* 'sql|postgres|german'
-         THEN pg_catalog.upper(pg_catalog.replace(g.is ->> 'DateStyle', ' ', '')) ELSE 'ISO' END AS date,
-     CASE WHEN g.are ->> 'DateStyle' ~* 'sql|postgres|german'
-         THEN pg_catalog.upper(pg_catalog.replace(g.are ->> 'DateStyle', ' ', '')) ELSE 'ISO' END AS source_date,
+     (SELECT pg_catalog.count(DISTINCT CASE WHEN d.style ~* 'sql|postgres|german'
+          THEN pg_catalog.upper(pg_catalog.replace(d.style, ' ', '')) ELSE 'ISO' END) = 1
+        FROM (VALUES (g.is ->> 'DateStyle'), (g.are ->> 'DateStyle')) AS d(style)) AS same_dates,
      -- Only this style has one sign for several fields.
      pg_catalog.lower(g.is ->> 'IntervalStyle') = 'sql_standard' AS is_standard,
      pg_catalog.lower(g.are ->> 'IntervalStyle') = 'sql_standard' AS source_is_standard) AS v
@@ -11668,7 +11670,7 @@ SELECT c.key, c.name, f.key, CASE WHEN f.key = p_join ->> 'new' THEN 'fail' ELSE
      'array_nulls on, because Spock sends arrays of the source as text, with NULL in them',
      'Set array_nulls to on for the role and the database.'),
     ('value-formats', 'value formats', NOT coalesce(g.as_set, false)
-     OR (NOT coalesce(g.spelled ? 'DateStyle', false) OR v.date = v.source_date)
+     OR (NOT coalesce(g.spelled ? 'DateStyle', false) OR v.same_dates)
      AND (NOT coalesce(g.spelled ? 'IntervalStyle', false) OR v.is_standard = v.source_is_standard)
      AND (NOT coalesce(g.spelled ? 'extra_float_digits', false) OR (g.is ->> 'extra_float_digits')::int > 0),
      pg_catalog.format('DateStyle %s, IntervalStyle %s, extra_float_digits %s',

@@ -64,7 +64,7 @@ BEGIN
     IF pg_catalog.to_regprocedure('zodan.version()') IS NOT NULL THEN
         IF zodan.version() <> '0.1.0' OR pg_catalog.to_regclass('zodan.sample') IS NULL
             OR coalesce(pg_catalog.obj_description(pg_catalog.to_regnamespace('zodan')::oid, 'pg_namespace'), '')
-                NOT LIKE '%, build aff23dc5:%' THEN
+                NOT LIKE '%, build c426b1a4:%' THEN
             IF pg_catalog.string_to_array(zodan.version(), '.')::int[] > pg_catalog.string_to_array('0.1.0',
                 '.')::int[] THEN
                 RAISE EXCEPTION USING
@@ -106,7 +106,7 @@ $zodan$;
 
 CREATE SCHEMA IF NOT EXISTS zodan;
 REVOKE ALL ON SCHEMA zodan FROM PUBLIC;
-COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build aff23dc5: adds nodes to a Spock cluster and removes them.';
+COMMENT ON SCHEMA zodan IS 'Zodan 0.1.0, build c426b1a4: adds nodes to a Spock cluster and removes them.';
 
 CREATE OR REPLACE FUNCTION zodan.version()
 RETURNS text
@@ -1178,7 +1178,6 @@ LANGUAGE sql IMMUTABLE
 AS $zodan$
 SELECT $sql$SELECT pg_catalog.jsonb_build_object(
     'node', (SELECT n.node_name FROM spock.local_node AS l JOIN spock.node AS n ON n.node_id = l.node_id),
-    -- Which life of the node this is: the row is made with the node, and never changes.
     'life', (SELECT l.xmin::text FROM spock.local_node AS l),
     'publishes', EXISTS (SELECT FROM spock.replication_set_table AS t
                            JOIN spock.replication_set AS r ON r.set_id = t.set_id

@@ -164,15 +164,20 @@ def clear(node: Node) -> None:
             connection.execute(f"DROP TABLE public.{table}".encode())
 
 
-def held_before(phase: str, at_node: Node, target: Node) -> None:
-    """Have a removal, called on a member, die before a phase."""
-    load_zodan(at_node)
-    given = {"target_node_name": target.name, "target_node_dsn": target.dsn()}
+def half_removed(make: MakeCluster, members: int, target: str, phase: str) -> Cluster:
+    """Make members that are level, and a blank; a removal of one of them, called on n1, dies before a phase."""
+    cluster = make(members=members, blanks=1)
+    create_tables(cluster)
+    wait_level(cluster.members)
+    n1, leaving = cluster["n1"], cluster[target]
+    load_zodan(n1)
+    given = {"target_node_name": target, "target_node_dsn": leaving.dsn()}
     names = ", ".join(f"{name} => %({name})s" for name in given)
     first = f"SELECT min(ordinal) FROM zodan.plan_remove_node({names}) WHERE phase_name = %(phase)s"
-    (ordinal,) = at_node.execute(first, {**given, "phase": phase})[0]
-    HeldCall(at_node, f"before {ordinal}", "spock.remove_node", given).kill()
-    wait_unlocked([at_node, target])
+    (ordinal,) = n1.execute(first, {**given, "phase": phase})[0]
+    HeldCall(n1, f"before {ordinal}", "spock.remove_node", given).kill()
+    wait_unlocked([n1, leaving])
+    return cluster
 
 
 def remove_right_after(cluster: Cluster, name: str, rows: int) -> None:
@@ -188,11 +193,8 @@ def remove_right_after(cluster: Cluster, name: str, rows: int) -> None:
 
 
 def test_a_removal_that_another_call_ended_does_not_stand_for_the_next(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=3, blanks=1)
-    create_tables(cluster)
-    wait_level(cluster.members)
+    cluster = half_removed(make_cluster, 3, "n3", "leave")
     n1, _, n3 = cluster.members
-    held_before("leave", n1, n3)
     remove_node(cluster, "n3", at="n2")
     n3.execute(f"DROP TABLE {', '.join(TABLES)}")
     add_node(cluster, "n1", "n3")
@@ -203,23 +205,15 @@ def test_a_removal_that_another_call_ended_does_not_stand_for_the_next(make_clus
 
 
 def test_a_removal_that_had_not_begun_reaches_a_node_that_joined_since(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=2, blanks=1)
-    create_tables(cluster)
-    wait_level(cluster.members)
-    n1, n2, _ = cluster.nodes
-    held_before("unpublish", n1, n2)
+    cluster = half_removed(make_cluster, 2, "n2", "unpublish")
     add_node(cluster, "n1", "n3")
     with pytest.raises(psycopg.Error) as refused:
-        call(n1, "zodan.resume", p_operation=1)
+        call(cluster["n1"], "zodan.resume", p_operation=1)
     assert refused.value.sqlstate == "ZD006"
     remove_right_after(cluster, "n2", 50_000)
 
 
 def test_a_node_that_publishes_again_is_drained_again(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(members=3, blanks=0)
-    create_tables(cluster)
-    wait_level(cluster.members)
-    n1, _, n3 = cluster.members
-    held_before("leave", n1, n3)
-    n3.execute("SELECT spock.repset_add_table('default_insert_only', %(table)s)", {"table": KEYLESS})
+    cluster = half_removed(make_cluster, 3, "n3", "leave")
+    cluster["n3"].execute("SELECT spock.repset_add_table('default_insert_only', %(table)s)", {"table": KEYLESS})
     remove_right_after(cluster, "n3", 100_000)
